@@ -1,0 +1,82 @@
+# Everything a developer or a CI needs. `make help` lists the verbs; all of them but `clean` and `help` set up first.
+#
+# A machine with a CUDA device needs only NVIDIA's driver besides: the lock carries the CUDA 13 builds of torch and CuPy.
+# Isaac Sim (PhysX) is not in the lock; the README says how to add it to .venv.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: setup run test test-slow test-gpu check format bench docs build lock clean help
+
+UV ?= $(shell command -v uv || echo .uv/bin/uv)
+BIN := .venv/bin
+RUN_ARGS ?= --task Isaac-Cartpole-v0 --agent lif_ppo --num_envs 512 --max_iterations 60
+
+setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing changed)
+
+.venv/.stamp: pyproject.toml setup.py requirements.lock | $(filter .uv/bin/uv,$(UV))
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(make_venv)
+	$(UV) pip install --python $(BIN)/python --quiet --require-hashes --requirements requirements.lock
+	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# A python3.12 on the path first, then pyenv's, then whatever uv knows or can download.
+define make_venv
+{ echo "making .venv"; \
+  for python in python3.12 "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.12*/bin/python 3.12; do \
+    $(UV) venv --quiet --clear --python "$$python" .venv 2>.venv.log && rm .venv.log && exit 0; \
+  done; \
+  cat .venv.log; rm -f .venv.log; \
+  echo "No Python 3.12 found. Install it (pyenv install 3.12, or your system's python3.12) and try again." >&2; exit 1; }
+endef
+
+# Some systems ship python3 without venv's own pip; the user's site then takes uv.
+.uv/bin/uv:
+	@echo "uv is not installed; putting it into .uv"
+	@rm -rf .uv; for python in python3.12 python3 /usr/bin/python3; do \
+	  $$python -m venv .uv 2>/dev/null && .uv/bin/pip install --quiet --disable-pip-version-check uv && exit 0; \
+	  $$python -m pip install --quiet --user uv 2>/dev/null || continue; \
+	  mkdir -p .uv/bin && ln -sf "$$($$python -m site --user-base)/bin/uv" $@ && exit 0; \
+	done; \
+	echo "Could not install uv. Install it by hand (pipx install uv) and try again." >&2; exit 1
+
+run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no GPU
+	$(BIN)/python scripts/train.py $(RUN_ARGS)
+
+test: setup ## the fast tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: setup ## the slow tests (training runs, builds)
+	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-gpu: setup ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+check: setup ## black, pyright and pylint, without changing a file
+	$(BIN)/black --check .
+	$(BIN)/pyright
+	$(BIN)/pylint spiky_rl scripts
+
+format: setup ## let black rewrite the files
+	$(BIN)/black .
+
+bench: setup ## time the kernels and the policies
+	$(BIN)/python scripts/bench.py $(BENCH_ARGS)
+
+docs: setup ## the API pages, from the docstrings, into site/
+	$(BIN)/python -m pdoc --docformat markdown --math --output-directory site spiky_rl
+
+build: setup ## wheel and sdist into dist/
+	$(BIN)/python -m build --no-isolation
+
+# Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
+lock: setup ## rewrite requirements.lock from pyproject.toml (all extras but isaacsim)
+	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
+	  --extra isaaclab --extra skrl --extra cuda --extra video --extra dev --custom-compile-command "make lock" \
+	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml >/dev/null
+
+clean: ## remove what the other verbs made, except .venv and logs/
+	rm -rf build dist site .pytest_cache *.egg-info
+	find spiky_rl scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile

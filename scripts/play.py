@@ -1,0 +1,6 @@
+"""Play a trained policy: ``python scripts/play.py --task Isaac-Ant-v0 --agent lif_ppo --checkpoint latest``."""
+
+from spiky_rl.cli.play import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

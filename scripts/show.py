@@ -1,0 +1,6 @@
+"""List what there is: ``python scripts/show.py agents`` or ``python scripts/show.py agents lif_ppo --task Isaac-Ant-v0``."""
+
+from spiky_rl.cli.show import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""Commands: one parser each, thin."""

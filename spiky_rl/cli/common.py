@@ -1,0 +1,249 @@
+"""What the commands share: arguments, checks that need no simulator, one line per error."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spiky_rl import files
+from spiky_rl.registry import RegistryError
+from spiky_rl.spec import AgentSpec, TaskSpec, flatten, load_task, parse_overrides, read_agent, resolve_agent
+
+log = logging.getLogger("spiky_rl")
+
+USER_ERRORS = (RegistryError, ValueError, FileNotFoundError, PermissionError)
+"""Errors whose message is meant for the user: bad input, found before a simulator starts."""
+
+
+class UsageError(ValueError):
+    """A command line that asks for what cannot be."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Exit code 2 and one line for a bad command line; prefixes of flags are not accepted."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> Any:
+        """Name the problem, with the nearest flag where one is unknown."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        hint = next((nearest_flag(flag, flags) for flag in unknown if flag.startswith("-")), "")
+        sys.stderr.write(f"{self.prog}: error: {message}{hint}\n")
+        raise SystemExit(2)
+
+
+def nearest_flag(flag: str, flags: Sequence[str]) -> str:
+    """``; did you mean ...?`` for an unknown flag."""
+    from spiky_rl.registry import nearest
+
+    return nearest(flag, flags)
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every command that runs an environment; names and meanings are Isaac Lab's."""
+    parser.add_argument("--task", required=True, help="gym id (with or without -v0), or a file stem of tasks/")
+    parser.add_argument("--agent", default="lif_ppo", help="file stem of agents/, or a path to a YAML file")
+    parser.add_argument("--num_envs", type=positive, help="parallel environments; default: what the task says for the device")
+    parser.add_argument("--seed", type=int, help="seed of environment and agent; default: Isaac Lab's, 42")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N, for environment and agent; default: the GPU if there is one")
+    parser.add_argument("--checkpoint", help="a path, or latest or best of the newest run of this task and agent")
+    parser.add_argument("--experiment_name", help="folder below logs/rsl_rl; default: Isaac Lab's for the task")
+    parser.add_argument("--rl_library", default="rsl_rl", choices=["rsl_rl"], help="host library")
+    parser.add_argument("--assets", default="auto", choices=["auto", "local", "nucleus"], help="where robots come from")
+    parser.add_argument("--log_root", type=Path, default=Path("logs"), help="folder of all runs")
+    parser.add_argument("--video", action="store_true", help="record the robot, rendered without a display")
+    parser.add_argument("--video_length", type=positive, default=300, help="control steps per clip")
+    parser.add_argument("--deterministic", action="store_true", help="deterministic kernels where there is a choice")
+    parser.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME")
+
+
+def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(agent's, environment's) overrides. Raises UsageError for anything else."""
+    agent = [text for text in overrides if text.startswith("agent.")]
+    environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
+    for text in overrides:
+        if text not in agent and text not in environment:
+            raise UsageError(f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME")
+    return agent, environment
+
+
+def require(module: str, extra: str) -> None:
+    """Raise UsageError with the install line where an extra is missing."""
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"{module} is not installed; install it with: pip install 'spiky-rl[{extra}]'")
+
+
+def check_device(device: str | None, distributed: bool = False) -> str:
+    """The device to use. Raises UsageError where it does not exist."""
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise UsageError(f"--device {device!r}: choose cpu, cuda or cuda:N")
+    if distributed:
+        if device == "cpu":
+            raise UsageError("--distributed needs GPUs; on the CPU run without it")
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    if device == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise UsageError(f"--device {device}: torch sees no CUDA GPU here; use --device cpu, or install a driver that fits torch {torch.__version__}")
+    index = int(device.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return f"cuda:{index}"
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UsageError where no run folder can be made below ``folder``."""
+    probe = folder.absolute()
+    while not probe.exists():
+        probe = probe.parent
+    if not probe.is_dir() or not os.access(probe, os.W_OK):
+        raise UsageError(f"cannot write runs to {str(folder)!r}: {str(probe)!r} is no folder this user can write to; see --log_root")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write runs to {str(folder)!r}: {error.strerror}; see --log_root") from None
+
+
+def setup_logging(verbose: bool) -> None:
+    """Our messages on the terminal; the libraries' only when asked for."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers, log.propagate = [handler], False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+@dataclass
+class Plan:
+    """Everything about a run that is known, and checked, before a simulator starts."""
+
+    task: str
+    """Gym id."""
+    agent: str
+    task_spec: TaskSpec | None
+    spec: AgentSpec
+    config: dict[str, Any]
+    """rsl_rl's configuration."""
+    env_cfg: Any
+    device: str
+    num_envs: int
+    seed: int
+    assets: str
+    """Where the robots come from, in words."""
+
+    @property
+    def experiment(self) -> str:
+        """Folder of the task's runs below logs/rsl_rl."""
+        return self.config["experiment_name"]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint says of itself."""
+        return {"task": self.task, "agent": self.agent, "seed": self.seed, "assets": self.assets, "spec": self.spec.tree()}
+
+
+def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
+    """Check the arguments from the cheapest to the dearest, and merge what they name. Raises one of USER_ERRORS."""
+    agent_overrides, env_overrides = split_overrides(args.overrides)
+    stem, _, _ = read_agent(args.agent)
+    parse_overrides(agent_overrides)
+    check_writable(args.log_root)
+    task_spec = load_task(args.task)
+    require("isaaclab", "isaaclab")
+    if args.video:
+        require("av", "video")
+    device = check_device(args.device, distributed)
+
+    from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+    assets = configure_assets(args.assets)
+
+    from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
+
+    task = resolve_task(task_spec.id if task_spec else args.task)
+    env_cfg, host = load_configs(task, overrides=[*_env_of(task_spec), *env_overrides])
+    spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
+
+    from spiky_rl.hosts.rsl_rl.config import runner_config
+
+    config = runner_config(spec)
+    if args.experiment_name:
+        config["experiment_name"] = args.experiment_name
+    seed = host.get("seed", 42) if args.seed is None else args.seed
+    num_envs = args.num_envs or default_num_envs(task_spec, env_cfg, device)
+    return Plan(task, stem, task_spec, spec, config, env_cfg, device, num_envs, seed, assets)
+
+
+def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> int:
+    """As many environments as fit the device: the task file's number, else Isaac Lab's on a GPU and 256 on a CPU."""
+    kind = device.partition(":")[0]
+    if task_spec is not None:
+        return task_spec.num_envs[kind]
+    return env_cfg.scene.num_envs if kind == "cuda" else min(256, env_cfg.scene.num_envs)
+
+
+def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> None:
+    """Refuse to go on with a checkpoint whose network is described differently, even where the weights would fit."""
+    theirs = (((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity") or {}).get("spec")
+    if theirs is None:
+        return
+    mine = spec.tree()
+    for key in ("network", "critic_network"):
+        old, new = flatten({key: theirs.get(key) or {}}), flatten({key: mine.get(key) or {}})
+        for path in sorted(old.keys() | new.keys()):
+            if old.get(path) != new.get(path):
+                raise UsageError(f"{checkpoint}: was trained with agent.{path}={old.get(path)}, not {new.get(path)}; pass agent.{path}={old.get(path)}")
+
+
+def write_params(folder: Path, plan: Plan) -> None:
+    """What the run was made from: Isaac Lab's two files, and ours with the origin of every value."""
+    from isaaclab.utils.io import dump_yaml
+
+    (folder / "params").mkdir(exist_ok=True)
+    dump_yaml(str(folder / "params" / "env.yaml"), plan.env_cfg)
+    dump_yaml(str(folder / "params" / "agent.yaml"), plan.config)
+    rows = {path: {"value": value, "origin": origin} for path, value, origin in plan.spec.rows()}
+    text = yaml.safe_dump(rows, sort_keys=False)
+    files.write(folder / "params" / "spec.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def _env_of(task_spec: TaskSpec | None) -> list[str]:
+    """The task file's environment overrides as Isaac Lab writes them."""
+    return [] if task_spec is None else [f"env.{path}={value}" for path, value in flatten(task_spec.env).items()]
+
+
+def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+    """Run a command: bad input ends in one line on stderr and exit code 2, a failure while running in exit code 1."""
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    except USER_ERRORS as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2

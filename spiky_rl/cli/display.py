@@ -1,0 +1,94 @@
+"""What training shows: a live panel in a terminal, one plain line per iteration elsewhere."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import sys
+import time
+from typing import Any
+
+from spiky_rl.hosts.rsl_rl.runner import Iteration
+
+
+class Display:
+    """Context manager; call it with every iteration."""
+
+    def __init__(self, title: str, first: int, last: int) -> None:
+        self.title, self.first, self.last = title, first, last
+        self.live: Any = None
+        self.started = time.time()
+
+    def __enter__(self) -> Display:
+        if sys.stdout.isatty():
+            from rich.live import Live
+
+            self.live = Live(self._panel(None), refresh_per_second=4, transient=False)
+            self.live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, iteration: Iteration) -> None:
+        """Show an iteration."""
+        if self.live is not None:
+            self.live.update(self._panel(iteration))
+        else:
+            print(line(iteration, self._remaining(iteration)), flush=True)
+
+    def _remaining(self, iteration: Iteration) -> str:
+        done = iteration.index - self.first + 1
+        seconds = (time.time() - self.started) / done * (self.last - iteration.index)
+        return str(datetime.timedelta(seconds=round(seconds)))
+
+    def _panel(self, iteration: Iteration | None) -> Any:
+        from rich.panel import Panel
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", justify="right")
+        table.add_column()
+        if iteration is None:
+            table.add_row("", "waiting for the first iteration")
+            return Panel(table, title=self.title, width=76)
+        progress = iteration.progress
+        total, done = self.last - self.first + 1, iteration.index - self.first + 1
+        table.add_row("iteration", f"{done} of {total}" + (f" (number {iteration.index})" if self.first else ""))
+        table.add_row("", ProgressBar(total=total, completed=done, width=48))
+        table.add_row("mean return", f"{number(progress.returns[-1])}   {sparkline(progress.returns)}")
+        table.add_row("episode length", f"{number(progress.lengths[-1])} control steps")
+        if iteration.activity.layers:
+            layers = "  ".join(f"{layer.rate:.1%}" for layer in iteration.activity.layers)
+            table.add_row("firing rate", f"{iteration.activity.rate:.1%}   by layer: {layers}")
+        table.add_row("operations", f"{iteration.activity.operations:,.0f} per control step")
+        table.add_row("speed", f"{iteration.steps_per_second:,.0f} steps/s")
+        table.add_row("remaining", self._remaining(iteration))
+        return Panel(table, title=self.title, width=76)
+
+
+def line(iteration: Iteration, remaining: str) -> str:
+    """One iteration in one line."""
+    progress, activity = iteration.progress, iteration.activity
+    firing = f"  firing {activity.rate:5.1%}" if activity.layers else ""
+    return (
+        f"iteration {iteration.index + 1:4d}/{iteration.last + 1}  return {number(progress.returns[-1]):>8}"
+        f"  length {number(progress.lengths[-1]):>7}{firing}  {iteration.steps_per_second:7,.0f} steps/s  {remaining} left"
+    )
+
+
+def number(value: float) -> str:
+    """Two decimals, or a dash before the first episode has ended."""
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def sparkline(values: list[float], width: int = 32) -> str:
+    """The course of a curve in one line of blocks."""
+    known = [value for value in values if not math.isnan(value)]
+    if len(known) < 2:
+        return ""
+    picked = [known[round(i * (len(known) - 1) / (min(width, len(known)) - 1))] for i in range(min(width, len(known)))]
+    low, span = min(picked), (max(picked) - min(picked)) or 1.0
+    return "".join("▁▂▃▄▅▆▇█"[int((value - low) / span * 7)] for value in picked)

@@ -1,0 +1,168 @@
+"""``play.py``: run a trained policy, measure its episodes, film it, export it."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from typing import Any
+
+from spiky_rl import files
+from spiky_rl.cli import common
+from spiky_rl.cli.common import log
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = common.Parser(prog="play.py", description="Play a trained policy.")
+    common.add_run_arguments(found)
+    found.set_defaults(checkpoint="latest")
+    found.add_argument("--episodes", type=common.positive, default=10, help="episodes to measure")
+    found.add_argument("--export", action="store_true", help="write TorchScript and ONNX, and prove both equal to the policy")
+    return found
+
+
+def play(argv: list[str]) -> int:
+    """Play as the arguments say."""
+    args = parser().parse_args(argv)
+    common.setup_logging(args.verbose)
+    plan = common.prepare(args)
+
+    import torch
+
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+    from spiky_rl.hosts.isaaclab.measures import Measures
+    from spiky_rl.hosts.rsl_rl import runs
+    from spiky_rl.hosts.rsl_rl.runner import Runner, check_identity, read_checkpoint
+
+    checkpoint = runs.find_checkpoint(args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent)
+    loaded = read_checkpoint(str(checkpoint))
+    check_identity(loaded, plan.identity, str(checkpoint))
+    common.check_network(loaded, plan.spec, checkpoint)
+    folder = checkpoint.parent
+    log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
+    log.info("robots: %s", plan.assets)
+    log.info("checkpoint: %s", checkpoint)
+
+    with simulation(
+        plan.env_cfg, task_id=plan.task, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
+        video=args.video, deterministic=args.deterministic,
+    ) as gym_env:  # fmt: skip
+        env = TimedVecEnv(gym_env, clip_actions=plan.config.get("clip_actions"))
+        runner = Runner(env, plan.config, None, plan.device, plan.identity)
+        runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
+        policy = runner.get_inference_policy(plan.device)
+        rows = episodes(env, policy, args.episodes, Measures(env))
+        films = []
+        if args.video:
+            from spiky_rl.hosts.isaaclab.video import film
+
+            films = film(env, policy, folder / "videos" / "play", f"{checkpoint.stem}", args.video_length)
+        if args.export:
+            from spiky_rl.cli.export import export
+
+            export(runner, env, folder / "exported")
+        torch.set_grad_enabled(True)
+
+    measure = plan.task_spec.measure if plan.task_spec and plan.task_spec.measure in rows[0] else ""
+    result = {
+        "task": plan.task,
+        "agent": plan.agent,
+        "checkpoint": str(checkpoint),
+        "device": plan.device,
+        "seed": plan.seed,
+        "assets": plan.assets,
+        "episodes": len(rows),
+        "mean_return": statistics.mean(row["return"] for row in rows),
+        "std_return": statistics.stdev([row["return"] for row in rows]) if len(rows) > 1 else 0.0,
+        "mean_length": statistics.mean(row["length"] for row in rows),
+        "firing_rate": statistics.mean(row["firing_rate"] for row in rows),
+        "synops_per_step": statistics.mean(row["operations"] for row in rows),
+        "measures": {name: statistics.mean(row[name] for row in rows) for name in ("upright", "distance") if name in rows[0]},
+        "rows": rows,
+        "versions": runs.versions(),
+    }
+    print_table(rows, measure)
+    for path in films:
+        print(path)
+    path = folder / "playback.json"
+    files.write_json(path, result)
+    print(path)
+    return 0
+
+
+def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> list[dict[str, float]]:
+    """Play until ``wanted`` episodes have ended, taking the same number from every environment as far as it goes.
+
+    Counting whichever episodes end first would favour the short ones: environment i gives its first
+    ``wanted // num_envs`` episodes, one more where i is below the rest.
+    """
+    import torch
+
+    from spiky_rl.hosts.rsl_rl.observe import activity
+    from spiky_rl.hosts.rsl_rl.model import SpikingModel
+
+    count, device = env.num_envs, env.device
+    quota = [wanted // count + (i < wanted % count) for i in range(count)]
+    rows: list[dict[str, float]] = []
+    total = torch.zeros(count, device=device)
+    length = torch.zeros(count, device=device)
+    rates, operations = [], []
+    with torch.inference_mode():
+        env.reset()
+        policy.reset()
+        measures.restart()
+        obs = env.get_observations().to(device)
+        while any(quota):
+            if isinstance(policy, SpikingModel):
+                state = policy.get_hidden_state()
+                seen = activity(policy, policy.get_latent(obs), state)  # type: ignore[arg-type]
+            else:
+                seen = activity(policy)
+            rates.append(seen.rate)
+            operations.append(seen.operations)
+            obs, rewards, dones, _ = env.step(policy(obs))
+            policy.reset(dones)
+            total += rewards
+            length += 1
+            ended = measures.step(dones)
+            for place, i in enumerate(dones.nonzero().flatten().tolist()):
+                if quota[i]:
+                    quota[i] -= 1
+                    steps = int(length[i])
+                    row = {"episode": len(rows), "environment": i, "return": float(total[i]), "length": steps}
+                    row |= {name: float(values[place]) for name, values in ended.items()}
+                    row["firing_rate"] = statistics.mean(rates[-steps:])
+                    row["operations"] = statistics.mean(operations[-steps:])
+                    rows.append(row)
+            total, length = total * (dones == 0), length * (dones == 0)
+    return rows
+
+
+def print_table(rows: list[dict[str, float]], measure: str) -> None:
+    """The episodes, and their mean."""
+    from rich.console import Console
+    from rich.table import Table
+
+    units = {"distance": "distance [m]", "upright": "upright [s]"}
+    columns = ["return", "length", *([measure] if measure else []), "firing_rate", "operations"]
+    titles = {"firing_rate": "firing rate", "operations": "operations per step", "length": "steps", **units}
+    table = Table(title=None, show_footer=True)
+    table.add_column("episode", justify="right", footer="mean")
+
+    def cell(name: str, value: float) -> str:
+        if name == "firing_rate":
+            return f"{value:.1%}" if value else "-"
+        return f"{value:,.0f}" if name in ("length", "operations") else f"{value:.2f}"
+
+    for name in columns:
+        table.add_column(titles.get(name, name), justify="right", footer=cell(name, statistics.mean(row[name] for row in rows)))
+    for row in rows[:50]:
+        table.add_row(str(int(row["episode"])), *(cell(name, row[name]) for name in columns))
+    Console().print(table)
+    if len(rows) > 50:
+        print(f"({len(rows) - 50} more episodes in playback.json)")
+
+
+def main() -> int:
+    """Entry point of ``scripts/play.py``."""
+    return common.run(play)

@@ -1,0 +1,107 @@
+"""``show.py``: lists of what there is, and of what it is made of."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from spiky_rl import registry
+from spiky_rl.cli import common
+from spiky_rl.spec import TaskSpec, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
+
+KINDS = (*registry.DATA, *registry.ROOMS)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = common.Parser(prog="show.py", description="List what there is, or what one entry is made of.")
+    found.add_argument("kind", choices=KINDS, help="what to list")
+    found.add_argument("name", nargs="?", help="one entry: what it is and what it can be set to")
+    found.add_argument("--task", help="with an agent: the merged specification for this task")
+    found.add_argument("overrides", nargs="*", metavar="key=value", help="agent.x.y=v, as for train.py")
+    return found
+
+
+def show(argv: list[str]) -> int:
+    """Print what was asked for."""
+    args = parser().parse_intermixed_args(argv)
+    if args.name is None:
+        rows = [(name, _summary(args.kind, name)) for name in registry.names(args.kind)]
+        print_columns(rows)
+    elif args.kind == "agents":
+        show_agent(args.name, args.task, args.overrides)
+    elif args.kind == "tasks":
+        show_task(args.name)
+    else:
+        show_component(args.kind, args.name)
+    return 0
+
+
+def show_agent(name: str, task: str | None, overrides: list[str]) -> None:
+    """An agent's own file, or its merged specification for a task, every value with its origin."""
+    _, data, _ = read_agent(name)
+    parse_overrides(overrides)
+    if task is None:
+        print(data.get("summary", ""))
+        print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
+        print("\nAdd --task to see every value of a run and where it comes from.")
+        return
+    common.require("isaaclab", "isaaclab")
+    task_spec = load_task(task)
+    from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
+
+    gym_id = resolve_task(task_spec.id if task_spec else task)
+    spec = resolve_agent(name, gym_id, load_configs(gym_id)[1], overrides, task_spec)
+    print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
+    print_columns([(path, _plain(value), origin) for path, value, origin in spec.rows()])
+
+
+def show_task(name: str) -> None:
+    """A task's file."""
+    task = load_task(name)
+    if task is None:
+        raise registry.RegistryError(f"unknown task {name!r}; known: {', '.join(registry.names('tasks'))}{registry.nearest(name, registry.names('tasks'))}")
+    print_columns([(key, _plain(getattr(task, key))) for key in TaskSpec.__dataclass_fields__])
+
+
+def show_component(kind: str, name: str) -> None:
+    """A component's text and options."""
+    cls = registry.resolve(kind, name)
+    import sys
+
+    print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
+    rows = [("option", "default", "allowed", "meaning")]
+    for key, option in cls.options.items():
+        rows.append((key, f"{_plain(option.default)} {option.unit}".strip(), _allowed(option), option.doc))
+    rows += [(key, default, f"one of show.py {part_kind}", "component") for key, (part_kind, default) in cls.parts.items()]
+    print_columns(rows)
+
+
+def print_columns(rows: list[tuple[str, ...]]) -> None:
+    """Rows in aligned columns."""
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
+    for row in rows:
+        print("  ".join([*(str(cell).ljust(width) for cell, width in zip(row, widths, strict=False)), str(row[-1])]).rstrip())
+
+
+def _summary(kind: str, name: str) -> str:
+    if kind in registry.DATA:
+        return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
+    return registry.summary(kind, name)
+
+
+def _allowed(option: registry.Option) -> str:
+    if option.choices:
+        return " | ".join(option.choices)
+    if option.low is not None and option.high is not None:
+        return f"{option.low} to {option.high}"
+    return f">= {option.low}" if option.low is not None else registry.describe(type(option.default))
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def main() -> int:
+    """Entry point of ``scripts/show.py``."""
+    return common.run(show)

@@ -1,0 +1,1 @@
+"""Codecs: observations into spikes or currents, spikes or membranes into features."""

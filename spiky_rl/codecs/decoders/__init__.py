@@ -1,0 +1,1 @@
+"""Decoders: spikes of the last layer into features [T, B, F]."""

@@ -1,0 +1,24 @@
+"""Rate: a learned linear map of each neuron's firing rate over the control step.
+
+    y = W mean_k(s_k) + b
+
+With K inner steps a rate takes K + 1 values. Source: Tang et al. (2020), without their output populations.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.decoders.base import Decoder
+
+
+class Rate(Decoder):
+    """Spikes [T, K, B, N] -> features [T, B, F]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.readout = torch.nn.Linear(inputs, outputs)
+
+    def forward(self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+        return self.readout(spikes.mean(1)), ()

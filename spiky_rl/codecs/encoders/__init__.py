@@ -1,0 +1,1 @@
+"""Encoders: observation [T, B, O] into currents or spikes."""

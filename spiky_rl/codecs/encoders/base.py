@@ -1,0 +1,32 @@
+"""What every encoder is: observations into the input of the first layer."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from spiky_rl.registry import Component
+
+
+class Encoder(Component, torch.nn.Module):
+    """Turns an observation into the signal that the first connection reads."""
+
+    width: int
+    """C, channels of the signal."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Observation [T, B, O] -> signal [T, K, B, C], or [T, 1, B, C] where it is constant over the control step.
+
+        Repeatable: the same observation gives the same signal until the next `redraw`, because PPO compares the
+        probability of an action in the rollout with that in the update.
+        """
+
+    def redraw(self, updates: int) -> None:
+        """Draw the noise of a random encoder anew; called once after every PPO update."""
+
+    def operations(self, x: Tensor) -> Tensor:
+        """Operations of the encoder itself for x [T, B, O]: [T, B]."""
+        return torch.zeros(x.shape[:2], device=x.device)

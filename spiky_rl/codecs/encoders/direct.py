@@ -1,0 +1,20 @@
+"""Direct: the observation itself; the first connection turns it into a current, once per control step.
+
+The current is constant over the inner steps, so the first layer costs one dense product per control step instead of K.
+Source: Rueckauer et al. (2017), analog input; van den Berghe et al. (2025) reach parity with an ANN on a drone with it.
+"""
+
+from torch import Tensor
+
+from spiky_rl.codecs.encoders.base import Encoder
+
+
+class Direct(Encoder):
+    """[T, B, O] -> [T, 1, B, O]."""
+
+    def __init__(self, inputs: int, steps: int) -> None:  # noqa: ARG002
+        super().__init__()
+        self.width = inputs
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return x.unsqueeze(1)

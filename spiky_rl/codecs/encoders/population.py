@@ -1,0 +1,69 @@
+"""Population: Gaussian receptive fields over every observation, read out as spikes.
+
+    activity a = exp(-(x - mu)^2 / (2 sigma^2)), for P centres mu spread evenly over [-span, span]
+
+Centres and widths are learned. ``deterministic``: each activity charges an integrate-and-fire neuron with soft reset,
+V <- V + a, spike at V >= 1, from rest in every control step. ``poisson``: a spike with probability a in every inner step,
+against noise that is the same for all environments and is drawn anew after every PPO update, from a generator of its own:
+within an iteration the action mean of an observation is repeatable, as PPO's ratio requires.
+
+Source: Tang et al. (2020), PopSAN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.registry import Option
+from spiky_rl.surrogates.rectangle import Rectangle
+
+
+class Population(Encoder):
+    """[T, B, O] -> spikes [T, K, B, O P]."""
+
+    options = {
+        "fields": Option(10, "P: receptive fields per observation", low=2),
+        "span": Option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3),
+        "deviation": Option(0.387, "initial standard deviation of a field", low=1e-3),
+        "mode": Option("deterministic", "how activity becomes spikes", choices=("deterministic", "poisson")),
+        "seed": Option(0, "seed of the poisson mode's noise", low=0),
+    }
+
+    def __init__(self, fields: int, span: float, deviation: float, mode: str, seed: int, inputs: int, steps: int) -> None:
+        super().__init__()
+        self.width = inputs * fields
+        self.steps, self.mode, self.seed = steps, mode, seed
+        self.centre = torch.nn.Parameter(torch.linspace(-span, span, fields).repeat(inputs, 1))  # [O, P]
+        self.log_deviation = torch.nn.Parameter(torch.full((inputs, fields), deviation).log())
+        self.ops = TorchOps(Rectangle(slope=1.0, schedule=()))
+        self.register_buffer("noise", torch.empty(steps, self.width))
+        self.noise: Tensor
+        self.redraw(0)
+
+    def activity(self, x: Tensor) -> Tensor:
+        """Receptive field activities in (0, 1]: [T, B, O] -> [T, B, O P]."""
+        distance = (x.unsqueeze(-1) - self.centre) / self.log_deviation.exp()
+        return torch.exp(-0.5 * distance**2).flatten(-2)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        activity = self.activity(x)
+        if self.mode == "poisson":
+            return self.ops.spike(activity.unsqueeze(1) - self.noise[:, None])
+        v, spikes = torch.zeros_like(activity), []
+        for _ in range(self.steps):
+            v = v + activity
+            spikes.append(self.ops.spike(v - 1.0))
+            v = v - spikes[-1].detach()
+        return torch.stack(spikes, dim=1)
+
+    def redraw(self, updates: int) -> None:  # noqa: D102
+        generator = torch.Generator().manual_seed(self.seed + updates)
+        noise = torch.rand(self.noise.shape, generator=generator)
+        self.noise = noise.to(self.noise)
+
+    def operations(self, x: Tensor) -> Tensor:
+        """Three operations per field: difference, scaling, square (the exponential is not counted)."""
+        return torch.full(x.shape[:2], 3.0 * self.width, device=x.device)

@@ -1,0 +1,1 @@
+"""Connections: how the spikes of one layer become the currents of the next."""

@@ -1,0 +1,1 @@
+"""Isaac Lab: its tasks, its simulation and what it draws."""

@@ -1,0 +1,107 @@
+"""Pictures of a simulated robot without a screen: Newton's OpenGL viewer on EGL, by Mesa where there is no GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from typing import Any
+
+import numpy as np
+
+SUPERSAMPLING = 2
+"""Pixels rendered per pixel shown and axis: Mesa's EGL offers no antialiasing."""
+SMOOTHING = 0.85
+"""Share of its old place that the camera keeps in each frame."""
+JUMP = 0.5
+"""Metres that a robot moves at most between two frames; beyond, a new episode has begun and the camera follows at once."""
+SIDE_VIEW = (0.5, -0.8, 0.33)
+"""Direction from a robot that is free to go to the camera."""
+FRONT_VIEW = (0.92, -0.3, 0.26)
+"""Direction from a robot that is fixed to the world to the camera."""
+
+LIBRARIES = ("libEGL.so.1", "libGL.so.1")
+PACKAGES = ("pyglet", "imgui_bundle", "PIL")
+REMEDY = 'apt-get install libegl1 libgl1 libgl1-mesa-dri libegl-mesa0, and pip install "spiky-rl[video]"'
+
+
+class GraphicsError(RuntimeError):
+    """No picture can be drawn here; the message says what to install."""
+
+
+def require_graphics() -> None:
+    """Ready this process for drawing without a screen. Raises GraphicsError with the packages to install."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    for library in LIBRARIES:
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            missing.append(library)
+    if missing:
+        raise GraphicsError(f"video: {', '.join(missing)} missing: {REMEDY}")
+    import pyglet
+
+    pyglet.options["headless"] = True  # read when newton.viewer is imported
+
+
+class Camera:
+    """Follows the robot of environment 0; needs Newton physics. Raises GraphicsError where nothing can be drawn."""
+
+    def __init__(self, env: Any, width: int = 640, height: int = 480):
+        from spiky_rl.hosts.isaaclab.environment import quiet
+
+        require_graphics()
+        self.env = env.unwrapped
+        self.shape = (height, width)
+        if "newton" not in self.env.sim.physics_manager.__name__.lower():
+            raise GraphicsError(f"video: {self.env.sim.physics_manager.__name__} cannot be filmed; use physics=newton_mjwarp")
+        with quiet():
+            try:
+                from isaaclab_newton.physics import NewtonManager
+                from newton.viewer import ViewerGL
+
+                self.viewer = ViewerGL(width * SUPERSAMPLING, height * SUPERSAMPLING, headless=True)
+            except Exception as error:  # pyglet, OpenGL and the driver each raise their own
+                raise GraphicsError(f"video: OpenGL does not start ({error}): {REMEDY}") from error
+            self.newton = NewtonManager
+            self.viewer.set_model(NewtonManager.get_model())
+            self.viewer.set_visible_worlds([0])
+        self.viewer.show_collision = not self.has_visuals()
+        renderer = self.viewer.renderer
+        renderer.sky_upper, renderer.sky_lower = (0.36, 0.56, 0.82), (0.80, 0.87, 0.93)
+        self.robot = next(iter(self.env.scene.articulations.values()))
+        self.target = self.centre()
+        bodies = self.robot.data.body_link_pos_w.torch[0].cpu().numpy()
+        direction = np.array(FRONT_VIEW if self.robot.is_fixed_base else SIDE_VIEW)
+        reach = np.linalg.norm(bodies - self.target, axis=-1).max()
+        self.offset = direction / np.linalg.norm(direction) * (2.2 + 1.4 * reach)
+
+    def has_visuals(self) -> bool:
+        """Whether the robot of environment 0 has shapes to look at beside those that collide."""
+        from newton import ShapeFlags
+
+        model = self.newton.get_model()
+        flags = model.shape_flags.numpy()[(model.shape_world.numpy() == 0)]
+        return bool((flags & int(ShapeFlags.VISIBLE)).any())
+
+    def centre(self) -> np.ndarray:
+        """The middle of the robot's bodies: [3], metres."""
+        return self.robot.data.body_link_pos_w.torch[0].mean(0).cpu().numpy()
+
+    def frame(self) -> np.ndarray:
+        """The robot as it stands now: uint8 [height, width, 3]."""
+        from pyglet.math import Vec3
+
+        self.env.sim.forward()  # bodies of an environment that was just reset still lie where they were
+        centre = self.centre()
+        jumped = np.linalg.norm(centre - self.target) > JUMP
+        self.target = centre if jumped else SMOOTHING * self.target + (1 - SMOOTHING) * centre
+        self.viewer.camera.pos = Vec3(*(self.target + self.offset).tolist())
+        self.viewer.camera.look_at(self.target.tolist())
+        self.viewer.begin_frame(0.0)
+        self.viewer.log_state(self.newton.get_state_0())
+        self.viewer.end_frame()
+        fine = self.viewer.get_frame().numpy().reshape(self.shape[0], SUPERSAMPLING, self.shape[1], SUPERSAMPLING, 3)
+        return fine.mean((1, 3)).astype(np.uint8)
+
+    def close(self) -> None:
+        self.viewer.close()

@@ -1,0 +1,49 @@
+"""What a task is about, measured per episode beside its reward: metres run, seconds upright."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class Measures:
+    """Follows every environment's episode: call ``step`` after each environment step, ``restart`` after a full reset.
+
+    An environment that is done has already begun its next episode, so its last position is the one of the step before.
+    """
+
+    def __init__(self, env: Any):
+        self.env = env.unwrapped
+        self.steps = torch.zeros(self.env.num_envs, dtype=torch.long, device=self.env.device)
+        articulations = self.env.scene.articulations
+        self.robot = articulations.get("robot")
+        if self.robot is not None and self.robot.is_fixed_base:
+            self.robot = None
+        self.restart()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """``upright`` [seconds] everywhere, ``distance`` [metres] where the robot is free to go."""
+        return ("upright",) if self.robot is None else ("upright", "distance")
+
+    def restart(self) -> None:
+        """All environments begin a new episode where they are now."""
+        self.steps.zero_()
+        self.start = self.last = self.position()
+
+    def step(self, dones: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The measures of the episodes that ``dones`` [B] ends, by name, each [number of ended episodes]."""
+        self.steps += 1
+        ended = dones.bool()
+        measures = {"upright": self.steps[ended] * self.env.step_dt}
+        self.steps = self.steps * ~ended
+        if self.robot is not None:
+            measures["distance"] = (self.last - self.start)[ended].norm(dim=-1)
+            self.last = self.position()
+            self.start = torch.where(ended[:, None], self.last, self.start)
+        return measures
+
+    def position(self) -> torch.Tensor | None:
+        """Where the robots stand now: [B, 2], metres."""
+        return None if self.robot is None else self.robot.data.root_link_pos_w.torch[:, :2].clone()

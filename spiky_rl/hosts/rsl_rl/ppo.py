@@ -1,0 +1,68 @@
+"""rsl_rl's PPO with what spiking actors need: a floor under the adaptive learning rate, and burn-in."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel
+from rsl_rl.storage import RolloutStorage
+
+
+class SpikingPPO(PPO):
+    """rsl_rl's PPO, unchanged but for two options that default to nothing."""
+
+    def __init__(
+        self,
+        actor: MLPModel,
+        critic: MLPModel,
+        storage: RolloutStorage,
+        *args: Any,
+        learning_rate_floor: float = 0.0,
+        burn_in: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        """Arguments as `PPO`'s, and:
+
+        Args:
+            learning_rate_floor: The adaptive schedule never goes below it. One flipped spike moves the action mean by a
+                finite amount, so the measured KL divergence does not vanish with the step size as an ANN's does, and
+                the schedule without a floor can shrink the learning rate until nothing is learned.
+            burn_in: The first control steps of every rollout that recurrent models replay without loss.
+        """
+        self.learning_rate_floor = learning_rate_floor
+        for role, model in (("actor", actor), ("critic", critic)):
+            if getattr(model, "burn_in", 0) != burn_in:
+                raise ValueError(f"burn_in: the algorithm leaves out {burn_in} control steps, the {role} {getattr(model, 'burn_in', 0)}")
+        if burn_in:
+            if burn_in >= storage.num_transitions_per_env:
+                raise ValueError(f"burn_in: {burn_in} leaves nothing of the {storage.num_transitions_per_env} control steps of a rollout")
+            storage = BurnInStorage(storage, burn_in)
+        super().__init__(actor, critic, storage, *args, **kwargs)
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the next minibatch, never below the floor."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        self._learning_rate = max(value, self.learning_rate_floor)
+
+
+class BurnInStorage(RolloutStorage):
+    """A rollout whose replayed targets start after the burn-in, as the models' outputs do."""
+
+    def __init__(self, storage: RolloutStorage, burn_in: int) -> None:
+        self.__dict__.update(storage.__dict__)
+        self.burn_in = burn_in
+
+    def recurrent_mini_batch_generator(self, *args: Any, **kwargs: Any) -> Generator[RolloutStorage.Batch, None, None]:
+        """As `RolloutStorage`'s; observations, masks and states whole, everything the loss reads cut."""
+        n = self.burn_in
+        for batch in super().recurrent_mini_batch_generator(*args, **kwargs):
+            for name in ("actions", "values", "advantages", "returns", "old_actions_log_prob"):
+                setattr(batch, name, getattr(batch, name)[n:])
+            batch.old_distribution_params = tuple(p[n:] for p in batch.old_distribution_params or ())
+            yield batch

@@ -1,0 +1,1 @@
+"""Kernels: what runs a step over time: the op vocabulary and the backends."""

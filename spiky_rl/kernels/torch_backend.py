@@ -1,0 +1,51 @@
+"""Torch backend: the reference. Runs everywhere torch does; autograd gives the gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron
+
+
+def available() -> str | None:
+    """None: this backend runs; else the reason why not, with the remedy."""
+    return None
+
+
+def unroll(
+    neuron: Neuron,
+    ops: TorchOps,
+    current: Tensor,
+    steps: int,
+    state: tuple[Tensor, ...],
+    params: tuple[Tensor | float, ...],
+    keep: Tensor | None = None,
+    trace: list[Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a neuron over T environment steps of K inner steps each.
+
+    Args:
+        neuron: Whose step is run.
+        ops: The surrogate, its slope, and whether spikes are soft.
+        current: [T, K, B, N], or [T, 1, B, N]: constant over the environment step.
+        steps: K.
+        state: One [B, N] tensor per state, before the first step. Never written to.
+        params: The neuron's parameters in the order of its ``params``: numbers or [N] tensors.
+        keep: [T, B]; 0 where the environment starts a new episode with this step: its states start from rest.
+        trace: If given, gets the first state after every step, [B, N] each.
+
+    Returns:
+        Outputs [T, K, B, N] and the states after the last step.
+    """
+    outputs = []
+    for t in range(current.shape[0]):
+        if keep is not None:
+            state = tuple(s * keep[t].unsqueeze(-1) for s in state)
+        for k in range(steps):
+            output, state = neuron.step(ops, current[t, k if current.shape[1] > 1 else 0], *state, *params)
+            outputs.append(output)
+            if trace is not None:
+                trace.append(state[0])
+    return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), state

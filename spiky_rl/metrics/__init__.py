@@ -1,0 +1,1 @@
+"""Measures of a running network: spikes, operations."""

@@ -1,0 +1,85 @@
+"""How a network fires: rates, silent and saturated neurons, and the picture of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from spiky_rl.networks.base import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Firing:
+    """Firing of one layer over a batch."""
+
+    rate: float
+    """Mean spikes per neuron and inner step, 0 to 1."""
+    silent: float
+    """Fraction of neurons that never spiked."""
+    saturated: float
+    """Fraction of neurons that spiked in every inner step of every sample."""
+
+
+def firing(record: Record) -> list[Firing]:
+    """Firing of every layer of a recorded pass."""
+    return [_firing(spikes) for spikes in record.signal[1:]]
+
+
+def mean_rate(layers: Sequence[Firing], record: Record) -> float:
+    """Mean rate over all neurons of all layers."""
+    widths = [spikes.shape[-1] for spikes in record.signal[1:]]
+    return sum(layer.rate * width for layer, width in zip(layers, widths, strict=True)) / sum(widths)
+
+
+def _firing(spikes: Tensor) -> Firing:
+    fired = (spikes != 0).flatten(0, -2)
+    return Firing(fired.float().mean().item(), (~fired.any(0)).float().mean().item(), fired.all(0).float().mean().item())
+
+
+def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Spikes and potentials of every layer over all inner steps of one environment, [steps, N] each.
+
+    A stateful pass is [T, K, 1, N]; a stateless one holds the control steps in its batch, [1, K, T, N].
+    """
+
+    def flat(x: Tensor) -> Tensor:
+        return (x if stateful else x.transpose(0, 2)).flatten(0, 2)
+
+    return [flat(s) for s in record.signal[1:]], [flat(p) for p in record.potentials]
+
+
+def picture(spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int, neurons: int = 48, traces: int = 3) -> Figure:
+    """Spike rasters and membrane traces of every layer.
+
+    Args:
+        spikes: [time, N] per layer.
+        potentials: [time, N] per layer, beside ``spikes``.
+        steps: K, inner steps per control step: a faint line marks each control step.
+        neurons: At most this many neurons of a layer are drawn, evenly chosen.
+        traces: Membranes drawn per layer: the most active of those neurons.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.6 * len(spikes) + 0.6), layout="constrained")
+    axes = figure.subplots(2 * len(spikes), 1, sharex=True, height_ratios=[3, 1] * len(spikes), squeeze=False)[:, 0]
+    for i, (fired, potential) in enumerate(zip(spikes, potentials, strict=True)):
+        shown = torch.linspace(0, fired.shape[1] - 1, min(neurons, fired.shape[1])).long()
+        raster, trace = axes[2 * i], axes[2 * i + 1]
+        time, row = fired[:, shown].cpu().nonzero(as_tuple=True)
+        raster.scatter(time, row, s=4, marker="|", color="black", linewidths=0.8)
+        raster.set(ylabel=f"layer {i + 1}\n{len(shown)} of {fired.shape[1]}", ylim=(-1, len(shown)), yticks=[])
+        busiest = shown[fired[:, shown].sum(0).cpu().topk(min(traces, len(shown))).indices]
+        trace.plot(potential[:, busiest].cpu(), linewidth=0.8)
+        trace.set(ylabel="potential")
+        for axis in (raster, trace):
+            axis.vlines(torch.arange(0, fired.shape[0], steps), *axis.get_ylim(), color="0.85", linewidth=0.4, zorder=0)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set(xlabel=f"inner step ({steps} per control step)", xlim=(-0.5, spikes[0].shape[0] - 0.5))
+    return figure

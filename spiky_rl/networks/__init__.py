@@ -1,0 +1,1 @@
+"""Architectures: layers, connections and the two nested clocks."""

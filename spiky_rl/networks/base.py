@@ -1,0 +1,52 @@
+"""What every spiking network is: layers, and two nested clocks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from spiky_rl.registry import Component
+
+State = tuple[Tensor, ...]
+"""One [1, B, N] tensor per state, in a fixed order; rest is zero."""
+
+
+@dataclass
+class Record:
+    """What a forward pass leaves behind for the eye and the meter. T and K as in the call."""
+
+    signal: list[Tensor] = field(default_factory=list)
+    """Input of every layer, [T, K or 1, B, C], then that of the decoder."""
+    potentials: list[Tensor] = field(default_factory=list)
+    """First state of every layer after each step, [T, K, B, N]."""
+    operations: list[Tensor] = field(default_factory=list)
+    """Operations of encoder, of every layer and of the decoder, [T, B] each."""
+
+
+class SpikingNetwork(Component, torch.nn.Module):
+    """T environment steps outside, K inner steps inside; state goes in and comes out."""
+
+    steps: int
+    """K, inner steps per environment step."""
+    stateful: bool
+    """Whether the state is carried from one environment step to the next."""
+    state_sizes: tuple[int, ...]
+    """Width of every state tensor."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, state: State, keep: Tensor | None = None, record: Record | None = None) -> tuple[Tensor, State]:
+        """Observations [T, B, O] -> features [T, B, F] and the state after the last step.
+
+        ``keep`` [T, B] is 0 where an episode begins with that step: its states start from rest. A stateless network
+        takes T = 1 only. ``record``, if given, is filled.
+        """
+
+    def zero_state(self, batch: int, like: Tensor) -> State:
+        """Rest, for ``batch`` environments, in the device and type of ``like``."""
+        return tuple(like.new_zeros(1, batch, size) for size in self.state_sizes)
+
+    def advance(self) -> None:
+        """Count one update: slope schedules and the noise of random encoders go by it."""

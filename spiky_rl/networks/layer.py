@@ -1,0 +1,64 @@
+"""A layer: a connection, a neuron, and the parameters that the neuron's step takes."""
+
+from __future__ import annotations
+
+import math
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron, Param
+
+
+class Parameters(torch.nn.Module):
+    """A neuron's parameters: numbers, or learned values per neuron.
+
+    A learned parameter is stored as its logarithm where it must be positive, so no step of the optimiser leaves its
+    range; a time constant enters the step as its decay exp(-dt/tau).
+    """
+
+    def __init__(self, neuron: Neuron, width: int) -> None:
+        super().__init__()
+        self.neuron = neuron
+        for name in neuron.learn:
+            value = neuron.chosen[name]
+            stored = math.log(value) if _positive(neuron.params[name]) else value
+            self.register_parameter(name, torch.nn.Parameter(torch.full((width,), stored)))
+
+    def forward(self) -> tuple[Tensor | float, ...]:
+        """The values as the step takes them, in the order of ``neuron.params``: numbers or [N] tensors."""
+        values: list[Tensor | float] = []
+        for name, param in self.neuron.params.items():
+            if name in self.neuron.learn:
+                stored = self.get_parameter(name)
+                value = stored.exp() if _positive(param) else stored
+                values.append(torch.exp(-self.neuron.dt / value) if param.transform == "decay" else value)
+            else:
+                number = self.neuron.chosen[name]
+                values.append(math.exp(-self.neuron.dt / number) if param.transform == "decay" else number)
+        return tuple(values)
+
+
+class Layer(torch.nn.Module):
+    """Connection -> neuron, run over time by a backend."""
+
+    def __init__(self, connection: torch.nn.Module, neuron: Neuron, width: int, backend: ModuleType) -> None:
+        super().__init__()
+        self.connection = connection
+        self.neuron = neuron
+        self.parameters_of_neuron = Parameters(neuron, width)
+        self.width = width
+        self.backend = backend
+
+    def forward(
+        self, ops: TorchOps, signal: Tensor, steps: int, state: tuple[Tensor, ...], keep: Tensor | None, trace: list[Tensor] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Signal [T, K or 1, B, C] -> output [T, K, B, N] and the states [B, N] after the last step."""
+        current = self.connection(signal)
+        return self.backend.unroll(self.neuron, ops, current, steps, state, self.parameters_of_neuron(), keep, trace)
+
+
+def _positive(param: Param) -> bool:
+    return param.low is not None and param.low > 0

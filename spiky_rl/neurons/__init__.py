@@ -1,0 +1,1 @@
+"""Spiking neurons: one file each, one pure step each."""

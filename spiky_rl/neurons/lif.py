@@ -1,0 +1,41 @@
+"""Leaky integrate-and-fire: a leaky membrane that spikes and resets at a threshold.
+
+    tau dV/dt = -V + I(t);   V >= threshold:  emit a spike, then V <- V - threshold ("subtract") or V <- 0 ("zero")
+
+Solved exactly for a current held constant over the step (zero-order hold): V <- a V + (1 - a) I with a = exp(-dt/tau).
+``input_gain: unit`` drops the factor (1 - a), as snnTorch, PopSAN and Loihi do: one unit of current then moves the
+membrane by one, whatever tau. V is relative to rest and measured in units of the threshold's default. Not included: a
+synaptic current of its own, and refractoriness.
+
+Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter & Diesmann (1999).
+"""
+
+from typing import Any
+
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+from spiky_rl.registry import Option
+
+
+class Lif(Neuron):
+    """See the module's text for the equations."""
+
+    states = ("v",)
+    params = {
+        "tau": Param(20.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
+        "threshold": Param(1.0, "potential at which a spike is emitted", low=1e-3),
+    }
+    options = {
+        **params,
+        "reset": Option("subtract", "what a spike does to the membrane", choices=("subtract", "zero")),
+        "detach_reset": Option(True, "whether gradients stop at the reset"),
+        "input_gain": Option("ode", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
+        "dt": DT,
+        "learn": LEARN,
+    }
+
+    def step(self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any) -> tuple[Any, tuple[Any, ...]]:
+        """Integrate, spike at or above the threshold, reset in the same step."""
+        v = decay * v + ((1.0 - decay) * current if self.chosen["input_gain"] == "ode" else current)
+        spike = ops.spike(v - threshold)
+        reset = ops.detach(spike) if self.chosen["detach_reset"] else spike
+        return spike, ((v - reset * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - reset)),)

@@ -1,0 +1,216 @@
+"""A file name is the registry entry: every public file in a room is a component, and nothing needs to be listed twice.
+
+Names come in three forms, everywhere: ``lif`` (a file of the room), ``package.module:Class`` (anything importable)
+and ``path/to/file.py:Class`` (anything on disk).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+PACKAGE = Path(__file__).parent
+
+ROOMS = {
+    "neurons": "neurons",
+    "surrogates": "surrogates",
+    "encoders": "codecs/encoders",
+    "decoders": "codecs/decoders",
+    "connections": "connections",
+    "networks": "networks",
+}
+"""Kinds whose entries are Python files, and the room that holds them."""
+
+DATA = ("agents", "tasks")
+"""Kinds whose entries are YAML files."""
+
+HELPERS = {"base", "layer"}
+"""Files of a room that are no entries: what its entries share."""
+
+
+class RegistryError(ValueError):
+    """A name that is not in the registry, or a value that a component does not accept."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting of a component: its default, its meaning and what it may be."""
+
+    default: Any
+    doc: str
+    low: float | None = None
+    high: float | None = None
+    """Inclusive range of a number."""
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+
+    def check(self, path: str, value: Any) -> Any:
+        """The value in its declared type. Raises RegistryError that names ``path``, the value and what is allowed."""
+        if self.choices:
+            if value not in self.choices:
+                raise RegistryError(f"{path}: {value!r} is not allowed; choose from {', '.join(self.choices)}{nearest(value, self.choices)}")
+            return value
+        kind = type(self.default)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if kind in (list, tuple) and isinstance(value, list | tuple):
+            return tuple(value)
+        if value is not None and self.default is not None and type(value) is not kind:
+            raise RegistryError(f"{path}: expected {describe(kind)}, got {value!r}")
+        if value is None and self.default is not None:
+            raise RegistryError(f"{path}: expected {describe(kind)}, got nothing")
+        return check_range(path, value, self.low, self.high)
+
+
+class Component:
+    """Anything that an agent names. Its class attributes declare what the agent may set."""
+
+    options: ClassVar[Mapping[str, Option]] = {}
+    """Its values, each with default, meaning and range."""
+    parts: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Its components: key -> (kind, name of the default)."""
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:
+        """Raise RegistryError where single values are fine but do not go together."""
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A component's class with the complete, checked settings it is to be built from."""
+
+    name: str
+    cls: type[Component]
+    options: Mapping[str, Any]
+    parts: Mapping[str, Configured]
+
+    def build(self, **context: Any) -> Any:
+        """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
+        return self.cls(**self.options, **self.parts, **context)
+
+    def settings(self) -> dict[str, Any]:
+        """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
+        return {"name": self.name, **self.options, **{key: part.settings() for key, part in self.parts.items()}}
+
+
+def describe(kind: type) -> str:
+    """The plain word for a Python type, as error messages use it."""
+    words = {float: "a number", int: "a whole number", str: "text", bool: "true or false", list: "a list", tuple: "a list", dict: "a mapping"}
+    return words.get(kind, kind.__name__)
+
+
+def check_range(path: str, value: Any, low: float | None, high: float | None) -> Any:
+    """The value, if it lies in [low, high] and is finite."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # the negated comparison also refuses NaN
+        if low is not None and not value >= low or high is not None and not value <= high or value != value:
+            bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+            raise RegistryError(f"{path}: {value!r} is out of range; it must be {bounds}")
+    return value
+
+
+def nearest(value: Any, valid: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the valid name nearest to ``value``, or nothing."""
+    match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
+    return f"; did you mean '{match[0]}'?" if match else ""
+
+
+def data_dir(kind: str) -> Path:
+    """The folder of ``agents`` or ``tasks``: inside an installed package, beside it in a checkout."""
+    for folder in (PACKAGE / kind, PACKAGE.parent / kind):
+        if folder.is_dir():
+            return folder
+    raise RegistryError(f"the folder '{kind}' is missing beside the package; install spiky_rl again")
+
+
+def names(kind: str) -> list[str]:
+    """All entries of a kind, sorted. Reads file names only."""
+    if kind in DATA:
+        return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
+    if kind not in ROOMS:
+        raise RegistryError(f"unknown kind {kind!r}; choose from {', '.join((*ROOMS, *DATA))}{nearest(kind, (*ROOMS, *DATA))}")
+    return sorted(p.stem for p in (PACKAGE / ROOMS[kind]).glob("*.py") if p.stem not in HELPERS and p.stem[0] != "_")
+
+
+def summary(kind: str, name: str) -> str:
+    """First docstring line of an entry, read without importing it."""
+    tree = ast.parse((PACKAGE / ROOMS[kind] / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+@cache
+def resolve(kind: str, name: str) -> type[Component]:
+    """The class that ``name`` stands for. Raises RegistryError that names the nearest entry."""
+    target, _, attribute = name.rpartition(":")
+    if target:
+        module = _load_file(Path(target)) if target.endswith(".py") else _load_module(target, name)
+        if not hasattr(module, attribute):
+            public = [key for key in vars(module) if key[0] != "_"]
+            raise RegistryError(f"{name!r}: {target} has no {attribute!r}{nearest(attribute, public)}")
+        found = getattr(module, attribute)
+        if not (inspect.isclass(found) and issubclass(found, Component)):
+            raise RegistryError(f"{name!r} is not a spiky_rl component")
+        return found
+    if name not in names(kind):
+        raise RegistryError(f"unknown {kind[:-1]} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}")
+    module = importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.{name}")
+    return next(cls for cls in vars(module).values() if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component))
+
+
+def configure(kind: str, settings: Any, path: str) -> Configured:
+    """Settings such as ``{name: lif, tau: 5.0}`` or just ``lif``, completed with defaults and checked.
+
+    ``path`` is where the settings stand, for messages. Raises RegistryError for an unknown name or option and for a
+    value of the wrong type or out of range.
+    """
+    settings = {"name": settings} if isinstance(settings, str) else settings
+    if not isinstance(settings, Mapping):
+        raise RegistryError(f"{path}: expected a name or a mapping, got {settings!r}")
+    if not isinstance(settings.get("name"), str):
+        raise RegistryError(f"{path}.name: name one of {', '.join(names(kind))}")
+    try:
+        cls = resolve(kind, settings["name"])
+    except RegistryError as error:
+        raise RegistryError(f"{path}.name: {error}") from None
+    known = ("name", *cls.options, *cls.parts)
+    for key in settings:
+        if key not in known:
+            raise RegistryError(f"{path}.{key}: {settings['name']!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}")
+    options = {
+        key: option.check(f"{path}.{key}", settings[key]) if key in settings else option.default
+        for key, option in cls.options.items()
+    }
+    parts = {
+        key: configure(part_kind, settings.get(key, {"name": default}), f"{path}.{key}")
+        for key, (part_kind, default) in cls.parts.items()
+    }
+    cls.validate(path, options)
+    return Configured(settings["name"], cls, options, parts)
+
+
+def _load_module(target: str, name: str) -> Any:
+    try:
+        return importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        raise RegistryError(f"{name!r}: there is no module {error.name!r}") from None
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise RegistryError(f"there is no file {str(path)!r}")
+    key = f"spiky_rl_file_{path.resolve()}"
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[key] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[key]

@@ -1,0 +1,339 @@
+"""Agents and tasks as data: strict YAML, merged layer by layer, every value with its origin.
+
+A run is described by one tree. Its layers, later ones over earlier ones:
+
+    Isaac Lab's own registered agent configuration < task < agent < the agent's override for that task < command line
+
+The tree has the shape of Isaac Lab's rsl_rl configuration (``num_steps_per_env``, ``actor``, ``critic``,
+``algorithm``, ...) plus what makes an agent spike: ``network`` and ``critic_network``. Unknown keys, wrong types and values
+out of range are errors that name the origin, the key and the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spiky_rl import registry
+from spiky_rl.registry import Configured, Option, RegistryError, nearest
+
+
+class SpecError(RegistryError):
+    """A file or an override that does not describe an agent or a task."""
+
+
+MODEL = {
+    "class_name": Option("MLPModel", "rsl_rl model, or module:Class; set by spiky_rl where a network spikes"),
+    "hidden_dims": Option([], "hidden layers"),
+    "activation": Option("elu", "activation of an ANN"),
+    "obs_normalization": Option(False, "normalise observations by their running mean and deviation"),
+    "distribution_cfg": Option({}, "rsl_rl distribution"),
+    "rnn_type": Option("gru", "recurrent unit of an RNNModel", choices=("gru", "lstm")),
+    "rnn_hidden_dim": Option(256, "width of an RNNModel's state", low=1),
+    "rnn_num_layers": Option(1, "recurrent layers of an RNNModel", low=1),
+}
+ALGORITHM = {
+    "class_name": Option("PPO", "rsl_rl algorithm, or module:Class; spiky_rl puts its PPO in the place of 'PPO'"),
+    "learning_rate": Option(1e-3, "initial learning rate", low=0.0),
+    "schedule": Option("adaptive", "of the learning rate", choices=("adaptive", "fixed")),
+    "desired_kl": Option(0.01, "target of the adaptive schedule", low=0.0),
+    "learning_rate_floor": Option(0.0, "least learning rate of the adaptive schedule", low=0.0),
+    "num_learning_epochs": Option(5, "passes over a rollout", low=1),
+    "num_mini_batches": Option(4, "minibatches per pass", low=1),
+    "gamma": Option(0.99, "discount", low=0.0, high=1.0),
+    "lam": Option(0.95, "GAE's lambda", low=0.0, high=1.0),
+    "clip_param": Option(0.2, "PPO's clipping range", low=0.0),
+    "entropy_coef": Option(0.0, "weight of the entropy bonus", low=0.0),
+    "value_loss_coef": Option(1.0, "weight of the value loss", low=0.0),
+    "use_clipped_value_loss": Option(True, "clip the value loss as the policy's"),
+    "max_grad_norm": Option(1.0, "gradient clipping", low=0.0),
+    "optimizer": Option("adam", "optimiser", choices=("adam", "adamw", "sgd", "rmsprop")),
+    "normalize_advantage_per_mini_batch": Option(False, "normalise advantages per minibatch, not per rollout"),
+    "use_mixed_precision": Option(False, "bfloat16 autocast"),
+    "share_cnn_encoders": Option(False, "share CNN encoders between actor and critic"),
+    "rnd_cfg": Option(None, "random network distillation"),
+    "symmetry_cfg": Option(None, "symmetry augmentation"),
+}
+RUNNER: dict[str, Any] = {
+    "num_steps_per_env": Option(24, "T: control steps per environment and rollout", low=1),
+    "max_iterations": Option(1000, "iterations", low=1),
+    "save_interval": Option(50, "iterations between checkpoints", low=1),
+    "experiment_name": Option("", "folder below logs/rsl_rl"),
+    "clip_actions": Option(None, "clip actions to this range", low=0.0),
+    "init_at_random_ep_len": Option(True, "start environments at random points of their episodes"),
+    "check_for_nan": Option(True, "stop on NaN"),
+    "obs_groups": Option({}, "observation groups per model"),
+    "torch_compile_mode": Option(None, "torch.compile mode of the models"),
+    "burn_in": Option(0, "first control steps of a replayed rollout that warm a stateful network up without loss", low=0),
+    "picture_interval": Option(25, "iterations between spike rasters in TensorBoard", low=1),
+    "actor": MODEL,
+    "critic": MODEL,
+    "algorithm": ALGORITHM,
+}
+NETWORKS = {"network": "the actor's spiking network; absent: an ANN", "critic_network": "the critic's; absent: an ANN"}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that reads 5e-4 as a number and refuses a key that stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As the parent's, without duplicates."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task: an Isaac Lab environment, how many of it, and what its episodes are measured by."""
+
+    name: str
+    id: str
+    """Gym id, as Isaac Lab registers it."""
+    summary: str = ""
+    num_envs: Mapping[str, int] = field(default_factory=lambda: {"cpu": 256, "cuda": 4096})
+    """Default number of environments per kind of device."""
+    measure: str = ""
+    """What playback reports beside the return: ``distance``, ``upright``, or nothing."""
+    solved: float | None = None
+    """Mean return from which the task counts as solved."""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of the environment's configuration."""
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of Isaac Lab's agent configuration, for every agent on this task."""
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """An agent as a run uses it: complete, checked, every value with its origin."""
+
+    name: str
+    task: str
+    summary: str
+    runner: Mapping[str, Any]
+    """Isaac Lab's rsl_rl configuration after all layers, without the networks."""
+    network: Configured | None
+    critic_network: Configured | None
+    origins: Mapping[str, str]
+    """Dotted path -> the layer that set the value."""
+
+    def tree(self) -> dict[str, Any]:
+        """The whole specification as plain data."""
+        tree = dict(self.runner)
+        for key, network in (("network", self.network), ("critic_network", self.critic_network)):
+            if network is not None:
+                tree[key] = network.settings()
+        return json.loads(json.dumps(tree))
+
+    @property
+    def digest(self) -> str:
+        """Hash of the specification: equal for runs that differ in nothing but seed, device and names."""
+        return hashlib.sha256(json.dumps(self.tree(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def rows(self) -> list[tuple[str, Any, str]]:
+        """(path, value, origin) of every value."""
+        flat = flatten(self.tree())
+        return [(path, value, _origin(path, self.origins)) for path, value in flat.items()]
+
+
+def load_task(name: str) -> TaskSpec | None:
+    """The task file for a file stem, a path, or a gym id with or without ``-v0``; None where there is none."""
+    stripped = re.sub(r"-v\d+$", "", name)
+    for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
+        data = read_yaml(path)
+        fields = TaskSpec.__dataclass_fields__
+        for key in data:
+            if key not in fields or key == "name":
+                raise SpecError(f"{path.name}: {key}: no such key of a task{nearest(key, fields)}")
+        if not isinstance(data.get("id"), str):
+            raise SpecError(f"{path.name}: id: name the gym id")
+        if name.endswith(".yaml") or path.stem == name or data["id"] in (name, stripped):
+            _check_layer(data.get("agent", {}), path.name)
+            return TaskSpec(name=path.stem, **data)
+    return None
+
+
+def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
+    """(name, file content, file name) of an agent given by its file stem or by a path."""
+    if name.endswith(".yaml"):
+        path = Path(name)
+    elif name in registry.names("agents"):
+        path = registry.data_dir("agents") / f"{name}.yaml"
+    else:
+        known = registry.names("agents")
+        raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{nearest(name, known)}")
+    data = read_yaml(path)
+    layer = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
+    _check_layer(layer, path.name)
+    for task, override in (data.get("tasks") or {}).items():
+        _check_layer(override, f"{path.name} for {task}")
+    return path.stem, data, path.name
+
+
+def resolve_agent(
+    name: str, task: str, host: Mapping[str, Any], overrides: Iterable[str] = (), task_spec: TaskSpec | None = None
+) -> AgentSpec:
+    """Merge all layers into one checked specification.
+
+    Args:
+        name: Agent file stem or path.
+        task: Gym id.
+        host: Isaac Lab's registered agent configuration for the task, as a nested dict.
+        overrides: ``agent.x.y=value`` from the command line.
+        task_spec: The task's file, where it has one.
+    """
+    stem, data, file = read_agent(name)
+    own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
+    layers: list[tuple[str, Mapping[str, Any]]] = [("Isaac Lab", {k: host[k] for k in host if k in RUNNER})]
+    if task_spec is not None:
+        layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
+    layers += [(file, own), (f"{file} for {task}", (data.get("tasks") or {}).get(task, {}))]
+    layers.append(("command line", parse_overrides(overrides)))
+    tree, origins = merge(layers)
+    try:
+        networks = {
+            key: registry.configure("networks", _with_layers(tree, key), f"agent.{key}") if tree.get(key) else None
+            for key in NETWORKS
+        }
+    except RegistryError as error:
+        path = str(error).partition(":")[0].removeprefix("agent.")
+        raise SpecError(f"{_origin(path, origins)}: {error}") from None
+    runner = {key: value for key, value in tree.items() if key not in NETWORKS}
+    return AgentSpec(stem, task, data.get("summary", ""), runner, networks["network"], networks["critic_network"], origins)
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``agent.x.y=value`` arguments as a nested layer. Raises SpecError for anything else."""
+    layer: dict[str, Any] = {}
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = path.split(".")
+        if not equals or keys[0] != "agent" or len(keys) < 2 or not all(keys):
+            raise SpecError(f"command line: {text!r} is no override; write agent.key=value or env.key=value")
+        node = layer
+        for key in keys[1:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise SpecError(f"command line: {text!r} sets a key below one that is set already")
+        try:
+            node[keys[-1]] = yaml.load(value, _Loader)
+        except yaml.YAMLError:
+            raise SpecError(f"command line: {path}: {value!r} is no value") from None
+    _check_layer(layer, "command line")
+    return layer
+
+
+def merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Nested mappings, later over earlier, and the origin of every leaf.
+
+    A component (a mapping with a ``name``) that a later layer names anew loses the earlier one's options.
+    """
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def put(node: dict[str, Any], layer: Mapping[str, Any], prefix: str, origin: str) -> None:
+        for key, value in layer.items():
+            path = f"{prefix}{key}"
+            below = node.get(key)
+            if isinstance(below, dict) and "name" in below and isinstance(value, str):
+                value = {"name": value}
+            if isinstance(value, Mapping) and value:
+                renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get("name")
+                if not isinstance(below, dict) or renamed:
+                    node[key] = {}
+                    for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
+                        del origins[stale]
+                put(node[key], value, f"{path}.", origin)
+            else:
+                node[key] = value
+                origins[path] = origin
+
+    for origin, layer in layers:
+        put(tree, layer, "", origin)
+    return tree, origins
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises SpecError that names the file and the line."""
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise SpecError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path.name}: expected a mapping of keys to values")
+    return data
+
+
+def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
+    """Refuse unknown keys, wrong types and values out of range of the runner's part, in one layer."""
+
+    def check(node: Any, schema: Mapping[str, Any], path: str) -> None:
+        if not isinstance(node, Mapping):
+            raise SpecError(f"{origin}: {path[:-1]}: expected a mapping, got {node!r}")
+        for key, value in node.items():
+            if path == "agent." and key in NETWORKS:
+                continue
+            if key not in schema:
+                known = (*schema, *NETWORKS) if path == "agent." else tuple(schema)
+                raise SpecError(f"{origin}: {path}{key}: no such key{nearest(key, known) or '; known: ' + ', '.join(known)}")
+            if isinstance(schema[key], Mapping):
+                check(value, schema[key], f"{path}{key}.")
+            else:
+                try:
+                    schema[key].check(f"{path}{key}", value)
+                except RegistryError as error:
+                    raise SpecError(f"{origin}: {error}") from None
+
+    check(layer, RUNNER, "agent.")
+
+
+def _with_layers(tree: Mapping[str, Any], key: str) -> Any:
+    """A network's settings; without layers of its own it takes those of the ANN in its place."""
+    settings = tree[key]
+    settings = {"name": settings} if isinstance(settings, str) else dict(settings)
+    if not settings.get("layers"):
+        settings["layers"] = list(tree.get("actor" if key == "network" else "critic", {}).get("hidden_dims", ()))
+    return settings
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _origin(path: str, origins: Mapping[str, str]) -> str:
+    """The layer that set a path, or its nearest parent; what nobody set is a default."""
+    while path:
+        if path in origins:
+            return origins[path]
+        for known, origin in origins.items():
+            if known.startswith(f"{path}.") :
+                return origin
+        path = path.rpartition(".")[0]
+        if path and path not in origins:
+            break
+    return "default"

@@ -1,0 +1,23 @@
+"""Arctangent: (k/2) / (1 + (pi k x / 2)^2).
+
+Peak k/2. Source: Fang et al. (2021), with k their alpha; SpikingJelly's and snnTorch's ATan.
+"""
+
+import math
+from typing import Any
+
+from spiky_rl.surrogates import base
+
+HALF_PI = math.pi / 2
+
+
+class Arctangent(base.Surrogate):
+    """Arctangent: (k/2) / (1 + (pi k x / 2)^2)."""
+
+    options = base.slope(2.0, "k: twice the peak")
+
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return 0.5 * slope / (1.0 + (HALF_PI * slope * x) ** 2)
+
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return 0.5 + ops.atan(HALF_PI * slope * x) / (2.0 * HALF_PI)

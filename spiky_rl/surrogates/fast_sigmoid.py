@@ -1,0 +1,20 @@
+"""SuperSpike's fast sigmoid: 1 / (1 + k|x|)^2.
+
+Peak 1 whatever the slope. Source: Zenke & Ganguli (2018).
+"""
+
+from typing import Any
+
+from spiky_rl.surrogates import base
+
+
+class FastSigmoid(base.Surrogate):
+    """SuperSpike's fast sigmoid: 1 / (1 + k|x|)^2."""
+
+    options = base.slope(2.0, "k: decline per unit of potential")
+
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return 1.0 / (1.0 + slope * ops.abs(x)) ** 2
+
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return 0.5 + x / (1.0 + slope * ops.abs(x))

@@ -1,0 +1,20 @@
+"""Rectangle: k where |x| < 1/(2k), else 0.
+
+Area 1; slope 1 is PopSAN's window of half-width 1/2. Source: Wu et al. (2018); Tang et al. (2020).
+"""
+
+from typing import Any
+
+from spiky_rl.surrogates import base
+
+
+class Rectangle(base.Surrogate):
+    """Rectangle: k where |x| < 1/(2k), else 0."""
+
+    options = base.slope(1.0, "k: height and inverse width")
+
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return ops.where(ops.abs(x) < 0.5 / slope, slope, 0.0)
+
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return 0.5 + ops.min(ops.max(slope * x, -0.5), 0.5)

@@ -1,0 +1,21 @@
+"""Triangle: max(0, 1 - k|x|).
+
+Peak 1, zero beyond 1/k. Source: Bellec et al. (2018), without their dampening factor.
+"""
+
+from typing import Any
+
+from spiky_rl.surrogates import base
+
+
+class Triangle(base.Surrogate):
+    """Triangle: max(0, 1 - k|x|)."""
+
+    options = base.slope(1.0, "k: inverse half-width")
+
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return ops.max(1.0 - slope * ops.abs(x), 0.0)
+
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        inside = ops.min(ops.max(x, -1.0 / slope), 1.0 / slope)
+        return 0.5 + inside - 0.5 * slope * inside * ops.abs(inside)

@@ -1,0 +1,158 @@
+"""Wheel, sdist and editable install carry the same package, with the YAML folders inside it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SHIPPED = [
+    "spiky_rl",
+    "agents",
+    "tasks",
+    "pyproject.toml",
+    "setup.py",
+    "MANIFEST.in",
+    "README.md",
+    "LICENSE",
+    "CHANGELOG.md",
+]
+MODULES = ("build", "pip", "setuptools")
+LIST = """
+import site, sys
+site.addsitedir(sys.argv[1])
+sys.path.append(sys.argv[2])  # the dependencies; a plain path, so that no other editable install comes in
+from spiky_rl import registry
+print(registry.__file__)
+print(*registry.names("agents"), "|", *registry.names("tasks"))
+"""
+
+pytestmark = pytest.mark.skipif(
+    not all(find_spec(name) for name in MODULES),
+    reason=f"building needs {', '.join(MODULES)}: the extra 'dev'",
+)
+
+
+def python(*arguments: object, cwd: Path) -> str:
+    command = [sys.executable, *map(str, arguments)]
+    result = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command} failed:\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+    return result.stdout
+
+
+def install(source: list[object], prefix: Path) -> Path:
+    """Install into a prefix of its own, without a look at any index, and return its site-packages."""
+    options = [
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--no-build-isolation",
+        "--no-warn-script-location",
+        "--ignore-installed",
+    ]
+    python("-m", "pip", "install", *options, "--prefix", prefix, *source, cwd=prefix.parent)
+    return prefix / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
+
+
+def listed(site_packages: Path) -> tuple[Path, str]:
+    """Where an installed package lies, and the agents and tasks that it lists."""
+    dependencies = sysconfig.get_path("purelib")
+    where, names = python("-I", "-S", "-c", LIST, site_packages, dependencies, cwd=site_packages).splitlines()
+    return Path(where), names
+
+
+@pytest.fixture(name="checkout", scope="module")
+def checkout_without_build_leftovers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, because a build leaves files behind and would pick up those of an earlier one."""
+    copy = tmp_path_factory.mktemp("packaging") / "checkout"
+    copy.mkdir()
+    for name in SHIPPED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, copy / name)
+    (copy / "tests").mkdir()
+    (copy / "tests" / "test_none.py").write_text("")
+    return copy
+
+
+@pytest.fixture(name="archives", scope="module")
+def built_archives(checkout: Path) -> tuple[Path, Path]:
+    """The wheel, built from the checkout, and the sdist."""
+    python(
+        "-m",
+        "build",
+        "--no-isolation",
+        "--wheel",
+        "--sdist",
+        "--outdir",
+        checkout.parent / "dist",
+        checkout,
+        cwd=checkout.parent,
+    )
+    (wheel,) = (checkout.parent / "dist").glob("*.whl")
+    (sdist,) = (checkout.parent / "dist").glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_wheel_holds_the_package_and_its_data_and_nothing_else(
+    archives: tuple[Path, Path], checkout: Path
+) -> None:
+    with zipfile.ZipFile(archives[0]) as wheel:
+        files = set(wheel.namelist())
+        entry_points = wheel.read("spiky_rl-0.1.0.dist-info/entry_points.txt").decode()
+    source = {
+        path
+        for path in (checkout / "spiky_rl").rglob("*")
+        if path.suffix in {".py", ".h"} or path.name == "py.typed"
+    }
+    expected = {path.relative_to(checkout).as_posix() for path in source}
+    for kind in ("agents", "tasks"):
+        expected |= {f"spiky_rl/{kind}/{path.name}" for path in (checkout / kind).glob("*.yaml")}
+    assert "spiky_rl/py.typed" in expected
+    assert {name for name in files if ".dist-info/" not in name} == expected
+    assert "[isaaclab.tasks]\nspiky_rl = spiky_rl.hosts.isaaclab.agents" in entry_points
+
+
+def test_sdist_holds_the_folders_as_the_checkout_does(archives: tuple[Path, Path], checkout: Path) -> None:
+    with tarfile.open(archives[1]) as sdist:
+        files = {name.partition("/")[2] for name in sdist.getnames()}
+    for kind in ("agents", "tasks"):
+        assert {f"{kind}/{path.name}" for path in (checkout / kind).glob("*.yaml")} <= files
+    assert {
+        "LICENSE",
+        "README.md",
+        "CHANGELOG.md",
+        "pyproject.toml",
+        "setup.py",
+        "spiky_rl/py.typed",
+    } <= files
+    assert not any(name.startswith("tests") for name in files)
+
+
+def test_wheel_sdist_and_editable_install_list_the_same_agents_and_tasks(
+    archives: tuple[Path, Path], checkout: Path
+) -> None:
+    folder = checkout.parent
+    wheel, sdist = (install([archive], folder / f"from_{archive.suffix[1:]}") for archive in archives)
+    editable = install(["--editable", checkout], folder / "editable")
+
+    found = {}
+    for site_packages, home in ((wheel, wheel), (sdist, sdist), (editable, checkout)):
+        where, found[site_packages] = listed(site_packages)
+        assert where.is_relative_to(home)
+        assert {path.name for path in site_packages.iterdir()}.isdisjoint(
+            {"agents", "tasks", "tests", "scripts"}
+        )
+
+    agents, _, tasks = found[wheel].partition(" | ")
+    assert {"lif_ppo", "mlp_ppo"} <= set(agents.split()) and "ant" in tasks.split()
+    assert found[wheel] == found[sdist] == found[editable]
