@@ -180,6 +180,9 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     require("isaaclab", "isaaclab")
     if args.video:
         require("av", "video")
+        from spiky_rl.hosts.isaaclab.camera import require_graphics
+
+        require_graphics()
     device = check_device(args.device, distributed)
 
     from spiky_rl.hosts.isaaclab.assets import configure_assets

@@ -27,8 +27,6 @@ def play(argv: list[str]) -> int:
     common.setup_logging(args.verbose)
     plan = common.prepare(args)
 
-    import torch
-
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
     from spiky_rl.hosts.isaaclab.measures import Measures
     from spiky_rl.hosts.rsl_rl import runs
@@ -54,14 +52,13 @@ def play(argv: list[str]) -> int:
         rows = episodes(env, policy, args.episodes, Measures(env))
         films = []
         if args.video:
-            from spiky_rl.hosts.isaaclab.video import film
+            from spiky_rl.cli.film import film
 
-            films = film(env, policy, folder / "videos" / "play", f"{checkpoint.stem}", args.video_length)
+            films = film(env, policy, folder / "videos" / "play" / f"{checkpoint.stem}.mp4", args.video_length)
         if args.export:
             from spiky_rl.cli.export import export
 
             export(runner, env, folder / "exported")
-        torch.set_grad_enabled(True)
 
     measure = plan.task_spec.measure if plan.task_spec and plan.task_spec.measure in rows[0] else ""
     result = {

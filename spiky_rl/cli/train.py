@@ -41,7 +41,7 @@ def train(argv: list[str]) -> int:
     # from here on torch, rsl_rl and Isaac Lab are in use
     import torch
 
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+    from spiky_rl.hosts.isaaclab.environment import NonFiniteError, TimedVecEnv, simulation
     from spiky_rl.hosts.rsl_rl import runs
     from spiky_rl.hosts.rsl_rl.runner import Progress, Runner, Stop, check_identity, read_checkpoint
 
@@ -70,7 +70,7 @@ def train(argv: list[str]) -> int:
     ) as gym_env:  # fmt: skip
         env = TimedVecEnv(gym_env, clip_actions=config.get("clip_actions"))
         if args.video:
-            from spiky_rl.hosts.isaaclab.video import Recorder
+            from spiky_rl.cli.film import Recorder
 
             env = Recorder(env, folder / "videos" / "train", args.video_length, args.video_interval)
         torch.manual_seed(plan.seed)
@@ -96,8 +96,11 @@ def train(argv: list[str]) -> int:
                 runner.learn(config["max_iterations"], init_at_random_ep_len=config.get("init_at_random_ep_len", True))
         except (Stop, KeyboardInterrupt):
             outcome = "stopped"
+        except (NonFiniteError, FloatingPointError) as error:
+            outcome = f"failed: {error}"
+        if args.video:
+            env.finish()
         progress: Progress = runner.progress
-        env.close() if args.video else None  # pylint: disable=expression-not-assigned
     result = runs.write_result(
         folder / "result.json", progress,
         task=plan.task, agent=plan.agent, seed=plan.seed, device=plan.device, num_envs=plan.num_envs,
@@ -105,7 +108,7 @@ def train(argv: list[str]) -> int:
     )  # fmt: skip
     summarise(result, outcome, args)
     print(folder / "result.json")
-    return 0
+    return 1 if outcome.startswith("failed") else 0
 
 
 class Best:

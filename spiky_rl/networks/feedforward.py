@@ -70,7 +70,7 @@ class FeedForward(SpikingNetwork):
         width = self.encoder.width
         for size in layers:
             link = connection.build(inputs=width, outputs=size)
-            self.layers.append(Layer(link, neuron.build(), size, dispatch.backend(backend)))
+            self.layers.append(Layer(link, neuron.build(), size, backend))
             width = size
         self.decoder = decoder.build(inputs=width, outputs=outputs)
         self.state_sizes = tuple(layer.width for layer in self.layers for _ in layer.neuron.states)

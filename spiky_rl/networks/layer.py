@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron, Param
 
@@ -44,7 +44,7 @@ class Parameters(torch.nn.Module):
 class Layer(torch.nn.Module):
     """Connection -> neuron, run over time by a backend."""
 
-    def __init__(self, connection: torch.nn.Module, neuron: Neuron, width: int, backend: ModuleType) -> None:
+    def __init__(self, connection: torch.nn.Module, neuron: Neuron, width: int, backend: str) -> None:
         super().__init__()
         self.connection = connection
         self.neuron = neuron
@@ -57,7 +57,7 @@ class Layer(torch.nn.Module):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Signal [T, K or 1, B, C] -> output [T, K, B, N] and the states [B, N] after the last step."""
         current = self.connection(signal)
-        return self.backend.unroll(self.neuron, ops, current, steps, state, self.parameters_of_neuron(), keep, trace)
+        return dispatch.backend(self.backend).unroll(self.neuron, ops, current, steps, state, self.parameters_of_neuron(), keep, trace)
 
 
 def _positive(param: Param) -> bool:

@@ -14,7 +14,7 @@ class Rectangle(base.Surrogate):
     options = base.slope(1.0, "k: height and inverse width")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
-        return ops.where(ops.abs(x) < 0.5 / slope, slope, 0.0)
+        return ops.where(ops.abs(x) < 0.5 / slope, slope, 0.0 * x)
 
     def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return 0.5 + ops.min(ops.max(slope * x, -0.5), 0.5)

@@ -1,6 +1,6 @@
 """Membrane: the potential of leaky readout neurons that never spike.
 
-    V <- a V + (1 - a) (W s_k + b),   a = exp(-dt/tau);   y = V after the last step, its mean, or its maximum over the step
+    V <- a V + (1 - a) W s_k,   a = exp(-dt/tau);   y = b + V after the last step, its mean, or its maximum over the step
 
 The potential is graded, so an action is not quantised to K + 1 levels, and it is carried between control steps in a
 stateful network. Source: Chen et al. (2024), ILC-SAN.
@@ -32,7 +32,7 @@ class Membrane(Decoder):
         self.read, self.decay, self.state_width = read, math.exp(-dt / tau), outputs
 
     def forward(self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
-        drive = (1.0 - self.decay) * self.readout(spikes)  # [T, K, B, F]
+        drive = (1.0 - self.decay) * torch.nn.functional.linear(spikes, self.readout.weight)  # [T, K, B, F]
         (v,), features = state, []
         for t in range(spikes.shape[0]):
             v = v if keep is None else v * keep[t].unsqueeze(-1)
@@ -41,7 +41,7 @@ class Membrane(Decoder):
                 v = self.decay * v + drive[t, k]
                 potentials.append(v)
             features.append(v if self.read == "last" else _reduce(potentials, self.read))
-        return torch.stack(features), (v,)
+        return torch.stack(features) + self.readout.bias, (v,)
 
 
 def _reduce(potentials: list[Tensor], read: str) -> Tensor:

@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +39,21 @@ CARTPOLE = "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd"
 ANT = "Isaac/Robots/IsaacSim/Ant/ant_instanceable.usd"
 HUMANOID = "Isaac/Robots/IsaacSim/Humanoid/humanoid_instanceable.usd"
 
-HUMANOID_JOINTS = {"abdomen_x": "pelvis"} | {
-    f"{side}_{newton}": f"{side}_{isaac}"
-    for side in ("left", "right")
-    for newton, isaac in (("elbow", "lower_arm"), ("knee", "shin"))
+HUMANOID_JOINTS = {
+    "abdomen_x": "pelvis",
+    "left_elbow": "left_lower_arm",
+    "right_elbow": "right_lower_arm",
+    "left_knee": "left_shin",
+    "right_knee": "right_shin",
 }
 """Newton's name of a joint -> the name that Isaac Lab's configuration asks for."""
 
 PAINT = (
-    (r"foot|ankle|hand|shin|lower_arm|slider", (0.10, 0.14, 0.22)),
-    (r"aux|leg|thigh|arm|pole", (0.17, 0.36, 0.60)),
-    (r"", (0.93, 0.42, 0.10)),
+    (r"foot|ankle|hand|shin|lower_arm|slider", (0.015, 0.025, 0.05)),
+    (r"aux|leg|thigh|arm|pole", (0.03, 0.13, 0.36)),
+    (r"", (0.85, 0.16, 0.02)),
 )
-"""Colours of the robots' shapes, red green blue: the first pattern that a shape's path holds."""
+"""Colours of the robots' shapes, linear red green blue: the first pattern that a shape's path holds."""
 
 GROUND_PLANE = """#usda 1.0
 (
@@ -61,13 +64,9 @@ GROUND_PLANE = """#usda 1.0
 
 def Xform "ground"
 {
-    def Plane "plane" (
-        prepend apiSchemas = ["PhysicsCollisionAPI"]
-    )
+    def Plane "plane" (prepend apiSchemas = ["PhysicsCollisionAPI"])
     {
         uniform token axis = "Z"
-        double length = 100
-        double width = 100
     }
 }
 """
@@ -88,7 +87,7 @@ def configure_assets(mode: str) -> str:
     root = os.environ.get(ROOT, "")
     if root and not is_derived(root):
         if "://" not in root and not Path(root).is_dir():
-            raise AssetError(f"{ROOT}={root} is no folder; correct it, or unset it to use the assets that come with Newton")
+            raise AssetError(f"{ROOT}={root} is no folder; correct it, or unset it to use other assets")
         return f"user: {root}"
     if mode != "local" and os.environ.get(REGION):
         os.environ.pop(ROOT, None)
@@ -109,7 +108,7 @@ def local_asset_root() -> Path:
     root = cache_folder() / f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}"
     if root.is_dir():
         return root
-    logger.info("Assets: deriving cartpole, ant, humanoid and a ground plane from Newton %s in %s", newton_version(), root)
+    logger.info("Assets: deriving robots and ground from Newton %s in %s", newton_version(), root)
     root.parent.mkdir(parents=True, exist_ok=True)
     build = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -133,7 +132,7 @@ def derive(source: Path, root: Path) -> None:
     (root / GROUND).write_text(GROUND_PLANE)
 
     for name, target in (("cartpole_single_pendulum", CARTPOLE), ("ant", ANT), ("humanoid", HUMANOID)):
-        layer = Sdf.Layer.OpenAsAnonymous(str(source / f"{name}.usda"))
+        layer: Any = Sdf.Layer.OpenAsAnonymous(str(source / f"{name}.usda"))
         if target == CARTPOLE:
             layer.defaultPrim = "cartpole"
         if target == HUMANOID:
@@ -142,7 +141,7 @@ def derive(source: Path, root: Path) -> None:
         layer.Export(str(root / target))
 
 
-def rename_joints(layer, names: dict[str, str]) -> None:
+def rename_joints(layer: Any, names: dict[str, str]) -> None:
     """Rename the joints of a ``Sdf.Layer``. Raises AssetError for one that the layer lacks."""
     from pxr import Sdf
 
@@ -150,24 +149,26 @@ def rename_joints(layer, names: dict[str, str]) -> None:
     edits = Sdf.BatchNamespaceEdit()
     for old, new in names.items():
         if old not in joints:
-            raise AssetError(f"Newton {newton_version()} has no humanoid joint {old}; install the Newton that Isaac Lab asks for")
+            raise AssetError(
+                f"Newton {newton_version()} has no humanoid joint {old}: another version is needed"
+            )
         edits.Add(Sdf.NamespaceEdit.Rename(joints[old], new))
     if not layer.Apply(edits):
         raise AssetError(f"Newton's humanoid joints cannot be renamed: {', '.join(names)}")
 
 
-def paint(layer) -> None:
+def paint(layer: Any) -> None:
     """Colour the shapes of a ``Sdf.Layer`` by PAINT, for Newton's assets have no materials."""
     from pxr import Sdf
 
     for prim in prims(layer):
         if prim.typeName in ("Capsule", "Cube", "Sphere"):
             colour = next(colour for pattern, colour in PAINT if re.search(pattern, str(prim.path)))
-            attribute = Sdf.AttributeSpec(prim, "primvars:displayColor", Sdf.ValueTypeNames.Color3fArray)
+            attribute: Any = Sdf.AttributeSpec(prim, "primvars:displayColor", Sdf.ValueTypeNames.Color3fArray)
             attribute.default = [colour]
 
 
-def prims(layer) -> list:
+def prims(layer: Any) -> list[Any]:
     """Every prim of a ``Sdf.Layer``."""
     paths = []
     layer.Traverse("/", paths.append)
@@ -201,13 +202,15 @@ def require_unread(root: str) -> None:
     """Raise AssetError where Isaac Lab was imported with another root than ``root``."""
     read = sys.modules.get("isaaclab.utils.assets")
     if read is not None and read.NUCLEUS_ASSET_ROOT_DIR != root:
-        raise AssetError(f"Isaac Lab already looks for its assets in {read.NUCLEUS_ASSET_ROOT_DIR}; configure_assets comes before its import")
+        was = read.NUCLEUS_ASSET_ROOT_DIR
+        raise AssetError(f"Isaac Lab already reads from {was}; call configure_assets before its import")
 
 
 def server() -> str:
     """The asset server that Isaac Lab uses by itself, read from its settings without importing it."""
     settings = package_folder("isaaclab") / "apps/isaaclab.python.kit"
-    found = re.search(r'^persistent\.isaac\.asset_root\.default\s*=\s*"(.+)"', settings.read_text(), re.MULTILINE)
+    pattern = r'^persistent\.isaac\.asset_root\.default\s*=\s*"(.+)"'
+    found = re.search(pattern, settings.read_text(), re.MULTILINE)
     if found is None:
         raise AssetError(f"Isaac Lab's settings name no asset server; set {ROOT}, or use --assets local")
     return found[1]
@@ -245,7 +248,9 @@ def newton_version() -> str:
 def newton_folder() -> Path:
     folder = package_folder("newton") / "examples/assets"
     if not folder.is_dir():
-        raise AssetError(f"Newton {newton_version()} came without its example assets: pip install --force-reinstall newton")
+        raise AssetError(
+            f"Newton {newton_version()} lacks its example assets: pip install --force-reinstall newton"
+        )
     return folder
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
+import io
 from typing import Any
 
 import numpy as np
@@ -47,14 +49,14 @@ class Camera:
     """Follows the robot of environment 0; needs Newton physics. Raises GraphicsError where nothing can be drawn."""
 
     def __init__(self, env: Any, width: int = 640, height: int = 480):
-        from spiky_rl.hosts.isaaclab.environment import quiet
-
         require_graphics()
         self.env = env.unwrapped
         self.shape = (height, width)
         if "newton" not in self.env.sim.physics_manager.__name__.lower():
-            raise GraphicsError(f"video: {self.env.sim.physics_manager.__name__} cannot be filmed; use physics=newton_mjwarp")
-        with quiet():
+            raise GraphicsError(
+                f"video: {self.env.sim.physics_manager.__name__} cannot be filmed; use physics=newton_mjwarp"
+            )
+        with contextlib.redirect_stdout(io.StringIO()):  # Newton prints that there is no antialiasing
             try:
                 from isaaclab_newton.physics import NewtonManager
                 from newton.viewer import ViewerGL
@@ -73,14 +75,14 @@ class Camera:
         bodies = self.robot.data.body_link_pos_w.torch[0].cpu().numpy()
         direction = np.array(FRONT_VIEW if self.robot.is_fixed_base else SIDE_VIEW)
         reach = np.linalg.norm(bodies - self.target, axis=-1).max()
-        self.offset = direction / np.linalg.norm(direction) * (2.2 + 1.4 * reach)
+        self.offset = direction / np.linalg.norm(direction) * (2.6 + 0.5 * reach)
 
     def has_visuals(self) -> bool:
         """Whether the robot of environment 0 has shapes to look at beside those that collide."""
         from newton import ShapeFlags
 
-        model = self.newton.get_model()
-        flags = model.shape_flags.numpy()[(model.shape_world.numpy() == 0)]
+        model: Any = self.newton.get_model()
+        flags = model.shape_flags.numpy()[model.shape_world.numpy() == 0]
         return bool((flags & int(ShapeFlags.VISIBLE)).any())
 
     def centre(self) -> np.ndarray:
@@ -100,7 +102,11 @@ class Camera:
         self.viewer.begin_frame(0.0)
         self.viewer.log_state(self.newton.get_state_0())
         self.viewer.end_frame()
-        fine = self.viewer.get_frame().numpy().reshape(self.shape[0], SUPERSAMPLING, self.shape[1], SUPERSAMPLING, 3)
+        fine = (
+            self.viewer.get_frame()
+            .numpy()
+            .reshape(self.shape[0], SUPERSAMPLING, self.shape[1], SUPERSAMPLING, 3)
+        )
         return fine.mean((1, 3)).astype(np.uint8)
 
     def close(self) -> None:

@@ -46,11 +46,12 @@ def resolve_task(name: str) -> str:
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()
-    known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in (spec.kwargs or {})]
-    for task in (name, re.sub(r"-v\d+$", "", name)):
+    known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
+    bare = re.sub(r"-v\d+$", "", name)
+    for task in (name, bare):
         if task in known:
             return task
-    close = difflib.get_close_matches(re.sub(r"-v\d+$", "", name), known, n=4, cutoff=0.5)
+    close = difflib.get_close_matches(bare, known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else "list the tasks with `isaaclab list_envs`"
     raise UnknownTask(f"task: {name!r} is not registered; {hint}")
 
@@ -68,23 +69,27 @@ def load_configs(
     from isaaclab_tasks.utils.hydra import collect_presets
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
-    kwargs = gymnasium.spec(task_id).kwargs
-    if agent_entry not in kwargs:
-        agent_entry = None
+    entry = agent_entry if agent_entry in gymnasium.spec(task_id).kwargs else None
     with quiet():
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
         choices, values = [], []
         for override in overrides or []:
             key, equals, value = override.partition("=")
             if not equals or not (key in SELECTORS or key.startswith("env.")):
-                allowed = [f"{selector}=NAME" for selector in SELECTORS]
-                raise ValueError(f"override {override!r}: expected {', '.join(allowed)} or env.KEY=VALUE")
-            chosen = key in SELECTORS or value in presets.get(key, ())
-            (choices if chosen else values).append(override)
-        env_cfg, agent_cfg = resolve_task_config(task_id, agent_entry, overrides=choices)
+                allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
+                raise ValueError(f"override {override!r}: expected {allowed}or env.KEY=VALUE")
+            if key in SELECTORS or value in presets.get(key, ()):
+                choices.append(override)
+            elif key in presets and value.isidentifier():
+                raise ValueError(
+                    f"{override}: {key} has the presets {', '.join(presets[key])}{nearest(value, presets[key])}"
+                )
+            else:
+                values.append((key, value))
+        env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
         agent = plain_agent(agent_cfg)
-    for override in values:
-        override_value(env_cfg, *override.split("=", 1))
+    for key, value in values:
+        override_value(env_cfg, key, value)
     return env_cfg, agent
 
 
@@ -102,32 +107,40 @@ def filled(cfg: Any, node: Any) -> Any:
     """``node``, the nested dict of ``cfg``, without what ``cfg`` leaves open (Isaac Lab writes that as an empty dict)."""
     if not hasattr(cfg, "__dataclass_fields__"):
         return node
-    values = {key: getattr(cfg, key, None) for key in node}
-    return {key: filled(value, node[key]) for key, value in values.items() if not isinstance(value, type(MISSING))}
+    values = {key: value for key, value in fields(cfg).items() if not isinstance(value, type(MISSING))}
+    return {key: filled(value, node[key]) for key, value in values.items() if key in node}
+
+
+def fields(node: Any) -> dict[str, Any]:
+    """The fields of a config or a dict; a value has none."""
+    if isinstance(node, Mapping):
+        return dict(node)
+    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
 
 
 def override_value(env_cfg: Any, path: str, text: str) -> None:
-    """Set the ``env.*`` field at ``path``. Raises ValueError for a field that is not there or a value of another type."""
+    """Set the ``env.*`` field at ``path``; ``none`` switches a manager's term off.
+
+    Raises ValueError for a field that is not there or a value of another type.
+    """
     from isaaclab_tasks.utils.hydra import _parse_val as parse
 
-    node, *parts = env_cfg, *path.split(".")[1:]
-    for depth, part in enumerate(parts, 2):
-        keys = list(node) if isinstance(node, Mapping) else list(getattr(node, "__dataclass_fields__", ()))
-        if part not in keys:
-            parent = ".".join(path.split(".")[: depth - 1])
-            hint = nearest(part, keys) or f"; {parent} has {', '.join(keys) or 'no fields'}"
+    owner, node, parent, leaf = env_cfg, env_cfg, "", "env"
+    for part in path.split(".")[1:]:
+        owner, parent, leaf = node, f"{parent}.{leaf}".lstrip("."), part
+        if part not in fields(node):
+            hint = nearest(part, fields(node)) or f"; it has {', '.join(fields(node)) or 'none'}"
             raise ValueError(f"{path}: {parent} has no field {part!r}{hint}")
-        owner, node = node, node[part] if isinstance(node, Mapping) else getattr(node, part)
-    value, leaf = parse(text), parts[-1]
-    if isinstance(node, Mapping) or hasattr(node, "__dataclass_fields__"):
-        keys = list(node) if isinstance(node, Mapping) else list(node.__dataclass_fields__)
-        raise ValueError(f"{path}: is a group; set one of its fields: {', '.join(keys)}")
-    declared = "" if isinstance(owner, Mapping) else str(owner.__dataclass_fields__[leaf].type)
-    if not fits(value, node, declared):
+        node = fields(node)[part]
+    value, switched_off = parse(text), parse(text) is None and parent != "env"
+    if fields(node) and not switched_off:
+        raise ValueError(f"{path}: is a group; set one of its fields: {', '.join(fields(node))}")
+    declared = getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", "")
+    if not fields(node) and not fits(value, node, str(declared)):
         raise ValueError(f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}")
-    if isinstance(node, tuple | float):
-        value = type(node)(value) if value is not None and not isinstance(value, str) else value
-    if isinstance(owner, Mapping):
+    if (type(node), type(value)) in ((float, int), (tuple, list)):
+        value = type(node)(value)
+    if isinstance(owner, dict):
         owner[leaf] = value
     else:
         setattr(owner, leaf, value)
@@ -135,12 +148,11 @@ def override_value(env_cfg: Any, path: str, text: str) -> None:
 
 def fits(value: Any, current: Any, declared: str) -> bool:
     """Whether ``value`` may replace ``current``: the same kind, or one that the field's annotation names."""
-    if current is None or type(value).__name__ in re.findall(r"\w+", declared.replace("NoneType", "None")):
+    named = re.findall(r"\w+", declared) + ["NoneType"] * ("None" in declared)
+    if current is None or type(value).__name__ in named:
         return True
-    if isinstance(value, bool) or isinstance(current, bool):
-        return isinstance(value, bool) and isinstance(current, bool)
-    kinds = {float: (int, float), tuple: (tuple, list), list: (tuple, list)}
-    return isinstance(value, kinds.get(type(current), type(current)) if not isinstance(current, str) else str)
+    kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
+    return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})
 
 
 @contextlib.contextmanager
@@ -163,7 +175,7 @@ def simulation(
 
     import gymnasium
     from isaaclab.app import launch_simulation
-    from isaaclab.envs import DirectMARLEnvCfg
+    from isaaclab.envs import DirectMARLEnvCfg, multi_agent_to_single_agent
     from isaaclab_rl.entrypoints.common import close_env, request_determinism, validate_distributed_device
 
     if video:
@@ -173,61 +185,49 @@ def simulation(
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     arguments = Namespace(device=device, distributed=distributed, deterministic=deterministic)
     validate_distributed_device(arguments)
-    launched = launch_simulation(env_cfg, arguments)
-    with keep_log_levels():
-        launched.__enter__()
-    env = None
+    launched = contextlib.ExitStack()
+    with quiet():
+        launched.enter_context(launch_simulation(env_cfg, arguments))
+    env: Any = None
     try:
         request_determinism(arguments, env_cfg)
         with quiet():
-            try:
-                env = gymnasium.make(task_id, cfg=env_cfg)
-            except FileNotFoundError as error:
-                if (remedy := missing_asset(error)) is None:
-                    raise
-                raise AssetError(remedy) from error
+            env = gymnasium.make(task_id, cfg=env_cfg)
             if isinstance(env_cfg, DirectMARLEnvCfg):
-                from isaaclab.envs import multi_agent_to_single_agent
-
-                env = multi_agent_to_single_agent(env.unwrapped)
+                env = multi_agent_to_single_agent(env)
         yield env
+    except FileNotFoundError as error:
+        if (remedy := missing_asset(error)) is None:
+            raise
+        raise AssetError(remedy) from error
     finally:
         failure = sys.exc_info()
-        with quiet():
-            if env is not None:
+        if env is not None:
+            with quiet():
                 close_env(env)
         # The launcher prints the traceback of what it lets through; only Kit, which may end the process, needs that.
-        hushed = io.StringIO() if "omni.kit.app" not in sys.modules else sys.stderr
+        hushed = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
         with contextlib.redirect_stderr(hushed):
             launched.__exit__(*failure)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Send what Isaac Lab prints to the debug log, and hold back its warnings of normal things. Errors pass."""
+    """Send what Isaac Lab prints to the debug log, hold back its warnings of normal things, keep our log levels. Errors pass."""
+    root, chatty = logging.getLogger(), [logging.getLogger(name) for name in CHATTY]
+    levels = [(item, item.level) for item in (root, *root.handlers, *chatty)]
+    for item in chatty:
+        item.setLevel(logging.ERROR)
     printed = io.StringIO()
-    levels = {name: logging.getLogger(name).level for name in CHATTY}
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with contextlib.redirect_stdout(printed), warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"(isaaclab|newton|warp)")
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        for item, level in levels:
+            item.setLevel(level)
         for line in printed.getvalue().splitlines():
             logger.debug("Isaac Lab: %s", line)
-
-
-@contextlib.contextmanager
-def keep_log_levels() -> Iterator[None]:
-    """Undo what the launcher does to the levels of everybody's log handlers."""
-    root = logging.getLogger()
-    levels = [(item, item.level) for item in (root, *root.handlers)]
-    yield
-    for item, level in levels:
-        item.setLevel(level)
 
 
 class TimedVecEnv(RslRlVecEnvWrapper):
@@ -243,7 +243,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         """One environment step. Raises NonFiniteError that names the step, the term and how many environments it hit."""
         start = time.perf_counter()
         observations, rewards, dones, extras = super().step(actions)
-        leaves = dict(observations.items(include_nested=True, leaves_only=True))
+        leaves: dict[Any, Any] = dict(observations.items(include_nested=True, leaves_only=True))
         # One answer from the device for all of them, which also makes the time above true.
         finite = torch.stack([values.isfinite().all() for values in (rewards, *leaves.values())])
         if not finite.all():
@@ -256,31 +256,27 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         bad = ~rewards.isfinite()
         faults = [f"reward {name}" for name in self.reward_terms(bad)]
         for key, values in leaves.items():
-            for name, part in self.terms(key, values):
+            for name, part in self.terms(".".join(key) if isinstance(key, tuple) else key, values):
                 broken = ~part.isfinite().flatten(1).all(1)
                 bad = bad | broken
                 faults += [f"observation {name}"] if broken.any() else []
-        raise NonFiniteError(
-            f"environment step {self.unwrapped.common_step_counter}: {', '.join(faults)} not finite in "
-            f"{int(bad.sum())} of {self.num_envs} environments, the first is {int(bad.nonzero()[0])}"
-        )
+        step, hit = self.unwrapped.common_step_counter, bad.nonzero().flatten().tolist()
+        where = f"in {len(hit)} of {self.num_envs} environments, the first is {hit[0]}"
+        raise NonFiniteError(f"environment step {step}: {', '.join(faults)} not finite {where}")
 
-    def terms(self, key: Any, values: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    def terms(self, name: str, values: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
         """The named parts of an observation [B, ...]: its columns by term where the task's manager knows them."""
-        name = ".".join(key) if isinstance(key, tuple) else key
         manager = getattr(self.unwrapped, "observation_manager", None)
         if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
             return [(name, values)]
         widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
-        named = zip(manager.active_terms[name], values.split(widths, dim=1), strict=True)
-        return [(f"{name}.{term}", part) for term, part in named]
+        names = [f"{name}.{term}" for term in manager.active_terms[name]]
+        return list(zip(names, values.split(widths, dim=1), strict=True))
 
     def reward_terms(self, bad: torch.Tensor) -> list[str]:
         """The reward terms that are no number in the first of the ``bad`` environments [B]."""
         manager = getattr(self.unwrapped, "reward_manager", None)
-        if not bad.any():
-            return []
-        if manager is None:
-            return ["total"]
+        if manager is None or not bad.any():
+            return ["total"] if bad.any() else []
         terms = manager.get_active_iterable_terms(int(bad.nonzero()[0]))
         return [name for name, values in terms if not all(map(math.isfinite, values))]

@@ -44,6 +44,8 @@ class Measures:
             self.start = torch.where(ended[:, None], self.last, self.start)
         return measures
 
-    def position(self) -> torch.Tensor | None:
-        """Where the robots stand now: [B, 2], metres."""
-        return None if self.robot is None else self.robot.data.root_link_pos_w.torch[:, :2].clone()
+    def position(self) -> torch.Tensor:
+        """Where the robots stand now: [B, 2], metres; [B, 0] for those that cannot go."""
+        if self.robot is None:
+            return torch.zeros(len(self.steps), 0)
+        return self.robot.data.root_link_pos_w.torch[:, :2].clone()

@@ -6,6 +6,7 @@ Both run the torch reference step. The state is one flat tensor [1, S], rest is 
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,7 +46,9 @@ class JitPolicy(nn.Module):
         self.is_recurrent = core.is_recurrent
         self.register_buffer("state", torch.zeros_like(core.example[1]))
         self.state: Tensor
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # control flow depends on shapes alone, and those are the ones the export is for
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             self.core = torch.jit.trace(core, core.example, check_trace=False)
 
     def forward(self, x: Tensor) -> Tensor:

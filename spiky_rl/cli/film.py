@@ -1,0 +1,76 @@
+"""Films of playback and of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiky_rl.cli.common import log
+from spiky_rl.hosts.isaaclab.camera import Camera
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.metrics.film import Frame, RasterPanel, beside, spikes_of, write_film
+from spiky_rl.networks.base import Record
+
+
+def film(env: Any, policy: Any, path: Path, steps: int) -> list[Path]:
+    """Play ``steps`` control steps from a fresh episode; environment 0 with its spikes beside it, or alone for an ANN."""
+    camera, panel = Camera(env), RasterPanel()
+    frames: list[Frame] = []
+    with torch.inference_mode():
+        env.reset()
+        policy.reset()
+        obs = env.get_observations()
+        for _ in range(steps):
+            if isinstance(policy, SpikingModel):
+                panel.add(_spikes(policy, obs))
+                frames.append(beside(camera.frame(), panel.frame()))
+            else:
+                frames.append(camera.frame())
+            obs, _, dones, _ = env.step(policy(obs))
+            policy.reset(dones)
+    camera.close()
+    return write_film(path, frames, 1.0 / env.unwrapped.step_dt)
+
+
+def _spikes(policy: SpikingModel, obs: Any) -> list[torch.Tensor]:
+    x, record = policy.get_latent(obs[:1]), Record()
+    state = policy.get_hidden_state()
+    begin = tuple(s[:, :1] for s in state) if state is not None else policy.network.zero_state(1, x)
+    policy.network(x.unsqueeze(0), begin, record=record)
+    return spikes_of(record.signal)
+
+
+class Recorder:
+    """An environment that films a clip of itself every ``interval`` control steps while it is trained on."""
+
+    def __init__(self, env: Any, folder: Path, length: int, interval: int) -> None:
+        self.env, self.folder, self.length, self.interval = env, folder, length, interval
+        self.camera = Camera(env)
+        self.count = 0
+        self.frames: list[Frame] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def step(self, actions: torch.Tensor) -> Any:
+        """As the environment's."""
+        if self.count % self.interval < self.length:
+            self.frames.append(self.camera.frame())
+        self.count += 1
+        if len(self.frames) == self.length:
+            self.write()
+        return self.env.step(actions)
+
+    def write(self) -> None:
+        """Write the clip at hand, whole or not."""
+        if self.frames:
+            path = self.folder / f"step-{self.count - len(self.frames)}.mp4"
+            log.info("film: %s", write_film(path, self.frames, 1.0 / self.env.unwrapped.step_dt)[0])
+            self.frames = []
+
+    def finish(self) -> None:
+        """Write what is left and close the camera."""
+        self.write()
+        self.camera.close()

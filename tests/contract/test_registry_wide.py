@@ -1,0 +1,148 @@
+"""Every neuron, surrogate, encoder, decoder, network and backend that exists is tested here, without a test of its own."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import TorchOps
+
+STEPS, BATCH, WIDTH = 40, 5, 3
+NEURONS = registry.names("neurons")
+SURROGATES = registry.names("surrogates")
+ENCODERS = registry.names("encoders")
+DECODERS = registry.names("decoders")
+BACKENDS = [name for name in dispatch.names() if name == "torch"]
+
+
+def neuron_and_ops(neuron: str, surrogate: str = "arctangent", soft: bool = False):
+    built = registry.configure("neurons", neuron, "neuron").build()
+    ops = TorchOps(registry.configure("surrogates", surrogate, "surrogate").build(), soft_spike=soft)
+    numbers = []
+    for name, param in built.params.items():
+        value = built.chosen[name]
+        numbers.append(math.exp(-built.dt / value) if param.transform == "decay" else value)
+    return built, ops, tuple(numbers)
+
+
+def rest(neuron, batch=BATCH, dtype=torch.float64):
+    return tuple(torch.zeros(batch, WIDTH, dtype=dtype) for _ in neuron.states)
+
+
+def drive(seed=0, dtype=torch.float64):
+    return 3.0 * torch.rand(2, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+@pytest.mark.parametrize(("neuron", "surrogate", "backend"), list(itertools.product(NEURONS, SURROGATES, BACKENDS)))
+def test_coded_gradient_equals_finite_differences_on_the_smooth_primitive(neuron, surrogate, backend):
+    built, ops, numbers = neuron_and_ops(neuron, surrogate, soft=True)
+    current = drive().requires_grad_()
+
+    def forward(x):
+        return dispatch.backend(backend).unroll(built, ops, x, STEPS, rest(built), numbers)[0]
+
+    # detached resets are constants to the gradient but not to finite differences
+    built.chosen["detach_reset"] = False
+    weights = torch.randn(2, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((forward(current) * weights).sum(), current)
+    direction = torch.randn(current.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    h = 1e-6
+    with torch.no_grad():
+        ahead, behind = ((forward(current + sign * h * direction) * weights).sum() for sign in (1, -1))
+    measured = (ahead - behind) / (2 * h)
+    # the rectangle and the triangle have corners; no sample lies within h of one with this seed
+    assert torch.allclose((gradient * direction).sum(), measured, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("surrogate", SURROGATES)
+def test_primitive_is_one_half_at_threshold_and_has_the_derivative_as_slope(surrogate):
+    built = registry.configure("surrogates", surrogate, "surrogate").build()
+    ops = TorchOps(built)
+    x = torch.linspace(-2.03, 2.04, 101, dtype=torch.float64)
+    h = 1e-6
+    measured = (built.primitive(ops, x + h, built.slope) - built.primitive(ops, x - h, built.slope)) / (2 * h)
+    assert torch.allclose(measured, built.derivative(ops, x, built.slope).expand_as(x), atol=1e-6)
+    assert built.primitive(ops, torch.zeros(1), built.slope).item() == pytest.approx(0.5)
+    assert built.derivative(ops, torch.zeros(1), built.slope).item() > 0.1
+
+
+@pytest.mark.parametrize("neuron", NEURONS)
+def test_rest_is_a_fixed_point_without_input(neuron):
+    built, ops, numbers = neuron_and_ops(neuron)
+    output, state = built.step(ops, torch.zeros(BATCH, WIDTH, dtype=torch.float64), *rest(built), *numbers)
+    assert output.abs().max() == 0
+    assert all(s.abs().max() == 0 for s in state)
+
+
+@pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
+def test_unroll_of_many_steps_equals_many_unrolls_of_one(neuron, backend):
+    built, ops, numbers = neuron_and_ops(neuron)
+    current = drive()
+    unroll = dispatch.backend(backend).unroll
+    whole, last = unroll(built, ops, current, STEPS, rest(built), numbers)
+    state, pieces = rest(built), []
+    for t, k in itertools.product(range(2), range(STEPS)):
+        piece, state = unroll(built, ops, current[t : t + 1, k : k + 1], 1, state, numbers)
+        pieces.append(piece)
+    assert torch.equal(whole, torch.cat(pieces, 1).view_as(whole))
+    assert all(torch.equal(a, b) for a, b in zip(last, state, strict=True))
+    assert whole.sum() > 0
+
+
+@pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
+def test_reset_mask_equals_a_fresh_start_and_leaves_the_others_alone(neuron, backend):
+    built, ops, numbers = neuron_and_ops(neuron)
+    current = drive()
+    keep = torch.ones(2, BATCH, dtype=torch.float64)
+    keep[1, 1] = 0.0
+    unroll = dispatch.backend(backend).unroll
+    masked, _ = unroll(built, ops, current, STEPS, rest(built), numbers, keep)
+    plain, _ = unroll(built, ops, current, STEPS, rest(built), numbers)
+    fresh, _ = unroll(built, ops, current[1:], STEPS, rest(built), numbers)
+    assert torch.equal(masked[1, :, 1], fresh[0, :, 1])
+    others = [0, 2, 3, 4]
+    assert torch.equal(masked[:, :, others], plain[:, :, others])
+    assert not torch.equal(fresh[0, :, others], plain[1, :, others]), "the state must matter for the mask to be tested"
+
+
+@pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
+def test_state_that_goes_in_is_never_written_to(neuron, backend):
+    built, ops, numbers = neuron_and_ops(neuron)
+    state = tuple(torch.full((BATCH, WIDTH), 0.3, dtype=torch.float64) for _ in built.states)
+    dispatch.backend(backend).unroll(built, ops, drive(), STEPS, state, numbers, keep=torch.zeros(2, BATCH))
+    assert all((s == 0.3).all() for s in state)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "stateful"), list(itertools.product(ENCODERS, DECODERS, [False, True]))
+)
+def test_every_codec_pair_is_repeatable_batch_independent_and_trains(encoder, decoder, stateful):
+    torch.manual_seed(0)
+    settings = {"name": "feedforward", "layers": [16], "encoder": encoder, "decoder": decoder, "stateful": stateful}
+    settings["connection"] = {"name": "linear", "gain": 2.0, "offset": 0.5}
+    settings["neuron"] = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
+    network = registry.configure("networks", settings, "network").build(inputs=4, outputs=2)
+    x = torch.randn(1, 6, 4)
+    y, state = network(x, network.zero_state(6, x))
+    again, _ = network(x, network.zero_state(6, x))
+    assert y.shape == (1, 6, 2)
+    assert [tuple(s.shape) for s in state] == [(1, 6, size) for size in network.state_sizes]
+    assert torch.equal(y, again), "PPO compares probabilities of the same observation"
+    alone, _ = network(x[:, 2:3], network.zero_state(1, x))
+    assert torch.allclose(alone, y[:, 2:3], atol=1e-6)
+    y.pow(2).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+@pytest.mark.parametrize("kind", [*registry.ROOMS, *registry.DATA])
+def test_every_entry_says_what_it_is(kind):
+    from spiky_rl.cli.show import _summary
+
+    for name in registry.names(kind):
+        assert len(_summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"
+        if kind in registry.ROOMS:
+            cls = registry.resolve(kind, name)
+            assert all(option.doc for option in cls.options.values())

@@ -1,0 +1,287 @@
+"""SpikingModel through the real rsl_rl classes: rollout, storage, replay, reset, export."""
+
+import inspect
+import itertools
+
+import pytest
+import torch
+from rsl_rl.models import MLPModel
+from rsl_rl.utils import unpad_trajectories
+
+from spiky_rl.hosts.rsl_rl import SpikingModel
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.registry import RegistryError
+from tests.hosts.point_env import LIF, PointEnv, config
+
+CASES = list(itertools.product([False, True], ["membrane", "rate"], ["direct", "population"], [[16], [16, 12]]))
+
+
+def runner(network=None, seed=0, num_envs=8, **kwargs) -> Runner:
+    torch.manual_seed(seed)
+    return Runner(PointEnv(num_envs), config(network, **kwargs))
+
+
+def rollout(run: Runner) -> None:
+    """One rollout as OnPolicyRunner.learn makes it."""
+    obs = run.env.get_observations()
+    with torch.inference_mode():
+        for _ in range(run.cfg["num_steps_per_env"]):
+            actions = run.alg.act(obs)
+            obs, rewards, dones, extras = run.env.step(actions)
+            run.alg.process_env_step(obs, rewards, dones, extras)
+        run.alg.compute_returns(obs)
+
+
+def replayed_difference(run: Runner) -> float:
+    """Largest difference between stored and replayed log-probabilities over one pass of minibatches."""
+    alg, worst = run.alg, 0.0
+    recurrent = alg.actor.is_recurrent or alg.critic.is_recurrent
+    make = alg.storage.recurrent_mini_batch_generator if recurrent else alg.storage.mini_batch_generator
+    for batch in make(alg.num_mini_batches, 1):
+        alg.actor(batch.observations, masks=batch.masks, hidden_state=batch.hidden_states[0], stochastic_output=True)
+        replayed = alg.actor.get_output_log_prob(batch.actions)
+        worst = max(worst, (replayed - batch.old_actions_log_prob.squeeze(-1)).abs().max().item())
+    return worst
+
+
+@pytest.mark.parametrize(("stateful", "decoder", "encoder", "layers"), CASES)
+def test_replay_gives_the_stored_log_probabilities(stateful, decoder, encoder, layers):
+    run = runner({**LIF, "stateful": stateful, "decoder": decoder, "encoder": encoder, "layers": layers})
+    for _ in range(2):  # the second rollout starts in the middle of episodes, from a stored state
+        rollout(run)
+        assert run.alg.storage.dones.sum() > 8
+        assert replayed_difference(run) < 1e-5
+        run.alg.storage.clear()
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_replay_through_a_poisson_encoder_and_a_spiking_critic_is_repeatable_too(stateful):
+    poisson = {**LIF, "encoder": {"name": "population", "mode": "poisson"}, "layers": [16], "stateful": stateful}
+    run = runner(poisson, critic={**LIF, "layers": [8], "stateful": stateful})
+    rollout(run)
+    assert replayed_difference(run) < 1e-5
+    noise = run.alg.actor.network.encoder.noise.clone()
+    run.alg.update()
+    assert not torch.equal(noise, run.alg.actor.network.encoder.noise), "drawn anew after every update"
+
+
+def test_the_difference_shows_a_state_that_is_written_in_place():
+    """The check above can fail: it does where a model breaks the state contract."""
+
+    class InPlace(SpikingModel):
+        def reset(self, dones=None, hidden_state=None):
+            if dones is None:
+                super().reset(dones, hidden_state)
+            elif self._state is not None:
+                for state in self._state:
+                    state[:, dones > 0] = 0.0
+
+        def _output(self, x, masks, hidden_state):
+            before = self._state
+            output = super()._output(x, masks, hidden_state)
+            if masks is None and before is not None:
+                for old, new in zip(before, self._state, strict=True):
+                    old.copy_(new)
+                self._state = before
+            return output
+
+    broken = config({**LIF, "stateful": True, "layers": [16]})
+    broken["actor"]["class_name"] = InPlace
+    torch.manual_seed(0)
+    run = Runner(PointEnv(), broken)
+    rollout(run)
+    assert replayed_difference(run) > 1e-3
+
+
+def test_first_minibatch_of_the_real_update_has_ratio_one():
+    run = runner({**LIF, "stateful": True, "layers": [16]})
+    rollout(run)
+    ratios = []
+    original = run.alg.actor.get_output_log_prob
+
+    def watch(actions):
+        value = original(actions)
+        ratios.append(value.detach())
+        return value
+
+    run.alg.actor.get_output_log_prob = watch
+    first = next(run.alg.storage.recurrent_mini_batch_generator(2, 1))
+    run.alg.update()
+    assert torch.allclose(ratios[0], first.old_actions_log_prob.squeeze(-1), atol=1e-5)
+
+
+def test_bootstrapping_the_value_does_not_advance_a_spiking_critic():
+    run = runner({**LIF, "stateful": True, "layers": [16]}, critic={**LIF, "stateful": True, "layers": [8]})
+    obs = run.env.get_observations()
+    with torch.inference_mode():
+        for _ in range(run.cfg["num_steps_per_env"]):
+            actions = run.alg.act(obs)
+            obs, rewards, dones, extras = run.env.step(actions)
+            run.alg.process_env_step(obs, rewards, dones, extras)
+        before = [s.clone() for s in run.alg.critic.get_hidden_state()]
+        run.alg.compute_returns(obs)
+    after = run.alg.critic.get_hidden_state()
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert any(s.abs().sum() > 0 for s in before)
+
+
+def test_reset_of_done_environments_equals_a_fresh_start():
+    run = runner({**LIF, "stateful": True, "layers": [16]})
+    actor = run.alg.actor
+    obs = run.env.get_observations()
+    with torch.inference_mode():
+        fresh = actor(obs)
+        for _ in range(3):
+            carried = actor(obs)
+        assert not torch.allclose(fresh, carried)
+        dones = torch.zeros(8, dtype=torch.long)
+        dones[2] = 1
+        actor.reset(dones)
+        mixed = actor(obs)
+    assert torch.equal(mixed[2], fresh[2])
+    assert not torch.allclose(mixed[[0, 1, 3]], fresh[[0, 1, 3]])
+
+
+def test_state_of_another_number_of_environments_is_refused():
+    run = runner({**LIF, "stateful": True, "layers": [16]})
+    obs = run.env.get_observations()
+    run.alg.actor(obs)
+    with pytest.raises(ValueError, match="8 environments, the observation of 4"):
+        run.alg.actor(obs[:4])
+
+
+def test_stateless_model_forgets():
+    run = runner({**LIF, "layers": [16]})
+    obs = run.env.get_observations()
+    assert torch.equal(run.alg.actor(obs), run.alg.actor(obs))
+    assert run.alg.actor.get_hidden_state() is None
+
+
+def test_every_public_member_of_the_installed_mlp_model_is_honoured():
+    public = [name for name in vars(MLPModel) if not name.startswith("_")]
+    assert len(public) > 10
+    for name in public:
+        assert hasattr(SpikingModel, name)
+        theirs, ours = getattr(MLPModel, name), getattr(SpikingModel, name)
+        if inspect.isfunction(theirs):
+            expected = list(inspect.signature(theirs).parameters)
+            assert list(inspect.signature(ours).parameters)[: len(expected)] == expected, name
+
+
+@pytest.mark.parametrize("distribution", ["GaussianDistribution", "HeteroscedasticGaussianDistribution"])
+def test_every_distribution_of_the_host_trains(distribution):
+    cfg = config({**LIF, "layers": [16]})
+    cfg["actor"]["distribution_cfg"] = {"class_name": distribution, "init_std": 0.5}
+    torch.manual_seed(0)
+    run = Runner(PointEnv(), cfg)
+    rollout(run)
+    assert run.alg.actor.output_std.mean().item() == pytest.approx(0.5, abs=1e-3)
+    assert all(torch.isfinite(torch.tensor(v)) for v in run.alg.update().values())
+
+
+class TestBurnIn:
+    """The first steps of a replayed rollout warm the state up and carry no loss."""
+
+    N = 5
+
+    def make(self):
+        network = {**LIF, "stateful": True, "layers": [16]}
+        cfg = config(network, burn_in=self.N)
+        cfg["actor"]["burn_in"] = self.N
+        cfg["critic"] |= {"class_name": "spiky_rl.hosts.rsl_rl:BurnInMLPModel", "burn_in": self.N}
+        torch.manual_seed(0)
+        return Runner(PointEnv(), cfg)
+
+    def test_the_rest_of_the_rollout_is_replayed_exactly(self):
+        run = self.make()
+        rollout(run)
+        assert replayed_difference(run) < 1e-5
+        batch = next(run.alg.storage.recurrent_mini_batch_generator(2, 1))
+        assert batch.actions.shape[0] == run.cfg["num_steps_per_env"] - self.N
+        assert run.alg.critic(batch.observations, masks=batch.masks).shape[:2] == batch.values.shape[:2]
+
+    def test_targets_of_the_burn_in_do_not_touch_the_update(self):
+        results = []
+        for poison in (False, True):
+            run = self.make()
+            rollout(run)
+            if poison:
+                with torch.inference_mode():
+                    run.alg.storage.advantages[: self.N] = 1e6
+                    run.alg.storage.returns[: self.N] = 1e6
+            run.alg.update()
+            results.append([p.detach().clone() for p in (*run.alg.actor.parameters(), *run.alg.critic.parameters())])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+    def test_needs_a_stateful_network(self):
+        cfg = config({**LIF, "layers": [16]})
+        cfg["actor"]["burn_in"] = 3
+        with pytest.raises(RegistryError, match="stateful"):
+            Runner(PointEnv(), cfg)
+
+
+def test_learning_rate_floor_holds_under_the_adaptive_schedule():
+    run = runner({**LIF, "layers": [16]}, schedule="adaptive", desired_kl=1e-9, learning_rate_floor=3e-4)
+    for _ in range(3):
+        rollout(run)
+        run.alg.update()
+    assert run.alg.learning_rate == 3e-4
+    assert run.alg.optimizer.param_groups[0]["lr"] == 3e-4
+    free = runner({**LIF, "layers": [16]}, schedule="adaptive", desired_kl=1e-9)
+    rollout(free)
+    free.alg.update()
+    assert free.alg.learning_rate < 3e-4
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_exports_equal_the_live_policy_over_whole_episodes(stateful, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
+    run = runner({**LIF, "stateful": stateful, "layers": [16, 12]}, num_envs=1)
+    run.alg.actor.eval()
+    run.export_policy_to_jit(str(tmp_path))
+    run.export_policy_to_onnx(str(tmp_path))
+    scripted = torch.jit.load(tmp_path / "policy.pt")
+    graph = onnxruntime.InferenceSession(tmp_path / "policy.onnx")
+    state = torch.zeros(1, sum(run.alg.actor.network.state_sizes)).numpy()
+    obs = run.env.get_observations()
+    ended = 0
+    with torch.inference_mode():
+        for _ in range(60):
+            action = run.alg.actor(obs)
+            x = obs["policy"]
+            feed = {"obs": x.numpy(), "state_in": state} if stateful else {"obs": x.numpy()}
+            outputs = graph.run(None, feed)
+            assert torch.equal(scripted(x), action)
+            assert torch.allclose(torch.from_numpy(outputs[0]), action, atol=1e-5)
+            if stateful:
+                state = outputs[1]
+            obs, _, dones, _ = run.env.step(action)
+            run.alg.actor.reset(dones)
+            if dones.item():
+                ended += 1
+                scripted.reset()
+                state = state * 0
+    assert ended > 2
+
+
+def test_padded_output_has_the_order_of_the_unpadded_one():
+    run = runner({**LIF, "stateful": True, "layers": [16]})
+    rollout(run)
+    batch = next(run.alg.storage.recurrent_mini_batch_generator(1, 1))
+    obs = unpad_trajectories(batch.observations, batch.masks)["policy"]
+    assert torch.equal(obs, run.alg.storage.observations["policy"])
+
+
+def test_seeded_training_is_reproducible_and_learns():
+    def train():
+        run = runner({**LIF, "layers": [32]}, num_envs=64, learning_rate=1e-2)
+        rewards = []
+        for _ in range(40):
+            rollout(run)
+            rewards.append(run.alg.storage.rewards.mean().item())
+            run.alg.update()
+        return rewards, [p.detach().clone() for p in run.alg.actor.parameters()]
+
+    (rewards, first), (_, second) = train(), train()
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert rewards[-1] > rewards[0] + 0.2
