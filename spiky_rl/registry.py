@@ -11,6 +11,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -57,14 +58,17 @@ class Option:
         """The value in its declared type. Raises RegistryError that names ``path``, the value and what is allowed."""
         if self.choices:
             if value not in self.choices:
-                raise RegistryError(f"{path}: {value!r} is not allowed; choose from {', '.join(self.choices)}{nearest(value, self.choices)}")
+                raise RegistryError(
+                    f"{path}: {value!r} is not allowed; choose from {', '.join(self.choices)}{nearest(value, self.choices)}"
+                )
             return value
         kind = type(self.default)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if kind in (list, tuple) and isinstance(value, list | tuple):
             return tuple(value)
-        if value is not None and self.default is not None and type(value) is not kind:
+        wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
+        if value is not None and self.default is not None and wrong:
             raise RegistryError(f"{path}: expected {describe(kind)}, got {value!r}")
         if value is None and self.default is not None:
             raise RegistryError(f"{path}: expected {describe(kind)}, got nothing")
@@ -99,12 +103,24 @@ class Configured:
 
     def settings(self) -> dict[str, Any]:
         """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
-        return {"name": self.name, **self.options, **{key: part.settings() for key, part in self.parts.items()}}
+        return {
+            "name": self.name,
+            **self.options,
+            **{key: part.settings() for key, part in self.parts.items()},
+        }
 
 
 def describe(kind: type) -> str:
     """The plain word for a Python type, as error messages use it."""
-    words = {float: "a number", int: "a whole number", str: "text", bool: "true or false", list: "a list", tuple: "a list", dict: "a mapping"}
+    words = {
+        float: "a number",
+        int: "a whole number",
+        str: "text",
+        bool: "true or false",
+        list: "a list",
+        tuple: "a list",
+        dict: "a mapping",
+    }
     return words.get(kind, kind.__name__)
 
 
@@ -112,8 +128,18 @@ def check_range(path: str, value: Any, low: float | None, high: float | None) ->
     """The value, if it lies in [low, high] and is finite."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         # the negated comparison also refuses NaN
-        if low is not None and not value >= low or high is not None and not value <= high or value != value:
-            bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"between {low} and {high}"
+        if (
+            low is not None
+            and not value >= low
+            or high is not None
+            and not value <= high
+            or math.isnan(value)
+        ):
+            bounds = (
+                f"at least {low}"
+                if high is None
+                else f"at most {high}" if low is None else f"between {low} and {high}"
+            )
             raise RegistryError(f"{path}: {value!r} is out of range; it must be {bounds}")
     return value
 
@@ -137,8 +163,12 @@ def names(kind: str) -> list[str]:
     if kind in DATA:
         return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
     if kind not in ROOMS:
-        raise RegistryError(f"unknown kind {kind!r}; choose from {', '.join((*ROOMS, *DATA))}{nearest(kind, (*ROOMS, *DATA))}")
-    return sorted(p.stem for p in (PACKAGE / ROOMS[kind]).glob("*.py") if p.stem not in HELPERS and p.stem[0] != "_")
+        raise RegistryError(
+            f"unknown kind {kind!r}; choose from {', '.join((*ROOMS, *DATA))}{nearest(kind, (*ROOMS, *DATA))}"
+        )
+    return sorted(
+        p.stem for p in (PACKAGE / ROOMS[kind]).glob("*.py") if p.stem not in HELPERS and p.stem[0] != "_"
+    )
 
 
 def summary(kind: str, name: str) -> str:
@@ -161,9 +191,15 @@ def resolve(kind: str, name: str) -> type[Component]:
             raise RegistryError(f"{name!r} is not a spiky_rl component")
         return found
     if name not in names(kind):
-        raise RegistryError(f"unknown {kind[:-1]} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}")
+        raise RegistryError(
+            f"unknown {kind[:-1]} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
+        )
     module = importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.{name}")
-    return next(cls for cls in vars(module).values() if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component))
+    return next(
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component)
+    )
 
 
 def configure(kind: str, settings: Any, path: str) -> Configured:
@@ -184,7 +220,9 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
     known = ("name", *cls.options, *cls.parts)
     for key in settings:
         if key not in known:
-            raise RegistryError(f"{path}.{key}: {settings['name']!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}")
+            raise RegistryError(
+                f"{path}.{key}: {settings['name']!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
+            )
     options = {
         key: option.check(f"{path}.{key}", settings[key]) if key in settings else option.default
         for key, option in cls.options.items()

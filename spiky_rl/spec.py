@@ -11,6 +11,7 @@ out of range are errors that name the origin, the key and the nearest valid one.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
@@ -40,7 +41,9 @@ MODEL = {
     "rnn_num_layers": Option(1, "recurrent layers of an RNNModel", low=1),
 }
 ALGORITHM = {
-    "class_name": Option("PPO", "rsl_rl algorithm, or module:Class; spiky_rl puts its PPO in the place of 'PPO'"),
+    "class_name": Option(
+        "PPO", "rsl_rl algorithm, or module:Class; spiky_rl puts its PPO in the place of 'PPO'"
+    ),
     "learning_rate": Option(1e-3, "initial learning rate", low=0.0),
     "schedule": Option("adaptive", "of the learning rate", choices=("adaptive", "fixed")),
     "desired_kl": Option(0.01, "target of the adaptive schedule", low=0.0),
@@ -55,7 +58,9 @@ ALGORITHM = {
     "use_clipped_value_loss": Option(True, "clip the value loss as the policy's"),
     "max_grad_norm": Option(1.0, "gradient clipping", low=0.0),
     "optimizer": Option("adam", "optimiser", choices=("adam", "adamw", "sgd", "rmsprop")),
-    "normalize_advantage_per_mini_batch": Option(False, "normalise advantages per minibatch, not per rollout"),
+    "normalize_advantage_per_mini_batch": Option(
+        False, "normalise advantages per minibatch, not per rollout"
+    ),
     "use_mixed_precision": Option(False, "bfloat16 autocast"),
     "share_cnn_encoders": Option(False, "share CNN encoders between actor and critic"),
     "rnd_cfg": Option(None, "random network distillation"),
@@ -71,13 +76,18 @@ RUNNER: dict[str, Any] = {
     "check_for_nan": Option(True, "stop on NaN"),
     "obs_groups": Option({}, "observation groups per model"),
     "torch_compile_mode": Option(None, "torch.compile mode of the models"),
-    "burn_in": Option(0, "first control steps of a replayed rollout that warm a stateful network up without loss", low=0),
+    "burn_in": Option(
+        0, "first control steps of a replayed rollout that warm a stateful network up without loss", low=0
+    ),
     "picture_interval": Option(25, "iterations between spike rasters in TensorBoard", low=1),
     "actor": MODEL,
     "critic": MODEL,
     "algorithm": ALGORITHM,
 }
-NETWORKS = {"network": "the actor's spiking network; absent: an ANN", "critic_network": "the critic's; absent: an ANN"}
+NETWORKS = {
+    "network": "the actor's spiking network; absent: an ANN",
+    "critic_network": "the critic's; absent: an ANN",
+}
 
 
 class _Loader(yaml.SafeLoader):
@@ -89,7 +99,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -157,7 +169,7 @@ def load_task(name: str) -> TaskSpec | None:
     stripped = re.sub(r"-v\d+$", "", name)
     for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
         data = read_yaml(path)
-        fields = TaskSpec.__dataclass_fields__
+        fields = [field.name for field in dataclasses.fields(TaskSpec)]
         for key in data:
             if key not in fields or key == "name":
                 raise SpecError(f"{path.name}: {key}: no such key of a task{nearest(key, fields)}")
@@ -187,7 +199,11 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
 
 
 def resolve_agent(
-    name: str, task: str, host: Mapping[str, Any], overrides: Iterable[str] = (), task_spec: TaskSpec | None = None
+    name: str,
+    task: str,
+    host: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    task_spec: TaskSpec | None = None,
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
@@ -208,14 +224,20 @@ def resolve_agent(
     tree, origins = merge(layers)
     try:
         networks = {
-            key: registry.configure("networks", _with_layers(tree, key), f"agent.{key}") if tree.get(key) else None
+            key: (
+                registry.configure("networks", _with_layers(tree, key), f"agent.{key}")
+                if tree.get(key)
+                else None
+            )
             for key in NETWORKS
         }
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{_origin(path, origins)}: {error}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
-    return AgentSpec(stem, task, data.get("summary", ""), runner, networks["network"], networks["critic_network"], origins)
+    return AgentSpec(
+        stem, task, data.get("summary", ""), runner, networks["network"], networks["critic_network"], origins
+    )
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -254,7 +276,9 @@ def merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, An
             if isinstance(below, dict) and "name" in below and isinstance(value, str):
                 value = {"name": value}
             if isinstance(value, Mapping) and value:
-                renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get("name")
+                renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get(
+                    "name"
+                )
                 if not isinstance(below, dict) or renamed:
                     node[key] = {}
                     for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
@@ -293,7 +317,9 @@ def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
                 continue
             if key not in schema:
                 known = (*schema, *NETWORKS) if path == "agent." else tuple(schema)
-                raise SpecError(f"{origin}: {path}{key}: no such key{nearest(key, known) or '; known: ' + ', '.join(known)}")
+                raise SpecError(
+                    f"{origin}: {path}{key}: no such key{nearest(key, known) or '; known: ' + ', '.join(known)}"
+                )
             if isinstance(schema[key], Mapping):
                 check(value, schema[key], f"{path}{key}.")
             else:
@@ -307,10 +333,12 @@ def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
 
 def _with_layers(tree: Mapping[str, Any], key: str) -> Any:
     """A network's settings; without layers of its own it takes those of the ANN in its place."""
-    settings = tree[key]
-    settings = {"name": settings} if isinstance(settings, str) else dict(settings)
+    named = tree[key]
+    settings: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
     if not settings.get("layers"):
-        settings["layers"] = list(tree.get("actor" if key == "network" else "critic", {}).get("hidden_dims", ()))
+        settings["layers"] = list(
+            tree.get("actor" if key == "network" else "critic", {}).get("hidden_dims", ())
+        )
     return settings
 
 
@@ -331,7 +359,7 @@ def _origin(path: str, origins: Mapping[str, str]) -> str:
         if path in origins:
             return origins[path]
         for known, origin in origins.items():
-            if known.startswith(f"{path}.") :
+            if known.startswith(f"{path}."):
                 return origin
         path = path.rpartition(".")[0]
         if path and path not in origins:

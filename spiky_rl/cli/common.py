@@ -64,21 +64,37 @@ def positive(text: str) -> int:
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that runs an environment; names and meanings are Isaac Lab's."""
-    parser.add_argument("--task", required=True, help="gym id (with or without -v0), or a file stem of tasks/")
+    parser.add_argument(
+        "--task", required=True, help="gym id (with or without -v0), or a file stem of tasks/"
+    )
     parser.add_argument("--agent", default="lif_ppo", help="file stem of agents/, or a path to a YAML file")
-    parser.add_argument("--num_envs", type=positive, help="parallel environments; default: what the task says for the device")
+    parser.add_argument(
+        "--num_envs", type=positive, help="parallel environments; default: what the task says for the device"
+    )
     parser.add_argument("--seed", type=int, help="seed of environment and agent; default: Isaac Lab's, 42")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N, for environment and agent; default: the GPU if there is one")
-    parser.add_argument("--checkpoint", help="a path, or latest or best of the newest run of this task and agent")
-    parser.add_argument("--experiment_name", help="folder below logs/rsl_rl; default: Isaac Lab's for the task")
+    parser.add_argument(
+        "--device", help="cpu, cuda or cuda:N, for environment and agent; default: the GPU if there is one"
+    )
+    parser.add_argument(
+        "--checkpoint", help="a path, or latest or best of the newest run of this task and agent"
+    )
+    parser.add_argument(
+        "--experiment_name", help="folder below logs/rsl_rl; default: Isaac Lab's for the task"
+    )
     parser.add_argument("--rl_library", default="rsl_rl", choices=["rsl_rl"], help="host library")
-    parser.add_argument("--assets", default="auto", choices=["auto", "local", "nucleus"], help="where robots come from")
+    parser.add_argument(
+        "--assets", default="auto", choices=["auto", "local", "nucleus"], help="where robots come from"
+    )
     parser.add_argument("--log_root", type=Path, default=Path("logs"), help="folder of all runs")
     parser.add_argument("--video", action="store_true", help="record the robot, rendered without a display")
     parser.add_argument("--video_length", type=positive, default=300, help="control steps per clip")
-    parser.add_argument("--deterministic", action="store_true", help="deterministic kernels where there is a choice")
+    parser.add_argument(
+        "--deterministic", action="store_true", help="deterministic kernels where there is a choice"
+    )
     parser.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME"
+    )
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -87,7 +103,9 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
     for text in overrides:
         if text not in agent and text not in environment:
-            raise UsageError(f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME")
+            raise UsageError(
+                f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME"
+            )
     return agent, environment
 
 
@@ -112,7 +130,9 @@ def check_device(device: str | None, distributed: bool = False) -> str:
     if device == "cpu":
         return device
     if not torch.cuda.is_available():
-        raise UsageError(f"--device {device}: torch sees no CUDA GPU here; use --device cpu, or install a driver that fits torch {torch.__version__}")
+        raise UsageError(
+            f"--device {device}: torch sees no CUDA GPU here; use --device cpu, or install a driver that fits torch {torch.__version__}"
+        )
     index = int(device.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
@@ -125,7 +145,9 @@ def check_writable(folder: Path) -> None:
     while not probe.exists():
         probe = probe.parent
     if not probe.is_dir() or not os.access(probe, os.W_OK):
-        raise UsageError(f"cannot write runs to {str(folder)!r}: {str(probe)!r} is no folder this user can write to; see --log_root")
+        raise UsageError(
+            f"cannot write runs to {str(folder)!r}: {str(probe)!r} is no folder this user can write to; see --log_root"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -167,7 +189,13 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What a checkpoint says of itself."""
-        return {"task": self.task, "agent": self.agent, "seed": self.seed, "assets": self.assets, "spec": self.spec.tree()}
+        return {
+            "task": self.task,
+            "agent": self.agent,
+            "seed": self.seed,
+            "assets": self.assets,
+            "spec": self.spec.tree(),
+        }
 
 
 def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
@@ -223,7 +251,9 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> 
         old, new = flatten({key: theirs.get(key) or {}}), flatten({key: mine.get(key) or {}})
         for path in sorted(old.keys() | new.keys()):
             if old.get(path) != new.get(path):
-                raise UsageError(f"{checkpoint}: was trained with agent.{path}={old.get(path)}, not {new.get(path)}; pass agent.{path}={old.get(path)}")
+                raise UsageError(
+                    f"{checkpoint}: was trained with agent.{path}={old.get(path)}, not {new.get(path)}; pass agent.{path}={old.get(path)}"
+                )
 
 
 def write_params(folder: Path, plan: Plan) -> None:
@@ -240,7 +270,9 @@ def write_params(folder: Path, plan: Plan) -> None:
 
 def _env_of(task_spec: TaskSpec | None) -> list[str]:
     """The task file's environment overrides as Isaac Lab writes them."""
-    return [] if task_spec is None else [f"env.{path}={value}" for path, value in flatten(task_spec.env).items()]
+    return (
+        [] if task_spec is None else [f"env.{path}={value}" for path, value in flatten(task_spec.env).items()]
+    )
 
 
 def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:

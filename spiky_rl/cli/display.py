@@ -56,7 +56,9 @@ class Display:
             return Panel(table, title=self.title, width=76)
         progress = iteration.progress
         total, done = self.last - self.first + 1, iteration.index - self.first + 1
-        table.add_row("iteration", f"{done} of {total}" + (f" (number {iteration.index})" if self.first else ""))
+        table.add_row(
+            "iteration", f"{done} of {total}" + (f" (number {iteration.index})" if self.first else "")
+        )
         table.add_row("", ProgressBar(total=total, completed=done, width=48))
         table.add_row("mean return", f"{number(progress.returns[-1])}   {sparkline(progress.returns)}")
         table.add_row("episode length", f"{number(progress.lengths[-1])} control steps")
@@ -89,6 +91,9 @@ def sparkline(values: list[float], width: int = 32) -> str:
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return ""
-    picked = [known[round(i * (len(known) - 1) / (min(width, len(known)) - 1))] for i in range(min(width, len(known)))]
+    picked = [
+        known[round(i * (len(known) - 1) / (min(width, len(known)) - 1))]
+        for i in range(min(width, len(known)))
+    ]
     low, span = min(picked), (max(picked) - min(picked)) or 1.0
     return "".join("▁▂▃▄▅▆▇█"[int((value - low) / span * 7)] for value in picked)

@@ -53,23 +53,42 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
     policy.to(runner.device)
     policy.reset()
     if worst_script > 0.0:
-        raise UsageError(f"{folder / 'policy.pt'}: actions differ from the live policy's by up to {worst_script:.2g}")
-    log.info("exported %s: equal to the live policy in all %d control steps of an episode", folder / "policy.pt", steps)
+        raise UsageError(
+            f"{folder / 'policy.pt'}: actions differ from the live policy's by up to {worst_script:.2g}"
+        )
+    log.info(
+        "exported %s: equal to the live policy in all %d control steps of an episode",
+        folder / "policy.pt",
+        steps,
+    )
     if graph is not None:
         if flips > ONNX_FLIPS * steps:
-            raise UsageError(f"{folder / 'policy.onnx'}: actions differ from the live policy's in {flips} of {steps} control steps")
+            raise UsageError(
+                f"{folder / 'policy.onnx'}: actions differ from the live policy's in {flips} of {steps} control steps"
+            )
         log.info(
-            "exported %s: equal within %.1g in %d of %d control steps", folder / "policy.onnx", worst_graph, steps - flips, steps
+            "exported %s: equal within %.1g in %d of %d control steps",
+            folder / "policy.onnx",
+            worst_graph,
+            steps - flips,
+            steps,
         )
-    return {"steps": steps, "script_difference": worst_script, "onnx_difference": worst_graph, "onnx_flips": flips}
+    return {
+        "steps": steps,
+        "script_difference": worst_script,
+        "onnx_difference": worst_graph,
+        "onnx_flips": flips,
+    }
 
 
 def _export_onnx(runner: Any, folder: Path) -> None:
     """As `OnPolicyRunner.export_policy_to_onnx`, without its progress on the terminal."""
     import contextlib
     import io
+    import warnings
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter about itself
         runner.export_policy_to_onnx(str(folder))
 
 
@@ -77,7 +96,9 @@ def _session(path: Path) -> Any:
     try:
         import onnxruntime
     except ImportError:
-        log.warning("onnxruntime is not installed: %s was written but not compared (pip install onnxruntime)", path)
+        log.warning(
+            "onnxruntime is not installed: %s was written but not compared (pip install onnxruntime)", path
+        )
         return None
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -88,14 +109,24 @@ def _state(policy: Any) -> list[torch.Tensor]:
         return []
     state = policy.get_hidden_state()
     if isinstance(policy, SpikingModel):
-        return [torch.zeros(1, sum(policy.network.state_sizes)) if state is None else torch.cat([s[0] for s in state], -1)]
+        return [
+            (
+                torch.zeros(1, sum(policy.network.state_sizes))
+                if state is None
+                else torch.cat([s[0] for s in state], -1)
+            )
+        ]
     if state is None:
         rnn = policy.rnn.rnn
-        return [torch.zeros(rnn.num_layers, 1, rnn.hidden_size)] * (2 if isinstance(rnn, torch.nn.LSTM) else 1)
+        return [torch.zeros(rnn.num_layers, 1, rnn.hidden_size)] * (
+            2 if isinstance(rnn, torch.nn.LSTM) else 1
+        )
     return list(state) if isinstance(state, tuple) else [state]
 
 
-def _graph_difference(graph: Any, x: torch.Tensor, before: list[torch.Tensor], action: torch.Tensor, after: list[torch.Tensor]) -> float:
+def _graph_difference(
+    graph: Any, x: torch.Tensor, before: list[torch.Tensor], action: torch.Tensor, after: list[torch.Tensor]
+) -> float:
     feed = {i.name: v.numpy() for i, v in zip(graph.get_inputs(), [x, *before], strict=True)}
     outputs = [torch.from_numpy(value) for value in graph.run(None, feed)]
     return max(_difference(a, b) for a, b in zip(outputs, [action, *after], strict=True))

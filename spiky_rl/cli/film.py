@@ -16,7 +16,8 @@ from spiky_rl.networks.base import Record
 
 def film(env: Any, policy: Any, path: Path, steps: int) -> list[Path]:
     """Play ``steps`` control steps from a fresh episode; environment 0 with its spikes beside it, or alone for an ANN."""
-    camera, panel = Camera(env), RasterPanel()
+    camera = Camera(env)
+    panel = RasterPanel(steps=policy.network.steps if isinstance(policy, SpikingModel) else 1)
     frames: list[Frame] = []
     with torch.inference_mode():
         env.reset()

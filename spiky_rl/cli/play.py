@@ -17,7 +17,9 @@ def parser() -> argparse.ArgumentParser:
     common.add_run_arguments(found)
     found.set_defaults(checkpoint="latest")
     found.add_argument("--episodes", type=common.positive, default=10, help="episodes to measure")
-    found.add_argument("--export", action="store_true", help="write TorchScript and ONNX, and prove both equal to the policy")
+    found.add_argument(
+        "--export", action="store_true", help="write TorchScript and ONNX, and prove both equal to the policy"
+    )
     return found
 
 
@@ -54,7 +56,9 @@ def play(argv: list[str]) -> int:
         if args.video:
             from spiky_rl.cli.film import film
 
-            films = film(env, policy, folder / "videos" / "play" / f"{checkpoint.stem}.mp4", args.video_length)
+            films = film(
+                env, policy, folder / "videos" / "play" / f"{checkpoint.stem}.mp4", args.video_length
+            )
         if args.export:
             from spiky_rl.cli.export import export
 
@@ -74,7 +78,11 @@ def play(argv: list[str]) -> int:
         "mean_length": statistics.mean(row["length"] for row in rows),
         "firing_rate": statistics.mean(row["firing_rate"] for row in rows),
         "synops_per_step": statistics.mean(row["operations"] for row in rows),
-        "measures": {name: statistics.mean(row[name] for row in rows) for name in ("upright", "distance") if name in rows[0]},
+        "measures": {
+            name: statistics.mean(row[name] for row in rows)
+            for name in ("upright", "distance")
+            if name in rows[0]
+        },
         "rows": rows,
         "versions": runs.versions(),
     }
@@ -152,7 +160,11 @@ def print_table(rows: list[dict[str, float]], measure: str) -> None:
         return f"{value:,.0f}" if name in ("length", "operations") else f"{value:.2f}"
 
     for name in columns:
-        table.add_column(titles.get(name, name), justify="right", footer=cell(name, statistics.mean(row[name] for row in rows)))
+        table.add_column(
+            titles.get(name, name),
+            justify="right",
+            footer=cell(name, statistics.mean(row[name] for row in rows)),
+        )
     for row in rows[:50]:
         table.add_row(str(int(row["episode"])), *(cell(name, row[name]) for name in columns))
     Console().print(table)

@@ -7,7 +7,7 @@ from typing import Any
 
 from spiky_rl import registry
 from spiky_rl.cli import common
-from spiky_rl.spec import TaskSpec, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
+from spiky_rl.spec import load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
 
@@ -60,8 +60,10 @@ def show_task(name: str) -> None:
     """A task's file."""
     task = load_task(name)
     if task is None:
-        raise registry.RegistryError(f"unknown task {name!r}; known: {', '.join(registry.names('tasks'))}{registry.nearest(name, registry.names('tasks'))}")
-    print_columns([(key, _plain(getattr(task, key))) for key in TaskSpec.__dataclass_fields__])
+        raise registry.RegistryError(
+            f"unknown task {name!r}; known: {', '.join(registry.names('tasks'))}{registry.nearest(name, registry.names('tasks'))}"
+        )
+    print_columns([(key, _plain(getattr(task, key))) for key in vars(task)])
 
 
 def show_component(kind: str, name: str) -> None:
@@ -73,7 +75,10 @@ def show_component(kind: str, name: str) -> None:
     rows = [("option", "default", "allowed", "meaning")]
     for key, option in cls.options.items():
         rows.append((key, f"{_plain(option.default)} {option.unit}".strip(), _allowed(option), option.doc))
-    rows += [(key, default, f"one of show.py {part_kind}", "component") for key, (part_kind, default) in cls.parts.items()]
+    rows += [
+        (key, default, f"one of show.py {part_kind}", "component")
+        for key, (part_kind, default) in cls.parts.items()
+    ]
     print_columns(rows)
 
 
@@ -81,7 +86,11 @@ def print_columns(rows: list[tuple[str, ...]]) -> None:
     """Rows in aligned columns."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
     for row in rows:
-        print("  ".join([*(str(cell).ljust(width) for cell, width in zip(row, widths, strict=False)), str(row[-1])]).rstrip())
+        print(
+            "  ".join(
+                [*(str(cell).ljust(width) for cell, width in zip(row, widths, strict=False)), str(row[-1])]
+            ).rstrip()
+        )
 
 
 def _summary(kind: str, name: str) -> str:

@@ -17,11 +17,22 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = common.Parser(prog="train.py", description="Train an agent on an Isaac Lab task.")
     common.add_run_arguments(found)
-    found.add_argument("--max_iterations", type=common.positive, help="iterations (more of them, when resuming); default: the task's")
+    found.add_argument(
+        "--max_iterations",
+        type=common.positive,
+        help="iterations (more of them, when resuming); default: the task's",
+    )
     found.add_argument("--run_name", default="", help="suffix of the run folder")
-    found.add_argument("--logger", default="tensorboard", choices=["tensorboard", "wandb", "neptune"], help="where scalars go")
+    found.add_argument(
+        "--logger",
+        default="tensorboard",
+        choices=["tensorboard", "wandb", "neptune"],
+        help="where scalars go",
+    )
     found.add_argument("--log_project_name", help="project of wandb or neptune")
-    found.add_argument("--video_interval", type=common.positive, default=2000, help="control steps between clips")
+    found.add_argument(
+        "--video_interval", type=common.positive, default=2000, help="control steps between clips"
+    )
     found.add_argument("--distributed", action="store_true", help="one process per GPU, started by torchrun")
     found.add_argument(
         "--resume_optimizer_state",
@@ -53,14 +64,18 @@ def train(argv: list[str]) -> int:
         config["max_iterations"] = args.max_iterations
     checkpoint = None
     if args.checkpoint:
-        checkpoint = runs.find_checkpoint(args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent)
+        checkpoint = runs.find_checkpoint(
+            args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent
+        )
         loaded = read_checkpoint(str(checkpoint))
         check_identity(loaded, plan.identity, str(checkpoint))
         common.check_network(loaded, plan.spec, checkpoint)
 
     folder = runs.new_run(args.log_root, plan.experiment, args.run_name, plan.task, plan.agent)
     common.write_params(folder, plan)
-    log.info("%s on %s, %d environments, %s, seed %d", plan.agent, plan.task, plan.num_envs, plan.device, plan.seed)
+    log.info(
+        "%s on %s, %d environments, %s, seed %d", plan.agent, plan.task, plan.num_envs, plan.device, plan.seed
+    )
     log.info("robots: %s", plan.assets)
     log.info("run folder: %s", folder)
 
@@ -68,17 +83,28 @@ def train(argv: list[str]) -> int:
         plan.env_cfg, task_id=plan.task, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
         video=args.video, deterministic=args.deterministic, distributed=args.distributed,
     ) as gym_env:  # fmt: skip
-        env = TimedVecEnv(gym_env, clip_actions=config.get("clip_actions"))
+        env: Any = TimedVecEnv(gym_env, clip_actions=config.get("clip_actions"))
         if args.video:
             from spiky_rl.cli.film import Recorder
 
             env = Recorder(env, folder / "videos" / "train", args.video_length, args.video_interval)
         torch.manual_seed(plan.seed)
-        runner = Runner(env, config, str(folder), plan.device, plan.identity, plan.spec.runner.get("picture_interval", 25))
+        runner = Runner(
+            env, config, str(folder), plan.device, plan.identity, plan.spec.runner.get("picture_interval", 25)
+        )
         if checkpoint is not None:
-            parts = None if args.resume_optimizer_state else {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+            parts = (
+                None
+                if args.resume_optimizer_state
+                else {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+            )
             runner.load(str(checkpoint), parts, map_location=plan.device)
-            log.info("resumed from %s at iteration %d; running %d more", checkpoint, runner.current_learning_iteration, config["max_iterations"])
+            log.info(
+                "resumed from %s at iteration %d; running %d more",
+                checkpoint,
+                runner.current_learning_iteration,
+                config["max_iterations"],
+            )
         best = Best(runner, folder)
         outcome = "finished"
         try:
@@ -93,7 +119,9 @@ def train(argv: list[str]) -> int:
                         raise Stop
 
                 runner.on_iteration = after
-                runner.learn(config["max_iterations"], init_at_random_ep_len=config.get("init_at_random_ep_len", True))
+                runner.learn(
+                    config["max_iterations"], init_at_random_ep_len=config.get("init_at_random_ep_len", True)
+                )
         except (Stop, KeyboardInterrupt):
             outcome = "stopped"
         except (NonFiniteError, FloatingPointError) as error:
@@ -131,7 +159,7 @@ def interruptible() -> Iterator[Any]:
     """Ctrl-C and SIGTERM ask for a stop after the iteration at hand; a second Ctrl-C stops at once."""
     asked = False
 
-    def ask(number: int, frame: Any) -> None:  # noqa: ARG001
+    def ask(*_: Any) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
@@ -149,18 +177,30 @@ def interruptible() -> Iterator[Any]:
 def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) -> None:
     """The end of a run on the terminal."""
     seconds = result["seconds_total"] or 1.0
-    shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in ("simulation", "inference", "learning"))
-    final, best = (f"{v:.2f}" if v is not None else "-" for v in (result["mean_return_final"], result["mean_return_best"]))
-    print(f"\n{result['agent']} on {result['task']}: {outcome} after {result['iterations']} iterations, {result['env_steps']:,} steps")
+    shares = ", ".join(
+        f"{part} {result[f'seconds_{part}'] / seconds:.0%}"
+        for part in ("simulation", "inference", "learning")
+    )
+    final, best = (
+        f"{v:.2f}" if v is not None else "-"
+        for v in (result["mean_return_final"], result["mean_return_best"])
+    )
+    print(
+        f"\n{result['agent']} on {result['task']}: {outcome} after {result['iterations']} iterations, {result['env_steps']:,} steps"
+    )
     print(f"  mean return      {final} over the last 10 iterations, {best} at best")
     if result["firing_rate"]:
         print(f"  firing rate      {result['firing_rate']:.1%} of all inner steps")
     print(f"  operations       {result['synops_per_step']:,.0f} per control step")
     print(f"  time             {seconds:.0f} s: {shares}")
-    print(f"  play it          python scripts/play.py --task {args.task} --agent {args.agent} --checkpoint latest")
+    print(
+        f"  play it          python scripts/play.py --task {args.task} --agent {args.agent} --checkpoint latest"
+    )
     print("  watch it         tensorboard --logdir logs")
     if outcome == "stopped":
-        print(f"  go on            python scripts/train.py --task {args.task} --agent {args.agent} --checkpoint latest")
+        print(
+            f"  go on            python scripts/train.py --task {args.task} --agent {args.agent} --checkpoint latest"
+        )
 
 
 def _display(plan: Any, runner: Any, iterations: int) -> Any:
@@ -175,7 +215,11 @@ def _write_spec(runner: Any, plan: Any) -> None:
     writer = runner.logger.writer
     if hasattr(writer, "add_text"):
         rows = "\n".join(f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
-        writer.add_text("specification", f"| key | value | origin |\n| --- | --- | --- |\n{rows}", runner.current_learning_iteration)
+        writer.add_text(
+            "specification",
+            f"| key | value | origin |\n| --- | --- | --- |\n{rows}",
+            runner.current_learning_iteration,
+        )
 
 
 def main() -> int:

@@ -35,7 +35,9 @@ def backend(name: str) -> ModuleType:
                 log.info("neurons run on the %s backend", candidate)
                 return module
     if name not in names():
-        raise RegistryError(f"unknown backend {name!r}; choose from auto, {', '.join(names())}{nearest(name, names())}")
+        raise RegistryError(
+            f"unknown backend {name!r}; choose from auto, {', '.join(names())}{nearest(name, names())}"
+        )
     module = importlib.import_module(f"spiky_rl.kernels.{name}_backend")
     if reason := module.available():
         raise RegistryError(f"backend {name!r} is not available: {reason}")

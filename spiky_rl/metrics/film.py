@@ -17,15 +17,17 @@ Frame = np.ndarray
 """uint8 [height, width, 3]."""
 
 BACKGROUND, INK, FAINT = 250, 25, 205
-MARGIN, LABEL = 12, 18
+MARGIN, LABEL, PIXEL = 12, 18, 2
 
 
 class RasterPanel:
     """A moving spike raster: time runs to the right, the last columns are now; one band per layer."""
 
-    def __init__(self, width: int = 640, height: int = 480, control_steps: int = 60) -> None:
+    def __init__(self, width: int = 640, height: int = 480, steps: int = 4) -> None:
+        """``steps``: K, inner steps per control step; the panel holds as many control steps as fit its width."""
         self.width, self.height = width, height
-        self.past: deque[list[np.ndarray]] = deque(maxlen=control_steps)
+        self.columns = (width - 2 * MARGIN) // PIXEL // steps * steps
+        self.past: deque[list[np.ndarray]] = deque(maxlen=self.columns // steps)
 
     def add(self, spikes: Sequence[Tensor]) -> None:
         """One control step: spikes [K, N] of every layer."""
@@ -41,22 +43,22 @@ class RasterPanel:
         labels = []
         for i in range(layers):
             spikes = np.concatenate([step[i] for step in self.past])  # [time, N]
-            steps, total = self.past[-1][i].shape
-            columns = (self.past.maxlen or 1) * steps
-            pixel = max(1, (self.width - 2 * MARGIN) // columns)
+            total = spikes.shape[1]
             space = band - LABEL - MARGIN
             rows = min(total, space // 2)
             tall = max(1, space // rows)
-            chosen = spikes[-columns:, np.linspace(0, total - 1, rows).astype(int)].T  # [rows, time]
-            dots = np.kron(chosen, np.ones((tall, pixel), bool))
+            chosen = spikes[:, np.linspace(0, total - 1, rows).astype(int)].T  # [rows, time]
+            dots = np.kron(chosen, np.ones((tall, PIXEL), bool))
             if tall > 2:
                 dots[tall - 1 :: tall] = False
-            top, right = MARGIN + i * band + LABEL, MARGIN + columns * pixel
+            top, right = MARGIN + i * band + LABEL, MARGIN + self.columns * PIXEL
             image[top - 2, MARGIN:right] = FAINT
             area = image[top : top + dots.shape[0], right - dots.shape[1] : right]
             area[dots] = INK
             rate = self.past[-1][i].mean()
-            labels.append(((MARGIN, top - LABEL), f"layer {i + 1}: {rows} of {total} neurons, {rate:.0%} firing"))
+            labels.append(
+                ((MARGIN, top - LABEL), f"layer {i + 1}: {rows} of {total} neurons, {rate:.0%} firing")
+            )
         drawn = Image.fromarray(image)
         pen = ImageDraw.Draw(drawn)
         for place, text in labels:
@@ -86,7 +88,9 @@ def _mp4(path: Path, frames: Sequence[Frame], fps: float) -> None:
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "20", "preset": "medium"}
         for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24"))
+            )
         container.mux(stream.encode())
 
 
@@ -96,7 +100,9 @@ def _gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
     stride = max(1, round(fps / 20))
     small = [Image.fromarray(f).resize((f.shape[1] // 2, f.shape[0] // 2)) for f in frames[::stride]]
     duration = round(1000 * stride / fps)
-    small[0].save(path, format="GIF", save_all=True, append_images=small[1:], duration=duration, loop=0, optimize=True)
+    small[0].save(
+        path, format="GIF", save_all=True, append_images=small[1:], duration=duration, loop=0, optimize=True
+    )
 
 
 def spikes_of(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:

@@ -40,7 +40,9 @@ def mean_rate(layers: Sequence[Firing], record: Record) -> float:
 
 def _firing(spikes: Tensor) -> Firing:
     fired = (spikes != 0).flatten(0, -2)
-    return Firing(fired.float().mean().item(), (~fired.any(0)).float().mean().item(), fired.all(0).float().mean().item())
+    return Firing(
+        fired.float().mean().item(), (~fired.any(0)).float().mean().item(), fired.all(0).float().mean().item()
+    )
 
 
 def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -55,7 +57,9 @@ def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor
     return [flat(s) for s in record.signal[1:]], [flat(p) for p in record.potentials]
 
 
-def picture(spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int, neurons: int = 48, traces: int = 3) -> Figure:
+def picture(
+    spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int, neurons: int = 48, traces: int = 3
+) -> Figure:
     """Spike rasters and membrane traces of every layer.
 
     Args:
@@ -68,18 +72,28 @@ def picture(spikes: Sequence[Tensor], potentials: Sequence[Tensor], steps: int, 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 2.6 * len(spikes) + 0.6), layout="constrained")
-    axes = figure.subplots(2 * len(spikes), 1, sharex=True, height_ratios=[3, 1] * len(spikes), squeeze=False)[:, 0]
+    axes = figure.subplots(
+        2 * len(spikes), 1, sharex=True, height_ratios=[3, 1] * len(spikes), squeeze=False
+    )[:, 0]
     for i, (fired, potential) in enumerate(zip(spikes, potentials, strict=True)):
         shown = torch.linspace(0, fired.shape[1] - 1, min(neurons, fired.shape[1])).long()
         raster, trace = axes[2 * i], axes[2 * i + 1]
         time, row = fired[:, shown].cpu().nonzero(as_tuple=True)
         raster.scatter(time, row, s=4, marker="|", color="black", linewidths=0.8)
-        raster.set(ylabel=f"layer {i + 1}\n{len(shown)} of {fired.shape[1]}", ylim=(-1, len(shown)), yticks=[])
+        raster.set(
+            ylabel=f"layer {i + 1}\n{len(shown)} of {fired.shape[1]}", ylim=(-1, len(shown)), yticks=[]
+        )
         busiest = shown[fired[:, shown].sum(0).cpu().topk(min(traces, len(shown))).indices]
         trace.plot(potential[:, busiest].cpu(), linewidth=0.8)
         trace.set(ylabel="potential")
         for axis in (raster, trace):
-            axis.vlines(torch.arange(0, fired.shape[0], steps), *axis.get_ylim(), color="0.85", linewidth=0.4, zorder=0)
+            axis.vlines(
+                torch.arange(0, fired.shape[0], steps),
+                *axis.get_ylim(),
+                color="0.85",
+                linewidth=0.4,
+                zorder=0,
+            )
             axis.spines[["top", "right"]].set_visible(False)
     axes[-1].set(xlabel=f"inner step ({steps} per control step)", xlim=(-0.5, spikes[0].shape[0] - 0.5))
     return figure

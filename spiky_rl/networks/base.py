@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.registry import Component
 
 State = tuple[Tensor, ...]
@@ -29,6 +30,7 @@ class Record:
 class SpikingNetwork(Component, torch.nn.Module):
     """T environment steps outside, K inner steps inside; state goes in and comes out."""
 
+    decoder: Decoder
     steps: int
     """K, inner steps per environment step."""
     stateful: bool
@@ -37,7 +39,9 @@ class SpikingNetwork(Component, torch.nn.Module):
     """Width of every state tensor."""
 
     @abstractmethod
-    def forward(self, x: Tensor, state: State, keep: Tensor | None = None, record: Record | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, state: State, keep: Tensor | None = None, record: Record | None = None
+    ) -> tuple[Tensor, State]:
         """Observations [T, B, O] -> features [T, B, F] and the state after the last step.
 
         ``keep`` [T, B] is 0 where an episode begins with that step: its states start from rest. A stateless network

@@ -6,12 +6,14 @@ one per inner step, and the first layer's current is computed once per control s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
@@ -23,7 +25,9 @@ class FeedForward(SpikingNetwork):
     """Observations [T, B, O] -> features [T, B, F]."""
 
     options = {
-        "layers": Option([], "neurons per layer; empty: the hidden layers of Isaac Lab's own network for the task"),
+        "layers": Option(
+            [], "neurons per layer; empty: the hidden layers of Isaac Lab's own network for the task"
+        ),
         "steps": Option(4, "K: inner steps per control step", low=1),
         "stateful": Option(False, "carry membranes from one control step to the next, through the episode"),
         "backend": Option("auto", "what runs the neurons"),
@@ -39,7 +43,7 @@ class FeedForward(SpikingNetwork):
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
         for width in options["layers"]:
-            if type(width) is not int:
+            if not isinstance(width, int) or isinstance(width, bool):
                 raise RegistryError(f"{path}.layers: expected whole numbers, got {width!r}")
             check_range(f"{path}.layers", width, 1, None)
         try:
@@ -65,21 +69,26 @@ class FeedForward(SpikingNetwork):
         self.steps, self.stateful = steps, stateful
         self.surrogate = surrogate.build()
         self.soft_spike = False
-        self.encoder = encoder.build(inputs=inputs, steps=steps)
-        self.layers = torch.nn.ModuleList()
+        self.encoder: Encoder = encoder.build(inputs=inputs, steps=steps)
+        stack: list[Layer] = []
         width = self.encoder.width
         for size in layers:
             link = connection.build(inputs=width, outputs=size)
-            self.layers.append(Layer(link, neuron.build(), size, backend))
+            stack.append(Layer(link, neuron.build(), size, backend))
             width = size
-        self.decoder = decoder.build(inputs=width, outputs=outputs)
-        self.state_sizes = tuple(layer.width for layer in self.layers for _ in layer.neuron.states)
+        self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
+        self.decoder: Decoder = decoder.build(inputs=width, outputs=outputs)
+        self.state_sizes = tuple(layer.width for layer in stack for _ in layer.neuron.states)
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: Tensor
 
-    def forward(self, x: Tensor, state: State, keep: Tensor | None = None, record: Record | None = None) -> tuple[Tensor, State]:  # noqa: D102
-        slope = self.surrogate.slope_at(int(self.updates)) if self.surrogate.schedule else self.surrogate.slope
+    def forward(
+        self, x: Tensor, state: State, keep: Tensor | None = None, record: Record | None = None
+    ) -> tuple[Tensor, State]:  # noqa: D102
+        slope = (
+            self.surrogate.slope_at(int(self.updates)) if self.surrogate.schedule else self.surrogate.slope
+        )
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         before, after = [s.squeeze(0) for s in state], []
         signal = self.encoder(x)
@@ -93,7 +102,7 @@ class FeedForward(SpikingNetwork):
             if record is not None and trace is not None:
                 record.signal.append(signal)
                 record.potentials.append(torch.stack(trace).view_as(output))
-                record.operations.append(layer.connection.operations(signal).sum(1))
+                record.operations.append(layer.operations(signal))
             signal = output
         features, new = self.decoder(signal, tuple(before), keep)
         if record is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class Parameters(torch.nn.Module):
 class Layer(torch.nn.Module):
     """Connection -> neuron, run over time by a backend."""
 
-    def __init__(self, connection: torch.nn.Module, neuron: Neuron, width: int, backend: str) -> None:
+    def __init__(self, connection: Any, neuron: Neuron, width: int, backend: str) -> None:
         super().__init__()
         self.connection = connection
         self.neuron = neuron
@@ -53,11 +54,23 @@ class Layer(torch.nn.Module):
         self.backend = backend
 
     def forward(
-        self, ops: TorchOps, signal: Tensor, steps: int, state: tuple[Tensor, ...], keep: Tensor | None, trace: list[Tensor] | None
+        self,
+        ops: TorchOps,
+        signal: Tensor,
+        steps: int,
+        state: tuple[Tensor, ...],
+        keep: Tensor | None,
+        trace: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Signal [T, K or 1, B, C] -> output [T, K, B, N] and the states [B, N] after the last step."""
         current = self.connection(signal)
-        return dispatch.backend(self.backend).unroll(self.neuron, ops, current, steps, state, self.parameters_of_neuron(), keep, trace)
+        return dispatch.backend(self.backend).unroll(
+            self.neuron, ops, current, steps, state, self.parameters_of_neuron(), keep, trace
+        )
+
+    def operations(self, signal: Tensor) -> Tensor:
+        """Effective operations of the connection for signal [T, K or 1, B, C]: [T, B]."""
+        return self.connection.operations(signal).sum(1)
 
 
 def _positive(param: Param) -> bool:

@@ -50,7 +50,9 @@ class Neuron(Component):
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
         for name in options["learn"]:
             if name not in cls.params:
-                raise RegistryError(f"{path}.learn: {name!r} is no parameter of this neuron; it has {', '.join(cls.params)}{nearest(name, cls.params)}")
+                raise RegistryError(
+                    f"{path}.learn: {name!r} is no parameter of this neuron; it has {', '.join(cls.params)}{nearest(name, cls.params)}"
+                )
 
     @abstractmethod
     def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, tuple[Any, ...]]:

@@ -11,10 +11,12 @@ from typing import Any
 
 from spiky_rl.registry import Component, Option, RegistryError
 
-SCHEDULE = Option([], "slope at the end of training and the updates until then, such as [10.0, 100]; empty: constant")
+SCHEDULE = Option(
+    [], "slope at the end of training and the updates until then, such as [10.0, 100]; empty: constant"
+)
 
 
-def slope(default: float, doc: str) -> dict[str, Option]:
+def declare(default: float, doc: str) -> dict[str, Option]:
     """The options that every surrogate has: its slope, and the slope's schedule over training."""
     return {"slope": Option(default, doc, low=1e-3), "schedule": SCHEDULE}
 
@@ -31,7 +33,9 @@ class Surrogate(Component):
         schedule = options["schedule"]
         numbers = all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in schedule)
         if schedule and (len(schedule) != 2 or not numbers):
-            raise RegistryError(f"{path}.schedule: expected [final slope, updates], both positive, got {list(schedule)}")
+            raise RegistryError(
+                f"{path}.schedule: expected [final slope, updates], both positive, got {list(schedule)}"
+            )
 
     def slope_at(self, updates: int) -> float:
         """The slope after ``updates`` updates: linear from ``slope`` to the schedule's end, then constant."""

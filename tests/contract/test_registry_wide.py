@@ -33,10 +33,14 @@ def rest(neuron, batch=BATCH, dtype=torch.float64):
 
 
 def drive(seed=0, dtype=torch.float64):
-    return 3.0 * torch.rand(2, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return 3.0 * torch.rand(
+        2, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=dtype
+    )
 
 
-@pytest.mark.parametrize(("neuron", "surrogate", "backend"), list(itertools.product(NEURONS, SURROGATES, BACKENDS)))
+@pytest.mark.parametrize(
+    ("neuron", "surrogate", "backend"), list(itertools.product(NEURONS, SURROGATES, BACKENDS))
+)
 def test_coded_gradient_equals_finite_differences_on_the_smooth_primitive(neuron, surrogate, backend):
     built, ops, numbers = neuron_and_ops(neuron, surrogate, soft=True)
     current = drive().requires_grad_()
@@ -46,7 +50,9 @@ def test_coded_gradient_equals_finite_differences_on_the_smooth_primitive(neuron
 
     # detached resets are constants to the gradient but not to finite differences
     built.chosen["detach_reset"] = False
-    weights = torch.randn(2, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    weights = torch.randn(
+        2, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     (gradient,) = torch.autograd.grad((forward(current) * weights).sum(), current)
     direction = torch.randn(current.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     h = 1e-6
@@ -105,7 +111,9 @@ def test_reset_mask_equals_a_fresh_start_and_leaves_the_others_alone(neuron, bac
     assert torch.equal(masked[1, :, 1], fresh[0, :, 1])
     others = [0, 2, 3, 4]
     assert torch.equal(masked[:, :, others], plain[:, :, others])
-    assert not torch.equal(fresh[0, :, others], plain[1, :, others]), "the state must matter for the mask to be tested"
+    assert not torch.equal(
+        fresh[0, :, others], plain[1, :, others]
+    ), "the state must matter for the mask to be tested"
 
 
 @pytest.mark.parametrize(("neuron", "backend"), list(itertools.product(NEURONS, BACKENDS)))
@@ -121,7 +129,13 @@ def test_state_that_goes_in_is_never_written_to(neuron, backend):
 )
 def test_every_codec_pair_is_repeatable_batch_independent_and_trains(encoder, decoder, stateful):
     torch.manual_seed(0)
-    settings = {"name": "feedforward", "layers": [16], "encoder": encoder, "decoder": decoder, "stateful": stateful}
+    settings = {
+        "name": "feedforward",
+        "layers": [16],
+        "encoder": encoder,
+        "decoder": decoder,
+        "stateful": stateful,
+    }
     settings["connection"] = {"name": "linear", "gain": 2.0, "offset": 0.5}
     settings["neuron"] = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
     network = registry.configure("networks", settings, "network").build(inputs=4, outputs=2)

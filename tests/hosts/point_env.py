@@ -33,7 +33,11 @@ class PointEnv(VecEnv):
         dones = (self.episode_length_buf >= self.limit).long()
         fresh = dones.bool()
         self.state = torch.where(fresh[:, None], self._draw(self.num_envs), self.state)
-        self.limit = torch.where(fresh, torch.randint(3, self.max_episode_length, self.limit.shape, generator=self.generator), self.limit)
+        self.limit = torch.where(
+            fresh,
+            torch.randint(3, self.max_episode_length, self.limit.shape, generator=self.generator),
+            self.limit,
+        )
         self.episode_length_buf[fresh] = 0
         return self.get_observations(), rewards, dones, {"time_outs": torch.zeros(self.num_envs)}
 
@@ -45,9 +49,15 @@ def config(network: dict | None = None, steps: int = 24, critic: dict | None = N
     actor = {**mlp, "distribution_cfg": gaussian}
     value = dict(mlp)
     if network is not None:
-        actor |= {"class_name": "spiky_rl.hosts.rsl_rl:SpikingModel", "network": {"name": "feedforward", **network}}
+        actor |= {
+            "class_name": "spiky_rl.hosts.rsl_rl:SpikingModel",
+            "network": {"name": "feedforward", **network},
+        }
     if critic is not None:
-        value |= {"class_name": "spiky_rl.hosts.rsl_rl:SpikingModel", "network": {"name": "feedforward", **critic}}
+        value |= {
+            "class_name": "spiky_rl.hosts.rsl_rl:SpikingModel",
+            "network": {"name": "feedforward", **critic},
+        }
     return {
         "num_steps_per_env": steps,
         "save_interval": 100,
@@ -61,5 +71,8 @@ def config(network: dict | None = None, steps: int = 24, critic: dict | None = N
     }  # fmt: skip
 
 
-LIF = {"connection": {"name": "linear", "gain": 2.0, "offset": 0.5}, "neuron": {"name": "lif", "tau": 2.0, "input_gain": "unit"}}
+LIF = {
+    "connection": {"name": "linear", "gain": 2.0, "offset": 0.5},
+    "neuron": {"name": "lif", "tau": 2.0, "input_gain": "unit"},
+}
 """A network that fires well on unit observations."""

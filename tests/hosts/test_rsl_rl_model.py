@@ -13,7 +13,9 @@ from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.registry import RegistryError
 from tests.hosts.point_env import LIF, PointEnv, config
 
-CASES = list(itertools.product([False, True], ["membrane", "rate"], ["direct", "population"], [[16], [16, 12]]))
+CASES = list(
+    itertools.product([False, True], ["membrane", "rate"], ["direct", "population"], [[16], [16, 12]])
+)
 
 
 def runner(network=None, seed=0, num_envs=8, **kwargs) -> Runner:
@@ -38,7 +40,9 @@ def replayed_difference(run: Runner) -> float:
     recurrent = alg.actor.is_recurrent or alg.critic.is_recurrent
     make = alg.storage.recurrent_mini_batch_generator if recurrent else alg.storage.mini_batch_generator
     for batch in make(alg.num_mini_batches, 1):
-        alg.actor(batch.observations, masks=batch.masks, hidden_state=batch.hidden_states[0], stochastic_output=True)
+        alg.actor(
+            batch.observations, masks=batch.masks, hidden_state=batch.hidden_states[0], stochastic_output=True
+        )
         replayed = alg.actor.get_output_log_prob(batch.actions)
         worst = max(worst, (replayed - batch.old_actions_log_prob.squeeze(-1)).abs().max().item())
     return worst
@@ -56,7 +60,12 @@ def test_replay_gives_the_stored_log_probabilities(stateful, decoder, encoder, l
 
 @pytest.mark.parametrize("stateful", [False, True])
 def test_replay_through_a_poisson_encoder_and_a_spiking_critic_is_repeatable_too(stateful):
-    poisson = {**LIF, "encoder": {"name": "population", "mode": "poisson"}, "layers": [16], "stateful": stateful}
+    poisson = {
+        **LIF,
+        "encoder": {"name": "population", "mode": "poisson"},
+        "layers": [16],
+        "stateful": stateful,
+    }
     run = runner(poisson, critic={**LIF, "layers": [8], "stateful": stateful})
     rollout(run)
     assert replayed_difference(run) < 1e-5
@@ -210,7 +219,9 @@ class TestBurnIn:
                     run.alg.storage.advantages[: self.N] = 1e6
                     run.alg.storage.returns[: self.N] = 1e6
             run.alg.update()
-            results.append([p.detach().clone() for p in (*run.alg.actor.parameters(), *run.alg.critic.parameters())])
+            results.append(
+                [p.detach().clone() for p in (*run.alg.actor.parameters(), *run.alg.critic.parameters())]
+            )
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
     def test_needs_a_stateful_network(self):

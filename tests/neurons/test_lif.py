@@ -19,7 +19,13 @@ def run(current, tau=TAU, dtype=torch.float64, **options):
     trace = []
     decay = math.exp(-neuron.dt / tau)
     spikes, _ = torch_backend.unroll(
-        neuron, ops, current[None], current.shape[0], (torch.zeros_like(current[0]),), (decay, 1.0), trace=trace
+        neuron,
+        ops,
+        current[None],
+        current.shape[0],
+        (torch.zeros_like(current[0]),),
+        (decay, 1.0),
+        trace=trace,
     )
     return spikes[0], torch.stack(trace)
 
@@ -34,7 +40,9 @@ def test_interval_under_constant_current_is_the_closed_form(drive, interval):
     assert set(times.diff().tolist()) == {interval}
 
 
-@pytest.mark.parametrize(("drive", "hard", "soft"), [(1.0, 0, 0), (1.2, 27, 27), (2.0, 71, 71), (3.0, 111, 121)])
+@pytest.mark.parametrize(
+    ("drive", "hard", "soft"), [(1.0, 0, 0), (1.2, 27, 27), (2.0, 71, 71), (3.0, 111, 121)]
+)
 def test_spike_count_in_one_second_is_the_reference(drive, hard, soft):
     current = torch.full((1000, 1, 1), drive, dtype=torch.float64)
     assert run(current, reset="zero")[0].sum() == hard
@@ -101,8 +109,16 @@ def test_equals_norse_lif_feed_forward_step_without_its_synapse():
 
 GOLDEN = {
     # reset, detach: loss, dL/dW, dL/dU
-    ("subtract", True): (0.18019205, [0.10792017, 0.61752046, 0.07755887, 0.66179037], [1.53777971, 0.30736384]),
-    ("subtract", False): (0.18019205, [0.09985184, 0.48178330, 0.07488920, 0.51450489], [1.53777971, 0.30736384]),
+    ("subtract", True): (
+        0.18019205,
+        [0.10792017, 0.61752046, 0.07755887, 0.66179037],
+        [1.53777971, 0.30736384],
+    ),
+    ("subtract", False): (
+        0.18019205,
+        [0.09985184, 0.48178330, 0.07488920, 0.51450489],
+        [1.53777971, 0.30736384],
+    ),
     ("zero", True): (0.02926264, [0.02723319, 0.18688156, 0.01639237, 0.19826523], [0.49583923, 0.12386304]),
     ("zero", False): (0.02926264, [0.02679149, 0.13831915, 0.01581596, 0.14445513], [0.49583923, 0.12386304]),
 }
@@ -110,14 +126,24 @@ GOLDEN = {
 
 @pytest.mark.parametrize(("reset", "detach"), GOLDEN)
 def test_bptt_gradient_is_the_reference_value(reset, detach):
-    settings = {"name": "lif", "tau": -1 / math.log(0.9), "input_gain": "unit", "reset": reset, "detach_reset": detach}
+    settings = {
+        "name": "lif",
+        "tau": -1 / math.log(0.9),
+        "input_gain": "unit",
+        "reset": reset,
+        "detach_reset": detach,
+    }
     neuron = registry.configure("neurons", settings, "neuron").build()
-    ops = TorchOps(registry.configure("surrogates", {"name": "fast_sigmoid", "slope": 10.0}, "surrogate").build())
+    ops = TorchOps(
+        registry.configure("surrogates", {"name": "fast_sigmoid", "slope": 10.0}, "surrogate").build()
+    )
     weights = torch.tensor([[0.9, -0.3], [0.4, 0.8]], dtype=torch.float64, requires_grad=True)
     readout = torch.tensor([[0.7], [0.6]], dtype=torch.float64, requires_grad=True)
     x = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 1], [0, 0], [1, 1]], dtype=torch.float64)
     current = (x @ weights).view(1, 6, 1, 2)
-    spikes, _ = torch_backend.unroll(neuron, ops, current, 6, (torch.zeros(1, 2, dtype=torch.float64),), (0.9, 1.0))
+    spikes, _ = torch_backend.unroll(
+        neuron, ops, current, 6, (torch.zeros(1, 2, dtype=torch.float64),), (0.9, 1.0)
+    )
     y = torch.zeros(1, dtype=torch.float64)
     for spike in spikes[0, :, 0]:
         y = 0.8 * y + spike @ readout

@@ -20,7 +20,9 @@ class Decoder(Component, torch.nn.Module):
     """Width of the state that is carried between control steps; 0: none."""
 
     @abstractmethod
-    def forward(self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def forward(
+        self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Features [T, B, F] and the new state, from the state before ([B, F] each, or none) and keep [T, B]."""
 
     def operations(self, spikes: Tensor) -> Tensor:

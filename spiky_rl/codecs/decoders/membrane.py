@@ -31,7 +31,9 @@ class Membrane(Decoder):
         self.readout = torch.nn.Linear(inputs, outputs)
         self.read, self.decay, self.state_width = read, math.exp(-dt / tau), outputs
 
-    def forward(self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
+    def forward(
+        self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
         drive = (1.0 - self.decay) * torch.nn.functional.linear(spikes, self.readout.weight)  # [T, K, B, F]
         (v,), features = state, []
         for t in range(spikes.shape[0]):

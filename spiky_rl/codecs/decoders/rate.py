@@ -20,5 +20,7 @@ class Rate(Decoder):
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
 
-    def forward(self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+    def forward(
+        self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
         return self.readout(spikes.mean(1)), ()

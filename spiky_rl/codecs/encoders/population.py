@@ -32,16 +32,17 @@ class Population(Encoder):
         "seed": Option(0, "seed of the poisson mode's noise", low=0),
     }
 
-    def __init__(self, fields: int, span: float, deviation: float, mode: str, seed: int, inputs: int, steps: int) -> None:
+    def __init__(
+        self, fields: int, span: float, deviation: float, mode: str, seed: int, inputs: int, steps: int
+    ) -> None:
         super().__init__()
         self.width = inputs * fields
         self.steps, self.mode, self.seed = steps, mode, seed
         self.centre = torch.nn.Parameter(torch.linspace(-span, span, fields).repeat(inputs, 1))  # [O, P]
         self.log_deviation = torch.nn.Parameter(torch.full((inputs, fields), deviation).log())
         self.ops = TorchOps(Rectangle(slope=1.0, schedule=()))
-        self.register_buffer("noise", torch.empty(steps, self.width))
+        self.register_buffer("noise", self.draw(0))
         self.noise: Tensor
-        self.redraw(0)
 
     def activity(self, x: Tensor) -> Tensor:
         """Receptive field activities in (0, 1]: [T, B, O] -> [T, B, O P]."""
@@ -60,9 +61,12 @@ class Population(Encoder):
         return torch.stack(spikes, dim=1)
 
     def redraw(self, updates: int) -> None:  # noqa: D102
+        self.noise = self.draw(updates).to(self.noise)
+
+    def draw(self, updates: int) -> Tensor:
+        """The noise of the poisson mode after a number of updates: uniform in [0, 1), [K, O P]."""
         generator = torch.Generator().manual_seed(self.seed + updates)
-        noise = torch.rand(self.noise.shape, generator=generator)
-        self.noise = noise.to(self.noise)
+        return torch.rand(self.steps, self.width, generator=generator)
 
     def operations(self, x: Tensor) -> Tensor:
         """Three operations per field: difference, scaling, square (the exponential is not counted)."""

@@ -23,16 +23,22 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     algorithm = config["algorithm"]
     if burn_in:
         if spec.network is None or not spec.network.options["stateful"]:
-            raise SpecError(f"agent.burn_in: {burn_in} control steps need a stateful network; set agent.network.stateful=true")
+            raise SpecError(
+                f"agent.burn_in: {burn_in} control steps need a stateful network; set agent.network.stateful=true"
+            )
         if burn_in >= config["num_steps_per_env"]:
-            raise SpecError(f"agent.burn_in: {burn_in} leaves nothing of agent.num_steps_per_env: {config['num_steps_per_env']}")
+            raise SpecError(
+                f"agent.burn_in: {burn_in} leaves nothing of agent.num_steps_per_env: {config['num_steps_per_env']}"
+            )
     for role, network in networks.items():
         model = config[role]
         if network is not None:
             model |= {"class_name": f"{CLASSES}:SpikingModel", "network": network.settings()}
         elif burn_in:
             if model.get("class_name", "MLPModel") != "MLPModel":
-                raise SpecError(f"agent.burn_in: not available with agent.{role}.class_name: {model['class_name']}")
+                raise SpecError(
+                    f"agent.burn_in: not available with agent.{role}.class_name: {model['class_name']}"
+                )
             model["class_name"] = f"{CLASSES}:BurnInMLPModel"
         if burn_in:
             model["burn_in"] = burn_in

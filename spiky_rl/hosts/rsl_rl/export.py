@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.model import SpikingModel
@@ -24,7 +25,11 @@ class _Core(nn.Module):
         self.obs_normalizer = copy.deepcopy(model.obs_normalizer).cpu()
         self.network = copy.deepcopy(model.network).cpu()
         self.output_shape = model.output_shape
-        output = nn.Identity() if model.distribution is None else model.distribution.as_deterministic_output_module()
+        output = (
+            nn.Identity()
+            if model.distribution is None
+            else model.distribution.as_deterministic_output_module()
+        )
         self.deterministic_output = output.cpu()
         self.sizes = list(model.network.state_sizes)
         self.is_recurrent = model.is_recurrent
@@ -48,8 +53,8 @@ class JitPolicy(nn.Module):
         self.state: Tensor
         with torch.no_grad(), warnings.catch_warnings():
             # control flow depends on shapes alone, and those are the ones the export is for
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
-            self.core = torch.jit.trace(core, core.example, check_trace=False)
+            warnings.simplefilter("ignore", TracerWarning)
+            self.core: Any = torch.jit.trace(core, core.example, check_trace=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Observation [1, O] -> action [1, A]; advances the state."""

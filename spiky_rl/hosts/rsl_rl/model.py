@@ -54,18 +54,26 @@ class SpikingModel(MLPModel):
                 stateful network, `SpikingPPO`, and the same number in the other model.
         """
         # the parent insists on an MLP: give it the smallest, then put the spiking network in its place
-        super().__init__(obs, obs_groups, obs_set, output_dim, (1,), activation, obs_normalization, distribution_cfg)
+        super().__init__(
+            obs, obs_groups, obs_set, output_dim, (1,), activation, obs_normalization, distribution_cfg
+        )
         del self.mlp
-        self.output_shape = [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
-        settings = {"name": network} if isinstance(network, str) else dict(network)
+        self.output_shape = (
+            [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
+        )
+        settings: dict[str, Any] = {"name": network} if isinstance(network, str) else dict(network)
         settings["layers"] = settings.get("layers") or list(hidden_dims)
         configured = registry.configure("networks", settings, f"{obs_set}.network")
-        self.network: SpikingNetwork = configured.build(inputs=self.obs_dim, outputs=math.prod(self.output_shape))
+        self.network: SpikingNetwork = configured.build(
+            inputs=self.obs_dim, outputs=math.prod(self.output_shape)
+        )
         self.settings = configured.settings()
         self.is_recurrent = self.network.stateful
         self.burn_in = burn_in
         if burn_in and not self.is_recurrent:
-            raise registry.RegistryError(f"{obs_set}.burn_in: {burn_in} control steps of burn-in need a stateful network")
+            raise registry.RegistryError(
+                f"{obs_set}.burn_in: {burn_in} control steps of burn-in need a stateful network"
+            )
         if self.distribution is not None:
             self.distribution.init_mlp_weights(nn.Sequential(self.network.decoder.readout, nn.Identity()))
         self._state: State | None = None
@@ -91,13 +99,19 @@ class SpikingModel(MLPModel):
     def _output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
         """Observations [..., O] -> what the distribution reads, [..., *output_shape]."""
         if not self.is_recurrent:
-            rows = x.reshape(1, -1, x.shape[-1]).split(CPU_ROWS if x.device.type == "cpu" else x.numel(), dim=1)
-            features = torch.cat([self.network(r, self.network.zero_state(r.shape[1], r))[0] for r in rows], dim=1)
+            rows = x.reshape(1, -1, x.shape[-1]).split(
+                CPU_ROWS if x.device.type == "cpu" else x.numel(), dim=1
+            )
+            features = torch.cat(
+                [self.network(r, self.network.zero_state(r.shape[1], r))[0] for r in rows], dim=1
+            )
             return features.reshape(*x.shape[:-1], *self.output_shape)
         if masks is None:
             state = self._state if self._state is not None else self.network.zero_state(x.shape[0], x)
             if state[0].shape[1] != x.shape[0]:
-                raise ValueError(f"the state is that of {state[0].shape[1]} environments, the observation of {x.shape[0]}; reset first")
+                raise ValueError(
+                    f"the state is that of {state[0].shape[1]} environments, the observation of {x.shape[0]}; reset first"
+                )
             features, self._state = self.network(x.unsqueeze(0), state)
             return features.squeeze(0).unflatten(-1, self.output_shape)
         features, _ = self.network(x, _as_state(hidden_state) or self.network.zero_state(x.shape[1], x))

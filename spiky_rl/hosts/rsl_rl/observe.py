@@ -59,7 +59,11 @@ def raster(algorithm: PPO, environment: int = 0) -> Any:
         x = actor.get_latent(storage.observations[:, environment : environment + 1])  # type: ignore[arg-type]
         if network.stateful:
             saved = storage.saved_hidden_state_a
-            state = tuple(s[0, :, environment : environment + 1] for s in saved) if saved else network.zero_state(1, x)
+            state = (
+                tuple(s[0, :, environment : environment + 1] for s in saved)
+                if saved
+                else network.zero_state(1, x)
+            )
             begins = torch.roll(storage.dones[:, environment], 1, 0).float()
             begins[0] = 0.0
             network(x, state, keep=1.0 - begins, record=record)

@@ -34,10 +34,14 @@ class SpikingPPO(PPO):
         self.learning_rate_floor = learning_rate_floor
         for role, model in (("actor", actor), ("critic", critic)):
             if getattr(model, "burn_in", 0) != burn_in:
-                raise ValueError(f"burn_in: the algorithm leaves out {burn_in} control steps, the {role} {getattr(model, 'burn_in', 0)}")
+                raise ValueError(
+                    f"burn_in: the algorithm leaves out {burn_in} control steps, the {role} {getattr(model, 'burn_in', 0)}"
+                )
         if burn_in:
             if burn_in >= storage.num_transitions_per_env:
-                raise ValueError(f"burn_in: {burn_in} leaves nothing of the {storage.num_transitions_per_env} control steps of a rollout")
+                raise ValueError(
+                    f"burn_in: {burn_in} leaves nothing of the {storage.num_transitions_per_env} control steps of a rollout"
+                )
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
 
@@ -54,11 +58,15 @@ class SpikingPPO(PPO):
 class BurnInStorage(RolloutStorage):
     """A rollout whose replayed targets start after the burn-in, as the models' outputs do."""
 
+    # pylint: disable-next=super-init-not-called
     def __init__(self, storage: RolloutStorage, burn_in: int) -> None:
+        # takes over the buffers of a storage that rsl_rl has already allocated
         self.__dict__.update(storage.__dict__)
         self.burn_in = burn_in
 
-    def recurrent_mini_batch_generator(self, *args: Any, **kwargs: Any) -> Generator[RolloutStorage.Batch, None, None]:
+    def recurrent_mini_batch_generator(
+        self, *args: Any, **kwargs: Any
+    ) -> Generator[RolloutStorage.Batch, None, None]:
         """As `RolloutStorage`'s; observations, masks and states whole, everything the loss reads cut."""
         n = self.burn_in
         for batch in super().recurrent_mini_batch_generator(*args, **kwargs):

@@ -8,6 +8,7 @@ import logging
 import random
 import re
 import statistics
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -86,7 +87,9 @@ class Runner(OnPolicyRunner):
             picture_interval: Iterations between spike rasters.
             on_iteration: Called after every iteration; may raise `Stop`.
         """
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
+        with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
+            # where a task names no observation groups, rsl_rl takes 'policy' for both models and warns of it three times
+            warnings.filterwarnings("ignore", message="The observation configuration dictionary")
             super().__init__(env, train_cfg, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.identity = identity or {}
@@ -94,7 +97,14 @@ class Runner(OnPolicyRunner):
         self.picture_interval = picture_interval
         self.on_iteration = on_iteration or (lambda iteration: None)
         self.logger = _QuietLogger(
-            log_dir, self.cfg, env.cfg, env.num_envs, self.is_distributed, self.gpu_world_size, self.gpu_global_rank, device
+            log_dir,
+            self.cfg,
+            env.cfg,
+            env.num_envs,
+            self.is_distributed,
+            self.gpu_world_size,
+            self.gpu_global_rank,
+            device,
         )
         self.logger.after = self._after_iteration
         self._simulated = 0.0
@@ -122,7 +132,11 @@ class Runner(OnPolicyRunner):
         state["iter"] = self.current_learning_iteration
         state["infos"] = {
             **(infos or {}),
-            "spiky_rl": {"identity": self.identity, "progress": vars(self.progress), "random": random_state(self.device)},
+            "spiky_rl": {
+                "identity": self.identity,
+                "progress": vars(self.progress),
+                "random": random_state(self.device),
+            },
         }
         files.write(Path(path), lambda beside: torch.save(state, beside))
         self.logger.save_model(path, self.current_learning_iteration)
@@ -150,13 +164,19 @@ class Runner(OnPolicyRunner):
         return loaded.get("infos") or {}
 
     def _finite(self) -> bool:
-        return all(p.isfinite().all() for model in (self.alg.actor, self.alg.critic) for p in model.parameters())
+        return all(
+            p.isfinite().all() for model in (self.alg.actor, self.alg.critic) for p in model.parameters()
+        )
 
-    def _after_iteration(self, it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict) -> None:
+    def _after_iteration(
+        self, it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict
+    ) -> None:
         """Book the iteration, write what TensorBoard shows beside rsl_rl's scalars, tell the display."""
         for name, value in loss_dict.items():
             if not np.isfinite(value):
-                raise FloatingPointError(f"iteration {it}: the {name} loss is {value}; the last good checkpoint is kept")
+                raise FloatingPointError(
+                    f"iteration {it}: the {name} loss is {value}; the last good checkpoint is kept"
+                )
         progress, logger = self.progress, self.logger
         simulated = getattr(self.env, "seconds_simulation", 0.0)
         simulation, self._simulated = simulated - self._simulated, simulated
@@ -173,9 +193,13 @@ class Runner(OnPolicyRunner):
         if logger.writer is not None:
             self._write(it, activity, simulation, collect_time - simulation, learn_time)
         seconds = collect_time + learn_time
-        self.on_iteration(Iteration(it, total_it - 1, progress, activity, loss_dict, steps / seconds, seconds))
+        self.on_iteration(
+            Iteration(it, total_it - 1, progress, activity, loss_dict, steps / seconds, seconds)
+        )
 
-    def _write(self, it: int, activity: Activity, simulation: float, inference: float, learning: float) -> None:
+    def _write(
+        self, it: int, activity: Activity, simulation: float, inference: float, learning: float
+    ) -> None:
         writer: Any = self.logger.writer
         for name, seconds in (("simulation", simulation), ("inference", inference), ("learning", learning)):
             writer.add_scalar(f"Perf/seconds_{name}", seconds, it)
@@ -220,7 +244,11 @@ def read_checkpoint(path: str, map_location: str = "cpu") -> dict[str, Any]:
     except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
         detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
         raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
-    missing = [key for key in ("actor_state_dict", "critic_state_dict", "iter") if not isinstance(loaded, dict) or key not in loaded]
+    missing = [
+        key
+        for key in ("actor_state_dict", "critic_state_dict", "iter")
+        if not isinstance(loaded, dict) or key not in loaded
+    ]
     if missing:
         raise CheckpointError(f"{path}: no rsl_rl checkpoint: {', '.join(missing)} missing")
     return loaded
@@ -231,7 +259,9 @@ def check_identity(loaded: dict[str, Any], identity: dict[str, Any], path: str) 
     theirs = ((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity", {})
     for key in ("task", "agent"):
         if key in theirs and key in identity and theirs[key] != identity[key]:
-            raise CheckpointError(f"{path}: a checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}")
+            raise CheckpointError(
+                f"{path}: a checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}"
+            )
 
 
 def random_state(device: str) -> dict[str, Any]:

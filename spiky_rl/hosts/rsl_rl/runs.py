@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,13 @@ def new_run(root: Path, experiment: str, run_name: str, task: str, agent: str) -
         except FileExistsError:
             taken += 1
     now = datetime.datetime.now(datetime.UTC).isoformat()
-    manifest = {"version": 1, "library": "rsl_rl", "task": task, "created_at": now, "metadata": {"agent": agent}}
+    manifest = {
+        "version": 1,
+        "library": "rsl_rl",
+        "task": task,
+        "created_at": now,
+        "metadata": {"agent": agent},
+    }
     files.write_json(folder / "run.json", manifest)
     return folder
 
@@ -46,7 +53,9 @@ def find_checkpoint(name: str, root: Path, experiment: str, task: str, agent: st
         path = Path(name)
         found = _numbered(path)[-1:] if path.is_dir() else [path] if path.is_file() else []
         if not found:
-            raise CheckpointError(f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name")
+            raise CheckpointError(
+                f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name"
+            )
         return found[0]
     parent = root / "rsl_rl" / experiment
     for folder in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
@@ -57,13 +66,15 @@ def find_checkpoint(name: str, root: Path, experiment: str, task: str, agent: st
                 return run / BEST
             if numbered := _numbered(run):
                 return numbered[-1]
-    raise CheckpointError(f"--checkpoint {name}: no run of {agent} on {task} with a checkpoint lies in {str(parent)!r}; train one first")
+    raise CheckpointError(
+        f"--checkpoint {name}: no run of {agent} on {task} with a checkpoint lies in {str(parent)!r}; train one first"
+    )
 
 
 def write_result(path: Path, progress: Progress, **more: Any) -> dict[str, Any]:
     """Write ``result.json``; returns its content. Returns that no episode reached are null."""
-    known = [value for value in progress.returns if value == value]
-    lengths = [value for value in progress.lengths if value == value]
+    known = [value for value in progress.returns if not math.isnan(value)]
+    lengths = [value for value in progress.lengths if not math.isnan(value)]
     seconds = progress.seconds_simulation + progress.seconds_inference + progress.seconds_learning
     result = {
         **more,
