@@ -72,6 +72,9 @@ class Option:
             raise RegistryError(f"{path}: expected {describe(kind)}, got {value!r}")
         if value is None and self.default is not None:
             raise RegistryError(f"{path}: expected {describe(kind)}, got nothing")
+        numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not numeric and (self.low is not None or self.high is not None):
+            raise RegistryError(f"{path}: expected {describe(float)}, got {value!r}")
         return check_range(path, value, self.low, self.high)
 
 
@@ -105,7 +108,9 @@ class Configured:
         """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
         return {
             "name": self.name,
-            **self.options,
+            **{
+                key: list(value) if isinstance(value, tuple) else value for key, value in self.options.items()
+            },
             **{key: part.settings() for key, part in self.parts.items()},
         }
 
@@ -127,14 +132,9 @@ def describe(kind: type) -> str:
 def check_range(path: str, value: Any, low: float | None, high: float | None) -> Any:
     """The value, if it lies in [low, high] and is finite."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # the negated comparison also refuses NaN
-        if (
-            low is not None
-            and not value >= low
-            or high is not None
-            and not value <= high
-            or math.isnan(value)
-        ):
+        if not math.isfinite(value):
+            raise RegistryError(f"{path}: {value!r} is out of range; it must be finite")
+        if low is not None and value < low or high is not None and value > high:
             bounds = (
                 f"at least {low}"
                 if high is None
@@ -187,19 +187,18 @@ def resolve(kind: str, name: str) -> type[Component]:
             public = [key for key in vars(module) if key[0] != "_"]
             raise RegistryError(f"{name!r}: {target} has no {attribute!r}{nearest(attribute, public)}")
         found = getattr(module, attribute)
-        if not (inspect.isclass(found) and issubclass(found, Component)):
-            raise RegistryError(f"{name!r} is not a spiky_rl component")
+        base = _base(kind)
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            raise RegistryError(
+                f"{name!r} is no entry of {kind}: it does not derive from {base.__module__}:{base.__name__}"
+            )
         return found
     if name not in names(kind):
         raise RegistryError(
             f"unknown {kind[:-1]} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
         )
     module = importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.{name}")
-    return next(
-        cls
-        for cls in vars(module).values()
-        if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component)
-    )
+    return _own_component(module)
 
 
 def configure(kind: str, settings: Any, path: str) -> Configured:
@@ -224,15 +223,36 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
                 f"{path}.{key}: {settings['name']!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
             )
     options = {
-        key: option.check(f"{path}.{key}", settings[key]) if key in settings else option.default
+        key: option.check(f"{path}.{key}", settings.get(key, option.default))
         for key, option in cls.options.items()
     }
     parts = {
-        key: configure(part_kind, settings.get(key, {"name": default}), f"{path}.{key}")
+        key: configure(part_kind, _named(settings.get(key, default), default), f"{path}.{key}")
         for key, (part_kind, default) in cls.parts.items()
     }
     cls.validate(path, options)
     return Configured(settings["name"], cls, options, parts)
+
+
+def _named(settings: Any, default: str) -> Any:
+    """A part's settings; those that name no component are the default's."""
+    return {"name": default, **settings} if isinstance(settings, Mapping) else settings
+
+
+def _own_component(module: Any) -> type[Component]:
+    """The component that a module defines, as opposed to those it imports."""
+    return next(
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component)
+    )
+
+
+def _base(kind: str) -> type[Component]:
+    """What every entry of a kind derives from: the component in its room's ``base.py``, where there is one."""
+    if not (PACKAGE / ROOMS[kind] / "base.py").is_file():
+        return Component
+    return _own_component(importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.base"))
 
 
 def _load_module(target: str, name: str) -> Any:
@@ -250,5 +270,9 @@ def _load_file(path: Path) -> Any:
         spec = importlib.util.spec_from_file_location(key, path)
         assert spec is not None and spec.loader is not None
         sys.modules[key] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[key]
+            raise
     return sys.modules[key]

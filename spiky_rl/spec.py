@@ -11,16 +11,16 @@ out of range are errors that name the origin, the key and the nearest valid one.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from spiky_rl import registry
 from spiky_rl.registry import Configured, Option, RegistryError, nearest
@@ -48,6 +48,7 @@ ALGORITHM = {
     "schedule": Option("adaptive", "of the learning rate", choices=("adaptive", "fixed")),
     "desired_kl": Option(0.01, "target of the adaptive schedule", low=0.0),
     "learning_rate_floor": Option(0.0, "least learning rate of the adaptive schedule", low=0.0),
+    "critic_learning_rate": Option(None, "the critic's own learning rate, with the fixed schedule", low=0.0),
     "num_learning_epochs": Option(5, "passes over a rollout", low=1),
     "num_mini_batches": Option(4, "minibatches per pass", low=1),
     "gamma": Option(0.99, "discount", low=0.0, high=1.0),
@@ -88,6 +89,12 @@ NETWORKS = {
     "network": "the actor's spiking network; absent: an ANN",
     "critic_network": "the critic's; absent: an ANN",
 }
+TASK: dict[str, Any] = {
+    **dict.fromkeys(("id", "summary", "measure"), ""),
+    **dict.fromkeys(("num_envs", "env", "agent"), {}),
+    "solved": 0.0,
+}
+"""Keys of a task file, each with a value of its type; `TaskSpec` says what they mean."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,10 +105,10 @@ class _Loader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
+                raise ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -169,14 +176,8 @@ def load_task(name: str) -> TaskSpec | None:
     stripped = re.sub(r"-v\d+$", "", name)
     for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
         data = read_yaml(path)
-        fields = [field.name for field in dataclasses.fields(TaskSpec)]
-        for key in data:
-            if key not in fields or key == "name":
-                raise SpecError(f"{path.name}: {key}: no such key of a task{nearest(key, fields)}")
-        if not isinstance(data.get("id"), str):
-            raise SpecError(f"{path.name}: id: name the gym id")
+        _check_task(data, path.name)
         if name.endswith(".yaml") or path.stem == name or data["id"] in (name, stripped):
-            _check_layer(data.get("agent", {}), path.name)
             return TaskSpec(name=path.stem, **data)
     return None
 
@@ -193,7 +194,10 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     data = read_yaml(path)
     layer = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     _check_layer(layer, path.name)
-    for task, override in (data.get("tasks") or {}).items():
+    tasks = data.get("tasks") or {}
+    if not isinstance(tasks, Mapping):
+        raise SpecError(f"{path.name}: tasks: expected a mapping of gym ids, got {tasks!r}")
+    for task, override in tasks.items():
         _check_layer(override, f"{path.name} for {task}")
     return path.stem, data, path.name
 
@@ -275,6 +279,9 @@ def merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, An
             below = node.get(key)
             if isinstance(below, dict) and "name" in below and isinstance(value, str):
                 value = {"name": value}
+            if isinstance(below, str) and isinstance(value, Mapping) and value:
+                below = node[key] = {"name": below}
+                origins[f"{path}.name"] = origins.pop(path)
             if isinstance(value, Mapping) and value:
                 renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get(
                     "name"
@@ -331,9 +338,32 @@ def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
     check(layer, RUNNER, "agent.")
 
 
+def _check_task(data: Mapping[str, Any], file: str) -> None:
+    """Refuse unknown keys and wrong types in a task file."""
+    for key, value in data.items():
+        if key not in TASK:
+            raise SpecError(f"{file}: {key}: no such key of a task{nearest(key, TASK)}")
+        try:
+            Option(TASK[key], "").check(key, value)
+            if key == "num_envs":
+                if set(value) != {"cpu", "cuda"}:
+                    raise RegistryError(
+                        f"num_envs: expected a number for cpu and one for cuda, got {value!r}"
+                    )
+                for kind, count in value.items():
+                    Option(1, "", low=1).check(f"num_envs.{kind}", count)
+        except RegistryError as error:
+            raise SpecError(f"{file}: {error}") from None
+    if not data.get("id"):
+        raise SpecError(f"{file}: id: name the gym id")
+    _check_layer(data.get("agent", {}), file)
+
+
 def _with_layers(tree: Mapping[str, Any], key: str) -> Any:
     """A network's settings; without layers of its own it takes those of the ANN in its place."""
     named = tree[key]
+    if not isinstance(named, str | Mapping):
+        return named
     settings: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
     if not settings.get("layers"):
         settings["layers"] = list(

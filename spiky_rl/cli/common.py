@@ -258,11 +258,11 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> 
 
 def write_params(folder: Path, plan: Plan) -> None:
     """What the run was made from: Isaac Lab's two files, and ours with the origin of every value."""
-    from isaaclab.utils.io import dump_yaml
+    from spiky_rl.hosts.isaaclab.environment import write_config
 
     (folder / "params").mkdir(exist_ok=True)
-    dump_yaml(str(folder / "params" / "env.yaml"), plan.env_cfg)
-    dump_yaml(str(folder / "params" / "agent.yaml"), plan.config)
+    write_config(folder / "params" / "env.yaml", plan.env_cfg)
+    write_config(folder / "params" / "agent.yaml", plan.config)
     rows = {path: {"value": value, "origin": origin} for path, value, origin in plan.spec.rows()}
     text = yaml.safe_dump(rows, sort_keys=False)
     files.write(folder / "params" / "spec.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
@@ -280,5 +280,13 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
     try:
         return command(sys.argv[1:] if argv is None else argv)
     except USER_ERRORS as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except RuntimeError as error:
+        from spiky_rl.hosts.isaaclab.assets import AssetError
+        from spiky_rl.hosts.isaaclab.camera import GraphicsError
+
+        if not isinstance(error, AssetError | GraphicsError):
+            raise
         sys.stderr.write(f"error: {error}\n")
         return 2

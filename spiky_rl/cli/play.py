@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 def play(argv: list[str]) -> int:
     """Play as the arguments say."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
     plan = common.prepare(args)
 

@@ -19,13 +19,14 @@ class Linear(Component, torch.nn.Linear):
 
     options = {
         "gain": Option(2.0, "gain of the orthogonal initialisation", low=0.0),
-        "offset": Option(0.5, "initial bias, in units of the threshold"),
+        "offset": Option(0.25, "centre of the initial biases, in units of the threshold"),
+        "spread": Option(0.5, "initial biases are uniform within the offset plus or minus this", low=0.0),
     }
 
-    def __init__(self, gain: float, offset: float, inputs: int, outputs: int) -> None:
+    def __init__(self, gain: float, offset: float, spread: float, inputs: int, outputs: int) -> None:
         torch.nn.Linear.__init__(self, inputs, outputs)
         torch.nn.init.orthogonal_(self.weight, gain)
-        torch.nn.init.constant_(self.bias, offset)
+        torch.nn.init.uniform_(self.bias, offset - spread, offset + spread)
 
     def operations(self, events: Tensor) -> Tensor:
         """Effective operations that ``events`` [..., inputs] cause: non-zero inputs times fan-out, [...]."""

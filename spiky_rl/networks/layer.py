@@ -12,12 +12,15 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron, Param
 
+LARGEST = 1e9
+"""Of a learned parameter without an upper bound: beyond it float32 overflows on the way."""
+
 
 class Parameters(torch.nn.Module):
     """A neuron's parameters: numbers, or learned values per neuron.
 
-    A learned parameter is stored as its logarithm where it must be positive, so no step of the optimiser leaves its
-    range; a time constant enters the step as its decay exp(-dt/tau).
+    A learned parameter is stored as its logarithm where it must be positive, and read within its range, so no step of the
+    optimiser leaves it; a time constant enters the step as its decay exp(-dt/tau).
     """
 
     def __init__(self, neuron: Neuron, width: int) -> None:
@@ -33,13 +36,19 @@ class Parameters(torch.nn.Module):
         values: list[Tensor | float] = []
         for name, param in self.neuron.params.items():
             if name in self.neuron.learn:
-                stored = self.get_parameter(name)
-                value = stored.exp() if _positive(param) else stored
+                value = self._in_range(name, param)
                 values.append(torch.exp(-self.neuron.dt / value) if param.transform == "decay" else value)
             else:
                 number = self.neuron.chosen[name]
                 values.append(math.exp(-self.neuron.dt / number) if param.transform == "decay" else number)
         return tuple(values)
+
+    def _in_range(self, name: str, param: Param) -> Tensor:
+        stored, low, high = self.get_parameter(name), param.low, param.high
+        if _positive(param):
+            top = LARGEST if high is None else high
+            return stored.clamp(math.log(low or 1.0), math.log(top)).exp()
+        return stored if low is None and high is None else stored.clamp(low, high)
 
 
 class Layer(torch.nn.Module):

@@ -287,7 +287,7 @@ def test_seeded_training_is_reproducible_and_learns():
     def train():
         run = runner({**LIF, "layers": [32]}, num_envs=64, learning_rate=1e-2)
         rewards = []
-        for _ in range(40):
+        for _ in range(60):
             rollout(run)
             rewards.append(run.alg.storage.rewards.mean().item())
             run.alg.update()
@@ -295,4 +295,5 @@ def test_seeded_training_is_reproducible_and_learns():
 
     (rewards, first), (_, second) = train(), train()
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert rewards[-1] > rewards[0] + 0.2
+    # measured: from -1.22 to -0.79; the optimum is near -0.5
+    assert sum(rewards[-5:]) / 5 > rewards[0] + 0.25

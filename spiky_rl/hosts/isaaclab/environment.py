@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -153,6 +154,13 @@ def fits(value: Any, current: Any, declared: str) -> bool:
         return True
     kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
     return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})
+
+
+def write_config(path: Path, config: Any) -> None:
+    """Write a configuration as Isaac Lab's own commands do."""
+    from isaaclab.utils.io import dump_yaml
+
+    dump_yaml(str(path), config)
 
 
 @contextlib.contextmanager

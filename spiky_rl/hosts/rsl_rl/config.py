@@ -8,6 +8,8 @@ from typing import Any
 from spiky_rl.spec import AgentSpec, SpecError
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
+OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate")
+"""What SpikingPPO understands beyond rsl_rl's PPO."""
 
 
 def runner_config(spec: AgentSpec) -> dict[str, Any]:
@@ -42,9 +44,14 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             model["class_name"] = f"{CLASSES}:BurnInMLPModel"
         if burn_in:
             model["burn_in"] = burn_in
-    ours = burn_in or algorithm.get("learning_rate_floor") or any(networks.values())
+    if algorithm.get("critic_learning_rate") is not None and algorithm.get("schedule") != "fixed":
+        raise SpecError(
+            f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {algorithm.get('schedule')}"
+        )
+    ours = burn_in or any(networks.values()) or any(algorithm.get(key) for key in OWN_OPTIONS)
     if ours and algorithm.get("class_name", "PPO") == "PPO":
         algorithm |= {"class_name": f"{CLASSES}:SpikingPPO", "burn_in": burn_in}
     else:
-        algorithm.pop("learning_rate_floor", None)
+        for key in OWN_OPTIONS:
+            algorithm.pop(key, None)
     return config

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -68,6 +69,8 @@ class SpikingModel(MLPModel):
             inputs=self.obs_dim, outputs=math.prod(self.output_shape)
         )
         self.settings = configured.settings()
+        widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
+        self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
         self.is_recurrent = self.network.stateful
         self.burn_in = burn_in
         if burn_in and not self.is_recurrent:

@@ -24,18 +24,21 @@ class Activity:
     """Mean spikes per neuron and inner step; 0 for an ANN."""
     operations: float
     """Effective synaptic operations per control step; an ANN's multiply-accumulates."""
+    ann_operations: float
+    """Multiply-accumulates of the ANN in the model's place: Isaac Lab's own network for the task."""
 
 
 def activity(model: Any, x: Tensor | None = None, state: tuple[Tensor, ...] | None = None) -> Activity:
     """Activity of a model for normalised observations x [B, O] and its state; an ANN needs neither."""
     if not isinstance(model, SpikingModel):
-        return Activity([], 0.0, dense_operations(model))
+        operations = dense_operations(model)
+        return Activity([], 0.0, operations, operations)
     assert x is not None
     record = Record()
     with torch.no_grad():
         model.network(x.unsqueeze(0), state or model.network.zero_state(x.shape[0], x), record=record)
     layers = firing(record)
-    return Activity(layers, mean_rate(layers, record), effective_operations(record))
+    return Activity(layers, mean_rate(layers, record), effective_operations(record), model.ann_operations)
 
 
 def last_activity(algorithm: PPO, samples: int = 512) -> Activity:

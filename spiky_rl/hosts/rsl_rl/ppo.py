@@ -20,6 +20,7 @@ class SpikingPPO(PPO):
         storage: RolloutStorage,
         *args: Any,
         learning_rate_floor: float = 0.0,
+        critic_learning_rate: float | None = None,
         burn_in: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -29,6 +30,8 @@ class SpikingPPO(PPO):
             learning_rate_floor: The adaptive schedule never goes below it. One flipped spike moves the action mean by a
                 finite amount, so the measured KL divergence does not vanish with the step size as an ANN's does, and
                 the schedule without a floor can shrink the learning rate until nothing is learned.
+            critic_learning_rate: A learning rate of the critic's own, under the fixed schedule. An ANN critic learns
+                well at rates that a spiking actor does not survive; rsl_rl has one rate for both.
             burn_in: The first control steps of every rollout that recurrent models replay without loss.
         """
         self.learning_rate_floor = learning_rate_floor
@@ -44,6 +47,16 @@ class SpikingPPO(PPO):
                 )
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
+        if critic_learning_rate is not None:
+            if self.schedule != "fixed":
+                raise ValueError(f"critic_learning_rate: needs the fixed schedule, not {self.schedule!r}")
+            actors, critics = list(self.actor.parameters()), list(self.critic.parameters())
+            self.optimizer = type(self.optimizer)(
+                [
+                    {"params": actors, "lr": self.learning_rate},
+                    {"params": critics, "lr": critic_learning_rate},
+                ]
+            )
 
     @property
     def learning_rate(self) -> float:

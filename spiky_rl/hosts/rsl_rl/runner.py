@@ -152,7 +152,7 @@ class Runner(OnPolicyRunner):
         check_identity(loaded, self.identity, path)
         try:
             goes_on = self.alg.load(loaded, load_cfg, strict)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             detail = " ".join(str(error).split())[:300]
             raise CheckpointError(f"{path}: its networks do not fit this agent's: {detail}") from None
         ours = (loaded.get("infos") or {}).get("spiky_rl")
@@ -204,6 +204,7 @@ class Runner(OnPolicyRunner):
         for name, seconds in (("simulation", simulation), ("inference", inference), ("learning", learning)):
             writer.add_scalar(f"Perf/seconds_{name}", seconds, it)
         writer.add_scalar("Cost/operations_per_step", activity.operations, it)
+        writer.add_scalar("Cost/ann_operations_per_step", activity.ann_operations, it)
         if activity.layers:
             writer.add_scalar("Spikes/rate", activity.rate, it)
         for i, layer in enumerate(activity.layers, start=1):

@@ -1,0 +1,214 @@
+"""The commands as a user runs them, on the real Isaac-Cartpole: train, resume, stop, play, export, Isaac Lab's own."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+ROOT = Path(__file__).parents[2]
+TASK = ["--task", "Isaac-Cartpole-v0", "--device", "cpu", "--assets", "local"]
+ITERATIONS = 60
+
+
+def command(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    line = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False, timeout=280)
+
+
+def train(root: Path, *arguments: str) -> Path:
+    """Train; returns the run folder."""
+    done = command("train.py", *TASK, "--log_root", str(root), *arguments)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    result = Path(done.stdout.strip().splitlines()[-1])
+    assert result.name == "result.json" and result.is_file(), "the path of the result is printed last"
+    return result.parent
+
+
+def result_of(run: Path) -> dict:
+    return json.loads((run / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """One real training, long enough to learn."""
+    root = tmp_path_factory.mktemp("logs")
+    return train(
+        root,
+        "--agent",
+        "lif_ppo",
+        "--num_envs",
+        "512",
+        "--max_iterations",
+        str(ITERATIONS),
+        "--run_name",
+        "e2e",
+    )
+
+
+def test_training_learns_to_balance_and_writes_isaac_labs_layout(trained):
+    result = result_of(trained)
+    assert result["mean_return_final"] > 3.5
+    assert result["env_steps"] == ITERATIONS * 512 * 16
+    assert 0.01 < result["firing_rate"] < 0.6
+    assert result["task"] == "Isaac-Cartpole" and result["agent"] == "lif_ppo"
+    assert (
+        trained.parent.name == "cartpole"
+        and trained.parent.parent.name == "rsl_rl"
+        and trained.name.endswith("_e2e")
+    )
+    for name in (
+        f"model_{ITERATIONS - 1}.pt",
+        "best.pt",
+        "params/env.yaml",
+        "params/agent.yaml",
+        "params/spec.yaml",
+    ):
+        assert (trained / name).is_file(), name
+    manifest = json.loads((trained / "run.json").read_text())
+    assert (manifest["library"], manifest["task"], manifest["metadata"]) == (
+        "rsl_rl",
+        "Isaac-Cartpole",
+        {"agent": "lif_ppo"},
+    )
+    assert list(trained.glob("events.*"))
+
+
+def test_playback_measures_films_and_exports(trained):
+    done = command(
+        "play.py", *TASK, "--agent", "lif_ppo", "--log_root", str(trained.parents[2]), "--num_envs", "4",
+        "--episodes", "6", "--export",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    playback = json.loads((trained / "playback.json").read_text())
+    keys = "task agent checkpoint episodes mean_return std_return mean_length firing_rate synops_per_step"
+    assert set(keys.split()) <= set(playback)
+    assert playback["episodes"] == 6 and playback["mean_return"] > 4.0
+    assert playback["checkpoint"].endswith(f"model_{ITERATIONS - 1}.pt")
+    assert (trained / "exported" / "policy.pt").is_file() and (trained / "exported" / "policy.onnx").is_file()
+    assert "equal to the live policy in all 300 control steps" in done.stderr
+
+
+def test_playback_films_the_robot_and_its_spikes(trained):
+    av = pytest.importorskip("av", reason="the video extra is not installed")
+    from spiky_rl.hosts.isaaclab.camera import GraphicsError, require_graphics
+
+    try:
+        require_graphics()
+    except GraphicsError as error:
+        pytest.skip(str(error))
+    done = command(
+        "play.py", *TASK, "--agent", "lif_ppo", "--log_root", str(trained.parents[2]), "--num_envs", "1", "--episodes", "1",
+        "--checkpoint", "best", "--video", "--video_length", "20",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    with av.open(str(trained / "videos" / "play" / "best.mp4")) as film:
+        frames = [frame.to_ndarray(format="rgb24") for frame in film.decode(video=0)]
+    assert len(frames) == 20 and frames[0].shape == (480, 1280, 3)
+    assert frames[10][:, :640].std() > 10, "the robot's half is no empty picture"
+    assert (frames[10][:, 640:] < 100).mean() > 0.001, "spikes are drawn"
+    assert (trained / "videos" / "play" / "best.gif").is_file()
+
+
+def test_resuming_goes_on_from_the_next_iteration(trained):
+    root = trained.parents[2]
+    done = command(
+        "train.py", *TASK, "--log_root", str(root), "--agent", "lif_ppo", "--num_envs", "512", "--max_iterations", "2",
+        "--checkpoint", str(trained / f"model_{ITERATIONS - 1}.pt"), "--experiment_name", "resumed",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert f"at iteration {ITERATIONS}; running 2 more" in done.stderr
+    run = Path(done.stdout.strip().splitlines()[-1]).parent
+    assert result_of(run)["iterations"] == ITERATIONS + 2
+    assert (run / f"model_{ITERATIONS + 1}.pt").is_file()
+    refused = command(
+        "train.py",
+        *TASK,
+        "--log_root",
+        str(root),
+        "--agent",
+        "lif_ppo",
+        "--checkpoint",
+        str(trained),
+        "agent.network.steps=8",
+    )
+    assert refused.returncode == 2 and "agent.network.steps=4" in refused.stderr
+
+
+def test_isaac_labs_own_command_trains_and_plays_our_agent(trained, tmp_path):
+    """The stock entry point finds the agent, and its playback finds our run."""
+    from spiky_rl.hosts.isaaclab.assets import local_asset_root
+
+    logs = tmp_path / "logs"
+    logs.symlink_to(trained.parents[2])
+    environment = {"ISAACSIM_ASSET_ROOT": str(local_asset_root())}
+    stock = [str(Path(sys.executable).parent / "isaaclab")]
+    shared = [
+        "--rl_library",
+        "rsl_rl",
+        "--task",
+        "Isaac-Cartpole",
+        "--agent",
+        "lif_ppo",
+        "--device",
+        "cpu",
+        "--num_envs",
+        "4",
+    ]
+
+    def run(verb: str, *arguments: str) -> subprocess.CompletedProcess:
+        import os
+
+        return subprocess.run(
+            [*stock, verb, *shared, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+
+    done = run("train", "--max_iterations", "2", "--experiment_name", "stock", "agent.actor.network.steps=2")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "SpikingModel" in done.stdout
+    assert list((logs / "rsl_rl" / "stock").glob("*/model_1.pt"))
+
+
+def test_same_seed_gives_the_same_result(tmp_path):
+    arguments = ["--agent", "lif_stateful_ppo", "--num_envs", "32", "--max_iterations", "3", "--seed", "7"]
+    first, second = (result_of(train(tmp_path / str(i), *arguments)) for i in range(2))
+    for key in ("mean_return_final", "mean_length_final", "firing_rate", "synops_per_step", "spec_hash"):
+        assert first[key] == second[key], key
+    other = result_of(train(tmp_path / "other", *arguments[:-1], "8"))
+    assert other["mean_return_final"] != first["mean_return_final"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
+    line = [
+        sys.executable,
+        str(ROOT / "scripts" / "train.py"),
+        *TASK,
+        "--agent",
+        "lif_ppo",
+        "--log_root",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(
+        [*line, "--num_envs", "16", "--max_iterations", "5000"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            if text.startswith("iteration    3/"):
+                break
+        process.send_signal(number)
+        rest = process.stdout.read()
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert process.returncode == 0
+    run = Path(rest.strip().splitlines()[-1]).parent
+    result = result_of(run)
+    assert result["outcome"] == "stopped" and 3 <= result["iterations"] < 5000
+    assert (run / f"model_{result['iterations'] - 1}.pt").is_file()

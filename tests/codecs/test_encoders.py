@@ -1,0 +1,134 @@
+"""Encoders against a direct hand computation and against their statistics."""
+
+import math
+
+import pytest
+import torch
+
+from spiky_rl import registry
+
+INPUTS, STEPS, BATCH, TIME = 3, 7, 5, 2
+FIELDS, SPAN, DEVIATION = 10, 3.0, 0.387
+DRAWS = 400
+
+
+def encoder(settings, steps=STEPS):
+    return registry.configure("encoders", settings, "encoder").build(inputs=INPUTS, steps=steps)
+
+
+def observations(seed=0, time=TIME):
+    return torch.randn(time, BATCH, INPUTS, generator=torch.Generator().manual_seed(seed))
+
+
+def activity_by_hand(value: float) -> list[float]:
+    """Activities of the receptive fields of one observation, from the formula."""
+    centres = [-SPAN + 2 * SPAN * i / (FIELDS - 1) for i in range(FIELDS)]
+    return [math.exp(-0.5 * ((value - centre) / DEVIATION) ** 2) for centre in centres]
+
+
+def test_direct_hands_on_the_observation_for_all_inner_steps():
+    x = observations()
+    built = encoder("direct")
+    assert torch.equal(built(x), x.view(TIME, 1, BATCH, INPUTS))
+    assert built.width == INPUTS
+    assert torch.equal(built.operations(x), torch.zeros(TIME, BATCH))
+    assert list(built.parameters()) == []
+
+
+def test_population_activities_are_the_gaussians_of_evenly_spread_centres():
+    x = observations()
+    activity = encoder("population").activity(x)
+    assert activity.shape == (TIME, BATCH, INPUTS * FIELDS)
+    for t in range(TIME):
+        for b in range(BATCH):
+            by_hand = [a for value in x[t, b].tolist() for a in activity_by_hand(value)]
+            assert activity[t, b].tolist() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_population_emits_the_whole_part_of_its_accumulated_activity():
+    x = observations(1)
+    spikes = encoder("population").double()(x.double())
+    assert spikes.shape == (TIME, STEPS, BATCH, INPUTS * FIELDS)
+    assert set(spikes.unique().tolist()) == {0.0, 1.0}
+    for t in range(TIME):
+        for b in range(BATCH):
+            by_hand = [a for value in x[t, b].tolist() for a in activity_by_hand(value)]
+            for k in range(STEPS):
+                count = spikes[t, : k + 1, b].sum(0).tolist()
+                assert count == [math.floor((k + 1) * a) for a in by_hand]
+    assert spikes.mean() > 0.02
+
+
+def test_population_starts_every_control_step_from_rest():
+    x = observations()
+    built = encoder("population")
+    together = built(x)
+    assert torch.equal(together, torch.cat([built(x[t : t + 1]) for t in range(TIME)]))
+
+
+def test_population_gradient_moves_centres_towards_the_observation():
+    x = observations(2, time=1)[:, :1]
+    built = encoder("population")
+    built(x).sum().backward()
+    gradient = built.centre.grad
+    assert gradient.isfinite().all()
+    reached = gradient != 0
+    assert reached.sum() >= INPUTS
+    towards = torch.sign(x[0, 0, :, None] - built.centre.detach())
+    assert torch.equal(torch.sign(gradient)[reached], towards[reached])
+    assert built.log_deviation.grad.abs().sum() > 0
+
+
+def test_population_learns_to_spike_for_an_observation_that_lies_between_its_centres():
+    x = torch.full((1, 1, INPUTS), SPAN / (FIELDS - 1) * 0.02)
+    built = encoder("population", steps=4)
+    optimiser = torch.optim.SGD(built.parameters(), lr=0.05)
+    before = built(x).sum().item()
+    for _ in range(30):
+        optimiser.zero_grad()
+        (-built(x).sum()).backward()
+        optimiser.step()
+    assert built(x).sum().item() > before
+
+
+def test_poisson_mean_rate_is_the_activity():
+    x = observations(3, time=1)[:, :1]
+    built = encoder({"name": "population", "mode": "poisson"})
+    total = torch.zeros(INPUTS * FIELDS)
+    with torch.no_grad():
+        activity = built.activity(x)[0, 0]
+        for update in range(DRAWS):
+            built.redraw(update)
+            total += built(x)[0, :, 0].sum(0)
+    samples = DRAWS * STEPS
+    standard_error = (activity * (1 - activity) / samples).sqrt()
+    assert ((total / samples - activity).abs() <= 4 * standard_error + 1e-6).all()
+    assert ((activity > 0.1) & (activity < 0.9)).sum() >= 3, "the bound is tested where it is narrow"
+
+
+def test_poisson_repeats_until_it_is_drawn_anew_and_leaves_the_global_generator_alone():
+    x = observations()
+    built = encoder({"name": "population", "mode": "poisson"})
+    before = torch.get_rng_state()
+    first = built(x)
+    assert torch.equal(built(x), first)
+    alone = built(x[:, 2:3])
+    assert torch.equal(alone, first[:, :, 2:3]), "the noise is the same for every environment"
+    built.redraw(1)
+    assert not torch.equal(built(x), first)
+    built.redraw(0)
+    assert torch.equal(built(x), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_poisson_noise_follows_its_seed():
+    noises = [
+        encoder({"name": "population", "mode": "poisson", "seed": seed}).noise for seed in (0, 0, 12345)
+    ]
+    assert torch.equal(noises[0], noises[1])
+    assert not torch.equal(noises[0], noises[2])
+
+
+def test_population_counts_three_operations_per_field():
+    operations = encoder("population").operations(observations())
+    assert torch.equal(operations, torch.full((TIME, BATCH), 3.0 * INPUTS * FIELDS))

@@ -1,0 +1,60 @@
+"""The real Isaac Lab tasks, a few steps each, in processes of their own: a process holds one simulation."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+ROOT = Path(__file__).parents[2]
+STEPS, ENVS = 5, 4
+
+SCRIPT = """
+import json, sys
+from spiky_rl.hosts.isaaclab.assets import configure_assets
+assets = configure_assets("local")
+import torch
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
+from spiky_rl.hosts.isaaclab.measures import Measures
+task = resolve_task(sys.argv[1])
+cfg, agent = load_configs(task)
+with simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=1) as gym_env:
+    env = TimedVecEnv(gym_env)
+    measures = Measures(env)
+    torch.manual_seed(0)
+    total = torch.zeros(ENVS)
+    for _ in range(STEPS):
+        obs, rewards, dones, _ = env.step(torch.randn(ENVS, env.num_actions))
+        measures.step(dones)
+        total += rewards
+    print("RESULT" + json.dumps({
+        "task": task, "obs": list(obs["policy"].shape), "actions": env.num_actions, "finite": bool(total.isfinite().all()),
+        "seconds": env.seconds_simulation, "measures": measures.names, "assets": assets,
+        "hidden": agent["actor"]["hidden_dims"]}))
+""".replace("STEPS", str(STEPS)).replace("ENVS", str(ENVS))
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "observations", "actions", "hidden"),
+    [
+        ("Isaac-Cartpole-v0", "Isaac-Cartpole", 4, 1, [32, 32]),
+        ("Isaac-Ant", "Isaac-Ant", None, 8, [400, 200, 100]),
+        ("Isaac-Humanoid-v0", "Isaac-Humanoid", None, 21, [400, 200, 100]),
+    ],
+)
+def test_real_task_runs_unmodified_on_the_derived_assets(name, task, observations, actions, hidden):
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.rpartition("RESULT")[2])
+    assert result["task"] == task
+    assert result["obs"][0] == ENVS and result["obs"][1] == (observations or result["obs"][1])
+    assert result["actions"] == actions
+    assert result["finite"] and result["seconds"] > 0
+    assert ("distance" in result["measures"]) == (task != "Isaac-Cartpole")
+    assert result["hidden"] == hidden
+    assert result["assets"].startswith(("local", "user"))

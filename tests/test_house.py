@@ -1,0 +1,192 @@
+"""The house keeps its rules: who may import whom, what stays light, how long a file may be."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "spiky_rl"
+FLOORS = [
+    {"__init__", "registry", "spec", "files"},
+    {"surrogates", "neurons"},
+    {"kernels"},
+    {"codecs", "connections", "networks"},
+    {"learning", "metrics"},
+    {"hosts"},
+    {"datasets", "experiments"},
+    {"cli"},
+]
+"""Rooms from the ground up: each may import its own floor and those below."""
+HEAVY = {"torch", "cupy", "rsl_rl", "skrl", "isaaclab"}
+LONGEST_FILE, LONGEST_SCRIPT = 400, 15
+MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
+
+
+def tree_of(module: str) -> ast.Module:
+    return ast.parse((ROOT / module).read_text(encoding="utf-8"))
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module that a file imports, at its top or inside a function; `from a import b` counts as a.b."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def room(module: str) -> str:
+    """The room of `spiky_rl/neurons/lif.py` or of `spiky_rl.neurons.lif`."""
+    parts = module.removesuffix(".py").replace("/", ".").split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def floor(name: str) -> int:
+    return next((i for i, rooms in enumerate(FLOORS) if name in rooms), 0)
+
+
+def packages(module: str) -> set[str]:
+    """The top-level packages that a file imports."""
+    return {name.partition(".")[0] for name in imports(tree_of(module))}
+
+
+def upward(module: str, tree: ast.Module) -> list[str]:
+    """What a file imports from floors above its own."""
+    own = [name for name in imports(tree) if name.partition(".")[0] == "spiky_rl"]
+    return [name for name in own if floor(room(name)) > floor(room(module))]
+
+
+def test_every_module_stands_in_a_room_and_imports_downwards_only():
+    for module in MODULES:
+        assert any(room(module) in rooms for rooms in FLOORS), f"{module} stands in no room of the house"
+        assert upward(module, tree_of(module)) == [], module
+
+
+def test_an_import_from_above_would_be_seen():
+    inside = ast.parse("def late():\n    from spiky_rl.networks.layer import Layer\n")
+    assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks.layer.Layer"]
+    assert upward("spiky_rl/cli/train.py", inside) == []
+
+
+def test_ground_floor_neurons_and_surrogates_need_only_the_standard_library_and_yaml():
+    for module in MODULES:
+        if room(module) in FLOORS[0] | FLOORS[1]:
+            assert packages(module) <= {*sys.stdlib_module_names, "yaml", "spiky_rl"}, module
+
+
+HOMES = {
+    "rsl_rl": "spiky_rl/hosts/rsl_rl",
+    "isaaclab": "spiky_rl/hosts/isaaclab",
+    "skrl": "spiky_rl/hosts/skrl",
+    "cupy": "spiky_rl/kernels/cupy_backend.py",
+}
+"""The only place that may import a library (isaaclab_rl and its other parts count as isaaclab)."""
+
+
+def test_a_library_is_imported_in_its_home_only():
+    for module in MODULES:
+        for name in packages(module):
+            home = HOMES.get("isaaclab" if name.startswith("isaaclab_") else name, "")
+            assert module.startswith(home), f"{module} imports {name}"
+
+
+def test_the_isaac_lab_host_uses_of_the_rsl_rl_host_nothing_but_its_configuration():
+    used = {
+        (module, name)
+        for module in MODULES
+        if module.startswith("spiky_rl/hosts/isaaclab/")
+        for name in imports(tree_of(module))
+        if name.startswith("spiky_rl.hosts.") and not name.startswith("spiky_rl.hosts.isaaclab")
+    }
+    assert used <= {("spiky_rl/hosts/isaaclab/agents.py", "spiky_rl.hosts.rsl_rl.config.runner_config")}
+
+
+def python(*arguments: str) -> str:
+    """What a fresh interpreter prints; the checkout is on its path."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, *arguments]
+    result = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_importing_the_package_its_specification_and_its_lists_imports_nothing_heavy():
+    names = ["spiky_rl", "spiky_rl.registry", "spiky_rl.spec", "spiky_rl.cli.show"]
+    code = "import importlib, json, sys; [importlib.import_module(n) for n in sys.argv[1:]]; print(json.dumps(list(sys.modules)))"
+    loaded = json.loads(python("-c", code, *names))
+    assert set(names) <= set(loaded)
+    assert not HEAVY & {name.partition(".")[0] for name in loaded}
+
+
+LISTS = {
+    "agents": "lif_ppo",
+    "tasks": "cartpole",
+    "neurons": "Leaky integrate-and-fire",
+    "networks": "Feed-forward",
+}
+
+
+def test_show_lists_and_explains_without_importing_torch():
+    lines = [[kind] for kind in LISTS] + [["neurons", "lif"], ["agents", "lif_ppo"]]
+    code = """
+import json, sys
+from spiky_rl.cli import common
+from spiky_rl.cli.show import show
+assert all(common.run(show, argv) == 0 for argv in json.loads(sys.argv[1]))
+print(json.dumps(list(sys.modules)))
+"""
+    *shown, last = python("-c", code, json.dumps(lines)).splitlines()
+    text = "\n".join(shown)
+    assert all(name in text for name in LISTS.values())
+    assert "tau dV/dt = -V + I(t)" in text
+    assert ">= 0.001" in text, "the range of an option"
+    assert not HEAVY & {name.partition(".")[0] for name in json.loads(last)}
+
+
+def test_the_script_show_answers():
+    assert "lif_ppo" in python("scripts/show.py", "agents")
+
+
+def test_no_file_is_longer_than_what_one_reads_at_a_sitting():
+    files = [path for folder in ("spiky_rl", "tests", "scripts") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 50
+    long = {str(path): n for path in files if (n := len(path.read_text().splitlines())) > LONGEST_FILE}
+    assert long == {}
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*.py")), ids=lambda path: path.stem)
+def test_scripts_only_call_the_command_of_their_name(script):
+    assert len(script.read_text(encoding="utf-8").splitlines()) <= LONGEST_SCRIPT
+    used = imports(ast.parse(script.read_text(encoding="utf-8")))
+    assert used == {f"spiky_rl.cli.{script.stem}.main"}
+
+
+def calls(module: str) -> set[str]:
+    """Names of the plain functions that a file calls."""
+    nodes = [node.func for node in ast.walk(tree_of(module)) if isinstance(node, ast.Call)]
+    return {node.id for node in nodes if isinstance(node, ast.Name)}
+
+
+def test_nothing_prints_but_a_command_and_nothing_evaluates_text():
+    for module in MODULES:
+        forbidden = {"eval", "exec"} if room(module) == "cli" else {"eval", "exec", "print"}
+        assert not calls(module) & forbidden, module
+    assert "print" in calls("spiky_rl/cli/show.py"), "the check sees a print"
+
+
+def test_every_module_and_every_public_class_says_what_it_is():
+    for module in MODULES:
+        tree = tree_of(module)
+        public = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"]
+        for node in (tree, *public):
+            assert ast.get_docstring(node), f"{module}: {getattr(node, 'name', 'the module')}"

@@ -1,0 +1,248 @@
+"""Names become classes, settings become complete and checked, and what is wrong is named with what is right."""
+
+import math
+import sys
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.codecs.decoders.rate import Rate
+from spiky_rl.kernels.torch_backend import unroll
+from spiky_rl.neurons.lif import Lif
+from spiky_rl.registry import Option, RegistryError
+
+MINE = '''
+"""A neuron of the user's own: a leaky integrator whose output is graded."""
+
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+
+
+class Leaky(Neuron):
+    states = ("v",)
+    params = {"tau": Param(5.0, "time constant", low=1e-3, unit="ms", transform="decay")}
+    options = {**params, "dt": DT, "learn": LEARN}
+
+    def step(self, ops, current, v, decay):
+        v = decay * v + (1.0 - decay) * current
+        return ops.tanh(v), (v,)
+'''
+BATCH, INPUTS, OUTPUTS = 32, 3, 2
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """The user's file, as ``path:Class``."""
+    path = tmp_path / "mine.py"
+    path.write_text(MINE, encoding="utf-8")
+    return f"{path}:Leaky"
+
+
+def test_names_are_the_files_of_a_room_without_its_helpers():
+    assert registry.names("neurons") == ["lif"]
+    assert registry.names("decoders") == ["membrane", "rate"]
+    assert registry.names("networks") == ["feedforward"]
+    assert {"lif_ppo", "mlp_ppo", "gru_ppo"} <= set(registry.names("agents"))
+    assert {"ant", "cartpole", "humanoid"} <= set(registry.names("tasks"))
+    for kind in registry.ROOMS:
+        assert not {"base", "layer", "__init__"} & set(registry.names(kind)), kind
+
+
+def test_unknown_kind_is_named_with_the_nearest():
+    with pytest.raises(RegistryError, match="unknown kind 'neuron'.*did you mean 'neurons'"):
+        registry.names("neuron")
+
+
+def test_file_stem_and_module_path_and_file_path_give_the_class(mine):
+    assert registry.resolve("neurons", "lif") is Lif
+    assert registry.resolve("neurons", "spiky_rl.neurons.lif:Lif") is Lif
+    assert registry.resolve("decoders", "spiky_rl.codecs.decoders.rate:Rate") is Rate
+    leaky = registry.resolve("neurons", mine)
+    assert leaky.__name__ == "Leaky"
+    assert registry.resolve("neurons", mine) is leaky, "the file is executed once"
+
+
+def test_a_neuron_from_a_users_file_trains_through_a_feedforward_network(mine):
+    torch.manual_seed(0)
+    settings = {
+        "name": "feedforward",
+        "layers": [16],
+        "neuron": {"name": mine, "tau": 2.0, "learn": ["tau"]},
+        "decoder": "rate",
+    }
+    network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+    x = torch.randn(1, BATCH, INPUTS)
+    target = x[..., :OUTPUTS].sin()
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        y, _ = network(x, network.zero_state(BATCH, x))
+        loss = (y - target).pow(2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad.abs().sum() > 0 for p in network.parameters())
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_file_that_fails_is_executed_again_once_it_is_mended(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("raise OSError('not yet')\n", encoding="utf-8")
+    with pytest.raises(OSError, match="not yet"):
+        registry.resolve("neurons", f"{path}:Leaky")
+    path.write_text(MINE, encoding="utf-8")
+    assert registry.resolve("neurons", f"{path}:Leaky").__name__ == "Leaky"
+
+
+WRONG_NAMES = {
+    "neighbour": ("neurons", "lfi", "unknown neuron 'lfi'; known: lif; did you mean 'lif'"),
+    "surrogate": ("surrogates", "arctan", "did you mean 'arctangent'"),
+    "module": ("neurons", "spiky_rl.nuerons.lif:Lif", "there is no module 'spiky_rl.nuerons'"),
+    "class": ("neurons", "spiky_rl.neurons.lif:Lf", "has no 'Lf'; did you mean 'Lif'"),
+    "file": ("neurons", "no/such/file.py:Leaky", "there is no file 'no/such/file.py'"),
+    "not a component": ("neurons", "math:sqrt", "is no entry of neurons"),
+    "other kind": ("decoders", "spiky_rl.neurons.lif:Lif", "does not derive from .*base:Decoder"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_NAMES)
+def test_a_wrong_name_says_what_is_missing_and_what_is_near(case):
+    kind, name, message = WRONG_NAMES[case]
+    with pytest.raises(RegistryError, match=message):
+        registry.resolve(kind, name)
+
+
+def test_a_wrong_class_in_a_users_file_names_the_nearest(mine):
+    with pytest.raises(RegistryError, match="has no 'Laeky'; did you mean 'Leaky'"):
+        registry.resolve("neurons", mine.replace("Leaky", "Laeky"))
+
+
+WRONG_SETTINGS = {
+    "text for a number": ({"name": "lif", "tau": "slow"}, r"n\.tau: expected a number, got 'slow'"),
+    "truth for a number": ({"name": "lif", "tau": True}, r"n\.tau: expected a number, got True"),
+    "nothing for a number": ({"name": "lif", "tau": None}, r"n\.tau: expected a number, got nothing"),
+    "number for a truth": ({"name": "lif", "detach_reset": 1}, r"n\.detach_reset: expected true or false"),
+    "text for a list": ({"name": "lif", "learn": "tau"}, r"n\.learn: expected a list, got 'tau'"),
+    "zero": ({"name": "lif", "tau": 0}, r"n\.tau: 0.0 is out of range; it must be at least 0.001"),
+    "not a number": ({"name": "lif", "tau": math.nan}, r"n\.tau: nan is out of range; it must be finite"),
+    "infinite": ({"name": "lif", "tau": math.inf}, r"n\.tau: inf is out of range; it must be finite"),
+    "choice": ({"name": "lif", "reset": "substract"}, r"choose from subtract, zero; did you mean 'subtract'"),
+    "unknown option": ({"name": "lif", "treshold": 1.0}, r"n\.treshold: 'lif' has no such option; it has "),
+    "nearest option": ({"name": "lif", "treshold": 1.0}, r"did you mean 'threshold'"),
+    "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is no parameter.*'tau'"),
+    "no name": ({"tau": 2.0}, r"n\.name: name one of lif"),
+    "no mapping": (5, r"n: expected a name or a mapping, got 5"),
+    "unknown name": ("lfi", r"n\.name: unknown neuron 'lfi'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_SETTINGS)
+def test_wrong_settings_name_path_value_and_what_is_allowed(case):
+    settings, message = WRONG_SETTINGS[case]
+    with pytest.raises(RegistryError, match=message):
+        registry.configure("neurons", settings, "n")
+
+
+WRONG_NETWORKS = {
+    "unknown part": ({"neurone": "lif"}, r"net\.neurone: 'feedforward' has no such option.*'neuron'"),
+    "option of a part": ({"neuron": {"name": "lif", "tua": 1.0}}, r"net\.neuron\.tua: .*did you mean 'tau'"),
+    "name of a part": ({"decoder": "membrain"}, r"net\.decoder\.name: unknown decoder.*'membrane'"),
+    "part of another kind": ({"decoder": "spiky_rl.neurons.lif:Lif"}, r"net\.decoder\.name: .*no entry of"),
+    "no part": ({"encoder": None}, r"net\.encoder: expected a name or a mapping, got None"),
+    "backend": ({"backend": "torhc"}, r"net\.backend: unknown backend 'torhc'.*did you mean 'torch'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_NETWORKS)
+def test_wrong_parts_are_named_by_their_whole_path(case):
+    settings, message = WRONG_NETWORKS[case]
+    with pytest.raises(RegistryError, match=message):
+        registry.configure("networks", {"name": "feedforward", "layers": [4], **settings}, "net")
+
+
+def test_a_number_without_bounds_must_be_finite_too():
+    with pytest.raises(RegistryError, match="offset: nan is out of range; it must be finite"):
+        registry.configure("connections", {"name": "linear", "offset": math.nan}, "connection")
+
+
+def test_ranges_are_inclusive_and_say_both_bounds():
+    option = Option(0.5, "a fraction", low=0.0, high=1.0)
+    assert [option.check("x", value) for value in (0, 0.0, 1, 1.0)] == [0.0, 0.0, 1.0, 1.0]
+    with pytest.raises(RegistryError, match=r"x: 1\.5 is out of range; it must be between 0\.0 and 1\.0"):
+        option.check("x", 1.5)
+    with pytest.raises(RegistryError, match="it must be at most 3"):
+        Option(1, "a count", high=3).check("x", 4)
+
+
+def test_an_option_that_may_be_nothing_takes_nothing_or_a_number():
+    option = Option(None, "a limit, or none", low=0.0)
+    assert option.check("x", None) is None
+    assert option.check("x", 2.0) == 2.0
+    with pytest.raises(RegistryError, match="x: expected a number, got 'wide'"):
+        option.check("x", "wide")
+
+
+def test_defaults_are_completed():
+    configured = registry.configure("networks", {"name": "feedforward", "neuron": "lif"}, "network")
+    assert configured.options["steps"] == 4
+    assert configured.parts["decoder"].settings() == {
+        "name": "membrane",
+        "read": "last",
+        "tau": 2.0,
+        "dt": 1.0,
+    }
+    assert configured.parts["neuron"].options["tau"] == 20.0
+    assert set(configured.parts) == {"encoder", "connection", "neuron", "surrogate", "decoder"}
+
+
+def test_a_part_without_a_name_is_the_default_part():
+    configured = registry.configure("networks", {"name": "feedforward", "neuron": {"tau": 5.0}}, "network")
+    assert configured.parts["neuron"].name == "lif"
+    assert configured.parts["neuron"].options["tau"] == 5.0
+
+
+def test_whole_numbers_become_numbers_where_a_number_is_meant():
+    tau = registry.configure("neurons", {"name": "lif", "tau": 5}, "neuron").options["tau"]
+    assert tau == 5.0
+    assert isinstance(tau, float)
+
+
+@pytest.mark.parametrize("kind", registry.ROOMS)
+def test_settings_round_trip_through_configure(kind):
+    for name in registry.names(kind):
+        first = registry.configure(kind, name, kind)
+        assert registry.configure(kind, first.settings(), kind) == first
+    chosen = {
+        "name": "feedforward",
+        "layers": [8, 4],
+        "steps": 2,
+        "neuron": {"name": "lif", "learn": ["tau"]},
+    }
+    first = registry.configure("networks", chosen, "network")
+    again = registry.configure("networks", first.settings(), "network")
+    assert again == first
+    assert again.settings()["neuron"]["learn"] == ["tau"]
+
+
+def test_build_hands_options_to_the_constructor():
+    neuron = registry.configure("neurons", {"name": "lif", "tau": 5.0, "dt": 0.5}, "neuron").build()
+    assert isinstance(neuron, Lif)
+    assert (neuron.chosen["tau"], neuron.dt, neuron.learn) == (5.0, 0.5, ())
+
+
+def test_summaries_are_read_without_an_import():
+    sys.modules.pop("spiky_rl.surrogates.triangle", None)
+    assert registry.summary("surrogates", "triangle") == "Triangle: max(0, 1 - k|x|)."
+    assert "spiky_rl.surrogates.triangle" not in sys.modules
+
+
+def test_a_step_that_uses_what_ops_does_not_offer_fails_by_name(tmp_path):
+    path = tmp_path / "greedy.py"
+    path.write_text(MINE.replace("ops.tanh", "ops.sinh"), encoding="utf-8")
+    from spiky_rl.kernels.ops import TorchOps
+
+    neuron = registry.configure("neurons", f"{path}:Leaky", "neuron").build()
+    ops = TorchOps(registry.configure("surrogates", "triangle", "surrogate").build())
+    with pytest.raises(AttributeError, match="sinh"):
+        unroll(neuron, ops, torch.zeros(1, 1, 1, 1), 1, (torch.zeros(1, 1),), (0.5,))

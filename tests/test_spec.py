@@ -1,0 +1,372 @@
+"""YAML is strict, layers merge in order, and every value knows where it comes from."""
+
+import copy
+import re
+
+import pytest
+
+from spiky_rl import registry, spec
+from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.spec import SpecError
+
+TASK = "Isaac-Point"
+MLP = {
+    "class_name": "MLPModel",
+    "hidden_dims": [32, 32],
+    "activation": "elu",
+    "obs_normalization": False,
+}
+HOST = {
+    "seed": 42,
+    "device": "cuda:0",
+    "num_steps_per_env": 32,
+    "max_iterations": 1000,
+    "save_interval": 50,
+    "experiment_name": "point",
+    "clip_actions": None,
+    "obs_groups": {"actor": ["policy"], "critic": ["policy"]},
+    "actor": {**MLP, "distribution_cfg": {"class_name": "GaussianDistribution", "init_std": 1.0}},
+    "critic": MLP,
+    "algorithm": {
+        "class_name": "PPO",
+        "num_learning_epochs": 5,
+        "num_mini_batches": 4,
+        "learning_rate": 1.0e-3,
+        "schedule": "adaptive",
+        "desired_kl": 0.01,
+        "entropy_coef": 0.005,
+        "rnd_cfg": None,
+    },
+}
+"""What Isaac Lab registers for a task, as a nested dict."""
+AGENTS = registry.names("agents")
+TASKS = registry.names("tasks")
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """Writes an agent file and returns its path."""
+
+    def write(text: str, name: str = "mine.yaml") -> str:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def resolve(name, *overrides, task=TASK, task_spec=None):
+    return spec.resolve_agent(name, task, copy.deepcopy(HOST), overrides, task_spec)
+
+
+def origins(found):
+    return {path: origin for path, _, origin in found.rows()}
+
+
+BAD_FILES = {
+    "unknown key": ("nework: lif", r"mine\.yaml: agent\.nework: no such key; did you mean 'network'"),
+    "unknown inner key": ("algorithm: {gama: 0.9}", r"mine\.yaml: agent\.algorithm\.gama: .*'gamma'"),
+    "unknown network key": (
+        "network: {name: feedforward, neuron: {name: lif, tua: 1.0}}",
+        r"mine\.yaml: agent\.network\.neuron\.tua: .*did you mean 'tau'",
+    ),
+    "duplicate key": (
+        "algorithm:\n  gamma: 0.9\n  gamma: 0.8",
+        r"mine\.yaml: .*'gamma' stands twice.* line 3",
+    ),
+    "list": ("- network: lif", r"mine\.yaml: expected a mapping of keys to values"),
+    "empty": ("", r"mine\.yaml: expected a mapping of keys to values"),
+    "broken": ("summary: x\nactor: {hidden_dims: [1, 2}", r"mine\.yaml: not valid YAML: .*line 2"),
+    "key that is a list": ("? [a]\n: 1", r"mine\.yaml: not valid YAML: \['a'\] cannot be a key"),
+    "wrong type": (
+        "num_steps_per_env: many",
+        r"agent\.num_steps_per_env: expected a whole number, got 'many'",
+    ),
+    "out of range": (
+        "algorithm: {gamma: 1.5}",
+        r"agent\.algorithm\.gamma: 1\.5 is out of range.*0\.0 and 1\.0",
+    ),
+    "group as value": ("algorithm: 5", r"mine\.yaml: agent\.algorithm: expected a mapping, got 5"),
+    "network as number": ("network: 5", r"mine\.yaml: agent\.network: expected a name or a mapping, got 5"),
+    "tasks as list": ("tasks: [Isaac-Point]", r"mine\.yaml: tasks: expected a mapping of gym ids"),
+    "override for a task": (
+        "tasks: {Isaac-Point: {algorithm: {lamda: 0.9}}}",
+        r"mine\.yaml for Isaac-Point: agent\.algorithm\.lamda: .*'lam'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_a_bad_agent_file_is_refused_by_file_key_and_remedy(case, agent):
+    text, message = BAD_FILES[case]
+    with pytest.raises(SpecError, match=message):
+        resolve(agent(text))
+
+
+BAD_TASKS = {
+    "unknown key": ("id: X\nsumary: y", r"bad\.yaml: sumary: no such key of a task; did you mean 'summary'"),
+    "no id": ("summary: y", r"bad\.yaml: id: name the gym id"),
+    "id as number": ("id: 5", r"bad\.yaml: id: expected text, got 5"),
+    "one number": ("id: X\nnum_envs: 5", r"bad\.yaml: num_envs: expected a mapping, got 5"),
+    "cpu alone": ("id: X\nnum_envs: {cpu: 5}", r"bad\.yaml: num_envs: expected a number for cpu and one for"),
+    "no environments": ("id: X\nnum_envs: {cpu: 0, cuda: 1}", r"num_envs\.cpu: 0 is out of range"),
+    "solved": ("id: X\nsolved: soon", r"bad\.yaml: solved: expected a number, got 'soon'"),
+    "agent": ("id: X\nagent: {algorithm: {gama: 1}}", r"bad\.yaml: agent\.algorithm\.gama: .*'gamma'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TASKS)
+def test_a_bad_task_file_is_refused_by_file_key_and_remedy(case, tmp_path):
+    text, message = BAD_TASKS[case]
+    path = tmp_path / "bad.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError, match=message):
+        spec.load_task(str(path))
+
+
+def test_a_file_that_is_not_there_and_an_unknown_agent_are_named():
+    with pytest.raises(SpecError, match="cannot read 'no/such.yaml': No such file"):
+        resolve("no/such.yaml")
+    with pytest.raises(SpecError, match="unknown agent 'lif_pppo'; known: .*did you mean 'lif_ppo'"):
+        resolve("lif_pppo")
+
+
+@pytest.mark.parametrize("text", ["5e-4", "5.0e-4", "5E-4", "0.0005"])
+def test_scientific_notation_is_a_number(text, agent):
+    assert (
+        resolve(agent(f"algorithm: {{learning_rate: {text}}}")).runner["algorithm"]["learning_rate"] == 5e-4
+    )
+    layer = spec.parse_overrides([f"agent.algorithm.learning_rate={text}"])
+    assert layer == {"algorithm": {"learning_rate": 5e-4}}
+
+
+LAYERED = """
+num_steps_per_env: {agent}
+save_interval: {agent}
+algorithm: {{num_learning_epochs: {agent}, num_mini_batches: {agent}}}
+tasks:
+  Isaac-Point:
+    save_interval: {override}
+    algorithm: {{num_mini_batches: {override}}}
+  Isaac-Other: {{save_interval: 99}}
+"""
+
+
+def test_layers_merge_in_order_and_every_value_knows_its_layer(agent):
+    path = agent(LAYERED.format(agent=3, override=4))
+    values = {"max_iterations": 2, "num_steps_per_env": 2, "save_interval": 2}
+    task = spec.TaskSpec(name="point", id=TASK, agent=values)
+    found = resolve(path, "agent.algorithm.num_mini_batches=5", task_spec=task)
+    runner, origin = found.runner, origins(found)
+    expected = {
+        "experiment_name": ("point", "Isaac Lab"),
+        "max_iterations": (2, "tasks/point.yaml"),
+        "num_steps_per_env": (3, "mine.yaml"),
+        "save_interval": (4, "mine.yaml for Isaac-Point"),
+    }
+    for key, (value, layer) in expected.items():
+        assert (runner[key], origin[key]) == (value, layer), key
+    assert runner["algorithm"]["num_learning_epochs"] == 3
+    assert runner["algorithm"]["num_mini_batches"] == 5
+    assert origin["algorithm.num_learning_epochs"] == "mine.yaml"
+    assert origin["algorithm.num_mini_batches"] == "command line"
+    assert origin["algorithm.desired_kl"] == "Isaac Lab"
+
+
+def test_values_that_nobody_sets_are_defaults_and_all_of_them_are_listed(agent):
+    found = resolve(agent("network: {name: feedforward, steps: 2, neuron: {name: lif, tau: 5.0}}"))
+    origin = origins(found)
+    assert origin["network.steps"] == "mine.yaml"
+    assert origin["network.neuron.tau"] == "mine.yaml"
+    assert origin["network.neuron.threshold"] == "default"
+    assert origin["network.stateful"] == "default"
+    assert origin["network.decoder.read"] == "default"
+    assert set(origin) == set(spec.flatten(found.tree()))
+
+
+def test_the_command_line_is_named_as_origin_of_its_errors():
+    with pytest.raises(SpecError, match="^command line: agent.network.neuron.name: unknown neuron 'lfi'"):
+        resolve("lif_ppo", "agent.network.neuron.name=lfi")
+    with pytest.raises(SpecError, match=r"^command line: agent\.network\.neuron\.tau: -1\.0 is out of range"):
+        resolve("lif_ppo", "agent.network.neuron.tau=-1")
+
+
+@pytest.mark.parametrize("renaming", ["agent.network.decoder=rate", "agent.network.decoder.name=rate"])
+def test_a_component_named_anew_loses_the_options_of_the_earlier_one(renaming):
+    assert resolve("lif_ppo").network.parts["decoder"].options["tau"] == 2.0
+    found = resolve("lif_ppo", renaming)
+    assert found.network.parts["decoder"].settings() == {"name": "rate"}
+    assert found.network.parts["neuron"].options["tau"] == 2.0, "the others keep theirs"
+    assert origins(found)["network.decoder.name"] == "command line"
+    assert not any(path.startswith("network.decoder.tau") for path in found.origins)
+
+
+def test_a_component_named_again_keeps_its_options():
+    found = resolve("lif_ppo", "agent.network.decoder=membrane", "agent.network.neuron.threshold=2.0")
+    assert found.network.parts["decoder"].options["tau"] == 2.0
+    assert found.network.parts["neuron"].options["tau"] == 2.0
+    assert found.network.parts["neuron"].options["threshold"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "text", ["encoder: population", "encoder: {name: population}", "encoder: population "]
+)
+def test_an_option_of_a_component_that_is_named_in_short_can_be_overridden(text, agent):
+    path = agent(f"network: {{name: feedforward, {text}}}")
+    found = resolve(path, "agent.network.encoder.fields=5")
+    assert found.network.parts["encoder"].name == "population"
+    assert found.network.parts["encoder"].options["fields"] == 5
+    assert origins(found)["network.encoder.name"] == "mine.yaml"
+    assert origins(found)["network.encoder.fields"] == "command line"
+
+
+def test_an_option_of_a_component_that_nobody_names_is_that_of_the_default(agent):
+    found = resolve(agent("network: feedforward"), "agent.network.neuron.tau=5")
+    assert found.network.parts["neuron"].settings()["name"] == "lif"
+    assert found.network.parts["neuron"].options["tau"] == 5.0
+
+
+def test_a_network_without_layers_takes_those_of_the_ann_in_its_place():
+    assert resolve("lif_ppo").network.options["layers"] == (32, 32)
+    wide = resolve("lif_ppo", "agent.actor.hidden_dims=[64]", "agent.critic_network=feedforward")
+    assert wide.network.options["layers"] == (64,)
+    assert wide.critic_network.options["layers"] == (32, 32)
+    assert resolve("lif_ppo", "agent.network.layers=[7]").network.options["layers"] == (7,)
+
+
+def test_a_network_can_be_switched_off():
+    found = resolve("lif_ppo", "agent.network=null")
+    assert found.network is None
+    assert runner_config(found)["actor"]["class_name"] == "MLPModel"
+
+
+BAD_OVERRIDES = {
+    "agent.algorithm.gamma": "is no override; write agent.key=value",
+    "algorithm.gamma=0.9": "is no override",
+    "agent=5": "is no override",
+    "agent..gamma=1": "is no override",
+    "agent.algorithm.gama=0.9": "command line: agent.algorithm.gama: no such key; did you mean 'gamma'",
+    "agent.algorithm.gamma=high": "command line: agent.algorithm.gamma: expected a number, got 'high'",
+    "agent.algorithm.gamma=2": "gamma: 2.0 is out of range; it must be between 0.0 and 1.0",
+    "agent.algorithm.schedule=adaptiv": "choose from adaptive, fixed; did you mean 'adaptive'",
+    "agent.save_interval=": "agent.save_interval: expected a whole number, got nothing",
+    "agent.clip_actions=wide": "agent.clip_actions: expected a number, got 'wide'",
+    "agent.actor.hidden_dims=[1": r"agent.actor.hidden_dims: '\[1' is no value",
+}
+
+
+@pytest.mark.parametrize("text", BAD_OVERRIDES)
+def test_a_bad_override_is_refused_by_key_value_and_remedy(text):
+    with pytest.raises(SpecError, match=BAD_OVERRIDES[text]):
+        spec.parse_overrides([text])
+
+
+def test_overrides_nest_and_the_last_one_wins():
+    texts = ["agent.network.neuron.tau=5", "agent.network.neuron.tau=6", "agent.network.steps=2"]
+    assert spec.parse_overrides(texts) == {"network": {"neuron": {"tau": 6}, "steps": 2}}
+    with pytest.raises(SpecError, match="sets a key below one that is set already"):
+        spec.parse_overrides(["agent.network.neuron=lif", "agent.network.neuron.tau=5"])
+
+
+def test_digest_is_equal_for_equal_specifications_and_only_for_those(agent):
+    plain = resolve("lif_ppo").digest
+    assert resolve("lif_ppo").digest == plain
+    assert resolve("lif_ppo", "agent.network.neuron.tau=2.0").digest == plain, "the same value, said again"
+    assert re.fullmatch(r"[0-9a-f]{16}", plain)
+    changes = (
+        "agent.network.neuron.tau=2.5",
+        "agent.algorithm.gamma=0.9",
+        "agent.critic_network=feedforward",
+    )
+    digests = {resolve("lif_ppo", text).digest for text in changes}
+    assert len(digests | {plain}) == 4
+    # a copy of the file under another name is the same agent
+    text = (registry.data_dir("agents") / "lif_ppo.yaml").read_text(encoding="utf-8")
+    assert resolve(agent(text)).digest == plain
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_agent_parses_resolves_and_configures_the_host(name):
+    found = resolve(name)
+    assert found.summary
+    assert {"actor", "critic", "algorithm", "num_steps_per_env"} <= set(found.runner)
+    config = runner_config(found)
+    for role, network in (("actor", found.network), ("critic", found.critic_network)):
+        assert ("network" in config[role]) == (network is not None)
+        assert ("SpikingModel" in config[role]["class_name"]) == (network is not None)
+    assert all(origin for _, _, origin in found.rows())
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_parses_and_is_found_by_stem_and_gym_id(name):
+    task = spec.load_task(name)
+    assert task is not None
+    assert task.name == name
+    assert task.summary
+    assert spec.load_task(task.id) == spec.load_task(f"{task.id}-v0") == task
+    assert min(task.num_envs["cpu"], task.num_envs["cuda"]) >= 1
+    assert resolve("lif_ppo", task=task.id, task_spec=task).task == task.id
+
+
+def test_a_task_without_a_file_is_no_error():
+    assert spec.load_task("Isaac-Reach-Franka") is None
+
+
+def test_the_ann_baseline_is_the_hosts_configuration_unchanged():
+    config = runner_config(resolve("mlp_ppo"))
+    assert config == {key: value for key, value in HOST.items() if key in spec.RUNNER}
+
+
+def test_an_agent_with_a_floor_under_its_learning_rate_gets_our_ppo():
+    config = runner_config(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=1e-4"))
+    assert config["algorithm"]["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
+    assert config["algorithm"]["learning_rate_floor"] == 1e-4
+    assert config["actor"]["class_name"] == "MLPModel"
+
+
+def test_burn_in_reaches_both_models_and_the_algorithm():
+    config = runner_config(resolve("lif_stateful_ppo", "agent.burn_in=6"))
+    assert (config["actor"]["burn_in"], config["critic"]["burn_in"], config["algorithm"]["burn_in"]) == (
+        6,
+        6,
+        6,
+    )
+    assert config["critic"]["class_name"] == "spiky_rl.hosts.rsl_rl:BurnInMLPModel"
+    assert "burn_in" not in config
+
+
+BAD_BURN_IN = {
+    "of a stateless network": (("lif_ppo", "agent.burn_in=6"), "6 control steps need a stateful network"),
+    "of an ANN": (("mlp_ppo", "agent.burn_in=6"), "need a stateful network; set agent.network.stateful=true"),
+    "as long as the rollout": (
+        ("lif_stateful_ppo", "agent.burn_in=32"),
+        "agent.burn_in: 32 leaves nothing of agent.num_steps_per_env: 32",
+    ),
+    "beside a recurrent critic": (
+        ("lif_stateful_ppo", "agent.burn_in=6", "agent.critic.class_name=RNNModel"),
+        "agent.burn_in: not available with agent.critic.class_name: RNNModel",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_BURN_IN)
+def test_burn_in_is_refused(case):
+    arguments, message = BAD_BURN_IN[case]
+    with pytest.raises(SpecError, match=message):
+        runner_config(resolve(*arguments))
+
+
+BAD_LAYERS = {
+    "agent.network.layers=[32, 0]": "agent.network.layers: 0 is out of range; it must be at least 1",
+    "agent.network.layers=[32, -4]": "agent.network.layers: -4 is out of range",
+    "agent.network.layers=[32, 4.5]": "agent.network.layers: expected whole numbers, got 4.5",
+    "agent.network.layers=[32, true]": "agent.network.layers: expected whole numbers, got True",
+    "agent.network.layers=32": "agent.network.layers: expected a list, got 32",
+    "agent.actor.hidden_dims=[wide]": "agent.network.layers: expected whole numbers, got 'wide'",
+}
+
+
+@pytest.mark.parametrize("text", BAD_LAYERS)
+def test_layers_that_are_no_widths_are_refused(text):
+    with pytest.raises(SpecError, match=BAD_LAYERS[text]):
+        resolve("lif_ppo", text)
