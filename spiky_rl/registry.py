@@ -38,7 +38,11 @@ HELPERS = {"base", "layer"}
 """Files of a room that are no entries: what its entries share."""
 
 
-class RegistryError(ValueError):
+class UserError(ValueError):
+    """Bad input: the message says what is wrong and what to do, and is all that a user needs."""
+
+
+class RegistryError(UserError):
     """A name that is not in the registry, or a value that a component does not accept."""
 
 

@@ -306,7 +306,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise SpecError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SpecError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(data, dict):
         raise SpecError(f"{path.name}: expected a mapping of keys to values")
@@ -384,14 +384,12 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _origin(path: str, origins: Mapping[str, str]) -> str:
-    """The layer that set a path, or its nearest parent; what nobody set is a default."""
-    while path:
-        if path in origins:
-            return origins[path]
-        for known, origin in origins.items():
-            if known.startswith(f"{path}."):
-                return origin
-        path = path.rpartition(".")[0]
-        if path and path not in origins:
-            break
-    return "default"
+    """The layer that set a path or something below it; what nobody set is a default."""
+    if path in origins:
+        return origins[path]
+    for known, origin in origins.items():
+        if known.startswith(f"{path}."):
+            return origin
+    # a component in short, such as ``neuron: lif``, sets its name and nothing else
+    parent, _, leaf = path.rpartition(".")
+    return origins.get(parent, "default") if leaf == "name" else "default"

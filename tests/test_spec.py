@@ -39,6 +39,15 @@ HOST = {
     },
 }
 """What Isaac Lab registers for a task, as a nested dict."""
+SPIKING = """
+summary: a spiking actor
+network:
+  name: feedforward
+  steps: 4
+  encoder: direct
+  neuron: {name: lif, tau: 2.0}
+  decoder: {name: membrane, tau: 2.0}
+"""
 AGENTS = registry.names("agents")
 TASKS = registry.names("tasks")
 
@@ -53,6 +62,12 @@ def agent(tmp_path):
         return str(path)
 
     return write
+
+
+@pytest.fixture
+def spiking(agent):
+    """The path of an agent with a spiking actor and an ANN critic."""
+    return agent(SPIKING, "spiking.yaml")
 
 
 def resolve(name, *overrides, task=TASK, task_spec=None):
@@ -174,35 +189,38 @@ def test_layers_merge_in_order_and_every_value_knows_its_layer(agent):
 
 
 def test_values_that_nobody_sets_are_defaults_and_all_of_them_are_listed(agent):
-    found = resolve(agent("network: {name: feedforward, steps: 2, neuron: {name: lif, tau: 5.0}}"))
+    found = resolve(
+        agent("network: {steps: 2, name: feedforward, decoder: membrane, neuron: {name: lif, tau: 5.0}}")
+    )
     origin = origins(found)
     assert origin["network.steps"] == "mine.yaml"
     assert origin["network.neuron.tau"] == "mine.yaml"
     assert origin["network.neuron.threshold"] == "default"
     assert origin["network.stateful"] == "default"
+    assert origin["network.decoder.name"] == "mine.yaml"
     assert origin["network.decoder.read"] == "default"
     assert set(origin) == set(spec.flatten(found.tree()))
 
 
-def test_the_command_line_is_named_as_origin_of_its_errors():
+def test_the_command_line_is_named_as_origin_of_its_errors(spiking):
     with pytest.raises(SpecError, match="^command line: agent.network.neuron.name: unknown neuron 'lfi'"):
-        resolve("lif_ppo", "agent.network.neuron.name=lfi")
+        resolve(spiking, "agent.network.neuron.name=lfi")
     with pytest.raises(SpecError, match=r"^command line: agent\.network\.neuron\.tau: -1\.0 is out of range"):
-        resolve("lif_ppo", "agent.network.neuron.tau=-1")
+        resolve(spiking, "agent.network.neuron.tau=-1")
 
 
 @pytest.mark.parametrize("renaming", ["agent.network.decoder=rate", "agent.network.decoder.name=rate"])
-def test_a_component_named_anew_loses_the_options_of_the_earlier_one(renaming):
-    assert resolve("lif_ppo").network.parts["decoder"].options["tau"] == 2.0
-    found = resolve("lif_ppo", renaming)
+def test_a_component_named_anew_loses_the_options_of_the_earlier_one(renaming, spiking):
+    assert resolve(spiking).network.parts["decoder"].options["tau"] == 2.0
+    found = resolve(spiking, renaming)
     assert found.network.parts["decoder"].settings() == {"name": "rate"}
     assert found.network.parts["neuron"].options["tau"] == 2.0, "the others keep theirs"
     assert origins(found)["network.decoder.name"] == "command line"
     assert not any(path.startswith("network.decoder.tau") for path in found.origins)
 
 
-def test_a_component_named_again_keeps_its_options():
-    found = resolve("lif_ppo", "agent.network.decoder=membrane", "agent.network.neuron.threshold=2.0")
+def test_a_component_named_again_keeps_its_options(spiking):
+    found = resolve(spiking, "agent.network.decoder=membrane", "agent.network.neuron.threshold=2.0")
     assert found.network.parts["decoder"].options["tau"] == 2.0
     assert found.network.parts["neuron"].options["tau"] == 2.0
     assert found.network.parts["neuron"].options["threshold"] == 2.0
@@ -218,6 +236,7 @@ def test_an_option_of_a_component_that_is_named_in_short_can_be_overridden(text,
     assert found.network.parts["encoder"].options["fields"] == 5
     assert origins(found)["network.encoder.name"] == "mine.yaml"
     assert origins(found)["network.encoder.fields"] == "command line"
+    assert origins(found)["network.encoder.span"] == "default"
 
 
 def test_an_option_of_a_component_that_nobody_names_is_that_of_the_default(agent):
@@ -226,16 +245,16 @@ def test_an_option_of_a_component_that_nobody_names_is_that_of_the_default(agent
     assert found.network.parts["neuron"].options["tau"] == 5.0
 
 
-def test_a_network_without_layers_takes_those_of_the_ann_in_its_place():
-    assert resolve("lif_ppo").network.options["layers"] == (32, 32)
-    wide = resolve("lif_ppo", "agent.actor.hidden_dims=[64]", "agent.critic_network=feedforward")
+def test_a_network_without_layers_takes_those_of_the_ann_in_its_place(spiking):
+    assert resolve(spiking).network.options["layers"] == (32, 32)
+    wide = resolve(spiking, "agent.actor.hidden_dims=[64]", "agent.critic_network=feedforward")
     assert wide.network.options["layers"] == (64,)
     assert wide.critic_network.options["layers"] == (32, 32)
-    assert resolve("lif_ppo", "agent.network.layers=[7]").network.options["layers"] == (7,)
+    assert resolve(spiking, "agent.network.layers=[7]").network.options["layers"] == (7,)
 
 
-def test_a_network_can_be_switched_off():
-    found = resolve("lif_ppo", "agent.network=null")
+def test_a_network_can_be_switched_off(spiking):
+    found = resolve(spiking, "agent.network=null")
     assert found.network is None
     assert runner_config(found)["actor"]["class_name"] == "MLPModel"
 
@@ -268,21 +287,19 @@ def test_overrides_nest_and_the_last_one_wins():
         spec.parse_overrides(["agent.network.neuron=lif", "agent.network.neuron.tau=5"])
 
 
-def test_digest_is_equal_for_equal_specifications_and_only_for_those(agent):
-    plain = resolve("lif_ppo").digest
-    assert resolve("lif_ppo").digest == plain
-    assert resolve("lif_ppo", "agent.network.neuron.tau=2.0").digest == plain, "the same value, said again"
+def test_digest_is_equal_for_equal_specifications_and_only_for_those(agent, spiking):
+    plain = resolve(spiking).digest
+    assert resolve(spiking).digest == plain
+    assert resolve(spiking, "agent.network.neuron.tau=2.0").digest == plain, "the same value, said again"
     assert re.fullmatch(r"[0-9a-f]{16}", plain)
     changes = (
         "agent.network.neuron.tau=2.5",
         "agent.algorithm.gamma=0.9",
         "agent.critic_network=feedforward",
     )
-    digests = {resolve("lif_ppo", text).digest for text in changes}
+    digests = {resolve(spiking, text).digest for text in changes}
     assert len(digests | {plain}) == 4
-    # a copy of the file under another name is the same agent
-    text = (registry.data_dir("agents") / "lif_ppo.yaml").read_text(encoding="utf-8")
-    assert resolve(agent(text)).digest == plain
+    assert resolve(agent(SPIKING, "copy.yaml")).digest == plain, "a name is no difference"
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -313,8 +330,10 @@ def test_a_task_without_a_file_is_no_error():
 
 
 def test_the_ann_baseline_is_the_hosts_configuration_unchanged():
-    config = runner_config(resolve("mlp_ppo"))
-    assert config == {key: value for key, value in HOST.items() if key in spec.RUNNER}
+    host = {key: value for key, value in HOST.items() if key in spec.RUNNER}
+    assert runner_config(resolve("mlp_ppo")) == host
+    # an option of ours that changes nothing must not reach rsl_rl's own class
+    assert runner_config(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=0")) == host
 
 
 def test_an_agent_with_a_floor_under_its_learning_rate_gets_our_ppo():
@@ -356,6 +375,15 @@ def test_burn_in_is_refused(case):
         runner_config(resolve(*arguments))
 
 
+def test_a_learning_rate_of_the_critics_own_needs_the_fixed_schedule():
+    fixed = ("agent.algorithm.critic_learning_rate=1e-2", "agent.algorithm.schedule=fixed")
+    algorithm = runner_config(resolve("mlp_ppo", *fixed))["algorithm"]
+    assert algorithm["class_name"] == "spiky_rl.hosts.rsl_rl:SpikingPPO"
+    assert algorithm["critic_learning_rate"] == 1e-2
+    with pytest.raises(SpecError, match="critic_learning_rate: needs agent.algorithm.schedule=fixed"):
+        runner_config(resolve("mlp_ppo", *fixed[:1]))
+
+
 BAD_LAYERS = {
     "agent.network.layers=[32, 0]": "agent.network.layers: 0 is out of range; it must be at least 1",
     "agent.network.layers=[32, -4]": "agent.network.layers: -4 is out of range",
@@ -367,6 +395,6 @@ BAD_LAYERS = {
 
 
 @pytest.mark.parametrize("text", BAD_LAYERS)
-def test_layers_that_are_no_widths_are_refused(text):
+def test_layers_that_are_no_widths_are_refused(text, spiking):
     with pytest.raises(SpecError, match=BAD_LAYERS[text]):
-        resolve("lif_ppo", text)
+        resolve(spiking, text)

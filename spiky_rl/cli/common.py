@@ -6,6 +6,7 @@ import argparse
 import importlib.util
 import logging
 import os
+import random
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -16,16 +17,13 @@ from typing import Any
 import yaml
 
 from spiky_rl import files
-from spiky_rl.registry import RegistryError
+from spiky_rl.registry import UserError
 from spiky_rl.spec import AgentSpec, TaskSpec, flatten, load_task, parse_overrides, read_agent, resolve_agent
 
 log = logging.getLogger("spiky_rl")
 
-USER_ERRORS = (RegistryError, ValueError, FileNotFoundError, PermissionError)
-"""Errors whose message is meant for the user: bad input, found before a simulator starts."""
 
-
-class UsageError(ValueError):
+class UsageError(UserError):
     """A command line that asks for what cannot be."""
 
 
@@ -62,6 +60,17 @@ def positive(text: str) -> int:
     return value
 
 
+def seed_number(text: str) -> int:
+    """A whole number from zero, or -1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
+    if not -1 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"must be between -1 and {2**31 - 1}, got {value}")
+    return value
+
+
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that runs an environment; names and meanings are Isaac Lab's."""
     parser.add_argument(
@@ -71,7 +80,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_envs", type=positive, help="parallel environments; default: what the task says for the device"
     )
-    parser.add_argument("--seed", type=int, help="seed of environment and agent; default: Isaac Lab's, 42")
+    parser.add_argument(
+        "--seed",
+        type=seed_number,
+        help="seed of environment and agent, -1: a random one; default: Isaac Lab's, 42",
+    )
     parser.add_argument(
         "--device", help="cpu, cuda or cuda:N, for environment and agent; default: the GPU if there is one"
     )
@@ -180,6 +193,8 @@ class Plan:
     seed: int
     assets: str
     """Where the robots come from, in words."""
+    rank: int = 0
+    """Of this process among those of a distributed run; 0 keeps the run folder."""
 
     @property
     def experiment(self) -> str:
@@ -199,8 +214,10 @@ class Plan:
 
 
 def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
-    """Check the arguments from the cheapest to the dearest, and merge what they name. Raises one of USER_ERRORS."""
+    """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError."""
     agent_overrides, env_overrides = split_overrides(args.overrides)
+    if getattr(args, "max_iterations", None) is not None:
+        agent_overrides.append(f"agent.max_iterations={args.max_iterations}")
     stem, _, _ = read_agent(args.agent)
     parse_overrides(agent_overrides)
     check_writable(args.log_root)
@@ -229,8 +246,10 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     if args.experiment_name:
         config["experiment_name"] = args.experiment_name
     seed = host.get("seed", 42) if args.seed is None else args.seed
+    seed = random.randrange(10_000) if seed == -1 else seed
+    rank = int(os.environ.get("RANK", "0")) if distributed else 0
     num_envs = args.num_envs or default_num_envs(task_spec, env_cfg, device)
-    return Plan(task, stem, task_spec, spec, config, env_cfg, device, num_envs, seed, assets)
+    return Plan(task, stem, task_spec, spec, config, env_cfg, device, num_envs, seed, assets, rank)
 
 
 def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> int:
@@ -256,6 +275,18 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> 
                 )
 
 
+def find_checkpoint(args: argparse.Namespace, plan: Plan) -> Path:
+    """The checkpoint that the arguments name, if it is one of this task, agent and network. Raises UserError."""
+    from spiky_rl.hosts.rsl_rl import runs
+    from spiky_rl.hosts.rsl_rl.runner import check_identity, read_checkpoint
+
+    checkpoint = runs.find_checkpoint(args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent)
+    loaded = read_checkpoint(str(checkpoint))
+    check_identity(loaded, plan.identity, str(checkpoint))
+    check_network(loaded, plan.spec, checkpoint)
+    return checkpoint
+
+
 def write_params(folder: Path, plan: Plan) -> None:
     """What the run was made from: Isaac Lab's two files, and ours with the origin of every value."""
     from spiky_rl.hosts.isaaclab.environment import write_config
@@ -279,7 +310,7 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
     """Run a command: bad input ends in one line on stderr and exit code 2, a failure while running in exit code 1."""
     try:
         return command(sys.argv[1:] if argv is None else argv)
-    except USER_ERRORS as error:
+    except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except RuntimeError as error:

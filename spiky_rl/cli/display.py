@@ -14,13 +14,13 @@ from spiky_rl.hosts.rsl_rl.runner import Iteration
 class Display:
     """Context manager; call it with every iteration."""
 
-    def __init__(self, title: str, first: int, last: int) -> None:
-        self.title, self.first, self.last = title, first, last
+    def __init__(self, title: str, first: int, last: int, shown: bool = True) -> None:
+        self.title, self.first, self.last, self.shown = title, first, last, shown
         self.live: Any = None
         self.started = time.time()
 
     def __enter__(self) -> Display:
-        if sys.stdout.isatty():
+        if self.shown and sys.stdout.isatty():
             from rich.live import Live
 
             self.live = Live(self._panel(None), refresh_per_second=4, transient=False)
@@ -35,7 +35,7 @@ class Display:
         """Show an iteration."""
         if self.live is not None:
             self.live.update(self._panel(iteration))
-        else:
+        elif self.shown:
             print(line(iteration, self._remaining(iteration)), flush=True)
 
     def _remaining(self, iteration: Iteration) -> str:

@@ -32,12 +32,9 @@ def play(argv: list[str]) -> int:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
     from spiky_rl.hosts.isaaclab.measures import Measures
     from spiky_rl.hosts.rsl_rl import runs
-    from spiky_rl.hosts.rsl_rl.runner import Runner, check_identity, read_checkpoint
+    from spiky_rl.hosts.rsl_rl.runner import Runner
 
-    checkpoint = runs.find_checkpoint(args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent)
-    loaded = read_checkpoint(str(checkpoint))
-    check_identity(loaded, plan.identity, str(checkpoint))
-    common.check_network(loaded, plan.spec, checkpoint)
+    checkpoint = common.find_checkpoint(args, plan)
     folder = checkpoint.parent
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("robots: %s", plan.assets)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.cli.common import log
+from spiky_rl.cli.common import Plan, log
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,31 +45,40 @@ def parser() -> argparse.ArgumentParser:
 
 def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().parse_intermixed_args(argv)
+    args = parser().parse_args(argv)
     common.setup_logging(args.verbose)
     plan = common.prepare(args, distributed=args.distributed)
-
-    # from here on torch, rsl_rl and Isaac Lab are in use
-    import torch
-
-    from spiky_rl.hosts.isaaclab.environment import NonFiniteError, TimedVecEnv, simulation
-    from spiky_rl.hosts.rsl_rl import runs
-    from spiky_rl.hosts.rsl_rl.runner import Progress, Runner, Stop, check_identity, read_checkpoint
-
-    config = plan.config
-    config["logger"] = args.logger
+    plan.config["logger"] = args.logger
     if args.log_project_name:
-        config["wandb_project"] = config["neptune_project"] = args.log_project_name
-    if args.max_iterations is not None:
-        config["max_iterations"] = args.max_iterations
-    checkpoint = None
-    if args.checkpoint:
-        checkpoint = runs.find_checkpoint(
-            args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent
-        )
-        loaded = read_checkpoint(str(checkpoint))
-        check_identity(loaded, plan.identity, str(checkpoint))
-        common.check_network(loaded, plan.spec, checkpoint)
+        plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
+    checkpoint = common.find_checkpoint(args, plan) if args.checkpoint else None
+    folder = make_folder(args, plan) if plan.rank == 0 else None
+    runner, outcome = run(args, plan, checkpoint, folder)
+    if folder is None:
+        return 0
+
+    from spiky_rl.hosts.rsl_rl import runs
+
+    result = runs.write_result(
+        folder / "result.json",
+        runner.progress,
+        task=plan.task,
+        agent=plan.agent,
+        seed=plan.seed,
+        device=plan.device,
+        num_envs=plan.num_envs,
+        assets=plan.assets,
+        outcome=outcome,
+        spec_hash=plan.spec.digest,
+    )
+    summarise(result, outcome, args)
+    print(folder / "result.json")
+    return 1 if outcome.startswith("failed") else 0
+
+
+def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
+    """The run folder, with all that the run is made from."""
+    from spiky_rl.hosts.rsl_rl import runs
 
     folder = runs.new_run(args.log_root, plan.experiment, args.run_name, plan.task, plan.agent)
     common.write_params(folder, plan)
@@ -78,85 +87,96 @@ def train(argv: list[str]) -> int:
     )
     log.info("robots: %s", plan.assets)
     log.info("run folder: %s", folder)
+    return folder
 
+
+def run(
+    args: argparse.Namespace, plan: Plan, checkpoint: Path | None, folder: Path | None
+) -> tuple[Any, str]:
+    """Simulate and train; returns the runner and how it ended: ``finished``, ``stopped`` or ``failed: why``."""
+    import torch
+
+    from spiky_rl.cli.display import Display
+    from spiky_rl.hosts.isaaclab.environment import NonFiniteError, TimedVecEnv, simulation
+    from spiky_rl.hosts.rsl_rl.runner import Runner, Stop
+
+    iterations, outcome = plan.config["max_iterations"], "finished"
     with simulation(
-        plan.env_cfg, task_id=plan.task, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
-        video=args.video, deterministic=args.deterministic, distributed=args.distributed,
-    ) as gym_env:  # fmt: skip
-        env: Any = TimedVecEnv(gym_env, clip_actions=config.get("clip_actions"))
-        if args.video:
+        plan.env_cfg,
+        task_id=plan.task,
+        device=plan.device,
+        num_envs=plan.num_envs,
+        seed=plan.seed + plan.rank,
+        video=args.video,
+        deterministic=args.deterministic,
+        distributed=args.distributed,
+    ) as gym_env:
+        env: Any = TimedVecEnv(gym_env, clip_actions=plan.config.get("clip_actions"))
+        if args.video and folder is not None:
             from spiky_rl.cli.film import Recorder
 
             env = Recorder(env, folder / "videos" / "train", args.video_length, args.video_interval)
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(plan.seed + plan.rank)
         runner = Runner(
-            env, config, str(folder), plan.device, plan.identity, plan.spec.runner.get("picture_interval", 25)
+            env,
+            plan.config,
+            str(folder) if folder is not None else None,
+            plan.device,
+            plan.identity,
+            plan.spec.runner.get("picture_interval", 25),
+            {"specification": specification(plan)},
         )
         if checkpoint is not None:
-            parts = (
-                None
-                if args.resume_optimizer_state
-                else {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+            fresh = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+            runner.load(
+                str(checkpoint), None if args.resume_optimizer_state else fresh, map_location=plan.device
             )
-            runner.load(str(checkpoint), parts, map_location=plan.device)
-            log.info(
-                "resumed from %s at iteration %d; running %d more",
-                checkpoint,
-                runner.current_learning_iteration,
-                config["max_iterations"],
-            )
+            first = runner.current_learning_iteration
+            log.info("resumed from %s at iteration %d; running %d more", checkpoint, first, iterations)
+        first = runner.current_learning_iteration
         best = Best(runner, folder)
-        outcome = "finished"
         try:
-            with interruptible() as stopping, _display(plan, runner, config["max_iterations"]) as display:
+            with (
+                interruptible() as asked,
+                Display(
+                    f"{plan.agent} on {plan.task}", first, first + iterations - 1, plan.rank == 0
+                ) as display,
+            ):
 
                 def after(iteration: Any) -> None:
                     display(iteration)
                     best(iteration)
-                    if iteration.index == iteration.last - config["max_iterations"] + 1:
-                        _write_spec(runner, plan)
-                    if stopping():
+                    if asked():
                         raise Stop
 
                 runner.on_iteration = after
-                runner.learn(
-                    config["max_iterations"], init_at_random_ep_len=config.get("init_at_random_ep_len", True)
-                )
+                runner.learn(iterations, plan.config.get("init_at_random_ep_len", True))
         except (Stop, KeyboardInterrupt):
             outcome = "stopped"
         except (NonFiniteError, FloatingPointError) as error:
             outcome = f"failed: {error}"
-        if args.video:
+        if args.video and folder is not None:
             env.finish()
-        progress: Progress = runner.progress
-    result = runs.write_result(
-        folder / "result.json", progress,
-        task=plan.task, agent=plan.agent, seed=plan.seed, device=plan.device, num_envs=plan.num_envs,
-        assets=plan.assets, outcome=outcome, spec_hash=plan.spec.digest,
-    )  # fmt: skip
-    summarise(result, outcome, args)
-    print(folder / "result.json")
-    return 1 if outcome.startswith("failed") else 0
+    return runner, outcome
 
 
 class Best:
     """Keeps the checkpoint of the highest mean return."""
 
-    def __init__(self, runner: Any, folder: Path) -> None:
-        self.runner, self.path = runner, folder / "best.pt"
+    def __init__(self, runner: Any, folder: Path | None) -> None:
+        self.runner, self.folder = runner, folder
         self.value = float("-inf")
 
     def __call__(self, iteration: Any) -> None:
         value = iteration.progress.returns[-1]
-        if value > self.value:
+        if self.folder is not None and value > self.value:
             self.value = value
-            self.runner.current_learning_iteration = iteration.index
-            self.runner.save(str(self.path))
+            self.runner.save(str(self.folder / "best.pt"))
 
 
 @contextmanager
-def interruptible() -> Iterator[Any]:
-    """Ctrl-C and SIGTERM ask for a stop after the iteration at hand; a second Ctrl-C stops at once."""
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for a stop after the iteration at hand; a second one stops at once."""
     asked = False
 
     def ask(*_: Any) -> None:
@@ -177,49 +197,29 @@ def interruptible() -> Iterator[Any]:
 def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) -> None:
     """The end of a run on the terminal."""
     seconds = result["seconds_total"] or 1.0
-    shares = ", ".join(
-        f"{part} {result[f'seconds_{part}'] / seconds:.0%}"
-        for part in ("simulation", "inference", "learning")
-    )
-    final, best = (
-        f"{v:.2f}" if v is not None else "-"
-        for v in (result["mean_return_final"], result["mean_return_best"])
-    )
-    print(
-        f"\n{result['agent']} on {result['task']}: {outcome} after {result['iterations']} iterations, {result['env_steps']:,} steps"
-    )
+    parts = ("simulation", "inference", "learning")
+    shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
+    keys = ("mean_return_final", "mean_return_best")
+    final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
+    where = f"--task {args.task} --agent {args.agent} --checkpoint latest"
+    where += f" --log_root {args.log_root}" if args.log_root != Path("logs") else ""
+    print(f"\n{result['agent']} on {result['task']}: {outcome}")
+    print(f"  done             {result['iterations']} iterations, {result['env_steps']:,} steps")
     print(f"  mean return      {final} over the last 10 iterations, {best} at best")
     if result["firing_rate"]:
         print(f"  firing rate      {result['firing_rate']:.1%} of all inner steps")
     print(f"  operations       {result['synops_per_step']:,.0f} per control step")
     print(f"  time             {seconds:.0f} s: {shares}")
-    print(
-        f"  play it          python scripts/play.py --task {args.task} --agent {args.agent} --checkpoint latest"
-    )
-    print("  watch it         tensorboard --logdir logs")
-    if outcome == "stopped":
-        print(
-            f"  go on            python scripts/train.py --task {args.task} --agent {args.agent} --checkpoint latest"
-        )
+    print(f"  play it          python scripts/play.py {where}")
+    print(f"  watch it         tensorboard --logdir {args.log_root}")
+    if outcome != "finished":
+        print(f"  go on            python scripts/train.py {where}")
 
 
-def _display(plan: Any, runner: Any, iterations: int) -> Any:
-    from spiky_rl.cli.display import Display
-
-    first = runner.current_learning_iteration
-    return Display(f"{plan.agent} on {plan.task}", first, first + iterations - 1)
-
-
-def _write_spec(runner: Any, plan: Any) -> None:
-    """The merged specification as text in TensorBoard."""
-    writer = runner.logger.writer
-    if hasattr(writer, "add_text"):
-        rows = "\n".join(f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
-        writer.add_text(
-            "specification",
-            f"| key | value | origin |\n| --- | --- | --- |\n{rows}",
-            runner.current_learning_iteration,
-        )
+def specification(plan: Plan) -> str:
+    """The merged specification as a table in Markdown."""
+    rows = "\n".join(f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
+    return f"| key | value | origin |\n| --- | --- | --- |\n{rows}"
 
 
 def main() -> int:

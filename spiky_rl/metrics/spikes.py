@@ -79,7 +79,7 @@ def picture(
         shown = torch.linspace(0, fired.shape[1] - 1, min(neurons, fired.shape[1])).long()
         raster, trace = axes[2 * i], axes[2 * i + 1]
         time, row = fired[:, shown].cpu().nonzero(as_tuple=True)
-        raster.scatter(time, row, s=4, marker="|", color="black", linewidths=0.8)
+        raster.scatter(time, row, s=12, marker="|", color="black", linewidths=1.0)
         raster.set(
             ylabel=f"layer {i + 1}\n{len(shown)} of {fired.shape[1]}", ylim=(-1, len(shown)), yticks=[]
         )

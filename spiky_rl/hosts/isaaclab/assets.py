@@ -19,6 +19,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.registry import UserError
+
 logger = logging.getLogger(__name__)
 
 MODES = ("auto", "local", "nucleus")
@@ -72,7 +74,7 @@ def Xform "ground"
 """
 
 
-class AssetError(RuntimeError):
+class AssetError(UserError):
     """The robots of a task cannot be had; the message says what to do."""
 
 
@@ -80,10 +82,10 @@ def configure_assets(mode: str) -> str:
     """Choose where Isaac Lab finds its assets and say so in one line; call it before isaaclab is imported.
 
     A user's own ``ISAACSIM_ASSET_ROOT`` wins over every mode. ``auto`` is ``nucleus`` where that server answers within
-    PATIENCE seconds, else ``local``. Raises ValueError for another mode and AssetError where the choice cannot be met.
+    PATIENCE seconds, else ``local``. Raises AssetError for another mode and where the choice cannot be met.
     """
     if mode not in MODES:
-        raise ValueError(f"assets: {mode!r} is not allowed; choose from {', '.join(MODES)}")
+        raise AssetError(f"assets: {mode!r} is not allowed; choose from {', '.join(MODES)}")
     root = os.environ.get(ROOT, "")
     if root and not is_derived(root):
         if "://" not in root and not Path(root).is_dir():

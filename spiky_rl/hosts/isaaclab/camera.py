@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from spiky_rl.registry import UserError
+
 SUPERSAMPLING = 2
 """Pixels rendered per pixel shown and axis: Mesa's EGL offers no antialiasing."""
 SMOOTHING = 0.85
@@ -26,7 +28,7 @@ PACKAGES = ("pyglet", "imgui_bundle", "PIL")
 REMEDY = 'apt-get install libegl1 libgl1 libgl1-mesa-dri libegl-mesa0, and pip install "spiky-rl[video]"'
 
 
-class GraphicsError(RuntimeError):
+class GraphicsError(UserError):
     """No picture can be drawn here; the message says what to install."""
 
 

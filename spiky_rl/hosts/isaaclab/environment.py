@@ -22,7 +22,7 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.hosts.isaaclab.assets import AssetError, missing_asset
-from spiky_rl.registry import nearest
+from spiky_rl.registry import UserError, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,11 @@ CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
 
 
-class UnknownTask(ValueError):
+class OverrideError(UserError):
+    """An override that names no field of the environment, or a value that it cannot take."""
+
+
+class UnknownTask(UserError):
     """A task that no installed package registers."""
 
 
@@ -63,7 +67,7 @@ def load_configs(
     """The task's environment config with ``overrides`` applied, and its registered agent config as a plain dict.
 
     Overrides read ``physics=NAME``, ``renderer=NAME``, ``presets=NAME``, ``env.PATH=PRESET`` or ``env.PATH=VALUE``. The dict
-    is empty where the task registers no such agent. Raises ValueError that names an unknown key and the nearest valid one.
+    is empty where the task registers no such agent. Raises OverrideError that names an unknown key and the nearest valid one.
     """
     import gymnasium
     from isaaclab_tasks.utils import resolve_task_config
@@ -78,16 +82,19 @@ def load_configs(
             key, equals, value = override.partition("=")
             if not equals or not (key in SELECTORS or key.startswith("env.")):
                 allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
-                raise ValueError(f"override {override!r}: expected {allowed}or env.KEY=VALUE")
+                raise OverrideError(f"override {override!r}: expected {allowed}or env.KEY=VALUE")
             if key in SELECTORS or value in presets.get(key, ()):
                 choices.append(override)
             elif key in presets and value.isidentifier():
-                raise ValueError(
+                raise OverrideError(
                     f"{override}: {key} has the presets {', '.join(presets[key])}{nearest(value, presets[key])}"
                 )
             else:
                 values.append((key, value))
-        env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
+        try:
+            env_cfg, agent_cfg = resolve_task_config(task_id, entry, overrides=choices)
+        except ValueError as error:  # Isaac Lab's word for a preset that the task does not have
+            raise OverrideError(str(error)) from error
         agent = plain_agent(agent_cfg)
     for key, value in values:
         override_value(env_cfg, key, value)
@@ -122,7 +129,7 @@ def fields(node: Any) -> dict[str, Any]:
 def override_value(env_cfg: Any, path: str, text: str) -> None:
     """Set the ``env.*`` field at ``path``; ``none`` switches a manager's term off.
 
-    Raises ValueError for a field that is not there or a value of another type.
+    Raises OverrideError for a field that is not there or a value of another type.
     """
     from isaaclab_tasks.utils.hydra import _parse_val as parse
 
@@ -131,14 +138,16 @@ def override_value(env_cfg: Any, path: str, text: str) -> None:
         owner, parent, leaf = node, f"{parent}.{leaf}".lstrip("."), part
         if part not in fields(node):
             hint = nearest(part, fields(node)) or f"; it has {', '.join(fields(node)) or 'none'}"
-            raise ValueError(f"{path}: {parent} has no field {part!r}{hint}")
+            raise OverrideError(f"{path}: {parent} has no field {part!r}{hint}")
         node = fields(node)[part]
     value, switched_off = parse(text), parse(text) is None and parent != "env"
     if fields(node) and not switched_off:
-        raise ValueError(f"{path}: is a group; set one of its fields: {', '.join(fields(node))}")
+        raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields(node))}")
     declared = getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", "")
     if not fields(node) and not fits(value, node, str(declared)):
-        raise ValueError(f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}")
+        raise OverrideError(
+            f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
+        )
     if (type(node), type(value)) in ((float, int), (tuple, list)):
         value = type(node)(value)
     if isinstance(owner, dict):

@@ -24,12 +24,13 @@ from rsl_rl.utils.logger import Logger
 
 from spiky_rl import files
 from spiky_rl.hosts.rsl_rl.observe import Activity, last_activity, raster
+from spiky_rl.registry import UserError
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A file that is no checkpoint, or one of another run."""
 
 
@@ -78,6 +79,7 @@ class Runner(OnPolicyRunner):
         device: str = "cpu",
         identity: dict[str, Any] | None = None,
         picture_interval: int = 25,
+        notes: dict[str, str] | None = None,
         on_iteration: Callable[[Iteration], None] | None = None,
     ) -> None:
         """Arguments as `OnPolicyRunner`'s, and:
@@ -85,6 +87,7 @@ class Runner(OnPolicyRunner):
         Args:
             identity: ``task`` and ``agent`` of the run and whatever else its checkpoints should say of themselves.
             picture_interval: Iterations between spike rasters.
+            notes: Texts for TensorBoard, by name.
             on_iteration: Called after every iteration; may raise `Stop`.
         """
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
@@ -95,6 +98,7 @@ class Runner(OnPolicyRunner):
         self.identity = identity or {}
         self.progress = Progress()
         self.picture_interval = picture_interval
+        self.notes = notes or {}
         self.on_iteration = on_iteration or (lambda iteration: None)
         self.logger = _QuietLogger(
             log_dir,
@@ -115,11 +119,20 @@ class Runner(OnPolicyRunner):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 self.logger.init_logging_writer()
+            for name, text in self.notes.items():
+                if hasattr(self.logger.writer, "add_text"):
+                    self.logger.writer.add_text(name, text, self.current_learning_iteration)  # type: ignore
             super().learn(num_learning_iterations, init_at_random_ep_len)
-        except (Stop, KeyboardInterrupt, RuntimeError):
+        except (Stop, KeyboardInterrupt, RuntimeError) as error:
             # the environment fails or the user stops between updates: what the last iteration learned is good
-            if self.logger.log_dir is not None and self.progress.iterations and self._finite():
+            finite = self._finite()
+            if self.logger.log_dir is not None and self.progress.iterations and finite:
                 self.save(str(Path(self.logger.log_dir) / f"model_{self.progress.iterations - 1}.pt"))
+            if isinstance(error, RuntimeError) and not finite:
+                # a loss that is no number spoils the weights, and torch then refuses to sample from them
+                raise FloatingPointError(
+                    f"iteration {self.progress.iterations}: the loss is no number; the last good checkpoint is kept"
+                ) from error
             raise
         finally:
             self.logger.stop_logging_writer()
@@ -242,7 +255,15 @@ def read_checkpoint(path: str, map_location: str = "cpu") -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path!r}")
     try:
         loaded = torch.load(path, weights_only=True, map_location=map_location)
-    except (UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile, ValueError, KeyError) as error:
+    except (
+        UnpicklingError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        ValueError,
+        KeyError,
+    ) as error:
         detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
         raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
     missing = [

@@ -1,0 +1,270 @@
+"""Every bad command line ends in exit code 2 and one line that names key, value and remedy, and makes no run folder."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiky_rl.cli import common
+from spiky_rl.cli.play import play
+from spiky_rl.cli.show import show
+from spiky_rl.cli.train import train
+
+if find_spec("isaaclab") is None:
+    pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = {"train": train, "play": play, "show": show}
+CARTPOLE = ["--task", "cartpole", "--device", "cpu", "--assets", "local"]
+
+
+@pytest.fixture
+def command(capsys):
+    """Runs a command in this process; returns its exit code and what it wrote to stderr."""
+    log = common.log
+    before = log.handlers, log.propagate, log.level
+
+    def run(name: str, *argv: object) -> tuple[int, str]:
+        try:
+            code = common.run(COMMANDS[name], [str(argument) for argument in argv])
+        except SystemExit as end:
+            code = end.code
+        return code, capsys.readouterr().err
+
+    yield run
+    log.handlers, log.propagate, log.level = before
+
+
+def assert_refused(code: int, stderr: str, *words: str) -> None:
+    """Exit code 2, no traceback, and one line about the error, which has all these words."""
+    assert code == 2, stderr
+    lines = [line for line in stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, stderr
+    assert "Traceback" not in stderr
+    assert stderr.endswith(lines[0] + "\n"), "nothing follows the error"
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def assert_no_run(log_root: Path) -> None:
+    assert not list(log_root.glob("rsl_rl/**/*")), "a run folder was made"
+
+
+LIGHT = {
+    "unknown agent": (["--agent", "lif_pppo"], ["agent", "'lif_pppo'", "mlp_ppo", "mean 'lif_ppo'"]),
+    "agent file": (["--agent", "no/such.yaml"], ["cannot read 'no/such.yaml'", "No such file"]),
+    "override key": (["agent.algoritm.gamma=0.9"], ["agent.algoritm", "mean 'algorithm'"]),
+    "inner override key": (["agent.algorithm.gama=0.9"], ["agent.algorithm.gama", "mean 'gamma'"]),
+    "wrong type": (["agent.algorithm.gamma=high"], ["agent.algorithm.gamma", "'high'", "a number"]),
+    "out of range": (["agent.algorithm.gamma=1.5"], ["algorithm.gamma", "1.5", "between 0.0 and 1.0"]),
+    "choice": (["agent.algorithm.schedule=fix"], ["schedule", "'fix'", "adaptive, fixed", "mean 'fixed'"]),
+    "no override": (["algorithm.gamma=0.9"], ["'algorithm.gamma=0.9'", "agent.key=value", "env.key=value"]),
+    "device": (["--device", "tpu"], ["--device 'tpu'", "choose cpu, cuda or cuda:N"]),
+    "no environments": (["--num_envs", "0"], ["--num_envs", "must be at least 1, got 0"]),
+    "fewer than none": (["--num_envs", "-3"], ["--num_envs", "must be at least 1, got -3"]),
+    "text for a count": (["--num_envs", "many"], ["--num_envs", "expected a whole number, got 'many'"]),
+    "unknown flag": (["--num-envs", "8"], ["--num-envs", "mean '--num_envs'"]),
+    "library": (["--rl_library", "skrll"], ["--rl_library", "'skrll'", "rsl_rl"]),
+    "assets": (["--assets", "cloud"], ["--assets", "'cloud'", "'auto', 'local', 'nucleus'"]),
+}
+
+
+@pytest.mark.parametrize("name", ["train", "play"])
+@pytest.mark.parametrize("case", LIGHT)
+def test_what_needs_no_simulator_is_refused_without_one(case, name, command, tmp_path):
+    arguments, words = LIGHT[case]
+    result = command(name, "--task", "cartpole", "--log_root", tmp_path, *arguments)
+    assert_refused(*result, *words)
+    assert len(result[1].splitlines()) == 1
+    assert_no_run(tmp_path)
+
+
+TRAINING = {
+    "iterations": (["--max_iterations", "x"], ["--max_iterations", "expected a whole number, got 'x'"]),
+    "no iterations": (["--max_iterations", "0"], ["--max_iterations", "must be at least 1, got 0"]),
+    "abbreviated flag": (["--max_iter", "3"], ["--max_iter", "mean '--max_iterations'"]),
+    "logger": (["--logger", "tensorbord"], ["--logger", "'tensorbord'", "'tensorboard'"]),
+    "distributed": (["--distributed", "--device", "cpu"], ["--distributed needs GPUs"]),
+}
+
+
+@pytest.mark.parametrize("case", TRAINING)
+def test_what_training_alone_takes_is_refused_too(case, command, tmp_path):
+    arguments, words = TRAINING[case]
+    assert_refused(*command("train", "--task", "cartpole", "--log_root", tmp_path, *arguments), *words)
+    assert_no_run(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here, so cuda is no error")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_refused(device, command, tmp_path):
+    result = command("train", "--task", "cartpole", "--device", device, "--log_root", tmp_path)
+    assert_refused(*result, f"--device {device}", "no CUDA GPU", "--device cpu")
+
+
+def test_no_task_is_refused(command):
+    assert_refused(*command("train"), "--task")
+
+
+def test_a_log_folder_that_cannot_be_one_is_refused(command, tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "below"):
+        result = command("train", "--task", "cartpole", "--log_root", folder)
+        assert_refused(*result, f"cannot write runs to {str(folder)!r}", "--log_root")
+
+
+def test_an_agent_file_is_refused_by_file_and_key(command, tmp_path):
+    path = tmp_path / "mine.yaml"
+    arguments = ["--task", "cartpole", "--log_root", tmp_path, "--agent", path]
+    path.write_text("algorithm: {gama: 0.9}", encoding="utf-8")
+    assert_refused(*command("train", *arguments), "mine.yaml", "agent.algorithm.gama", "mean 'gamma'")
+    path.write_text("algorithm: {gamma: 0.9", encoding="utf-8")
+    assert_refused(*command("train", *arguments), "mine.yaml", "not valid YAML", "line 1")
+    path.write_bytes(b"\xff\xfe\x00")
+    assert_refused(*command("train", *arguments), "mine.yaml", "not valid YAML")
+
+
+SHOW = {
+    "kind": (["nuerons"], ["'nuerons'", "neurons"]),
+    "agent": (["agents", "lif_pp"], ["unknown agent 'lif_pp'", "mean 'lif_ppo'"]),
+    "task": (["tasks", "cartpol"], ["unknown task 'cartpol'", "mean 'cartpole'"]),
+    "component": (["surrogates", "arctan"], ["unknown surrogate 'arctan'", "mean 'arctangent'"]),
+    "override": (["agents", "lif_ppo", "agent.algorithm.gama=1"], ["agent.algorithm.gama", "mean 'gamma'"]),
+    "flag": (["agents", "--tsak", "cartpole"], ["--tsak", "mean '--task'"]),
+}
+
+
+@pytest.mark.parametrize("case", SHOW)
+def test_show_refuses_what_it_does_not_know(case, command):
+    arguments, words = SHOW[case]
+    assert_refused(*command("show", *arguments), *words)
+
+
+@pytest.mark.parametrize("name", ["train", "play"])
+def test_flags_and_overrides_may_stand_in_any_order(name, command):
+    good = ["agent.save_interval=1", "--task", "cartpole", "agent.algorithm.gamma=0.9", "--agent", "lif_ppo"]
+    assert_refused(*command(name, *good, "agent.algorithm.gama=1"), "agent.algorithm.gama", "mean 'gamma'")
+
+
+def test_a_folder_of_robots_that_is_not_there_is_refused(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("ISAACSIM_ASSET_ROOT", "no/robots")
+    result = command("train", "--task", "cartpole", "--device", "cpu", "--log_root", tmp_path)
+    assert_refused(*result, "ISAACSIM_ASSET_ROOT=no/robots is no folder")
+    assert_no_run(tmp_path)
+
+
+@pytest.mark.parametrize("script", ["train", "play", "show"])
+def test_scripts_hand_on_the_exit_code(script):
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--nonsense"],
+        env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert_refused(done.returncode, done.stderr, f"{script}.py: error:")
+
+
+# What Isaac Lab has to be imported for: one process runs all of these lines, and no simulator starts in it.
+
+DRIVER = """
+import contextlib, io, json, sys
+from spiky_rl.cli import common
+from spiky_rl.cli.play import play
+from spiky_rl.cli.train import train
+results = {}
+for case, (name, argv) in json.loads(sys.stdin.read()).items():
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
+        try:
+            code = common.run({"train": train, "play": play}[name], argv)
+        except SystemExit as end:
+            code = end.code
+        except Exception as error:
+            code = 1
+            print("Traceback:", repr(error), file=stderr)
+    results[case] = code, stderr.getvalue()
+print("RESULTS" + json.dumps(results))
+"""
+IDENTITY = {"task": "Isaac-Cartpole", "agent": "lif_ppo"}
+CHECKPOINTS = {
+    "foreign": {"model": {}, "epoch": 3},
+    "other task": {"task": "Isaac-Ant", "agent": "lif_ppo"},
+    "other agent": {"task": "Isaac-Cartpole", "agent": "mlp_ppo"},
+    "other network": {**IDENTITY, "spec": {"network": {"name": "feedforward", "steps": 77}}},
+}
+HEAVY = {
+    "unknown task": ("train", ["--task", "Isaac-Cartpol-v0"], ["'Isaac-Cartpol-v0'", "Isaac-Cartpole"]),
+    "unknown neuron": (
+        "train",
+        ["agent.network.neuron.name=lfi"],
+        ["network.neuron.name", "'lfi'", "mean 'lif'"],
+    ),
+    "neuron option": ("train", ["agent.network.neuron.tua=2"], ["agent.network.neuron.tua", "mean 'tau'"]),
+    "neuron value": (
+        "train",
+        ["agent.network.neuron.tau=0"],
+        ["network.neuron.tau", "0.0", "at least 0.001"],
+    ),
+    "network type": (
+        "train",
+        ["agent.network.steps=many"],
+        ["agent.network.steps", "whole number", "'many'"],
+    ),
+    "layers": ("train", ["agent.network.layers=[0]"], ["agent.network.layers", "0", "at least 1"]),
+    "backend": ("train", ["agent.network.backend=torhc"], ["network.backend", "'torhc'", "mean 'torch'"]),
+    "burn-in": ("train", ["agent.burn_in=4"], ["agent.burn_in", "agent.network.stateful=true"]),
+    "env key": ("train", ["env.episode_length=3"], ["env.episode_length", "mean 'episode_length_s'"]),
+    "env value": ("train", ["env.episode_length_s=long"], ["env.episode_length_s", "float", "long"]),
+    "absent": ("train", ["--checkpoint", "no/model.pt"], ["'no/model.pt'", "there is no such file"]),
+    "damaged": ("train", ["--checkpoint", "{damaged}"], ["{damaged}", "no checkpoint, or a damaged one"]),
+    "foreign": ("train", ["--checkpoint", "{foreign}"], ["{foreign}", "actor_state_dict", "missing"]),
+    "other task": ("train", ["--checkpoint", "{other task}"], ["'Isaac-Ant'", "pass --task Isaac-Ant"]),
+    "other agent": ("play", ["--checkpoint", "{other agent}"], ["'mlp_ppo'", "pass --agent mlp_ppo"]),
+    "other network": ("play", ["--checkpoint", "{other network}"], ["network.", "pass agent.network."]),
+    "no run": ("play", [], ["--checkpoint latest", "no run of lif_ppo on Isaac-Cartpole", "train one first"]),
+    "no best run": ("play", ["--checkpoint", "best"], ["--checkpoint best", "train one first"]),
+}
+
+
+def checkpoint(folder: Path, name: str) -> Path:
+    """A file as the cases need it."""
+    path = folder / f"{name}.pt"
+    content = CHECKPOINTS[name]
+    if "task" in content:
+        infos = {"spiky_rl": {"identity": content}}
+        content = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0, "infos": infos}
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory):
+    """Exit code and stderr of every case, the files that were used, and the folder of the runs."""
+    folder = tmp_path_factory.mktemp("errors")
+    files = {name: str(checkpoint(folder, name)) for name in CHECKPOINTS}
+    whole = Path(files["other network"]).read_bytes()
+    files["damaged"] = str(folder / "damaged.pt")
+    Path(files["damaged"]).write_bytes(whole[: len(whole) // 2])
+    logs = folder / "logs"
+    lines = {
+        case: (name, [*CARTPOLE, "--log_root", str(logs), *(a.format(**files) for a in arguments)])
+        for case, (name, arguments, _) in HEAVY.items()
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER],
+        cwd=ROOT, input=json.dumps(lines), capture_output=True, text=True, check=False, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.rpartition("RESULTS")[2]), files, logs
+
+
+@pytest.mark.parametrize("case", HEAVY)
+def test_what_isaac_lab_must_say_is_refused_before_a_simulator_starts(case, outcomes):
+    results, files, logs = outcomes
+    assert_refused(*results[case], *(word.format(**files) for word in HEAVY[case][2]))
+    assert_no_run(logs)

@@ -1,0 +1,390 @@
+"""The runner on rsl_rl's real classes: whole checkpoints, exact resumption, measures, and what it refuses."""
+
+import copy
+import json
+import math
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from rsl_rl.runners import OnPolicyRunner
+
+from spiky_rl.hosts.rsl_rl import runs
+from spiky_rl.hosts.rsl_rl.runner import CheckpointError, Progress, Runner, Stop
+from tests.hosts.point_env import LIF, PointEnv, config
+
+IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}
+NETWORK = {**LIF, "layers": [16, 12]}
+RANDOM = {
+    **NETWORK,
+    "encoder": {"name": "population", "mode": "poisson", "fields": 4},
+    "surrogate": {"name": "arctangent", "slope": 2.0, "schedule": [10.0, 6]},
+}
+"""A network with a state of its own in every place: noise, slope, updates."""
+
+
+def runner(env=None, folder=None, network=NETWORK, identity=IDENTITY, seed=0, **algorithm):
+    torch.manual_seed(seed)
+    cfg = config(network, steps=8, **algorithm)
+    cfg["actor"]["obs_normalization"] = True
+    log_dir = None if folder is None else str(folder)
+    return Runner(env or PointEnv(), cfg, log_dir, identity=dict(identity), picture_interval=2)
+
+
+def parameters(run):
+    state = {**run.alg.actor.state_dict(prefix="actor."), **run.alg.critic.state_dict(prefix="critic.")}
+    return {name: value.clone() for name, value in state.items()}
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def draws():
+    """The next numbers of every generator that training draws from."""
+    return torch.rand(3).tolist(), np.random.rand(3).tolist(), [random.random() for _ in range(3)]
+
+
+SCHEDULES = [{"schedule": "adaptive", "desired_kl": 0.01}, {"critic_learning_rate": 1e-2}]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["adaptive", "fixed"])
+def test_a_resumed_run_goes_on_bit_for_bit(schedule, tmp_path):
+    schedule = {"network": RANDOM, **schedule}
+    whole = runner(**schedule)
+    whole.learn(6)
+    after = draws()
+    env = PointEnv()
+    first = runner(env, **schedule)
+    first.learn(3)
+    first.save(str(tmp_path / "model.pt"))
+    middle = parameters(first)
+    resumed = runner(env, seed=99, **schedule)
+    assert not equal(parameters(resumed), middle)
+    resumed.load(str(tmp_path / "model.pt"))
+    assert equal(parameters(resumed), middle)
+    resumed.learn(3)
+    assert equal(parameters(resumed), parameters(whole))
+    assert draws()[0] == after[0]
+    assert resumed.alg.learning_rate == whole.alg.learning_rate
+    assert resumed.current_learning_iteration == whole.current_learning_iteration == 5
+    assert resumed.progress.iterations == 6
+    assert resumed.progress.env_steps == whole.progress.env_steps == 6 * 8 * 8
+
+
+def test_a_checkpoint_restores_optimiser_iteration_progress_and_random_states(tmp_path):
+    path = str(tmp_path / "model.pt")
+    run = runner(schedule="adaptive")
+    random.seed(1)
+    np.random.seed(2)
+    run.learn(3)
+    run.alg.learning_rate = run.alg.optimizer.param_groups[0]["lr"] = 1.25e-4
+    run.save(path)
+    expected, optimiser, progress = draws(), run.alg.optimizer.state_dict(), copy.deepcopy(run.progress)
+    other = runner(seed=5)
+    other.load(path)
+    assert draws() == expected
+    assert other.alg.learning_rate == 1.25e-4
+    assert other.current_learning_iteration == 3, "the next one"
+    assert repr(other.progress) == repr(progress)  # equal where NaN stands, too
+    restored = other.alg.optimizer.state_dict()
+    assert restored["param_groups"] == optimiser["param_groups"]
+    for key, moments in optimiser["state"].items():
+        assert all(torch.equal(value, restored["state"][key][name]) for name, value in moments.items())
+
+
+def test_models_alone_can_be_loaded(tmp_path):
+    path = str(tmp_path / "model.pt")
+    run = runner()
+    run.learn(2)
+    run.save(path)
+    other = runner(seed=5)
+    before = torch.get_rng_state()
+    other.load(path, {"actor": True, "critic": True})
+    assert equal(parameters(other), parameters(run))
+    assert other.current_learning_iteration == 0
+    assert other.progress == Progress()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_checkpoints_are_rsl_rls_own_in_both_directions(tmp_path):
+    ours, theirs = str(tmp_path / "ours.pt"), str(tmp_path / "theirs.pt")
+    run = runner()
+    run.learn(2)
+    run.save(ours)
+    OnPolicyRunner.save(run, theirs)
+    other = runner(seed=5)
+    OnPolicyRunner.load(other, ours)
+    assert equal(parameters(other), parameters(run))
+    again = runner(seed=6)
+    again.load(theirs)
+    assert equal(parameters(again), parameters(run))
+    assert again.progress.iterations == again.current_learning_iteration == 2
+
+
+class Attack:
+    """Opens a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A checkpoint of `NETWORK`, as bytes and as content."""
+    path = tmp_path_factory.mktemp("good") / "model.pt"
+    run = runner()
+    run.learn(1)
+    run.save(str(path))
+    return path.read_bytes(), torch.load(path, weights_only=True)
+
+
+def refused(path, message, **settings):
+    """`Runner.load` raises a CheckpointError that names the file and says this."""
+    with pytest.raises(CheckpointError, match=message) as caught:
+        runner(**settings).load(str(path))
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_refused(tmp_path):
+    for path in (tmp_path / "model.pt", tmp_path):
+        refused(path, "there is no checkpoint")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"\x80\x02}q\x00", bytes(1000)])
+def test_a_file_that_is_no_checkpoint_is_refused(content, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    refused(path, "no checkpoint, or a damaged one")
+
+
+@pytest.mark.parametrize("part", [0.01, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused(part, good, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(good[0][: int(part * len(good[0]))])
+    refused(path, "no checkpoint, or a damaged one")
+
+
+@pytest.mark.parametrize("write", [torch.save, lambda data, path: path.write_bytes(pickle.dumps(data, 2))])
+def test_code_in_a_checkpoint_is_refused_and_not_executed(write, good, tmp_path):
+    path, marker = tmp_path / "model.pt", tmp_path / "executed"
+    write({**good[1], "infos": Attack(marker)}, path)
+    refused(path, "no checkpoint, or a damaged one")
+    assert not marker.exists()
+    torch.load(path, weights_only=False) if write is torch.save else pickle.loads(path.read_bytes())
+    assert marker.exists(), "the attack works on who reads it carelessly"
+
+
+def test_a_foreign_file_is_refused(good, tmp_path):
+    path = tmp_path / "model.pt"
+    for content in ({"model": {"weight": torch.zeros(2)}, "epoch": 3}, torch.zeros(3), [1, 2]):
+        torch.save(content, path)
+        refused(path, "no rsl_rl checkpoint: actor_state_dict, critic_state_dict, iter missing")
+    torch.save({**good[1], "actor_state_dict": 5}, path)
+    refused(path, "do not fit")
+
+
+@pytest.mark.parametrize("key", ["task", "agent"])
+def test_a_checkpoint_of_another_task_or_agent_is_refused(key, good, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(good[0])
+    theirs = IDENTITY[key]
+    message = f"a checkpoint of {key} '{theirs}', not 'other'; pass --{key} {theirs}"
+    refused(path, message, identity={**IDENTITY, key: "other"})
+
+
+@pytest.mark.parametrize("layers", [[16, 13], [16], [16, 12, 4]])
+def test_a_checkpoint_of_other_layers_is_refused(layers, good, tmp_path):
+    path = tmp_path / "model.pt"
+    path.write_bytes(good[0])
+    refused(path, "its networks do not fit this agent's", network={**NETWORK, "layers": layers})
+
+
+def test_saving_is_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "model.pt"
+    run = runner()
+    run.save(str(path))
+    before = path.read_bytes()
+    run.identity["task"] = lambda: "cannot be pickled"
+    with pytest.raises((AttributeError, pickle.PicklingError)):
+        run.save(str(path))
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"], "no leftovers"
+
+
+def at(index, action):
+    """A display that does something after iteration ``index``."""
+    return lambda iteration: action() if iteration.index == index else None
+
+
+def stop():
+    raise Stop
+
+
+def saved(folder):
+    return sorted(path.name for path in folder.glob("*.pt"))
+
+
+NAN_LOSS = {
+    "seen in the report": (
+        {"num_learning_epochs": 1, "num_mini_batches": 1},
+        "iteration 2: the value loss is nan; the last good",
+    ),
+    "seen by the next minibatch": ({}, "iteration 2: the loss is no number; the last good"),
+}
+
+
+@pytest.mark.parametrize("case", NAN_LOSS)
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(case, tmp_path):
+    settings, message = NAN_LOSS[case]
+    run = runner(folder=tmp_path, **settings)
+
+    def poison():
+        with torch.no_grad():
+            next(run.alg.critic.parameters()).fill_(math.nan)
+
+    run.on_iteration = at(1, poison)
+    with pytest.raises(FloatingPointError, match=message):
+        run.learn(5)
+    assert run.progress.iterations == 2
+    assert saved(tmp_path) == ["model_0.pt"]
+    fresh = runner()
+    fresh.load(str(tmp_path / "model_0.pt"))
+    assert all(value.isfinite().all() for value in parameters(fresh).values())
+
+
+def test_a_stop_saves_the_iteration_at_hand(tmp_path):
+    run = runner(folder=tmp_path)
+    run.on_iteration = at(2, stop)
+    with pytest.raises(Stop):
+        run.learn(10)
+    assert saved(tmp_path) == ["model_0.pt", "model_2.pt"]
+    other = runner(seed=3)
+    other.load(str(tmp_path / "model_2.pt"))
+    assert other.current_learning_iteration == 3
+    assert equal(parameters(other), parameters(run))
+
+
+class Breaking(PointEnv):
+    """Fails in its 20th step."""
+
+    count = 0
+
+    def step(self, actions):
+        self.count += 1
+        if self.count == 20:
+            raise RuntimeError("the simulation fell over")
+        return super().step(actions)
+
+
+def test_a_failing_environment_costs_no_finished_iteration(tmp_path):
+    run = runner(Breaking(), folder=tmp_path)
+    with pytest.raises(RuntimeError, match="fell over"):
+        run.learn(10)
+    assert saved(tmp_path) == ["model_0.pt", "model_1.pt"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A finished run of four iterations and its folder."""
+    run = runner(folder=tmp_path_factory.mktemp("trained"))
+    run.learn(4)
+    return run
+
+
+def test_tensorboard_gets_rsl_rls_scalars_and_ours(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(trained.logger.log_dir)
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    layers = {f"Spikes/layer_{i}_{what}" for i in (1, 2) for what in ("rate", "silent", "saturated")}
+    costs = {"Cost/operations_per_step", "Cost/ann_operations_per_step", "Spikes/rate"}
+    seconds = {f"Perf/seconds_{part}" for part in ("simulation", "inference", "learning")}
+    assert layers | costs | seconds <= tags
+    assert {"Train/mean_reward", "Train/mean_episode_length", "Loss/learning_rate"} <= tags
+    rates = events.Scalars("Spikes/layer_1_rate")
+    assert [event.step for event in rates] == [0, 1, 2, 3]
+    assert all(0.0 < event.value < 1.0 for event in rates)
+    assert events.Scalars("Cost/operations_per_step")[-1].value > 0
+    assert [image.step for image in events.Images("Spikes/raster")] == [0, 2]
+    assert events.Images("Spikes/raster")[0].encoded_image_string.startswith(b"\x89PNG")
+
+
+RESULT_KEYS = (
+    "task agent seed device env_steps iterations mean_return_final mean_return_best mean_length_final"
+    " seconds_total seconds_simulation seconds_inference seconds_learning firing_rate synops_per_step"
+    " spec_hash versions"
+)
+
+
+def test_the_result_has_every_key_and_counts_what_was_done(trained, tmp_path):
+    given = {**IDENTITY, "device": "cpu", "spec_hash": "0123456789abcdef"}
+    returned = runs.write_result(tmp_path / "result.json", trained.progress, **given)
+    result = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    assert result == returned
+    assert set(RESULT_KEYS.split()) <= set(result)
+    assert (result["iterations"], result["env_steps"]) == (4, 4 * 8 * 8)
+    parts = [result[f"seconds_{part}"] for part in ("simulation", "inference", "learning")]
+    assert result["seconds_total"] == pytest.approx(sum(parts))
+    assert result["seconds_learning"] > 0
+    known = [value for value in trained.progress.returns if not math.isnan(value)]
+    assert result["mean_return_final"] == pytest.approx(sum(known) / len(known))
+    assert result["mean_return_best"] == max(known)
+    assert 0 < result["firing_rate"] < 1 < result["synops_per_step"]
+    assert {"spiky_rl", "torch", "rsl-rl-lib"} <= set(result["versions"])
+
+
+def test_a_result_without_a_finished_episode_has_no_return(tmp_path):
+    progress = Progress(iterations=1, returns=[math.nan], lengths=[math.nan])
+    result = runs.write_result(tmp_path / "result.json", progress)
+    assert result["mean_return_final"] is result["mean_return_best"] is result["mean_length_final"] is None
+
+
+def a_run(root, agent="lif", checkpoints=("model_0.pt", "model_9.pt", "model_10.pt", "best.pt")):
+    folder = runs.new_run(root, "point", "", "Isaac-Point", agent)
+    for name in checkpoints:
+        (folder / name).touch()
+    return folder
+
+
+def find(name, root, agent="lif"):
+    return runs.find_checkpoint(name, root, "point", "Isaac-Point", agent)
+
+
+def test_latest_and_best_are_those_of_the_newest_run_of_this_agent(tmp_path):
+    old, new, other = a_run(tmp_path), a_run(tmp_path), a_run(tmp_path, agent="mlp")
+    a_run(tmp_path, checkpoints=())  # ended before its first checkpoint
+    assert find("latest", tmp_path) == new / "model_10.pt"
+    assert find("best", tmp_path) == new / "best.pt"
+    assert find("latest", tmp_path, agent="mlp") == other / "model_10.pt"
+    (new / "run.json").write_text("{", encoding="utf-8")
+    assert find("latest", tmp_path) == old / "model_10.pt", "an unreadable manifest hides no other run"
+
+
+def test_a_path_and_a_run_folder_are_checkpoints_too(tmp_path):
+    folder = a_run(tmp_path)
+    assert find(str(folder / "model_9.pt"), tmp_path) == folder / "model_9.pt"
+    assert find(str(folder), tmp_path) == folder / "model_10.pt"
+
+
+def test_a_checkpoint_that_is_not_there_is_named_with_what_to_do(tmp_path):
+    empty = a_run(tmp_path, checkpoints=())
+    for name in (str(tmp_path / "model_3.pt"), str(empty), "lates"):
+        with pytest.raises(CheckpointError, match="--checkpoint .*there is no such file"):
+            find(name, tmp_path)
+    for name in ("latest", "best"):
+        with pytest.raises(CheckpointError, match=f"--checkpoint {name}: no run of lif on Isaac-Point"):
+            find(name, tmp_path)
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
+    folders = {a_run(tmp_path) for _ in range(3)}
+    assert len(folders) == 3
+    assert {folder.parent for folder in folders} == {tmp_path / "rsl_rl" / "point"}
