@@ -343,36 +343,28 @@ def test_an_agent_with_a_floor_under_its_learning_rate_gets_our_ppo():
     assert config["actor"]["class_name"] == "MLPModel"
 
 
-def test_burn_in_reaches_both_models_and_the_algorithm():
-    config = runner_config(resolve("lif_stateful_ppo", "agent.burn_in=6"))
-    assert (config["actor"]["burn_in"], config["critic"]["burn_in"], config["algorithm"]["burn_in"]) == (
-        6,
-        6,
-        6,
-    )
+STATEFUL = "agent.network.stateful=true"
+
+
+def test_burn_in_reaches_both_models_and_the_algorithm(spiking):
+    config = runner_config(resolve(spiking, STATEFUL, "agent.burn_in=6"))
+    assert [config[part]["burn_in"] for part in ("actor", "critic", "algorithm")] == [6, 6, 6]
     assert config["critic"]["class_name"] == "spiky_rl.hosts.rsl_rl:BurnInMLPModel"
     assert "burn_in" not in config
 
 
 BAD_BURN_IN = {
-    "of a stateless network": (("lif_ppo", "agent.burn_in=6"), "6 control steps need a stateful network"),
-    "of an ANN": (("mlp_ppo", "agent.burn_in=6"), "need a stateful network; set agent.network.stateful=true"),
-    "as long as the rollout": (
-        ("lif_stateful_ppo", "agent.burn_in=32"),
-        "agent.burn_in: 32 leaves nothing of agent.num_steps_per_env: 32",
-    ),
-    "beside a recurrent critic": (
-        ("lif_stateful_ppo", "agent.burn_in=6", "agent.critic.class_name=RNNModel"),
-        "agent.burn_in: not available with agent.critic.class_name: RNNModel",
-    ),
+    "agent.network.stateful=false agent.burn_in=6": "6 control steps need a stateful network",
+    "agent.network=null agent.burn_in=6": "need a stateful network; set agent.network.stateful=true",
+    f"{STATEFUL} agent.burn_in=32": "agent.burn_in: 32 leaves nothing of agent.num_steps_per_env: 32",
+    f"{STATEFUL} agent.burn_in=6 agent.critic.class_name=RNNModel": "agent.critic.class_name: RNNModel",
 }
 
 
-@pytest.mark.parametrize("case", BAD_BURN_IN)
-def test_burn_in_is_refused(case):
-    arguments, message = BAD_BURN_IN[case]
-    with pytest.raises(SpecError, match=message):
-        runner_config(resolve(*arguments))
+@pytest.mark.parametrize("texts", BAD_BURN_IN)
+def test_burn_in_is_refused(texts, spiking):
+    with pytest.raises(SpecError, match=BAD_BURN_IN[texts]):
+        runner_config(resolve(spiking, *texts.split()))
 
 
 def test_a_learning_rate_of_the_critics_own_needs_the_fixed_schedule():

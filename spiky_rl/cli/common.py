@@ -313,11 +313,3 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except RuntimeError as error:
-        from spiky_rl.hosts.isaaclab.assets import AssetError
-        from spiky_rl.hosts.isaaclab.camera import GraphicsError
-
-        if not isinstance(error, AssetError | GraphicsError):
-            raise
-        sys.stderr.write(f"error: {error}\n")
-        return 2

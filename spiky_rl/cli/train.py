@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
 
 def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
     plan = common.prepare(args, distributed=args.distributed)
     plan.config["logger"] = args.logger

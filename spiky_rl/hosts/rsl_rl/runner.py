@@ -124,10 +124,11 @@ class Runner(OnPolicyRunner):
                     self.logger.writer.add_text(name, text, self.current_learning_iteration)  # type: ignore
             super().learn(num_learning_iterations, init_at_random_ep_len)
         except (Stop, KeyboardInterrupt, RuntimeError) as error:
-            # the environment fails or the user stops between updates: what the last iteration learned is good
             finite = self._finite()
             if self.logger.log_dir is not None and self.progress.iterations and finite:
-                self.save(str(Path(self.logger.log_dir) / f"model_{self.progress.iterations - 1}.pt"))
+                path = Path(self.logger.log_dir) / f"model_{self.progress.iterations - 1}.pt"
+                if not path.exists():
+                    self.save(str(path))
             if isinstance(error, RuntimeError) and not finite:
                 # a loss that is no number spoils the weights, and torch then refuses to sample from them
                 raise FloatingPointError(
