@@ -24,77 +24,11 @@ from yaml.constructor import ConstructorError
 
 from spiky_rl import registry
 from spiky_rl.registry import Configured, Option, RegistryError, nearest
+from spiky_rl.schema import NETWORKS, RUNNER, TASK
 
 
 class SpecError(RegistryError):
     """A file or an override that does not describe an agent or a task."""
-
-
-MODEL = {
-    "class_name": Option("MLPModel", "rsl_rl model, or module:Class; set by spiky_rl where a network spikes"),
-    "hidden_dims": Option([], "hidden layers"),
-    "activation": Option("elu", "activation of an ANN"),
-    "obs_normalization": Option(False, "normalise observations by their running mean and deviation"),
-    "distribution_cfg": Option({}, "rsl_rl distribution"),
-    "rnn_type": Option("gru", "recurrent unit of an RNNModel", choices=("gru", "lstm")),
-    "rnn_hidden_dim": Option(256, "width of an RNNModel's state", low=1),
-    "rnn_num_layers": Option(1, "recurrent layers of an RNNModel", low=1),
-}
-ALGORITHM = {
-    "class_name": Option(
-        "PPO", "rsl_rl algorithm, or module:Class; spiky_rl puts its PPO in the place of 'PPO'"
-    ),
-    "learning_rate": Option(1e-3, "initial learning rate", low=0.0),
-    "schedule": Option("adaptive", "of the learning rate", choices=("adaptive", "fixed")),
-    "desired_kl": Option(0.01, "target of the adaptive schedule", low=0.0),
-    "learning_rate_floor": Option(0.0, "least learning rate of the adaptive schedule", low=0.0),
-    "critic_learning_rate": Option(None, "the critic's own learning rate, with the fixed schedule", low=0.0),
-    "num_learning_epochs": Option(5, "passes over a rollout", low=1),
-    "num_mini_batches": Option(4, "minibatches per pass", low=1),
-    "gamma": Option(0.99, "discount", low=0.0, high=1.0),
-    "lam": Option(0.95, "GAE's lambda", low=0.0, high=1.0),
-    "clip_param": Option(0.2, "PPO's clipping range", low=0.0),
-    "entropy_coef": Option(0.0, "weight of the entropy bonus", low=0.0),
-    "value_loss_coef": Option(1.0, "weight of the value loss", low=0.0),
-    "use_clipped_value_loss": Option(True, "clip the value loss as the policy's"),
-    "max_grad_norm": Option(1.0, "gradient clipping", low=0.0),
-    "optimizer": Option("adam", "optimiser", choices=("adam", "adamw", "sgd", "rmsprop")),
-    "normalize_advantage_per_mini_batch": Option(
-        False, "normalise advantages per minibatch, not per rollout"
-    ),
-    "use_mixed_precision": Option(False, "bfloat16 autocast"),
-    "share_cnn_encoders": Option(False, "share CNN encoders between actor and critic"),
-    "rnd_cfg": Option(None, "random network distillation"),
-    "symmetry_cfg": Option(None, "symmetry augmentation"),
-}
-RUNNER: dict[str, Any] = {
-    "num_steps_per_env": Option(24, "T: control steps per environment and rollout", low=1),
-    "max_iterations": Option(1000, "iterations", low=1),
-    "save_interval": Option(50, "iterations between checkpoints", low=1),
-    "experiment_name": Option("", "folder below logs/rsl_rl"),
-    "clip_actions": Option(None, "clip actions to this range", low=0.0),
-    "init_at_random_ep_len": Option(True, "start environments at random points of their episodes"),
-    "check_for_nan": Option(True, "stop on NaN"),
-    "obs_groups": Option({}, "observation groups per model"),
-    "torch_compile_mode": Option(None, "torch.compile mode of the models"),
-    "burn_in": Option(
-        0, "first control steps of a replayed rollout that warm a stateful network up without loss", low=0
-    ),
-    "picture_interval": Option(25, "iterations between spike rasters in TensorBoard", low=1),
-    "actor": MODEL,
-    "critic": MODEL,
-    "algorithm": ALGORITHM,
-}
-NETWORKS = {
-    "network": "the actor's spiking network; absent: an ANN",
-    "critic_network": "the critic's; absent: an ANN",
-}
-TASK: dict[str, Any] = {
-    **dict.fromkeys(("id", "summary", "measure"), ""),
-    **dict.fromkeys(("num_envs", "env", "agent"), {}),
-    "solved": 0.0,
-}
-"""Keys of a task file, each with a value of its type; `TaskSpec` says what they mean."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -182,6 +116,12 @@ def load_task(name: str) -> TaskSpec | None:
     return None
 
 
+def task_id(name: str) -> str:
+    """The gym id for a task's file stem, or for a gym id with or without ``-v0``."""
+    known = load_task(name)
+    return known.id if known else re.sub(r"-v\d+$", "", name)
+
+
 def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     """(name, file content, file name) of an agent given by its file stem or by a path."""
     if name.endswith(".yaml"):
@@ -223,7 +163,10 @@ def resolve_agent(
     layers: list[tuple[str, Mapping[str, Any]]] = [("Isaac Lab", {k: host[k] for k in host if k in RUNNER})]
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
-    layers += [(file, own), (f"{file} for {task}", (data.get("tasks") or {}).get(task, {}))]
+    layers.append((file, own))
+    layers += [
+        (f"{file} for {t}", layer) for t, layer in (data.get("tasks") or {}).items() if task_id(t) == task
+    ]
     layers.append(("command line", parse_overrides(overrides)))
     tree, origins = merge(layers)
     try:

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spiky_rl"
 FLOORS = [
-    {"__init__", "registry", "spec", "files"},
+    {"__init__", "registry", "schema", "spec", "files"},
     {"surrogates", "neurons"},
     {"kernels"},
     {"codecs", "connections", "networks"},

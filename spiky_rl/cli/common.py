@@ -18,7 +18,16 @@ import yaml
 
 from spiky_rl import files
 from spiky_rl.registry import UserError
-from spiky_rl.spec import AgentSpec, TaskSpec, flatten, load_task, parse_overrides, read_agent, resolve_agent
+from spiky_rl.spec import (
+    AgentSpec,
+    TaskSpec,
+    flatten,
+    load_task,
+    parse_overrides,
+    read_agent,
+    resolve_agent,
+    task_id,
+)
 
 log = logging.getLogger("spiky_rl")
 
@@ -218,7 +227,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     agent_overrides, env_overrides = split_overrides(args.overrides)
     if getattr(args, "max_iterations", None) is not None:
         agent_overrides.append(f"agent.max_iterations={args.max_iterations}")
-    stem, _, _ = read_agent(args.agent)
+    stem, data, file = read_agent(args.agent)
     parse_overrides(agent_overrides)
     check_writable(args.log_root)
     task_spec = load_task(args.task)
@@ -237,6 +246,12 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
 
     task = resolve_task(task_spec.id if task_spec else args.task)
+    for name in data.get("tasks") or {}:
+        try:
+            resolve_task(task_id(name))
+        except UserError as error:
+            # not this run's task, and perhaps one of a package that is not installed here
+            log.warning("%s: tasks: %s", file, error)
     env_cfg, host = load_configs(task, overrides=[*_env_of(task_spec), *env_overrides])
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
 
