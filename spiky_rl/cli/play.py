@@ -39,6 +39,7 @@ def play(argv: list[str]) -> int:
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("robots: %s", plan.assets)
     log.info("checkpoint: %s", checkpoint)
+    log.info("starting the simulator")
 
     with simulation(
         plan.env_cfg, task_id=plan.task, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,

@@ -101,6 +101,7 @@ def run(
     from spiky_rl.hosts.rsl_rl.runner import Runner, Stop
 
     iterations, outcome = plan.config["max_iterations"], "finished"
+    log.info("starting the simulator")
     with simulation(
         plan.env_cfg,
         task_id=plan.task,

@@ -97,7 +97,7 @@ def configure_assets(mode: str) -> str:
     if mode == "nucleus" or (mode == "auto" and answers(server())):
         os.environ.pop(ROOT, None)
         require_unread(server())
-        logger.info("Assets: Isaac Lab fetches the robots and the ground from %s", server())
+        logger.info("Isaac Lab fetches the robots and the ground from %s", server())
         return f"nucleus ({server()})"
     derived = local_asset_root()
     require_unread(str(derived))
@@ -110,7 +110,7 @@ def local_asset_root() -> Path:
     root = cache_folder() / f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}"
     if root.is_dir():
         return root
-    logger.info("Assets: deriving robots and ground from Newton %s in %s", newton_version(), root)
+    logger.info("deriving robots and ground from Newton %s in %s", newton_version(), root)
     root.parent.mkdir(parents=True, exist_ok=True)
     build = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -227,7 +227,8 @@ def answers(address: str) -> bool:
     while not replies and time.monotonic() < deadline:
         time.sleep(0.02)
     reply = replies[0] if replies else f"no answer within {PATIENCE:g} s"
-    logger.info("Assets: %s: %s", address, reply or "reachable")
+    said = f"does not answer ({reply})" if reply else "answers"
+    logger.info("Isaac Lab's asset server %s: %s", said, address)
     return not reply
 
 
