@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,6 +48,10 @@ def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
+    if args.logger != "tensorboard" and importlib.util.find_spec(args.logger) is None:
+        raise common.UsageError(
+            f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
+        )
     plan = common.prepare(args, distributed=args.distributed)
     plan.config["logger"] = args.logger
     if args.log_project_name:

@@ -1,6 +1,7 @@
 """The commands as a user runs them, on the real Isaac-Cartpole: train, resume, stop, play, export, Isaac Lab's own."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -140,39 +141,43 @@ def test_resuming_goes_on_from_the_next_iteration(trained):
     assert refused.returncode == 2 and "agent.network.steps=4" in refused.stderr
 
 
-def test_isaac_labs_own_command_trains_and_plays_our_agent(trained, tmp_path):
-    """The stock entry point finds the agent, and its playback finds our run."""
+def test_isaac_labs_own_command_trains_our_agent_and_plays_our_run(trained, tmp_path):
+    """The stock entry point finds the agent; its playback finds the run that our command made, and exports it."""
     from spiky_rl.hosts.isaaclab.assets import local_asset_root
 
-    logs = tmp_path / "logs"
-    logs.symlink_to(trained.parents[2])
-    environment = {"ISAACSIM_ASSET_ROOT": str(local_asset_root())}
-    stock = [str(Path(sys.executable).parent / "isaaclab")]
-    shared = [
-        "--rl_library",
-        "rsl_rl",
-        "--task",
-        "Isaac-Cartpole",
-        "--agent",
-        "lif_ppo",
-        "--device",
-        "cpu",
-        "--num_envs",
-        "4",
-    ]
+    (tmp_path / "logs").symlink_to(trained.parents[2])
+    shared = ["--rl_library", "rsl_rl", "--task", "Isaac-Cartpole", "--agent", "lif_ppo", "--device", "cpu"]
 
-    def run(verb: str, *arguments: str) -> subprocess.CompletedProcess:
-        import os
+    def start(verb: str, *arguments: str) -> subprocess.Popen:
+        environment = {**os.environ, "ISAACSIM_ASSET_ROOT": str(local_asset_root()), "PYTHONUNBUFFERED": "1"}
+        line = [str(Path(sys.executable).parent / "isaaclab"), verb, *shared, "--num_envs", "4", *arguments]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            line, cwd=tmp_path, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment
+        )
 
-        return subprocess.run(
-            [*stock, verb, *shared, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=250,
-            env={**os.environ, **environment},
-        )  # fmt: skip
+    with start(
+        "train", "--max_iterations", "2", "--experiment_name", "stock", "agent.actor.network.steps=2"
+    ) as training:
+        printed, _ = training.communicate(timeout=280)
+    assert training.returncode == 0, printed[-2000:]
+    assert "SpikingModel" in printed
+    assert list((tmp_path / "logs" / "rsl_rl" / "stock").glob("*/model_1.pt"))
 
-    done = run("train", "--max_iterations", "2", "--experiment_name", "stock", "agent.actor.network.steps=2")
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "SpikingModel" in done.stdout
-    assert list((logs / "rsl_rl" / "stock").glob("*/model_1.pt"))
+    # rsl_rl writes the exports before it plays; remove ours to see that it did
+    for exported in (trained / "exported").glob("policy.*"):
+        exported.unlink()
+    with start("play", "--checkpoint", "latest") as playing:
+        assert playing.stdout is not None
+        lines = []
+        for line in playing.stdout:
+            lines.append(line)
+            if "Policy playback is running" in line:
+                break
+        playing.send_signal(signal.SIGINT)
+        lines.append(playing.communicate(timeout=120)[0])
+    assert f"model_{ITERATIONS - 1}.pt" in "".join(lines), "".join(lines)[-2000:]
+    assert (trained / "exported" / "policy.onnx").is_file()
 
 
 def test_same_seed_gives_the_same_result(tmp_path):
