@@ -6,10 +6,25 @@ from typing import Any
 
 from spiky_rl.registry import Option
 
+ACTIVATIONS = (
+    "elu",
+    "selu",
+    "relu",
+    "crelu",
+    "lrelu",
+    "tanh",
+    "sigmoid",
+    "softplus",
+    "gelu",
+    "swish",
+    "mish",
+    "identity",
+)
+"""What rsl_rl knows."""
 MODEL = {
     "class_name": Option("MLPModel", "rsl_rl model, or module:Class; set by spiky_rl where a network spikes"),
     "hidden_dims": Option([], "hidden layers"),
-    "activation": Option("elu", "activation of an ANN"),
+    "activation": Option("elu", "activation of an ANN", choices=ACTIVATIONS),
     "obs_normalization": Option(False, "normalise observations by their running mean and deviation"),
     "distribution_cfg": Option({}, "rsl_rl distribution"),
     "rnn_type": Option("gru", "recurrent unit of an RNNModel", choices=("gru", "lstm")),
@@ -24,7 +39,9 @@ ALGORITHM = {
     "schedule": Option("adaptive", "of the learning rate", choices=("adaptive", "fixed")),
     "desired_kl": Option(0.01, "target of the adaptive schedule", low=0.0),
     "learning_rate_floor": Option(0.0, "least learning rate of the adaptive schedule", low=0.0),
-    "critic_learning_rate": Option(None, "the critic's own learning rate, with the fixed schedule", low=0.0),
+    "critic_learning_rate": Option(
+        None, "of what does not spike, critic and action noise, with the fixed schedule", low=0.0
+    ),
     "num_learning_epochs": Option(5, "passes over a rollout", low=1),
     "num_mini_batches": Option(4, "minibatches per pass", low=1),
     "gamma": Option(0.99, "discount", low=0.0, high=1.0),

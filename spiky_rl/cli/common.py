@@ -31,6 +31,9 @@ from spiky_rl.spec import (
 
 log = logging.getLogger("spiky_rl")
 
+FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
+"""Values of the environment that have a flag, and the flag."""
+
 
 class UsageError(UserError):
     """A command line that asks for what cannot be."""
@@ -124,6 +127,8 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     agent = [text for text in overrides if text.startswith("agent.")]
     environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
     for text in overrides:
+        if flag := FLAGS.get(text.partition("=")[0]):
+            raise UsageError(f"{text!r}: use {flag}")
         if text not in agent and text not in environment:
             raise UsageError(
                 f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME"
@@ -164,9 +169,9 @@ def check_device(device: str | None, distributed: bool = False) -> str:
 def check_writable(folder: Path) -> None:
     """Raise UsageError where no run folder can be made below ``folder``."""
     probe = folder.absolute()
-    while not probe.exists():
+    while not os.path.exists(probe):
         probe = probe.parent
-    if not probe.is_dir() or not os.access(probe, os.W_OK):
+    if not os.path.isdir(probe) or not os.access(probe, os.W_OK):
         raise UsageError(
             f"cannot write runs to {str(folder)!r}: {str(probe)!r} is no folder this user can write to; see --log_root"
         )
@@ -253,6 +258,10 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
             # not this run's task, and perhaps one of a package that is not installed here
             log.warning("%s: tasks: %s", file, error)
     env_cfg, host = load_configs(task, overrides=[*_env_of(task_spec), *env_overrides])
+    if not host.get("actor"):
+        raise UsageError(
+            f"--task {args.task}: Isaac Lab registers no rsl_rl PPO agent for it, on which ours are built"
+        )
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
 
     from spiky_rl.hosts.rsl_rl.config import runner_config
@@ -264,6 +273,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     seed = random.randrange(10_000) if seed == -1 else seed
     rank = int(os.environ.get("RANK", "0")) if distributed else 0
     num_envs = args.num_envs or default_num_envs(task_spec, env_cfg, device)
+    env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     return Plan(task, stem, task_spec, spec, config, env_cfg, device, num_envs, seed, assets, rank)
 
 
@@ -280,14 +290,34 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> 
     theirs = (((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity") or {}).get("spec")
     if theirs is None:
         return
-    mine = spec.tree()
-    for key in ("network", "critic_network"):
-        old, new = flatten({key: theirs.get(key) or {}}), flatten({key: mine.get(key) or {}})
-        for path in sorted(old.keys() | new.keys()):
-            if old.get(path) != new.get(path):
-                raise UsageError(
-                    f"{checkpoint}: was trained with agent.{path}={old.get(path)}, not {new.get(path)}; pass agent.{path}={old.get(path)}"
-                )
+    old, new = shape(theirs), shape(spec.tree())
+    for path in {**old, **new}:
+        if old.get(path) != new.get(path):
+            remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
+            raise UsageError(
+                f"{checkpoint}: was trained with {path}={old.get(path)}, not {new.get(path)}{remedy}"
+            )
+
+
+def shape(tree: dict[str, Any]) -> dict[str, Any]:
+    """What of a specification decides the function that the weights compute, as dotted paths."""
+    kept: dict[str, Any] = {}
+    for network, role in (("network", "actor"), ("critic_network", "critic")):
+        model = tree.get(role) or {}
+        keys = ["obs_normalization"]
+        if tree.get(network):
+            kept |= flatten({network: tree[network]})
+        else:
+            keys += [
+                "class_name",
+                "hidden_dims",
+                "activation",
+                "rnn_type",
+                "rnn_hidden_dim",
+                "rnn_num_layers",
+            ]
+        kept |= {f"{role}.{key}": model[key] for key in keys if key in model}
+    return kept
 
 
 def find_checkpoint(args: argparse.Namespace, plan: Plan) -> Path:
@@ -328,3 +358,6 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130

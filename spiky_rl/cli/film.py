@@ -55,6 +55,15 @@ class Recorder:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.env, name)
 
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """As the environment's; rsl_rl assigns to it."""
+        return self.env.episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self.env.episode_length_buf = value
+
     def step(self, actions: torch.Tensor) -> Any:
         """As the environment's."""
         if self.count % self.interval < self.length:

@@ -16,6 +16,7 @@ def parser() -> argparse.ArgumentParser:
     found = common.Parser(prog="play.py", description="Play a trained policy.")
     common.add_run_arguments(found)
     found.set_defaults(checkpoint="latest")
+    # as many environments as episodes, unless told otherwise
     found.add_argument("--episodes", type=common.positive, default=10, help="episodes to measure")
     found.add_argument(
         "--export", action="store_true", help="write TorchScript and ONNX, and prove both equal to the policy"
@@ -28,6 +29,8 @@ def play(argv: list[str]) -> int:
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
     plan = common.prepare(args)
+    if args.num_envs is None:
+        plan.num_envs = min(plan.num_envs, args.episodes)
 
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
     from spiky_rl.hosts.isaaclab.measures import Measures

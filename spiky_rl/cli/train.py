@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
+import shlex
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +55,7 @@ def train(argv: list[str]) -> int:
             f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
         )
     plan = common.prepare(args, distributed=args.distributed)
+    require_whole_minibatches(plan)
     plan.config["logger"] = args.logger
     if args.log_project_name:
         plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
@@ -60,7 +63,7 @@ def train(argv: list[str]) -> int:
     folder = make_folder(args, plan) if plan.rank == 0 else None
     runner, outcome = run(args, plan, checkpoint, folder)
     if folder is None:
-        return 0
+        return 1 if outcome.startswith("failed") else 0
 
     from spiky_rl.hosts.rsl_rl import runs
 
@@ -75,10 +78,23 @@ def train(argv: list[str]) -> int:
         assets=plan.assets,
         outcome=outcome,
         spec_hash=plan.spec.digest,
+        overrides=args.overrides,
     )
     summarise(result, outcome, args)
     print(folder / "result.json")
     return 1 if outcome.startswith("failed") else 0
+
+
+def require_whole_minibatches(plan: Plan) -> None:
+    """rsl_rl splits a recurrent rollout by environments, and its losses need two of them in each minibatch."""
+    networks = (plan.spec.network, plan.spec.critic_network)
+    recurrent = any(network is not None and network.options.get("stateful") for network in networks)
+    recurrent |= any(plan.config[role].get("class_name") == "RNNModel" for role in ("actor", "critic"))
+    least = 2 * plan.config["algorithm"]["num_mini_batches"]
+    if recurrent and plan.num_envs < least:
+        raise common.UsageError(
+            f"--num_envs {plan.num_envs}: a recurrent agent needs at least {least}, two per minibatch"
+        )
 
 
 def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
@@ -132,13 +148,22 @@ def run(
             plan.spec.runner.get("picture_interval", 25),
             {"specification": specification(plan)},
         )
+        if args.deterministic:
+            from isaaclab.utils.seed import configure_seed
+
+            # after the runner: torch's deterministic mode disturbs the orthogonal initialisation
+            configure_seed(plan.seed + plan.rank, torch_deterministic=True)
         if checkpoint is not None:
             fresh = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
             runner.load(
                 str(checkpoint), None if args.resume_optimizer_state else fresh, map_location=plan.device
             )
-            first = runner.current_learning_iteration
-            log.info("resumed from %s at iteration %d; running %d more", checkpoint, first, iterations)
+            log.info(
+                "resumed from %s at iteration %d; running %d more",
+                checkpoint,
+                runner.current_learning_iteration,
+                iterations,
+            )
         first = runner.current_learning_iteration
         best = Best(runner, folder)
         try:
@@ -152,7 +177,7 @@ def run(
                 def after(iteration: Any) -> None:
                     display(iteration)
                     best(iteration)
-                    if asked():
+                    if anywhere(asked(), plan.device):
                         raise Stop
 
                 runner.on_iteration = after
@@ -167,15 +192,21 @@ def run(
 
 
 class Best:
-    """Keeps the checkpoint of the highest mean return."""
+    """Keeps the checkpoint of the highest mean return.
+
+    Environments start at random points of their episodes, so the first returns are of cut episodes, and the best of them
+    where rewards are negative: nothing counts before a whole episode's time has passed.
+    """
 
     def __init__(self, runner: Any, folder: Path | None) -> None:
         self.runner, self.folder = runner, folder
         self.value = float("-inf")
+        episode = math.ceil(runner.env.max_episode_length / runner.cfg["num_steps_per_env"])
+        self.first = runner.current_learning_iteration + episode
 
     def __call__(self, iteration: Any) -> None:
         value = iteration.progress.returns[-1]
-        if self.folder is not None and value > self.value:
+        if self.folder is not None and iteration.index >= self.first and value > self.value:
             self.value = value
             self.runner.save(str(self.folder / "best.pt"))
 
@@ -200,6 +231,19 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def anywhere(asked: bool, device: str) -> bool:
+    """Whether any process of a distributed run was asked to stop: all of them stop after the same iteration."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return asked
+    import torch
+
+    flag = torch.tensor(float(asked), device=device)
+    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+    return bool(flag)
+
+
 def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) -> None:
     """The end of a run on the terminal."""
     seconds = result["seconds_total"] or 1.0
@@ -209,6 +253,8 @@ def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) ->
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
     where = f"--task {args.task} --agent {args.agent} --checkpoint latest"
     where += f" --log_root {args.log_root}" if args.log_root != Path("logs") else ""
+    where += f" --experiment_name {args.experiment_name}" if args.experiment_name else ""
+    where += "".join(f" {shlex.quote(override)}" for override in args.overrides)
     print(f"\n{result['agent']} on {result['task']}: {outcome}")
     print(f"  done             {result['iterations']} iterations, {result['env_steps']:,} steps")
     print(f"  mean return      {final} over the last 10 iterations, {best} at best")

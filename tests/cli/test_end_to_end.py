@@ -71,6 +71,7 @@ def test_training_learns_to_balance_and_writes_isaac_labs_layout(trained):
         "params/spec.yaml",
     ):
         assert (trained / name).is_file(), name
+    assert "num_envs: 512" in (trained / "params/env.yaml").read_text()
     manifest = json.loads((trained / "run.json").read_text())
     assert (manifest["library"], manifest["task"], manifest["metadata"]) == (
         "rsl_rl",
@@ -217,3 +218,31 @@ def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
     result = result_of(run)
     assert result["outcome"] == "stopped" and 3 <= result["iterations"] < 5000
     assert (run / f"model_{result['iterations'] - 1}.pt").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("agent", "least"), [("lif_ppo", 4.7), ("lif_stateful_ppo", 4.5)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_agent_reaches_its_bar_on_cartpole(agent, least, seed, tmp_path):
+    arguments = ["--agent", agent, "--num_envs", "512", "--max_iterations", "60", "--seed", str(seed)]
+    assert result_of(train(tmp_path, *arguments))["mean_return_final"] >= least
+
+
+@pytest.mark.slow
+def test_training_films_itself_and_still_starts_at_random_points_of_episodes(tmp_path):
+    run = train(
+        tmp_path,
+        "--agent",
+        "lif_ppo",
+        "--num_envs",
+        "16",
+        "--max_iterations",
+        "3",
+        "--video",
+        "--video_length",
+        "20",
+    )
+    assert list((run / "videos" / "train").glob("*.mp4"))
+    assert (
+        result_of(run)["mean_length_final"] is not None
+    ), "with random starts some episodes end within 48 control steps"

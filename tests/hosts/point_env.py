@@ -8,18 +8,20 @@ from tensordict import TensorDict
 class PointEnv(VecEnv):
     """B points in the plane; observation: position and velocity, action: acceleration, reward: minus the distance."""
 
-    def __init__(self, num_envs: int = 8, seed: int = 0, max_episode_length: int = 20):
+    def __init__(self, num_envs: int = 8, seed: int = 0, max_episode_length: int = 20, device: str = "cpu"):
         self.num_envs, self.num_actions = num_envs, 2
         self.max_episode_length = max_episode_length
-        self.device = "cpu"
+        self.device = device
         self.cfg: dict = {}
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator(device).manual_seed(seed)
         self.state = self._draw(num_envs)
-        self.limit = torch.randint(3, max_episode_length, (num_envs,), generator=self.generator)
-        self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long)
+        self.limit = torch.randint(
+            3, max_episode_length, (num_envs,), generator=self.generator, device=device
+        )
+        self.episode_length_buf = torch.zeros(num_envs, dtype=torch.long, device=device)
 
     def _draw(self, count: int) -> torch.Tensor:
-        return torch.randn(count, 4, generator=self.generator)
+        return torch.randn(count, 4, generator=self.generator, device=self.device)
 
     def get_observations(self) -> TensorDict:
         return TensorDict({"policy": self.state.clone()}, batch_size=[self.num_envs])
@@ -35,11 +37,18 @@ class PointEnv(VecEnv):
         self.state = torch.where(fresh[:, None], self._draw(self.num_envs), self.state)
         self.limit = torch.where(
             fresh,
-            torch.randint(3, self.max_episode_length, self.limit.shape, generator=self.generator),
+            torch.randint(
+                3, self.max_episode_length, self.limit.shape, generator=self.generator, device=self.device
+            ),
             self.limit,
         )
         self.episode_length_buf[fresh] = 0
-        return self.get_observations(), rewards, dones, {"time_outs": torch.zeros(self.num_envs)}
+        return (
+            self.get_observations(),
+            rewards,
+            dones,
+            {"time_outs": torch.zeros(self.num_envs, device=self.device)},
+        )
 
 
 def config(network: dict | None = None, steps: int = 24, critic: dict | None = None, **algorithm) -> dict:

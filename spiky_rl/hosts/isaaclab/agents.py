@@ -46,14 +46,14 @@ def _entry(task: str, agent: str) -> Callable[[], Any]:
 def isaaclab_config(task: str, agent: str) -> Any:
     """Isaac Lab's configuration object of an agent on a task: the task's own, with what the agent changes."""
     import torch
-    from isaaclab.utils import to_dict
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
+    from spiky_rl.hosts.isaaclab.environment import plain_agent
     from spiky_rl.hosts.rsl_rl.config import runner_config
 
     host: Any = load_cfg_from_registry(task, HOST_ENTRY)
-    merged = spec.resolve_agent(agent, task, to_dict(host), task_spec=spec.load_task(task))
+    merged = spec.resolve_agent(agent, task, plain_agent(host), task_spec=spec.load_task(task))
     config = runner_config(merged)
     if "rnn_type" in config["actor"]:
         host.actor, host.critic = (_as(RslRlRNNModelCfg, model) for model in (host.actor, host.critic))

@@ -258,6 +258,8 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """One environment step. Raises NonFiniteError that names the step, the term and how many environments it hit."""
+        if actions.is_cuda:
+            torch.cuda.synchronize(actions.device)  # what is still queued is not the simulation's
         start = time.perf_counter()
         observations, rewards, dones, extras = super().step(actions)
         leaves: dict[Any, Any] = dict(observations.items(include_nested=True, leaves_only=True))

@@ -1,7 +1,7 @@
 """rsl_rl as a host: the classes that its configuration names.
 
 ``class_name: spiky_rl.hosts.rsl_rl:SpikingModel`` makes a spiking actor or critic, ``...:SpikingPPO`` the algorithm
-beside it (rsl_rl's PPO with a floor under the learning rate and burn-in).
+beside it (rsl_rl's PPO with a learning rate for what does not spike, a floor under the adaptive one, and burn-in).
 """
 
 from spiky_rl.hosts.rsl_rl.model import BurnInMLPModel, SpikingModel

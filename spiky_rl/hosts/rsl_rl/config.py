@@ -8,6 +8,8 @@ from typing import Any
 from spiky_rl.spec import AgentSpec, SpecError
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
+RECURRENT = ("rnn_type", "rnn_hidden_dim", "rnn_num_layers")
+"""Options of rsl_rl's RNNModel, which a spiking network in its place has no use for."""
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate")
 """What SpikingPPO understands beyond rsl_rl's PPO."""
 
@@ -24,7 +26,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     networks = {"actor": spec.network, "critic": spec.critic_network}
     algorithm = config["algorithm"]
     if burn_in:
-        if spec.network is None or not spec.network.options["stateful"]:
+        if spec.network is None or not all(n.options["stateful"] for n in networks.values() if n is not None):
             raise SpecError(
                 f"agent.burn_in: {burn_in} control steps need a stateful network; set agent.network.stateful=true"
             )
@@ -34,7 +36,13 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             )
     for role, network in networks.items():
         model = config[role]
+        if network is not None and "cnn_cfg" in model:
+            raise SpecError(
+                f"agent.{role}: this task's observations are images; {network.name} takes vectors"
+            )
         if network is not None:
+            for key in RECURRENT:
+                model.pop(key, None)
             model |= {"class_name": f"{CLASSES}:SpikingModel", "network": network.settings()}
         elif burn_in:
             if model.get("class_name", "MLPModel") != "MLPModel":
@@ -47,6 +55,10 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     if algorithm.get("critic_learning_rate") is not None and algorithm.get("schedule") != "fixed":
         raise SpecError(
             f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {algorithm.get('schedule')}"
+        )
+    if burn_in and algorithm.get("class_name", "PPO") != "PPO":
+        raise SpecError(
+            f"agent.burn_in: not available with agent.algorithm.class_name: {algorithm['class_name']}"
         )
     ours = burn_in or any(networks.values()) or any(algorithm.get(key) for key in OWN_OPTIONS)
     if ours and algorithm.get("class_name", "PPO") == "PPO":

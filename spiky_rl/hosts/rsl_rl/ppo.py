@@ -1,4 +1,4 @@
-"""rsl_rl's PPO with what spiking actors need: a floor under the adaptive learning rate, and burn-in."""
+"""rsl_rl's PPO with what spiking actors need: a learning rate for what does not spike, a floor, and burn-in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rsl_rl.storage import RolloutStorage
 
 
 class SpikingPPO(PPO):
-    """rsl_rl's PPO, unchanged but for two options that default to nothing."""
+    """rsl_rl's PPO, unchanged but for three options that default to nothing."""
 
     def __init__(
         self,
@@ -30,8 +30,9 @@ class SpikingPPO(PPO):
             learning_rate_floor: The adaptive schedule never goes below it. One flipped spike moves the action mean by a
                 finite amount, so the measured KL divergence does not vanish with the step size as an ANN's does, and
                 the schedule without a floor can shrink the learning rate until nothing is learned.
-            critic_learning_rate: A learning rate of the critic's own, under the fixed schedule. An ANN critic learns
-                well at rates that a spiking actor does not survive; rsl_rl has one rate for both.
+            critic_learning_rate: Under the fixed schedule, the learning rate of what does not spike: the critic and the
+                action's standard deviation. Both learn well at rates that a spiking network does not survive; rsl_rl
+                has one rate for all.
             burn_in: The first control steps of every rollout that recurrent models replay without loss.
         """
         self.learning_rate_floor = learning_rate_floor
@@ -50,11 +51,12 @@ class SpikingPPO(PPO):
         if critic_learning_rate is not None:
             if self.schedule != "fixed":
                 raise ValueError(f"critic_learning_rate: needs the fixed schedule, not {self.schedule!r}")
-            actors, critics = list(self.actor.parameters()), list(self.critic.parameters())
+            noise = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
+            spiking = [p for p in self.actor.parameters() if not any(p is q for q in noise)]
             self.optimizer = type(self.optimizer)(
                 [
-                    {"params": actors, "lr": self.learning_rate},
-                    {"params": critics, "lr": critic_learning_rate},
+                    {"params": spiking, "lr": self.learning_rate},
+                    {"params": [*noise, *self.critic.parameters()], "lr": critic_learning_rate},
                 ]
             )
 

@@ -10,6 +10,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def find_checkpoint(name: str, root: Path, experiment: str, task: str, agent: st
     """The file that ``latest``, ``best``, a run folder or a path stands for. Raises CheckpointError."""
     if name not in ("latest", "best"):
         path = Path(name)
-        found = _numbered(path)[-1:] if path.is_dir() else [path] if path.is_file() else []
+        found = _numbered(path)[-1:] if os.path.isdir(path) else [path] if os.path.isfile(path) else []
         if not found:
             raise CheckpointError(
                 f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name"
