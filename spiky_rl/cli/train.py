@@ -118,7 +118,12 @@ def run(
     import torch
 
     from spiky_rl.cli.display import Display
-    from spiky_rl.hosts.isaaclab.environment import NonFiniteError, TimedVecEnv, simulation
+    from spiky_rl.hosts.isaaclab.environment import (
+        NonFiniteError,
+        TimedVecEnv,
+        make_deterministic,
+        simulation,
+    )
     from spiky_rl.hosts.rsl_rl.runner import Runner, Stop
 
     iterations, outcome = plan.config["max_iterations"], "finished"
@@ -149,10 +154,7 @@ def run(
             {"specification": specification(plan)},
         )
         if args.deterministic:
-            from isaaclab.utils.seed import configure_seed
-
-            # after the runner: torch's deterministic mode disturbs the orthogonal initialisation
-            configure_seed(plan.seed + plan.rank, torch_deterministic=True)
+            make_deterministic(plan.seed + plan.rank)
         if checkpoint is not None:
             fresh = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
             runner.load(

@@ -228,6 +228,13 @@ def simulation(
             launched.__exit__(*failure)
 
 
+def make_deterministic(seed: int) -> None:
+    """Torch's deterministic kernels, and all seeds anew; call it once the networks are made, which it would disturb."""
+    from isaaclab.utils.seed import configure_seed
+
+    configure_seed(seed, torch_deterministic=True)
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Send what Isaac Lab prints to the debug log, hold back its warnings of normal things, keep our log levels. Errors pass."""
