@@ -124,7 +124,7 @@ def bench(argv: list[str]) -> int:
                 times: dict[str, list[float]] = {name: [] for name in modules}
                 for _ in range(args.rounds):
                     for name, module in modules.items():
-                        times[name].append(measure(lambda m=module, t=mode: call(m, x, t), device))
+                        times[name].append(measure(lambda m=module, i=x, t=mode: call(m, i, t), device))
                 base = statistics.median(times["plain_loop"])
                 for name, values in times.items():
                     ms = statistics.median(values)
