@@ -6,6 +6,7 @@ read is left out with a warning. ``--agent`` is a key of the task's gym specific
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -53,7 +54,8 @@ def isaaclab_config(task: str, agent: str) -> Any:
     from spiky_rl.hosts.rsl_rl.config import runner_config
 
     host: Any = load_cfg_from_registry(task, HOST_ENTRY)
-    merged = spec.resolve_agent(agent, task, plain_agent(host), task_spec=spec.load_task(task))
+    # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
+    merged = spec.resolve_agent(agent, task, plain_agent(copy.deepcopy(host)), task_spec=spec.load_task(task))
     config = runner_config(merged)
     if "rnn_type" in config["actor"]:
         host.actor, host.critic = (_as(RslRlRNNModelCfg, model) for model in (host.actor, host.critic))
