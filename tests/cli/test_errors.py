@@ -57,6 +57,7 @@ def assert_no_run(log_root: Path) -> None:
 
 LIGHT = {
     "unknown agent": (["--agent", "lif_pppo"], ["agent", "'lif_pppo'", "mlp_ppo", "mean 'lif_ppo'"]),
+    "value with a flag": (["env.scene.num_envs=8"], ["'env.scene.num_envs=8'", "use --num_envs"]),
     "agent file": (["--agent", "no/such.yaml"], ["cannot read 'no/such.yaml'", "No such file"]),
     "override key": (["agent.algoritm.gamma=0.9"], ["agent.algoritm", "mean 'algorithm'"]),
     "inner override key": (["agent.algorithm.gama=0.9"], ["agent.algorithm.gama", "mean 'gamma'"]),
@@ -226,6 +227,16 @@ HEAVY = {
     "other task": ("train", ["--checkpoint", "{other task}"], ["'Isaac-Ant'", "pass --task Isaac-Ant"]),
     "other agent": ("play", ["--checkpoint", "{other agent}"], ["'mlp_ppo'", "pass --agent mlp_ppo"]),
     "other network": ("play", ["--checkpoint", "{other network}"], ["network.", "pass agent.network."]),
+    "half a minibatch": (
+        "train",
+        ["--agent", "gru_ppo", "--num_envs", "4"],
+        ["--num_envs 4", "needs at least 8"],
+    ),
+    "activation": (
+        "train",
+        ["agent.actor.activation=relue"],
+        ["agent.actor.activation", "'relue'", "mean 'relu'"],
+    ),
     "no run": ("play", [], ["--checkpoint latest", "no run of lif_ppo on Isaac-Cartpole", "train one first"]),
     "no best run": ("play", ["--checkpoint", "best"], ["--checkpoint best", "train one first"]),
 }
