@@ -54,7 +54,7 @@ class Option:
     doc: str
     low: float | None = None
     high: float | None = None
-    """Inclusive range of a number."""
+    """Inclusive range of a number; of a list: of its elements, which are then whole numbers."""
     unit: str = ""
     choices: tuple[str, ...] = ()
 
@@ -70,6 +70,11 @@ class Option:
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if kind in (list, tuple) and isinstance(value, list | tuple):
+            if self.low is not None:
+                for element in value:
+                    if not isinstance(element, int) or isinstance(element, bool):
+                        raise RegistryError(f"{path}: expected whole numbers, got {element!r}")
+                    check_range(path, element, self.low, self.high)
             return tuple(value)
         wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
         if value is not None and self.default is not None and wrong:

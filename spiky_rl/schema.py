@@ -23,10 +23,17 @@ ACTIVATIONS = (
 """What rsl_rl knows."""
 MODEL = {
     "class_name": Option("MLPModel", "rsl_rl model, or module:Class; set by spiky_rl where a network spikes"),
-    "hidden_dims": Option([], "hidden layers"),
+    "hidden_dims": Option([], "hidden layers", low=1),
     "activation": Option("elu", "activation of an ANN", choices=ACTIVATIONS),
     "obs_normalization": Option(False, "normalise observations by their running mean and deviation"),
-    "distribution_cfg": Option({}, "rsl_rl distribution"),
+    "distribution_cfg": {
+        "class_name": Option("GaussianDistribution", "rsl_rl distribution"),
+        "init_std": Option(1.0, "initial standard deviation", low=0.0),
+        "std_type": Option("scalar", "how it is stored", choices=("scalar", "log")),
+        "std_range": Option([], "least and largest standard deviation"),
+        "learn_std": Option(True, "whether it is learned"),
+        "action_range": Option([], "range of a bounded distribution's actions"),
+    },
     "rnn_type": Option("gru", "recurrent unit of an RNNModel", choices=("gru", "lstm")),
     "rnn_hidden_dim": Option(256, "width of an RNNModel's state", low=1),
     "rnn_num_layers": Option(1, "recurrent layers of an RNNModel", low=1),

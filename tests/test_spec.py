@@ -382,7 +382,7 @@ BAD_LAYERS = {
     "agent.network.layers=[32, 4.5]": "agent.network.layers: expected whole numbers, got 4.5",
     "agent.network.layers=[32, true]": "agent.network.layers: expected whole numbers, got True",
     "agent.network.layers=32": "agent.network.layers: expected a list, got 32",
-    "agent.actor.hidden_dims=[wide]": "agent.network.layers: expected whole numbers, got 'wide'",
+    "agent.actor.hidden_dims=[wide]": "agent.actor.hidden_dims: expected whole numbers, got 'wide'",
 }
 
 

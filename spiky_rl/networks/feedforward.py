@@ -18,7 +18,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
-from spiky_rl.registry import Configured, Option, RegistryError, check_range
+from spiky_rl.registry import Configured, Option, RegistryError
 
 
 class FeedForward(SpikingNetwork):
@@ -26,7 +26,7 @@ class FeedForward(SpikingNetwork):
 
     options = {
         "layers": Option(
-            [], "neurons per layer; empty: the hidden layers of Isaac Lab's own network for the task"
+            [], "neurons per layer; empty: the hidden layers of Isaac Lab's own network for the task", low=1
         ),
         "steps": Option(4, "K: inner steps per control step", low=1),
         "stateful": Option(False, "carry membranes from one control step to the next, through the episode"),
@@ -42,10 +42,6 @@ class FeedForward(SpikingNetwork):
 
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        for width in options["layers"]:
-            if not isinstance(width, int) or isinstance(width, bool):
-                raise RegistryError(f"{path}.layers: expected whole numbers, got {width!r}")
-            check_range(f"{path}.layers", width, 1, None)
         try:
             dispatch.backend(options["backend"])
         except RegistryError as error:

@@ -232,6 +232,16 @@ HEAVY = {
         ["--agent", "gru_ppo", "--num_envs", "4"],
         ["--num_envs 4", "needs at least 8"],
     ),
+    "class": (
+        "train",
+        ["--agent", "mlp_ppo", "agent.actor.class_name=MLPModle"],
+        ["agent.actor.class_name", "'MLPModle'"],
+    ),
+    "inside a distribution": (
+        "train",
+        ["agent.actor.distribution_cfg.init_stdd=1"],
+        ["agent.actor.distribution_cfg.init_stdd", "mean 'init_std'"],
+    ),
     "activation": (
         "train",
         ["agent.actor.activation=relue"],

@@ -23,15 +23,16 @@ def runner(network=None, seed=0, num_envs=8, **kwargs) -> Runner:
     return Runner(PointEnv(num_envs), config(network, **kwargs))
 
 
-def rollout(run: Runner) -> None:
-    """One rollout as OnPolicyRunner.learn makes it."""
+def rollout(run: Runner, bootstrap: bool = True) -> None:
+    """One rollout as OnPolicyRunner.learn makes it, with or without the returns at its end."""
     obs = run.env.get_observations()
     with torch.inference_mode():
         for _ in range(run.cfg["num_steps_per_env"]):
             actions = run.alg.act(obs)
             obs, rewards, dones, extras = run.env.step(actions)
             run.alg.process_env_step(obs, rewards, dones, extras)
-        run.alg.compute_returns(obs)
+        if bootstrap:
+            run.alg.compute_returns(obs)
 
 
 def replayed_difference(run: Runner) -> float:
@@ -121,14 +122,10 @@ def test_first_minibatch_of_the_real_update_has_ratio_one():
 
 def test_bootstrapping_the_value_does_not_advance_a_spiking_critic():
     run = runner({**LIF, "stateful": True, "layers": [16]}, critic={**LIF, "stateful": True, "layers": [8]})
-    obs = run.env.get_observations()
+    rollout(run, bootstrap=False)
+    before = [s.clone() for s in run.alg.critic.get_hidden_state()]
     with torch.inference_mode():
-        for _ in range(run.cfg["num_steps_per_env"]):
-            actions = run.alg.act(obs)
-            obs, rewards, dones, extras = run.env.step(actions)
-            run.alg.process_env_step(obs, rewards, dones, extras)
-        before = [s.clone() for s in run.alg.critic.get_hidden_state()]
-        run.alg.compute_returns(obs)
+        run.alg.compute_returns(run.env.get_observations())
     after = run.alg.critic.get_hidden_state()
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert any(s.abs().sum() > 0 for s in before)

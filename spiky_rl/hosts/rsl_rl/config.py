@@ -60,6 +60,8 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
         raise SpecError(
             f"agent.burn_in: not available with agent.algorithm.class_name: {algorithm['class_name']}"
         )
+    for role in (*networks, "algorithm"):
+        check_class(role, config[role])
     ours = burn_in or any(networks.values()) or any(algorithm.get(key) for key in OWN_OPTIONS)
     if ours and algorithm.get("class_name", "PPO") == "PPO":
         algorithm |= {"class_name": f"{CLASSES}:SpikingPPO", "burn_in": burn_in}
@@ -67,3 +69,15 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
         for key in OWN_OPTIONS:
             algorithm.pop(key, None)
     return config
+
+
+def check_class(role: str, settings: dict[str, Any]) -> None:
+    """Raise SpecError for a ``class_name`` that rsl_rl would not find."""
+    from rsl_rl.utils import resolve_callable
+
+    name = settings.get("class_name")
+    if name is not None:
+        try:
+            resolve_callable(name)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise SpecError(f"agent.{role}.class_name: rsl_rl finds no {name!r}: {error}") from None
