@@ -1,11 +1,13 @@
 """The op vocabulary of a neuron's step, and its torch twin.
 
-A step may use ``+ - * /``, powers, comparison, and the functions of `TorchOps`; each of its arguments may be a tensor or
+A step may use ``+ - * /``, squares and cubes, comparison, and the functions of `TorchOps`; each of its arguments may be a tensor or
 a number. Calling the step with `TorchOps` is the reference: autograd is the definition of a right gradient.
 """
 
 from __future__ import annotations
 
+import builtins
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +17,12 @@ from torch import Tensor
 from spiky_rl.surrogates.base import Surrogate
 
 
+def _function(name: str) -> Any:
+    """A function of a tensor or of a number."""
+    on_tensor, on_number = getattr(torch, name), getattr(math, name)
+    return staticmethod(lambda x: on_tensor(x) if isinstance(x, Tensor) else on_number(x))
+
+
 class TorchOps:
     """The vocabulary on torch tensors.
 
@@ -22,7 +30,6 @@ class TorchOps:
     differences of the forward: the debugging mode in which a gradient can be checked exactly.
     """
 
-    exp, tanh, tan, sqrt, abs = torch.exp, torch.tanh, torch.tan, torch.sqrt, torch.abs
     atan, erf = torch.atan, torch.erf
 
     def __init__(self, surrogate: Surrogate, slope: float | None = None, soft_spike: bool = False) -> None:
@@ -30,25 +37,48 @@ class TorchOps:
         self.slope = surrogate.slope if slope is None else slope
         self.soft_spike = soft_spike
 
-    @staticmethod
-    def max(x: Tensor, y: Tensor | float) -> Tensor:
-        """Elementwise maximum; y may be a number."""
-        return torch.maximum(x, y) if isinstance(y, Tensor) else x.clamp(min=y)
+    exp = _function("exp")
+    tanh = _function("tanh")
+    tan = _function("tan")
+    sqrt = _function("sqrt")
 
     @staticmethod
-    def min(x: Tensor, y: Tensor | float) -> Tensor:
-        """Elementwise minimum; y may be a number."""
-        return torch.minimum(x, y) if isinstance(y, Tensor) else x.clamp(max=y)
+    def abs(x: Any) -> Any:
+        """|x|; the derivative at 0 is 0."""
+        return torch.abs(x) if isinstance(x, Tensor) else builtins.abs(x)
 
     @staticmethod
-    def where(condition: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
+    def max(x: Any, y: Any) -> Any:
+        """Elementwise maximum; where two tensors are equal, each takes half of the gradient."""
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            return torch.maximum(x, y)
+        if isinstance(y, Tensor):
+            x, y = y, x
+        return x.clamp(min=y) if isinstance(x, Tensor) else builtins.max(x, y)
+
+    @staticmethod
+    def min(x: Any, y: Any) -> Any:
+        """Elementwise minimum; where two tensors are equal, each takes half of the gradient."""
+        if isinstance(x, Tensor) and isinstance(y, Tensor):
+            return torch.minimum(x, y)
+        if isinstance(y, Tensor):
+            x, y = y, x
+        return x.clamp(max=y) if isinstance(x, Tensor) else builtins.min(x, y)
+
+    @staticmethod
+    def where(condition: Any, x: Any, y: Any) -> Any:
         """x where the condition holds, y elsewhere."""
-        return torch.where(condition, x, y)
+        return torch.where(condition, x, y) if isinstance(condition, Tensor) else (x if condition else y)
 
     @staticmethod
-    def detach(x: Tensor) -> Tensor:
+    def detach(x: Any) -> Any:
         """x, as a constant for the gradient."""
-        return x.detach()
+        return x.detach() if isinstance(x, Tensor) else x
+
+    @staticmethod
+    def heaviside(x: Any) -> Any:
+        """1 where x >= 0, else 0, as a constant for the gradient."""
+        return (x >= 0).to(x.dtype) if isinstance(x, Tensor) else float(x >= 0)
 
     def spike(self, x: Tensor) -> Tensor:
         """1 where x >= 0, else 0; the gradient is the surrogate's derivative at x."""

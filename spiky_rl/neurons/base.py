@@ -1,8 +1,8 @@
 """What every neuron is: declared states and parameters, and one pure step.
 
 The step is written once, against the vocabulary of ``ops`` that it gets by argument (see `spiky_rl.kernels.ops`):
-arithmetic, comparison and a handful of functions. All else is derived from it: the torch reference and its gradient,
-the documentation, the tests.
+arithmetic, comparison and a handful of functions. All else is derived from it: the torch reference and its gradient, the
+kernels for GPU and CPU and theirs, the documentation, the tests.
 
 Order of one step, for every neuron: integrate the states over one step with this step's input, spike where the
 potential is at or above the threshold, reset in the same step. Rest is zero for every state, because both hosts write
@@ -18,6 +18,12 @@ from typing import Any, ClassVar
 
 from spiky_rl.registry import Component, Option, RegistryError, nearest
 
+Values = tuple[Any, ...]
+"""States or parameters, in the order in which the neuron declares them."""
+
+BELOW_ANY = -1e30
+"""Where a maximum over sub-steps starts."""
+
 
 @dataclass(frozen=True)
 class Param(Option):
@@ -29,6 +35,7 @@ class Param(Option):
 
 DT = Option(1.0, "inner time step", low=1e-6, unit="ms")
 LEARN = Option([], "parameters to learn, one value per neuron")
+DETACH_RESET = Option(True, "whether gradients stop at the reset")
 
 
 class Neuron(Component):
@@ -40,6 +47,10 @@ class Neuron(Component):
 
     states: ClassVar[tuple[str, ...]]
     params: ClassVar[Mapping[str, Param]]
+    graded: ClassVar[bool] = False
+    """Whether outputs carry values, instead of 0 and 1."""
+    substeps: int = 1
+    """Parts into which a step is divided. More than one: the step is `advance`, that many times, then `emit`."""
 
     def __init__(self, **chosen: Any) -> None:
         self.chosen = chosen
@@ -54,9 +65,75 @@ class Neuron(Component):
                     f"{path}.learn: {name!r} is no parameter of this neuron; it has {', '.join(cls.params)}{nearest(name, cls.params)}"
                 )
 
+    def limits(self, name: str) -> tuple[float | None, float | None]:
+        """Range in which a learned parameter is kept."""
+        return self.params[name].low, self.params[name].high
+
     @abstractmethod
-    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, tuple[Any, ...]]:
+    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:
         """Advance by ``dt``: input current, states, parameters -> output and the new states.
 
-        Every argument has the shape [..., N] or broadcasts to it.
+        Every argument has the shape [..., N] or broadcasts to it. Time constants come as decays, all else in its unit.
         """
+
+    def advance(self, ops: Any, current: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:
+        """One of several sub-steps -> the highest distance to threshold so far in this step, and the new states."""
+        raise NotImplementedError
+
+    def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:
+        """After the sub-steps: output and the states that the next step starts from."""
+        raise NotImplementedError
+
+
+class Ode(Neuron):
+    """A neuron that is an ordinary differential equation with a threshold and a reset.
+
+    The three define it; `integrate` solves the flow over one (sub-)step, `step` is built from all four.
+    """
+
+    @abstractmethod
+    def flow(self, ops: Any, current: Any, *states_and_params: Any) -> Values:
+        """d state / dt, per ms, of every state. Unlike in `step`, time constants come in ms."""
+
+    @abstractmethod
+    def threshold(self, ops: Any, *states_and_params: Any) -> Any:
+        """Distance to the threshold: the neuron spikes where it is 0 or more."""
+
+    @abstractmethod
+    def reset(self, ops: Any, spike: Any, *states_and_params: Any) -> Values:
+        """The states after a spike (1) or none (0)."""
+
+    @abstractmethod
+    def integrate(self, ops: Any, current: Any, *states_and_params: Any) -> Values:
+        """The states after ``dt / substeps``, before any reset."""
+
+    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:
+        """Integrate, spike at or above the threshold, reset in the same step.
+
+        With sub-steps each is followed by its own reset, and the step spikes if one of them reached the threshold; the
+        gradient goes to the one that came highest.
+        """
+        states, params = self.split(states_and_params)
+        if self.substeps > 1:
+            peak: Any = BELOW_ANY
+            for _ in range(self.substeps):
+                peak, states = self.advance(ops, current, peak, *states, *params)
+            return self.emit(ops, peak, *states, *params)
+        states = self.integrate(ops, current, *states, *params)
+        spike = ops.spike(self.threshold(ops, *states, *params))
+        reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
+        return spike, self.reset(ops, reset, *states, *params)
+
+    def advance(self, ops: Any, current: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
+        _, params = self.split(states_and_params)
+        states = self.integrate(ops, current, *states_and_params)
+        distance = self.threshold(ops, *states, *params)
+        return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), *states, *params)
+
+    def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
+        return ops.spike(peak), self.split(states_and_params)[0]
+
+    def split(self, states_and_params: Values) -> tuple[Values, Values]:
+        """States, parameters."""
+        count = len(self.states)
+        return states_and_params[:count], states_and_params[count:]

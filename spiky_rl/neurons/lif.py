@@ -12,11 +12,11 @@ Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter
 
 from typing import Any
 
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
 from spiky_rl.registry import Option
 
 
-class Lif(Neuron):
+class Lif(Ode):
     """See the module's text for the equations."""
 
     states = ("v",)
@@ -27,15 +27,21 @@ class Lif(Neuron):
     options = {
         **params,
         "reset": Option("subtract", "what a spike does to the membrane", choices=("subtract", "zero")),
-        "detach_reset": Option(True, "whether gradients stop at the reset"),
+        "detach_reset": DETACH_RESET,
         "input_gain": Option("ode", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
         "dt": DT,
         "learn": LEARN,
     }
 
-    def step(self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any) -> tuple[Any, tuple[Any, ...]]:
-        """Integrate, spike at or above the threshold, reset in the same step."""
-        v = decay * v + ((1.0 - decay) * current if self.chosen["input_gain"] == "ode" else current)
-        spike = ops.spike(v - threshold)
-        reset = ops.detach(spike) if self.chosen["detach_reset"] else spike
-        return spike, ((v - reset * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - reset)),)
+    def flow(self, ops: Any, current: Any, v: Any, tau: Any, threshold: Any) -> Values:  # noqa: D102, ARG002
+        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / tau))
+        return ((gain * current - v) / tau,)
+
+    def integrate(self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102, ARG002
+        return (decay * v + ((1.0 - decay) * current if self.chosen["input_gain"] == "ode" else current),)
+
+    def threshold(self, ops: Any, v: Any, decay: Any, threshold: Any) -> Any:  # noqa: D102, ARG002
+        return v - threshold
+
+    def reset(self, ops: Any, spike: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102, ARG002
+        return ((v - spike * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - spike)),)
