@@ -23,3 +23,10 @@ def write(path: Path, fill: Callable[[Path], Any]) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write ``data`` as indented JSON."""
     write(path, lambda beside: beside.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8"))
+
+
+def cache_folder() -> Path:
+    """SPIKY_RL_CACHE, else the user's cache folder."""
+    if "SPIKY_RL_CACHE" in os.environ:
+        return Path(os.environ["SPIKY_RL_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spiky_rl"

@@ -1,148 +1,308 @@
-"""``bench.py``: what a spiking policy costs beside a hand-written loop and beside the ANN in its place, in one run.
+"""``bench.py``: what a spiking policy costs beside a hand-written loop, the peers and the ANN in its place, in one run.
 
-Rounds are interleaved and process time is taken, so that a busy machine does not decide; ratios are within one run.
+Rounds are interleaved and, on one thread, process time is taken, so that a busy machine does not decide; ratios are
+within one run. Before it is timed, every contender's outputs and gradients are compared with the plain loop's.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import importlib.util
+import itertools
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from spiky_rl import registry
-from spiky_rl.cli import common
+from spiky_rl import files, registry
+from spiky_rl.cli import bench_plot, common, contenders
+from spiky_rl.cli.contenders import CONTENDERS, REFERENCES, Contender, Setting
+from spiky_rl.registry import UserError, nearest
 
-WIDTHS = (60, 400, 200, 100, 8)
+LEAST = 0.02
+"""Seconds that one measurement lasts at least."""
+TOLERANCE = 1e-3
+"""Outputs count as equal within this part of the reference's largest output."""
+MOST = 0.8
+"""Share of a batch for which our outputs must equal the plain loop's: a sum in another order may flip a spike."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = common.Parser(
-        prog="bench.py", description="Time a spiking network, a plain loop and an MLP side by side."
+        prog="bench.py", description="Time a spiking network, its peers, a plain loop and an MLP side by side."
     )
-    found.add_argument("--batch", type=common.positive, nargs="+", default=[1, 64, 1024], help="batch sizes")
-    found.add_argument(
-        "--steps", type=common.positive, nargs="+", default=[4, 16], help="inner steps per control step"
-    )
+    counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
+    names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    found.add_argument("--steps", default=[4, 5, 16], help="inner steps per control step", **counts)
+    found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
+    found.add_argument("--contenders", help=f"all, or some of {', '.join(CONTENDERS)}", default=quick(), **names)
+    found.add_argument("--neurons", help="all, or some of them", default=["lif"], **names)
+    found.add_argument("--modes", choices=MODES, nargs="+", help="what to time", default=list(MODES))
     found.add_argument("--rounds", type=common.positive, default=7, help="interleaved rounds")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    found.add_argument("--threads", type=common.positive, default=1, help="CPU threads; with several, wall time")
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    found.add_argument(
+        "--plot", type=Path, metavar="FILE", help="png, pdf or svg; if not given, logs/bench/<time>.png"
+    )
     return found
 
 
-class PlainLoop(torch.nn.Module):
-    """The same dynamics as everybody writes them: all layers inside one loop over the inner steps."""
-
-    def __init__(self, network: torch.nn.Module, steps: int) -> None:
-        super().__init__()
-        self.links = [layer.connection for layer in network.layers]  # type: ignore[attr-defined]
-        self.parameters_of = [layer.parameters_of_neuron() for layer in network.layers]  # type: ignore[attr-defined]
-        self.decoder, self.steps = network.decoder, steps
-        self.surrogate = network.surrogate
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, O] -> [B, F]."""
-        from spiky_rl.kernels.ops import TorchOps
-
-        ops = TorchOps(self.surrogate)  # type: ignore[arg-type]
-        potentials = [x.new_zeros(x.shape[0], link.out_features) for link in self.links]
-        v = x.new_zeros(x.shape[0], WIDTHS[-1])
-        a = self.decoder.decay  # type: ignore[union-attr]
-        for _ in range(self.steps):
-            s = x
-            for i, (link, (decay, threshold)) in enumerate(zip(self.links, self.parameters_of, strict=True)):
-                potential = decay * potentials[i] + link(s)
-                s = ops.spike(potential - threshold)
-                potentials[i] = potential - s.detach() * threshold
-            v = a * v + (1 - a) * torch.nn.functional.linear(s, self.decoder.readout.weight)  # type: ignore[union-attr]
-        return v + self.decoder.readout.bias  # type: ignore[union-attr]
+MODES = ("train", "infer")
 
 
-def contenders(steps: int, device: str) -> dict[str, torch.nn.Module]:
-    """Equal weights for the spiking two, equal widths for the MLP."""
-    torch.manual_seed(0)
-    settings = {
-        "name": "feedforward",
-        "layers": list(WIDTHS[1:-1]),
-        "steps": steps,
-        "connection": {"name": "linear", "gain": 2.0, "offset": 0.0},
-        "neuron": {"name": "lif", "tau": 2.0, "input_gain": "unit"},
-    }
-    network = registry.configure("networks", settings, "network").build(inputs=WIDTHS[0], outputs=WIDTHS[-1])
-    layers: list[torch.nn.Module] = []
-    for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True):
-        layers += [torch.nn.Linear(a, b), torch.nn.ELU()]
+@dataclass
+class Row:
+    """One contender in one mode at one size."""
 
-    class Spiking(torch.nn.Module):
-        """The network as a host calls it."""
+    contender: str
+    neuron: str
+    mode: str
+    steps: int
+    batch: int
+    device: str
+    threads: int
+    ms: float | None = None
+    """Median over the rounds."""
+    spread: float | None = None
+    """Interquartile range over median."""
+    ratio: float | None = None
+    """The reference's time over this one's."""
+    saved_bytes: int | None = None
+    """What autograd keeps for the backward pass, weights excluded."""
+    same: float | None = None
+    """Share of the batch whose outputs equal the reference's."""
+    cosine: float | None = None
+    """Between the gradient and the reference's."""
+    first_call_s: float | None = None
+    """Wall time of the first call: compilation, where there is any."""
+    rates: list[float] | None = None
+    """Firing rates in the reference, for the batch that is timed: of the hidden layers, or of the lone neuron."""
+    failed: str | None = None
+    """Why there are no numbers."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            """[B, O] -> [B, F]."""
-            return self.network(x.unsqueeze(0), self.network.zero_state(x.shape[0], x))[0].squeeze(0)
-
-    found = {
-        "plain_loop": PlainLoop(network, steps),
-        "spiky_rl": Spiking(),
-        "mlp": torch.nn.Sequential(*layers[:-1]),
-    }
-    return {name: module.to(device) for name, module in found.items()}
+    def attempt(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What ``work`` returns, or None and a note of why it failed: one contender must not stop the others."""
+        if self.failed is None:
+            try:
+                return work(*args)
+            except Exception as error:  # pylint: disable=broad-exception-caught
+                self.failed = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return None
 
 
-def measure(run: Callable[[], None], device: str) -> float:
-    """Milliseconds of process time of one call (wall time on a GPU), over enough calls to see."""
-    clock = time.process_time if device == "cpu" else time.perf_counter
-    calls, start = 0, clock()
-    while calls == 0 or clock() - start < 0.05:
-        run()
-        calls += 1
+class Race:
+    """The contenders of one neuron and one K."""
+
+    def __init__(self, setting: Setting, names: Sequence[str], threads: int) -> None:
+        self.setting, self.threads = setting, threads
+        self.names = [name for name in names if CONTENDERS[name].only in ("", setting.neuron)]
+        self.modules: dict[str, Contender] = {}
+        self.failures: dict[str, str | None] = {}
+        for name in self.names:
+            row = self._row(name, "", 0)
+            self.modules[name] = row.attempt(CONTENDERS[name].build, setting)
+            self.failures[name] = row.failed
+
+    def _row(self, name: str, mode: str, batch: int) -> Row:
+        setting = self.setting
+        shape = (setting.neuron, mode, setting.steps, batch, setting.device, self.threads)
+        return Row(name, *shape, failed=self.failures.get(name))
+
+    def run(self, batch: int, mode: str, rounds: int) -> list[Row]:
+        """Rows for one batch size and mode: networks, then neurons alone, which are timed in training only."""
+        found = []
+        for alone in (False, True) if mode == "train" else (False,):
+            rows = [self._row(name, mode, batch) for name in self.names if CONTENDERS[name].alone == alone]
+            if any(row.failed is None for row in rows):
+                self._time(rows, self.setting.currents(batch) if alone else self.setting.observations(batch), rounds)
+            found += rows
+        return found
+
+    def _time(self, rows: list[Row], x: Tensor, rounds: int) -> None:
+        """Fill rows that share an input; the first is the reference."""
+        alone = CONTENDERS[rows[0].contender].alone
+        rates = [contenders.firing_rate(self.modules[rows[0].contender](x))] if alone else self.setting.rates(x)
+        truth: list[Tensor] = []
+        calls = [row.attempt(self._prepare, row, x, truth) for row in rows]
+        times: list[list[float]] = [[] for _ in rows]
+        for _ in range(rounds):
+            gc.collect()
+            for row, count, values in zip(rows, calls, times, strict=True):
+                values.append(row.attempt(self._seconds, row, x, count))
+        for row, values in zip(rows, times, strict=True):
+            row.rates = rates
+            if row.failed is None:
+                middle = statistics.median(values)
+                low, _, high = statistics.quantiles(values, n=4, method="inclusive") if rounds > 1 else values * 3
+                row.ms, row.spread = middle * 1e3, (high - low) / middle
+                row.ratio = rows[0].ms and rows[0].ms / row.ms
+
+    def _prepare(self, row: Row, x: Tensor, truth: list[Tensor]) -> int:
+        """Make the first call, compare with ``truth``, the reference's output and gradient, and warm up.
+
+        Returns: How many calls last `LEAST`. Raises RuntimeError where our network computes something else.
+        """
+        module = self.modules[row.contender]
+        module.prepare()
+        start = time.perf_counter()
+        self._seconds(row, x, 1)
+        row.first_call_s = time.perf_counter() - start
+        with torch.inference_mode(row.mode == "infer"):
+            output, row.saved_bytes = saved(module, x)
+        found = [output.detach(), *([module.gradient(x)] if row.mode == "train" else [])]
+        del output
+        if module.comparable:
+            truth[:] = truth or found
+            row.same, row.cosine = compare(found, truth)
+            if row.contender.startswith("spiky_rl") and row.batch >= 64 and row.same < MOST:
+                raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
+        calls = 1
+        while calls * self._seconds(row, x, calls) < LEAST:
+            calls *= 2
+        return calls
+
+    def _seconds(self, row: Row, x: Tensor, calls: int) -> float:
+        """Of one call, over several: process time, or wall time on a GPU and on several threads."""
+        module, device = self.modules[row.contender], self.setting.device
+        run = module.learn if row.mode == "train" else module
+        clock = time.process_time if device == "cpu" and self.threads == 1 else time.perf_counter
+        gc.disable()
+        try:
+            with torch.inference_mode(row.mode == "infer"):
+                synchronize(device)
+                start = clock()
+                for _ in range(calls):
+                    run(x)
+                synchronize(device)
+                return (clock() - start) / calls
+        finally:
+            gc.enable()
+
+
+def synchronize(device: str) -> None:
+    """Wait for the GPU."""
     if device != "cpu":
-        torch.cuda.synchronize()
-    return (clock() - start) / calls * 1000.0
+        torch.cuda.synchronize(device)
+
+
+def saved(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
+    """The output, and the bytes autograd keeps for its backward pass: every storage once, without weights and their views."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = module(x)
+    found = [tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in weights]
+    return output, sum(found) if found else None
+
+
+def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, float | None]:
+    """(share of equal outputs, cosine between gradients or None) of [output, gradient] or [output]."""
+    equal = (found[0] - truth[0]).abs().amax(-1) <= TOLERANCE * truth[0].abs().amax()
+    cosine = [torch.nn.functional.cosine_similarity(*pair, dim=0).item() for pair in zip(found[1:], truth[1:])]
+    return equal.float().mean().item(), next(iter(cosine), None)
+
+
+def quick() -> list[str]:
+    """The contenders that nobody has to name."""
+    return [name for name, entry in CONTENDERS.items() if entry.quick]
+
+
+def check_name(flag: str, name: str, known: Sequence[str]) -> None:
+    """Raise UserError for a name that is none of ``known``."""
+    if name not in known:
+        raise UserError(f"{flag}: {name!r} is unknown; choose from {', '.join(known)}{nearest(name, known)}")
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The contenders to run, references included. Raises UserError for one that is unknown, or named but not installed."""
+    for name in names:
+        check_name("--contenders", name, ("all", *CONTENDERS))
+    wanted = set(CONTENDERS if "all" in names else names)
+    for name in sorted(wanted):
+        package = CONTENDERS[name].package
+        if package and importlib.util.find_spec(package) is None:
+            missing = f"{name!r} is not installed; install it with: pip install {package}"
+            if name in names and list(names) != quick():
+                raise UserError(f"--contenders: {missing}")
+            sys.stderr.write(f"left out: {missing}\n")
+            wanted.remove(name)
+    wanted |= {REFERENCES[CONTENDERS[name].alone] for name in wanted}
+    return [name for name in CONTENDERS if name in wanted]
+
+
+def chosen_neurons(names: Sequence[str]) -> list[str]:
+    """The neurons to run. Raises UserError for one that does not exist."""
+    found = registry.names("neurons") if "all" in names else list(names)
+    for name in found:
+        if ":" not in name:
+            check_name("--neurons", name, ("all", *registry.names("neurons")))
+        try:
+            registry.resolve("neurons", name)
+        except registry.RegistryError as error:
+            raise UserError(f"--neurons: {error}") from None
+    return found
+
+
+def check_file(flag: str, path: Path, endings: Sequence[str]) -> None:
+    """Raise UserError where no such file can be written: before the measurements, not after them."""
+    check_name(f"{flag} {str(path)!r}: the ending", path.suffix, endings)
+    if path.is_dir():
+        raise UserError(f"{flag} {str(path)!r} is a folder; name a file in it")
+    probe = path.with_name(f".{path.name}.probe")
+    try:
+        files.write(probe, lambda beside: beside.touch())
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"{flag} {str(path)!r} cannot be written: {error.strerror}") from None
 
 
 def bench(argv: list[str]) -> int:
-    """Print the table."""
+    """Time, print, write. Exit code 1 where a contender failed."""
     args = parser().parse_args(argv)
     device = common.check_device(args.device)
+    names, neurons = chosen(args.contenders), chosen_neurons(args.neurons)
+    if "train" not in args.modes and all(CONTENDERS[name].alone for name in names):
+        raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
+    if args.json:
+        check_file("--json", args.json, (".json",))
+    if args.plot or importlib.util.find_spec("matplotlib"):
+        common.require("matplotlib", "isaaclab")
+        args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
+        check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+    common.setup_logging(False)
     if device == "cpu":
-        torch.set_num_threads(1)
-    print(
-        f"network {'-'.join(map(str, WIDTHS))}, {device}, torch {torch.__version__}; ratio = plain loop's time / contender's\n"
-    )
-    print(f"{'mode':6} {'steps':>5} {'batch':>6}  {'contender':12} {'ms':>9} {'spread':>7} {'ratio':>6}")
-    for steps in args.steps:
-        modules = contenders(steps, device)
+        torch.set_num_threads(args.threads)
+    print(bench_plot.header(names, device, args.threads, args.rounds))
+    rows: list[dict[str, Any]] = []
+    for neuron, steps in itertools.product(neurons, args.steps):
+        race = Race(Setting(neuron, steps, device), names, args.threads)
         for batch in args.batch:
-            x = torch.randn(batch, WIDTHS[0], device=device)
-            for mode in ("infer", "train"):
-                times: dict[str, list[float]] = {name: [] for name in modules}
-                for _ in range(args.rounds):
-                    for name, module in modules.items():
-                        times[name].append(measure(lambda m=module, i=x, t=mode: call(m, i, t), device))
-                base = statistics.median(times["plain_loop"])
-                for name, values in times.items():
-                    ms = statistics.median(values)
-                    spread = (max(values) - min(values)) / ms
-                    print(
-                        f"{mode:6} {steps:5d} {batch:6d}  {name:12} {ms:9.3f} {spread:7.0%} {base / ms:6.2f}"
-                    )
-    return 0
-
-
-def call(module: torch.nn.Module, x: torch.Tensor, mode: str) -> None:
-    """One forward pass, or one forward and backward pass."""
-    if mode == "infer":
-        with torch.inference_mode():
-            module(x)
-    else:
-        module.zero_grad()
-        module(x).pow(2).mean().backward()
+            block = [asdict(row) for mode in args.modes for row in race.run(batch, mode, args.rounds)]
+            print(bench_plot.table(block), flush=True)
+            rows += block
+            if args.json:
+                files.write_json(args.json, rows)
+    print(bench_plot.summary(rows))
+    for line in dict.fromkeys(f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]):
+        sys.stderr.write(f"failed: {line}\n")
+    if args.plot:
+        files.write(args.plot, lambda beside: bench_plot.figure(rows).savefig(beside, format=args.plot.suffix[1:]))
+        print(f"plot: {args.plot}")
+    return int(any(row["failed"] for row in rows))
 
 
 def main() -> int:

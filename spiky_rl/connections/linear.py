@@ -3,6 +3,8 @@
 Weights are drawn orthogonal with a gain, biases constant: the gain spreads the currents over the population and the bias
 lifts their mean towards the threshold, so that a fresh layer neither falls silent nor saturates.
 
+The weight is input-major, [inputs, outputs], unlike torch's: an event then reads one contiguous row.
+
 Source of the scheme: Rossbroich et al. (2022), fluctuation-driven initialisation; orthogonal as usual for PPO.
 """
 
@@ -11,10 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels import dispatch
 from spiky_rl.registry import Component, Option
 
 
-class Linear(Component, torch.nn.Linear):
+class Linear(Component, torch.nn.Module):
     """[..., inputs] -> [..., outputs]."""
 
     options = {
@@ -24,9 +27,17 @@ class Linear(Component, torch.nn.Linear):
     }
 
     def __init__(self, gain: float, offset: float, spread: float, inputs: int, outputs: int) -> None:
-        torch.nn.Linear.__init__(self, inputs, outputs)
-        torch.nn.init.orthogonal_(self.weight, gain)
-        torch.nn.init.uniform_(self.bias, offset - spread, offset + spread)
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = inputs, outputs
+        weight = torch.nn.init.orthogonal_(torch.empty(outputs, inputs), gain)
+        self.weight = torch.nn.Parameter(weight.t().contiguous())
+        self.bias = torch.nn.Parameter(torch.empty(outputs).uniform_(offset - spread, offset + spread))
+
+    def forward(
+        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:
+        """x [..., inputs] -> [..., outputs]; arguments as `spiky_rl.kernels.dispatch.linear`'s."""
+        return dispatch.linear(backend, x, self.weight.t(), self.bias, binary, bfloat16)
 
     def operations(self, events: Tensor) -> Tensor:
         """Effective operations that ``events`` [..., inputs] cause: non-zero inputs times fan-out, [...]."""

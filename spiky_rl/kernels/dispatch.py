@@ -1,7 +1,7 @@
 """The one place where a backend is chosen.
 
-A backend is a contract: one that is named runs, or raises with the reason and the remedy. Only ``auto`` chooses, and it
-logs once what it chose.
+A backend is a contract: one that is named runs, or raises with the reason and the remedy. Only ``auto`` chooses, by the
+device and type of what it is given, and it logs once what it chose and why.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ import logging
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron
 from spiky_rl.registry import RegistryError, nearest
 
 log = logging.getLogger(__name__)
 
-PREFERENCE = ("torch",)
-"""The order in which ``auto`` tries the backends."""
+COMPILED = {"cpu": "cpu", "cuda": "cupy"}
+"""The backend that ``auto`` takes for a device, where it is available."""
 
 
 def names() -> list[str]:
@@ -27,18 +33,59 @@ def names() -> list[str]:
 
 @cache
 def backend(name: str) -> ModuleType:
-    """The backend called ``name``, or the first that is available for ``auto``."""
-    if name == "auto":
-        for candidate in PREFERENCE:
-            module = importlib.import_module(f"spiky_rl.kernels.{candidate}_backend")
-            if module.available() is None:
-                log.info("neurons run on the %s backend", candidate)
-                return module
+    """The backend called ``name``. Raises `RegistryError` for an unknown one and for one that is not available."""
     if name not in names():
-        raise RegistryError(
-            f"unknown backend {name!r}; choose from auto, {', '.join(names())}{nearest(name, names())}"
-        )
+        known = ("auto", *names())
+        raise RegistryError(f"unknown backend {name!r}; choose from {', '.join(known)}{nearest(name, known)}")
     module = importlib.import_module(f"spiky_rl.kernels.{name}_backend")
     if reason := module.available():
         raise RegistryError(f"backend {name!r} is not available: {reason}")
     return module
+
+
+def check(name: str) -> None:
+    """Raise `RegistryError` if ``name`` is neither ``auto`` nor a backend that runs here."""
+    if name != "auto":
+        backend(name)
+
+
+@cache
+def automatic(device: str) -> ModuleType:
+    """What ``auto`` means for a device: its compiled backend, or the torch reference."""
+    wanted = COMPILED.get(device, "torch")
+    module = importlib.import_module(f"spiky_rl.kernels.{wanted}_backend")
+    if reason := module.available():
+        log.warning("neurons on %s run on the torch backend, which is slow: %s", device, reason)
+        return importlib.import_module("spiky_rl.kernels.torch_backend")
+    log.info("neurons on %s run on the %s backend", device, wanted)
+    return module
+
+
+def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> ModuleType:
+    """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference."""
+    if name != "auto":
+        return backend(name)
+    if x.dtype != torch.float32 or (ops is not None and ops.soft_spike):
+        return backend("torch")
+    return automatic(x.device.type)
+
+
+def unroll(
+    name: str, neuron: Neuron, ops: TorchOps, current: Tensor, *args: Any, **kwargs: Any
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Run a neuron over time on the backend that ``name`` means; arguments as `torch_backend.unroll`'s."""
+    return choose(name, current, ops).unroll(neuron, ops, current, *args, **kwargs)
+
+
+def linear(
+    name: str, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
+) -> Tensor:
+    """x [..., C] times weight [N, C] plus bias -> [..., N].
+
+    ``binary``: x is 0 or 1, and a backend may follow the ones alone. ``bfloat16``: the gradient of x may be computed in
+    bfloat16.
+    """
+    module = choose(name, x)
+    if hasattr(module, "linear_layer"):
+        return module.linear_layer(x, weight, bias, binary, bfloat16)
+    return torch.nn.functional.linear(x, weight, bias)

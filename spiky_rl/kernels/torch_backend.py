@@ -19,7 +19,7 @@ def unroll(
     ops: TorchOps,
     current: Tensor,
     steps: int,
-    state: tuple[Tensor, ...],
+    state: tuple[Tensor, ...] | None,
     params: tuple[Tensor | float, ...],
     keep: Tensor | None = None,
     trace: list[Tensor] | None = None,
@@ -31,7 +31,7 @@ def unroll(
         ops: The surrogate, its slope, and whether spikes are soft.
         current: [T, K, B, N], or [T, 1, B, N]: constant over the environment step.
         steps: K.
-        state: One [B, N] tensor per state, before the first step. Never written to.
+        state: One [B, N] tensor per state, before the first step. Never written to. None: rest, and no state comes out.
         params: The neuron's parameters in the order of its ``params``: numbers or [N] tensors.
         keep: [T, B]; 0 where the environment starts a new episode with this step: its states start from rest.
         trace: If given, gets the first state after every step, [B, N] each.
@@ -39,7 +39,9 @@ def unroll(
     Returns:
         Outputs [T, K, B, N] and the states after the last step.
     """
-    outputs = []
+    outputs, carried = [], state is not None
+    if state is None:
+        state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
     for t in range(current.shape[0]):
         if keep is not None:
             state = tuple(s * keep[t].unsqueeze(-1) for s in state)
@@ -48,4 +50,4 @@ def unroll(
             outputs.append(output)
             if trace is not None:
                 trace.append(state[0])
-    return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), state
+    return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), state if carried else ()

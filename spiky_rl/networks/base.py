@@ -40,17 +40,21 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @abstractmethod
     def forward(
-        self, x: Tensor, state: State, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:
         """Observations [T, B, O] -> features [T, B, F] and the state after the last step.
 
-        ``keep`` [T, B] is 0 where an episode begins with that step: its states start from rest. A stateless network
+        ``state`` None: from rest, and no state comes out. ``keep`` [T, B] is 0 where an episode begins with that step: its states start from rest. A stateless network
         takes T = 1 only. ``record``, if given, is filled.
         """
 
     def zero_state(self, batch: int, like: Tensor) -> State:
         """Rest, for ``batch`` environments, in the device and type of ``like``."""
         return tuple(like.new_zeros(1, batch, size) for size in self.state_sizes)
+
+    @abstractmethod
+    def run_on(self, backend: str) -> None:
+        """Let another backend run everything from now on."""
 
     def advance(self) -> None:
         """Count one update: slope schedules and the noise of random encoders go by it."""

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.kernels import dispatch
+from spiky_rl.connections.linear import Linear
+from spiky_rl.kernels import cpu_backend, dispatch, precision
+from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
@@ -30,7 +32,15 @@ class FeedForward(SpikingNetwork):
         ),
         "steps": Option(4, "K: inner steps per control step", low=1),
         "stateful": Option(False, "carry membranes from one control step to the next, through the episode"),
-        "backend": Option("auto", "what runs the neurons"),
+        "backend": Option("auto", "what runs neurons and connections: auto, torch, cpu or cupy"),
+        "gradient_precision": Option(
+            "auto",
+            "of a layer's input gradient on the CPU; auto: bfloat16 where the CPU multiplies it in hardware",
+            choices=("auto", "float32", "bfloat16"),
+        ),
+        "recompute": Option(
+            False, "keep only each layer's input, as bits, and run the layer again in the backward pass"
+        ),
     }
     parts = {
         "encoder": ("encoders", "direct"),
@@ -43,9 +53,11 @@ class FeedForward(SpikingNetwork):
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
         try:
-            dispatch.backend(options["backend"])
+            dispatch.check(options["backend"])
+            if options["gradient_precision"] == "bfloat16":
+                precision.require()
         except RegistryError as error:
-            raise RegistryError(f"{path}.backend: {error}") from None
+            raise RegistryError(f"{path}: {error}") from None
 
     def __init__(
         self,
@@ -53,6 +65,8 @@ class FeedForward(SpikingNetwork):
         steps: int,
         stateful: bool,
         backend: str,
+        gradient_precision: str,
+        recompute: bool,
         encoder: Configured,
         connection: Configured,
         neuron: Configured,
@@ -68,43 +82,97 @@ class FeedForward(SpikingNetwork):
         self.encoder: Encoder = encoder.build(inputs=inputs, steps=steps)
         stack: list[Layer] = []
         width = self.encoder.width
+        bfloat16 = gradient_precision == "bfloat16" or gradient_precision == "auto" and precision.fast()
+        binary = self.encoder.binary
         for size in layers:
             link = connection.build(inputs=width, outputs=size)
-            stack.append(Layer(link, neuron.build(), size, backend))
-            width = size
+            stack.append(Layer(link, neuron.build(), size, backend, binary, bfloat16, recompute))
+            width, binary = size, not stack[-1].neuron.graded
         self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
         self.decoder: Decoder = decoder.build(inputs=width, outputs=outputs)
+        self.decoder.backend, self.decoder.binary, self.decoder.bfloat16 = backend, binary, bfloat16
+        self.backend, self.bfloat16, self.recompute = backend, bfloat16, recompute
+        self.linear = all(type(layer.connection) is Linear for layer in stack)
+        self._stack: Stack | None = None
         self.state_sizes = tuple(layer.width for layer in stack for _ in layer.neuron.states)
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: Tensor
 
     def forward(
-        self, x: Tensor, state: State, keep: Tensor | None = None, record: Record | None = None
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:  # noqa: D102
         slope = (
             self.surrogate.slope_at(int(self.updates)) if self.surrogate.schedule else self.surrogate.slope
         )
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
-        before, after = [s.squeeze(0) for s in state], []
+        before, after = [s.squeeze(0) for s in state or ()], []
         signal = self.encoder(x)
+        if record is None and self.fused(signal):
+            if self._stack is None:
+                self._stack = self._build_stack()
+            output, last = self._stack(signal, self.steps, ops, None if state is None else before, keep)
+            read = self.decoder.read(output) if self.decoder.potential is not None else None
+            if read is None:
+                read, new = self.decoder(output, None if state is None else tuple(before[len(last) :]), keep)
+                last += new
+            return read, tuple(s.unsqueeze(0) for s in last)
         if record is not None:
             record.operations.append(self.encoder.operations(x))
         for layer in self.layers:
             trace: list[Tensor] | None = None if record is None else []
             count = len(layer.neuron.states)
-            output, new = layer(ops, signal, self.steps, tuple(before[:count]), keep, trace)
+            own = None if state is None else tuple(before[:count])
+            output, new = layer(ops, signal, self.steps, own, keep, trace)
             before, after = before[count:], [*after, *new]
             if record is not None and trace is not None:
                 record.signal.append(signal)
                 record.potentials.append(torch.stack(trace).view_as(output))
                 record.operations.append(layer.operations(signal))
             signal = output
-        features, new = self.decoder(signal, tuple(before), keep)
+        features, new = self.decoder(signal, None if state is None else tuple(before), keep)
         if record is not None:
             record.signal.append(signal)
             record.operations.append(self.decoder.operations(signal))
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
+
+    def run_on(self, backend: str) -> None:
+        """Let another backend run everything from now on."""
+        dispatch.check(backend)
+        for part in (self, *self.layers, self.decoder):
+            part.backend = backend
+
+    def fused(self, signal: Tensor) -> bool:
+        """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
+        return (
+            dispatch.choose(self.backend, signal) is cpu_backend
+            and not self.soft_spike
+            and self.linear
+            and not torch.compiler.is_compiling()
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a stack holds pointers into the weights of this very network
+        return {**super().__getstate__(), "_stack": None}
+
+    def _build_stack(self) -> Stack:
+        stages = [
+            Stage(layer.connection, layer.neuron, layer.parameters_of_neuron, None, layer.binary)
+            for layer in self.layers
+        ]
+        if self.decoder.potential is not None:
+            stages.append(
+                Stage(
+                    self.decoder.readout,
+                    self.decoder.potential,
+                    self.decoder.parameters_of_potential,
+                    self.decoder.ops,
+                    self.decoder.binary,
+                    biased=False,
+                    output_major=True,
+                )
+            )
+        return Stack(stages, self.bfloat16, self.recompute)
 
     def advance(self) -> None:  # noqa: D102
         self.updates += 1

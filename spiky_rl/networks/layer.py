@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.recompute import recomputed
 from spiky_rl.neurons.base import Neuron, Param
 
 LARGEST = 1e9
@@ -44,7 +45,7 @@ class Parameters(torch.nn.Module):
         return tuple(values)
 
     def _in_range(self, name: str, param: Param) -> Tensor:
-        stored, low, high = self.get_parameter(name), param.low, param.high
+        stored, (low, high) = self.get_parameter(name), self.neuron.limits(name)
         if _positive(param):
             top = LARGEST if high is None else high
             return stored.clamp(math.log(low or 1.0), math.log(top)).exp()
@@ -54,28 +55,62 @@ class Parameters(torch.nn.Module):
 class Layer(torch.nn.Module):
     """Connection -> neuron, run over time by a backend."""
 
-    def __init__(self, connection: Any, neuron: Neuron, width: int, backend: str) -> None:
+    def __init__(
+        self,
+        connection: Any,
+        neuron: Neuron,
+        width: int,
+        backend: str,
+        binary: bool,
+        bfloat16: bool,
+        recompute: bool,
+    ) -> None:
+        """
+        Args:
+            connection: Signal [..., C] -> current [..., N].
+            neuron: Run over time.
+            width: N.
+            backend: What runs connection and neuron.
+            binary: The signal is 0 or 1.
+            bfloat16: The gradient of the signal may be computed in bfloat16.
+            recompute: Keep of the forward pass only the signal (one bit per event where it is binary), and run the layer
+                again in the backward pass.
+        """
         super().__init__()
         self.connection = connection
         self.neuron = neuron
         self.parameters_of_neuron = Parameters(neuron, width)
         self.width = width
-        self.backend = backend
+        self.backend, self.binary, self.bfloat16, self.recompute = backend, binary, bfloat16, recompute
 
     def forward(
         self,
         ops: TorchOps,
         signal: Tensor,
         steps: int,
-        state: tuple[Tensor, ...],
+        state: tuple[Tensor, ...] | None,
         keep: Tensor | None,
         trace: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Signal [T, K or 1, B, C] -> output [T, K, B, N] and the states [B, N] after the last step."""
-        current = self.connection(signal)
-        return dispatch.backend(self.backend).unroll(
-            self.neuron, ops, current, steps, state, self.parameters_of_neuron(), keep, trace
-        )
+        """Signal [T, K or 1, B, C] -> output [T, K, B, N] and the states [B, N] after the last step.
+
+        From rest where ``state`` is None; then no state comes out.
+        """
+
+        def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+            current = self.connection(signal, self.backend, self.binary, self.bfloat16)
+            output, new = dispatch.unroll(
+                *(self.backend, self.neuron, ops, current, steps, state if carried else None),
+                *(self.parameters_of_neuron(), keep, trace),
+            )
+            return output, *new
+
+        carried = state is not None
+        if self.recompute and trace is None and torch.is_grad_enabled():
+            output, *new = recomputed(run, self.binary, tuple(self.parameters()), signal, *(state or ()))
+        else:
+            output, *new = run(signal, *(state or ()))
+        return output, tuple(new)
 
     def operations(self, signal: Tensor) -> Tensor:
         """Effective operations of the connection for signal [T, K or 1, B, C]: [T, B]."""

@@ -124,7 +124,9 @@ class Ode(Neuron):
         reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
         return spike, self.reset(ops, reset, *states, *params)
 
-    def advance(self, ops: Any, current: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
+    def advance(
+        self, ops: Any, current: Any, peak: Any, *states_and_params: Any
+    ) -> tuple[Any, Values]:  # noqa: D102
         _, params = self.split(states_and_params)
         states = self.integrate(ops, current, *states_and_params)
         distance = self.threshold(ops, *states, *params)

@@ -37,7 +37,9 @@ class Lif(Ode):
         gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / tau))
         return ((gain * current - v) / tau,)
 
-    def integrate(self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102, ARG002
+    def integrate(
+        self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any
+    ) -> Values:  # noqa: D102, ARG002
         return (decay * v + ((1.0 - decay) * current if self.chosen["input_gain"] == "ode" else current),)
 
     def threshold(self, ops: Any, v: Any, decay: Any, threshold: Any) -> Any:  # noqa: D102, ARG002

@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from spiky_rl.neurons.base import Neuron
 from spiky_rl.registry import Component
 
 
@@ -19,11 +20,23 @@ class Decoder(Component, torch.nn.Module):
     state_width: int = 0
     """Width of the state that is carried between control steps; 0: none."""
 
+    potential: Neuron | None = None
+    """What runs over the readout's output, if anything does: then `read` turns its output into features."""
+    backend: str = "auto"
+    """What runs it."""
+    binary: bool = False
+    """Whether what it reads is 0 or 1."""
+    bfloat16: bool = False
+    """Whether the gradient of what it reads may be computed in bfloat16."""
+
     @abstractmethod
     def forward(
-        self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None
+        self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features [T, B, F] and the new state, from the state before ([B, F] each, or none) and keep [T, B]."""
+        """Features [T, B, F] and the new state, from the state before ([B, F] each) and keep [T, B].
+
+        From rest where ``state`` is None; then no state comes out.
+        """
 
     def operations(self, spikes: Tensor) -> Tensor:
         """Effective operations for spikes [T, K, B, N]: non-zero inputs times F, [T, B]."""

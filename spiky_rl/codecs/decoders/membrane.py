@@ -9,12 +9,17 @@ stateful network. Source: Chen et al. (2024), ILC-SAN.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron, Param, Values
 from spiky_rl.registry import Option
+from spiky_rl.surrogates.rectangle import Rectangle
 
 
 class Membrane(Decoder):
@@ -29,23 +34,43 @@ class Membrane(Decoder):
     def __init__(self, read: str, tau: float, dt: float, inputs: int, outputs: int) -> None:
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
-        self.read, self.decay, self.state_width = read, math.exp(-dt / tau), outputs
+        self.which, self.decay, self.state_width = read, math.exp(-dt / tau), outputs
+        self.potential = Potential(dt=dt, learn=(), tau=tau)
+        self.ops = TorchOps(Rectangle(slope=1.0, schedule=()))
 
     def forward(
-        self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None
+        self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
-        drive = (1.0 - self.decay) * torch.nn.functional.linear(spikes, self.readout.weight)  # [T, K, B, F]
-        (v,), features = state, []
-        for t in range(spikes.shape[0]):
-            v = v if keep is None else v * keep[t].unsqueeze(-1)
-            potentials = []
-            for k in range(spikes.shape[1]):
-                v = self.decay * v + drive[t, k]
-                potentials.append(v)
-            features.append(v if self.read == "last" else _reduce(potentials, self.read))
-        return torch.stack(features) + self.readout.bias, (v,)
+        weight, steps = self.readout.weight, spikes.shape[1]
+        drive = dispatch.linear(
+            self.backend, spikes, weight, None, self.binary, self.bfloat16
+        )  # [T, K, B, F]
+        v, new = dispatch.unroll(
+            *(self.backend, self.potential, self.ops, drive, steps, state),
+            *(self.parameters_of_potential(), keep),
+        )
+        return self.read(v), new
+
+    def parameters_of_potential(self) -> tuple[float]:
+        """What the potential's step takes."""
+        return (self.decay,)
+
+    def read(self, v: Tensor) -> Tensor:
+        """Potentials [T, K, B, F] -> features [T, B, F]."""
+        if self.which == "last":
+            v = v[:, -1]
+        else:
+            v = v.mean(1) if self.which == "mean" else v.amax(1)
+        return v + self.readout.bias
 
 
-def _reduce(potentials: list[Tensor], read: str) -> Tensor:
-    stacked = torch.stack(potentials)
-    return stacked.mean(0) if read == "mean" else stacked.amax(0)
+class Potential(Neuron):
+    """A leaky membrane that never spikes: its output is its potential."""
+
+    states = ("v",)
+    params = {"tau": Param(2.0, "time constant", low=1e-3, unit="ms", transform="decay")}
+    graded = True
+
+    def step(self, ops: Any, current: Any, v: Any, decay: Any) -> tuple[Any, Values]:  # noqa: D102, ARG002
+        v = decay * v + (1.0 - decay) * current
+        return v, (v,)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.kernels import dispatch
 
 
 class Rate(Decoder):
@@ -21,6 +22,6 @@ class Rate(Decoder):
         self.readout = torch.nn.Linear(inputs, outputs)
 
     def forward(
-        self, spikes: Tensor, state: tuple[Tensor, ...], keep: Tensor | None
+        self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
-        return self.readout(spikes.mean(1)), ()
+        return dispatch.linear(self.backend, spikes.mean(1), self.readout.weight, self.readout.bias), ()

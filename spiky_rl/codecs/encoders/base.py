@@ -15,6 +15,8 @@ class Encoder(Component, torch.nn.Module):
 
     width: int
     """C, channels of the signal."""
+    binary: bool = False
+    """Whether the signal is 0 or 1."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:

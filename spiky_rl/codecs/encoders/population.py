@@ -24,6 +24,7 @@ from spiky_rl.surrogates.rectangle import Rectangle
 class Population(Encoder):
     """[T, B, O] -> spikes [T, K, B, O P]."""
 
+    binary = True
     options = {
         "fields": Option(10, "P: receptive fields per observation", low=2),
         "span": Option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3),

@@ -19,6 +19,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.files import cache_folder
 from spiky_rl.registry import UserError
 
 logger = logging.getLogger(__name__)
@@ -191,13 +192,6 @@ def missing_asset(error: BaseException) -> str | None:
 def is_derived(root: str) -> bool:
     """Whether ``root`` is one of our folders: a parent process may have handed it down."""
     return bool(root) and Path(root).name.startswith("isaaclab-assets-newton-")
-
-
-def cache_folder() -> Path:
-    """SPIKY_RL_CACHE, else the user's cache folder."""
-    if "SPIKY_RL_CACHE" in os.environ:
-        return Path(os.environ["SPIKY_RL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spiky_rl"
 
 
 def require_unread(root: str) -> None:

@@ -24,6 +24,7 @@ class _Core(nn.Module):
         super().__init__()
         self.obs_normalizer = copy.deepcopy(model.obs_normalizer).cpu()
         self.network = copy.deepcopy(model.network).cpu()
+        self.network.run_on("torch")
         self.output_shape = model.output_shape
         output = (
             nn.Identity()

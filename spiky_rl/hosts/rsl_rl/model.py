@@ -105,9 +105,7 @@ class SpikingModel(MLPModel):
             rows = x.reshape(1, -1, x.shape[-1]).split(
                 CPU_ROWS if x.device.type == "cpu" else x.numel(), dim=1
             )
-            features = torch.cat(
-                [self.network(r, self.network.zero_state(r.shape[1], r))[0] for r in rows], dim=1
-            )
+            features = torch.cat([self.network(r, None)[0] for r in rows], dim=1)
             return features.reshape(*x.shape[:-1], *self.output_shape)
         if masks is None:
             state = self._state if self._state is not None else self.network.zero_state(x.shape[0], x)

@@ -1,0 +1,127 @@
+// Products of a float32 gradient with weights in bfloat16, accumulated in float32, where the CPU has instructions for it:
+// AMX tiles, else AVX-512's dot products. y [rows, C] = g [rows, N] W', W input-major [C, N].
+//
+// Both operands are rounded to bfloat16 (8 bits of mantissa); spikes would be exact, gradients are not.
+#pragma once
+
+typedef uint16_t Half;
+
+#if defined(__AVX512BF16__)
+#define HAS_BFLOAT16 1
+
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PADDED(n, to) (((n) + (to) - 1) / (to) * (to))
+
+INLINE uint32_t rounded(float x) {  // nearest, ties to even
+  uint32_t bits;
+  memcpy(&bits, &x, 4);
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// Whether this process may use the tiles: Linux wants to be asked once.
+static bool tiles() {
+#if defined(__AMX_BF16__)
+  static const bool granted = syscall(SYS_arch_prctl, 0x1023, 18) == 0;
+  return granted;
+#else
+  return false;
+#endif
+}
+
+// Weights as the instructions read them: pairs of neighbours in N side by side, [N / 2, C, 2], padded with zeros.
+static Half *pack_weights(const float *w, long C, long N) {
+  const long width = PADDED(C, 32), depth = PADDED(N, 32);
+  Half *packed = (Half *)aligned_alloc(64, sizeof(Half) * depth * width);
+  memset(packed, 0, sizeof(Half) * depth * width);
+  for (long c = 0; c < C; c++)
+    for (long n = 0; n < N; n++) packed[((n / 2) * width + c) * 2 + n % 2] = (Half)rounded(w[c * N + n]);
+  return packed;
+}
+
+static void pack_rows(const float *g, Half *packed, long rows, long N) {
+  const long depth = PADDED(N, 32);
+  for (long r = 0; r < rows; r++) {
+    for (long n = 0; n < N; n++) packed[r * depth + n] = (Half)rounded(g[r * N + n]);
+    for (long n = N; n < depth; n++) packed[r * depth + n] = 0;
+  }
+  memset(packed + rows * depth, 0, sizeof(Half) * (PADDED(rows, 32) - rows) * depth);
+}
+
+#if defined(__AMX_BF16__)
+struct alignas(64) Tiles {
+  uint8_t palette, start, reserved[14];
+  uint16_t bytes[16];
+  uint8_t rows[16];
+};
+
+static void tile_product(const Half *a, const Half *b, float *y, long rows, long C, long depth, long width) {
+  Tiles config = {};
+  config.palette = 1;
+  for (int i = 0; i < 8; i++) config.bytes[i] = 64, config.rows[i] = 16;
+  _tile_loadconfig(&config);
+  alignas(64) float block[32][32];
+  for (long r = 0; r < rows; r += 32)
+    for (long c = 0; c < C; c += 32) {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+      for (long n = 0; n < depth; n += 32) {
+        _tile_loadd(4, a + r * depth + n, depth * 2);
+        _tile_loadd(5, a + (r + 16) * depth + n, depth * 2);
+        _tile_loadd(6, b + (n / 2 * width + c) * 2, width * 4);
+        _tile_loadd(7, b + (n / 2 * width + c + 16) * 2, width * 4);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+      _tile_stored(0, &block[0][0], 128);
+      _tile_stored(1, &block[0][16], 128);
+      _tile_stored(2, &block[16][0], 128);
+      _tile_stored(3, &block[16][16], 128);
+      const long height = rows - r < 32 ? rows - r : 32, size = sizeof(float) * (C - c < 32 ? C - c : 32);
+      for (long i = 0; i < height; i++) memcpy(y + (r + i) * C + c, block[i], size);
+    }
+  _tile_release();
+}
+#endif
+
+static void dot_product(const Half *a, const Half *b, float *y, long rows, long C, long depth, long width) {
+  alignas(64) float block[32];
+  for (long r = 0; r < rows; r += 4)
+    for (long c = 0; c < C; c += 32) {
+      __m512 sum[4][2] = {};
+      for (long p = 0; p < depth / 2; p++)
+        for (int i = 0; i < 4; i++) {
+          int pair;
+          memcpy(&pair, a + (r + i) * depth + 2 * p, 4);
+          for (int j = 0; j < 2; j++)
+            sum[i][j] = _mm512_dpbf16_ps(sum[i][j], (__m512bh)_mm512_set1_epi32(pair),
+                                         (__m512bh)_mm512_loadu_si512(b + (p * width + c + 16 * j) * 2));
+        }
+      const long size = sizeof(float) * (C - c < 32 ? C - c : 32);
+      for (long i = 0; i < 4 && r + i < rows; i++) {
+        _mm512_store_ps(block, sum[i][0]);
+        _mm512_store_ps(block + 16, sum[i][1]);
+        memcpy(y + (r + i) * C + c, block, size);
+      }
+    }
+}
+
+// `scratch` holds PADDED(rows, 32) x PADDED(N, 32) halves, on a boundary of 64 bytes.
+static void rounded_product(const float *g, const Half *packed, Half *scratch, float *y, long rows, long C, long N) {
+  pack_rows(g, scratch, rows, N);
+#if defined(__AMX_BF16__)
+  if (tiles()) return tile_product(scratch, packed, y, rows, C, PADDED(N, 32), PADDED(C, 32));
+#endif
+  dot_product(scratch, packed, y, rows, C, PADDED(N, 32), PADDED(C, 32));
+}
+
+#else
+#define HAS_BFLOAT16 0
+#endif
+
+extern "C" int spiky_has_bfloat16() { return HAS_BFLOAT16; }

@@ -1,0 +1,212 @@
+"""CPU backend: neurons compiled by the host's C++ compiler, and linear layers whose cost follows the spikes."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import compiler, programs
+from spiky_rl.kernels.compiler import CompileError
+
+LAUNCHES: Counter[str] = Counter()
+"""How often each kernel ran in this process: the proof that it did."""
+POINTERS = (
+    *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),
+    *("grad_output", "grad_last", "grad_current", "grad_state", "grad_params", "scratch"),
+)
+
+
+class Job(ctypes.Structure):
+    """`job.h`'s struct."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((name, ctypes.c_long) for name in ("T", "K", "B", "N", "batch", "current_batch", "output_batch")),
+        ("constant", ctypes.c_int),
+        ("threads", ctypes.c_int),
+    ]
+
+
+@cache
+def available() -> str | None:
+    """None: this backend runs; else the reason why not, with the remedy."""
+    try:
+        core()
+    except CompileError as error:
+        return str(error)
+    return None
+
+
+@cache
+def core() -> ctypes.CDLL:
+    """The kernels that do not depend on a neuron."""
+    text = "\n".join(programs.header(name) for name in ("lanes", "job", "events", "bfloat16", "stack"))
+    found = compiler.library(text, compiler.FUSED)
+    pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    found.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
+    found.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
+    found.spiky_pack.argtypes = found.spiky_unpack.argtypes = [pointer, pointer, long, long]
+    found.spiky_stack_forward.argtypes = found.spiky_stack_backward.argtypes = [pointer]
+    for name in ("linear", "linear_gradient", "pack", "unpack"):
+        getattr(found, f"spiky_{name}").restype = None
+    return found
+
+
+@cache
+def kernels(key: str) -> ctypes.CDLL:
+    """A neuron's compiled program."""
+    found = compiler.library(programs.source(programs.KNOWN[key]), compiler.EXACT)
+    found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
+    found.spiky_forward.restype = None
+    return found
+
+
+def unroll(*args: Any, **kwargs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `torch_backend.unroll`."""
+    from spiky_rl.kernels import operators
+
+    return operators.unroll("cpu", *args, **kwargs)
+
+
+def linear_layer(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
+    """As `dispatch.linear`."""
+    from spiky_rl.kernels import operators
+
+    return operators.linear(x, weight, bias, binary, bfloat16)
+
+
+def forward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+    last: bool,
+    trace: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs [T, K, B, N], the last states [S, B, N] and the traced potentials [T, K, B, N] (empty: not asked for)."""
+    job, held = _job(current, state, params, keep, uniforms, steps)
+    T, _, B, N = current.shape
+    states = programs.KNOWN[key].states
+    output = current.new_empty(T, steps, B, N)
+    final = current.new_empty((states, B, N) if last else (0,))
+    potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+    job.output = output.data_ptr()
+    job.last = final.data_ptr() if last else None
+    job.trace = potentials.data_ptr() if trace else None
+    kernels(key).spiky_forward(ctypes.byref(job))
+    LAUNCHES[key] += 1
+    del held
+    return output, final, potentials
+
+
+def backward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+    grad_output: Tensor | None,
+    grad_last: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of current, state and params, as large as they are (empty: there is none)."""
+    job, held = _job(current, state, params, keep, uniforms, steps)
+    _, _, B, N = current.shape
+    grad_current = torch.empty_like(current, memory_format=torch.contiguous_format)
+    grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
+    grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
+    for name, gradient in (("grad_output", grad_output), ("grad_last", grad_last)):
+        if gradient is not None:
+            held.append(gradient.contiguous())
+            setattr(job, name, held[-1].data_ptr())
+    job.grad_current = grad_current.data_ptr()
+    job.grad_state = None if state is None else grad_state.data_ptr()
+    job.grad_params = None if params is None else grad_params.data_ptr()
+    if kernels(key).spiky_backward(ctypes.byref(job)):
+        raise MemoryError(f"no memory for the states of {steps * current.shape[0]} steps")
+    LAUNCHES[f"{key} backward"] += 1
+    return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
+
+
+def _job(
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+) -> tuple[Job, list[Tensor]]:
+    """A job, and the tensors that must outlive it."""
+    held = [current.contiguous()]
+    numbers = (ctypes.c_float * max(1, len(uniforms)))(*uniforms)
+    job = Job(current=held[0].data_ptr(), uniforms=ctypes.addressof(numbers))
+    job.numbers = numbers  # keeps the buffer alive
+    for name, tensor in (("state", state), ("params", params), ("keep", keep)):
+        if tensor is not None:
+            held.append(tensor.to(current.dtype).contiguous())
+            setattr(job, name, held[-1].data_ptr())
+    job.T, job.B, job.N = current.shape[0], current.shape[2], current.shape[3]
+    job.K = steps
+    job.batch = job.current_batch = job.output_batch = job.B
+    job.constant = int(current.shape[1] == 1)
+    job.threads = torch.get_num_threads()
+    return job, held
+
+
+def linear(
+    x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
+) -> Tensor:
+    """x [rows, C] times weight [N, C] -> [rows, N]; with ``bits``, fills them, or reads them where x is None."""
+    inputs_major = weight.t().contiguous()
+    rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
+    y = weight.new_empty(rows, weight.shape[0])
+    x = None if x is None else x.contiguous()
+    core().spiky_linear(
+        *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
+        *(rows, weight.shape[1], weight.shape[0], int(binary), torch.get_num_threads()),
+    )
+    LAUNCHES["linear"] += 1
+    return y
+
+
+def linear_gradient(bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of weight [N, C] and bias [N] from events [rows, words] and the gradient [rows, N] of the output."""
+    grad = grad.contiguous()
+    grad_weight = grad.new_empty(inputs, grad.shape[1])
+    grad_bias = grad.new_empty(grad.shape[1] if bias else 0)
+    core().spiky_linear_gradient(
+        *(bits.data_ptr(), grad.data_ptr(), grad_weight.data_ptr(), grad_bias.data_ptr() if bias else None),
+        *(grad.shape[0], inputs, grad.shape[1]),
+    )
+    LAUNCHES["linear backward"] += 1
+    return grad_weight.t(), grad_bias
+
+
+def pack(x: Tensor) -> Tensor:
+    """Non-zero elements of x [rows, C] as bits, [rows, words]."""
+    x = x.contiguous()
+    bits = x.new_empty(x.shape[0], words(x.shape[1]), dtype=torch.int64)
+    core().spiky_pack(x.data_ptr(), bits.data_ptr(), *x.shape)
+    return bits
+
+
+def unpack(bits: Tensor, inputs: int) -> Tensor:
+    """The inverse of `pack`: [rows, inputs], 0 and 1."""
+    x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
+    core().spiky_unpack(bits.data_ptr(), x.data_ptr(), *x.shape)
+    return x
+
+
+def words(inputs: int) -> int:
+    """64-bit words that hold the events of a row."""
+    return (inputs + 63) // 64

@@ -1,0 +1,181 @@
+"""A traced step as C text: the same for the GPU, where a lane is a float, and for the CPU, where it is a vector of them.
+
+The text of a neuron is a few constants and two functions, ``step`` and ``step_adjoint`` (and the same for ``advance`` and
+``emit`` where the neuron divides its step). `lanes.h` gives them the lane type and its functions, `loops.h` runs them
+over time.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from spiky_rl.kernels import trace
+from spiky_rl.kernels.trace import Graph, Node, TraceError, TraceOps, Value
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.surrogates.base import Surrogate
+
+INFIX = {"+", "-", "*", "/", *trace.COMPARISONS}
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a neuron is compiled from."""
+
+    text: str
+    """C: constants and functions."""
+    slots: tuple[Value, ...]
+    """Expressions of numbers that the kernel takes as ``u``."""
+    names: tuple[str, ...]
+    """The neuron's parameters; ``slope`` is the surrogate's."""
+    varying: tuple[bool, ...]
+    """Which parameters differ between neurons, in the order of ``names``."""
+    states: int
+    substeps: int
+
+    def uniforms(self, numbers: dict[str, float]) -> list[float]:
+        """The values of ``u`` for parameters that are numbers, and the slope."""
+        return trace.evaluate(self.slots, numbers)
+
+
+def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> Program:
+    """Trace a neuron, derive its adjoint, write both down.
+
+    Raises `TraceError` if the step leaves the op vocabulary, returns another number of states than it declares, or does
+    not have its rest at zero.
+    """
+    writer = _Writer(neuron, surrogate, varying)
+    if neuron.substeps == 1:
+        parts = [writer.function("step", neuron.step, True, False)]
+    else:
+        parts = [
+            writer.function("advance", neuron.advance, True, True),
+            writer.function("emit", neuron.emit, False, True),
+        ]
+    constants = {
+        "STATES": len(neuron.states),
+        "PARAMETERS": sum(varying),
+        "UNIFORMS": len(writer.slots),
+        "SUBSTEPS": neuron.substeps,
+    }
+    defines = [f"#define {name} {value}" for name, value in constants.items()]
+    count = range(len(writer.slots))
+    defines.append(f"#define UNIFORM_PARAMETERS {''.join(f', float u{i}' for i in count)}")
+    defines.append(f"#define UNIFORM_VALUES {', '.join(f'u{i}' for i in count) or '0.0f'}")
+    return Program(
+        "\n".join([*defines, "", *parts]),
+        tuple(writer.slots),
+        tuple(neuron.params),
+        varying,
+        len(neuron.states),
+        neuron.substeps,
+    )
+
+
+class _Writer:
+    """Functions of one neuron, which share their uniform slots."""
+
+    def __init__(self, neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> None:
+        self.neuron, self.surrogate, self.varying = neuron, surrogate, varying
+        self.graph = Graph(type(neuron).__name__)
+        self.slots: list[Node] = []
+
+    def function(self, name: str, step, has_current: bool, has_peak: bool) -> str:
+        """C text of one function and its adjoint."""
+        graph, ops = self.graph, TraceOps(self.graph)
+        params = [
+            graph.input(f"p[{sum(self.varying[:i])}]" if varies else key, varies)
+            for i, (key, varies) in enumerate(zip(self.neuron.params, self.varying, strict=True))
+        ]
+        count = len(self.neuron.states)
+        states = [graph.input(f"s[{i}]") for i in range(count)]
+        peak = [graph.input(f"s[{count}]")] if has_peak else []
+        current = [graph.input("i")] if has_current else []
+        try:
+            first, new = step(ops, *current, *peak, *states, *params)
+        except TypeError as error:
+            raise graph.error(
+                f"its step uses what is not in the op vocabulary ({error}); see spiky_rl/kernels/ops.py"
+            ) from error
+        if len(new) != count:
+            raise graph.error(f"it declares {count} states and returns {len(new)}")
+        # advance returns (peak, states): the peak is one more state; step and emit return (output, states)
+        updates = [*new, first] if has_current and has_peak else list(new)
+        seeds = [(x, graph.input(f"g[{i}]")) for i, x in enumerate(updates)]
+        outputs = [] if has_current and has_peak else [first]
+        seeds += [(x, graph.input("go")) for x in outputs]
+        lanes = [p for p in params if p.lane]
+        wrt = [*states, *peak, *lanes, *current]
+        found = trace.gradients(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
+        width = count + len(peak)
+        targets = [(f"g[{i}] =", x) for i, x in enumerate(found[:width])]
+        targets += [(f"gp[{i}] +=", x) for i, x in enumerate(found[width : width + len(lanes)])]
+        targets += [("gi +=", x) for x in found[width + len(lanes) :]]
+        arguments = "F i, " if has_current else ""
+        forward = self.body(
+            [("s[%d] =" % i, x) for i, x in enumerate(updates)] + [("out =", x) for x in outputs]
+        )
+        adjoint = self.body(targets)
+        result = ", F &out" if outputs else ""
+        return (
+            f"INLINE void {name}({arguments}F *s, const F *p, const float *u{result}) {{\n{forward}}}\n\n"
+            f"INLINE void {name}_adjoint({arguments}const F *s, const F *p, const float *u, "
+            f"{'F go, ' if outputs else ''}F *g, F *gp, F &gi) {{\n{adjoint}}}\n"
+        )
+
+    def body(self, targets: Sequence[tuple[str, Value]]) -> str:
+        """Assignments of what the targets need, then the targets, in one order that reads before it writes."""
+        needed: set[int] = set()
+
+        def visit(x: Value) -> None:
+            if isinstance(x, Node) and x.lane and x.index not in needed:
+                needed.add(x.index)
+                for argument in x.args:
+                    visit(argument)
+
+        for _, x in targets:
+            visit(x)
+        lines, names = [], {}
+        for node in self.graph.nodes:
+            if node.index in needed:
+                names[node.index] = f"t{node.index}"
+                kind = "M" if node.op in trace.COMPARISONS else "F"
+                lines.append(f"  const {kind} t{node.index} = {self.expression(node, names)};")
+        lines += [f"  {target} {self.operand(x, names)};" for target, x in targets]
+        return "".join(line + "\n" for line in lines)
+
+    def expression(self, node: Node, names: dict[int, str]) -> str:
+        """C of one node."""
+        if node.op == "input":
+            return str(node.args[0])
+        args = [self.operand(x, names) for x in node.args]
+        if node.op in INFIX:
+            return f" {node.op} ".join(args)
+        if node.op == "neg":
+            return f"-{args[0]}"
+        if node.op == "detach":
+            return args[0]
+        name = {"where": "select", "spike": "heaviside"}.get(node.op, node.op)
+        return f"lane_{name}({', '.join(args)})"
+
+    def operand(self, x: Value, names: dict[int, str]) -> str:
+        """C of an argument: a name, a uniform, or a number rounded to float as torch rounds it."""
+        if isinstance(x, Node) and x.lane:
+            return names[x.index]
+        if isinstance(x, Node):
+            if x not in self.slots:
+                self.slots.append(x)
+            return f"LANE(u[{self.slots.index(x)}])"
+        if isinstance(x, bool):
+            raise self.graph.error("a condition on numbers alone reached the kernel")
+        return f"LANE({literal(x)})"
+
+
+def literal(x: float) -> str:
+    """A C float with exactly the value that x rounds to."""
+    try:
+        rounded = struct.unpack("f", struct.pack("f", x))[0]
+    except OverflowError:
+        raise TraceError(f"the number {x!r} in a step does not fit a float") from None
+    return f"{rounded!r}f" if "e" in repr(rounded) or "." in repr(rounded) else f"{rounded!r}.0f"

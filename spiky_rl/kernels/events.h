@@ -1,0 +1,251 @@
+// Event-driven linear layers on the CPU, and a whole network's inference as one call.
+//
+// A weight matrix is stored input-major, [inputs, outputs]: an event reads one row of it. Per sample the inputs are added
+// in ascending order whatever the batch and whether or not zeros are skipped, so a rollout of one environment, a batch and
+// an update of thousands give the same bits.
+#pragma once
+
+#include <stdint.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
+
+typedef uint64_t Word;
+#define WORDS(inputs) (((inputs) + 63) / 64)
+#define TILE (WIDTH == 16 ? 13 : 7)  // accumulators that fit the registers beside what they need
+#define ROWS 64                      // rows of a block of the weight gradient: the bits of a word
+
+INLINE F load(const float *x) {
+  F value;
+  memcpy(&value, x, sizeof value);
+  return value;
+}
+INLINE void store(float *x, F value) { memcpy(x, &value, sizeof value); }
+
+// Where the vectors of an output row begin; the last one overlaps its neighbour where WIDTH does not divide the row.
+INLINE long place(long v, long outputs) { return (v + 1) * WIDTH <= outputs ? v * WIDTH : outputs - WIDTH; }
+
+// The events among 64 inputs as bits.
+INLINE Word bits_of(const float *x, long inputs) {
+  Word word = 0;
+  long i = 0;
+#ifdef __AVX512F__
+  for (; i + 16 <= inputs; i += 16) word |= (Word)_mm512_cmp_ps_mask(_mm512_loadu_ps(x + i), _mm512_setzero_ps(), _CMP_NEQ_UQ) << i;
+#endif
+  for (; i < inputs; i++) word |= (Word)(x[i] != 0.0f) << i;
+  return word;
+}
+
+// Non-zero inputs of a row: their numbers, and their bits if wanted.
+INLINE long events_of(const float *x, long inputs, int *index, Word *bits) {
+  long count = 0;
+  for (long first = 0; first < inputs; first += 64) {
+    Word word = bits_of(x + first, inputs - first < 64 ? inputs - first : 64);
+    if (bits) bits[first / 64] = word;
+    for (; word; word &= word - 1) index[count++] = (int)(first + __builtin_ctzll(word));
+  }
+  return count;
+}
+INLINE long events_of_bits(const Word *bits, long inputs, int *index) {
+  long count = 0;
+  for (long w = 0; w < WORDS(inputs); w++)
+    for (Word word = bits[w]; word; word &= word - 1) index[count++] = (int)(w * 64 + __builtin_ctzll(word));
+  return count;
+}
+
+// y[tile] = bias + sum over events; NV vectors of the output row from v on. BINARY: every event is 1.
+template <int NV, bool BINARY>
+static void add_events(const float *x, const int *index, long count, const float *w, const float *bias, float *y, long v,
+                       long outputs) {
+  F sum[NV];
+  long at[NV];
+  for (int i = 0; i < NV; i++) at[i] = place(v + i, outputs), sum[i] = bias ? load(bias + at[i]) : LANE(0);
+  const float *base = w + at[0];
+  const long tail = at[NV - 1] - at[0];
+  for (long e = 0; e < count; e++) {
+    const float *row = base + index[e] * outputs;
+    const F value = LANE(BINARY ? 1.0f : x[index[e]]);
+    for (int i = 0; i < NV - 1; i++) sum[i] = BINARY ? sum[i] + load(row + i * WIDTH) : sum[i] + value * load(row + i * WIDTH);
+    sum[NV - 1] = BINARY ? sum[NV - 1] + load(row + tail) : sum[NV - 1] + value * load(row + tail);
+  }
+  for (int i = 0; i < NV; i++) store(y + at[i], sum[i]);
+}
+
+template <bool BINARY>
+static void event_row(const float *x, const int *index, long count, const float *w, const float *bias, float *y,
+                      long outputs) {
+  if (outputs < WIDTH) {
+    for (long n = 0; n < outputs; n++) y[n] = bias ? bias[n] : 0.0f;
+    for (long e = 0; e < count; e++) {
+      const float *row = w + index[e] * outputs, value = BINARY ? 1.0f : x[index[e]];
+      for (long n = 0; n < outputs; n++) y[n] += value * row[n];
+    }
+    return;
+  }
+  const long vectors = (outputs + WIDTH - 1) / WIDTH;
+  const long parts = (vectors + TILE - 1) / TILE;
+  for (long part = 0, v = 0; part < parts; part++) {
+    const long size = (vectors - v + parts - part - 1) / (parts - part);
+    switch (size) {
+#define CASE(n) case n: add_events<n, BINARY>(x, index, count, w, bias, y, v, outputs); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
+#if WIDTH == 16
+      CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
+#endif
+#undef CASE
+    }
+    v += size;
+  }
+}
+
+// A block of rows that are not worth scanning: MR rows share what is read of the weights.
+#define MR (WIDTH == 16 ? 6 : 3)
+#define MV (WIDTH == 16 ? 4 : 2)
+template <int R, int NV>
+static void dense_tile(const float *x, long inputs, const float *w, const float *bias, float *y, long v, long outputs) {
+  F sum[R][NV];
+  long at[NV];
+  for (int i = 0; i < NV; i++) {
+    at[i] = place(v + i, outputs);
+    for (int r = 0; r < R; r++) sum[r][i] = bias ? load(bias + at[i]) : LANE(0);
+  }
+  for (long c = 0; c < inputs; c++) {
+    F row[NV];
+    for (int i = 0; i < NV; i++) row[i] = load(w + c * outputs + at[i]);
+    for (int r = 0; r < R; r++)
+      for (int i = 0; i < NV; i++) sum[r][i] = sum[r][i] + LANE(x[r * inputs + c]) * row[i];
+  }
+  for (int r = 0; r < R; r++)
+    for (int i = 0; i < NV; i++) store(y + r * outputs + at[i], sum[r][i]);
+}
+
+// All rows for one panel of the weights before the next: the panel stays in the first-level cache.
+template <int NV>
+static void dense_panel(const float *x, long inputs, const float *w, const float *bias, float *y, long v, long outputs,
+                        long rows) {
+  long r = 0;
+  for (; r + MR <= rows; r += MR) dense_tile<MR, NV>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs);
+  for (; r < rows; r++) dense_tile<1, NV>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs);
+}
+static void dense_rows(const float *x, long inputs, const float *w, const float *bias, float *y, long outputs, long rows) {
+  const long vectors = (outputs + WIDTH - 1) / WIDTH;
+  long v = 0;
+  for (; v + MV <= vectors; v += MV) dense_panel<MV>(x, inputs, w, bias, y, v, outputs, rows);
+  for (; v < vectors; v++) dense_panel<1>(x, inputs, w, bias, y, v, outputs, rows);
+}
+
+// y [rows, outputs] = x [rows, inputs] w [inputs, outputs] + bias. `bits`, if given: [rows, WORDS(inputs)], the events.
+// From bits alone where x is null.
+static void linear_rows(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
+                        long outputs, int binary) {
+  if (!binary && outputs >= WIDTH) return dense_rows(x, inputs, w, bias, y, outputs, rows);
+  int *index = (int *)malloc(sizeof(int) * inputs);
+  for (long r = 0; r < rows; r++) {
+    Word *word = bits ? bits + r * WORDS(inputs) : nullptr;
+    const float *row = x ? x + r * inputs : nullptr;
+    const long count = row ? events_of(row, inputs, index, word) : events_of_bits(word, inputs, index);
+    if (binary) event_row<true>(row, index, count, w, bias, y + r * outputs, outputs);
+    else event_row<false>(row, index, count, w, bias, y + r * outputs, outputs);
+  }
+  free(index);
+}
+
+#define PART 32  // rows that a thread takes at once
+extern "C" void spiky_linear(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
+                             long outputs, int binary, int threads) {
+#pragma omp parallel for if (threads > 1) num_threads(threads)
+  for (long r = 0; r < rows; r += PART)
+    linear_rows(x ? x + r * inputs : nullptr, bits ? bits + r * WORDS(inputs) : nullptr, w, bias, y + r * outputs,
+                rows - r < PART ? rows - r : PART, inputs, outputs, binary);
+}
+
+// sum [n, n + NV vectors) += the gradient rows that `mask` names
+template <int NV>
+static void add_rows(const float *grad, Word mask, float *sum, long v, long outputs) {
+  F total[NV];
+  long at[NV];
+  for (int i = 0; i < NV; i++) at[i] = place(v + i, outputs), total[i] = LANE(0);
+  for (; mask; mask &= mask - 1) {
+    const float *row = grad + __builtin_ctzll(mask) * outputs;
+    for (int i = 0; i < NV; i++) total[i] = total[i] + load(row + at[i]);
+  }
+  for (int i = 0; i < NV; i++) {
+    // the overlapped last vector adds only what is its own
+    const long own = i + v == (outputs + WIDTH - 1) / WIDTH - 1 ? (v + i) * WIDTH - at[i] : 0;
+    if (own == 0) store(sum + at[i], load(sum + at[i]) + total[i]);
+    else
+      for (long j = own; j < WIDTH; j++) sum[at[i] + j] += total[i][j];
+  }
+}
+
+static void add_block(const float *grad, Word mask, float *sum, long outputs) {
+  if (outputs < WIDTH) {
+    for (; mask; mask &= mask - 1)
+      for (long n = 0; n < outputs; n++) sum[n] += grad[__builtin_ctzll(mask) * outputs + n];
+    return;
+  }
+  const long vectors = (outputs + WIDTH - 1) / WIDTH;
+  const long parts = (vectors + TILE - 1) / TILE;
+  for (long part = 0, v = 0; part < parts; part++) {
+    const long size = (vectors - v + parts - part - 1) / (parts - part);
+    switch (size) {
+#define CASE(n) case n: add_rows<n>(grad, mask, sum, v, outputs); break;
+      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
+#if WIDTH == 16
+      CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
+#endif
+#undef CASE
+    }
+    v += size;
+  }
+}
+
+// 64 x 64 bits transposed in place.
+static void transpose(Word *a) {
+  Word mask = 0x00000000ffffffffull;
+  for (int step = 32; step; step >>= 1, mask ^= mask << step)
+    for (int i = 0; i < 64; i = (i + step + 1) & ~step) {
+      const Word swap = ((a[i] >> step) ^ a[i + step]) & mask;
+      a[i] ^= swap << step;
+      a[i + step] ^= swap;
+    }
+}
+
+// Weight gradient [inputs, outputs] and, if wanted, bias gradient [outputs], from the events' bits; both are added to.
+static void add_gradient(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long rows, long inputs,
+                         long outputs) {
+  const long words = WORDS(inputs);
+  for (long r = 0; r < rows; r += ROWS) {
+    const long n = rows - r < ROWS ? rows - r : ROWS;
+    const float *block = grad + r * outputs;
+    for (long w = 0; w < words; w++) {
+      Word tile[64] = {};
+      for (long i = 0; i < n; i++) tile[i] = bits[(r + i) * words + w];
+      transpose(tile);
+      for (long c = 0; c < 64 && w * 64 + c < inputs; c++)
+        if (tile[c]) add_block(block, tile[c], grad_w + (w * 64 + c) * outputs, outputs);
+    }
+    if (grad_bias) add_block(block, n == 64 ? ~(Word)0 : ((Word)1 << n) - 1, grad_bias, outputs);
+  }
+}
+
+extern "C" void spiky_linear_gradient(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long rows,
+                                      long inputs, long outputs) {
+  memset(grad_w, 0, sizeof(float) * inputs * outputs);
+  if (grad_bias) memset(grad_bias, 0, sizeof(float) * outputs);
+  add_gradient(bits, grad, grad_w, grad_bias, rows, inputs, outputs);
+}
+
+extern "C" void spiky_pack(const float *x, Word *bits, long rows, long inputs) {
+  for (long r = 0; r < rows; r++)
+    for (long first = 0; first < inputs; first += 64)
+      *bits++ = bits_of(x + r * inputs + first, inputs - first < 64 ? inputs - first : 64);
+}
+
+extern "C" void spiky_unpack(const Word *bits, float *x, long rows, long inputs) {
+  for (long r = 0; r < rows; r++)
+    for (long i = 0; i < inputs; i++) *x++ = (float)(bits[r * WORDS(inputs) + i / 64] >> (i % 64) & 1);
+}

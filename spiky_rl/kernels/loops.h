@@ -1,0 +1,257 @@
+// Time loops around a neuron's step: state in registers, forward and adjoint, one text for GPU and CPU.
+//
+// Nothing is saved by the forward but its inputs: the adjoint runs a chunk of lanes forward again, keeps the state before
+// every step in `scratch` (on a CPU a few kilobytes per thread), and walks back.
+#pragma once
+
+#define ALL (STATES + (SUBSTEPS > 1))
+#define SOME(n) ((n) > 0 ? (n) : 1)
+
+// One inner step of one vector of lanes, with the neuron's sub-steps.
+INLINE void whole_step(F i, F *s, const F *p, const float *u, F &out) {
+#if SUBSTEPS > 1
+  s[STATES] = LANE(-1e30f);
+  for (int m = 0; m < SUBSTEPS; m++) advance(i, s, p, u);
+  emit(s, p, u, out);
+#else
+  step(i, s, p, u, out);
+#endif
+}
+
+// Its adjoint: s is the state before the step, g the gradient of the state after it and then of the state before it.
+INLINE void whole_step_adjoint(F i, const F *before, const F *p, const float *u, F go, F *g, F *gp, F &gi) {
+#if SUBSTEPS > 1
+  F path[SUBSTEPS + 1][ALL];
+  for (int q = 0; q < STATES; q++) path[0][q] = before[q];
+  path[0][STATES] = LANE(-1e30f);
+  for (int m = 0; m < SUBSTEPS; m++) {
+    for (int q = 0; q < ALL; q++) path[m + 1][q] = path[m][q];
+    advance(i, path[m + 1], p, u);
+  }
+  F inner[ALL];
+  for (int q = 0; q < STATES; q++) inner[q] = g[q];
+  inner[STATES] = LANE(0);
+  emit_adjoint(path[SUBSTEPS], p, u, go, inner, gp, gi);
+  for (int m = SUBSTEPS - 1; m >= 0; m--) advance_adjoint(i, path[m], p, u, inner, gp, gi);
+  for (int q = 0; q < STATES; q++) g[q] = inner[q];
+#else
+  step_adjoint(i, before, p, u, go, g, gp, gi);
+#endif
+}
+
+#ifdef GPU
+
+#define FUNCTION INLINE
+#define CHUNK 1
+INLINE F load(const float *x, long) { return *x; }
+INLINE void store(float *x, F value, long) { *x = value; }
+INLINE F load_param(const float *x, long lane, long N, long) { return x[lane % N]; }
+INLINE F load_keep(const float *x, long lane, long N, long) { return x[lane / N]; }
+
+#else
+
+#define FUNCTION static
+#define CHUNK 16
+INLINE F load(const float *x, long left) {
+  F value = {};
+  memcpy(&value, x, left >= WIDTH ? sizeof value : left * sizeof(float));
+  return value;
+}
+INLINE void store(float *x, F value, long left) {
+  memcpy(x, &value, left >= WIDTH ? sizeof value : left * sizeof(float));
+}
+INLINE F load_param(const float *x, long lane, long N, long left) {
+  long n = lane % N;
+  if (left >= WIDTH && n + WIDTH <= N) return load(x + n, WIDTH);
+  F value;
+  for (int j = 0; j < WIDTH; j++) {
+    value[j] = x[n];
+    if (++n == N) n = 0;
+  }
+  return value;
+}
+INLINE F load_keep(const float *x, long lane, long N, long left) {
+  F value;
+  for (int j = 0; j < WIDTH; j++) value[j] = x[(lane + (j < left ? j : 0)) / N];
+  return value;
+}
+
+#endif
+
+// A chunk: CHUNK vectors of WIDTH lanes from `first` on; FULL: all of them exist.
+template <bool FULL> struct Chunk {
+  const Job &j;
+  const long first, L;
+  F s[STATES][CHUNK], p[SOME(PARAMETERS)][CHUNK];
+
+  METHOD Chunk(const Job &job, long from) : j(job), first(from), L(job.B * job.N) {
+    for (int v = 0; v < vectors(); v++) {
+      for (int q = 0; q < STATES; q++) s[q][v] = j.state ? load(j.state + state_at(q) + lane(v), left(v)) : LANE(0);
+      for (int q = 0; q < PARAMETERS; q++) p[q][v] = load_param(j.params + q * j.N, lane(v), j.N, left(v));
+    }
+  }
+  METHOD long lane(int v) const { return first + v * WIDTH; }
+  METHOD long left(int v) const { return FULL ? WIDTH : L - lane(v); }
+  METHOD int vectors() const { return FULL ? CHUNK : (int)((L - first + WIDTH - 1) / WIDTH); }
+  // where the lanes of a step begin in output, in current, and in a state
+  METHOD long at(long t, long k) const { return (t * j.K + k) * j.output_batch * j.N; }
+  METHOD long current_at(long t, long k) const { return (j.constant ? t : t * j.K + k) * j.current_batch * j.N; }
+  METHOD long state_at(int q) const { return q * j.batch * j.N; }
+  METHOD F keep(long t, int v) const { return load_keep(j.keep + t * j.batch, lane(v), j.N, left(v)); }
+  METHOD void begin(long t) {
+    if (j.keep)
+      for (int v = 0; v < vectors(); v++) {
+        const F factor = keep(t, v);
+        for (int q = 0; q < STATES; q++) s[q][v] = s[q][v] * factor;
+      }
+  }
+  METHOD void step(const float *from, int v, F &out) {
+    F local[ALL], own[SOME(PARAMETERS)];
+    for (int q = 0; q < STATES; q++) local[q] = s[q][v];
+    for (int q = 0; q < PARAMETERS; q++) own[q] = p[q][v];
+    whole_step(load(from + lane(v), left(v)), local, own, j.uniforms, out);
+    for (int q = 0; q < STATES; q++) s[q][v] = local[q];
+  }
+};
+
+template <bool FULL> FUNCTION void forward_chunk(const Job &j, long first) {
+  Chunk<FULL> c(j, first);
+  for (long t = 0; t < j.T; t++) {
+    c.begin(t);
+    for (long k = 0; k < j.K; k++) {
+      const float *from = j.current + c.current_at(t, k);
+      float *to = j.output + c.at(t, k);
+      for (int v = 0; v < c.vectors(); v++) {
+        F out;
+        c.step(from, v, out);
+        store(to + c.lane(v), out, c.left(v));
+      }
+      if (j.trace)
+        for (int v = 0; v < c.vectors(); v++) store(j.trace + c.at(t, k) + c.lane(v), c.s[0][v], c.left(v));
+    }
+  }
+  if (j.last)
+    for (int q = 0; q < STATES; q++)
+      for (int v = 0; v < c.vectors(); v++) store(j.last + c.state_at(q) + c.lane(v), c.s[q][v], c.left(v));
+}
+
+template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, float *scratch, long stride) {
+  Chunk<FULL> c(j, first);
+  // scratch holds the state before every step: on a CPU this chunk's alone, on a GPU every lane's
+  for (long t = 0; t < j.T; t++) {
+    c.begin(t);
+    for (long k = 0; k < j.K; k++) {
+      const float *from = j.current + c.current_at(t, k);
+      float *to = scratch + (t * j.K + k) * STATES * stride;
+      for (int v = 0; v < c.vectors(); v++) {
+        for (int q = 0; q < STATES; q++) store(to + q * stride + v * WIDTH, c.s[q][v], WIDTH);
+        F out;
+        c.step(from, v, out);
+      }
+    }
+  }
+  F g[STATES][CHUNK], gp[SOME(PARAMETERS)][CHUNK], sum[CHUNK];
+  for (int v = 0; v < c.vectors(); v++) {
+    for (int q = 0; q < STATES; q++)
+      g[q][v] = j.grad_last ? load(j.grad_last + c.state_at(q) + c.lane(v), c.left(v)) : LANE(0);
+    for (int q = 0; q < SOME(PARAMETERS); q++) gp[q][v] = LANE(0);
+    sum[v] = LANE(0);
+  }
+  for (long t = j.T - 1; t >= 0; t--) {
+    for (long k = j.K - 1; k >= 0; k--) {
+      const float *from = j.current + c.current_at(t, k), *path = scratch + (t * j.K + k) * STATES * stride;
+      for (int v = 0; v < c.vectors(); v++) {
+        F before[STATES], own[SOME(PARAMETERS)], gs[STATES], gradient[SOME(PARAMETERS)];
+        for (int q = 0; q < STATES; q++) before[q] = load(path + q * stride + v * WIDTH, WIDTH), gs[q] = g[q][v];
+        for (int q = 0; q < PARAMETERS; q++) own[q] = c.p[q][v], gradient[q] = gp[q][v];
+        const F go = j.grad_output ? load(j.grad_output + c.at(t, k) + c.lane(v), c.left(v)) : LANE(0);
+        F gi = j.constant ? sum[v] : LANE(0);
+        whole_step_adjoint(load(from + c.lane(v), c.left(v)), before, own, j.uniforms, go, gs, gradient, gi);
+        for (int q = 0; q < STATES; q++) g[q][v] = gs[q];
+        for (int q = 0; q < PARAMETERS; q++) gp[q][v] = gradient[q];
+        if (j.constant) sum[v] = gi;
+        else store(j.grad_current + c.current_at(t, k) + c.lane(v), gi, c.left(v));
+      }
+    }
+    for (int v = 0; v < c.vectors(); v++) {
+      if (j.constant) store(j.grad_current + c.current_at(t, 0) + c.lane(v), sum[v], c.left(v)), sum[v] = LANE(0);
+      if (j.keep) {
+        const F factor = c.keep(t, v);
+        for (int q = 0; q < STATES; q++) g[q][v] = g[q][v] * factor;
+      }
+    }
+  }
+  for (int v = 0; v < c.vectors(); v++) {
+    if (j.grad_state)
+      for (int q = 0; q < STATES; q++) store(j.grad_state + c.state_at(q) + c.lane(v), g[q][v], c.left(v));
+    if (j.grad_params)
+      for (int q = 0; q < PARAMETERS; q++) store(j.grad_params + q * c.L + c.lane(v), gp[q][v], c.left(v));
+  }
+}
+
+#ifdef GPU
+
+// One thread per lane. The arguments of a kernel are plain pointers and numbers, so that any launcher can pass them.
+#define THREAD_LANE ((long)blockIdx.x * blockDim.x + threadIdx.x)
+
+extern "C" __global__ void spiky_forward(const float *current, const float *state, const float *params, const float *keep,
+                                         float *output, float *last, float *trace, long T, long K, long B, long N,
+                                         int constant UNIFORM_PARAMETERS) {
+  const float uniforms[] = {UNIFORM_VALUES};
+  Job j = {};
+  j.current = current, j.state = state, j.params = params, j.keep = keep, j.uniforms = uniforms;
+  j.output = output, j.last = last, j.trace = trace;
+  j.T = T, j.K = K, j.B = B, j.N = N, j.constant = constant;
+  j.batch = j.current_batch = j.output_batch = B;
+  if (THREAD_LANE < B * N) forward_chunk<true>(j, THREAD_LANE);
+}
+
+extern "C" __global__ void spiky_backward(const float *current, const float *state, const float *params, const float *keep,
+                                          const float *grad_output, const float *grad_last, float *grad_current,
+                                          float *grad_state, float *grad_params, float *scratch, long T, long K, long B,
+                                          long N, int constant UNIFORM_PARAMETERS) {
+  const float uniforms[] = {UNIFORM_VALUES};
+  Job j = {};
+  j.current = current, j.state = state, j.params = params, j.keep = keep, j.uniforms = uniforms;
+  j.grad_output = grad_output, j.grad_last = grad_last, j.grad_current = grad_current;
+  j.grad_state = grad_state, j.grad_params = grad_params;
+  j.T = T, j.K = K, j.B = B, j.N = N, j.constant = constant;
+  j.batch = j.current_batch = j.output_batch = B;
+  if (THREAD_LANE < B * N) backward_chunk<true>(j, THREAD_LANE, scratch + THREAD_LANE, B * N);
+}
+
+#else
+
+#define LANES (CHUNK * WIDTH)
+
+extern "C" void spiky_forward(const Job *j) {
+  const long L = j->B * j->N;
+#pragma omp parallel for if (j->threads > 1) num_threads(j->threads)
+  for (long first = 0; first < L; first += LANES) {
+    if (first + LANES <= L) forward_chunk<true>(*j, first);
+    else forward_chunk<false>(*j, first);
+  }
+}
+
+extern "C" int spiky_backward(const Job *j) {
+  const long L = j->B * j->N;
+  int failed = 0;
+#pragma omp parallel if (j->threads > 1) num_threads(j->threads)
+  {
+    float *scratch = (float *)malloc(sizeof(float) * j->T * j->K * STATES * LANES);
+    if (!scratch) {
+#pragma omp atomic write
+      failed = 1;
+    }
+#pragma omp for
+    for (long first = 0; first < L; first += LANES) {
+      if (!scratch) continue;
+      if (first + LANES <= L) backward_chunk<true>(*j, first, scratch, LANES);
+      else backward_chunk<false>(*j, first, scratch, LANES);
+    }
+    free(scratch);
+  }
+  return failed;
+}
+
+#endif

@@ -1,0 +1,254 @@
+"""The kernels as torch operators: autograd, torch.compile and torch.export see them whole.
+
+``spiky_rl::unroll`` runs a neuron over time, ``spiky_rl::linear`` is the event-driven linear layer of the CPU. Each is
+called directly, without an operator around it, where no gradient is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import cpu_backend, programs
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.registry import RegistryError
+
+LIBRARY = torch.library.Library("spiky_rl", "DEF")
+LIBRARY.define(
+    "unroll(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] uniforms, int steps, str key, bool last)"
+    " -> (Tensor, Tensor)"
+)
+LIBRARY.define(
+    "unroll_backward(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] uniforms, int steps, str key,"
+    " Tensor? grad_output, Tensor? grad_last) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "linear(Tensor x, Tensor weight, Tensor? bias, bool binary, bool bfloat16) -> (Tensor, Tensor)"
+)
+LIBRARY.define(
+    "linear_backward(Tensor saved, Tensor weight, Tensor grad, bool binary, bool bfloat16, bool bias, bool inputs)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+
+
+def backend_of(x: Tensor) -> ModuleType:
+    """The compiled backend for a tensor's device."""
+    if x.device.type == "cpu":
+        return cpu_backend
+    from spiky_rl.kernels import cupy_backend
+
+    return cupy_backend
+
+
+def _unroll(
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+    key: str,
+    last: bool,
+) -> tuple[Tensor, Tensor]:
+    output, final, _ = backend_of(current).forward(key, current, state, params, keep, uniforms, steps, last)
+    return output, final
+
+
+def _unroll_fake(
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+    key: str,
+    last: bool,
+) -> tuple[Tensor, Tensor]:  # pylint: disable=unused-argument
+    T, _, B, N = current.shape
+    states = programs.KNOWN[key].states
+    return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if last else (0,))
+
+
+def _unroll_backward(
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+    key: str,
+    grad_output: Tensor | None,
+    grad_last: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return backend_of(current).backward(
+        key, current, state, params, keep, uniforms, steps, grad_output, grad_last
+    )
+
+
+def _unroll_backward_fake(
+    current: Tensor, state: Tensor | None, params: Tensor | None, *_: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = [torch.empty_like(current, memory_format=torch.contiguous_format)]
+    found += [current.new_empty(0) if x is None else torch.empty_like(x) for x in (state, params)]
+    return found[0], found[1], found[2]
+
+
+def _save_unroll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+    current, state, params, keep, uniforms, steps, key, _ = inputs
+    ctx.save_for_backward(current, state, params, keep)
+    ctx.uniforms, ctx.steps, ctx.key = uniforms, steps, key
+    ctx.set_materialize_grads(False)
+
+
+def _unroll_gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
+    current, state, params, keep = ctx.saved_tensors
+    grads = torch.ops.spiky_rl.unroll_backward(
+        *(current, state, params, keep, ctx.uniforms, ctx.steps, ctx.key, grad_output, grad_last)
+    )
+    needed = [
+        x if x.numel() or wanted is not None else None
+        for x, wanted in zip(grads, (current, state, params), strict=True)
+    ]
+    return *needed, None, None, None, None, None
+
+
+def _linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
+) -> tuple[Tensor, Tensor]:  # pylint: disable=unused-argument
+    rows = x.reshape(-1, x.shape[-1])
+    bits = rows.new_empty(
+        (rows.shape[0], cpu_backend.words(rows.shape[1])) if binary else (0,), dtype=torch.int64
+    )
+    y = cpu_backend.linear(rows, bits if binary else None, weight, bias, binary)
+    return y.view(*x.shape[:-1], weight.shape[0]), bits
+
+
+def _linear_fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
+) -> tuple[Tensor, Tensor]:  # pylint: disable=unused-argument
+    rows = x.numel() // x.shape[-1]
+    bits = x.new_empty((rows, cpu_backend.words(x.shape[-1])) if binary else (0,), dtype=torch.int64)
+    return x.new_empty(*x.shape[:-1], weight.shape[0]), bits
+
+
+def _linear_backward(
+    saved: Tensor, weight: Tensor, grad: Tensor, binary: bool, bfloat16: bool, bias: bool, inputs: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_rows = grad.reshape(-1, grad.shape[-1])
+    if binary:
+        grad_weight, grad_bias = cpu_backend.linear_gradient(saved, grad_rows, weight.shape[1], bias)
+    else:
+        grad_weight = (saved.reshape(-1, saved.shape[-1]).t() @ grad_rows).t()
+        grad_bias = grad_rows.sum(0) if bias else grad.new_empty(0)
+    if not inputs:
+        grad_x = grad.new_empty(0)
+    elif bfloat16:
+        grad_x = (grad_rows.bfloat16() @ weight.bfloat16()).float().view(*grad.shape[:-1], -1)
+    else:
+        grad_x = (grad_rows @ weight).view(*grad.shape[:-1], -1)
+    return grad_x, grad_weight, grad_bias
+
+
+def _linear_backward_fake(
+    saved: Tensor, weight: Tensor, grad: Tensor, binary: bool, bfloat16: bool, bias: bool, inputs: bool
+) -> tuple[Tensor, Tensor, Tensor]:  # pylint: disable=unused-argument
+    grad_x = grad.new_empty((*grad.shape[:-1], weight.shape[1]) if inputs else (0,))
+    grad_weight = grad.new_empty(weight.shape[1], weight.shape[0]).t()
+    return grad_x, grad_weight, grad.new_empty(weight.shape[0] if bias else 0)
+
+
+def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, bias, ctx.binary, ctx.bfloat16 = inputs
+    ctx.save_for_backward(output[1] if ctx.binary else x, weight)
+    ctx.bias = bias is not None
+    ctx.set_materialize_grads(False)
+
+
+def _linear_gradient(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None, None, None
+    saved, weight = ctx.saved_tensors
+    grads = torch.ops.spiky_rl.linear_backward(
+        *(saved, weight, grad, ctx.binary, ctx.bfloat16, ctx.bias, ctx.needs_input_grad[0])
+    )
+    wanted = (ctx.needs_input_grad[0], True, ctx.bias)
+    return *(x if keep else None for x, keep in zip(grads, wanted, strict=True)), None, None
+
+
+for device in ("CPU", "CUDA"):
+    LIBRARY.impl("unroll", _unroll, device)
+    LIBRARY.impl("unroll_backward", _unroll_backward, device)
+LIBRARY.impl("linear", _linear, "CPU")
+LIBRARY.impl("linear_backward", _linear_backward, "CPU")
+for name, fake in {
+    "unroll": _unroll_fake,
+    "unroll_backward": _unroll_backward_fake,
+    "linear": _linear_fake,
+    "linear_backward": _linear_backward_fake,
+}.items():
+    torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
+torch.library.register_autograd("spiky_rl::unroll", _unroll_gradient, setup_context=_save_unroll, lib=LIBRARY)
+torch.library.register_autograd("spiky_rl::linear", _linear_gradient, setup_context=_save_linear, lib=LIBRARY)
+
+
+def unroll(
+    backend: str,
+    neuron: Neuron,
+    ops: TorchOps,
+    current: Tensor,
+    steps: int,
+    state: tuple[Tensor, ...] | None,
+    params: tuple[Tensor | float, ...],
+    keep: Tensor | None = None,
+    trace: list[Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `torch_backend.unroll`, by the compiled kernels of a backend.
+
+    Raises `RegistryError` for what they do not do: another device or type, smooth spikes.
+    """
+    if reason := unfit(backend, ops, current):
+        raise RegistryError(f"backend {backend!r} {reason}; backend: torch does")
+    call = programs.call(neuron, ops, params, current.shape[-1])
+    stacked = None if state is None else torch.stack(state)
+    arguments = (current, stacked, call.params, keep, call.uniforms, steps)
+    inputs = (current, stacked, call.params)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+        output, last = torch.ops.spiky_rl.unroll(*arguments, call.key, state is not None)
+        if trace is not None:
+            with torch.no_grad():
+                trace += _potentials(call.key, arguments)
+    else:
+        output, last = _unroll(*arguments, call.key, state is not None)
+        if trace is not None:
+            trace += _potentials(call.key, arguments)
+    return output, () if state is None else tuple(last.unbind(0))
+
+
+def _potentials(key: str, arguments: tuple[Any, ...]) -> list[Tensor]:
+    potentials = backend_of(arguments[0]).forward(key, *arguments, last=False, trace=True)[2]
+    return list(potentials.flatten(0, 1).unbind(0))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
+    """The event-driven linear layer of the CPU: x [..., C] -> [..., N]; ``binary``: x is 0 or 1."""
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+        return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
+    y = cpu_backend.linear(x.reshape(-1, x.shape[-1]), None, weight, bias, binary)
+    return y.view(*x.shape[:-1], weight.shape[0])
+
+
+def unfit(backend: str, ops: TorchOps, x: Tensor) -> str | None:
+    """Why the kernels of a backend cannot take this; None: they can."""
+    device = "cuda" if backend == "cupy" else backend
+    if x.device.type != device:
+        return f"computes on {device}, the tensor lies on {x.device.type}"
+    if x.dtype != torch.float32:
+        return f"computes in float32, not in {x.dtype}"
+    if ops.soft_spike:
+        return "has no smooth spikes"
+    return None

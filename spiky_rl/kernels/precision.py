@@ -1,0 +1,34 @@
+"""Whether this CPU multiplies bfloat16 matrices in hardware, at more than the speed of float32."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+
+from spiky_rl.registry import RegistryError
+
+log = logging.getLogger(__name__)
+
+FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""What /proc/cpuinfo calls it, on x86 and on ARM."""
+
+
+@cache
+def fast() -> bool:
+    """What the CPU says, not a timing: the same machine must compute the same gradients every time."""
+    try:
+        words = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    found = not FLAGS.isdisjoint(words)
+    log.info("input gradients on the CPU are computed in %s", "bfloat16" if found else "float32")
+    return found
+
+
+def require() -> None:
+    """Raise `RegistryError` where bfloat16 is not multiplied in hardware."""
+    if not fast():
+        raise RegistryError(
+            f"gradient_precision: bfloat16 needs a CPU with one of {', '.join(sorted(FLAGS))}; use auto or float32"
+        )

@@ -1,0 +1,73 @@
+"""Memory for time: keep a layer's input, one bit per event, and run the layer again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import cpu_backend
+
+Run = Callable[..., tuple[Tensor, ...]]
+
+
+def recomputed(
+    run: Run, binary: bool, parameters: tuple[Tensor, ...], signal: Tensor, *rest: Tensor
+) -> tuple[Tensor, ...]:
+    """``run(signal, *rest)``, of which only the inputs are kept.
+
+    Args:
+        run: Also reads ``parameters``, which get their gradients.
+        binary: The signal is 0 or 1 and kept as bits.
+        parameters: What ``run`` is learned by.
+        signal: First input, [..., C].
+        rest: Its other inputs.
+    """
+    return _Recomputed.apply(run, binary, len(parameters), signal, *rest, *parameters)  # type: ignore[return-value]
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Run, binary: bool, learned: int, signal: Tensor, *others: Tensor) -> Any:
+        ctx.run, ctx.binary, ctx.learned, ctx.shape = run, binary, learned, signal.shape
+        ctx.save_for_backward(pack(signal) if binary else signal, *others)
+        return run(signal, *others[: len(others) - learned])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        kept, *others = ctx.saved_tensors
+        signal = unpack(kept, ctx.shape) if ctx.binary else kept
+        count = len(others) - ctx.learned
+        inputs = [x.detach().requires_grad_() for x in (signal, *others[:count])]
+        wanted = [*inputs, *others[count:]]
+        needs = ctx.needs_input_grad[3:]
+        inputs[0].requires_grad_(needs[0])
+        with torch.enable_grad():
+            outputs = ctx.run(*inputs)
+        found = iter(
+            torch.autograd.grad(
+                outputs, [x for x, need in zip(wanted, needs, strict=True) if need], grads, allow_unused=True
+            )
+        )
+        return None, None, None, *(next(found) if need else None for need in needs)
+
+
+def pack(x: Tensor) -> Tensor:
+    """Non-zero elements of x [..., C] as bits, [rows, words] of 64."""
+    rows = x.reshape(-1, x.shape[-1])
+    words = cpu_backend.words(rows.shape[1])
+    if x.device.type == "cpu" and x.dtype == torch.float32 and cpu_backend.available() is None:
+        return cpu_backend.pack(rows)
+    padded = torch.nn.functional.pad(rows != 0, (0, words * 64 - rows.shape[1]))
+    place = torch.arange(64, device=x.device)
+    return (padded.view(-1, words, 64).long() << place).sum(-1)
+
+
+def unpack(bits: Tensor, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The inverse of `pack`: 0 and 1, in the shape that was packed."""
+    if bits.device.type == "cpu" and dtype == torch.float32 and cpu_backend.available() is None:
+        return cpu_backend.unpack(bits, shape[-1]).view(shape)
+    place = torch.arange(64, device=bits.device)
+    return ((bits.unsqueeze(-1) >> place) & 1).flatten(1)[:, : shape[-1]].to(dtype).reshape(shape)

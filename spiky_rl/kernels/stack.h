@@ -1,0 +1,337 @@
+// A stack of layers, each a linear map and a neuron, forward and backward in one call.
+//
+// A few rows of the batch pass through all layers before the next ones: what lies between two layers stays in the cache.
+#pragma once
+
+struct Layer {
+  const float *weight;  // [C, N]; [N, C] where output_major
+  const float *bias;    // [N], or null
+  const float *params;  // [parameters, N], or null
+  const float *uniforms;
+  void (*forward)(const Job *);
+  int (*backward)(const Job *);
+  const float *state;      // [states, B, N], or null: rest
+  float *last;             // the same, or null
+  Word *bits;              // events of the layer's input, [T K, B, words]; null: not kept, or the input is not binary
+  float *current;          // [T K or T, B, N], or null: not kept
+  const float *grad_last;  // as state, or null
+  float *grad_state;       // as state, or null
+  float *grad_weight;      // [C, N], or null
+  float *grad_bias;        // [N], or null
+  float *grad_params;      // [parameters, N], or null
+  long C, N, states, parameters;
+  int binary;  // the input is 0 or 1
+  int output_major;
+};
+
+struct Stack {
+  const Layer *layers;
+  const float *x;            // [T, K or 1, B, C]
+  const float *keep;         // [T, B], or null
+  float *output;             // [T, K, B, N] of the last layer
+  const float *grad_output;  // the same
+  float *grad_x;             // as x, or null
+  long count, T, K, B;
+  int constant;  // x is [T, 1, B, C]
+  int bfloat16;
+  int threads;
+};
+
+// What one thread works in.
+struct Room {
+  float *signal[2], *current, *gradient[2], *lanes;
+  Word *bits;
+  Half *halves;
+};
+
+#define CACHED 131072  // floats of a layer's signals that stay in the second-level cache: 512 KiB
+
+static long widest(const Stack &s) {
+  long n = s.layers[0].C;
+  for (long l = 0; l < s.count; l++) n = s.layers[l].N > n ? s.layers[l].N : n;
+  return n;
+}
+static long rows_at_once(const Stack &s) {
+  const long fit = CACHED / (s.T * s.K * widest(s));
+  const long rows = fit < 8 ? 8 : fit > 64 ? 64 : fit / 4 * 4;
+  return rows < s.B ? rows : s.B;
+}
+
+static void *take(char *&place, long bytes) {
+  char *found = place;
+  if (place) place += (bytes + 63) / 64 * 64;
+  return found;
+}
+// Carves a thread's room out of one allocation; called twice, first to measure.
+static long furnish(Room &room, char *start, const Stack &s, long R, bool backward) {
+  char *place = start ? start : (char *)64;
+  const long steps = s.T * s.K, floats = sizeof(float) * steps * R * widest(s);
+  for (int i = 0; i < 2; i++) room.signal[i] = (float *)take(place, floats);
+  room.current = (float *)take(place, floats);
+  if (backward) {
+    long lanes = 1;
+    for (long l = 0; l < s.count; l++) {
+      const long n = s.layers[l].parameters * R * s.layers[l].N;
+      lanes = n > lanes ? n : lanes;
+    }
+    for (int i = 0; i < 2; i++) room.gradient[i] = (float *)take(place, floats);
+    room.lanes = (float *)take(place, sizeof(float) * lanes);
+    room.bits = (Word *)take(place, sizeof(Word) * steps * R * WORDS(widest(s)));
+    room.halves = (Half *)take(place, sizeof(Half) * (steps * R + 32) * (widest(s) + 32));
+  }
+  return place - (start ? start : (char *)64);
+}
+
+static Job job_of(const Stack &s, const Layer &layer, long l, long b, long R) {
+  Job job = {};
+  job.params = layer.params, job.uniforms = layer.uniforms;
+  job.state = layer.state ? layer.state + b * layer.N : nullptr;
+  job.keep = s.keep ? s.keep + b : nullptr;
+  job.T = s.T, job.K = s.K, job.B = R, job.N = layer.N, job.batch = s.B;
+  job.constant = l == 0 && s.constant;
+  job.threads = 1;
+  job.current_batch = job.output_batch = R;
+  return job;
+}
+
+// Rows b to b + R through all layers.
+static void forward_rows(const Stack &s, Room &room, long b, long R) {
+  const float *signal = s.x + b * s.layers[0].C;
+  long batch = s.B;  // rows between two steps of the signal
+  for (long l = 0; l < s.count; l++) {
+    const Layer &layer = s.layers[l];
+    const long steps = l == 0 && s.constant ? s.T : s.T * s.K, words = WORDS(layer.C);
+    float *current = layer.current ? layer.current + b * layer.N : room.current;
+    const long current_batch = layer.current ? s.B : R;
+    for (long t = 0; t < steps; t++)
+      linear_rows(signal + t * batch * layer.C, layer.bits ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight,
+                  layer.bias, current + t * current_batch * layer.N, R, layer.C, layer.N, layer.binary);
+    Job job = job_of(s, layer, l, b, R);
+    job.current = current, job.current_batch = current_batch;
+    job.last = layer.last ? layer.last + b * layer.N : nullptr;
+    const bool top = l == s.count - 1;
+    job.output = top ? s.output + b * layer.N : room.signal[l % 2];
+    job.output_batch = top ? s.B : R;
+    layer.forward(&job);
+    signal = room.signal[l % 2], batch = R;
+  }
+}
+
+// Weight gradient of an input that is not binary: [C, N] += x' g, a tile of RC x NV vectors at a time.
+template <int RC, int NV>
+static void outer_tile(const float *x, const float *g, float *sum, long rows, long C, long N, long c, long v) {
+  F total[RC][NV] = {};
+  for (long r = 0; r < rows; r++) {
+    F row[NV];
+    for (int i = 0; i < NV; i++) row[i] = load(g + r * N + (v + i) * WIDTH);
+    for (int k = 0; k < RC; k++)
+      for (int i = 0; i < NV; i++) total[k][i] = total[k][i] + LANE(x[r * C + c + k]) * row[i];
+  }
+  for (int k = 0; k < RC; k++)
+    for (int i = 0; i < NV; i++) {
+      float *to = sum + (c + k) * N + (v + i) * WIDTH;
+      store(to, load(to) + total[k][i]);
+    }
+}
+static void outer_product(const float *x, const float *g, float *sum, long rows, long C, long N) {
+  const long whole = N / WIDTH;
+  long v = 0;
+  for (; v + MV <= whole; v += MV) {
+    long c = 0;
+    for (; c + MR <= C; c += MR) outer_tile<MR, MV>(x, g, sum, rows, C, N, c, v);
+    for (; c < C; c++) outer_tile<1, MV>(x, g, sum, rows, C, N, c, v);
+  }
+  for (; v < whole; v++)
+    for (long c = 0; c < C; c++) outer_tile<1, 1>(x, g, sum, rows, C, N, c, v);
+  for (long r = 0; r < rows; r++)
+    for (long c = 0; c < C; c++)
+      for (long n = whole * WIDTH; n < N; n++) sum[c * N + n] += x[r * C + c] * g[r * N + n];
+}
+
+// Gradients of rows b to b + R, added to those of `layers` (a thread's own copies of the stack's).
+static int backward_rows(const Stack &s, const Layer *layers, const float *const *transposed, const Half *const *packed,
+                         Room &room, long b, long R) {
+  for (long l = s.count - 1, side = 0; l >= 0; l--, side = 1 - side) {
+    const Layer &layer = layers[l];
+    const bool first = l == 0, top = l == s.count - 1;
+    const long steps = first && s.constant ? s.T : s.T * s.K, words = WORDS(layer.C), C = layer.C, N = layer.N;
+    Job job = job_of(s, layer, l, b, R);
+    if (layer.current) job.current = layer.current + b * N, job.current_batch = s.B;
+    else {  // again from its input
+      for (long t = 0; t < steps; t++)
+        linear_rows(layer.binary ? nullptr : s.x + (t * s.B + b) * C,
+                    layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight, layer.bias,
+                    room.current + t * R * N, R, C, N, layer.binary);
+      job.current = room.current;
+    }
+    job.grad_output = top ? s.grad_output + b * N : room.gradient[1 - side];
+    job.output_batch = top ? s.B : R;
+    job.grad_last = layer.grad_last ? layer.grad_last + b * N : nullptr;
+    job.grad_state = layer.grad_state ? layer.grad_state + b * N : nullptr;
+    job.grad_params = layer.grad_params ? room.lanes : nullptr;
+    float *gradient = room.signal[0];
+    job.grad_current = gradient;
+    if (job.current_batch != R) {  // current and its gradient share their strides: bring the current here
+      for (long t = 0; t < steps; t++)
+        memcpy(room.current + t * R * N, job.current + t * s.B * N, sizeof(float) * R * N);
+      job.current = room.current, job.current_batch = R;
+    }
+    if (layer.backward(&job)) return 1;
+    for (long q = 0; layer.grad_params && q < layer.parameters; q++)
+      for (long r = 0; r < R; r++)
+        for (long n = 0; n < N; n++) layer.grad_params[q * N + n] += room.lanes[(q * R + r) * N + n];
+    if (layer.grad_weight && layer.binary) {
+      for (long t = 0; t < steps; t++)
+        memcpy(room.bits + t * R * words, layer.bits + (t * s.B + b) * words, sizeof(Word) * R * words);
+      add_gradient(room.bits, gradient, layer.grad_weight, layer.grad_bias, steps * R, C, N);
+    } else if (layer.grad_weight) {
+      for (long t = 0; t < steps; t++) outer_product(s.x + (t * s.B + b) * C, gradient + t * R * N, layer.grad_weight, R, C, N);
+      for (long r = 0; layer.grad_bias && r < steps * R; r++)
+        for (long n = 0; n < N; n++) layer.grad_bias[n] += gradient[r * N + n];
+    }
+    if (first && !s.grad_x) continue;
+    float *below = room.gradient[side];
+#if HAS_BFLOAT16
+    if (s.bfloat16) rounded_product(gradient, packed[l], room.halves, below, steps * R, C, N);
+    else
+#endif
+      linear_rows(gradient, nullptr, transposed[l], nullptr, below, steps * R, N, C, 0);
+    if (first)
+      for (long t = 0; t < steps; t++)
+        memcpy(s.grad_x + (t * s.B + b) * C, below + t * R * C, sizeof(float) * R * C);
+  }
+  return 0;
+}
+
+// The layers with all weights input-major: copies of those that are not. Null: no memory.
+static Layer *prepare(const Stack &s) {
+  Layer *found = (Layer *)malloc(sizeof(Layer) * s.count);
+  if (!found) return nullptr;
+  memcpy(found, s.layers, sizeof(Layer) * s.count);
+  for (long l = 0; l < s.count; l++) {
+    const long C = found[l].C, N = found[l].N;
+    if (!found[l].output_major) continue;
+    float *turned = (float *)malloc(sizeof(float) * C * N);
+    if (!turned) {
+      free(found);
+      return nullptr;
+    }
+    for (long n = 0; n < N; n++)
+      for (long c = 0; c < C; c++) turned[c * N + n] = s.layers[l].weight[n * C + c];
+    found[l].weight = turned;
+  }
+  return found;
+}
+static void dispose(const Stack &s, Layer *layers) {
+  for (long l = 0; l < s.count; l++)
+    if (layers[l].output_major) free((void *)layers[l].weight);
+  free(layers);
+}
+
+extern "C" int spiky_stack_forward(const Stack *stack) {
+  Stack s = *stack;
+  Layer *layers = prepare(s);
+  if (!layers) return 1;
+  s.layers = layers;
+  const long R = rows_at_once(s);
+  Room measure;
+  const long bytes = furnish(measure, nullptr, s, R, false);
+  int failed = 0;
+#pragma omp parallel if (s.threads > 1) num_threads(s.threads)
+  {
+    Room room;
+    char *memory = (char *)aligned_alloc(64, bytes);
+    if (memory) furnish(room, memory, s, R, false);
+    else failed = 1;
+#pragma omp for
+    for (long b = 0; b < s.B; b += R)
+      if (memory) forward_rows(s, room, b, s.B - b < R ? s.B - b : R);
+    free(memory);
+  }
+  dispose(s, layers);
+  return failed;
+}
+
+static long gradients_of(const Layer &layer) {
+  return layer.C * layer.N + layer.N + layer.parameters * layer.N;
+}
+
+// Gradients start from zero. With several threads each adds up its own rows, and the threads' sums are added in order.
+extern "C" int spiky_stack_backward(const Stack *stack) {
+  Stack s = *stack;
+  Layer *layers = prepare(s);
+  if (!layers) return 1;
+  s.layers = layers;
+  const long R = rows_at_once(s), n = s.count;
+  const int threads = s.threads > 1 ? s.threads : 1;
+  Room measure;
+  const long bytes = furnish(measure, nullptr, s, R, true);
+  long size = 0;
+  for (long l = 0; l < n; l++) size += gradients_of(s.layers[l]);
+  const float **transposed = (const float **)calloc(n, sizeof(float *));
+  const Half **packed = (const Half **)calloc(n, sizeof(Half *));
+  float *sums = (float *)calloc(threads > 1 ? threads * size : 1, sizeof(float));
+  int failed = !transposed || !packed || !sums;
+  for (long l = 0; l < n && !failed; l++) {
+    const Layer &layer = s.layers[l];
+    if (layer.grad_weight) memset(layer.grad_weight, 0, sizeof(float) * layer.C * layer.N);
+    if (layer.grad_bias) memset(layer.grad_bias, 0, sizeof(float) * layer.N);
+    if (layer.grad_params) memset(layer.grad_params, 0, sizeof(float) * layer.parameters * layer.N);
+    if (l == 0 && !s.grad_x) continue;
+#if HAS_BFLOAT16
+    if (s.bfloat16) {
+      packed[l] = pack_weights(layer.weight, layer.C, layer.N);
+      continue;
+    }
+#endif
+    float *turned = (float *)malloc(sizeof(float) * layer.C * layer.N);
+    for (long c = 0; turned && c < layer.C; c++)
+      for (long k = 0; k < layer.N; k++) turned[k * layer.C + c] = layer.weight[c * layer.N + k];
+    transposed[l] = turned;
+    failed |= !turned;
+  }
+#pragma omp parallel if (threads > 1) num_threads(threads)
+  {
+    Room room;
+    char *memory = (char *)aligned_alloc(64, bytes);
+    Layer *own = (Layer *)malloc(sizeof(Layer) * n);
+    if (!memory || !own) failed = 1;
+    if (!failed) {
+      furnish(room, memory, s, R, true);
+      memcpy(own, s.layers, sizeof(Layer) * n);
+    }
+#ifdef _OPENMP
+    float *place = sums + (threads > 1 ? omp_get_thread_num() * size : 0);
+    for (long l = 0; threads > 1 && l < n && !failed; l++) {
+      const Layer &layer = s.layers[l];
+      own[l].grad_weight = layer.grad_weight ? place : nullptr;
+      own[l].grad_bias = layer.grad_bias ? place + layer.C * layer.N : nullptr;
+      own[l].grad_params = layer.grad_params ? place + layer.C * layer.N + layer.N : nullptr;
+      place += gradients_of(layer);
+    }
+#endif
+#pragma omp for schedule(static)
+    for (long b = 0; b < s.B; b += R)
+      if (!failed && backward_rows(s, own, transposed, packed, room, b, s.B - b < R ? s.B - b : R)) failed = 1;
+    free(memory);
+    free(own);
+  }
+  for (int t = 0; threads > 1 && t < threads && !failed; t++) {
+    const float *place = sums + t * size;
+    for (long l = 0; l < n; l++) {
+      const Layer &layer = s.layers[l];
+      for (long i = 0; layer.grad_weight && i < layer.C * layer.N; i++) layer.grad_weight[i] += place[i];
+      for (long i = 0; layer.grad_bias && i < layer.N; i++) layer.grad_bias[i] += place[layer.C * layer.N + i];
+      for (long i = 0; layer.grad_params && i < layer.parameters * layer.N; i++)
+        layer.grad_params[i] += place[layer.C * layer.N + layer.N + i];
+      place += gradients_of(layer);
+    }
+  }
+  for (long l = 0; l < n; l++) {
+    if (transposed) free((void *)transposed[l]);
+    if (packed) free((void *)packed[l]);
+  }
+  free(transposed), free(packed), free(sums);
+  dispose(s, layers);
+  return failed;
+}

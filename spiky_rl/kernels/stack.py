@@ -1,0 +1,248 @@
+"""A stack of linear maps and neurons in one call: what a feed-forward network is on the CPU.
+
+The same kernels as layer by layer, so the same bits, but a few samples pass through the whole stack before the next ones:
+what lies between two layers never leaves the cache, and a rollout of one environment is one call into C.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import cpu_backend, programs
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron
+
+_TENSORS = ("weight", "bias", "params", "state", "last", "bits", "current")
+_GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
+
+
+class CLayer(ctypes.Structure):
+    """`stack.h`'s Layer."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("weight", "bias", "params", "uniforms", "forward", "backward")
+        ),
+        *((name, ctypes.c_void_p) for name in ("state", "last", "bits", "current", *_GRADIENTS)),
+        *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
+        ("binary", ctypes.c_int),
+        ("output_major", ctypes.c_int),
+    ]
+
+
+class CStack(ctypes.Structure):
+    """`stack.h`'s Stack."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("layers", "x", "keep", "output", "grad_output", "grad_x")),
+        *((name, ctypes.c_long) for name in ("count", "T", "K", "B")),
+        *((name, ctypes.c_int) for name in ("constant", "bfloat16", "threads")),
+    ]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One layer of a stack."""
+
+    map: Any
+    """With ``in_features``, ``out_features``, ``weight`` and ``bias``."""
+    neuron: Neuron
+    parameters: Callable[[], tuple[Tensor | float, ...]]
+    """The neuron's parameters as its step takes them."""
+    ops: TorchOps | None
+    """None: the network's."""
+    binary: bool
+    """Its input is 0 or 1."""
+    biased: bool = True
+    """Whether the map's bias is part of the current."""
+    output_major: bool = False
+    """Whether the map's weight is [N, C], as torch's, or [C, N]."""
+
+
+class Stack:
+    """Stages, and what of them stays the same from call to call."""
+
+    def __init__(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> None:
+        self.stages = tuple(stages)
+        self.bfloat16, self.recompute = bfloat16, recompute
+        self.learned = any(stage.neuron.learn for stage in stages)
+        self._layers = (CLayer * len(stages))()
+        self._stack = CStack(layers=ctypes.addressof(self._layers), count=len(stages))
+        self._held: list[Any] = []
+        self._seen: tuple[Any, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a stack is built anew, not copied")
+
+    def __call__(
+        self, x: Tensor, steps: int, ops: TorchOps, states: Sequence[Tensor] | None, keep: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Signal [T, K or 1, B, C] -> output [T, K, B, N] of the last stage and the states [B, N] of all, in order.
+
+        From rest where ``states`` is None; then none come out.
+        """
+        if not torch.is_grad_enabled() and states is None and not self.learned:
+            return self._infer(x, steps, ops), []
+        calls, tensors, rest = [], [], None if states is None else list(states)
+        for stage in self.stages:
+            own = stage.ops or ops
+            calls.append(programs.call(stage.neuron, own, stage.parameters(), stage.map.out_features))
+            count = len(stage.neuron.states)
+            state = None if rest is None else torch.stack(rest[:count])
+            rest = None if rest is None else rest[count:]
+            tensors += [stage.map.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
+        output, *last = _Run.apply(self, calls, steps, x, keep, *tensors)  # type: ignore[misc]
+        return output, [s for layer in last for s in layer.unbind(0)]
+
+    def _infer(self, x: Tensor, steps: int, ops: TorchOps) -> Tensor:
+        """From rest, without gradients and states: all that depends on the weights alone is set up once."""
+        maps = [stage.map._parameters for stage in self.stages]  # pylint: disable=protected-access
+        seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])  # type: ignore[union-attr]
+        if seen != self._seen:
+            self._prepare(ops)
+            self._seen = seen
+        x = x.contiguous()
+        T, K, B, _ = x.shape
+        output = x.new_empty(T, steps, B, self.stages[-1].map.out_features)
+        stack = self._stack
+        stack.x, stack.output, stack.T, stack.K, stack.B = x.data_ptr(), output.data_ptr(), T, steps, B
+        stack.constant, stack.threads = K == 1, torch.get_num_threads()
+        if cpu_backend.core().spiky_stack_forward(ctypes.addressof(stack)):
+            raise MemoryError(f"no memory to run {B} samples")
+        cpu_backend.LAUNCHES["stack"] += 1
+        return output
+
+    def _prepare(self, ops: TorchOps) -> None:
+        self._held = []
+        for layer, stage in zip(self._layers, self.stages, strict=True):
+            call = programs.call(stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features)
+            bias = stage.map.bias if stage.biased else None
+            self._held.append(_fill(layer, stage, call, stage.map.weight, bias, None))
+
+
+def _fill(
+    layer: CLayer,
+    stage: Stage,
+    call: programs.Call,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: Tensor | None,
+) -> list[Any]:
+    """What a layer reads; returns what must outlive it."""
+    library = cpu_backend.kernels(call.key)
+    numbers = (ctypes.c_float * max(1, len(call.uniforms)))(*call.uniforms)
+    weight = weight.detach().contiguous()
+    params = None if call.params is None else call.params.detach().contiguous()
+    layer.weight, layer.bias = weight.data_ptr(), _pointer(bias)
+    layer.params, layer.state, layer.uniforms = _pointer(params), _pointer(state), ctypes.addressof(numbers)
+    layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
+    layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
+    layer.N, layer.C = stage.map.out_features, stage.map.in_features
+    layer.states, layer.parameters = len(stage.neuron.states), 0 if params is None else params.shape[0]
+    layer.binary, layer.output_major = stage.binary, stage.output_major
+    return [numbers, weight, params, state, bias]
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+class _Run(torch.autograd.Function):
+    """A stack with states and gradients; per stage: weight, bias, params, state."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        stack: Stack,
+        calls: Sequence[programs.Call],
+        steps: int,
+        x: Tensor,
+        keep: Tensor | None,
+        *tensors: Any,
+    ) -> Any:
+        x = x.contiguous()
+        keep = None if keep is None else keep.to(x.dtype).contiguous()
+        T, K, B, _ = x.shape
+        wanted = any(ctx.needs_input_grad)
+        output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
+        layers, held, last, bits, currents = (CLayer * len(calls))(), [], [], [], []
+        for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
+            weight, bias, _, state = tensors[4 * i : 4 * i + 4]
+            state = None if state is None else state.contiguous()
+            held.append(_fill(layer, stage, call, weight, bias, state))
+            inner = K if i == 0 else steps
+            if state is not None:
+                last.append(torch.empty_like(state))
+                layer.last = last[-1].data_ptr()
+            words = cpu_backend.words(stage.map.in_features)
+            bits.append(
+                x.new_empty(T, inner, B, words, dtype=torch.int64) if wanted and stage.binary else None
+            )
+            # the first current is cheap to compute again where it is constant over the step
+            kept = wanted and not stack.recompute and not (i == 0 and K == 1)
+            currents.append(x.new_empty(T, inner, B, stage.map.out_features) if kept else None)
+            layer.bits, layer.current = _pointer(bits[-1]), _pointer(currents[-1])
+        c = CStack(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr())
+        c.count, c.T, c.K, c.B = len(calls), T, steps, B
+        c.constant, c.threads = K == 1, torch.get_num_threads()
+        if cpu_backend.core().spiky_stack_forward(ctypes.addressof(c)):
+            raise MemoryError(f"no memory to run {B} samples")
+        cpu_backend.LAUNCHES["stack"] += 1
+        if wanted:
+            ctx.set_materialize_grads(False)
+            ctx.stack, ctx.calls, ctx.steps, ctx.count = stack, calls, steps, len(tensors)
+            first = None if stack.stages[0].binary else x
+            ctx.shape = x.shape
+            ctx.save_for_backward(first, keep, *tensors, *bits, *currents)
+        return output, *last
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        stack, calls, n = ctx.stack, ctx.calls, len(ctx.calls)
+        x, keep, *saved = ctx.saved_tensors
+        tensors, bits, currents = saved[: ctx.count], saved[ctx.count : ctx.count + n], saved[ctx.count + n :]
+        grad_output, grad_last = grads[0], grads[1:]
+        T, K, B, _ = ctx.shape
+        like = tensors[0]
+        if grad_output is None:
+            grad_output = like.new_zeros(T, ctx.steps, B, stack.stages[-1].map.out_features)
+        grad_output = grad_output.contiguous()
+        found: list[Tensor | None] = []
+        layers, held = (CLayer * n)(), []
+        for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
+            weight, bias, params, state = tensors[4 * i : 4 * i + 4]
+            state = None if state is None else state.contiguous()
+            held.append(_fill(layer, stage, call, weight, bias, state))
+            layer.bits, layer.current = _pointer(bits[i]), _pointer(currents[i])
+            if state is not None and grad_last[i] is not None:
+                held.append([grad_last[i].contiguous()])
+                layer.grad_last = held[-1][0].data_ptr()
+            grad_weight = like.new_empty(stage.map.in_features, stage.map.out_features)
+            grad_bias, grad_params, grad_state = (
+                None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
+                for t in (bias, params, state)
+            )
+            layer.grad_weight, layer.grad_bias = grad_weight.data_ptr(), _pointer(grad_bias)
+            layer.grad_params, layer.grad_state = _pointer(grad_params), _pointer(grad_state)
+            found += [
+                grad_weight.t() if stage.output_major else grad_weight,
+                grad_bias,
+                grad_params,
+                grad_state,
+            ]
+        grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[3] else None
+        c = CStack(ctypes.addressof(layers), _pointer(x), _pointer(keep), None)
+        c.grad_output, c.grad_x = grad_output.data_ptr(), _pointer(grad_x)
+        c.count, c.T, c.K, c.B = n, T, ctx.steps, B
+        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, torch.get_num_threads()
+        if cpu_backend.core().spiky_stack_backward(ctypes.addressof(c)):
+            raise MemoryError(f"no memory for the gradients of {B} samples")
+        cpu_backend.LAUNCHES["stack backward"] += 1
+        return None, None, None, grad_x, None, *found

@@ -1,0 +1,83 @@
+"""Adaptive leaky integrate-and-fire: a LIF neuron whose threshold rises with each of its spikes.
+
+    tau dV/dt = -V + I(t);   tau_adaptation da/dt = -a;   V >= threshold + adaptation a:  emit a spike, a <- a + 1,
+    then V <- V - threshold ("subtract") or V <- 0 ("zero")
+
+Both equations are solved exactly for a current held constant over the step; ``input_gain`` is that of `lif`. The trace a
+counts the neuron's own recent spikes: it decays before the threshold is compared and is raised after it, so that no spike
+has to be remembered. A step's increment is 1, not 1 - exp(-dt/tau_adaptation): an ``adaptation`` for a trace normalised in
+that way (1.8 in Bellec et al.) is about tau_adaptation/dt times one for this neuron. The increment carries a gradient even
+where the reset is detached, which is how credit reaches back as far as tau_adaptation.
+
+V is relative to rest, in units of the threshold's default, and currents are those of the network as they are. Not
+included: an adaptation current, a synaptic current, refractoriness.
+
+Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
+"""
+
+# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+
+from typing import Any
+
+from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
+from spiky_rl.registry import Option
+
+
+class Alif(Ode):
+    """See the module's text for the equations."""
+
+    states = ("v", "a")
+    params = {
+        "tau": Param(20.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
+        "threshold": Param(1.0, "potential at which a rested neuron spikes", low=1e-3),
+        "tau_adaptation": Param(
+            200.0, "time constant of the adaptation", low=1e-3, unit="ms", transform="decay"
+        ),
+        "adaptation": Param(0.1, "rise of the threshold per spike", low=0.0),
+    }
+    options = {
+        **params,
+        "reset": Option("subtract", "what a spike does to the membrane", choices=("subtract", "zero")),
+        "detach_reset": DETACH_RESET,
+        "input_gain": Option("ode", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
+        "dt": DT,
+        "learn": LEARN,
+    }
+
+    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
+        # as every ODE's, but the spike reaches the reset undetached: the trace keeps its gradient
+        states, params = self.split(states_and_params)
+        states = self.integrate(ops, current, *states, *params)
+        spike = ops.spike(self.threshold(ops, *states, *params))
+        return spike, self.reset(ops, spike, *states, *params)
+
+    def flow(
+        self, ops: Any, current: Any, v: Any, a: Any, tau: Any, threshold: Any, tau_a: Any, adaptation: Any
+    ) -> Values:  # noqa: D102
+        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / tau))
+        return (gain * current - v) / tau, -a / tau_a
+
+    def integrate(
+        self,
+        ops: Any,
+        current: Any,
+        v: Any,
+        a: Any,
+        decay: Any,
+        threshold: Any,
+        decay_a: Any,
+        adaptation: Any,
+    ) -> Values:  # noqa: D102
+        gain = 1.0 - decay if self.chosen["input_gain"] == "ode" else 1.0
+        return decay * v + gain * current, decay_a * a
+
+    def threshold(
+        self, ops: Any, v: Any, a: Any, decay: Any, threshold: Any, decay_a: Any, adaptation: Any
+    ) -> Any:  # noqa: D102
+        return v - (threshold + adaptation * a)
+
+    def reset(
+        self, ops: Any, spike: Any, v: Any, a: Any, decay: Any, threshold: Any, decay_a: Any, adaptation: Any
+    ) -> Values:  # noqa: D102
+        jump = ops.detach(spike) if self.chosen["detach_reset"] else spike
+        return v - jump * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - jump), a + spike

@@ -1,0 +1,115 @@
+"""Izhikevich's simple model: a quadratic membrane and a recovery variable that together show most firing patterns.
+
+    dV/dt = 0.04 V^2 + 5 V + 140 - U + gain I(t);   dU/dt = a (b V - U);   V >= peak:  emit a spike, V <- c, U <- U + d
+
+V and U in mV, time in ms. One sub-step is two half steps of Euler's method for V and one whole step for U with the new V,
+as in the source. Steps of 1 ms show the patterns but not the rates; 0.25 ms, four sub-steps of the default dt, is within
+a few per cent of the rates of regular spiking and bursting, and 20 % low for fast spiking.
+
+The states are relative to the stable rest of the neuron's own a and b, V_rest = -(5 - b + sqrt((5 - b)^2 - 22.4))/0.08
+(-70 mV for b = 0.2) and b V_rest. That turns the membrane's equation into
+dv/dt = 0.04 v^2 + (b - sqrt((5 - b)^2 - 22.4)) v - u + gain I. ``gain`` is the source's current per unit of the network's:
+regular spiking needs about 4 for a train of spikes, and 10 for a first spike after 3 ms. ``scale`` is the distance in mV that
+counts as one for the surrogate gradient. Not included: synaptic conductances, and noise.
+
+Source: Izhikevich (2003); patterns after its figure 2.
+"""
+
+# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+
+from collections.abc import Mapping
+from typing import Any
+
+from spiky_rl.neurons.base import DT, LEARN, Ode, Param, Values
+from spiky_rl.registry import Option, RegistryError
+
+PATTERNS = {
+    "custom": {},
+    "regular_spiking": {"a": 0.02, "b": 0.2, "c": -65.0, "d": 8.0},
+    "intrinsically_bursting": {"a": 0.02, "b": 0.2, "c": -55.0, "d": 4.0},
+    "chattering": {"a": 0.02, "b": 0.2, "c": -50.0, "d": 2.0},
+    "fast_spiking": {"a": 0.1, "b": 0.2, "c": -65.0, "d": 2.0},
+    "low_threshold": {"a": 0.02, "b": 0.25, "c": -65.0, "d": 2.0},
+    "thalamo_cortical": {"a": 0.02, "b": 0.25, "c": -65.0, "d": 0.05},
+    "resonator": {"a": 0.1, "b": 0.26, "c": -65.0, "d": 2.0},
+}
+"""Values of a, b, c and d for the firing patterns of the source."""
+
+
+class Izhikevich(Ode):
+    """See the module's text for the equations."""
+
+    states = ("v", "u")
+    params = {
+        "a": Param(0.02, "rate of recovery", low=1e-4, unit="1/ms"),
+        "b": Param(
+            0.2, "coupling of recovery to the membrane; there is no rest above 0.267", low=0.0, high=0.267
+        ),
+        "c": Param(-65.0, "potential after a spike", high=0.0, unit="mV"),
+        "d": Param(8.0, "rise of recovery per spike", low=0.0, unit="mV"),
+        "gain": Param(10.0, "input per unit of the network's current", low=1e-3, unit="mV/ms"),
+    }
+    options = {
+        "pattern": Option(
+            "custom", "named values of a, b, c and d, or custom: as they say", choices=tuple(PATTERNS)
+        ),
+        **params,
+        "peak": Option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV"),
+        "scale": Option(
+            20.0, "distance to the peak that counts as one for the surrogate", low=1e-3, unit="mV"
+        ),
+        "substeps": Option(4, "parts into which a step is divided", low=1),
+        "dt": DT,
+        "learn": LEARN,
+    }
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+        super().validate(path, options)
+        for name in PATTERNS[options["pattern"]]:
+            if options[name] != cls.params[name].default:
+                raise RegistryError(
+                    f"{path}.{name}: {options[name]!r} is not allowed with the pattern {options['pattern']!r}, which sets it; leave one of the two out"
+                )
+
+    def __init__(self, **chosen: Any) -> None:
+        super().__init__(**{**chosen, **PATTERNS[chosen["pattern"]]})
+        self.substeps = chosen["substeps"]
+
+    def flow(
+        self, ops: Any, current: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
+    ) -> Values:  # noqa: D102
+        return _upstroke(ops, v, u, b, gain * current), a * (b * v - u)
+
+    def integrate(
+        self, ops: Any, current: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
+    ) -> Values:  # noqa: D102
+        dt = self.dt / self.substeps
+        for _ in range(2):
+            v = v + 0.5 * dt * _upstroke(ops, v, u, b, gain * current)
+        return v, u + dt * (a * (b * v - u))
+
+    def threshold(
+        self, ops: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
+    ) -> Any:  # noqa: D102
+        return (v - (self.chosen["peak"] - _rest(ops, b))) / self.chosen["scale"]
+
+    def reset(
+        self, ops: Any, spike: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
+    ) -> Values:  # noqa: D102
+        return v + spike * (c - _rest(ops, b) - v), u + spike * d
+
+
+def _upstroke(ops: Any, v: Any, u: Any, b: Any, current: Any) -> Any:
+    """dv/dt in mV/ms."""
+    return (0.04 * v + (b - _root(ops, b))) * v - u + current
+
+
+def _root(ops: Any, b: Any) -> Any:
+    """Half the distance in mV between the two fixed points without input, times 0.08."""
+    return ops.sqrt((5.0 - b) ** 2 - 22.4)
+
+
+def _rest(ops: Any, b: Any) -> Any:
+    """The stable fixed point without input, in mV."""
+    return -(5.0 - b + _root(ops, b)) / 0.08

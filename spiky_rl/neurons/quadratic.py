@@ -1,0 +1,92 @@
+"""Quadratic integrate-and-fire: the normal form of a neuron that begins to spike through a saddle-node.
+
+    tau dv/dt = v (v - critical) + I(t);   v >= peak:  emit a spike, v <- reset
+
+Rest (0) is stable and ``critical`` is where the upstroke begins of itself: below it v returns, above it runs away. A
+constant current fires the neuron if it exceeds critical^2/4, at rates that begin at zero. Solved exactly for a current held
+constant over the step: with J = I - critical^2/4, h = dt/tau and m = tan(sqrt(J) h)/sqrt(J) (tanh for J < 0),
+
+    v <- (v (1 - critical m/2) + I m) / (1 + critical m/2 - v m)
+
+which is right for any dt, while Euler's method overshoots the peak and multiplies the rate. A denominator at or below
+zero is a run to infinity within the step. Potentials beyond the peak do not matter, because they are reset; what is
+returned for them is bounded and has a bounded gradient.
+
+v is relative to rest and without a unit, and the network's current enters as it is. A membrane in mV that obeys
+tau dV/dt = a (V - V_rest)(V - V_critical) + R I is v = a (V - V_rest), with critical = a (V_critical - V_rest) and current
+a R I. The canonical form tau dx/dt = x^2 + eta is x = v - critical/2, eta = J; peak and reset at plus and minus infinity
+make it the theta neuron. Not included: adaptation, and a synaptic current.
+
+Source: Ermentrout & Kopell (1986); Gerstner et al., Neuronal Dynamics (2014), chapter 5.
+"""
+
+# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+
+from collections.abc import Mapping
+from typing import Any
+
+from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
+from spiky_rl.registry import Option, RegistryError
+
+SERIES = 1e-4
+"""|J h^2| below which m is a series: both branches are right to 1e-13 there."""
+LARGEST_ANGLE = 1.5
+"""Largest sqrt(J) h; at pi/2 even x = 0 runs to infinity within the step."""
+SMALLEST = 1e-3
+"""Smallest denominator: v on the unstable fixed point of a strongly negative current."""
+
+
+class Quadratic(Ode):
+    """See the module's text for the equations."""
+
+    states = ("v",)
+    params = {
+        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms"),
+        "critical": Param(1.0, "potential above which the neuron runs to its peak", low=1e-3),
+    }
+    options = {
+        **params,
+        "peak": Option(4.0, "potential at which a spike is emitted; above critical", low=1e-3),
+        "reset": Option(0.0, "potential after a spike; below peak"),
+        "detach_reset": DETACH_RESET,
+        "dt": DT,
+        "learn": LEARN,
+    }
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+        super().validate(path, options)
+        for name in ("critical", "reset"):
+            if options[name] >= options["peak"]:
+                raise RegistryError(
+                    f"{path}.{name}: {options[name]!r} is out of range; it must be below the peak, {options['peak']!r}"
+                )
+
+    def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
+        low, high = super().limits(name)
+        return (low, self.chosen["peak"]) if name == "critical" else (low, high)
+
+    def flow(self, ops: Any, current: Any, v: Any, tau: Any, critical: Any) -> Values:  # noqa: D102
+        return ((v * (v - critical) + current) / tau,)
+
+    def integrate(self, ops: Any, current: Any, v: Any, tau: Any, critical: Any) -> Values:  # noqa: D102
+        h, half, peak = self.dt / tau, 0.5 * critical, self.chosen["peak"]
+        m = h * _tangent_ratio(ops, (current - half**2) * h**2)
+        above, below = v * (1.0 - half * m) + current * m, 1.0 + half * m - v * m
+        # above / below up to the peak; beyond it, where below falls through zero, peak + (excess / above) peak
+        excess = ops.max(above - peak * below, 0.0)
+        return ((above + excess) / ops.max(ops.max(below, above / peak), SMALLEST),)
+
+    def threshold(self, ops: Any, v: Any, tau: Any, critical: Any) -> Any:  # noqa: D102
+        return v / self.chosen["peak"] - 1.0
+
+    def reset(self, ops: Any, spike: Any, v: Any, tau: Any, critical: Any) -> Values:  # noqa: D102
+        return (v + spike * (self.chosen["reset"] - v),)
+
+
+def _tangent_ratio(ops: Any, z: Any) -> Any:
+    """tan(sqrt(z))/sqrt(z) for z > 0, tanh(sqrt(-z))/sqrt(-z) for z < 0: one smooth function."""
+    z = ops.min(z, LARGEST_ANGLE**2)
+    up, down = ops.sqrt(ops.max(z, SERIES)), ops.sqrt(ops.max(-z, SERIES))
+    series = 1.0 + z * (1.0 / 3.0 + z * (2.0 / 15.0))
+    return ops.where(z > SERIES, ops.tan(up) / up, ops.where(z < -SERIES, ops.tanh(down) / down, series))

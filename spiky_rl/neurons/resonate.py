@@ -1,0 +1,93 @@
+"""Balanced resonate-and-fire: a damped oscillator that spikes at its crest, kept stable at every frequency.
+
+    du/dt = b u - omega v + gain I(t);   dv/dt = omega u + b v;   dq/dt = -q / tau_refractory;   b = -damping - q
+    u >= threshold + q:  emit a spike, q <- q + refractory
+
+The neuron answers input near its own frequency and ignores other input. There is no reset: the refractory variable q
+raises both threshold and damping, and u and v ring on. Solved by forward Euler, which on its own makes an oscillation
+grow; adding p = (-1 + sqrt(1 - (dt omega)^2)) / dt to b puts an undamped one exactly on the boundary of divergence,
+|1 + dt (p + i omega)| = 1, and any damping within. This needs dt omega < 1, and turns the oscillation faster than omega:
+by the angle of 1 + dt (b + i omega) per step.
+
+Rates are per second, as in the source, while dt and tau_refractory are in ms; u and v are in units of the threshold's
+default. ``gain`` scales the network's current: it moves u by gain dt / 1000 per step. q decays before the threshold is
+compared; in the source it decays after, which is this neuron with refractory = exp(dt / tau_refractory), and the source's
+currents are those of gain 1. Not included: a reset of u or v, and spikes on v.
+
+Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2001).
+"""
+
+# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+
+from collections.abc import Mapping
+from typing import Any
+
+from spiky_rl.neurons.base import LEARN, Ode, Param, Values
+from spiky_rl.registry import Option, RegistryError
+
+SECOND = 1000.0
+"""ms."""
+
+
+class Resonate(Ode):
+    """See the module's text for the equations."""
+
+    states = ("u", "v", "q")
+    params = {
+        "omega": Param(40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s"),
+        "damping": Param(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s"),
+        "threshold": Param(1.0, "u at which a rested neuron spikes", low=1e-3),
+        "tau_refractory": Param(
+            95.0, "time constant of the refractory variable", low=1e-3, unit="ms", transform="decay"
+        ),
+        "refractory": Param(1.0, "rise of threshold and damping per spike", low=0.0),
+        "gain": Param(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s"),
+    }
+    options = {
+        **params,
+        "detach_reset": Option(False, "whether gradients stop at the rise of the refractory variable"),
+        "dt": Option(10.0, "inner time step", low=1e-6, unit="ms"),
+        "learn": LEARN,
+    }
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+        super().validate(path, options)
+        highest = SECOND / options["dt"]
+        if options["omega"] >= highest:
+            raise RegistryError(
+                f"{path}.omega: {options['omega']!r} is out of range; with a dt of {options['dt']} ms it must be below {highest:g}"
+            )
+
+    def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
+        low, high = super().limits(name)
+        return (low, 0.99 * SECOND / self.dt) if name == "omega" else (low, high)
+
+    def flow(
+        self, ops: Any, current: Any, u: Any, v: Any, q: Any,
+        omega: Any, damping: Any, threshold: Any, tau_refractory: Any, refractory: Any, gain: Any,
+    ) -> Values:  # fmt: skip # noqa: D102
+        b = -damping - q
+        to_u, to_v = b * u - omega * v + gain * current, omega * u + b * v
+        return to_u / SECOND, to_v / SECOND, -q / tau_refractory
+
+    def integrate(
+        self, ops: Any, current: Any, u: Any, v: Any, q: Any,
+        omega: Any, damping: Any, threshold: Any, decay: Any, refractory: Any, gain: Any,
+    ) -> Values:  # fmt: skip # noqa: D102
+        dt = self.dt / SECOND
+        q = decay * q
+        boundary = (ops.sqrt(1.0 - (dt * omega) ** 2) - 1.0) / dt
+        b = boundary - damping - q
+        return u + dt * (b * u - omega * v + gain * current), v + dt * (omega * u + b * v), q
+
+    def threshold(
+        self, ops: Any, u: Any, v: Any, q: Any, omega: Any, damping: Any, threshold: Any, *_: Any
+    ) -> Any:  # noqa: D102
+        return u - threshold - q
+
+    def reset(
+        self, ops: Any, spike: Any, u: Any, v: Any, q: Any,
+        omega: Any, damping: Any, threshold: Any, decay: Any, refractory: Any, gain: Any,
+    ) -> Values:  # fmt: skip # noqa: D102
+        return u, v, q + spike * refractory

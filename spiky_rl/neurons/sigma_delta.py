@@ -1,0 +1,47 @@
+"""Sigma-delta: sums the changes that come in, and sends on by how much its own value has changed, once it is worth it.
+
+    s <- s + I_k;   y = max(s, 0) or s;   d = y - sent;   event = d where |d| >= threshold, else 0;   sent <- sent + event
+
+Sigma is the sum s of graded events times weights, which restores the value of the layer below; delta is the event. What the
+receiver knows of y, ``sent``, is never wrong by threshold or more, and through a linear layer by the threshold times the sum
+of the weights' sizes. There is no equation in time: dt has no meaning, and a value that does not change costs nothing.
+
+Because sigma sums, what enters each inner step is a change: a constant current is a ramp, and a layer's bias is added
+in every step. K inner steps of constant input make each layer's y after the last step that of a rectified-linear network on
+K times the input. Events are graded, so their synaptic operations are multiplications.
+
+The gradient passes straight through the threshold, as if every change were sent (d event / d y = 1); that of the threshold
+itself is the surrogate's at |d| - threshold. States are in units of y, currents are the network's as they are. Not
+included: quantised events, and lava-dl's bias behind the sum.
+
+Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
+"""
+
+from typing import Any
+
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
+from spiky_rl.registry import Option
+
+
+class SigmaDelta(Neuron):
+    """See the module's text for the equations."""
+
+    graded = True
+    states = ("s", "sent")
+    params = {"threshold": Param(0.1, "smallest change that is sent", low=1e-3)}
+    options = {
+        **params,
+        "activation": Option("relu", "y: max(s, 0), or s itself", choices=("relu", "identity")),
+        "dt": DT,
+        "learn": LEARN,
+    }
+
+    def step(
+        self, ops: Any, current: Any, s: Any, sent: Any, threshold: Any
+    ) -> tuple[Any, Values]:  # noqa: D102
+        s = s + current
+        y = ops.max(s, 0.0) if self.chosen["activation"] == "relu" else s
+        change = y - sent
+        constant = ops.detach(change)
+        event = constant * ops.spike(ops.abs(constant) - threshold) + (change - constant)
+        return event, (s, sent + event)
