@@ -28,7 +28,9 @@ struct Stack {
   const Layer *layers;
   const float *x;            // [T, K or 1, B, C]
   const float *keep;         // [T, B], or null
-  float *output;             // [T, K, B, N] of the last layer
+  float *output;             // [T, K, B, N] of the last layer, or null where `last_step` is all that is wanted
+  float *last_step;          // [T, B, N]: output of the last inner step, plus `offset` [N]; or null
+  const float *offset;
   const float *grad_output;  // the same
   float *grad_x;             // as x, or null
   long count, T, K, B;
@@ -109,11 +111,16 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
     Job job = job_of(s, layer, l, b, R);
     job.current = current, job.current_batch = current_batch;
     job.last = layer.last ? layer.last + b * layer.N : nullptr;
-    const bool top = l == s.count - 1;
-    job.output = top ? s.output + b * layer.N : room.signal[l % 2];
-    job.output_batch = top ? s.B : R;
+    const bool whole = l == s.count - 1 && s.output;
+    job.output = whole ? s.output + b * layer.N : room.signal[l % 2];
+    job.output_batch = whole ? s.B : R;
     layer.forward(&job);
     signal = room.signal[l % 2], batch = R;
+    for (long t = 0; s.last_step && l == s.count - 1 && t < s.T; t++)
+      for (long r = 0; r < R; r++)
+        for (long n = 0; n < layer.N; n++)
+          s.last_step[(t * s.B + b + r) * layer.N + n] =
+              job.output[((t * s.K + s.K - 1) * job.output_batch + r) * layer.N + n] + s.offset[n];
   }
 }
 

@@ -41,7 +41,10 @@ class CStack(ctypes.Structure):
     """`stack.h`'s Stack."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("layers", "x", "keep", "output", "grad_output", "grad_x")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("layers", "x", "keep", "output", "last_step", "offset", "grad_output", "grad_x")
+        ),
         *((name, ctypes.c_long) for name in ("count", "T", "K", "B")),
         *((name, ctypes.c_int) for name in ("constant", "bfloat16", "threads")),
     ]
@@ -75,6 +78,10 @@ class Stack:
         self.learned = any(stage.neuron.learn for stage in stages)
         self._layers = (CLayer * len(stages))()
         self._stack = CStack(layers=ctypes.addressof(self._layers), count=len(stages))
+        self._forward = cpu_backend.core().spiky_stack_forward
+        self._maps: list[Any] = [
+            stage.map._parameters for stage in stages
+        ]  # pylint: disable=protected-access
         self._held: list[Any] = []
         self._seen: tuple[Any, ...] = ()
 
@@ -88,8 +95,6 @@ class Stack:
 
         From rest where ``states`` is None; then none come out.
         """
-        if not torch.is_grad_enabled() and states is None and not self.learned:
-            return self._infer(x, steps, ops), []
         calls, tensors, rest = [], [], None if states is None else list(states)
         for stage in self.stages:
             own = stage.ops or ops
@@ -101,23 +106,27 @@ class Stack:
         output, *last = _Run.apply(self, calls, steps, x, keep, *tensors)  # type: ignore[misc]
         return output, [s for layer in last for s in layer.unbind(0)]
 
-    def _infer(self, x: Tensor, steps: int, ops: TorchOps) -> Tensor:
-        """From rest, without gradients and states: all that depends on the weights alone is set up once."""
-        maps = [stage.map._parameters for stage in self.stages]  # pylint: disable=protected-access
-        seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])  # type: ignore[union-attr]
+    def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
+        """Signal [T, K or 1, B, C] -> output of the last stage's last inner step plus ``offset`` [N]: [T, B, N].
+
+        From rest, without gradients or learned neurons: what a rollout wants, and what can be set up once.
+        """
+        maps = self._maps
+        seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
         if seen != self._seen:
             self._prepare(ops)
             self._seen = seen
         x = x.contiguous()
         T, K, B, _ = x.shape
-        output = x.new_empty(T, steps, B, self.stages[-1].map.out_features)
-        stack = self._stack
-        stack.x, stack.output, stack.T, stack.K, stack.B = x.data_ptr(), output.data_ptr(), T, steps, B
+        found = x.new_empty(T, B, offset.shape[0])
+        stack = CStack.from_buffer_copy(self._stack)  # of its own: other threads may be running the same network
+        stack.x, stack.last_step, stack.offset = x.data_ptr(), found.data_ptr(), offset.data_ptr()
+        stack.T, stack.K, stack.B = T, steps, B
         stack.constant, stack.threads = K == 1, torch.get_num_threads()
-        if cpu_backend.core().spiky_stack_forward(ctypes.addressof(stack)):
+        if self._forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
         cpu_backend.LAUNCHES["stack"] += 1
-        return output
+        return found
 
     def _prepare(self, ops: TorchOps) -> None:
         self._held = []
@@ -238,7 +247,7 @@ class _Run(torch.autograd.Function):
                 grad_state,
             ]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[3] else None
-        c = CStack(ctypes.addressof(layers), _pointer(x), _pointer(keep), None)
+        c = CStack(ctypes.addressof(layers), _pointer(x), _pointer(keep))
         c.grad_output, c.grad_x = grad_output.data_ptr(), _pointer(grad_x)
         c.count, c.T, c.K, c.B = n, T, ctx.steps, B
         c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, torch.get_num_threads()

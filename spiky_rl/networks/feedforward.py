@@ -106,17 +106,10 @@ class FeedForward(SpikingNetwork):
             self.surrogate.slope_at(int(self.updates)) if self.surrogate.schedule else self.surrogate.slope
         )
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
+        signal = self.encoder.forward(x)
+        if record is None and self._fused(signal):
+            return self._forward_fused(signal, ops, state, keep)
         before, after = [s.squeeze(0) for s in state or ()], []
-        signal = self.encoder(x)
-        if record is None and self.fused(signal):
-            if self._stack is None:
-                self._stack = self._build_stack()
-            output, last = self._stack(signal, self.steps, ops, None if state is None else before, keep)
-            read = self.decoder.read(output) if self.decoder.potential is not None else None
-            if read is None:
-                read, new = self.decoder(output, None if state is None else tuple(before[len(last) :]), keep)
-                last += new
-            return read, tuple(s.unsqueeze(0) for s in last)
         if record is not None:
             record.operations.append(self.encoder.operations(x))
         for layer in self.layers:
@@ -142,14 +135,32 @@ class FeedForward(SpikingNetwork):
         for part in (self, *self.layers, self.decoder):
             part.backend = backend
 
-    def fused(self, signal: Tensor) -> bool:
+    def _fused(self, signal: Tensor) -> bool:
         """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
         return (
-            dispatch.choose(self.backend, signal) is cpu_backend
+            self.linear
             and not self.soft_spike
-            and self.linear
+            and dispatch.choose(self.backend, signal) is cpu_backend
             and not torch.compiler.is_compiling()
         )
+
+    def _forward_fused(
+        self, signal: Tensor, ops: TorchOps, state: State | None, keep: Tensor | None
+    ) -> tuple[Tensor, State]:
+        stack, decoder = self._stack, self._modules["decoder"]
+        if stack is None:
+            stack = self._stack = self._build_stack()
+        if state is None and decoder.last_step and not stack.learned and not torch.is_grad_enabled():  # type: ignore[union-attr]
+            return stack.last_step(signal, self.steps, ops, decoder.readout.bias), ()  # type: ignore[union-attr]
+        before = None if state is None else [s.squeeze(0) for s in state]
+        output, after = stack(signal, self.steps, ops, before, keep)
+        if self.decoder.potential is not None:
+            features = self.decoder.read(output)
+        else:
+            rest = None if before is None else tuple(before[len(after) :])
+            features, new = self.decoder(output, rest, keep)
+            after = [*after, *new]
+        return features, tuple(s.unsqueeze(0) for s in after)
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers into the weights of this very network

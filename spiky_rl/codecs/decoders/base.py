@@ -22,6 +22,8 @@ class Decoder(Component, torch.nn.Module):
 
     potential: Neuron | None = None
     """What runs over the readout's output, if anything does: then `read` turns its output into features."""
+    last_step: bool = False
+    """Whether features are the potential after the last inner step, plus the readout's bias."""
     backend: str = "auto"
     """What runs it."""
     binary: bool = False
@@ -37,6 +39,10 @@ class Decoder(Component, torch.nn.Module):
 
         From rest where ``state`` is None; then no state comes out.
         """
+
+    def read(self, potentials: Tensor) -> Tensor:
+        """Potentials [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
+        raise NotImplementedError
 
     def operations(self, spikes: Tensor) -> Tensor:
         """Effective operations for spikes [T, K, B, N]: non-zero inputs times F, [T, B]."""

@@ -34,7 +34,8 @@ class Membrane(Decoder):
     def __init__(self, read: str, tau: float, dt: float, inputs: int, outputs: int) -> None:
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
-        self.which, self.decay, self.state_width = read, math.exp(-dt / tau), outputs
+        self.which, self.last_step = read, read == "last"
+        self.decay, self.state_width = math.exp(-dt / tau), outputs
         self.potential = Potential(dt=dt, learn=(), tau=tau)
         self.ops = TorchOps(Rectangle(slope=1.0, schedule=()))
 
@@ -55,8 +56,8 @@ class Membrane(Decoder):
         """What the potential's step takes."""
         return (self.decay,)
 
-    def read(self, v: Tensor) -> Tensor:
-        """Potentials [T, K, B, F] -> features [T, B, F]."""
+    def read(self, potentials: Tensor) -> Tensor:  # noqa: D102
+        v = potentials
         if self.which == "last":
             v = v[:, -1]
         else:

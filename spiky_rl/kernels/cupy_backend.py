@@ -1,0 +1,141 @@
+"""CuPy backend: neurons compiled by NVRTC and launched on torch's stream; matrix products are torch's own.
+
+Every tensor is torch's, so kernels can be captured into a CUDA graph: run forward and backward once before the capture,
+because a module cannot be loaded during it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import programs
+
+LAUNCHES: Counter[str] = Counter()
+"""How often each kernel ran in this process: the proof that it did."""
+OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
+"""No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic."""
+BLOCK = 128
+
+
+@cache
+def available() -> str | None:
+    """None: this backend runs; else the reason why not, with the remedy."""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch"
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed; pip install 'spiky-rl[cuda]'"
+    try:
+        import cupy
+        from cupy.cuda import nvrtc
+
+        if not cupy.is_available():
+            return "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version"
+        nvrtc.getVersion()
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # a CuPy that does not fit its libraries fails in many ways, each of them a reason
+        return f"CuPy does not load ({type(error).__name__}: {error}); reinstall it with pip install 'spiky-rl[cuda]'"
+    return None
+
+
+@cache
+def kernels(key: str, device: int) -> tuple[Any, Any]:
+    """A neuron's compiled forward and backward on one device."""
+    import cupy
+
+    if torch.cuda.is_current_stream_capturing():
+        raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
+    with cupy.cuda.Device(device):
+        module = cupy.RawModule(
+            code=programs.source(programs.KNOWN[key]), options=OPTIONS, backend="nvrtc"
+        )
+        return module.get_function("spiky_forward"), module.get_function("spiky_backward")
+
+
+def unroll(*args: Any, **kwargs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `torch_backend.unroll`."""
+    from spiky_rl.kernels import operators
+
+    return operators.unroll("cupy", *args, **kwargs)
+
+
+def forward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+    last: bool,
+    trace: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `cpu_backend.forward`."""
+    current, state, params, keep = _whole(current, state, params, keep)
+    T, _, B, N = current.shape
+    output = current.new_empty(T, steps, B, N)
+    final = current.new_empty((programs.KNOWN[key].states, B, N) if last else (0,))
+    potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+    arguments = [current, state, params, keep, output, final if last else None, potentials if trace else None]
+    _launch(key, 0, arguments, current, steps, uniforms)
+    return output, final, potentials
+
+
+def backward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    uniforms: Sequence[float],
+    steps: int,
+    grad_output: Tensor | None,
+    grad_last: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `cpu_backend.backward`."""
+    current, state, params, keep, grad_output, grad_last = _whole(
+        current, state, params, keep, grad_output, grad_last
+    )
+    T, _, B, N = current.shape
+    grad_current = torch.empty_like(current)
+    grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
+    grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
+    scratch = current.new_empty(T * steps * programs.KNOWN[key].states * B * N)
+    arguments = [current, state, params, keep, grad_output, grad_last, grad_current]
+    arguments += [None if state is None else grad_state, None if params is None else grad_params, scratch]
+    _launch(key, 1, arguments, current, steps, uniforms)
+    return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
+
+
+def _whole(*tensors: Tensor | None) -> list[Any]:
+    """Contiguous, in the type of the first."""
+    first = tensors[0]
+    assert first is not None
+    return [None if t is None else t.to(first.dtype).contiguous() for t in tensors]
+
+
+def _launch(
+    key: str, which: int, tensors: list[Tensor | None], current: Tensor, steps: int, uniforms: Sequence[float]
+) -> None:
+    """One kernel on torch's current stream: autograd runs backwards on threads whose CuPy stream is another."""
+    import cupy
+
+    T, K, B, N = current.shape
+    if B * N == 0:
+        return
+    function = kernels(key, current.device.index)[which]
+    stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream(current.device))
+    sizes = [np.int64(n) for n in (T, steps, B, N)]
+    # CuPy passes a Python float as a double: every number has its type
+    arguments = (*(0 if t is None else t.data_ptr() for t in tensors), *sizes, np.int32(K == 1))
+    arguments += tuple(np.float32(u) for u in uniforms)
+    with cupy.cuda.Device(current.device.index), stream:
+        function(((B * N + BLOCK - 1) // BLOCK,), (BLOCK,), arguments)
+    LAUNCHES[key if which == 0 else f"{key} backward"] += 1
