@@ -53,9 +53,7 @@ def kernels(key: str, device: int) -> tuple[Any, Any]:
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
     with cupy.cuda.Device(device):
-        module = cupy.RawModule(
-            code=programs.source(programs.KNOWN[key]), options=OPTIONS, backend="nvrtc"
-        )
+        module = cupy.RawModule(code=programs.source(programs.KNOWN[key]), options=OPTIONS, backend="nvrtc")
         return module.get_function("spiky_forward"), module.get_function("spiky_backward")
 
 

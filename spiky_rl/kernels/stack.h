@@ -13,6 +13,7 @@ struct Layer {
   const float *state;      // [states, B, N], or null: rest
   float *last;             // the same, or null
   Word *bits;              // events of the layer's input, [T K, B, words]; null: not kept, or the input is not binary
+  float *input;            // graded input, [T K, B, C]; null: not kept, binary, or the stack's x
   float *current;          // [T K or T, B, N], or null: not kept
   const float *grad_last;  // as state, or null
   float *grad_state;       // as state, or null
@@ -103,6 +104,8 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
   for (long l = 0; l < s.count; l++) {
     const Layer &layer = s.layers[l];
     const long steps = l == 0 && s.constant ? s.T : s.T * s.K, words = WORDS(layer.C);
+    for (long t = 0; layer.input && l > 0 && t < steps; t++)
+      memcpy(layer.input + (t * s.B + b) * layer.C, signal + t * batch * layer.C, sizeof(float) * R * layer.C);
     float *current = layer.current ? layer.current + b * layer.N : room.current;
     const long current_batch = layer.current ? s.B : R;
     for (long t = 0; t < steps; t++)
@@ -162,11 +165,12 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
     const Layer &layer = layers[l];
     const bool first = l == 0, top = l == s.count - 1;
     const long steps = first && s.constant ? s.T : s.T * s.K, words = WORDS(layer.C), C = layer.C, N = layer.N;
+    const float *input = first ? s.x : layer.input;  // graded; binary ones are in the bits
     Job job = job_of(s, layer, l, b, R);
     if (layer.current) job.current = layer.current + b * N, job.current_batch = s.B;
     else {  // again from its input
       for (long t = 0; t < steps; t++)
-        linear_rows(layer.binary ? nullptr : s.x + (t * s.B + b) * C,
+        linear_rows(layer.binary ? nullptr : input + (t * s.B + b) * C,
                     layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight, layer.bias,
                     room.current + t * R * N, R, C, N, layer.binary);
       job.current = room.current;
@@ -192,7 +196,7 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
         memcpy(room.bits + t * R * words, layer.bits + (t * s.B + b) * words, sizeof(Word) * R * words);
       add_gradient(room.bits, gradient, layer.grad_weight, layer.grad_bias, steps * R, C, N);
     } else if (layer.grad_weight) {
-      for (long t = 0; t < steps; t++) outer_product(s.x + (t * s.B + b) * C, gradient + t * R * N, layer.grad_weight, R, C, N);
+      for (long t = 0; t < steps; t++) outer_product(input + (t * s.B + b) * C, gradient + t * R * N, layer.grad_weight, R, C, N);
       for (long r = 0; layer.grad_bias && r < steps * R; r++)
         for (long n = 0; n < N; n++) layer.grad_bias[n] += gradient[r * N + n];
     }

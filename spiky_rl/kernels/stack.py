@@ -18,7 +18,6 @@ from spiky_rl.kernels import cpu_backend, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
-_TENSORS = ("weight", "bias", "params", "state", "last", "bits", "current")
 _GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
 
 
@@ -30,7 +29,7 @@ class CLayer(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in ("weight", "bias", "params", "uniforms", "forward", "backward")
         ),
-        *((name, ctypes.c_void_p) for name in ("state", "last", "bits", "current", *_GRADIENTS)),
+        *((name, ctypes.c_void_p) for name in ("state", "last", "bits", "input", "current", *_GRADIENTS)),
         *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
         ("binary", ctypes.c_int),
         ("output_major", ctypes.c_int),
@@ -119,7 +118,9 @@ class Stack:
         x = x.contiguous()
         T, K, B, _ = x.shape
         found = x.new_empty(T, B, offset.shape[0])
-        stack = CStack.from_buffer_copy(self._stack)  # of its own: other threads may be running the same network
+        stack = CStack.from_buffer_copy(
+            self._stack
+        )  # of its own: other threads may be running the same network
         stack.x, stack.last_step, stack.offset = x.data_ptr(), found.data_ptr(), offset.data_ptr()
         stack.T, stack.K, stack.B = T, steps, B
         stack.constant, stack.threads = K == 1, torch.get_num_threads()
@@ -181,7 +182,7 @@ class _Run(torch.autograd.Function):
         T, K, B, _ = x.shape
         wanted = any(ctx.needs_input_grad)
         output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
-        layers, held, last, bits, currents = (CLayer * len(calls))(), [], [], [], []
+        layers, held, last, signals, currents = (CLayer * len(calls))(), [], [], [], []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
             weight, bias, _, state = tensors[4 * i : 4 * i + 4]
             state = None if state is None else state.contiguous()
@@ -190,14 +191,19 @@ class _Run(torch.autograd.Function):
             if state is not None:
                 last.append(torch.empty_like(state))
                 layer.last = last[-1].data_ptr()
-            words = cpu_backend.words(stage.map.in_features)
-            bits.append(
-                x.new_empty(T, inner, B, words, dtype=torch.int64) if wanted and stage.binary else None
-            )
+            C = stage.map.in_features
+            if stage.binary:
+                signals.append(
+                    x.new_empty(T, inner, B, cpu_backend.words(C), dtype=torch.int64) if wanted else None
+                )
+                layer.bits = _pointer(signals[-1])
+            else:
+                signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
+                layer.input = _pointer(signals[-1])
             # the first current is cheap to compute again where it is constant over the step
             kept = wanted and not stack.recompute and not (i == 0 and K == 1)
             currents.append(x.new_empty(T, inner, B, stage.map.out_features) if kept else None)
-            layer.bits, layer.current = _pointer(bits[-1]), _pointer(currents[-1])
+            layer.current = _pointer(currents[-1])
         c = CStack(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr())
         c.count, c.T, c.K, c.B = len(calls), T, steps, B
         c.constant, c.threads = K == 1, torch.get_num_threads()
@@ -209,14 +215,18 @@ class _Run(torch.autograd.Function):
             ctx.stack, ctx.calls, ctx.steps, ctx.count = stack, calls, steps, len(tensors)
             first = None if stack.stages[0].binary else x
             ctx.shape = x.shape
-            ctx.save_for_backward(first, keep, *tensors, *bits, *currents)
+            ctx.save_for_backward(first, keep, *tensors, *signals, *currents)
         return output, *last
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         stack, calls, n = ctx.stack, ctx.calls, len(ctx.calls)
         x, keep, *saved = ctx.saved_tensors
-        tensors, bits, currents = saved[: ctx.count], saved[ctx.count : ctx.count + n], saved[ctx.count + n :]
+        tensors, signals, currents = (
+            saved[: ctx.count],
+            saved[ctx.count : ctx.count + n],
+            saved[ctx.count + n :],
+        )
         grad_output, grad_last = grads[0], grads[1:]
         T, K, B, _ = ctx.shape
         like = tensors[0]
@@ -229,7 +239,8 @@ class _Run(torch.autograd.Function):
             weight, bias, params, state = tensors[4 * i : 4 * i + 4]
             state = None if state is None else state.contiguous()
             held.append(_fill(layer, stage, call, weight, bias, state))
-            layer.bits, layer.current = _pointer(bits[i]), _pointer(currents[i])
+            setattr(layer, "bits" if stage.binary else "input", _pointer(signals[i]))
+            layer.current = _pointer(currents[i])
             if state is not None and grad_last[i] is not None:
                 held.append([grad_last[i].contiguous()])
                 layer.grad_last = held[-1][0].data_ptr()

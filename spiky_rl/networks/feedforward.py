@@ -78,7 +78,7 @@ class FeedForward(SpikingNetwork):
         super().__init__()
         self.steps, self.stateful = steps, stateful
         self.surrogate = surrogate.build()
-        self.soft_spike = False
+        self._soft_spike = False
         self.encoder: Encoder = encoder.build(inputs=inputs, steps=steps)
         stack: list[Layer] = []
         width = self.encoder.width
@@ -129,6 +129,17 @@ class FeedForward(SpikingNetwork):
             record.operations.append(self.decoder.operations(signal))
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
 
+    @property
+    def soft_spike(self) -> bool:
+        """Whether spikes are smooth, to check gradients against finite differences; the torch reference then runs all."""
+        return self._soft_spike
+
+    @soft_spike.setter
+    def soft_spike(self, value: bool) -> None:
+        self._soft_spike = value
+        if value:
+            self.run_on("torch")
+
     def run_on(self, backend: str) -> None:
         """Let another backend run everything from now on."""
         dispatch.check(backend)
@@ -139,7 +150,6 @@ class FeedForward(SpikingNetwork):
         """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
         return (
             self.linear
-            and not self.soft_spike
             and dispatch.choose(self.backend, signal) is cpu_backend
             and not torch.compiler.is_compiling()
         )

@@ -1,0 +1,111 @@
+"""Every neuron with every surrogate on every compiled backend is the torch reference: outputs, states and gradients.
+
+Bit for bit where a step is arithmetic alone. Where it takes exponentials, tangents or roots, whose last bits differ, steps
+are compared one at a time from the reference's own states, so that no difference grows.
+"""
+
+import itertools
+import re
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import dispatch, programs, torch_backend
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks.layer import Parameters
+
+TIME, STEPS, BATCH, WIDTH = 2, 5, 5, 37
+"""Odd sizes: the last vector of lanes is never full."""
+COMPILED = ("cpu", "cupy")
+NEURONS, SURROGATES = registry.names("neurons"), registry.names("surrogates")
+TOLERANCES = {"hodgkin_huxley": 2e-5, "quadratic": 2e-6}
+"""Of states and gradients, relative to the largest; 1e-6 for all others. The reference itself, in float32, differs from float64 by
+9e-6 for Hodgkin-Huxley's ten sub-steps and by 3e-6 for the quadratic neuron's upstroke; the kernels differ from it by 1.3e-5
+and 1.1e-6. Gradients of parameters are sums over the batch: five terms in another order, 4 times as much."""
+
+
+def compiled(backend):
+    """The backend, or a skip that says why."""
+    try:
+        return dispatch.backend(backend)
+    except registry.RegistryError as error:
+        return pytest.skip(str(error))
+
+
+def case(neuron, surrogate, learned):
+    """A neuron, its vocabulary, and its parameters: numbers, or distinct values for every neuron."""
+    cls = registry.resolve("neurons", neuron)
+    settings = {"name": neuron, "learn": list(cls.params) if learned else []}
+    built = registry.configure("neurons", settings, "neuron").build()
+    parameters = Parameters(built, WIDTH)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in parameters.parameters():
+            p.mul_(1.0 + 0.1 * torch.rand(p.shape, generator=generator))
+    return built, TorchOps(registry.configure("surrogates", surrogate, "surrogate").build()), parameters
+
+
+def inputs(built, time=TIME, steps=STEPS):
+    g = torch.Generator().manual_seed(4)
+    current = 2.0 * torch.randn(time, steps, BATCH, WIDTH, generator=g) + 1.0
+    state = tuple(0.1 * torch.randn(BATCH, WIDTH, generator=g) for _ in built.states)
+    return current, state, (torch.rand(time, BATCH, generator=g) > 0.3).float()
+
+
+def run(backend, built, ops, parameters, current, state, keep, device="cpu"):
+    """Outputs, last states, and the gradients of current, states and parameters."""
+    current, keep = current.to(device).requires_grad_(), keep.to(device)
+    state = tuple(s.to(device).requires_grad_() for s in state)
+    parameters = parameters.to(device)
+    y, last = backend.unroll(built, ops, current, current.shape[1], state, parameters(), keep)
+    g = torch.Generator().manual_seed(5)
+    loss = sum((t * torch.randn(t.shape, generator=g).to(device)).sum() for t in (y, *last))
+    wanted = [current, *state, *parameters.parameters()]
+    grads = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    return y.detach().cpu(), [s.detach().cpu() for s in last], [x.cpu() for x in grads]
+
+
+def exact(built, ops, parameters):
+    """Whether the step computes its lanes by arithmetic alone."""
+    text = programs.KNOWN[programs.call(built, ops, parameters(), WIDTH).key].text
+    forward = re.sub(r"INLINE void \w+_adjoint.*?\n}", "", text, flags=re.DOTALL)
+    return not re.search(r"lane_(exp|tanh|tan|sqrt)", forward)
+
+
+def near(a, b, tolerance):
+    return (a - b).abs().max() <= tolerance * b.abs().max().clamp(min=1e-6)
+
+
+def check(found, expected, bits, tolerance):
+    (y, last, grads), (z, wanted, references) = found, expected
+    assert torch.equal(y, z), "outputs"
+    for a, b in zip(last, wanted, strict=True):
+        assert torch.equal(a, b) if bits else near(a, b, tolerance), "states"
+    summed = 2 + len(wanted) - 1
+    for i, (a, b) in enumerate(zip(grads, references, strict=True)):
+        assert near(a, b, tolerance if i < summed else 4 * tolerance), f"gradient {i}"
+
+
+@pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize("learned", [False, True], ids=["numbers", "per-neuron"])
+@pytest.mark.parametrize(("neuron", "surrogate"), list(itertools.product(NEURONS, SURROGATES)))
+def test_compiled_neurons_are_the_reference(neuron, surrogate, learned, backend):
+    module = compiled(backend)
+    device = "cuda" if backend == "cupy" else "cpu"
+    built, ops, parameters = case(neuron, surrogate, learned)
+    bits = exact(built, ops, parameters)
+    current, state, keep = inputs(built)
+    tolerance = TOLERANCES.get(neuron, 1e-6)
+    launched = sum(module.LAUNCHES.values())
+    if bits:
+        found = run(module, built, ops, parameters, current, state, keep, device)
+        check(found, run(torch_backend, built, ops, parameters.cpu(), current, state, keep), bits, tolerance)
+        assert found[0].abs().sum() > 0, "a silent neuron proves nothing"
+    else:
+        for t, k in itertools.product(range(TIME), range(STEPS)):
+            one = (current[t : t + 1, k : k + 1], state, keep[t : t + 1])
+            expected = run(torch_backend, built, ops, parameters.cpu(), *one)
+            check(run(module, built, ops, parameters, *one, device), expected, bits, tolerance)
+            state = tuple(expected[1])
+    assert sum(module.LAUNCHES.values()) >= launched + 2, "the backend ran, forward and backward"
