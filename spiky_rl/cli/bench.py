@@ -7,9 +7,9 @@ within one run. Before it is timed, every contender's outputs and gradients are 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import importlib.util
-import itertools
 import statistics
 import sys
 import time
@@ -37,18 +37,23 @@ MOST = 0.8
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = common.Parser(
-        prog="bench.py", description="Time a spiking network, its peers, a plain loop and an MLP side by side."
+        prog="bench.py",
+        description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
     )
     counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     found.add_argument("--steps", default=[4, 5, 16], help="inner steps per control step", **counts)
     found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
-    found.add_argument("--contenders", help=f"all, or some of {', '.join(CONTENDERS)}", default=quick(), **names)
+    found.add_argument(
+        "--contenders", help=f"all, or some of {', '.join(CONTENDERS)}", default=quick(), **names
+    )
     found.add_argument("--neurons", help="all, or some of them", default=["lif"], **names)
     found.add_argument("--modes", choices=MODES, nargs="+", help="what to time", default=list(MODES))
     found.add_argument("--rounds", type=common.positive, default=7, help="interleaved rounds")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    found.add_argument("--threads", type=common.positive, default=1, help="CPU threads; with several, wall time")
+    found.add_argument(
+        "--threads", type=common.positive, default=1, help="CPU threads; with several, wall time"
+    )
     found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
     found.add_argument(
         "--plot", type=Path, metavar="FILE", help="png, pdf or svg; if not given, logs/bench/<time>.png"
@@ -95,7 +100,7 @@ class Row:
             try:
                 return work(*args)
             except Exception as error:  # pylint: disable=broad-exception-caught
-                self.failed = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+                self.failed = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return None
 
 
@@ -104,7 +109,7 @@ class Race:
 
     def __init__(self, setting: Setting, names: Sequence[str], threads: int) -> None:
         self.setting, self.threads = setting, threads
-        self.names = [name for name in names if CONTENDERS[name].only in ("", setting.neuron)]
+        self.names = [name for name in names if setting.neuron == "lif" or not CONTENDERS[name].package]
         self.modules: dict[str, Contender] = {}
         self.failures: dict[str, str | None] = {}
         for name in self.names:
@@ -123,14 +128,18 @@ class Race:
         for alone in (False, True) if mode == "train" else (False,):
             rows = [self._row(name, mode, batch) for name in self.names if CONTENDERS[name].alone == alone]
             if any(row.failed is None for row in rows):
-                self._time(rows, self.setting.currents(batch) if alone else self.setting.observations(batch), rounds)
+                self._time(
+                    rows, self.setting.currents(batch) if alone else self.setting.observations(batch), rounds
+                )
             found += rows
         return found
 
     def _time(self, rows: list[Row], x: Tensor, rounds: int) -> None:
         """Fill rows that share an input; the first is the reference."""
         alone = CONTENDERS[rows[0].contender].alone
-        rates = [contenders.firing_rate(self.modules[rows[0].contender](x))] if alone else self.setting.rates(x)
+        rates = (
+            [contenders.firing_rate(self.modules[rows[0].contender](x))] if alone else self.setting.rates(x)
+        )
         truth: list[Tensor] = []
         calls = [row.attempt(self._prepare, row, x, truth) for row in rows]
         times: list[list[float]] = [[] for _ in rows]
@@ -142,8 +151,10 @@ class Race:
             row.rates = rates
             if row.failed is None:
                 middle = statistics.median(values)
-                low, _, high = statistics.quantiles(values, n=4, method="inclusive") if rounds > 1 else values * 3
-                row.ms, row.spread = middle * 1e3, (high - low) / middle
+                quarters = (
+                    statistics.quantiles(values, n=4, method="inclusive") if rounds > 1 else [middle] * 3
+                )
+                row.ms, row.spread = middle * 1e3, (quarters[2] - quarters[0]) / middle
                 row.ratio = rows[0].ms and rows[0].ms / row.ms
 
     def _prepare(self, row: Row, x: Tensor, truth: list[Tensor]) -> int:
@@ -158,13 +169,15 @@ class Race:
         row.first_call_s = time.perf_counter() - start
         with torch.inference_mode(row.mode == "infer"):
             output, row.saved_bytes = saved(module, x)
-        found = [output.detach(), *([module.gradient(x)] if row.mode == "train" else [])]
-        del output
+        output = output.detach()
         if module.comparable:
-            truth[:] = truth or found
-            row.same, row.cosine = compare(found, truth)
-            if row.contender.startswith("spiky_rl") and row.batch >= 64 and row.same < MOST:
-                raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
+            found = [output, module.gradient(x)] if row.mode == "train" else [output]
+            if row.contender in REFERENCES:
+                truth[:] = found
+            if truth:
+                row.same, row.cosine = compare(found, truth)
+                if row.contender.startswith("spiky_rl") and row.batch >= 64 and row.same < MOST:
+                    raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
         calls = 1
         while calls * self._seconds(row, x, calls) < LEAST:
             calls *= 2
@@ -178,6 +191,7 @@ class Race:
         gc.disable()
         try:
             with torch.inference_mode(row.mode == "infer"):
+                run(x)  # caches and allocator know another contender's shapes
                 synchronize(device)
                 start = clock()
                 for _ in range(calls):
@@ -192,6 +206,16 @@ def synchronize(device: str) -> None:
     """Wait for the GPU."""
     if device != "cpu":
         torch.cuda.synchronize(device)
+
+
+def keep_memory() -> bool:
+    """Let glibc keep what is freed for the next call: whose tensors are mapped afresh each time is a matter of luck."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    no_mappings, trim_threshold = (-4, 0), (-1, 2**31 - 1)
+    return bool(mallopt(*no_mappings) and mallopt(*trim_threshold))
 
 
 def saved(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
@@ -212,8 +236,11 @@ def saved(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
 def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, float | None]:
     """(share of equal outputs, cosine between gradients or None) of [output, gradient] or [output]."""
     equal = (found[0] - truth[0]).abs().amax(-1) <= TOLERANCE * truth[0].abs().amax()
-    cosine = [torch.nn.functional.cosine_similarity(*pair, dim=0).item() for pair in zip(found[1:], truth[1:])]
-    return equal.float().mean().item(), next(iter(cosine), None)
+    cosines = [
+        torch.nn.functional.cosine_similarity(mine.double(), true.double(), dim=0).item()
+        for mine, true in zip(found[1:], truth[1:], strict=True)
+    ]
+    return equal.float().mean().item(), next(iter(cosines), None)
 
 
 def quick() -> list[str]:
@@ -286,10 +313,10 @@ def bench(argv: list[str]) -> int:
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)
-    print(bench_plot.header(names, device, args.threads, args.rounds))
+    print(bench_plot.header(names, device, args.threads, args.rounds, keep_memory()), flush=True)
     rows: list[dict[str, Any]] = []
-    for neuron, steps in itertools.product(neurons, args.steps):
-        race = Race(Setting(neuron, steps, device), names, args.threads)
+    for setting in [Setting(neuron, steps, device) for neuron in neurons for steps in args.steps]:
+        race = Race(setting, names, args.threads)
         for batch in args.batch:
             block = [asdict(row) for mode in args.modes for row in race.run(batch, mode, args.rounds)]
             print(bench_plot.table(block), flush=True)
@@ -297,10 +324,14 @@ def bench(argv: list[str]) -> int:
             if args.json:
                 files.write_json(args.json, rows)
     print(bench_plot.summary(rows))
-    for line in dict.fromkeys(f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]):
+    for line in dict.fromkeys(
+        f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]
+    ):
         sys.stderr.write(f"failed: {line}\n")
     if args.plot:
-        files.write(args.plot, lambda beside: bench_plot.figure(rows).savefig(beside, format=args.plot.suffix[1:]))
+        files.write(
+            args.plot, lambda beside: bench_plot.figure(rows).savefig(beside, format=args.plot.suffix[1:])
+        )
         print(f"plot: {args.plot}")
     return int(any(row["failed"] for row in rows))
 

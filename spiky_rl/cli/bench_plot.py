@@ -23,12 +23,12 @@ COLUMNS = {
     "train": ("ms", "±", "ratio", "MiB", "same", "cosine"),
     "infer": ("ms", "±", "ratio", "same"),
 }
-SIZES = {"ms": 10, "±": 5, "ratio": 8, "MiB": 8, "same": 6, "cosine": 8}
+SIZES = {"ms": 10, "±": 5, "ratio": 8, "MiB": 10, "same": 6, "cosine": 8}
 OURS, OTHERS = ("#fdc9a0", "#8f2d05"), ("#c3d0de", "#1f3a56")
 """Colours from the smallest batch to the largest."""
 
 
-def header(names: Iterable[str], device: str, threads: int, rounds: int) -> str:
+def header(names: Iterable[str], device: str, threads: int, rounds: int, keeps_memory: bool) -> str:
     """What is measured, where and how, and what the columns mean."""
     place = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
     clock = "process CPU time" if threads == 1 else "wall time"
@@ -41,6 +41,8 @@ def header(names: Iterable[str], device: str, threads: int, rounds: int) -> str:
         "MiB     kept for the backward pass, without weights",
         "same    share of the batch with plain_loop's outputs; cosine: between the weights' gradients",
     ]
+    if keeps_memory:
+        lines.append("malloc  keeps what is freed (mallopt), so that page faults do not decide")
     lines += [f"{name}: {CONTENDERS[name].note}" for name in names if CONTENDERS[name].note]
     return "\n".join(lines) + "\n"
 
@@ -49,7 +51,9 @@ def processor() -> str:
     """The CPU's name."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
-    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+    )
 
 
 def table(rows: Rows) -> str:
@@ -66,14 +70,18 @@ def _table(rows: Rows, alone: bool) -> str:
     rates = " ".join(f"{100 * rate:.0f}" for rate in first["rates"] or [])
     title = f"{first['neuron']}{' alone' * alone}   K {first['steps']}   batch {first['batch']}{f' x {ALONE}' * alone}"
     lines = [f"{title}   firing {rates} %" if rates else title]
-    lines.append(" " * 18 + "".join(f"{f' {mode} ':─^{_width(mode) - 3}}".rjust(_width(mode)) for mode in modes))
+    lines.append(
+        " " * 18 + "".join(f"{f' {mode} ':─^{_width(mode) - 3}}".rjust(_width(mode)) for mode in modes)
+    )
     lines.append(" " * 18 + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
     for name in unique(rows, "contender"):
         mine = {row["mode"]: row for row in rows if row["contender"] == name}
         lines.append(f"{name:18}" + "".join(_cells(mine[mode], mode) for mode in modes).rstrip())
     for row in rows:
         if (row["first_call_s"] or 0.0) > SLOW:
-            lines.append(f"{row['contender']} needed {row['first_call_s']:.1f} s for its first call ({row['mode']})")
+            lines.append(
+                f"{row['contender']} needed {row['first_call_s']:.1f} s for its first call ({row['mode']})"
+            )
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +96,7 @@ def _cells(row: Mapping[str, Any], mode: str) -> str:
         "ms": f"{row['ms']:.3f}",
         "±": f"{row['spread']:.0%}",
         "ratio": _number(row["ratio"], "{:.2f}"),
-        "MiB": _number(row["saved_bytes"] and row["saved_bytes"] / 2**20, "{:.2f}"),
+        "MiB": _number(row["saved_bytes"] and row["saved_bytes"] / 2**20, "{:.3f}"),
         "same": _number(row["same"], "{:.0%}"),
         "cosine": _number(row["cosine"], "{:.4f}"),
     }
@@ -122,9 +130,10 @@ def summary(rows: Rows) -> str:
     for title, group in panels(rows):
         sizes = [(steps, batch) for steps in unique(group, "steps") for batch in unique(group, "batch")]
         ratios = {(row["contender"], row["steps"], row["batch"]): row["ratio"] for row in group}
-        first = {size for size in sizes if size[1] == sizes[0][1]}
-        lines = [f"{title:18}" + "".join((f"K {size[0]}" if size in first else "").rjust(8) for size in sizes).rstrip()]
-        lines.append(f"{'ratio      batch':18}" + "".join(f"{batch:8}" for _, batch in sizes))
+        first = [steps if batch == sizes[0][1] else "" for steps, batch in sizes]
+        lines = [f"{title}, ratio"]
+        lines.append(f"{'K':18}" + "".join(f"{steps:8}" for steps in first).rstrip())
+        lines.append(f"{'batch':18}" + "".join(f"{batch:8}" for _, batch in sizes))
         for name in unique(group, "contender"):
             cells = [_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
             lines.append(f"{name:18}" + "".join(cell.rjust(8) for cell in cells))
@@ -136,53 +145,72 @@ def figure(rows: Rows) -> Figure:
     """Ratios on a logarithmic axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch."""
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
+    from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
 
     groups, columns, batches = panels(rows), unique(rows, "steps"), unique(rows, "batch")
-    heights = [len(unique(group, "contender")) for _, group in groups]
-    found = Figure(figsize=(3.6 * len(columns) + 1.8, 0.3 * sum(heights) + 0.75 * len(groups) + 1.2), layout="constrained")
-    axes = found.subplots(len(groups), len(columns), squeeze=False, sharex="row", sharey="row", height_ratios=heights)
-    shade = [i / max(1, len(batches) - 1) for i in range(len(batches))]
-    palettes = {
-        ours: [LinearSegmentedColormap.from_list("", ends)(part) for part in shade]
-        for ours, ends in ((True, OURS), (False, OTHERS))
-    }
-    for (title, group), line in zip(groups, axes, strict=True):
-        for steps, axis in zip(columns, line, strict=True):
-            _panel(axis, [row for row in group if row["steps"] == steps], unique(group, "contender"), palettes, batches)
-            axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
-    for axis in axes[-1]:
-        axis.set_xlabel("times faster than the reference (log scale)", fontsize=9)
-    marks = [
-        Line2D([], [], marker="o", linestyle="", color=color, label=f"batch {batch}")
-        for batch, color in zip(batches, palettes[False], strict=True)
+    names = [[name for name in unique(group, "contender") if name not in REFERENCES] for _, group in groups]
+    heights = [max(1, len(some)) for some in names]
+    size = 3.4 * len(columns) + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
+    found = Figure(figsize=size, layout="constrained", dpi=150)
+    axes = found.subplots(
+        *(len(groups), len(columns)), squeeze=False, sharex=True, sharey="row", height_ratios=heights
+    )
+    shades = [(i + 1) / len(batches) for i in range(len(batches))]
+    palettes = [
+        [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades] for ends in (OTHERS, OURS)
     ]
-    found.legend(handles=marks, loc="outside upper right", ncols=len(marks), frameon=False, fontsize=9)
-    place = rows[0]["device"] if rows[0]["device"] != "cpu" else f"CPU, {rows[0]['threads']} thread"
-    found.suptitle(f"{'-'.join(map(str, WIDTHS))}, {place}", x=0.01, ha="left", fontsize=11, fontweight="bold")
+    for (title, group), some, line in zip(groups, names, axes, strict=True):
+        reference = REFERENCES[CONTENDERS[group[0]["contender"]].alone]
+        for steps, axis in zip(columns, line, strict=True):
+            _panel(axis, [row for row in group if row["steps"] == steps], some, palettes, batches)
+            axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
+            axis.set_xlabel(f"times as fast as {reference}", fontsize=8, color="0.35")
+    marks: list[Any] = [
+        tuple(Line2D([], [], marker="o", linestyle="", color=palette[i]) for palette in reversed(palettes))
+        for i in range(len(batches))
+    ]
+    found.legend(
+        *(marks, [f"batch {batch}" for batch in batches]),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
+        loc="outside lower center",
+        ncols=len(batches),
+        frameon=False,
+        fontsize=9,
+    )
+    device, threads = rows[0]["device"], rows[0]["threads"]
+    place = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
+    found.suptitle(
+        f"{'-'.join(map(str, WIDTHS))} on {place}", x=0.01, ha="left", fontsize=12, fontweight="bold"
+    )
     return found
 
 
-def _panel(axis: Axes, rows: Rows, names: list[str], palettes: Mapping[bool, list[Any]], batches: list[int]) -> None:
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+def _panel(
+    axis: Axes, rows: Rows, names: list[str], palettes: Sequence[list[Any]], batches: list[int]
+) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_xscale("log")
-    axis.axvline(1.0, color="0.6", linewidth=0.8, zorder=0)
+    axis.axvline(1.0, color="0.4", linewidth=1.0, zorder=1)
     for height, name in enumerate(reversed(names)):
         mine = [row for row in rows if row["contender"] == name and row["ratio"]]
-        ours = name.startswith("spiky_rl")
-        if mine and name not in REFERENCES:
+        if mine:
             ratios = [row["ratio"] for row in mine]
-            colors = [palettes[ours][batches.index(row["batch"])] for row in mine]
-            axis.plot([min(ratios), max(ratios)], [height] * 2, color="0.85", linewidth=2, zorder=1)
-            axis.scatter(ratios, [height] * len(mine), c=colors, s=34, zorder=2, edgecolors="white", linewidths=0.5)
+            colors = [palettes[name.startswith("spiky_rl")][batches.index(row["batch"])] for row in mine]
+            axis.plot([min(ratios), max(ratios)], [height] * 2, color="0.85", linewidth=2, zorder=2)
+            axis.scatter(
+                *(ratios, [height] * len(mine)), c=colors, s=38, zorder=3, edgecolors="white", linewidths=0.6
+            )
     axis.set_yticks(range(len(names)), names[::-1])
     for label in axis.get_yticklabels():
         label.set_fontweight("bold" if label.get_text().startswith("spiky_rl") else "normal")
     axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.grid(axis="x", color="0.93", linewidth=0.8)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.grid(axis="x", color="0.92", linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.tick_params(length=0, labelsize=9)
+    axis.tick_params(length=0, labelsize=8, labelbottom=True)
     axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.spines["bottom"].set_color("0.8")

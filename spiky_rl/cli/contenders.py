@@ -8,9 +8,9 @@ form where they have one; `PlainLoop` is what everybody writes first.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -21,15 +21,19 @@ from spiky_rl import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks.layer import Parameters
 
 WIDTHS = (60, 400, 200, 100, 8)
 ALONE = 256
 """Neurons, where a neuron is timed without a network."""
 TARGET = 0.15
 """Firing rate that every layer is scaled to: spikes per neuron and inner step."""
-NEURONS = {"lif": {"tau": 2.0, "input_gain": "unit"}}
-"""What a neuron is set to here, apart from its defaults; the LIF as in agents/lif_ppo.yaml."""
+LIF = {"tau": 2.0, "input_gain": "unit"}
+"""As in agents/lif_ppo.yaml; other neurons run with their defaults."""
+
+Run = Callable[[Tensor], Tensor]
+"""Currents -> outputs."""
+Cell = Callable[..., Any]
+"""A peer's LIF; the functions named after the peers make it."""
 
 
 @dataclass(frozen=True)
@@ -44,35 +48,33 @@ class Setting:
     def network(self, **options: Any) -> FeedForward:
         """The network as an agent would name it, freshly drawn. Raises RegistryError for a neuron that does not exist."""
         torch.manual_seed(0)
-        settings = {
-            "name": "feedforward",
-            "layers": list(WIDTHS[1:-1]),
-            "steps": self.steps,
-            "connection": {"name": "linear", "offset": 0.0},
-            "neuron": {"name": self.neuron, **NEURONS.get(self.neuron, {})},
-            **options,
-        }
-        built = registry.configure("networks", settings, "network")
+        neuron = {"name": self.neuron, **(LIF if self.neuron == "lif" else {})}
+        options |= {"layers": list(WIDTHS[1:-1]), "steps": self.steps, "connection": {"offset": 0.0}}
+        built = registry.configure(
+            "networks", {"name": "feedforward", "neuron": neuron, **options}, "network"
+        )
         return built.build(inputs=WIDTHS[0], outputs=WIDTHS[-1]).to(self.device)
 
     @cached_property
     def reference(self) -> FeedForward:
         """The network whose weights all contenders take: every layer scaled until it fires at `TARGET`."""
-        network, x = self.network(), self.observations(64)
-        signal = network.encoder(x.unsqueeze(0))
+        network, run = self.network(), self.run_neuron()
+        signal = network.encoder(self.observations(64).unsqueeze(0))
         with torch.no_grad():
             for layer in network.layers:
                 current = layer.connection(signal)
-                gain = fitting_gain(current, self.run_neuron(layer.neuron, layer.parameters_of_neuron()))
+                gain = fitting_gain(current, run)
                 for parameter in layer.connection.parameters():
                     parameter.mul_(gain)
-                signal = self.run_neuron(layer.neuron, layer.parameters_of_neuron())(gain * current)
+                signal = run(gain * current)
         return network
 
-    def run_neuron(self, neuron: Any, values: tuple[Any, ...], backend: str = "auto") -> Callable[[Tensor], Tensor]:
+    def run_neuron(self, backend: str = "auto") -> Run:
         """Currents [1, K or 1, B, N] -> outputs [1, K, B, N], from rest."""
-        ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
-        return lambda current: dispatch.unroll(backend, neuron, ops, current, self.steps, None, values)[0]
+        network = self.network()
+        layer, ops = next(iter(network.layers)), TorchOps(network.surrogate)
+        values = layer.parameters_of_neuron()
+        return lambda x: dispatch.unroll(backend, layer.neuron, ops, x, self.steps, None, values)[0]
 
     def observations(self, batch: int) -> Tensor:
         """Normalised, as a policy sees them: [B, O]."""
@@ -82,9 +84,7 @@ class Setting:
         """Noise at which the neuron alone fires at `TARGET`: [1, K, B, N]."""
         noise = torch.randn(1, self.steps, batch, ALONE, generator=torch.Generator().manual_seed(1))
         noise = noise.to(self.device)
-        neuron = self.reference.layers[0].neuron  # type: ignore[index]
-        run = self.run_neuron(neuron, Parameters(neuron, ALONE)())
-        return (fitting_gain(noise[:, :, :64], run) * noise).requires_grad_()
+        return (fitting_gain(noise[:, :, :64], self.run_neuron()) * noise).requires_grad_()
 
     @torch.no_grad()
     def rates(self, x: Tensor) -> list[float]:
@@ -103,7 +103,7 @@ def firing_rate(outputs: Tensor) -> float:
 
 
 @torch.no_grad()
-def fitting_gain(current: Tensor, run: Callable[[Tensor], Tensor]) -> float:
+def fitting_gain(current: Tensor, run: Run) -> float:
     """The factor of the current at which the firing rate comes nearest to `TARGET`: octaves first, then eighths of one."""
 
     def distance(gain: float) -> float:
@@ -143,6 +143,11 @@ class Ours(Contender):
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.network(x.unsqueeze(0), None)[0].squeeze(0)
 
+    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+        links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
+        parts = [part for link in links for part in (_output_major(link, link.weight.grad), link.bias.grad)]
+        return torch.cat([part.flatten() for part in parts])
+
 
 class Copy(Contender):
     """Linear layers with the reference's weights, in torch's layout, and its readout."""
@@ -150,9 +155,8 @@ class Copy(Contender):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         network = setting.reference
-        self.steps = setting.steps
-        self.neurons = [layer.neuron for layer in network.layers]
-        self.values = [layer.parameters_of_neuron() for layer in network.layers]
+        self.steps, layer = setting.steps, next(iter(network.layers))
+        self.neuron, self.values = layer.neuron, layer.parameters_of_neuron()
         self.ops = TorchOps(network.surrogate)
         self.links = torch.nn.ModuleList(_copy(layer.connection) for layer in network.layers)
         self.readout = _copy(network.decoder.readout)
@@ -168,15 +172,12 @@ class PlainLoop(Copy):
     """As everybody writes it: all layers inside one loop over the inner steps, autograd, a lean surrogate."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        states = [
-            tuple(x.new_zeros(x.shape[0], width) for _ in neuron.states)
-            for neuron, width in zip(self.neurons, WIDTHS[1:-1], strict=True)
-        ]
+        states = [(x.new_zeros(len(x), width),) * len(self.neuron.states) for width in WIDTHS[1:-1]]
         v = None
         for _ in range(self.steps):
             s = x
             for i, link in enumerate(self.links):
-                s, states[i] = self.neurons[i].step(self.ops, link(s), *states[i], *self.values[i])
+                s, states[i] = self.neuron.step(self.ops, link(s), *states[i], *self.values)
             v = self.read(v, linear(s, self.readout.weight))
         return v + self.readout.bias  # type: ignore[operator]
 
@@ -187,7 +188,7 @@ class Compiled(Contender):
     def __init__(self, setting: Setting) -> None:
         super().__init__()
         self.loop = PlainLoop(setting)
-        self.prepare()
+        self.run: Run = self.loop
 
     def prepare(self) -> None:  # noqa: D102
         torch._dynamo.reset()  # else the ninth shape runs uncompiled # pylint: disable=protected-access
@@ -208,8 +209,8 @@ class DenseFloor(Contender):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
-        self.steps, weights = setting.steps, Copy(setting)
-        self.weights = [link.weight.detach() for link in (*weights.links, weights.readout)]
+        self.steps = setting.steps
+        self.weights = [weight.detach() for weight in Copy(setting).parameters() if weight.ndim == 2]
         self.buffers: list[tuple[Tensor, ...]] = []
 
     def rows(self, x: Tensor) -> list[tuple[Tensor, ...]]:
@@ -236,9 +237,6 @@ class DenseFloor(Contender):
             if i > 0:
                 torch.mm(out, weight, out=of_rows)
 
-    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
-        return self.buffers[0][3]
-
 
 class Multilayer(Contender):
     """The ANN in its place: an ELU network of the same widths."""
@@ -247,140 +245,92 @@ class Multilayer(Contender):
 
     def __init__(self, setting: Setting) -> None:
         super().__init__()
-        layers = [module for pair in Copy(setting).links for module in (pair, torch.nn.ELU())]
-        self.network = torch.nn.Sequential(*layers, _copy(setting.reference.decoder.readout))
+        weights = Copy(setting)
+        layers = [module for link in weights.links for module in (link, torch.nn.ELU())]
+        self.network = torch.nn.Sequential(*layers, weights.readout)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.network(x)
 
 
-class SpikingJelly(Copy):
-    """SpikingJelly's LIF in its multi-step form, layer by layer; the implementation is chosen by device (Triton on GPUs)."""
+class LayerByLayer(Copy):
+    """A peer that has whole sequences: currents [K, B, N] -> spikes, or [B, K, N] where ``time`` is 1."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, cell: Callable[..., Cell], time: int = 0) -> None:
         super().__init__(setting)
-        from spikingjelly.activation_based import functional, surrogate
-
-        self.lif, self.surrogate = functional.lif_multi_step, surrogate.ATan(alpha=self.ops.slope)
+        self.cell, self.time = cell(self, *self.values), time
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        signal = x
-        for i, link in enumerate(self.links):
-            decay, threshold = self.values[i]
-            current = link(signal)
-            if i == 0:
-                current = current.expand(self.steps, *current.shape)
-            rest, tau = torch.zeros_like(current[0]), 1.0 / (1.0 - decay)
-            signal, _, _ = self.lif(current, rest, tau, False, threshold, None, self.surrogate, True)
-        return self.unroll_readout(linear(signal, self.readout.weight))
-
-    def unroll_readout(self, drives: Tensor) -> Tensor:
-        """[K, B, F] -> [B, F]."""
-        v = None
-        for drive in drives.unbind():
+        first, v = self.links[0](x).unsqueeze(self.time), None
+        signal = self.cell(first.expand(*first.shape[: self.time], self.steps, *first.shape[self.time + 1 :]))
+        for link in self.links[1:]:
+            signal = self.cell(link(signal))
+        for drive in linear(signal, self.readout.weight).unbind(self.time):
             v = self.read(v, drive)
         return v + self.readout.bias  # type: ignore[operator]
 
 
-class Sinabs(SpikingJelly):
-    """sinabs' LIF over time, layer by layer, at most one spike per step. It keeps time second: [B, K, N]."""
-
-    def __init__(self, setting: Setting) -> None:
-        Copy.__init__(self, setting)
-        activation = importlib.import_module("sinabs.activation")
-        self.lif = importlib.import_module("sinabs.layers.functional").lif_forward
-        self.spike, self.reset = activation.SingleSpike, activation.MembraneSubtract()
-        surrogate, ops = self.ops.surrogate, self.ops
-        self.derivative = lambda v, threshold: surrogate.derivative(ops, v - threshold, ops.slope)
-
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        signal = x
-        for i, link in enumerate(self.links):
-            decay, threshold = self.values[i]
-            current = link(signal)
-            if i == 0:
-                current = current.unsqueeze(1).expand(-1, self.steps, -1)
-            rest = {"v_mem": torch.zeros_like(current[:, 0])}
-            signal, _, _ = self.lif(
-                *(current, decay, None, rest, threshold, self.spike, self.reset),
-                *(self.derivative, None, False),
-            )
-        return self.unroll_readout(linear(signal, self.readout.weight).transpose(0, 1))
-
-
 class StepByStep(Copy):
-    """A peer that has single steps only: all layers in one loop, the first layer's current computed before it."""
+    """A peer that has single steps, current and potential [B, N] -> spikes and potential: all layers in one loop."""
 
-    def step(self, i: int, current: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Current [B, N] and state of layer i -> spikes and state."""
-        raise NotImplementedError
-
-    def rest(self, i: int, current: Tensor) -> Any:
-        """State of layer i before the first step."""
-        raise NotImplementedError
+    def __init__(self, setting: Setting, cell: Callable[..., Cell]) -> None:
+        super().__init__(setting)
+        self.cell = cell(self, *self.values)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         first, v = self.links[0](x), None
-        states: list[Any] = [None] * len(self.links)
-        for k in range(self.steps):
-            current = first
-            for i, following in enumerate((*self.links[1:], None)):
-                state = self.rest(i, current) if k == 0 else states[i]
-                s, states[i] = self.step(i, current, state)
-                current = linear(s, self.readout.weight) if following is None else following(s)
-            v = self.read(v, current)
+        potentials = [x.new_zeros(len(x), width) for width in WIDTHS[1:-1]]
+        for _ in range(self.steps):
+            signal = first
+            for i, link in enumerate(self.links):
+                signal, potentials[i] = self.cell(signal if i == 0 else link(signal), potentials[i])
+            v = self.read(v, linear(signal, self.readout.weight))
         return v + self.readout.bias  # type: ignore[operator]
 
 
-class SnnTorch(StepByStep):
-    """snnTorch's Leaky with its own dynamics: it resets one step later than all others and spikes above the threshold only."""
+def spikingjelly(peer: Copy, decay: float, threshold: float) -> Cell:
+    """SpikingJelly's LIF in its multi-step, state-in form; the device decides what runs it (Triton on GPUs)."""
+    from spikingjelly.activation_based import functional, surrogate
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        import snntorch
-        from snntorch import surrogate
-
-        gradient = surrogate.atan(alpha=self.ops.slope)
-        self.cells = [
-            snntorch.Leaky(beta=decay, threshold=threshold, spike_grad=gradient).to(setting.device)
-            for decay, threshold in self.values
-        ]
-
-    def rest(self, i: int, current: Tensor) -> Tensor:  # noqa: D102
-        return torch.zeros_like(current)
-
-    def step(self, i: int, current: Tensor, state: Any) -> tuple[Tensor, Any]:  # noqa: D102
-        return self.cells[i](current, state)
+    settings = (1.0 / (1.0 - decay), False, threshold, None, surrogate.ATan(alpha=peer.ops.slope), True)
+    return lambda x: functional.lif_multi_step(x, torch.zeros_like(x[0]), *settings)[0]
 
 
-class Norse(StepByStep):
-    """Norse's LIF without synaptic current, with its own surrogate (SuperSpike).
+def sinabs(peer: Copy, decay: float, threshold: float) -> Cell:
+    """sinabs' LIF over time with at most one spike per step, and our surrogate; gradients pass through its reset."""
+    activation = importlib.import_module("sinabs.activation")
+    lif, ops = importlib.import_module("sinabs.layers.functional").lif_forward, peer.ops
+
+    def derivative(v: Tensor, threshold: float) -> Tensor:
+        return ops.surrogate.derivative(ops, v - threshold, ops.slope)
+
+    settings = (threshold, activation.SingleSpike, activation.MembraneSubtract(), derivative, None, False)
+    return lambda x: lif(x, decay, None, {"v_mem": torch.zeros_like(x[:, 0])}, *settings)[0]
+
+
+def snntorch(peer: Copy, decay: float, threshold: float) -> Cell:
+    """snnTorch's Leaky with its own dynamics: it resets one step later than all others."""
+    leaky = importlib.import_module("snntorch").Leaky
+    gradient = importlib.import_module("snntorch.surrogate").atan(alpha=peer.ops.slope)
+    return leaky(beta=decay, threshold=threshold, spike_grad=gradient).to(peer.readout.weight.device)
+
+
+def norse(peer: Copy, decay: float, threshold: float) -> Cell:
+    """Norse's LIF without synaptic current, with its own surrogate; gradients pass through its reset.
 
     It scales the input by 1 - decay; the threshold is scaled likewise, so that it spikes where the others do.
     """
+    lif_box = importlib.import_module("norse.torch.functional.lif_box")
+    reset = importlib.import_module("norse.torch.functional.reset").reset_subtract
+    gain, state = 1.0 - decay, lif_box.LIFBoxFeedForwardState
+    slope = torch.tensor(peer.ops.slope / gain, device=peer.readout.weight.device)
+    settings = lif_box.LIFBoxParameters(gain, 0.0, gain * threshold, 0.0, "super", slope, reset)
 
-    def __init__(self, setting: Setting) -> None:
-        super().__init__(setting)
-        lif_box = importlib.import_module("norse.torch.functional.lif_box")
-        reset = importlib.import_module("norse.torch.functional.reset")
-        self.cell, self.state = lif_box.lif_box_feed_forward_step, lif_box.LIFBoxFeedForwardState
-        self.settings = [
-            lif_box.LIFBoxParameters(
-                tau_mem_inv=1.0 - decay,
-                v_leak=0.0,
-                v_th=threshold * (1.0 - decay),
-                v_reset=0.0,
-                alpha=torch.tensor(self.ops.slope / (1.0 - decay), device=setting.device),
-                reset_method=reset.reset_subtract,
-            )
-            for decay, threshold in self.values
-        ]
+    def cell(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        spikes, new = lif_box.lif_box_feed_forward_step(x, state(v), settings, 1.0)
+        return spikes, new.v
 
-    def rest(self, i: int, current: Tensor) -> Any:  # noqa: D102
-        return self.state(v=torch.zeros_like(current))
-
-    def step(self, i: int, current: Tensor, state: Any) -> tuple[Tensor, Any]:  # noqa: D102
-        return self.cell(current, state, self.settings[i], 1.0)
+    return cell
 
 
 class Alone(Contender):
@@ -388,9 +338,8 @@ class Alone(Contender):
 
     def __init__(self, setting: Setting, backend: str) -> None:
         super().__init__()
-        neuron = setting.reference.layers[0].neuron  # type: ignore[index]
-        self.run = setting.run_neuron(neuron, Parameters(neuron, ALONE)(), backend)
-        self.upstream = torch.empty(0)
+        self.run = setting.run_neuron(backend)
+        self.upstream = self.of_current = torch.empty(0)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         return self.run(x)
@@ -408,8 +357,13 @@ class Alone(Contender):
 def _copy(link: Any) -> torch.nn.Linear:
     """A linear layer with these weights, in torch's layout."""
     found = torch.nn.Linear(link.in_features, link.out_features, device=link.weight.device)
-    found.load_state_dict({"weight": link.weight, "bias": link.bias})
+    found.load_state_dict({"weight": _output_major(link, link.weight), "bias": link.bias})
     return found
+
+
+def _output_major(link: Any, weight: Tensor) -> Tensor:
+    """[outputs, inputs], as torch has it; our connections are input-major."""
+    return weight if weight.shape == (link.out_features, link.in_features) else weight.t()
 
 
 @dataclass(frozen=True)
@@ -418,9 +372,7 @@ class Entry:
 
     build: Callable[[Setting], Contender]
     package: str = ""
-    """What must be installed for it."""
-    only: str = ""
-    """The one neuron it has."""
+    """Of a peer: what must be installed for it. Peers take part with the LIF."""
     alone: bool = False
     """Whether it is a neuron without a network."""
     quick: bool = True
@@ -432,17 +384,21 @@ class Entry:
 CONTENDERS = {
     "plain_loop": Entry(PlainLoop),
     "spiky_rl": Entry(Ours),
-    "spiky_rl_f32": Entry(lambda setting: Ours(setting, gradient_precision="float32")),
-    "spiky_rl_recompute": Entry(lambda setting: Ours(setting, recompute=True)),
+    "spiky_rl_f32": Entry(partial(Ours, gradient_precision="float32")),
+    "spiky_rl_recompute": Entry(partial(Ours, recompute=True)),
     "dense_floor": Entry(DenseFloor, note="matrix products alone, no neurons"),
     "compiled": Entry(Compiled, quick=False, note="torch.compile of plain_loop, one shape at a time"),
-    "spikingjelly": Entry(SpikingJelly, "spikingjelly", "lif"),
-    "snntorch": Entry(SnnTorch, "snntorch", "lif", note="its own dynamics: resets one step late"),
-    "norse": Entry(Norse, "norse", "lif", note="its own surrogate gradient"),
-    "sinabs": Entry(Sinabs, "sinabs", "lif"),
+    "spikingjelly": Entry(partial(LayerByLayer, cell=spikingjelly), "spikingjelly"),
+    "snntorch": Entry(
+        partial(StepByStep, cell=snntorch), "snntorch", note="resets one step later than all others"
+    ),
+    "norse": Entry(
+        partial(StepByStep, cell=norse), "norse", note="own surrogate, gradients through the reset"
+    ),
+    "sinabs": Entry(partial(LayerByLayer, cell=sinabs, time=1), "sinabs", note="gradients through the reset"),
     "mlp": Entry(Multilayer, note="an ELU network of the same widths, no inner steps"),
-    "torch_neuron": Entry(lambda setting: Alone(setting, "torch"), alone=True, quick=False),
-    "spiky_rl_neuron": Entry(lambda setting: Alone(setting, "auto"), alone=True, quick=False),
+    "torch_neuron": Entry(partial(Alone, backend="torch"), alone=True, quick=False),
+    "spiky_rl_neuron": Entry(partial(Alone, backend="auto"), alone=True, quick=False),
 }
-REFERENCES: Sequence[str] = ("plain_loop", "torch_neuron")
+REFERENCES = ("plain_loop", "torch_neuron")
 """What ratios are relative to: the network's, the lone neuron's."""

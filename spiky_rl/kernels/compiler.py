@@ -27,16 +27,13 @@ FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
+    "-ffp-contract=off",  # a neuron's forward is bit-equal to torch's; matrix products name their multiply-adds
     "-fno-math-errno",
     "-fno-trapping-math",
     "-fPIC",
     "-shared",
     "-w",
 )
-EXACT = "-ffp-contract=off"
-"""For neurons: no fused multiply-add, so that the forward is bit-equal to torch's."""
-FUSED = "-ffp-contract=fast"
-"""For matrix products."""
 TIMEOUT = 300.0
 
 
@@ -94,28 +91,28 @@ def folder() -> Path:
 
 
 @cache
-def library(text: str, contraction: str = EXACT) -> ctypes.CDLL:
+def library(text: str) -> ctypes.CDLL:
     """The shared object of a C++ text. Raises `CompileError` with the compiler's last words."""
     if command() is None:
         raise CompileError(missing())
-    key = hashlib.sha256("\0".join([text, contraction, *FLAGS, identity()]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([text, *FLAGS, identity()]).encode()).hexdigest()[:24]
     path = folder() / f"{key}.so"
     if path.is_file():
         try:
             return ctypes.CDLL(str(path))
         except OSError as error:
             log.warning("%s is damaged and compiled again (%s)", path, error)
-    files.write(path, lambda beside: compile_to(beside, text, contraction))
+    files.write(path, lambda beside: compile_to(beside, text))
     return ctypes.CDLL(str(path))
 
 
-def compile_to(path: Path, text: str, contraction: str) -> None:
+def compile_to(path: Path, text: str) -> None:
     """Compile, with OpenMP where the compiler has it."""
     words = command()
     assert words is not None
     last = ""
     for parallel in (["-fopenmp"], []):
-        line = [*words, *FLAGS, contraction, *parallel, "-x", "c++", "-", "-o", str(path)]
+        line = [*words, *FLAGS, *parallel, "-x", "c++", "-", "-o", str(path)]
         try:
             result = subprocess.run(
                 line, input=text, capture_output=True, text=True, check=False, timeout=TIMEOUT

@@ -47,7 +47,7 @@ def available() -> str | None:
 def core() -> ctypes.CDLL:
     """The kernels that do not depend on a neuron."""
     text = "\n".join(programs.header(name) for name in ("lanes", "job", "events", "bfloat16", "stack"))
-    found = compiler.library(text, compiler.FUSED)
+    found = compiler.library(text)
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     found.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
     found.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
@@ -61,7 +61,7 @@ def core() -> ctypes.CDLL:
 @cache
 def kernels(key: str) -> ctypes.CDLL:
     """A neuron's compiled program."""
-    found = compiler.library(programs.source(programs.KNOWN[key]), compiler.EXACT)
+    found = compiler.library(programs.source(programs.KNOWN[key]))
     found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
     found.spiky_forward.restype = None
     return found

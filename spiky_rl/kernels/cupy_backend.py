@@ -6,6 +6,7 @@ because a module cannot be loaded during it.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections import Counter
 from collections.abc import Sequence
@@ -34,11 +35,10 @@ def available() -> str | None:
         return "CuPy is not installed; pip install 'spiky-rl[cuda]'"
     try:
         import cupy
-        from cupy.cuda import nvrtc
 
         if not cupy.is_available():
             return "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version"
-        nvrtc.getVersion()
+        importlib.import_module("cupy.cuda.nvrtc").getVersion()
     except Exception as error:  # pylint: disable=broad-exception-caught
         # a CuPy that does not fit its libraries fails in many ways, each of them a reason
         return f"CuPy does not load ({type(error).__name__}: {error}); reinstall it with pip install 'spiky-rl[cuda]'"

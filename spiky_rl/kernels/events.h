@@ -9,7 +9,7 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __AVX512F__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
@@ -24,6 +24,18 @@ INLINE F load(const float *x) {
   return value;
 }
 INLINE void store(float *x, F value) { memcpy(x, &value, sizeof value); }
+
+// a b + c with one rounding where the CPU can, everywhere the same way: a compiler left to itself contracts some copies of
+// a loop and not others (GCC does on AMD's Zen 4), and then a row's bits depend on its neighbours.
+INLINE F multiply_add(F a, F b, F c) {
+#if WIDTH == 16
+  return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif WIDTH == 8 && defined(__FMA__)
+  return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
 
 // Where the vectors of an output row begin; the last one overlaps its neighbour where WIDTH does not divide the row.
 INLINE long place(long v, long outputs) { return (v + 1) * WIDTH <= outputs ? v * WIDTH : outputs - WIDTH; }
@@ -68,8 +80,8 @@ static void add_events(const float *x, const int *index, long count, const float
   for (long e = 0; e < count; e++) {
     const float *row = base + index[e] * outputs;
     const F value = LANE(BINARY ? 1.0f : x[index[e]]);
-    for (int i = 0; i < NV - 1; i++) sum[i] = BINARY ? sum[i] + load(row + i * WIDTH) : sum[i] + value * load(row + i * WIDTH);
-    sum[NV - 1] = BINARY ? sum[NV - 1] + load(row + tail) : sum[NV - 1] + value * load(row + tail);
+    for (int i = 0; i < NV - 1; i++) sum[i] = BINARY ? sum[i] + load(row + i * WIDTH) : multiply_add(value, load(row + i * WIDTH), sum[i]);
+    sum[NV - 1] = BINARY ? sum[NV - 1] + load(row + tail) : multiply_add(value, load(row + tail), sum[NV - 1]);
   }
   for (int i = 0; i < NV; i++) store(y + at[i], sum[i]);
 }
@@ -116,7 +128,7 @@ static void dense_tile(const float *x, long inputs, const float *w, const float 
     F row[NV];
     for (int i = 0; i < NV; i++) row[i] = load(w + c * outputs + at[i]);
     for (int r = 0; r < R; r++)
-      for (int i = 0; i < NV; i++) sum[r][i] = sum[r][i] + LANE(x[r * inputs + c]) * row[i];
+      for (int i = 0; i < NV; i++) sum[r][i] = multiply_add(LANE(x[r * inputs + c]), row[i], sum[r][i]);
   }
   for (int r = 0; r < R; r++)
     for (int i = 0; i < NV; i++) store(y + r * outputs + at[i], sum[r][i]);

@@ -135,7 +135,7 @@ static void outer_tile(const float *x, const float *g, float *sum, long rows, lo
     F row[NV];
     for (int i = 0; i < NV; i++) row[i] = load(g + r * N + (v + i) * WIDTH);
     for (int k = 0; k < RC; k++)
-      for (int i = 0; i < NV; i++) total[k][i] = total[k][i] + LANE(x[r * C + c + k]) * row[i];
+      for (int i = 0; i < NV; i++) total[k][i] = multiply_add(LANE(x[r * C + c + k]), row[i], total[k][i]);
   }
   for (int k = 0; k < RC; k++)
     for (int i = 0; i < NV; i++) {

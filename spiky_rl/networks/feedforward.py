@@ -90,8 +90,8 @@ class FeedForward(SpikingNetwork):
             width, binary = size, not stack[-1].neuron.graded
         self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
         self.decoder: Decoder = decoder.build(inputs=width, outputs=outputs)
-        self.decoder.backend, self.decoder.binary, self.decoder.bfloat16 = backend, binary, bfloat16
-        self.backend, self.bfloat16, self.recompute = backend, bfloat16, recompute
+        self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
+        self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
         self.linear = all(type(layer.connection) is Linear for layer in stack)
         self._stack: Stack | None = None
         self.state_sizes = tuple(layer.width for layer in stack for _ in layer.neuron.states)
@@ -193,7 +193,7 @@ class FeedForward(SpikingNetwork):
                     output_major=True,
                 )
             )
-        return Stack(stages, self.bfloat16, self.recompute)
+        return Stack(stages, self.bfloat16_gradient, self.recompute)
 
     def advance(self) -> None:  # noqa: D102
         self.updates += 1

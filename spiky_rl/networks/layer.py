@@ -81,7 +81,12 @@ class Layer(torch.nn.Module):
         self.neuron = neuron
         self.parameters_of_neuron = Parameters(neuron, width)
         self.width = width
-        self.backend, self.binary, self.bfloat16, self.recompute = backend, binary, bfloat16, recompute
+        self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
+            backend,
+            binary,
+            bfloat16,
+            recompute,
+        )
 
     def forward(
         self,
@@ -98,7 +103,7 @@ class Layer(torch.nn.Module):
         """
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            current = self.connection(signal, self.backend, self.binary, self.bfloat16)
+            current = self.connection(signal, self.backend, self.binary, self.bfloat16_gradient)
             output, new = dispatch.unroll(
                 *(self.backend, self.neuron, ops, current, steps, state if carried else None),
                 *(self.parameters_of_neuron(), keep, trace),

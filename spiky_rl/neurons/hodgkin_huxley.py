@@ -45,7 +45,7 @@ class HodgkinHuxley(Ode):
         "sodium": Param(120.0, "maximal sodium conductance", low=0.0, unit="mS/cm2"),
         "potassium": Param(36.0, "maximal potassium conductance", low=0.0, unit="mS/cm2"),
         "leak": Param(0.3, "leak conductance", low=1e-3, unit="mS/cm2"),
-        "gain": Param(10.0, "input per unit of the network's current", low=1e-3, unit="uA/cm2"),
+        "gain": Param(20.0, "input per unit of the network's current", low=1e-3, unit="uA/cm2"),
     }
     options = {
         **params,
@@ -58,7 +58,7 @@ class HodgkinHuxley(Ode):
             20.0, "fall below the threshold after which a neuron can spike again", low=0.0, unit="mV"
         ),
         "scale": Option(
-            20.0, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit="mV"
+            50.0, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit="mV"
         ),
         "substeps": Option(10, "parts into which a step is divided", low=1),
         "dt": DT,

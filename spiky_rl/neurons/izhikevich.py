@@ -47,7 +47,7 @@ class Izhikevich(Ode):
         ),
         "c": Param(-65.0, "potential after a spike", high=0.0, unit="mV"),
         "d": Param(8.0, "rise of recovery per spike", low=0.0, unit="mV"),
-        "gain": Param(10.0, "input per unit of the network's current", low=1e-3, unit="mV/ms"),
+        "gain": Param(30.0, "input per unit of the network's current", low=1e-3, unit="mV/ms"),
     }
     options = {
         "pattern": Option(
@@ -56,7 +56,7 @@ class Izhikevich(Ode):
         **params,
         "peak": Option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV"),
         "scale": Option(
-            20.0, "distance to the peak that counts as one for the surrogate", low=1e-3, unit="mV"
+            50.0, "distance to the peak that counts as one for the surrogate", low=1e-3, unit="mV"
         ),
         "substeps": Option(4, "parts into which a step is divided", low=1),
         "dt": DT,

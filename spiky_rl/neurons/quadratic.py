@@ -9,8 +9,8 @@ constant over the step: with J = I - critical^2/4, h = dt/tau and m = tan(sqrt(J
     v <- (v (1 - critical m/2) + I m) / (1 + critical m/2 - v m)
 
 which is right for any dt, while Euler's method overshoots the peak and multiplies the rate. A denominator at or below
-zero is a run to infinity within the step. Potentials beyond the peak do not matter, because they are reset; what is
-returned for them is bounded and has a bounded gradient.
+zero is a run to infinity within the step. Potentials beyond the peak do not matter, because they are reset; what stands
+for them rises with the current and has a bounded gradient.
 
 v is relative to rest and without a unit, and the network's current enters as it is. A membrane in mV that obeys
 tau dV/dt = a (V - V_rest)(V - V_critical) + R I is v = a (V - V_rest), with critical = a (V_critical - V_rest) and current
@@ -41,12 +41,12 @@ class Quadratic(Ode):
 
     states = ("v",)
     params = {
-        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms"),
-        "critical": Param(1.0, "potential above which the neuron runs to its peak", low=1e-3),
+        "tau": Param(1.0, "membrane time constant", low=1e-3, unit="ms"),
+        "critical": Param(0.5, "potential above which the neuron runs to its peak", low=1e-3),
     }
     options = {
         **params,
-        "peak": Option(4.0, "potential at which a spike is emitted; above critical", low=1e-3),
+        "peak": Option(3.0, "potential at which a spike is emitted; above critical", low=1e-3),
         "reset": Option(0.0, "potential after a spike; below peak"),
         "detach_reset": DETACH_RESET,
         "dt": DT,
@@ -73,9 +73,9 @@ class Quadratic(Ode):
         h, half, peak = self.dt / tau, 0.5 * critical, self.chosen["peak"]
         m = h * _tangent_ratio(ops, (current - half**2) * h**2)
         above, below = v * (1.0 - half * m) + current * m, 1.0 + half * m - v * m
-        # above / below up to the peak; beyond it, where below falls through zero, peak + (excess / above) peak
-        excess = ops.max(above - peak * below, 0.0)
-        return ((above + excess) / ops.max(ops.max(below, above / peak), SMALLEST),)
+        # beyond the peak, where below falls through zero: linear, and rising with v and current
+        excess = above - peak * below
+        return (ops.where(excess < 0.0, above / ops.max(below, SMALLEST), peak + excess),)
 
     def threshold(self, ops: Any, v: Any, tau: Any, critical: Any) -> Any:  # noqa: D102
         return v / self.chosen["peak"] - 1.0

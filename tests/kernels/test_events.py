@@ -50,6 +50,18 @@ def test_a_row_is_the_same_bits_alone_in_a_batch_dense_by_events_and_from_bits(s
         assert torch.equal(y[r : r + 1], cpu_backend.linear(x[r : r + 1], None, weight, bias, True))
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (23, 19, 70)], ids=str)
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_row_does_not_depend_on_how_many_come_with_it(shape, binary):
+    # values, unlike spikes, would show a multiply-add that one copy of a loop fuses and another does not
+    x, weight, bias, _ = case(*shape, 0.7, binary=False)
+    x = x.sign().abs() if binary else x
+    y = cpu_backend.linear(x, None, weight, bias, binary)
+    for rows in (1, 2, 5, 7, 64):
+        parts = [cpu_backend.linear(part, None, weight, bias, binary) for part in x.split(rows)]
+        assert torch.equal(y, torch.cat(parts)), rows
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 64), (4, 65), (1, 1), (7, 2, 200)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_events_survive_packing_into_bits(shape, dtype):

@@ -99,7 +99,7 @@ def test_pattern_is_a_name_for_four_numbers_and_excludes_them():
 
 
 def test_gradient_survives_the_upstroke():
-    neuron = build("izhikevich")
+    neuron = build("izhikevich", gain=10.0)
     current = torch.full((8, 1), 1.5, dtype=torch.float64).requires_grad_()
     state = tuple(torch.zeros(1, dtype=torch.float64) for _ in neuron.states)
     spikes = 0.0

@@ -49,7 +49,7 @@ def test_equals_the_residual_form_of_lava():
 def test_value_that_does_not_change_costs_nothing():
     current = torch.zeros(STEPS, 2, dtype=torch.float64)
     current[0] = torch.tensor([1.5, -1.5])
-    events, _ = run("sigma_delta", current)
+    events, _ = run("sigma_delta", current, threshold=0.1)
     assert events[0].tolist() == [1.5, 0.0]
     assert events[1:].abs().sum() == 0
 
@@ -97,7 +97,7 @@ def test_a_higher_threshold_lowers_what_is_sent_and_the_surrogate_knows():
 
 
 def test_constant_current_is_a_ramp():
-    events, values = run("sigma_delta", constant([0.06, -0.06], 10))
+    events, values = run("sigma_delta", constant([0.06, -0.06], 10), threshold=0.1)
     assert values[-1].tolist() == pytest.approx([0.6, -0.6])
     assert events[:, 0].tolist() == pytest.approx([0.0, 0.12] * 5)
     assert events[:, 1].abs().sum() == 0

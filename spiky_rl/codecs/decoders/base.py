@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.registry import Component
 
@@ -22,13 +23,15 @@ class Decoder(Component, torch.nn.Module):
 
     potential: Neuron | None = None
     """What runs over the readout's output, if anything does: then `read` turns its output into features."""
+    ops: TorchOps | None = None
+    """The vocabulary that the potential runs on."""
     last_step: bool = False
     """Whether features are the potential after the last inner step, plus the readout's bias."""
     backend: str = "auto"
     """What runs it."""
     binary: bool = False
     """Whether what it reads is 0 or 1."""
-    bfloat16: bool = False
+    bfloat16_gradient: bool = False
     """Whether the gradient of what it reads may be computed in bfloat16."""
 
     @abstractmethod
@@ -39,6 +42,10 @@ class Decoder(Component, torch.nn.Module):
 
         From rest where ``state`` is None; then no state comes out.
         """
+
+    def parameters_of_potential(self) -> tuple[Tensor | float, ...]:
+        """What the potential's step takes, where there is one."""
+        return ()
 
     def read(self, potentials: Tensor) -> Tensor:
         """Potentials [T, K, B, F] of a decoder that has them -> features [T, B, F]."""

@@ -31,6 +31,9 @@ class Membrane(Decoder):
         "dt": Option(1.0, "inner time step", low=1e-6, unit="ms"),
     }
 
+    potential: Neuron
+    ops: TorchOps
+
     def __init__(self, read: str, tau: float, dt: float, inputs: int, outputs: int) -> None:
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
@@ -44,7 +47,7 @@ class Membrane(Decoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
         weight, steps = self.readout.weight, spikes.shape[1]
         drive = dispatch.linear(
-            self.backend, spikes, weight, None, self.binary, self.bfloat16
+            self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient
         )  # [T, K, B, F]
         v, new = dispatch.unroll(
             *(self.backend, self.potential, self.ops, drive, steps, state),
@@ -52,8 +55,7 @@ class Membrane(Decoder):
         )
         return self.read(v), new
 
-    def parameters_of_potential(self) -> tuple[float]:
-        """What the potential's step takes."""
+    def parameters_of_potential(self) -> tuple[float]:  # noqa: D102
         return (self.decay,)
 
     def read(self, potentials: Tensor) -> Tensor:  # noqa: D102
