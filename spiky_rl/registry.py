@@ -99,6 +99,10 @@ class Component:
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:
         """Raise RegistryError where single values are fine but do not go together."""
 
+    @classmethod
+    def validate_parts(cls, path: str, parts: Mapping[str, Configured]) -> None:
+        """Raise RegistryError for a part that is well configured but not what this component can take."""
+
 
 @dataclass(frozen=True)
 class Configured:
@@ -240,6 +244,7 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
         for key, (part_kind, default) in cls.parts.items()
     }
     cls.validate(path, options)
+    cls.validate_parts(path, parts)
     return Configured(settings["name"], cls, options, parts)
 
 

@@ -39,7 +39,8 @@ def mine(tmp_path):
 
 
 def test_names_are_the_files_of_a_room_without_its_helpers():
-    assert registry.names("neurons") == ["lif"]
+    zoo = ["alif", "hodgkin_huxley", "izhikevich", "lif", "quadratic", "resonate", "sigma_delta"]
+    assert registry.names("neurons") == zoo
     assert registry.names("decoders") == ["membrane", "rate"]
     assert registry.names("networks") == ["feedforward"]
     assert {"lif_ppo", "mlp_ppo", "gru_ppo"} <= set(registry.names("agents"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from spiky_rl import registry
 from spiky_rl.cli import common
+from spiky_rl.registry import UserError
 from spiky_rl.spec import load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
@@ -17,6 +18,9 @@ def parser() -> argparse.ArgumentParser:
     found = common.Parser(prog="show.py", description="List what there is, or what one entry is made of.")
     found.add_argument("kind", choices=KINDS, help="what to list")
     found.add_argument("name", nargs="?", help="one entry: what it is and what it can be set to")
+    found.add_argument(
+        "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
+    )
     found.add_argument("--task", help="with an agent: the merged specification for this task")
     found.add_argument("overrides", nargs="*", metavar="key=value", help="agent.x.y=v, as for train.py")
     return found
@@ -25,9 +29,13 @@ def parser() -> argparse.ArgumentParser:
 def show(argv: list[str]) -> int:
     """Print what was asked for."""
     args = parser().parse_intermixed_args(argv)
+    if args.source and (args.kind != "neurons" or args.name is None):
+        raise UserError("--source goes with a neuron, as in: show.py neurons lif --source")
     if args.name is None:
         rows = [(name, _summary(args.kind, name)) for name in registry.names(args.kind)]
         print_columns(rows)
+    elif args.source:
+        show_source(args.kind, args.name)
     elif args.kind == "agents":
         show_agent(args.name, args.task, args.overrides)
     elif args.kind == "tasks":
@@ -74,12 +82,31 @@ def show_component(kind: str, name: str) -> None:
     print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
     rows = [("option", "default", "allowed", "meaning")]
     for key, option in cls.options.items():
-        rows.append((key, f"{_plain(option.default)} {option.unit}".strip(), _allowed(option), option.doc))
+        rows.append(
+            (
+                key,
+                f"{_plain(option.default)} {option.unit if option.unit != '1' else ''}".strip(),
+                _allowed(option),
+                option.doc,
+            )
+        )
     rows += [
         (key, default, f"one of show.py {part_kind}", "component")
         for key, (part_kind, default) in cls.parts.items()
     ]
     print_columns(rows)
+
+
+def show_source(kind: str, name: str) -> None:
+    """The C of a neuron's step and adjoint, with its default options and the arctangent for its spikes."""
+    from spiky_rl.kernels import contract, emit
+
+    neuron = registry.configure(kind, name, name).build()
+    surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
+    contract.check(neuron, surrogate)
+    program = emit.program(neuron, surrogate, (False,) * len(neuron.params))
+    print(f"// u: numbers computed on the host from {', '.join(program.names)} and the surrogate's slope")
+    print(program.text.rstrip())
 
 
 def print_columns(rows: list[tuple[str, ...]]) -> None:

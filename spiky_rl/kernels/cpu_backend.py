@@ -6,7 +6,6 @@ import ctypes
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from spiky_rl.kernels import compiler, programs
 from spiky_rl.kernels.compiler import CompileError
 
+DEVICE = "cpu"
 LAUNCHES: Counter[str] = Counter()
 """How often each kernel ran in this process: the proof that it did."""
 POINTERS = (
@@ -65,20 +65,6 @@ def kernels(key: str) -> ctypes.CDLL:
     found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
     found.spiky_forward.restype = None
     return found
-
-
-def unroll(*args: Any, **kwargs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """As `torch_backend.unroll`."""
-    from spiky_rl.kernels import operators
-
-    return operators.unroll("cpu", *args, **kwargs)
-
-
-def linear_layer(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
-    """As `dispatch.linear`."""
-    from spiky_rl.kernels import operators
-
-    return operators.linear(x, weight, bias, binary, bfloat16)
 
 
 def forward(

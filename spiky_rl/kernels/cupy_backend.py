@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import programs
 
+DEVICE = "cuda"
 LAUNCHES: Counter[str] = Counter()
 """How often each kernel ran in this process: the proof that it did."""
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
@@ -55,13 +56,6 @@ def kernels(key: str, device: int) -> tuple[Any, Any]:
     with cupy.cuda.Device(device):
         module = cupy.RawModule(code=programs.source(programs.KNOWN[key]), options=OPTIONS, backend="nvrtc")
         return module.get_function("spiky_forward"), module.get_function("spiky_backward")
-
-
-def unroll(*args: Any, **kwargs: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """As `torch_backend.unroll`."""
-    from spiky_rl.kernels import operators
-
-    return operators.unroll("cupy", *args, **kwargs)
 
 
 def forward(

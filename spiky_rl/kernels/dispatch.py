@@ -6,29 +6,25 @@ device and type of what it is given, and it logs once what it chose and why.
 
 from __future__ import annotations
 
-import importlib
 import logging
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels import cpu_backend, operators, torch_backend
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.registry import RegistryError, nearest
 
 log = logging.getLogger(__name__)
 
-COMPILED = {"cpu": "cpu", "cuda": "cupy"}
-"""The backend that ``auto`` takes for a device, where it is available."""
-
 
 def names() -> list[str]:
     """All backends: the files of this room that end in ``_backend``."""
-    return sorted(path.stem.removesuffix("_backend") for path in Path(__file__).parent.glob("*_backend.py"))
+    return list(operators.BACKENDS)
 
 
 @cache
@@ -37,7 +33,7 @@ def backend(name: str) -> ModuleType:
     if name not in names():
         known = ("auto", *names())
         raise RegistryError(f"unknown backend {name!r}; choose from {', '.join(known)}{nearest(name, known)}")
-    module = importlib.import_module(f"spiky_rl.kernels.{name}_backend")
+    module = operators.BACKENDS[name]
     if reason := module.available():
         raise RegistryError(f"backend {name!r} is not available: {reason}")
     return module
@@ -51,13 +47,13 @@ def check(name: str) -> None:
 
 @cache
 def automatic(device: str) -> ModuleType:
-    """What ``auto`` means for a device: its compiled backend, or the torch reference."""
-    wanted = COMPILED.get(device, "torch")
-    module = importlib.import_module(f"spiky_rl.kernels.{wanted}_backend")
-    if reason := module.available():
+    """What ``auto`` means for a kind of device: its compiled backend, or the torch reference."""
+    module = operators.COMPILED.get(device)
+    reason = f"no backend compiles for {device}" if module is None else module.available()
+    if module is None or reason:
         log.warning("neurons on %s run on the torch backend, which is slow: %s", device, reason)
-        return importlib.import_module("spiky_rl.kernels.torch_backend")
-    log.info("neurons on %s run on the %s backend", device, wanted)
+        return torch_backend
+    log.info("neurons on %s run on the %s backend", device, operators.name_of(module))
     return module
 
 
@@ -66,7 +62,7 @@ def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> ModuleType:
     if name != "auto":
         return backend(name)
     if x.dtype != torch.float32 or (ops is not None and ops.soft_spike):
-        return backend("torch")
+        return torch_backend
     return automatic(x.device.type)
 
 
@@ -74,7 +70,10 @@ def unroll(
     name: str, neuron: Neuron, ops: TorchOps, current: Tensor, *args: Any, **kwargs: Any
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Run a neuron over time on the backend that ``name`` means; arguments as `torch_backend.unroll`'s."""
-    return choose(name, current, ops).unroll(neuron, ops, current, *args, **kwargs)
+    module = choose(name, current, ops)
+    if module is torch_backend:
+        return torch_backend.unroll(neuron, ops, current, *args, **kwargs)
+    return operators.unroll(module, neuron, ops, current, *args, **kwargs)
 
 
 def linear(
@@ -85,7 +84,6 @@ def linear(
     ``binary``: x is 0 or 1, and a backend may follow the ones alone. ``bfloat16``: the gradient of x may be computed in
     bfloat16.
     """
-    module = choose(name, x)
-    if hasattr(module, "linear_layer"):
-        return module.linear_layer(x, weight, bias, binary, bfloat16)
+    if choose(name, x) is cpu_backend:
+        return operators.linear(x, weight, bias, binary, bfloat16)
     return torch.nn.functional.linear(x, weight, bias)

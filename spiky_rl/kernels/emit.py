@@ -42,8 +42,7 @@ class Program:
 def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> Program:
     """Trace a neuron, derive its adjoint, write both down.
 
-    Raises `TraceError` if the step leaves the op vocabulary, returns another number of states than it declares, or does
-    not have its rest at zero.
+    Raises `TraceError` if the step leaves the op vocabulary or returns something else than an output and its states.
     """
     writer = _Writer(neuron, surrogate, varying)
     if neuron.substeps == 1:

@@ -4,9 +4,13 @@
 called directly, without an operator around it, where no gradient is wanted.
 """
 
+# pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
+
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -36,13 +40,18 @@ LIBRARY.define(
 )
 
 
-def backend_of(x: Tensor) -> ModuleType:
-    """The compiled backend for a tensor's device."""
-    if x.device.type == "cpu":
-        return cpu_backend
-    from spiky_rl.kernels import cupy_backend
+BACKENDS = {
+    path.stem.removesuffix("_backend"): importlib.import_module(f"spiky_rl.kernels.{path.stem}")
+    for path in sorted(Path(__file__).parent.glob("*_backend.py"))
+}
+"""All backends. Each says whether it is ``available``; compiled ones have a ``DEVICE``, ``forward`` and ``backward``."""
+COMPILED = {module.DEVICE: module for module in BACKENDS.values() if hasattr(module, "DEVICE")}
+"""By the kind of device whose tensors they take."""
 
-    return cupy_backend
+
+def name_of(module: ModuleType) -> str:
+    """The name of a backend."""
+    return next(name for name, known in BACKENDS.items() if known is module)
 
 
 def _unroll(
@@ -55,7 +64,9 @@ def _unroll(
     key: str,
     last: bool,
 ) -> tuple[Tensor, Tensor]:
-    output, final, _ = backend_of(current).forward(key, current, state, params, keep, uniforms, steps, last)
+    output, final, _ = COMPILED[current.device.type].forward(
+        key, current, state, params, keep, uniforms, steps, last
+    )
     return output, final
 
 
@@ -68,7 +79,7 @@ def _unroll_fake(
     steps: int,
     key: str,
     last: bool,
-) -> tuple[Tensor, Tensor]:  # pylint: disable=unused-argument
+) -> tuple[Tensor, Tensor]:
     T, _, B, N = current.shape
     states = programs.KNOWN[key].states
     return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if last else (0,))
@@ -85,7 +96,7 @@ def _unroll_backward(
     grad_output: Tensor | None,
     grad_last: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return backend_of(current).backward(
+    return COMPILED[current.device.type].backward(
         key, current, state, params, keep, uniforms, steps, grad_output, grad_last
     )
 
@@ -98,7 +109,7 @@ def _unroll_backward_fake(
     return found[0], found[1], found[2]
 
 
-def _save_unroll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:  # noqa: ARG001
+def _save_unroll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     current, state, params, keep, uniforms, steps, key, _ = inputs
     ctx.save_for_backward(current, state, params, keep)
     ctx.uniforms, ctx.steps, ctx.key = uniforms, steps, key
@@ -119,7 +130,7 @@ def _unroll_gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | N
 
 def _linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
-) -> tuple[Tensor, Tensor]:  # pylint: disable=unused-argument
+) -> tuple[Tensor, Tensor]:
     rows = x.reshape(-1, x.shape[-1])
     bits = rows.new_empty(
         (rows.shape[0], cpu_backend.words(rows.shape[1])) if binary else (0,), dtype=torch.int64
@@ -130,7 +141,7 @@ def _linear(
 
 def _linear_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
-) -> tuple[Tensor, Tensor]:  # pylint: disable=unused-argument
+) -> tuple[Tensor, Tensor]:
     rows = x.numel() // x.shape[-1]
     bits = x.new_empty((rows, cpu_backend.words(x.shape[-1])) if binary else (0,), dtype=torch.int64)
     return x.new_empty(*x.shape[:-1], weight.shape[0]), bits
@@ -156,7 +167,7 @@ def _linear_backward(
 
 def _linear_backward_fake(
     saved: Tensor, weight: Tensor, grad: Tensor, binary: bool, bfloat16: bool, bias: bool, inputs: bool
-) -> tuple[Tensor, Tensor, Tensor]:  # pylint: disable=unused-argument
+) -> tuple[Tensor, Tensor, Tensor]:
     grad_x = grad.new_empty((*grad.shape[:-1], weight.shape[1]) if inputs else (0,))
     grad_weight = grad.new_empty(weight.shape[1], weight.shape[0]).t()
     return grad_x, grad_weight, grad.new_empty(weight.shape[0] if bias else 0)
@@ -180,9 +191,9 @@ def _linear_gradient(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
     return *(x if keep else None for x, keep in zip(grads, wanted, strict=True)), None, None
 
 
-for device in ("CPU", "CUDA"):
-    LIBRARY.impl("unroll", _unroll, device)
-    LIBRARY.impl("unroll_backward", _unroll_backward, device)
+for place in map(str.upper, COMPILED):
+    LIBRARY.impl("unroll", _unroll, place)
+    LIBRARY.impl("unroll_backward", _unroll_backward, place)
 LIBRARY.impl("linear", _linear, "CPU")
 LIBRARY.impl("linear_backward", _linear_backward, "CPU")
 for name, fake in {
@@ -197,7 +208,7 @@ torch.library.register_autograd("spiky_rl::linear", _linear_gradient, setup_cont
 
 
 def unroll(
-    backend: str,
+    module: ModuleType,
     neuron: Neuron,
     ops: TorchOps,
     current: Tensor,
@@ -207,48 +218,47 @@ def unroll(
     keep: Tensor | None = None,
     trace: list[Tensor] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """As `torch_backend.unroll`, by the compiled kernels of a backend.
+    """As `torch_backend.unroll`, by the kernels of a compiled backend.
 
     Raises `RegistryError` for what they do not do: another device or type, smooth spikes.
     """
-    if reason := unfit(backend, ops, current):
-        raise RegistryError(f"backend {backend!r} {reason}; backend: torch does")
+    refuse_unfit(module, ops, current)
     call = programs.call(neuron, ops, params, current.shape[-1])
     stacked = None if state is None else torch.stack(state)
     arguments = (current, stacked, call.params, keep, call.uniforms, steps)
-    inputs = (current, stacked, call.params)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs):
+    if _as_operator(current, stacked, call.params):
         output, last = torch.ops.spiky_rl.unroll(*arguments, call.key, state is not None)
-        if trace is not None:
-            with torch.no_grad():
-                trace += _potentials(call.key, arguments)
     else:
         output, last = _unroll(*arguments, call.key, state is not None)
-        if trace is not None:
-            trace += _potentials(call.key, arguments)
+    if trace is not None:
+        with torch.no_grad():
+            potentials = module.forward(call.key, *arguments, last=False, trace=True)[2]
+        trace += potentials.flatten(0, 1).unbind(0)
     return output, () if state is None else tuple(last.unbind(0))
-
-
-def _potentials(key: str, arguments: tuple[Any, ...]) -> list[Tensor]:
-    potentials = backend_of(arguments[0]).forward(key, *arguments, last=False, trace=True)[2]
-    return list(potentials.flatten(0, 1).unbind(0))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
     """The event-driven linear layer of the CPU: x [..., C] -> [..., N]; ``binary``: x is 0 or 1."""
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias)):
+    if _as_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     y = cpu_backend.linear(x.reshape(-1, x.shape[-1]), None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
-def unfit(backend: str, ops: TorchOps, x: Tensor) -> str | None:
-    """Why the kernels of a backend cannot take this; None: they can."""
-    device = "cuda" if backend == "cupy" else backend
-    if x.device.type != device:
-        return f"computes on {device}, the tensor lies on {x.device.type}"
-    if x.dtype != torch.float32:
-        return f"computes in float32, not in {x.dtype}"
-    if ops.soft_spike:
-        return "has no smooth spikes"
-    return None
+def _as_operator(*tensors: Tensor | None) -> bool:
+    """Whether somebody has to see the call: autograd, or a compiler."""
+    learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    return learned or torch.compiler.is_compiling()
+
+
+def refuse_unfit(module: ModuleType, ops: TorchOps, x: Tensor) -> None:
+    """Raise `RegistryError` for what the kernels of a backend cannot take."""
+    reason = None
+    if x.device.type != module.DEVICE:
+        reason = f"computes on {module.DEVICE}, the tensor lies on {x.device.type}"
+    elif x.dtype != torch.float32:
+        reason = f"computes in float32, not in {x.dtype}"
+    elif ops.soft_spike:
+        reason = "has no smooth spikes"
+    if reason:
+        raise RegistryError(f"backend {name_of(module)!r} {reason}; backend: torch does")

@@ -15,7 +15,7 @@ from torch import Tensor
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.connections.linear import Linear
-from spiky_rl.kernels import cpu_backend, dispatch, precision
+from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
 from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
@@ -58,6 +58,13 @@ class FeedForward(SpikingNetwork):
                 precision.require()
         except RegistryError as error:
             raise RegistryError(f"{path}: {error}") from None
+
+    @classmethod
+    def validate_parts(cls, path: str, parts: Mapping[str, Configured]) -> None:  # noqa: D102
+        try:
+            contract.check(parts["neuron"].build(), parts["surrogate"].build())
+        except RegistryError as error:
+            raise RegistryError(f"{path}.neuron: {error}") from None
 
     def __init__(
         self,

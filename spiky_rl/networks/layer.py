@@ -40,8 +40,7 @@ class Parameters(torch.nn.Module):
                 value = self._in_range(name, param)
                 values.append(torch.exp(-self.neuron.dt / value) if param.transform == "decay" else value)
             else:
-                number = self.neuron.chosen[name]
-                values.append(math.exp(-self.neuron.dt / number) if param.transform == "decay" else number)
+                values.append(self.neuron.number(name))
         return tuple(values)
 
     def _in_range(self, name: str, param: Param) -> Tensor:

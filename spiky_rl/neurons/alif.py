@@ -29,11 +29,11 @@ class Alif(Ode):
     states = ("v", "a")
     params = {
         "tau": Param(20.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-        "threshold": Param(1.0, "potential at which a rested neuron spikes", low=1e-3),
+        "threshold": Param(1.0, "potential at which a rested neuron spikes", low=1e-3, unit="1"),
         "tau_adaptation": Param(
             200.0, "time constant of the adaptation", low=1e-3, unit="ms", transform="decay"
         ),
-        "adaptation": Param(0.1, "rise of the threshold per spike", low=0.0),
+        "adaptation": Param(0.1, "rise of the threshold per spike", low=0.0, unit="1"),
     }
     options = {
         **params,

@@ -11,6 +11,7 @@ zeros to reset.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,10 @@ BELOW_ANY = -1e30
 
 @dataclass(frozen=True)
 class Param(Option):
-    """A number of the neuron that enters its step and may be learned."""
+    """A number of the neuron that enters its step and may be learned.
+
+    Its unit must be said; ``1`` is that of a pure number, or of one measured in other parameters.
+    """
 
     transform: str = ""
     """``decay``: a time constant, which enters the step as exp(-dt / value)."""
@@ -64,6 +68,11 @@ class Neuron(Component):
                 raise RegistryError(
                     f"{path}.learn: {name!r} is no parameter of this neuron; it has {', '.join(cls.params)}{nearest(name, cls.params)}"
                 )
+
+    def number(self, name: str) -> float:
+        """A parameter as the step takes it: a time constant as its decay over one step."""
+        value = self.chosen[name]
+        return math.exp(-self.dt / value) if self.params[name].transform == "decay" else value
 
     def limits(self, name: str) -> tuple[float | None, float | None]:
         """Range in which a learned parameter is kept."""

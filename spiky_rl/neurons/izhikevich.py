@@ -43,7 +43,11 @@ class Izhikevich(Ode):
     params = {
         "a": Param(0.02, "rate of recovery", low=1e-4, unit="1/ms"),
         "b": Param(
-            0.2, "coupling of recovery to the membrane; there is no rest above 0.267", low=0.0, high=0.267
+            0.2,
+            "coupling of recovery to the membrane; there is no rest above 0.267",
+            low=0.0,
+            high=0.267,
+            unit="1",
         ),
         "c": Param(-65.0, "potential after a spike", high=0.0, unit="mV"),
         "d": Param(8.0, "rise of recovery per spike", low=0.0, unit="mV"),

@@ -10,6 +10,8 @@ synaptic current of its own, and refractoriness.
 Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter & Diesmann (1999).
 """
 
+# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+
 from typing import Any
 
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
@@ -22,7 +24,7 @@ class Lif(Ode):
     states = ("v",)
     params = {
         "tau": Param(20.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-        "threshold": Param(1.0, "potential at which a spike is emitted", low=1e-3),
+        "threshold": Param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1"),
     }
     options = {
         **params,
@@ -33,17 +35,15 @@ class Lif(Ode):
         "learn": LEARN,
     }
 
-    def flow(self, ops: Any, current: Any, v: Any, tau: Any, threshold: Any) -> Values:  # noqa: D102, ARG002
+    def flow(self, ops: Any, current: Any, v: Any, tau: Any, threshold: Any) -> Values:  # noqa: D102
         gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / tau))
         return ((gain * current - v) / tau,)
 
-    def integrate(
-        self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any
-    ) -> Values:  # noqa: D102, ARG002
+    def integrate(self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102
         return (decay * v + ((1.0 - decay) * current if self.chosen["input_gain"] == "ode" else current),)
 
-    def threshold(self, ops: Any, v: Any, decay: Any, threshold: Any) -> Any:  # noqa: D102, ARG002
+    def threshold(self, ops: Any, v: Any, decay: Any, threshold: Any) -> Any:  # noqa: D102
         return v - threshold
 
-    def reset(self, ops: Any, spike: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102, ARG002
+    def reset(self, ops: Any, spike: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102
         return ((v - spike * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - spike)),)

@@ -42,7 +42,7 @@ class Quadratic(Ode):
     states = ("v",)
     params = {
         "tau": Param(1.0, "membrane time constant", low=1e-3, unit="ms"),
-        "critical": Param(0.5, "potential above which the neuron runs to its peak", low=1e-3),
+        "critical": Param(0.5, "potential above which the neuron runs to its peak", low=1e-3, unit="1"),
     }
     options = {
         **params,

@@ -36,11 +36,11 @@ class Resonate(Ode):
     params = {
         "omega": Param(40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s"),
         "damping": Param(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s"),
-        "threshold": Param(1.0, "u at which a rested neuron spikes", low=1e-3),
+        "threshold": Param(1.0, "u at which a rested neuron spikes", low=1e-3, unit="1"),
         "tau_refractory": Param(
             95.0, "time constant of the refractory variable", low=1e-3, unit="ms", transform="decay"
         ),
-        "refractory": Param(1.0, "rise of threshold and damping per spike", low=0.0),
+        "refractory": Param(1.0, "rise of threshold and damping per spike", low=0.0, unit="1"),
         "gain": Param(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s"),
     }
     options = {

@@ -28,7 +28,7 @@ class SigmaDelta(Neuron):
 
     graded = True
     states = ("s", "sent")
-    params = {"threshold": Param(0.5, "smallest change that is sent", low=1e-3)}
+    params = {"threshold": Param(0.5, "smallest change that is sent", low=1e-3, unit="1")}
     options = {
         **params,
         "activation": Option("relu", "y: max(s, 0), or s itself", choices=("relu", "identity")),

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spiky_rl import registry
-from spiky_rl.kernels import dispatch, programs, torch_backend
+from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.layer import Parameters
 
@@ -58,7 +58,7 @@ def run(backend, built, ops, parameters, current, state, keep, device="cpu"):
     current, keep = current.to(device).requires_grad_(), keep.to(device)
     state = tuple(s.to(device).requires_grad_() for s in state)
     parameters = parameters.to(device)
-    y, last = backend.unroll(built, ops, current, current.shape[1], state, parameters(), keep)
+    y, last = dispatch.unroll(backend, built, ops, current, current.shape[1], state, parameters(), keep)
     g = torch.Generator().manual_seed(5)
     loss = sum((t * torch.randn(t.shape, generator=g).to(device)).sum() for t in (y, *last))
     wanted = [current, *state, *parameters.parameters()]
@@ -99,13 +99,13 @@ def test_compiled_neurons_are_the_reference(neuron, surrogate, learned, backend)
     tolerance = TOLERANCES.get(neuron, 1e-6)
     launched = sum(module.LAUNCHES.values())
     if bits:
-        found = run(module, built, ops, parameters, current, state, keep, device)
-        check(found, run(torch_backend, built, ops, parameters.cpu(), current, state, keep), bits, tolerance)
+        found = run(backend, built, ops, parameters, current, state, keep, device)
+        check(found, run("torch", built, ops, parameters.cpu(), current, state, keep), bits, tolerance)
         assert found[0].abs().sum() > 0, "a silent neuron proves nothing"
     else:
         for t, k in itertools.product(range(TIME), range(STEPS)):
             one = (current[t : t + 1, k : k + 1], state, keep[t : t + 1])
-            expected = run(torch_backend, built, ops, parameters.cpu(), *one)
-            check(run(module, built, ops, parameters, *one, device), expected, bits, tolerance)
+            expected = run("torch", built, ops, parameters.cpu(), *one)
+            check(run(backend, built, ops, parameters, *one, device), expected, bits, tolerance)
             state = tuple(expected[1])
     assert sum(module.LAUNCHES.values()) >= launched + 2, "the backend ran, forward and backward"

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -112,7 +113,7 @@ def test_unroll_of_many_steps_equals_many_unrolls_of_one(neuron, backend):
     built, ops, numbers = neuron_and_ops(neuron)
     where = place(backend)
     current = drive(**where)
-    unroll = dispatch.backend(backend).unroll
+    unroll = partial(dispatch.unroll, backend)
     whole, last = unroll(built, ops, current, STEPS, rest(built, **where), numbers)
     state, pieces = rest(built, **where), []
     for t, k in itertools.product(range(2), range(STEPS)):
@@ -127,7 +128,7 @@ def test_unroll_of_many_steps_equals_many_unrolls_of_one(neuron, backend):
 def test_a_constant_current_is_the_same_current_in_every_step(neuron, backend):
     built, ops, numbers = neuron_and_ops(neuron)
     where = place(backend)
-    unroll = dispatch.backend(backend).unroll
+    unroll = partial(dispatch.unroll, backend)
     results = []
     for steps in (1, FEW):
         once = drive(**where)[:, :1].requires_grad_()
@@ -145,7 +146,7 @@ def test_reset_mask_equals_a_fresh_start_and_leaves_the_others_alone(neuron, bac
     current = drive(**where)
     keep = torch.ones(2, BATCH, **where)
     keep[1, 1] = 0.0
-    unroll = dispatch.backend(backend).unroll
+    unroll = partial(dispatch.unroll, backend)
     masked, _ = unroll(built, ops, current, STEPS, rest(built, **where), numbers, keep)
     carried, restarted = [], []
     plain, _ = unroll(built, ops, current, STEPS, rest(built, **where), numbers, trace=carried)
@@ -165,7 +166,7 @@ def test_state_that_goes_in_is_never_written_to(neuron, backend):
     where = place(backend)
     state = tuple(torch.full((BATCH, WIDTH), 0.3, **where) for _ in built.states)
     keep = torch.zeros(2, BATCH, **where)
-    dispatch.backend(backend).unroll(built, ops, drive(**where), STEPS, state, numbers, keep=keep)
+    dispatch.unroll(backend, built, ops, drive(**where), STEPS, state, numbers, keep=keep)
     assert all((s == torch.full_like(s, 0.3)).all() for s in state)
 
 
