@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import math
 import sys
+import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -286,7 +287,16 @@ def _load_file(path: Path) -> Any:
         sys.modules[key] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except BaseException:
+        except Exception as error:
             del sys.modules[key]
-            raise
+            line = next(
+                (
+                    f.lineno
+                    for f in traceback.extract_tb(error.__traceback__)[::-1]
+                    if f.filename == str(path)
+                ),
+                None,
+            )
+            where = f"{path}, line {line}" if line else str(path)
+            raise RegistryError(f"{where}: {type(error).__name__}: {error}") from error
     return sys.modules[key]

@@ -131,7 +131,7 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     else:
         known = registry.names("agents")
         raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-    data = read_yaml(path)
+    data = _with_paths(read_yaml(path), path.parent.absolute())
     layer = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     _check_layer(layer, path.name)
     tasks = data.get("tasks") or {}
@@ -279,6 +279,17 @@ def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
                     raise SpecError(f"{origin}: {error}") from None
 
     check(layer, RUNNER, "agent.")
+
+
+def _with_paths(node: Any, folder: Path) -> Any:
+    """A file's content, in which ``file.py:Class`` means a file beside it where there is one."""
+    if isinstance(node, Mapping):
+        return {key: _with_paths(value, folder) for key, value in node.items()}
+    if isinstance(node, str):
+        target, _, attribute = node.rpartition(":")
+        if target.endswith(".py") and (folder / target).is_file():
+            return f"{folder / target}:{attribute}"
+    return node
 
 
 def _check_task(data: Mapping[str, Any], file: str) -> None:

@@ -7,7 +7,6 @@ form where they have one; `PlainLoop` is what everybody writes first.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from spiky_rl import registry
+from spiky_rl.cli import peers
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.feedforward import FeedForward
@@ -32,8 +32,6 @@ LIF = {"tau": 2.0, "input_gain": "unit"}
 
 Run = Callable[[Tensor], Tensor]
 """Currents -> outputs."""
-Cell = Callable[..., Any]
-"""A peer's LIF; the functions named after the peers make it."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +254,7 @@ class Multilayer(Contender):
 class LayerByLayer(Copy):
     """A peer that has whole sequences: currents [K, B, N] -> spikes, or [B, K, N] where ``time`` is 1."""
 
-    def __init__(self, setting: Setting, cell: Callable[..., Cell], time: int = 0) -> None:
+    def __init__(self, setting: Setting, cell: Callable[..., peers.Cell], time: int = 0) -> None:
         super().__init__(setting)
         self.cell, self.time = cell(self, *self.values), time
 
@@ -273,7 +271,7 @@ class LayerByLayer(Copy):
 class StepByStep(Copy):
     """A peer that has single steps, current and potential [B, N] -> spikes and potential: all layers in one loop."""
 
-    def __init__(self, setting: Setting, cell: Callable[..., Cell]) -> None:
+    def __init__(self, setting: Setting, cell: Callable[..., peers.Cell]) -> None:
         super().__init__(setting)
         self.cell = cell(self, *self.values)
 
@@ -286,51 +284,6 @@ class StepByStep(Copy):
                 signal, potentials[i] = self.cell(signal if i == 0 else link(signal), potentials[i])
             v = self.read(v, linear(signal, self.readout.weight))
         return v + self.readout.bias  # type: ignore[operator]
-
-
-def spikingjelly(peer: Copy, decay: float, threshold: float) -> Cell:
-    """SpikingJelly's LIF in its multi-step, state-in form; the device decides what runs it (Triton on GPUs)."""
-    from spikingjelly.activation_based import functional, surrogate
-
-    settings = (1.0 / (1.0 - decay), False, threshold, None, surrogate.ATan(alpha=peer.ops.slope), True)
-    return lambda x: functional.lif_multi_step(x, torch.zeros_like(x[0]), *settings)[0]
-
-
-def sinabs(peer: Copy, decay: float, threshold: float) -> Cell:
-    """sinabs' LIF over time with at most one spike per step, and our surrogate; gradients pass through its reset."""
-    activation = importlib.import_module("sinabs.activation")
-    lif, ops = importlib.import_module("sinabs.layers.functional").lif_forward, peer.ops
-
-    def derivative(v: Tensor, threshold: float) -> Tensor:
-        return ops.surrogate.derivative(ops, v - threshold, ops.slope)
-
-    settings = (threshold, activation.SingleSpike, activation.MembraneSubtract(), derivative, None, False)
-    return lambda x: lif(x, decay, None, {"v_mem": torch.zeros_like(x[:, 0])}, *settings)[0]
-
-
-def snntorch(peer: Copy, decay: float, threshold: float) -> Cell:
-    """snnTorch's Leaky with its own dynamics: it resets one step later than all others."""
-    leaky = importlib.import_module("snntorch").Leaky
-    gradient = importlib.import_module("snntorch.surrogate").atan(alpha=peer.ops.slope)
-    return leaky(beta=decay, threshold=threshold, spike_grad=gradient).to(peer.readout.weight.device)
-
-
-def norse(peer: Copy, decay: float, threshold: float) -> Cell:
-    """Norse's LIF without synaptic current, with its own surrogate; gradients pass through its reset.
-
-    It scales the input by 1 - decay; the threshold is scaled likewise, so that it spikes where the others do.
-    """
-    lif_box = importlib.import_module("norse.torch.functional.lif_box")
-    reset = importlib.import_module("norse.torch.functional.reset").reset_subtract
-    gain, state = 1.0 - decay, lif_box.LIFBoxFeedForwardState
-    slope = torch.tensor(peer.ops.slope / gain, device=peer.readout.weight.device)
-    settings = lif_box.LIFBoxParameters(gain, 0.0, gain * threshold, 0.0, "super", slope, reset)
-
-    def cell(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        spikes, new = lif_box.lif_box_feed_forward_step(x, state(v), settings, 1.0)
-        return spikes, new.v
-
-    return cell
 
 
 class Alone(Contender):
@@ -388,14 +341,16 @@ CONTENDERS = {
     "spiky_rl_recompute": Entry(partial(Ours, recompute=True)),
     "dense_floor": Entry(DenseFloor, note="matrix products alone, no neurons"),
     "compiled": Entry(Compiled, quick=False, note="torch.compile of plain_loop, one shape at a time"),
-    "spikingjelly": Entry(partial(LayerByLayer, cell=spikingjelly), "spikingjelly"),
+    "spikingjelly": Entry(partial(LayerByLayer, cell=peers.spikingjelly), "spikingjelly"),
     "snntorch": Entry(
-        partial(StepByStep, cell=snntorch), "snntorch", note="resets one step later than all others"
+        partial(StepByStep, cell=peers.snntorch), "snntorch", note="resets one step later than all others"
     ),
     "norse": Entry(
-        partial(StepByStep, cell=norse), "norse", note="own surrogate, gradients through the reset"
+        partial(StepByStep, cell=peers.norse), "norse", note="own surrogate, gradients through the reset"
     ),
-    "sinabs": Entry(partial(LayerByLayer, cell=sinabs, time=1), "sinabs", note="gradients through the reset"),
+    "sinabs": Entry(
+        partial(LayerByLayer, cell=peers.sinabs, time=1), "sinabs", note="gradients through the reset"
+    ),
     "mlp": Entry(Multilayer, note="an ELU network of the same widths, no inner steps"),
     "torch_neuron": Entry(partial(Alone, backend="torch"), alone=True, quick=False),
     "spiky_rl_neuron": Entry(partial(Alone, backend="auto"), alone=True, quick=False),

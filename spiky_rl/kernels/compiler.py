@@ -6,6 +6,7 @@ into it, so processes that compile the same text at once do not disturb each oth
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import hashlib
 import logging
@@ -13,8 +14,10 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +38,8 @@ FLAGS = (
     "-w",
 )
 TIMEOUT = 300.0
+SEAL = 32
+"""Bytes of the digest at the end of a cache entry: to load half of one would end the process."""
 
 
 class CompileError(UserError):
@@ -44,8 +49,11 @@ class CompileError(UserError):
 @cache
 def command() -> tuple[str, ...] | None:
     """The compiler: $CXX if set, else the first of g++, clang++ and c++; None: there is none."""
-    if chosen := os.environ.get("CXX"):
-        words = tuple(shlex.split(chosen))
+    if chosen := os.environ.get("CXX", "").strip():
+        try:
+            words = tuple(shlex.split(chosen))
+        except ValueError:  # a quote that is not closed
+            return None
         return words if shutil.which(words[0]) else None
     found = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
     return (found,) if found else None
@@ -53,7 +61,7 @@ def command() -> tuple[str, ...] | None:
 
 def missing() -> str:
     """What to say where there is no compiler."""
-    if chosen := os.environ.get("CXX"):
+    if chosen := os.environ.get("CXX", "").strip():
         return f"the compiler that CXX names, {chosen!r}, does not exist; unset CXX or correct it"
     return "there is no C++ compiler; install g++ (apt install g++) or clang, or set CXX"
 
@@ -63,7 +71,7 @@ def identity() -> str:
     """Compiler, its version, and the CPU that -march=native means."""
     words = command()
     assert words is not None
-    version = subprocess.run([*words, "--version"], capture_output=True, text=True, check=False).stdout
+    version = _run([*words, "--version"]).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = "".join(
@@ -77,15 +85,18 @@ def identity() -> str:
 @cache
 def folder() -> Path:
     """Where shared objects are kept: the cache, or a temporary folder where that cannot be written."""
-    wanted = files.cache_folder() / "kernels"
     try:
+        wanted = files.cache_folder() / "kernels"
         wanted.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=wanted):
             return wanted
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
         instead = Path(tempfile.mkdtemp(prefix="spiky_rl-kernels-"))
+        atexit.register(shutil.rmtree, instead, ignore_errors=True)
         log.warning(
-            "kernels are compiled anew in every process: %s cannot be written (%s)", wanted, error.strerror
+            "kernels are compiled anew in every process, because the cache cannot be written (%s); set SPIKY_RL_CACHE to a"
+            " folder that can",
+            error,
         )
         return instead
 
@@ -95,36 +106,82 @@ def library(text: str) -> ctypes.CDLL:
     """The shared object of a C++ text. Raises `CompileError` with the compiler's last words."""
     if command() is None:
         raise CompileError(missing())
-    key = hashlib.sha256("\0".join([text, *FLAGS, identity()]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([text, *FLAGS, identity(), "sealed"]).encode()).hexdigest()[:24]
     path = folder() / f"{key}.so"
     if path.is_file():
         try:
-            return ctypes.CDLL(str(path))
+            return _load(path)
         except OSError as error:
             log.warning("%s is damaged and compiled again (%s)", path, error)
-    files.write(path, lambda beside: compile_to(beside, text))
-    return ctypes.CDLL(str(path))
+    try:
+        files.write(path, lambda beside: compile_to(beside, text))
+        return _load(path)
+    except OSError as error:
+        raise CompileError(
+            f"kernels cannot be kept in {path.parent} ({error}); set SPIKY_RL_CACHE to another folder"
+        ) from error
 
 
 def compile_to(path: Path, text: str) -> None:
-    """Compile, with OpenMP where the compiler has it."""
+    """Compile, with OpenMP where the compiler has it, and load what came out, so that only what loads is kept."""
     words = command()
     assert words is not None
     last = ""
     for parallel in (["-fopenmp"], []):
-        line = [*words, *FLAGS, *parallel, "-x", "c++", "-", "-o", str(path)]
-        try:
-            result = subprocess.run(
-                line, input=text, capture_output=True, text=True, check=False, timeout=TIMEOUT
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise CompileError(f"the compiler {shlex.join(words)!r} failed: {error}") from error
+        result = _run([*words, *FLAGS, *parallel, "-x", "c++", "-", "-o", str(path)], text)
         if result.returncode == 0:
-            return
-        last = last or result.stderr or f"exit code {result.returncode}"
+            try:
+                ctypes.CDLL(str(path))
+                seal = _seal(path.read_bytes())
+                with path.open("ab") as file:
+                    file.write(seal)
+                return
+            except OSError as error:
+                raise CompileError(
+                    f"what the compiler {shlex.join(words)!r} wrote does not load ({error}); set CXX to another"
+                    " compiler, or SPIKY_RL_CACHE to a folder whose files may be executed"
+                ) from error
+        last = last or result.stderr or result.stdout or f"exit code {result.returncode}"
     raise CompileError(
         f"the compiler {shlex.join(words)!r} did not accept a kernel; its last words:\n{_tail(last)}"
     )
+
+
+def _seal(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    data = path.read_bytes()
+    if data[-SEAL:] != _seal(data[:-SEAL]):
+        raise OSError("it is not whole")
+    return ctypes.CDLL(str(path))
+
+
+def _run(line: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
+    """A call of the compiler. It and all that it starts end with a call that takes too long."""
+    try:
+        with subprocess.Popen(
+            line,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        ) as process:
+            try:
+                output, errors = process.communicate(text, TIMEOUT)
+            except BaseException:
+                os.killpg(process.pid, signal.SIGKILL)
+                raise
+        return subprocess.CompletedProcess(line, process.returncode, output, errors)
+    except subprocess.TimeoutExpired as error:
+        raise CompileError(
+            f"the compiler {line[0]!r} did not finish within {TIMEOUT:g} s; set CXX to another"
+        ) from error
+    except OSError as error:
+        raise CompileError(f"the compiler {line[0]!r} does not start: {error}") from error
 
 
 def _tail(text: str, lines: int = 12) -> str:

@@ -60,8 +60,13 @@ def core() -> ctypes.CDLL:
 
 @cache
 def kernels(key: str) -> ctypes.CDLL:
-    """A neuron's compiled program."""
-    found = compiler.library(programs.source(programs.KNOWN[key]))
+    """A neuron's compiled program. Raises `CompileError` that names the neuron."""
+    try:
+        found = compiler.library(programs.source(programs.KNOWN[key]))
+    except CompileError as error:
+        raise CompileError(
+            f"neuron {key.partition('-')[0]!r} cannot be compiled; backend: torch runs it.\n{error}"
+        ) from error
     found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
     found.spiky_forward.restype = None
     return found
@@ -153,6 +158,7 @@ def linear(
     x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
 ) -> Tensor:
     """x [rows, C] times weight [N, C] -> [rows, N]; with ``bits``, fills them, or reads them where x is None."""
+    refuse_unfit(weight)
     inputs_major = weight.t().contiguous()
     rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
     y = weight.new_empty(rows, weight.shape[0])
@@ -163,6 +169,18 @@ def linear(
     )
     LAUNCHES["linear"] += 1
     return y
+
+
+def refuse_unfit(weight: Tensor) -> None:
+    """Raise `TypeError` for weights that the kernels would read as something else, as torch does for unlike types."""
+    if weight.dtype != torch.float32:
+        raise TypeError(
+            f"the signal is torch.float32, the weights are {weight.dtype}; convert one to the other's type"
+        )
+    if not weight.is_cpu:
+        raise TypeError(
+            f"the signal is on cpu, the weights are on {weight.device}; move one to the other's device"
+        )
 
 
 def linear_gradient(bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:

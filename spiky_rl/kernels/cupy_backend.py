@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -23,7 +24,8 @@ DEVICE = "cuda"
 LAUNCHES: Counter[str] = Counter()
 """How often each kernel ran in this process: the proof that it did."""
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
-"""No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic."""
+"""No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic. CuPy adds -ftz=true, so that
+what is below 1.2e-38 is 0 here."""
 BLOCK = 128
 
 
@@ -51,9 +53,9 @@ def kernels(key: str, device: int) -> tuple[Any, Any]:
     """A neuron's compiled forward and backward on one device."""
     import cupy
 
-    if torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
     with cupy.cuda.Device(device):
+        if torch.cuda.is_current_stream_capturing():
+            raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
         module = cupy.RawModule(code=programs.source(programs.KNOWN[key]), options=OPTIONS, backend="nvrtc")
         return module.get_function("spiky_forward"), module.get_function("spiky_backward")
 
@@ -75,8 +77,8 @@ def forward(
     output = current.new_empty(T, steps, B, N)
     final = current.new_empty((programs.KNOWN[key].states, B, N) if last else (0,))
     potentials = current.new_empty((T, steps, B, N) if trace else (0,))
-    arguments = [current, state, params, keep, output, final if last else None, potentials if trace else None]
-    _launch(key, 0, arguments, current, steps, uniforms)
+    pointers = [current, state, params, keep, output, final if last else None, potentials if trace else None]
+    _launch(key, 0, arguments(pointers, current, steps, uniforms), current)
     return output, final, potentials
 
 
@@ -100,9 +102,9 @@ def backward(
     grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
     grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
     scratch = current.new_empty(T * steps * programs.KNOWN[key].states * B * N)
-    arguments = [current, state, params, keep, grad_output, grad_last, grad_current]
-    arguments += [None if state is None else grad_state, None if params is None else grad_params, scratch]
-    _launch(key, 1, arguments, current, steps, uniforms)
+    pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
+    pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
+    _launch(key, 1, arguments(pointers, current, steps, uniforms), current)
     return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
 
@@ -113,21 +115,41 @@ def _whole(*tensors: Tensor | None) -> list[Any]:
     return [None if t is None else t.to(first.dtype).contiguous() for t in tensors]
 
 
-def _launch(
-    key: str, which: int, tensors: list[Tensor | None], current: Tensor, steps: int, uniforms: Sequence[float]
-) -> None:
+def arguments(
+    pointers: Sequence[Tensor | None], current: Tensor, steps: int, uniforms: Sequence[float]
+) -> tuple[Any, ...]:
+    """What a kernel is launched with, in the order of its text: addresses, sizes and numbers."""
+    T, K, B, N = current.shape
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in pointers]
+    # CuPy passes a Python int as 64 bits, which suits an address, and a float as a double: numbers have their type
+    return (*addresses, *map(np.int64, (T, steps, B, N)), np.int32(K == 1), *map(np.float32, uniforms))
+
+
+def blocks(current: Tensor) -> int:
+    """How many blocks of `BLOCK` threads have a thread for every lane."""
+    lanes = current.shape[2] * current.shape[3]
+    return (lanes + BLOCK - 1) // BLOCK
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """Torch's current stream of a device, in the protocol by which CuPy takes it; torch's own has it from 2.10 on."""
+
+    device: torch.device
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return 0, torch.cuda.current_stream(self.device).cuda_stream
+
+
+def _launch(key: str, which: int, values: tuple[Any, ...], current: Tensor) -> None:
     """One kernel on torch's current stream: autograd runs backwards on threads whose CuPy stream is another."""
     import cupy
 
-    T, K, B, N = current.shape
-    if B * N == 0:
+    if current.shape[2] * current.shape[3] == 0:
         return
-    function = kernels(key, current.device.index)[which]
-    stream = cupy.cuda.Stream.from_external(torch.cuda.current_stream(current.device))
-    sizes = [np.int64(n) for n in (T, steps, B, N)]
-    # CuPy passes a Python float as a double: every number has its type
-    arguments = (*(0 if t is None else t.data_ptr() for t in tensors), *sizes, np.int32(K == 1))
-    arguments += tuple(np.float32(u) for u in uniforms)
-    with cupy.cuda.Device(current.device.index), stream:
-        function(((B * N + BLOCK - 1) // BLOCK,), (BLOCK,), arguments)
+    device = current.device
+    function = kernels(key, device.index)[which]
+    # the stream is taken inside of the device, because CuPy holds it for one of the device that is current
+    with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(device)):
+        function((blocks(current),), (BLOCK,), values)
     LAUNCHES[key if which == 0 else f"{key} backward"] += 1

@@ -57,13 +57,30 @@ def automatic(device: str) -> ModuleType:
     return module
 
 
+def _named(name: str, device: str) -> str:
+    """The name of the backend that ``name`` means: what `choose` asks while a graph is compiled."""
+    return operators.name_of(automatic(device) if name == "auto" else backend(name))
+
+
+# not traced, its result a constant: torch.compiler.assume_constant_result does it too, and takes seconds to import
+setattr(_named, "_dynamo_marked_constant", True)
+
+
 def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> ModuleType:
-    """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference."""
-    if name != "auto":
-        return backend(name)
-    if x.dtype != torch.float32 or (ops is not None and ops.soft_spike):
+    """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
+
+    Raises `RegistryError` where the backend that is named cannot take it: its kernels would read something else.
+    """
+    unfit = x.dtype != torch.float32 or (ops is not None and ops.soft_spike)
+    if name == "auto" and unfit:
         return torch_backend
-    return automatic(x.device.type)
+    if torch.compiler.is_compiling():
+        module = operators.BACKENDS[_named(name, x.device.type)]
+    else:
+        module = automatic(x.device.type) if name == "auto" else backend(name)
+    if module is not torch_backend and (unfit or x.device.type != module.DEVICE):
+        operators.refuse_unfit(module, ops, x)  # type: ignore[arg-type]
+    return module
 
 
 def unroll(

@@ -7,9 +7,11 @@ over time.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spiky_rl.kernels import trace
 from spiky_rl.kernels.trace import Graph, Node, TraceError, TraceOps, Value
@@ -23,6 +25,8 @@ INFIX = {"+", "-", "*", "/", *trace.COMPARISONS}
 class Program:
     """What a neuron is compiled from."""
 
+    neuron: str
+    """Its name, for messages."""
     text: str
     """C: constants and functions."""
     slots: tuple[Value, ...]
@@ -36,7 +40,10 @@ class Program:
 
     def uniforms(self, numbers: dict[str, float]) -> list[float]:
         """The values of ``u`` for parameters that are numbers, and the slope."""
-        return trace.evaluate(self.slots, numbers)
+        try:
+            return trace.evaluate(self.slots, numbers)
+        except (ArithmeticError, ValueError) as error:
+            raise TraceError(f"neuron {self.neuron!r}: its step fails with {error} for {numbers}") from error
 
 
 def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> Program:
@@ -63,6 +70,7 @@ def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> 
     defines.append(f"#define UNIFORM_PARAMETERS {''.join(f', float u{i}' for i in count)}")
     defines.append(f"#define UNIFORM_VALUES {', '.join(f'u{i}' for i in count) or '0.0f'}")
     return Program(
+        type(neuron).__name__,
         "\n".join([*defines, "", *parts]),
         tuple(writer.slots),
         tuple(neuron.params),
@@ -77,7 +85,7 @@ class _Writer:
 
     def __init__(self, neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> None:
         self.neuron, self.surrogate, self.varying = neuron, surrogate, varying
-        self.graph = Graph(type(neuron).__name__)
+        self.graph = Graph()
         self.slots: list[Node] = []
 
     def function(self, name: str, step, has_current: bool, has_peak: bool) -> str:
@@ -91,14 +99,7 @@ class _Writer:
         states = [graph.input(f"s[{i}]") for i in range(count)]
         peak = [graph.input(f"s[{count}]")] if has_peak else []
         current = [graph.input("i")] if has_current else []
-        try:
-            first, new = step(ops, *current, *peak, *states, *params)
-        except TypeError as error:
-            raise graph.error(
-                f"its step uses what is not in the op vocabulary ({error}); see spiky_rl/kernels/ops.py"
-            ) from error
-        if len(new) != count:
-            raise graph.error(f"it declares {count} states and returns {len(new)}")
+        first, new = self.checked(name, trace.call(self.neuron, step, ops, *current, *peak, *states, *params))
         # advance returns (peak, states): the peak is one more state; step and emit return (output, states)
         updates = [*new, first] if has_current and has_peak else list(new)
         seeds = [(x, graph.input(f"g[{i}]")) for i, x in enumerate(updates)]
@@ -113,7 +114,7 @@ class _Writer:
         targets += [("gi +=", x) for x in found[width + len(lanes) :]]
         arguments = "F i, " if has_current else ""
         forward = self.body(
-            [("s[%d] =" % i, x) for i, x in enumerate(updates)] + [("out =", x) for x in outputs]
+            [(f"s[{i}] =", x) for i, x in enumerate(updates)] + [("out =", x) for x in outputs]
         )
         adjoint = self.body(targets)
         result = ", F &out" if outputs else ""
@@ -122,6 +123,31 @@ class _Writer:
             f"INLINE void {name}_adjoint({arguments}const F *s, const F *p, const float *u, "
             f"{'F go, ' if outputs else ''}F *g, F *gp, F &gi) {{\n{adjoint}}}\n"
         )
+
+    def checked(self, name: str, returned: Any) -> tuple[Node, Sequence[Node]]:
+        """What a step returned, if it is an output (or peak) and every state, each of them a value per neuron."""
+        pair = isinstance(returned, tuple | list) and len(returned) == 2
+        if not pair or not isinstance(returned[1], tuple | list):
+            raise trace.error(
+                self.neuron, f"its {name} must return a pair: its output, and a tuple of its states"
+            )
+        first, new = returned
+        count = len(self.neuron.states)
+        if len(new) != count:
+            raise trace.error(self.neuron, f"it declares {count} states and returns {len(new)}")
+        for what, x in zip(
+            ("output", *(f"state {n!r}" for n in self.neuron.states)), (first, *new), strict=True
+        ):
+            if not isinstance(x, Node) or not x.lane:
+                raise trace.error(
+                    self.neuron,
+                    f"its {what} is a number that depends on no current and no state; return 0.0 * v + number",
+                )
+            if x.op in trace.COMPARISONS:
+                raise trace.error(
+                    self.neuron, f"its {what} is a comparison; use ops.where(condition, 1.0, 0.0)"
+                )
+        return first, new
 
     def body(self, targets: Sequence[tuple[str, Value]]) -> str:
         """Assignments of what the targets need, then the targets, in one order that reads before it writes."""
@@ -163,12 +189,14 @@ class _Writer:
         if isinstance(x, Node) and x.lane:
             return names[x.index]
         if isinstance(x, Node):
-            if x not in self.slots:
-                self.slots.append(x)
-            return f"LANE(u[{self.slots.index(x)}])"
-        if isinstance(x, bool):
-            raise self.graph.error("a condition on numbers alone reached the kernel")
-        return f"LANE({literal(x)})"
+            slot = next((i for i, known in enumerate(self.slots) if known is x), len(self.slots))
+            self.slots[slot:] = self.slots[slot:] or [x]
+            value = f"LANE(u[{slot}])"
+            return f"({value} > 0.5f)" if x.op in trace.COMPARISONS else value
+        try:
+            return f"LANE({literal(x)})"
+        except TraceError as error:
+            raise trace.error(self.neuron, str(error)) from None
 
 
 def literal(x: float) -> str:
@@ -176,5 +204,7 @@ def literal(x: float) -> str:
     try:
         rounded = struct.unpack("f", struct.pack("f", x))[0]
     except OverflowError:
-        raise TraceError(f"the number {x!r} in a step does not fit a float") from None
+        rounded = math.inf
+    if not math.isfinite(rounded):
+        raise TraceError(f"the number {x!r} in a step does not fit a float")
     return f"{rounded!r}f" if "e" in repr(rounded) or "." in repr(rounded) else f"{rounded!r}.0f"

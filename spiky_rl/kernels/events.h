@@ -9,9 +9,6 @@
 #ifdef _OPENMP
 #include <omp.h>
 #endif
-#ifdef __AVX__
-#include <immintrin.h>
-#endif
 
 typedef uint64_t Word;
 #define WORDS(inputs) (((inputs) + 63) / 64)
@@ -24,18 +21,6 @@ INLINE F load(const float *x) {
   return value;
 }
 INLINE void store(float *x, F value) { memcpy(x, &value, sizeof value); }
-
-// a b + c with one rounding where the CPU can, everywhere the same way: a compiler left to itself contracts some copies of
-// a loop and not others (GCC does on AMD's Zen 4), and then a row's bits depend on its neighbours.
-INLINE F multiply_add(F a, F b, F c) {
-#if WIDTH == 16
-  return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
-#elif WIDTH == 8 && defined(__FMA__)
-  return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
-#else
-  return a * b + c;
-#endif
-}
 
 // Where the vectors of an output row begin; the last one overlaps its neighbour where WIDTH does not divide the row.
 INLINE long place(long v, long outputs) { return (v + 1) * WIDTH <= outputs ? v * WIDTH : outputs - WIDTH; }

@@ -2,7 +2,7 @@
 //
 // On a GPU a lane is a float and a thread is a lane. On a CPU F is a vector of the widest registers the machine has: plain
 // scalar loops are not vectorised reliably (up to 20 times slower). exp, tanh and tan of vectors follow Cephes
-// (S. Moshier, 1989): within 2 units in the last place.
+// (S. Moshier, 1989): within 2 units in the last place, tan for |x| < 10.
 #pragma once
 
 #ifdef GPU
@@ -28,6 +28,9 @@ INLINE F lane_tan(F x) { return tanf(x); }
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __AVX__
+#include <immintrin.h>
+#endif
 
 #if defined(__AVX512F__)
 #define WIDTH 16
@@ -40,7 +43,7 @@ typedef float F __attribute__((vector_size(4 * WIDTH)));
 typedef int M __attribute__((vector_size(4 * WIDTH)));
 #define METHOD inline __attribute__((always_inline))
 #define INLINE static METHOD
-#define LANE(x) (F{} + (float)(x))
+#define LANE(x) ((float)(x) - F{})  // of -0 too: -0 + 0 is 0
 INLINE F lane_select(M c, F x, F y) { return c ? x : y; }
 INLINE F lane_heaviside(F x) { return x >= 0.0f ? LANE(1) : LANE(0); }
 INLINE F lane_max(F x, F y) { return (x > y) | (x != x) ? x : y; }
@@ -51,49 +54,71 @@ INLINE F lane_sqrt(F x) {
   for (int i = 0; i < WIDTH; i++) y[i] = __builtin_sqrtf(x[i]);
   return y;
 }
+// a b + c with one rounding where the CPU can, everywhere the same way: a compiler left to itself contracts some copies of
+// a loop and not others (GCC does on AMD's Zen 4), and then a row's bits depend on its neighbours.
+INLINE F multiply_add(F a, F b, F c) {
+#if WIDTH == 16
+  return (F)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif WIDTH == 8 && defined(__FMA__)
+  return (F)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
 INLINE F lane_round(F x) { return (x + 12582912.0f) - 12582912.0f; }  // nearest whole number, |x| < 2^22
 
 INLINE F lane_exp(F x) {
-  const F clamped = lane_min(lane_max(x, LANE(-87.33654f)), LANE(88.72283f));
+#if WIDTH == 16
+  // these two return their second argument where one is not a number
+  const F clamped = (F)_mm512_min_ps((__m512)LANE(89), _mm512_max_ps((__m512)LANE(-104), (__m512)x));
+#else
+  const F clamped = lane_min(lane_max(x, LANE(-103.9721f)), LANE(88.72283f));
+#endif
   const F n = lane_round(clamped * 1.44269504088896341f);
-  const F r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
+  const F r = multiply_add(n, LANE(2.12194440e-4f), multiply_add(n, LANE(-0.693359375f), clamped));
   F y = LANE(1.9875691500e-4f);
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = (y * (r * r) + r) + 1.0f;
+  y = multiply_add(y, r, LANE(1.3981999507e-3f));
+  y = multiply_add(y, r, LANE(8.3334519073e-3f));
+  y = multiply_add(y, r, LANE(4.1665795894e-2f));
+  y = multiply_add(y, r, LANE(1.6666665459e-1f));
+  y = multiply_add(y, r, LANE(5.0000001201e-1f));
+  y = multiply_add(y, r * r, r) + 1.0f;
+#if WIDTH == 16
+  return (F)_mm512_scalef_ps((__m512)y, (__m512)n);
+#else
   // 2^n in two factors, so that n = 128 does not overflow on the way
   const M whole = __builtin_convertvector(n, M), half = whole >> 1;
   y = y * (F)((half + 127) << 23) * (F)((whole - half + 127) << 23);
   y = x > 88.72283f ? LANE(INFINITY) : x < -103.9721f ? LANE(0) : y;
   return x != x ? x : y;
+#endif
 }
 
 INLINE F lane_tanh(F x) {
   const F size = lane_abs(x), z = x * x;
   F y = LANE(-5.70498872745e-3f);
-  y = y * z + 2.06390887954e-2f;
-  y = y * z + -5.37397155531e-2f;
-  y = y * z + 1.33314422036e-1f;
-  y = y * z + -3.33332819422e-1f;
-  y = y * z * x + x;
+  y = multiply_add(y, z, LANE(2.06390887954e-2f));
+  y = multiply_add(y, z, LANE(-5.37397155531e-2f));
+  y = multiply_add(y, z, LANE(1.33314422036e-1f));
+  y = multiply_add(y, z, LANE(-3.33332819422e-1f));
+  y = multiply_add(y * z, x, x);
   const F large = 1.0f - 2.0f / (lane_exp(size + size) + 1.0f);
   return size < 0.625f ? y : x < 0.0f ? -large : large;
 }
 
 INLINE F lane_tan(F x) {
   const F n = lane_round(x * 0.636619772367581343f);  // quarter turns
-  const F r = ((x - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.54978995489188216e-8f;
+  F r = multiply_add(n, LANE(-1.5703125f), x);
+  r = multiply_add(n, LANE(-4.837512969970703125e-4f), r);
+  r = multiply_add(n, LANE(-7.54978995489188216e-8f), r);
   const F z = r * r;
   F y = LANE(9.38540185543e-3f);
-  y = y * z + 3.11992232697e-3f;
-  y = y * z + 2.44301354525e-2f;
-  y = y * z + 5.34112807005e-2f;
-  y = y * z + 1.33387994085e-1f;
-  y = y * z + 3.33331568548e-1f;
-  y = y * z * r + r;
+  y = multiply_add(y, z, LANE(3.11992232697e-3f));
+  y = multiply_add(y, z, LANE(2.44301354525e-2f));
+  y = multiply_add(y, z, LANE(5.34112807005e-2f));
+  y = multiply_add(y, z, LANE(1.33387994085e-1f));
+  y = multiply_add(y, z, LANE(3.33331568548e-1f));
+  y = multiply_add(y * z, r, r);
   const M odd = (__builtin_convertvector(n, M) & 1) == 1;
   return odd ? -1.0f / y : y;
 }

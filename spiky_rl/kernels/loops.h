@@ -1,41 +1,66 @@
 // Time loops around a neuron's step: state in registers, forward and adjoint, one text for GPU and CPU.
 //
 // Nothing is saved by the forward but its inputs: the adjoint runs a chunk of lanes forward again, keeps the state before
-// every step in `scratch` (on a CPU a few kilobytes per thread), and walks back.
+// every step in `scratch`, and walks back. On a CPU, where scratch is this chunk's alone and stays in the cache, the states
+// between the sub-steps of a step are kept as well; on a GPU, where every lane has its own, they are run a third time.
 #pragma once
 
 #define ALL (STATES + (SUBSTEPS > 1))
 #define SOME(n) ((n) > 0 ? (n) : 1)
 
-// One inner step of one vector of lanes, with the neuron's sub-steps.
-INLINE void whole_step(F i, F *s, const F *p, const float *u, F &out) {
+#if SUBSTEPS > 1 && !defined(GPU)
+#define KEPT (SUBSTEPS + 1)  // states that scratch holds per step
+#define KEPT_STATES ALL      // and how many numbers each is
+#else
+#define KEPT 1
+#define KEPT_STATES STATES
+#endif
+
+// One inner step of one vector of lanes, with the neuron's sub-steps. `keep(m, s)` is told the state before each of them,
+// and before the output.
+template <class Keep> INLINE void whole_step(F i, F *s, const F *p, const float *u, F &out, const Keep &keep) {
 #if SUBSTEPS > 1
   s[STATES] = LANE(-1e30f);
-  for (int m = 0; m < SUBSTEPS; m++) advance(i, s, p, u);
+  for (int m = 0; m < SUBSTEPS; m++) keep(m, s), advance(i, s, p, u);
+  keep(SUBSTEPS, s);
   emit(s, p, u, out);
 #else
+  keep(0, s);
   step(i, s, p, u, out);
 #endif
 }
 
-// Its adjoint: s is the state before the step, g the gradient of the state after it and then of the state before it.
-INLINE void whole_step_adjoint(F i, const F *before, const F *p, const float *u, F go, F *g, F *gp, F &gi) {
+// Its adjoint: `state(m, s)` gives the states that were kept, g is the gradient of the state after the step and then of the
+// state before it.
+template <class State>
+INLINE void whole_step_adjoint(F i, const State &state, const F *p, const float *u, F go, F *g, F *gp, F &gi) {
 #if SUBSTEPS > 1
+  F s[ALL], inner[ALL];
+  for (int q = 0; q < STATES; q++) inner[q] = g[q];
+  inner[STATES] = LANE(0);
+#ifdef GPU
   F path[SUBSTEPS + 1][ALL];
-  for (int q = 0; q < STATES; q++) path[0][q] = before[q];
+  state(0, path[0]);
   path[0][STATES] = LANE(-1e30f);
   for (int m = 0; m < SUBSTEPS; m++) {
     for (int q = 0; q < ALL; q++) path[m + 1][q] = path[m][q];
     advance(i, path[m + 1], p, u);
   }
-  F inner[ALL];
-  for (int q = 0; q < STATES; q++) inner[q] = g[q];
-  inner[STATES] = LANE(0);
-  emit_adjoint(path[SUBSTEPS], p, u, go, inner, gp, gi);
-  for (int m = SUBSTEPS - 1; m >= 0; m--) advance_adjoint(i, path[m], p, u, inner, gp, gi);
+#define STATE_BEFORE(m) for (int q = 0; q < ALL; q++) s[q] = path[m][q]
+#else
+#define STATE_BEFORE(m) state(m, s)
+#endif
+  STATE_BEFORE(SUBSTEPS);
+  emit_adjoint(s, p, u, go, inner, gp, gi);
+  for (int m = SUBSTEPS - 1; m >= 0; m--) {
+    STATE_BEFORE(m);
+    advance_adjoint(i, s, p, u, inner, gp, gi);
+  }
   for (int q = 0; q < STATES; q++) g[q] = inner[q];
 #else
-  step_adjoint(i, before, p, u, go, g, gp, gi);
+  F s[STATES];
+  state(0, s);
+  step_adjoint(i, s, p, u, go, g, gp, gi);
 #endif
 }
 
@@ -51,7 +76,7 @@ INLINE F load_keep(const float *x, long lane, long N, long) { return x[lane / N]
 #else
 
 #define FUNCTION static
-#define CHUNK 16
+#define CHUNK (SUBSTEPS > 1 ? 4 : 16)
 INLINE F load(const float *x, long left) {
   F value = {};
   memcpy(&value, x, left >= WIDTH ? sizeof value : left * sizeof(float));
@@ -105,12 +130,33 @@ template <bool FULL> struct Chunk {
         for (int q = 0; q < STATES; q++) s[q][v] = s[q][v] * factor;
       }
   }
-  METHOD void step(const float *from, int v, F &out) {
+  template <class Keep> METHOD void step(const float *from, int v, F &out, const Keep &keep) {
     F local[ALL], own[SOME(PARAMETERS)];
     for (int q = 0; q < STATES; q++) local[q] = s[q][v];
     for (int q = 0; q < PARAMETERS; q++) own[q] = p[q][v];
-    whole_step(load(from + lane(v), left(v)), local, own, j.uniforms, out);
+    whole_step(load(from + lane(v), left(v)), local, own, j.uniforms, out, keep);
     for (int q = 0; q < STATES; q++) s[q][v] = local[q];
+  }
+};
+
+struct Forget {
+  METHOD void operator()(int, const F *) const {}
+};
+
+// Where scratch holds the states of vector v in one step.
+struct Path {
+  float *first;
+  long stride;  // between two numbers of a state
+  METHOD float *at(int m, int q) const { return first + (m * KEPT_STATES + q) * stride; }
+};
+struct Write : Path {
+  METHOD void operator()(int m, const F *s) const {
+    for (int q = 0; m < KEPT && q < KEPT_STATES; q++) store(at(m, q), s[q], WIDTH);
+  }
+};
+struct Read : Path {
+  METHOD void operator()(int m, F *s) const {
+    for (int q = 0; q < KEPT_STATES; q++) s[q] = load(at(m, q), WIDTH);
   }
 };
 
@@ -123,7 +169,7 @@ template <bool FULL> FUNCTION void forward_chunk(const Job &j, long first) {
       float *to = j.output + c.at(t, k);
       for (int v = 0; v < c.vectors(); v++) {
         F out;
-        c.step(from, v, out);
+        c.step(from, v, out, Forget());
         store(to + c.lane(v), out, c.left(v));
       }
       if (j.trace)
@@ -137,16 +183,14 @@ template <bool FULL> FUNCTION void forward_chunk(const Job &j, long first) {
 
 template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, float *scratch, long stride) {
   Chunk<FULL> c(j, first);
-  // scratch holds the state before every step: on a CPU this chunk's alone, on a GPU every lane's
   for (long t = 0; t < j.T; t++) {
     c.begin(t);
     for (long k = 0; k < j.K; k++) {
       const float *from = j.current + c.current_at(t, k);
-      float *to = scratch + (t * j.K + k) * STATES * stride;
+      float *to = scratch + (t * j.K + k) * KEPT * KEPT_STATES * stride;
       for (int v = 0; v < c.vectors(); v++) {
-        for (int q = 0; q < STATES; q++) store(to + q * stride + v * WIDTH, c.s[q][v], WIDTH);
         F out;
-        c.step(from, v, out);
+        c.step(from, v, out, Write{{to + v * WIDTH, stride}});
       }
     }
   }
@@ -159,14 +203,16 @@ template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, floa
   }
   for (long t = j.T - 1; t >= 0; t--) {
     for (long k = j.K - 1; k >= 0; k--) {
-      const float *from = j.current + c.current_at(t, k), *path = scratch + (t * j.K + k) * STATES * stride;
+      const float *from = j.current + c.current_at(t, k);
+      float *path = scratch + (t * j.K + k) * KEPT * KEPT_STATES * stride;
       for (int v = 0; v < c.vectors(); v++) {
-        F before[STATES], own[SOME(PARAMETERS)], gs[STATES], gradient[SOME(PARAMETERS)];
-        for (int q = 0; q < STATES; q++) before[q] = load(path + q * stride + v * WIDTH, WIDTH), gs[q] = g[q][v];
+        F own[SOME(PARAMETERS)], gs[STATES], gradient[SOME(PARAMETERS)];
+        for (int q = 0; q < STATES; q++) gs[q] = g[q][v];
         for (int q = 0; q < PARAMETERS; q++) own[q] = c.p[q][v], gradient[q] = gp[q][v];
         const F go = j.grad_output ? load(j.grad_output + c.at(t, k) + c.lane(v), c.left(v)) : LANE(0);
         F gi = j.constant ? sum[v] : LANE(0);
-        whole_step_adjoint(load(from + c.lane(v), c.left(v)), before, own, j.uniforms, go, gs, gradient, gi);
+        const Read states{{path + v * WIDTH, stride}};
+        whole_step_adjoint(load(from + c.lane(v), c.left(v)), states, own, j.uniforms, go, gs, gradient, gi);
         for (int q = 0; q < STATES; q++) g[q][v] = gs[q];
         for (int q = 0; q < PARAMETERS; q++) gp[q][v] = gradient[q];
         if (j.constant) sum[v] = gi;
@@ -238,7 +284,7 @@ extern "C" int spiky_backward(const Job *j) {
   int failed = 0;
 #pragma omp parallel if (j->threads > 1) num_threads(j->threads)
   {
-    float *scratch = (float *)malloc(sizeof(float) * j->T * j->K * STATES * LANES);
+    float *scratch = (float *)malloc(sizeof(float) * j->T * j->K * KEPT * KEPT_STATES * LANES);
     if (!scratch) {
 #pragma omp atomic write
       failed = 1;

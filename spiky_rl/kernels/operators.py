@@ -24,11 +24,11 @@ from spiky_rl.registry import RegistryError
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
 LIBRARY.define(
-    "unroll(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] uniforms, int steps, str key, bool last)"
+    "unroll(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] numbers, int steps, str key, bool last)"
     " -> (Tensor, Tensor)"
 )
 LIBRARY.define(
-    "unroll_backward(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] uniforms, int steps, str key,"
+    "unroll_backward(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] numbers, int steps, str key,"
     " Tensor? grad_output, Tensor? grad_last) -> (Tensor, Tensor, Tensor)"
 )
 LIBRARY.define(
@@ -49,6 +49,9 @@ COMPILED = {module.DEVICE: module for module in BACKENDS.values() if hasattr(mod
 """By the kind of device whose tensors they take."""
 
 
+NO_SECOND_DERIVATIVE = "kernels have no second derivative; backend: torch has, without recompute"
+
+
 def name_of(module: ModuleType) -> str:
     """The name of a backend."""
     return next(name for name, known in BACKENDS.items() if known is module)
@@ -59,11 +62,14 @@ def _unroll(
     state: Tensor | None,
     params: Tensor | None,
     keep: Tensor | None,
-    uniforms: Sequence[float],
+    numbers: Sequence[float],
     steps: int,
     key: str,
     last: bool,
 ) -> tuple[Tensor, Tensor]:
+    key, uniforms = programs.found(key, tuple(numbers))
+    T, _, B, N = current.shape
+    fit(T, B, N, state, params, keep, programs.KNOWN[key].states)
     output, final, _ = COMPILED[current.device.type].forward(
         key, current, state, params, keep, uniforms, steps, last
     )
@@ -75,13 +81,13 @@ def _unroll_fake(
     state: Tensor | None,
     params: Tensor | None,
     keep: Tensor | None,
-    uniforms: Sequence[float],
+    numbers: Sequence[float],
     steps: int,
     key: str,
     last: bool,
 ) -> tuple[Tensor, Tensor]:
     T, _, B, N = current.shape
-    states = programs.KNOWN[key].states
+    states = programs.states(key) if last else 0
     return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if last else (0,))
 
 
@@ -90,12 +96,15 @@ def _unroll_backward(
     state: Tensor | None,
     params: Tensor | None,
     keep: Tensor | None,
-    uniforms: Sequence[float],
+    numbers: Sequence[float],
     steps: int,
     key: str,
     grad_output: Tensor | None,
     grad_last: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    key, uniforms = programs.found(key, tuple(numbers))
+    # in one piece, because the gradients lie in memory as their tensors do
+    state, params = (None if x is None else x.contiguous() for x in (state, params))
     return COMPILED[current.device.type].backward(
         key, current, state, params, keep, uniforms, steps, grad_output, grad_last
     )
@@ -104,22 +113,21 @@ def _unroll_backward(
 def _unroll_backward_fake(
     current: Tensor, state: Tensor | None, params: Tensor | None, *_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = [torch.empty_like(current, memory_format=torch.contiguous_format)]
-    found += [current.new_empty(0) if x is None else torch.empty_like(x) for x in (state, params)]
-    return found[0], found[1], found[2]
+    grads = (current.new_empty(0 if x is None else x.shape) for x in (current, state, params))
+    return next(grads), next(grads), next(grads)
 
 
 def _save_unroll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    current, state, params, keep, uniforms, steps, key, _ = inputs
+    current, state, params, keep, numbers, steps, key, _ = inputs
     ctx.save_for_backward(current, state, params, keep)
-    ctx.uniforms, ctx.steps, ctx.key = uniforms, steps, key
+    ctx.numbers, ctx.steps, ctx.key = numbers, steps, key
     ctx.set_materialize_grads(False)
 
 
 def _unroll_gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
     current, state, params, keep = ctx.saved_tensors
     grads = torch.ops.spiky_rl.unroll_backward(
-        *(current, state, params, keep, ctx.uniforms, ctx.steps, ctx.key, grad_output, grad_last)
+        *(current, state, params, keep, ctx.numbers, ctx.steps, ctx.key, grad_output, grad_last)
     )
     needed = [
         x if x.numel() or wanted is not None else None
@@ -128,9 +136,36 @@ def _unroll_gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | N
     return *needed, None, None, None, None, None
 
 
+def fit(
+    T: int,
+    B: int,
+    N: int,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    states: int,
+) -> None:
+    """Raise `ValueError` where a kernel would read beyond what it is given."""
+    if state is not None and state.shape != (states, B, N):
+        raise ValueError(f"states of shape {[*state.shape]} do not fit: {[states, B, N]} is wanted")
+    if params is not None and params.shape[1:] != (N,):
+        raise ValueError(f"parameters of shape {[*params.shape]} do not fit {N} neurons")
+    if keep is not None and keep.shape != (T, B):
+        raise ValueError(f"keep of shape {[*keep.shape]} does not fit: {[T, B]} is wanted")
+
+
+def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raise `ValueError` for what does not fit together."""
+    biased = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
+    if x.dtype != weight.dtype or x.shape[-1:] != weight.shape[1:] or not biased:
+        found = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
+        raise ValueError(f"signal, weight and bias do not fit together: {', '.join(found)}")
+
+
 def _linear(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor]:
+    _fit_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     bits = rows.new_empty(
         (rows.shape[0], cpu_backend.words(rows.shape[1])) if binary else (0,), dtype=torch.int64
@@ -150,19 +185,18 @@ def _linear_fake(
 def _linear_backward(
     saved: Tensor, weight: Tensor, grad: Tensor, binary: bool, bfloat16: bool, bias: bool, inputs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_rows = grad.reshape(-1, grad.shape[-1])
-    if binary:
-        grad_weight, grad_bias = cpu_backend.linear_gradient(saved, grad_rows, weight.shape[1], bias)
-    else:
-        grad_weight = (saved.reshape(-1, saved.shape[-1]).t() @ grad_rows).t()
-        grad_bias = grad_rows.sum(0) if bias else grad.new_empty(0)
-    if not inputs:
-        grad_x = grad.new_empty(0)
-    elif bfloat16:
-        grad_x = (grad_rows.bfloat16() @ weight.bfloat16()).float().view(*grad.shape[:-1], -1)
-    else:
-        grad_x = (grad_rows @ weight).view(*grad.shape[:-1], -1)
-    return grad_x, grad_weight, grad_bias
+    grad_rows, grad_x = grad.reshape(-1, grad.shape[-1]), grad.new_empty(0)
+    with torch.autocast("cpu", enabled=False):  # the forward is exact under it, so its gradient is
+        if binary:
+            grad_weight, grad_bias = cpu_backend.linear_gradient(saved, grad_rows, weight.shape[1], bias)
+        else:
+            grad_weight = (saved.reshape(-1, saved.shape[-1]).t() @ grad_rows).t()
+            grad_bias = grad_rows.sum(0) if bias else grad.new_empty(0)
+        if inputs and bfloat16:
+            grad_x = (grad_rows.bfloat16() @ weight.bfloat16()).float()
+        elif inputs:
+            grad_x = grad_rows @ weight
+    return grad_x.view(*grad.shape[:-1], weight.shape[1]) if inputs else grad_x, grad_weight, grad_bias
 
 
 def _linear_backward_fake(
@@ -191,6 +225,16 @@ def _linear_gradient(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
     return *(x if keep else None for x, keep in zip(grads, wanted, strict=True)), None, None
 
 
+def refuse_second_derivative(*_: Any) -> None:
+    """Raise `RuntimeError` within a backward pass that is itself to be differentiated."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(NO_SECOND_DERIVATIVE)
+
+
+def _no_second_derivative(*_: Any) -> Any:
+    raise RuntimeError(NO_SECOND_DERIVATIVE)
+
+
 for place in map(str.upper, COMPILED):
     LIBRARY.impl("unroll", _unroll, place)
     LIBRARY.impl("unroll_backward", _unroll_backward, place)
@@ -205,6 +249,8 @@ for name, fake in {
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
 torch.library.register_autograd("spiky_rl::unroll", _unroll_gradient, setup_context=_save_unroll, lib=LIBRARY)
 torch.library.register_autograd("spiky_rl::linear", _linear_gradient, setup_context=_save_linear, lib=LIBRARY)
+for name in ("unroll_backward", "linear_backward"):
+    torch.library.register_autograd(f"spiky_rl::{name}", _no_second_derivative, lib=LIBRARY)
 
 
 def unroll(
@@ -225,14 +271,15 @@ def unroll(
     refuse_unfit(module, ops, current)
     call = programs.call(neuron, ops, params, current.shape[-1])
     stacked = None if state is None else torch.stack(state)
-    arguments = (current, stacked, call.params, keep, call.uniforms, steps)
+    arguments = (current, stacked, call.params, keep, call.numbers, steps)
     if _as_operator(current, stacked, call.params):
         output, last = torch.ops.spiky_rl.unroll(*arguments, call.key, state is not None)
     else:
         output, last = _unroll(*arguments, call.key, state is not None)
     if trace is not None:
         with torch.no_grad():
-            potentials = module.forward(call.key, *arguments, last=False, trace=True)[2]
+            key, uniforms = programs.found(call.key, call.numbers)
+            potentials = module.forward(key, *arguments[:4], uniforms, steps, last=False, trace=True)[2]
         trace += potentials.flatten(0, 1).unbind(0)
     return output, () if state is None else tuple(last.unbind(0))
 
@@ -241,6 +288,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
     """The event-driven linear layer of the CPU: x [..., C] -> [..., N]; ``binary``: x is 0 or 1."""
     if _as_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
+    _fit_linear(x, weight, bias)
     y = cpu_backend.linear(x.reshape(-1, x.shape[-1]), None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])
 

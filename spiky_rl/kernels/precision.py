@@ -30,5 +30,5 @@ def require() -> None:
     """Raise `RegistryError` where bfloat16 is not multiplied in hardware."""
     if not fast():
         raise RegistryError(
-            f"gradient_precision: bfloat16 needs a CPU with one of {', '.join(sorted(FLAGS))}; use auto or float32"
+            f"bfloat16 needs a CPU with one of {', '.join(sorted(FLAGS))}; use auto or float32"
         )

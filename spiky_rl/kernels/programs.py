@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spiky_rl import registry
 from spiky_rl.kernels import emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
+from spiky_rl.surrogates.base import Surrogate
 
 KNOWN: dict[str, emit.Program] = {}
 """Programs by key: what a registered operator finds its kernel by."""
+_KEYS: dict[tuple[Any, ...], str] = {}
+FILE = "spiky_rl_file_"
+"""What the registry puts before the path of a file that it loads as a module."""
 
 
 @dataclass(frozen=True)
@@ -24,40 +30,97 @@ class Call:
     """One neuron with its parameters, as a kernel takes it."""
 
     key: str
-    """Of its program, in `KNOWN`."""
-    uniforms: tuple[float, ...]
+    """Of its program, in `KNOWN`; within a graph that is being compiled: in words."""
+    numbers: tuple[float, ...]
+    """The parameters that are the same for all neurons, in the neuron's order, and the slope."""
     params: Tensor | None
     """[P, N]: the parameters that differ between neurons; None: there are none."""
+
+    @property
+    def uniforms(self) -> tuple[float, ...]:
+        """What the kernel computes with instead of the numbers."""
+        return found(self.key, self.numbers)[1]
 
 
 def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> Call:
     """Trace the neuron, or find what was traced before, and sort its parameters."""
     varying = tuple(isinstance(p, Tensor) for p in params)
-    key = _key(neuron, ops, varying)
-    numbers = {
-        name: value
-        for name, value in zip(neuron.params, params, strict=True)
-        if not isinstance(value, Tensor)
-    }
-    uniforms = KNOWN[key].uniforms({**numbers, "slope": ops.slope})
+    name = in_words if torch.compiler.is_compiling() else _key
+    numbers = (*[p for p in params if not isinstance(p, Tensor)], ops.slope)
     tensors = [p.expand(width) for p in params if isinstance(p, Tensor)]
-    return Call(key, tuple(uniforms), torch.stack(tensors) if tensors else None)
+    return Call(name(neuron, ops, varying), numbers, torch.stack(tensors) if tensors else None)
 
 
-_KEYS: dict[tuple[Any, ...], str] = {}
+@lru_cache(maxsize=4096)
+def found(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+    """The key in `KNOWN` of a call, and its uniforms. Raises `TraceError` where the numbers have none."""
+    key = key if key in KNOWN else _read(key)
+    program = KNOWN[key]
+    names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
+    given = dict(zip((*names, "slope"), numbers, strict=True))
+    return key, tuple(program.uniforms(given))
+
+
+def states(key: str) -> int:
+    """How many states a neuron has."""
+    return KNOWN[key if key in KNOWN else _read(key)].states
+
+
+def _shape(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
+    # a number that is a parameter may still shape the step (a potential of rest, say), so all that was chosen counts
+    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in neuron.chosen.items())
 
 
 def _key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
-    # a number that is a parameter may still shape the step (a potential of rest, say), so all that was chosen counts
-    shape = tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in neuron.chosen.items())
-    surrogate = tuple((k, v) for k, v in vars(ops.surrogate).items() if k not in ("slope", "schedule"))
-    index = (type(neuron), shape, type(ops.surrogate), surrogate, varying)
+    options = tuple((k, v) for k, v in vars(ops.surrogate).items() if k not in ("slope", "schedule"))
+    index = (type(neuron), _shape(neuron), type(ops.surrogate), options, varying)
     if index not in _KEYS:
-        program = emit.program(neuron, ops.surrogate, varying)
-        key = f"{type(neuron).__name__}-{hashlib.sha256(program.text.encode()).hexdigest()[:16]}"
-        KNOWN.setdefault(key, program)
-        _KEYS[index] = key
+        _KEYS[index] = _know(neuron, ops.surrogate, varying)
     return _KEYS[index]
+
+
+def _know(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> str:
+    program = emit.program(neuron, surrogate, varying)
+    key = f"{type(neuron).__name__}-{hashlib.sha256(program.text.encode()).hexdigest()[:16]}"
+    KNOWN.setdefault(key, program)
+    return key
+
+
+def in_words(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
+    """A key that says all that a program is made from.
+
+    For compiled graphs: it is plain Python on plain values, which a compiler can trace and guard, and a graph that was
+    exported finds its kernels by it in a process that has never seen the neuron.
+    """
+    surrogate = ops.surrogate
+    kinds = [f"{cls.__module__}:{cls.__qualname__}" for cls in (type(neuron), type(surrogate))]
+    options = tuple((k, getattr(surrogate, k)) for k in surrogate.options if k not in ("slope", "schedule"))
+    return _literal((kinds[0], _shape(neuron), kinds[1], options, varying))
+
+
+def _literal(value: Any) -> str:
+    """As ``repr``, which a compiler cannot trace."""
+    # only here: the import is slow, and within a compilation it has been done
+    from torch.fx.experimental.symbolic_shapes import guard_scalar
+
+    if isinstance(value, tuple):
+        return f"({''.join([f'{_literal(x)},' for x in value])})"
+    if isinstance(value, (int, float)):
+        value = guard_scalar(value)  # numbers of a module that change become symbols
+    return f"{value!r}"
+
+
+@cache
+def _read(words: str) -> str:
+    """The key in `KNOWN` of a program that is given in words."""
+    kind, shape, surrogate_kind, options, varying = ast.literal_eval(words)
+    neuron, surrogate = _class("neurons", kind), _class("surrogates", surrogate_kind)
+    # the slope is an argument of the program
+    return _know(neuron(**dict(shape)), surrogate(slope=1.0, schedule=(), **dict(options)), varying)
+
+
+def _class(room: str, name: str) -> Any:
+    return registry.resolve(room, name.removeprefix(FILE))
 
 
 @cache

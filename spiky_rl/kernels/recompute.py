@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from spiky_rl.kernels import cpu_backend
+from spiky_rl.kernels import cpu_backend, operators
 
 Run = Callable[..., tuple[Tensor, ...]]
 
@@ -25,6 +26,9 @@ def recomputed(
         signal: First input, [..., C].
         rest: Its other inputs.
     """
+    if torch.compiler.is_compiling():
+        # the compiler's own way; what is kept are then numbers
+        return checkpoint(run, signal, *rest, use_reentrant=False)  # type: ignore[return-value]
     return _Recomputed.apply(run, binary, len(parameters), signal, *rest, *parameters)  # type: ignore[return-value]
 
 
@@ -37,6 +41,7 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        operators.refuse_second_derivative()
         kept, *others = ctx.saved_tensors
         signal = unpack(kept, ctx.shape) if ctx.binary else kept
         count = len(others) - ctx.learned

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import cpu_backend, programs
+from spiky_rl.kernels import cpu_backend, operators, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
@@ -74,6 +74,8 @@ class Stack:
     def __init__(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> None:
         self.stages = tuple(stages)
         self.bfloat16, self.recompute = bfloat16, recompute
+        self.inputs = stages[0].map.in_features
+        self.states = sum(len(stage.neuron.states) for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
         self._layers = (CLayer * len(stages))()
         self._stack = CStack(layers=ctypes.addressof(self._layers), count=len(stages))
@@ -94,15 +96,19 @@ class Stack:
 
         From rest where ``states`` is None; then none come out.
         """
+        if states is not None and len(states) < self.states:
+            raise _misfit("states", len(states), self.states)
         calls, tensors, rest = [], [], None if states is None else list(states)
         for stage in self.stages:
             own = stage.ops or ops
             calls.append(programs.call(stage.neuron, own, stage.parameters(), stage.map.out_features))
             count = len(stage.neuron.states)
-            state = None if rest is None else torch.stack(rest[:count])
+            state = None if rest is None else torch.stack(rest[:count]).to(x.dtype)
             rest = None if rest is None else rest[count:]
             tensors += [stage.map.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
-        output, *last = _Run.apply(self, calls, steps, x, keep, *tensors)  # type: ignore[misc]
+        # within the function gradients are off, and what needs one is asked of the tensors alone
+        recorded = torch.is_grad_enabled()
+        output, *last = _Run.apply(self, calls, steps, recorded, x, keep, *tensors)  # type: ignore[misc]
         return output, [s for layer in last for s in layer.unbind(0)]
 
     def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
@@ -114,10 +120,15 @@ class Stack:
         seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
         if seen != self._seen:
             self._prepare(ops)
-            self._seen = seen
+            # a copy in one piece would miss what is written into the weight
+            self._seen = seen if all(m["weight"].is_contiguous() for m in maps) else ()
         x = x.contiguous()
-        T, K, B, _ = x.shape
+        T, K, B, C = x.shape
+        if C != self.inputs:
+            raise _misfit("channels", C, self.inputs)
         found = x.new_empty(T, B, offset.shape[0])
+        if B == 0:
+            return found
         stack = CStack.from_buffer_copy(
             self._stack
         )  # of its own: other threads may be running the same network
@@ -146,6 +157,7 @@ def _fill(
     state: Tensor | None,
 ) -> list[Any]:
     """What a layer reads; returns what must outlive it."""
+    cpu_backend.refuse_unfit(weight)
     library = cpu_backend.kernels(call.key)
     numbers = (ctypes.c_float * max(1, len(call.uniforms)))(*call.uniforms)
     weight = weight.detach().contiguous()
@@ -158,6 +170,10 @@ def _fill(
     layer.states, layer.parameters = len(stage.neuron.states), 0 if params is None else params.shape[0]
     layer.binary, layer.output_major = stage.binary, stage.output_major
     return [numbers, weight, params, state, bias]
+
+
+def _misfit(what: str, found: int, wanted: int) -> ValueError:
+    return ValueError(f"{found} {what} do not fit: {wanted} are wanted")
 
 
 def _pointer(x: Tensor | None) -> int | None:
@@ -173,18 +189,22 @@ class _Run(torch.autograd.Function):
         stack: Stack,
         calls: Sequence[programs.Call],
         steps: int,
+        recorded: bool,
         x: Tensor,
         keep: Tensor | None,
         *tensors: Any,
     ) -> Any:
         x = x.contiguous()
         keep = None if keep is None else keep.to(x.dtype).contiguous()
-        T, K, B, _ = x.shape
-        wanted = any(ctx.needs_input_grad)
+        T, K, B, C = x.shape
+        if C != stack.inputs:
+            raise _misfit("channels", C, stack.inputs)
+        wanted = recorded and any(ctx.needs_input_grad)
         output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
         layers, held, last, signals, currents = (CLayer * len(calls))(), [], [], [], []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
-            weight, bias, _, state = tensors[4 * i : 4 * i + 4]
+            weight, bias, params, state = tensors[4 * i : 4 * i + 4]
+            operators.fit(T, B, stage.map.out_features, state, params, keep, len(stage.neuron.states))
             state = None if state is None else state.contiguous()
             held.append(_fill(layer, stage, call, weight, bias, state))
             inner = K if i == 0 else steps
@@ -204,10 +224,12 @@ class _Run(torch.autograd.Function):
             kept = wanted and not stack.recompute and not (i == 0 and K == 1)
             currents.append(x.new_empty(T, inner, B, stage.map.out_features) if kept else None)
             layer.current = _pointer(currents[-1])
-        c = CStack(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr())
-        c.count, c.T, c.K, c.B = len(calls), T, steps, B
-        c.constant, c.threads = K == 1, torch.get_num_threads()
-        if cpu_backend.core().spiky_stack_forward(ctypes.addressof(c)):
+        c = CStack(
+            *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
+            **{"count": len(calls), "T": T, "K": steps, "B": B},
+            **{"constant": K == 1, "threads": torch.get_num_threads()},
+        )
+        if B > 0 and cpu_backend.core().spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
         cpu_backend.LAUNCHES["stack"] += 1
         if wanted:
@@ -220,6 +242,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
+        operators.refuse_second_derivative()
         stack, calls, n = ctx.stack, ctx.calls, len(ctx.calls)
         x, keep, *saved = ctx.saved_tensors
         tensors, signals, currents = (
@@ -257,12 +280,16 @@ class _Run(torch.autograd.Function):
                 grad_params,
                 grad_state,
             ]
-        grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[3] else None
-        c = CStack(ctypes.addressof(layers), _pointer(x), _pointer(keep))
-        c.grad_output, c.grad_x = grad_output.data_ptr(), _pointer(grad_x)
-        c.count, c.T, c.K, c.B = n, T, ctx.steps, B
-        c.constant, c.bfloat16, c.threads = K == 1, stack.bfloat16, torch.get_num_threads()
-        if cpu_backend.core().spiky_stack_backward(ctypes.addressof(c)):
+        grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[4] else None
+        c = CStack(
+            *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
+            **{"grad_output": grad_output.data_ptr(), "grad_x": _pointer(grad_x)},
+            **{"count": n, "T": T, "K": ctx.steps, "B": B},
+            **{"constant": K == 1, "bfloat16": stack.bfloat16, "threads": torch.get_num_threads()},
+        )
+        if B == 0:
+            found = [None if t is None else torch.zeros_like(t) for t in found]
+        elif cpu_backend.core().spiky_stack_backward(ctypes.addressof(c)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
         cpu_backend.LAUNCHES["stack backward"] += 1
-        return None, None, None, grad_x, None, *found
+        return None, None, None, None, grad_x, None, *found

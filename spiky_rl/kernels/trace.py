@@ -10,10 +10,13 @@ to the same graph, so it shares with the forward what it needs of it.
 from __future__ import annotations
 
 import math
+import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from spiky_rl.registry import RegistryError, nearest
+from spiky_rl.registry import Component, RegistryError, nearest
 from spiky_rl.surrogates.base import Surrogate
 
 Value = Any
@@ -36,6 +39,7 @@ NUMBERS: Mapping[str, Callable[..., Any]] = {
     "<=": lambda x, y: x <= y,
     ">": lambda x, y: x > y,
     ">=": lambda x, y: x >= y,
+    "**": lambda x, y: x**y,
     "neg": lambda x: -x,
     "max": max,
     "min": min,
@@ -46,10 +50,52 @@ NUMBERS: Mapping[str, Callable[..., Any]] = {
     **FUNCTIONS,
 }
 """Every operation on plain numbers; these are also the operations there are."""
+ARGUMENTS = {"max": 2, "min": 2, "where": 3}
+"""How many arguments a function takes that does not take one."""
+REFUSED = {
+    "__bool__": "a branch on a state, current or parameter; use ops.where",
+    "__eq__": "'==' is not in the op vocabulary; <, <=, > and >= are",
+    "__ne__": "'!=' is not in the op vocabulary; <, <=, > and >= are",
+    "__and__": "'&' is not in the op vocabulary; use ops.where inside ops.where",
+    "__or__": "'|' is not in the op vocabulary; use ops.where inside ops.where",
+    "__invert__": "'~' is not in the op vocabulary; swap the arguments of ops.where",
+    "__rpow__": "'number ** value' is not in the op vocabulary; use ops.exp",
+    "__mod__": "'%' is not in the op vocabulary",
+    "__floordiv__": "'//' is not in the op vocabulary; / is",
+    "__abs__": "'abs(value)' is not in the op vocabulary; use ops.abs",
+    "__float__": "'float(value)', or a function of numbers such as math.exp, is not in the op vocabulary; use ops.exp",
+    "__getitem__": "'value[...]' is not in the op vocabulary; a value is one number per neuron",
+    "__iter__": "a loop over a value, or unpacking it, is not in the op vocabulary; a value is one number per neuron",
+}
+"""What Python would do with a value in its own way, or refuse without a hint."""
 
 
 class TraceError(RegistryError):
     """A step that leaves the op vocabulary."""
+
+
+def error(owner: Component, message: str) -> TraceError:
+    """What is wrong with a neuron or a surrogate, with its name."""
+    kind = "surrogate" if isinstance(owner, Surrogate) else "neuron"
+    return TraceError(f"{kind} {type(owner).__name__!r}: {message}")
+
+
+def call(owner: Component, function: Callable[..., Any], *args: Any) -> Any:
+    """What a function of a neuron or surrogate returns. Raises `TraceError` with its line for all that goes wrong in it."""
+    try:
+        return function(*args)
+    except Exception as reason:  # pylint: disable=broad-exception-caught
+        # numpy wraps a refusal in an error of its own
+        refusal = next((e for e in (reason, reason.__cause__) if isinstance(e, TraceError)), None)
+        message = str(refusal or f"it fails with {type(reason).__name__}: {reason}")
+        own = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in type(owner).__mro__}
+        lines = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.filename in own]
+        where = (
+            f" (mend {Path(lines[-1].filename).name}, line {lines[-1].lineno}: {lines[-1].line})"
+            if lines
+            else ""
+        )
+        raise error(owner, message + where) from (None if refusal else reason)
 
 
 class Node:
@@ -81,6 +127,8 @@ class Node:
         return self.graph.make("*", other, self)
 
     def __truediv__(self, other: Value) -> Value:
+        if not self.lane and isinstance(other, Node):
+            return other.__rtruediv__(self)
         return self.graph.make("/", self, other)
 
     def __rtruediv__(self, other: Value) -> Value:
@@ -93,11 +141,11 @@ class Node:
         return self.graph.make("neg", self)
 
     def __pow__(self, exponent: Value) -> Value:
-        if exponent == 2:
-            return self * self
-        if exponent == 3:
-            return self * self * self
-        raise self.graph.error(f"'** {exponent}' is not in the op vocabulary; squares and cubes are")
+        if not isinstance(exponent, Node) and exponent in (2, 3):
+            if not self.lane:
+                return self.graph.make("**", self, exponent)
+            return self * self if exponent == 2 else self * self * self
+        raise TraceError(f"'** {exponent}' is not in the op vocabulary; squares and cubes are")
 
     def __lt__(self, other: Value) -> Value:
         return self.graph.make("<", self, other)
@@ -111,26 +159,34 @@ class Node:
     def __ge__(self, other: Value) -> Value:
         return self.graph.make(">=", self, other)
 
-    def __bool__(self) -> bool:
-        raise self.graph.error("a branch on a state, current or parameter; use ops.where")
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        raise self.graph.error(f"'.{name}' of a value is not in the op vocabulary")
+        raise TraceError(f"'.{name}' of a value {unknown(name)}")
+
+    @classmethod
+    def __torch_function__(cls, function: Any, *_: Any) -> NoReturn:
+        name = function.__name__
+        raise TraceError(f"'torch.{name}', or a tensor in a step, {unknown(name)}")
+
+
+def _refusal(message: str) -> Callable[..., NoReturn]:
+    def refuse(*_: Any) -> NoReturn:
+        raise TraceError(message)
+
+    return refuse
+
+
+for method, hint in REFUSED.items():
+    setattr(Node, method, _refusal(hint))
 
 
 class Graph:
     """The nodes of one step, each expression once."""
 
-    def __init__(self, owner: str) -> None:
-        self.owner = owner
+    def __init__(self) -> None:
         self.nodes: list[Node] = []
         self.known: dict[tuple[Any, ...], Node] = {}
-
-    def error(self, message: str) -> TraceError:
-        """What is wrong with the step, with the neuron's name."""
-        return TraceError(f"neuron {self.owner!r}: {message}")
 
     def input(self, name: str, lane: bool = True) -> Node:
         """A symbol: an argument of the step."""
@@ -138,9 +194,12 @@ class Graph:
 
     def make(self, op: str, *args: Value) -> Value:
         """The expression ``op(*args)``; a number if it is one."""
-        for x in args:
-            if not isinstance(x, Node | int | float):
-                raise self.error(f"a step computes with numbers and its arguments, got {x!r}")
+        conditions = 1 if op == "where" else 0
+        args = (*args[:conditions], *(_checked(x) for x in args[conditions:]))
+        if conditions and not isinstance(args[0], Node):
+            return args[1] if args[0] else args[2]
+        if conditions and args[0].op not in COMPARISONS:
+            raise TraceError("the condition of ops.where must be a comparison")
         if not any(isinstance(x, Node) for x in args):
             return NUMBERS[op](*args)
         if op == "*":
@@ -160,6 +219,17 @@ class Graph:
         return self.known[key]
 
 
+def _checked(x: Value) -> Value:
+    """An argument, if it is one to compute with."""
+    if isinstance(x, Node):
+        if x.op in COMPARISONS:
+            raise TraceError("a comparison is no number; use ops.where(condition, 1.0, 0.0)")
+        return x
+    if not isinstance(x, int | float):
+        raise TraceError(f"a step computes with numbers and its arguments, got {x!r}")
+    return float(x) if isinstance(x, bool) else x
+
+
 class TraceOps:
     """The op vocabulary on symbols. Anything else is refused by name."""
 
@@ -170,10 +240,22 @@ class TraceOps:
 
     def __getattr__(self, name: str) -> Callable[..., Value]:
         if name not in self.vocabulary:
-            raise self.graph.error(
-                f"'ops.{name}' is not in the op vocabulary: {', '.join(self.vocabulary)}{nearest(name, self.vocabulary)}"
-            )
-        return lambda *args: self.graph.make(name, *args)
+            raise TraceError(f"'ops.{name}' {unknown(name)}")
+        count = ARGUMENTS.get(name, 1)
+
+        def function(*args: Value, **named: Value) -> Value:
+            if named or len(args) != count:
+                raise TraceError(f"'ops.{name}' takes {count} value{'s' * (count > 1)}, by position")
+            return self.graph.make(name, *args)
+
+        return function
+
+
+def unknown(name: str) -> str:
+    """Why a function is refused, with the vocabulary and the nearest of it."""
+    return (
+        f"is not in the op vocabulary: {', '.join(TraceOps.vocabulary)}{nearest(name, TraceOps.vocabulary)}"
+    )
 
 
 def gradients(
@@ -208,8 +290,9 @@ def gradients(
                 add(x, g * y)
                 add(y, g * x)
             case "/", x, y:
-                add(x, g / y)
-                add(y, -g * (node / y))
+                share = g / y
+                add(x, share)
+                add(y, -(share * node))
             case "neg", x:
                 add(x, -g)
             case "exp", x:
@@ -229,7 +312,7 @@ def gradients(
                 add(x, ops.where(condition, g, 0.0))
                 add(y, ops.where(condition, 0.0, g))
             case "spike", x:
-                add(x, g * surrogate.derivative(ops, x, slope))
+                add(x, g * call(surrogate, surrogate.derivative, ops, x, slope))
     return [adjoints.get(x.index, 0.0) for x in wrt]
 
 

@@ -44,8 +44,8 @@ class SpikingNetwork(Component, torch.nn.Module):
     ) -> tuple[Tensor, State]:
         """Observations [T, B, O] -> features [T, B, F] and the state after the last step.
 
-        ``state`` None: from rest, and no state comes out. ``keep`` [T, B] is 0 where an episode begins with that step: its states start from rest. A stateless network
-        takes T = 1 only. ``record``, if given, is filled.
+        ``state`` None: from rest, and no state comes out. ``keep`` [T, B] is 0 where an episode begins with that step: its
+        states start from rest. A stateless network takes T = 1 only. ``record``, if given, is filled.
         """
 
     def zero_state(self, batch: int, like: Tensor) -> State:

@@ -6,7 +6,8 @@ one per inner step, and the first layer's current is computed once per control s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,15 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
 from spiky_rl.registry import Configured, Option, RegistryError
+
+
+@contextmanager
+def _at(path: str) -> Iterator[None]:
+    """Say in an error where in the agent its cause stands."""
+    try:
+        yield
+    except RegistryError as error:
+        raise RegistryError(f"{path}: {error}") from None
 
 
 class FeedForward(SpikingNetwork):
@@ -52,19 +62,19 @@ class FeedForward(SpikingNetwork):
 
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        try:
+        with _at(f"{path}.backend"):
             dispatch.check(options["backend"])
-            if options["gradient_precision"] == "bfloat16":
+        if options["gradient_precision"] == "bfloat16":
+            with _at(f"{path}.gradient_precision"):
                 precision.require()
-        except RegistryError as error:
-            raise RegistryError(f"{path}: {error}") from None
 
     @classmethod
     def validate_parts(cls, path: str, parts: Mapping[str, Configured]) -> None:  # noqa: D102
-        try:
-            contract.check(parts["neuron"].build(), parts["surrogate"].build())
-        except RegistryError as error:
-            raise RegistryError(f"{path}.neuron: {error}") from None
+        with _at(f"{path}.surrogate"):
+            surrogate = parts["surrogate"].build()
+            contract.check_surrogate(surrogate)
+        with _at(f"{path}.neuron"):
+            contract.check(parts["neuron"].build(), surrogate)
 
     def __init__(
         self,
@@ -99,7 +109,8 @@ class FeedForward(SpikingNetwork):
         self.decoder: Decoder = decoder.build(inputs=width, outputs=outputs)
         self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
         self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
-        self.linear = all(type(layer.connection) is Linear for layer in stack)
+        # a subclass may compute something else
+        self.linear = all(layer.connection.__class__ is Linear for layer in stack)
         self._stack: Stack | None = None
         self.state_sizes = tuple(layer.width for layer in stack for _ in layer.neuron.states)
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
@@ -114,7 +125,7 @@ class FeedForward(SpikingNetwork):
         )
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         signal = self.encoder.forward(x)
-        if record is None and self._fused(signal):
+        if record is None and self._fused(signal, ops):
             return self._forward_fused(signal, ops, state, keep)
         before, after = [s.squeeze(0) for s in state or ()], []
         if record is not None:
@@ -153,11 +164,11 @@ class FeedForward(SpikingNetwork):
         for part in (self, *self.layers, self.decoder):
             part.backend = backend
 
-    def _fused(self, signal: Tensor) -> bool:
+    def _fused(self, signal: Tensor, ops: TorchOps) -> bool:
         """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
         return (
             self.linear
-            and dispatch.choose(self.backend, signal) is cpu_backend
+            and dispatch.choose(self.backend, signal, ops) is cpu_backend
             and not torch.compiler.is_compiling()
         )
 

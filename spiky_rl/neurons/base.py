@@ -63,6 +63,16 @@ class Neuron(Component):
 
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+        for name in ("states", "params"):
+            if not hasattr(cls, name):
+                raise RegistryError(
+                    f"{path}: neuron {cls.__name__!r} declares no {name!r}; see spiky_rl/neurons/base.py"
+                )
+        for name in ("dt", "learn"):
+            if name not in options:
+                raise RegistryError(
+                    f"{path}: neuron {cls.__name__!r} has no option {name!r}; write options = {{**params, 'dt': DT, 'learn': LEARN}}"
+                )
         for name in options["learn"]:
             if name not in cls.params:
                 raise RegistryError(

@@ -31,8 +31,8 @@ from spiky_rl.neurons.base import BELOW_ANY, DT, LEARN, Ode, Param, Values
 from spiky_rl.registry import Option
 
 CHANNELS = ("sodium", "potassium", "leak")
-SERIES = 0.03
-"""|y| below which y/(1 - exp(-y)) is a series: right to 1e-13 in double precision, to 2e-6 beyond it in single."""
+SERIES = 0.1
+"""|y| below which y/(1 - exp(-y)) is a series: right to 4e-11 in double precision, to 1e-6 beyond it in single."""
 LOWEST = -200.0
 """mV at which the rates stop to change: far below what channels can bring about, so that no exponential overflows."""
 
@@ -120,7 +120,7 @@ class HodgkinHuxley(Ode):
     def threshold(
         self, ops: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any, *_: Any
     ) -> Any:  # noqa: D102
-        distance = (v - (self.chosen["threshold"] - self.rest)) / self.chosen["scale"]
+        distance = (v - (self.chosen["threshold"] - self.rest)) * (1.0 / self.chosen["scale"])
         return ops.where(refractory > 0.5, BELOW_ANY, distance)
 
     def reset(
@@ -131,22 +131,25 @@ class HodgkinHuxley(Ode):
 
 
 def _rates(ops: Any, potential: Any) -> tuple[tuple[Any, Any], ...]:
-    """Opening and closing rates per ms of the gates m, h and n at a potential in mV."""
+    """Opening and closing rates per ms of the gates m, h and n at a potential in mV.
+
+    Six exponentials by three: two of them are powers of others, two are multiples.
+    """
     v = ops.max(potential, LOWEST)
+    fall_80, fall_18 = ops.exp((v + 65.0) * (-1.0 / 80.0)), ops.exp((v + 65.0) * (-1.0 / 18.0))
+    fall_10, fall_20 = ops.exp((v + 65.0) * -0.1), (fall_80**2) ** 2
     return (
-        (_rectified(ops, (v + 40.0) / 10.0), 4.0 * ops.exp((v + 65.0) / -18.0)),
-        (0.07 * ops.exp((v + 65.0) / -20.0), 1.0 / (1.0 + ops.exp((v + 35.0) / -10.0))),
-        (0.1 * _rectified(ops, (v + 55.0) / 10.0), 0.125 * ops.exp((v + 65.0) / -80.0)),
+        (_rectified(ops, 0.1 * (v + 40.0), math.exp(2.5) * fall_10), 4.0 * fall_18),
+        (0.07 * fall_20, 1.0 / (1.0 + math.exp(3.0) * fall_10)),
+        (0.1 * _rectified(ops, 0.1 * (v + 55.0), math.e * fall_10), 0.125 * fall_80),
     )
 
 
-def _rectified(ops: Any, y: Any) -> Any:
-    """y / (1 - exp(-y)), a series around 0 where both are 0."""
-    near = ops.abs(y) < SERIES
-    away = ops.where(near, 1.0, y)
-    z = y**2
-    series = 1.0 + 0.5 * y + z / 12.0 - z**2 / 720.0
-    return ops.where(near, series, away / (1.0 - ops.exp(-away)))
+def _rectified(ops: Any, y: Any, fall: Any) -> Any:
+    """y / (1 - fall) with fall = exp(-y); a series around 0, where both are 0."""
+    near, z = ops.abs(y) < SERIES, y**2
+    series = 1.0 + 0.5 * y + z * (1 / 12 + z * (-1 / 720))
+    return ops.where(near, series, y / ops.where(near, 1.0, 1.0 - fall))
 
 
 class _Numbers:

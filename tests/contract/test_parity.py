@@ -15,14 +15,16 @@ from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.layer import Parameters
 
-TIME, STEPS, BATCH, WIDTH = 2, 5, 5, 37
-"""Odd sizes: the last vector of lanes is never full."""
-COMPILED = ("cpu", "cupy")
+TIME, STEPS, BATCH, WIDTH = 2, 5, 11, 37
+"""Odd sizes: some chunks of lanes are full, and the last vector never is."""
+LEAST = 0.05
+"""Share of outputs that are not zero."""
+COMPILED = ("cpu", pytest.param("cupy", marks=pytest.mark.gpu))
 NEURONS, SURROGATES = registry.names("neurons"), registry.names("surrogates")
-TOLERANCES = {"hodgkin_huxley": 2e-5, "quadratic": 2e-6}
+TOLERANCES = {"hodgkin_huxley": 2e-5, "quadratic": 3e-6}
 """Of states and gradients, relative to the largest; 1e-6 for all others. The reference itself, in float32, differs from float64 by
-9e-6 for Hodgkin-Huxley's ten sub-steps and by 3e-6 for the quadratic neuron's upstroke; the kernels differ from it by 1.3e-5
-and 1.1e-6. Gradients of parameters are sums over the batch: five terms in another order, 4 times as much."""
+9e-6 for Hodgkin-Huxley's ten sub-steps and by 3e-6 for the quadratic neuron's upstroke; the kernels differ from it by 1.1e-5
+and 2.1e-6. Gradients of parameters are sums over the batch: eleven terms in another order, 4 times as much."""
 
 
 def compiled(backend):
@@ -42,23 +44,32 @@ def case(neuron, surrogate, learned):
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for p in parameters.parameters():
-            p.mul_(1.0 + 0.1 * torch.rand(p.shape, generator=generator))
+            p.add_(0.2 * torch.rand(p.shape, generator=generator) - 0.1)
     return built, TorchOps(registry.configure("surrogates", surrogate, "surrogate").build()), parameters
 
 
-def inputs(built, time=TIME, steps=STEPS):
+def inputs(built, ops, parameters):
+    """Current, states and mask; the current is doubled until the neuron fires."""
     g = torch.Generator().manual_seed(4)
-    current = 2.0 * torch.randn(time, steps, BATCH, WIDTH, generator=g) + 1.0
+    current = 2.0 * torch.randn(TIME, STEPS, BATCH, WIDTH, generator=g) + 1.0
     state = tuple(0.1 * torch.randn(BATCH, WIDTH, generator=g) for _ in built.states)
-    return current, state, (torch.rand(time, BATCH, generator=g) > 0.3).float()
+    keep = (torch.rand(TIME, BATCH, generator=g) > 0.3).float()
+    with torch.no_grad():
+        for _ in range(6):
+            y, _ = dispatch.unroll("torch", built, ops, current, STEPS, state, parameters(), keep)
+            if (y != 0).float().mean() > LEAST:
+                return current, state, keep
+            current = 2.0 * current
+    raise AssertionError("a silent neuron proves nothing")
 
 
 def run(backend, built, ops, parameters, current, state, keep, device="cpu"):
     """Outputs, last states, and the gradients of current, states and parameters."""
     current, keep = current.to(device).requires_grad_(), keep.to(device)
     state = tuple(s.to(device).requires_grad_() for s in state)
-    parameters = parameters.to(device)
-    y, last = dispatch.unroll(backend, built, ops, current, current.shape[1], state, parameters(), keep)
+    # parameters by the CPU whatever the device: another exp gives other decays
+    values = tuple(p.to(device) if isinstance(p, torch.Tensor) else p for p in parameters())
+    y, last = dispatch.unroll(backend, built, ops, current, current.shape[1], state, values, keep)
     g = torch.Generator().manual_seed(5)
     loss = sum((t * torch.randn(t.shape, generator=g).to(device)).sum() for t in (y, *last))
     wanted = [current, *state, *parameters.parameters()]
@@ -95,17 +106,16 @@ def test_compiled_neurons_are_the_reference(neuron, surrogate, learned, backend)
     device = "cuda" if backend == "cupy" else "cpu"
     built, ops, parameters = case(neuron, surrogate, learned)
     bits = exact(built, ops, parameters)
-    current, state, keep = inputs(built)
+    current, state, keep = inputs(built, ops, parameters)
     tolerance = TOLERANCES.get(neuron, 1e-6)
     launched = sum(module.LAUNCHES.values())
     if bits:
         found = run(backend, built, ops, parameters, current, state, keep, device)
-        check(found, run("torch", built, ops, parameters.cpu(), current, state, keep), bits, tolerance)
-        assert found[0].abs().sum() > 0, "a silent neuron proves nothing"
+        check(found, run("torch", built, ops, parameters, current, state, keep), bits, tolerance)
     else:
         for t, k in itertools.product(range(TIME), range(STEPS)):
             one = (current[t : t + 1, k : k + 1], state, keep[t : t + 1])
-            expected = run("torch", built, ops, parameters.cpu(), *one)
+            expected = run("torch", built, ops, parameters, *one)
             check(run(backend, built, ops, parameters, *one, device), expected, bits, tolerance)
             state = tuple(expected[1])
     assert sum(module.LAUNCHES.values()) >= launched + 2, "the backend ran, forward and backward"

@@ -159,6 +159,21 @@ def test_recompute_keeps_bits_instead_of_currents():
     assert kept[False] > 5 * spikes
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["stack", "layers"])
+@pytest.mark.parametrize("settings", [{}, {"neuron": LEARNED}, {"encoder": "population"}], ids=str)
+def test_recompute_changes_no_bit(settings, fused):
+    results = []
+    for recompute in (False, True):
+        network, x = build(stateful=True, recompute=recompute, **settings), observations(time=3)
+        network.linear = fused
+        state = tuple(s + 0.1 for s in network.zero_state(BATCH, x))
+        keep = (torch.rand(3, BATCH, generator=torch.Generator().manual_seed(2)) > 0.4).float()
+        y, last = network(x, state, keep)
+        loss = y.pow(2).sum() + sum(s.pow(2).sum() for s in last)
+        results.append([y, *last, *torch.autograd.grad(loss, list(network.parameters()))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_one_and_two_threads_give_the_same_forward_and_nearly_the_same_gradient():
     results = []
     for threads in (1, 2):
@@ -189,6 +204,17 @@ def test_a_weight_that_changes_in_place_or_is_replaced_is_seen_by_the_next_rollo
     network.surrogate.slope = 5.0
     with torch.inference_mode():
         assert torch.equal(network(x, None)[0], layer_by_layer(network, x, None)[0])
+
+
+def test_a_weight_in_strides_is_read_anew_by_every_rollout():
+    network, x = build(), observations()
+    weight = network.layers[0].connection.weight
+    network.layers[0].connection.weight = torch.nn.Parameter(weight.detach().t().contiguous().t())
+    with torch.no_grad():
+        before, _ = network(x, None)
+        network.layers[0].connection.weight.mul_(2.0)
+        after, _ = network(x, None)
+        assert torch.equal(after, layer_by_layer(network, x, None)[0]) and not torch.equal(after, before)
 
 
 def test_a_copy_of_a_network_has_weights_of_its_own():

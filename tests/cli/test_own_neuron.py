@@ -1,0 +1,79 @@
+"""A neuron of the user's own: the example, outside the package, gets kernels, listing, checks, training and playback."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import cpu_backend, dispatch, torch_backend
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks.layer import Parameters
+from spiky_rl.spec import read_agent
+
+ROOT = Path(__file__).parents[2]
+BATCH, WIDTH, STEPS = 7, 37, 5
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """A copy of the example, far from the checkout."""
+    shutil.copytree(ROOT / "examples", tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+def command(script: str, *arguments: str) -> subprocess.CompletedProcess:
+    line = [sys.executable, str(ROOT / "scripts" / script), *arguments]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+
+
+def test_an_agent_finds_a_file_beside_itself_from_any_folder(mine, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _, data, _ = read_agent("mine/exponential_ppo.yaml")
+    assert data["network"]["neuron"]["name"] == f"{mine / 'exponential.py'}:Exponential"
+    found = registry.configure("networks", {**data["network"], "layers": [4]}, "network")
+    assert found.parts["neuron"].cls.__name__ == "Exponential"
+
+
+@pytest.mark.skipif(cpu_backend.available() is not None, reason=str(cpu_backend.available()))
+@pytest.mark.parametrize("learn", [[], ["tau", "soft", "sharpness", "gain"]], ids=["numbers", "per-neuron"])
+def test_it_runs_on_compiled_kernels_that_equal_the_reference(mine, learn):
+    settings = {"name": f"{mine / 'exponential.py'}:Exponential", "learn": learn}
+    neuron = registry.configure("neurons", settings, "neuron").build()
+    ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
+    parameters = Parameters(neuron, WIDTH)
+    before = sum(cpu_backend.LAUNCHES.values())
+    current = 1.5 * torch.randn(1, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
+    results = []
+    for run in (torch_backend.unroll, lambda *a: dispatch.unroll("cpu", *a)):
+        x = current.clone().requires_grad_()
+        spikes, _ = run(neuron, ops, x, STEPS, None, parameters())
+        weights = torch.randn(spikes.shape, generator=torch.Generator().manual_seed(1))
+        results.append((spikes, torch.autograd.grad((spikes * weights).sum(), [x, *parameters.parameters()])))
+    (spikes, gradients), (found, mine_) = results
+    assert torch.equal(spikes, found) and 0.05 < spikes.mean() < 0.6
+    assert all((a - b).abs().max() < 2e-6 * a.abs().max() for a, b in zip(gradients, mine_, strict=True))
+    assert sum(cpu_backend.LAUNCHES.values()) == before + 2
+
+
+def test_it_is_explained_and_its_c_is_shown(mine):
+    name = f"{mine / 'exponential.py'}:Exponential"
+    told, source = command("show.py", "neurons", name), command("show.py", "neurons", name, "--source")
+    assert "soft threshold" in told.stdout and "gain" in told.stdout
+    assert "INLINE void step_adjoint" in source.stdout and "lane_exp" in source.stdout
+
+
+def test_it_trains_and_plays_on_the_real_task(mine, tmp_path):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    agent = ["--task", "Isaac-Cartpole-v0", "--agent", str(mine / "exponential_ppo.yaml")]
+    where = ["--device", "cpu", "--assets", "local", "--num_envs", "16", "--log_root", str(tmp_path / "logs")]
+    done = command("train.py", *agent, *where, "--max_iterations", "2")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    result = json.loads(Path(done.stdout.strip().splitlines()[-1]).read_text())
+    assert result["agent"] == "exponential_ppo" and 0.05 < result["firing_rate"] < 0.6
+    done = command("play.py", *agent, *where, "--checkpoint", "latest", "--episodes", "1")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

@@ -1,0 +1,212 @@
+"""A neuron of one's own is asked for its contract where an agent names it, and each refusal says where, who and what to do."""
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import cpu_backend, dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.registry import RegistryError
+
+GOOD = '''
+"""A leaky integrator whose output is graded: tau dv/dt = -v + I, output tanh(v)."""
+
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+
+
+class Leaky(Neuron):
+    states = ("v",)
+    params = {
+        "tau": Param(5.0, "time constant", low=1e-3, unit="ms", transform="decay"),
+        "gain": Param(2.0, "slope of the output", low=0.1, high=10.0, unit="1"),
+    }
+    options = {**params, "dt": DT, "learn": LEARN}
+    graded = True
+
+    def step(self, ops, current, v, decay, gain):
+        v = decay * v + (1.0 - decay) * current
+        return gain * v / (1.0 + ops.abs(v)), (v,)
+'''
+DOCSTRING = GOOD.splitlines()[1] + "\n"
+RETURN = "return gain * v / (1.0 + ops.abs(v)), (v,)"
+INPUTS, OUTPUTS, BATCH, TIME, STEPS = 5, 3, 4, 2, 3
+LAYERS = [9, 6]
+
+
+def configure(path, text, **options):
+    """A network of neurons from a file of this text."""
+    path.write_text(text, encoding="utf-8")
+    settings = {"name": "feedforward", "layers": LAYERS, "neuron": {"name": f"{path}:Leaky", **options}}
+    return registry.configure("networks", settings, "agent.network")
+
+
+BROKEN = {
+    "no docstring": (DOCSTRING, "", "it has no docstring; say its equations, its units and its source"),
+    "no unit": (
+        ', unit="ms"',
+        "",
+        "its parameter 'tau' has no unit; say unit='ms', or unit='1' for a pure number",
+    ),
+    "option for a parameter": (
+        'Param(2.0, "slope of the output", low=0.1, high=10.0, unit="1")',
+        "DT",
+        r"params\['gain'\] is Option.*; declare it as Param\(default, meaning, unit=\.\.\.\)",
+    ),
+    "parameter missing in options": (
+        "options = {**params, ",
+        'options = {"tau": params["tau"], ',
+        r"its parameter 'gain' is missing in its options; write options = \{\*\*params, \.\.\.\}",
+    ),
+    "no time step": (
+        '"dt": DT, ',
+        "",
+        r"has no option 'dt'; write options = \{\*\*params, 'dt': DT, 'learn': LEARN\}",
+    ),
+    "nothing to learn": (
+        ', "learn": LEARN',
+        "",
+        r"has no option 'learn'; write options = \{\*\*params, 'dt': DT",
+    ),
+    "no states": ('    states = ("v",)\n', "", "declares no 'states'; see spiky_rl/neurons/base.py"),
+    "no step": ("def step", "def stop", "its step must return a pair: its output, and a tuple of its states"),
+    "unknown op": (
+        "ops.abs",
+        "ops.absolute",
+        r"'ops\.absolute' is not in the op vocabulary: exp, .*; did you mean 'abs'\?"
+        r" \(mend mine\.py, line 18: return gain \* v / \(1\.0 \+ ops\.absolute",
+    ),
+    "function of torch": (
+        "ops.abs(v)",
+        "v.abs()",
+        r"'\.abs' of a value .*did you mean 'abs'\? \(mend mine\.py, line 18",
+    ),
+    "number of states": (
+        'states = ("v",)',
+        'states = ("v", "w")',
+        r"it fails with TypeError: Leaky\.step\(\) takes 6 positional arguments but 7 were given",
+    ),
+    "too few states returned": ("(v,)\n", "()\n", "it declares 1 states and returns 0"),
+    "too many states returned": ("(v,)\n", "(v, v)\n", "it declares 1 states and returns 2"),
+    "state without a tuple": (
+        "(v,)\n",
+        "v\n",
+        "its step must return a pair: its output, and a tuple of its states",
+    ),
+    "state that is no zero at rest": (
+        "decay * v +",
+        "decay * v + 0.25 +",
+        "its state 'v' is 0.25 after one step from rest without input; rest must be 0, so store it relative to its resting",
+    ),
+    "state that is no number at rest": (
+        "decay * v +",
+        "decay * (v / v) +",
+        "its state 'v' is nan after one step from rest without input; rest must be 0",
+    ),
+    "spike at rest": (
+        RETURN,
+        "return ops.spike(v), (v,)",
+        "its output at rest and without input is 1; it must be 0",
+    ),
+    "output that is a number": (
+        RETURN,
+        "return 0.0, (v,)",
+        r"its output is a number that .*; return 0\.0 \* v \+ number",
+    ),
+    "step that raises": (
+        "        v = decay",
+        '        raise OSError("no table")\n        v = decay',
+        r"it fails with OSError: no table \(mend mine\.py, line 17: raise OSError",
+    ),
+    "attribute that is missing": (
+        "ops.abs(v)",
+        "self.table * v",
+        r"it fails with AttributeError: .*'table' \(mend mine\.py, line 18: return gain",
+    ),
+    "parameters that do not go together": (
+        "ops.abs(v)",
+        "1.0 / (gain - 2.0)",
+        r"it fails with ZeroDivisionError: float division by zero \(mend mine\.py, line 18",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_contract_is_named_with_place_and_neuron_and_remedy(case, tmp_path):
+    before, after, message = BROKEN[case]
+    assert before in GOOD
+    with pytest.raises(RegistryError, match=rf"^agent\.network\.neuron: neuron 'Leaky':? {message}"):
+        configure(tmp_path / "mine.py", GOOD.replace(before, after, 1))
+
+
+def test_a_step_that_works_only_with_numbers_is_found_before_its_parameter_is_learned(tmp_path):
+    # with gain a number the power is one of numbers; learned, it would be one of tensors
+    text = GOOD.replace("ops.abs(v)", "ops.where(v > 0.0, gain, 1.0 / gain) ** 0.5")
+    with pytest.raises(RegistryError, match=r"agent\.network\.neuron: neuron 'Leaky': '\*\* 0\.5'"):
+        configure(tmp_path / "mine.py", text)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("tau", 0.0, r"agent\.network\.neuron\.tau: 0\.0 is out of range; it must be at least 0\.001"),
+        (
+            "gain",
+            11.0,
+            r"agent\.network\.neuron\.gain: 11\.0 is out of range; it must be between 0\.1 and 10\.0",
+        ),
+        ("gain", "steep", r"agent\.network\.neuron\.gain: expected a number, got 'steep'"),
+        ("gian", 1.0, r"agent\.network\.neuron\.gian: .*has no such option.*did you mean 'gain'"),
+        ("learn", ["gian"], r"agent\.network\.neuron\.learn: 'gian' is no parameter.*did you mean 'gain'"),
+    ],
+)
+def test_a_wrong_value_is_named_before_the_contract_is_asked(tmp_path, option, value, message):
+    with pytest.raises(RegistryError, match=message):
+        configure(tmp_path / "mine.py", GOOD, **{option: value})
+
+
+SURROGATE = '''
+"""A surrogate of one's own."""
+
+from spiky_rl.surrogates.base import Surrogate, declare
+
+
+class Sine(Surrogate):
+    options = declare(1.0, "slope")
+
+    def derivative(self, ops, x, slope):
+        return ops.cos(slope * x)
+'''
+
+
+def test_a_surrogate_outside_of_the_vocabulary_is_named_in_its_own_place(tmp_path):
+    path = tmp_path / "shape.py"
+    path.write_text(SURROGATE, encoding="utf-8")
+    settings = {"name": "feedforward", "layers": LAYERS, "surrogate": f"{path}:Sine"}
+    with pytest.raises(
+        RegistryError, match=r"^agent\.network\.surrogate: surrogate 'Sine': 'ops\.cos' .*line 11"
+    ):
+        registry.configure("networks", settings, "agent.network")
+
+
+@pytest.mark.parametrize("learn", [[], ["tau", "gain"]], ids=["numbers", "learned"])
+def test_a_neuron_that_keeps_the_contract_has_torchs_bits_on_the_cpu(tmp_path, learn):
+    if reason := cpu_backend.available():
+        pytest.skip(reason)
+    network = configure(tmp_path / "mine.py", GOOD, learn=learn, tau=3.0).build(
+        inputs=INPUTS, outputs=OUTPUTS
+    )
+    layer, ops = network.layers[0], TorchOps(network.surrogate)
+    current = 3.0 * torch.randn(TIME, STEPS, BATCH, LAYERS[0], generator=torch.Generator().manual_seed(0))
+    state = (torch.full((BATCH, LAYERS[0]), 0.2),)
+    found = []
+    for backend in ("cpu", "torch"):
+        x = current.clone().requires_grad_()
+        parameters = layer.parameters_of_neuron()
+        y, (last,) = dispatch.unroll(backend, layer.neuron, ops, x, STEPS, state, parameters)
+        found.append((y, last, torch.autograd.grad(y.square().sum(), x)[0]))
+    (y, last, grad), (wanted, wanted_last, wanted_grad) = found
+    assert torch.equal(y, wanted) and torch.equal(last, wanted_last)
+    torch.testing.assert_close(grad, wanted_grad, rtol=1e-5, atol=1e-5)
+    assert y.abs().min() > 0
+    assert any(key.startswith("Leaky-") for key in cpu_backend.LAUNCHES), "the kernel ran"
+    assert network(torch.ones(TIME, BATCH, INPUTS), None)[0].shape == (TIME, BATCH, OUTPUTS)

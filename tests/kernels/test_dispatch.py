@@ -1,0 +1,315 @@
+"""A backend that is named runs or raises with the reason and the remedy; only auto chooses, and says once what it chose."""
+
+import importlib.util
+import logging
+import sys
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, operators, precision, torch_backend
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.registry import RegistryError
+
+STEPS, BATCH, WIDTH, INPUTS, OUTPUTS = 3, 4, 6, 5, 2
+CACHED = (dispatch.backend, dispatch.automatic, cpu_backend.available, cupy_backend.available, precision.fast)
+
+compiled = pytest.mark.skipif(
+    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+)
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """What was chosen before is forgotten, and what a test made believe too."""
+    for function in CACHED:
+        function.cache_clear()
+    yield
+    for function in CACHED:
+        function.cache_clear()
+
+
+def neuron():
+    return registry.configure("neurons", {"name": "lif", "tau": 2.0}, "neuron").build()
+
+
+def ops(smooth=False):
+    return TorchOps(registry.configure("surrogates", "triangle", "surrogate").build(), soft_spike=smooth)
+
+
+def current(dtype=torch.float32, device="cpu"):
+    return torch.full((1, STEPS, BATCH, WIDTH), 3.0, dtype=dtype, device=device, requires_grad=True)
+
+
+def unroll(backend, x, smooth=False):
+    """One neuron over time, forward and backward: its output."""
+    built = neuron()
+    numbers = tuple(built.number(name) for name in built.params)
+    y, _ = dispatch.unroll(backend, built, ops(smooth), x, STEPS, None, numbers)
+    y.sum().backward()
+    return y.detach()
+
+
+def network(**settings):
+    settings = {"name": "feedforward", "layers": [WIDTH], "steps": STEPS, **settings}
+    torch.manual_seed(0)
+    return registry.configure("networks", settings, "agent.network").build(inputs=INPUTS, outputs=OUTPUTS)
+
+
+def launches():
+    """Kernels that ran so far, on any backend."""
+    return sum(sum(module.LAUNCHES.values()) for module in operators.COMPILED.values())
+
+
+def chosen(caplog):
+    """What was logged about the choice of a backend."""
+    return [(r.levelname, r.getMessage()) for r in caplog.records if r.name == dispatch.__name__]
+
+
+def cuda_machine(monkeypatch):
+    """A machine on which torch sees a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def fake_cupy(monkeypatch, folder, text):
+    """An installed CuPy with this text."""
+    package = folder / "cupy"
+    (package / "cuda").mkdir(parents=True)
+    (package / "__init__.py").write_text(text, encoding="utf-8")
+    (package / "cuda" / "__init__.py").write_text("", encoding="utf-8")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(folder)
+    return package
+
+
+# Named
+
+
+def test_every_backend_has_a_name():
+    assert dispatch.names() == ["cpu", "cupy", "torch"]
+
+
+@pytest.mark.parametrize("name", dispatch.names())
+def test_a_named_backend_runs_or_says_why_not(name):
+    reason = operators.BACKENDS[name].available()
+    if reason is None:
+        assert dispatch.backend(name) is operators.BACKENDS[name]
+        dispatch.check(name)
+    else:
+        with pytest.raises(RegistryError, match=f"^backend '{name}' is not available: "):
+            dispatch.check(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("cuppy", "cupy"), ("torhc", "torch"), ("CPU", "cpu"), ("autp", "auto")]
+)
+def test_an_unknown_backend_is_named_with_the_nearest(name, near):
+    message = f"unknown backend {name!r}; choose from auto, cpu, cupy, torch"
+    with pytest.raises(RegistryError, match=message) as caught:
+        dispatch.check(name)
+    if name != "CPU":
+        assert f"did you mean {near!r}?" in str(caught.value)
+
+
+@compiled
+def test_the_backend_that_is_named_is_the_one_that_runs():
+    before = cpu_backend.LAUNCHES.copy()
+    found = unroll("cpu", current())
+    ran = cpu_backend.LAUNCHES - before
+    assert sorted(ran.values()) == [1, 1] and all(key.startswith("Lif-") for key in ran)
+    assert [key.endswith(" backward") for key in sorted(ran)] == [False, True]
+    total = launches()
+    assert torch.equal(unroll("torch", current()), found) and found.sum() > 0
+    assert launches() == total, "the torch reference launches nothing"
+
+
+UNFIT = {
+    "float64": ({"dtype": torch.float64}, False, "computes in float32, not in torch.float64"),
+    "float16": ({"dtype": torch.float16}, False, "computes in float32, not in torch.float16"),
+    "another device": ({"device": "meta"}, False, "computes on cpu, the tensor lies on meta"),
+    "smooth spikes": ({}, True, "has no smooth spikes"),
+}
+
+
+@compiled
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_named_backend_refuses_what_its_kernels_cannot_take(case):
+    settings, smooth, reason = UNFIT[case]
+    total = launches()
+    with pytest.raises(RegistryError, match=f"^backend 'cpu' {reason}; backend: torch does$"):
+        unroll("cpu", current(**settings), smooth)
+    assert launches() == total
+
+
+@compiled
+def test_a_linear_layer_refuses_what_its_kernel_would_misread():
+    x, weight = torch.ones(BATCH, INPUTS), torch.ones(WIDTH, INPUTS)
+    total = launches()
+    with pytest.raises(RegistryError, match="backend 'cpu' computes in float32, not in torch.float64"):
+        dispatch.linear("cpu", x.double(), weight.double(), None)
+    with pytest.raises(RegistryError, match="backend 'cpu' computes on cpu, the tensor lies on meta"):
+        dispatch.linear("cpu", x.to("meta"), weight.to("meta"), None)
+    for backend in ("cpu", "auto"):
+        with pytest.raises((TypeError, ValueError), match=r"signal.*torch\.float32.*torch\.float64"):
+            dispatch.linear(backend, x, weight.double(), None)
+    assert launches() == total
+    assert torch.equal(dispatch.linear("cpu", x, weight, None), x @ weight.t())
+
+
+@compiled
+@pytest.mark.parametrize("grad", [True, False], ids=["update", "rollout"])
+def test_a_network_on_a_named_backend_refuses_what_its_kernels_would_misread(grad):
+    built, x = network(backend="cpu"), torch.ones(1, BATCH, INPUTS)
+    with torch.set_grad_enabled(grad):
+        with pytest.raises(RegistryError, match="backend 'cpu' computes in float32, not in torch.float64"):
+            built(x.double(), None)
+        assert built(x, None)[0].dtype == torch.float32
+        built.double()
+        with pytest.raises(TypeError, match="the weights are torch.float64"):
+            built(x, None)
+        built.float().soft_spike = True
+        assert built(x, None)[0].dtype == torch.float32, "smooth spikes run on torch"
+        built.run_on("cpu")
+        with pytest.raises(RegistryError, match="backend 'cpu' has no smooth spikes"):
+            built(x, None)
+        with pytest.raises(RegistryError, match="unknown backend 'gpu'"):
+            built.run_on("gpu")
+
+
+# Chosen
+
+
+@compiled
+def test_auto_chooses_the_compiled_backend_of_the_device_and_says_so_once(caplog):
+    caplog.set_level(logging.INFO)
+    total = launches()
+    for _ in range(2):
+        unroll("auto", current())
+        network()(torch.ones(1, BATCH, INPUTS), None)
+    assert chosen(caplog) == [("INFO", "neurons on cpu run on the cpu backend")]
+    assert launches() > total
+
+
+@pytest.mark.parametrize(
+    ("dtype", "smooth"), [(torch.float64, False), (torch.float16, False), (torch.float32, True)]
+)
+def test_auto_runs_on_torch_what_no_kernel_takes(dtype, smooth, caplog):
+    caplog.set_level(logging.INFO)
+    total = launches()
+    assert unroll("auto", current(dtype), smooth).dtype == dtype
+    assert dispatch.linear("auto", *(torch.ones(2, 2, dtype=torch.float64),) * 2, None).dtype == torch.float64
+    assert launches() == total
+    assert chosen(caplog) == [], "there was nothing to choose"
+
+
+def test_auto_on_a_device_without_kernels_runs_on_torch_with_one_warning(caplog):
+    for _ in range(2):
+        assert dispatch.choose("auto", current(device="meta"), ops()) is torch_backend
+    reason = "no backend compiles for meta"
+    assert chosen(caplog) == [
+        ("WARNING", f"neurons on meta run on the torch backend, which is slow: {reason}")
+    ]
+
+
+# CuPy
+
+
+def no_gpu(monkeypatch, _):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def no_cupy(monkeypatch, _):
+    cuda_machine(monkeypatch)
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "cupy" else real(name, *a)
+    )
+
+
+def cupy_of_another_driver(monkeypatch, folder):
+    cuda_machine(monkeypatch)
+    fake_cupy(monkeypatch, folder, "def is_available():\n    return False\n")
+
+
+def cupy_without_its_libraries(monkeypatch, folder):
+    cuda_machine(monkeypatch)
+    fake_cupy(monkeypatch, folder, "raise ImportError('libcublas.so.13: no such file')\n")
+
+
+def cupy_that_crashes(monkeypatch, folder):
+    cuda_machine(monkeypatch)
+    fake_cupy(monkeypatch, folder, "def is_available():\n    raise RuntimeError('driver too old')\n")
+
+
+def cupy_without_nvrtc(monkeypatch, folder):
+    cuda_machine(monkeypatch)
+    fake_cupy(monkeypatch, folder, "def is_available():\n    return True\n")
+
+
+MACHINES = {
+    no_gpu: r"torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch",
+    no_cupy: r"CuPy is not installed; pip install 'spiky-rl\[cuda\]'",
+    cupy_of_another_driver: r"CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA",
+    cupy_without_its_libraries: r"CuPy does not load \(ImportError: libcublas\.so\.13: no such file\); reinstall it with pip",
+    cupy_that_crashes: r"CuPy does not load \(RuntimeError: driver too old\); reinstall it with pip install",
+    cupy_without_nvrtc: r"CuPy does not load \(ModuleNotFoundError: .*cupy\.cuda\.nvrtc.*\); reinstall it with pip",
+}
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, monkeypatch, tmp_path, caplog):
+    machine(monkeypatch, tmp_path)
+    reason = MACHINES[machine]
+    with pytest.raises(RegistryError, match=f"^backend 'cupy' is not available: {reason}"):
+        dispatch.check("cupy")
+    with pytest.raises(
+        RegistryError, match=f"^agent.network.backend: backend 'cupy' is not available: {reason}"
+    ):
+        network(backend="cupy")
+    assert [dispatch.automatic("cuda") for _ in range(2)] == [torch_backend] * 2
+    ((level, line),) = chosen(caplog)
+    assert level == "WARNING"
+    assert line.startswith("neurons on cuda run on the torch backend, which is slow: ")
+    assert line.removeprefix("neurons on cuda run on the torch backend, which is slow: ")[:8] in reason
+
+
+def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monkeypatch, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    cuda_machine(monkeypatch)
+    package = fake_cupy(monkeypatch, tmp_path, "def is_available():\n    return True\n")
+    (package / "cuda" / "nvrtc.py").write_text("def getVersion():\n    return 13, 0\n", encoding="utf-8")
+    assert dispatch.automatic("cuda") is cupy_backend
+    assert chosen(caplog) == [("INFO", "neurons on cuda run on the cupy backend")]
+    with pytest.raises(
+        RegistryError, match="backend 'cupy' computes on cuda, the tensor lies on cpu; backend: torch"
+    ):
+        unroll("cupy", current())
+    with pytest.raises(RegistryError, match="backend 'cupy' computes on cuda, the tensor lies on cpu"):
+        network(backend="cupy")(torch.ones(1, BATCH, INPUTS), None)
+
+
+# What an agent says
+
+
+def test_a_wrong_backend_is_named_with_its_place_before_anything_is_built():
+    with pytest.raises(
+        RegistryError, match="^agent.network.backend: unknown backend 'torhc'.*did you mean 'torch'"
+    ):
+        network(backend="torhc")
+
+
+def test_bfloat16_where_the_cpu_has_none_is_refused_with_its_place(monkeypatch):
+    monkeypatch.setattr(precision, "fast", lambda: False)
+    message = "^agent.network.gradient_precision: bfloat16 needs a CPU with one of amx_bf16, avx512_bf16, bf16; use auto"
+    with pytest.raises(RegistryError, match=message):
+        network(gradient_precision="bfloat16")
+    assert not network(gradient_precision="auto").bfloat16_gradient
+    assert not network(gradient_precision="float32").bfloat16_gradient
+
+
+def test_bfloat16_is_taken_where_the_cpu_has_it_unless_float32_is_named(monkeypatch):
+    monkeypatch.setattr(precision, "fast", lambda: True)
+    wanted = {"bfloat16": True, "auto": True, "float32": False}
+    assert {p: network(gradient_precision=p).bfloat16_gradient for p in wanted} == wanted

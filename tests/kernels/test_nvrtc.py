@@ -1,0 +1,135 @@
+"""NVRTC compiles every neuron for every architecture, needs no GPU for it, and the kernels stay within their registers."""
+
+import inspect
+import itertools
+import re
+
+import pytest
+
+from spiky_rl.kernels import cupy_backend, programs
+from tests.kernels.cases import NEURONS, SURROGATES, configured, distinct, vocabulary
+
+FAST, ALL = ("80",), ("80", "90", "100")
+"""Architectures: A100, H100, B200."""
+WIDE = {"lif", "alif", "hodgkin_huxley"}
+"""Neurons compiled for all of them in the fast tests too."""
+ADDED = ("-ftz=true", "--device-as-default-execution-space")
+"""What CuPy adds to the options, beside the architecture."""
+REGISTERS = {
+    "alif": (32, 48),
+    "hodgkin_huxley": (40, 83),
+    "izhikevich": (34, 72),
+    "lif": (32, 56),
+    "quadratic": (32, 47),
+    "resonate": (32, 56),
+    "sigma_delta": (32, 54),
+}
+"""Per thread, forward and backward: the most that NVRTC 13.0 takes on any architecture, with any surrogate, learned or not."""
+HEADROOM = 8
+"""For other versions of NVRTC: one unit in which a multiprocessor hands out registers."""
+OTHERS = (56, 56)
+"""Of a neuron that is not in the table: with the headroom 64, so that half of the threads a multiprocessor can hold fit."""
+STACK = {"hodgkin_huxley": (0, 264), "quadratic": (32, 32)}
+"""Bytes per thread, forward and backward; all others have none. Hodgkin-Huxley's adjoint keeps the states between its ten
+sub-steps there (11 x 6 floats: local memory, which is cached); the quadratic neuron's is the C library's, to bring large arguments
+of tan into range."""
+
+try:
+    from cupy.cuda import nvrtc
+
+    nvrtc.getVersion()
+    MISSING = ""
+except Exception as reason:  # whatever keeps a CuPy from its libraries
+    MISSING = f"no NVRTC: {type(reason).__name__}: {reason}"
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "NVRTC is there")
+
+
+def text(neuron, surrogate="arctangent", learned=False):
+    """A neuron's source as it is given to CuPy."""
+    built = configured(neuron, learned)
+    return programs.source(
+        programs.KNOWN[programs.call(built, vocabulary(surrogate), distinct(built, 4)(), 4).key]
+    )
+
+
+def compiled(source, *options):
+    """The compiler's object and what it said. Raises `NVRTCError`."""
+    program = nvrtc.createProgram(source, "kernel.cu", (), ())
+    try:
+        nvrtc.compileProgram(program, (*cupy_backend.OPTIONS, *ADDED, *options))
+        binary = any(option.startswith("-arch=sm_") for option in options)
+        found = nvrtc.getCUBIN(program) if binary else nvrtc.getPTX(program)
+        return found, nvrtc.getProgramLog(program)
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def measured(source, architecture, *options):
+    """Registers, bytes of stack and bytes spilled of each kernel."""
+    binary, log = compiled(source, f"-arch=sm_{architecture}", "--ptxas-options=-v", *options)
+    assert binary[:4] == b"\x7fELF"
+    assert "warning" not in log, log
+    pattern = r"'(\w+)' for 'sm_\d+a?'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) reg"
+    found = {
+        kernel: (int(registers), int(stack), int(stores) + int(loads))
+        for kernel, stack, stores, loads, registers in re.findall(pattern, log, re.DOTALL)
+    }
+    assert found.keys() == {"spiky_forward", "spiky_backward"}, log
+    return found["spiky_forward"], found["spiky_backward"]
+
+
+def check(neuron, surrogate, learned, architecture):
+    found = measured(text(neuron, surrogate, learned), architecture)
+    limits = zip(REGISTERS.get(neuron, OTHERS), STACK.get(neuron, (0, 0)), strict=True)
+    for kernel, (registers, stack, spilled), (most, frame) in zip(
+        ("forward", "backward"), found, limits, strict=True
+    ):
+        where = f"{kernel} of {neuron} with {surrogate} on sm_{architecture}"
+        assert registers <= most + HEADROOM, f"{where}: {registers} registers"
+        assert stack == frame, f"{where}: {stack} bytes of stack"
+        assert spilled == 0, f"{where}: {spilled} bytes spilled"
+
+
+PROGRAMS = [
+    *itertools.product(NEURONS, ["arctangent"], [False, True]),
+    *(("lif", surrogate, False) for surrogate in SURROGATES if surrogate != "arctangent"),
+]
+
+
+def architectures(neuron, surrogate):
+    return ALL if neuron in WIDE and surrogate == "arctangent" else FAST
+
+
+@pytest.mark.parametrize(("neuron", "surrogate", "learned"), PROGRAMS)
+def test_kernels_compile_and_keep_to_their_registers(neuron, surrogate, learned):
+    for architecture in architectures(neuron, surrogate):
+        check(neuron, surrogate, learned, architecture)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("neuron", "surrogate", "learned"), PROGRAMS)
+def test_kernels_compile_and_keep_to_their_registers_on_the_other_architectures(neuron, surrogate, learned):
+    for architecture in set(ALL) - set(architectures(neuron, surrogate)):
+        check(neuron, surrogate, learned, architecture)
+
+
+def test_what_spills_and_what_does_not_compile_is_seen():
+    _, (registers, stack, spilled) = measured(text("hodgkin_huxley", learned=True), "90", "-maxrregcount=24")
+    assert registers <= 24 and stack > STACK["hodgkin_huxley"][1] and spilled > 0
+    with pytest.raises(nvrtc.NVRTCError):
+        compiled(text("lif").replace("fabsf", "absolute"), "-arch=sm_80")
+
+
+def test_products_are_not_contracted_into_multiply_adds():
+    source = text("alif")
+    separate, _ = compiled(source, "-arch=compute_80")
+    fused, _ = compiled(source, "-arch=compute_80", "--fmad=true")
+    assert b"mul.rn.ftz.f32" in separate and b"add.rn.ftz.f32" in separate
+    assert b"fma.rn" not in separate
+    assert b"fma.rn" in fused
+
+
+def test_cupy_still_adds_the_options_that_are_added_here():
+    from cupy.cuda import compiler
+
+    assert all(f"'{option}'" in inspect.getsource(compiler) for option in ADDED)

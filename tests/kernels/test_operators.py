@@ -1,0 +1,397 @@
+"""The kernels are operators: torch checks them, compiles and exports networks of them whole, and refuses what they cannot do."""
+
+import copy
+import functools
+import io
+import itertools
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+from torch.library import opcheck
+
+from spiky_rl import registry
+from spiky_rl.kernels import cpu_backend, dispatch, programs
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks.base import Record
+
+INPUTS, OUTPUTS, LAYERS, BATCH, STEPS, TIME, WIDTH = 11, 3, [14, 9], 6, 3, 2, 7
+CLOSE = 1e-6
+LEARNED = {"name": "lif", "tau": 2.0, "input_gain": "unit", "learn": ["tau", "threshold"]}
+DYNAMIC = torch.export.Dim.DYNAMIC
+CODECS = list(itertools.product(["direct", "population"], ["membrane", "rate"]))
+
+pytestmark = [
+    pytest.mark.skipif(
+        cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+    ),
+    pytest.mark.filterwarnings("ignore:The given buffer is not writable"),  # torch.export.load
+]
+
+
+@pytest.fixture(autouse=True)
+def forget_what_was_compiled():
+    torch.compiler.reset()
+    counters.clear()
+
+
+def generator(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def build(seed=0, **settings):
+    """Networks of one seed have the same weights. Gradients in float32, so that they can be compared."""
+    torch.manual_seed(seed)
+    neuron = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
+    base = {"name": "feedforward", "layers": LAYERS, "steps": STEPS, "neuron": neuron}
+    settings = {**base, "gradient_precision": "float32", **settings}
+    return registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+
+
+def observations(time=1, batch=BATCH, seed=1):
+    return 2.0 * torch.randn(time, batch, INPUTS, generator=generator(seed))
+
+
+def carried(network, time=TIME, batch=BATCH):
+    """What a stateful network is called with."""
+    x = observations(time, batch)
+    state = [torch.rand(s.shape, generator=generator(2)) for s in network.zero_state(batch, x)]
+    return x, tuple(state), (torch.rand(time, batch, generator=generator(3)) > 0.4).float()
+
+
+def compiled(network, backend="aot_eager"):
+    return torch.compile(network, fullgraph=True, backend=backend)
+
+
+def loss_of(y, last=()):
+    return (y * torch.randn(y.shape, generator=generator(4))).sum() + sum(s.pow(2).sum() for s in last)
+
+
+def gradients(network, run, *arguments, record=None):
+    """Outputs of ``run``, and the gradients of the network's parameters. With ``record`` it runs layer by layer."""
+    y, last = run(*arguments, **({"record": record()} if record else {}))
+    return (y, *last), torch.autograd.grad(loss_of(y, last), list(network.parameters()))
+
+
+def near(found, expected):
+    pairs = zip(found, expected, strict=True)
+    return all((a - b).abs().max() <= CLOSE * b.abs().max() for a, b in pairs)
+
+
+def same(found, expected):
+    return len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+
+def called(name, varying):
+    neuron = registry.configure("neurons", name, "neuron").build()
+    ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
+    numbers = [neuron.number(name) for name in neuron.params]
+    values = tuple(torch.full((WIDTH,), n) if varying else n for n in numbers)
+    return neuron, ops, programs.call(neuron, ops, values, WIDTH)
+
+
+def unroll_arguments(state, params, keep, constant):
+    neuron, _, call = called("alif", params)
+    g, count = generator(5), len(neuron.states)
+    current = 2.0 * torch.randn(TIME, 1 if constant else STEPS, BATCH, WIDTH, generator=g)
+    before = torch.rand(count, BATCH, WIDTH, generator=g) if state else None
+    mask = (torch.rand(TIME, BATCH, generator=g) > 0.5).float() if keep else None
+    tensors = [current, before, call.params]
+    tensors = [None if t is None else t.detach().requires_grad_() for t in tensors]
+    return (*tensors, mask, list(call.numbers), STEPS, call.key, state)
+
+
+@pytest.mark.parametrize("varying", [False, True])
+@pytest.mark.parametrize("name", registry.names("neurons"))
+def test_a_neuron_in_words_is_its_program(name, varying):
+    neuron, ops, call = called(name, varying)
+    words = programs.in_words(neuron, ops, (varying,) * len(neuron.params))
+    assert words not in programs.KNOWN
+    assert programs.found(words, call.numbers) == programs.found(call.key, call.numbers)
+    assert programs.states(words) == len(neuron.states)
+
+
+@pytest.mark.parametrize("switches", ["", "state constant", "params keep constant", "state params keep"])
+def test_unroll_passes_all_checks_of_torch(switches):
+    names = ("state", "params", "keep", "constant")
+    arguments = unroll_arguments(*(name in switches for name in names))
+    opcheck(torch.ops.spiky_rl.unroll.default, arguments)
+    output, last = torch.ops.spiky_rl.unroll(*arguments)
+    given = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments[:-1]]
+    grads = torch.ones_like(output), torch.ones_like(last) if arguments[-1] else None
+    opcheck(torch.ops.spiky_rl.unroll_backward.default, (*given, *grads))
+
+
+@pytest.mark.parametrize(("binary", "biased", "bfloat16"), list(itertools.product([False, True], repeat=3)))
+def test_linear_passes_all_checks_of_torch(binary, biased, bfloat16):
+    g = generator(6)
+    x = torch.randn(TIME, BATCH, 70, generator=g)
+    x = (x > 0.5).float() if binary else x
+    weight = torch.randn(70, WIDTH, generator=g).t()  # as the layers hold it
+    bias = torch.randn(WIDTH, generator=g).requires_grad_() if biased else None
+    arguments = (x.requires_grad_(), weight.requires_grad_(), bias, binary, bfloat16)
+    opcheck(torch.ops.spiky_rl.linear.default, arguments)
+    y, bits = torch.ops.spiky_rl.linear(*arguments)
+    saved = bits if binary else x.detach()
+    given = (saved, weight.detach(), torch.ones_like(y), binary, bfloat16, biased)
+    for inputs in (False, True):
+        opcheck(torch.ops.spiky_rl.linear_backward.default, (*given, inputs))
+
+
+def test_arguments_in_strides_give_the_bits_and_gradients_of_arguments_in_one_piece():
+    *tensors, keep, numbers, steps, key, last = unroll_arguments(True, True, True, False)
+    row, found = tensors[0].detach()[:, :, :1].clone().requires_grad_(), []
+    for turn in (lambda t: t, lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2)):
+        state, params = (turn(t.detach()).requires_grad_() for t in tensors[1:])
+        current = turn(row).expand(-1, -1, BATCH, -1) if found else row.repeat(1, 1, BATCH, 1)
+        y, after = torch.ops.spiky_rl.unroll(current, state, params, keep, numbers, steps, key, last)
+        found.append([y, after, *torch.autograd.grad(loss_of(y, [after]), [row, state, params])])
+    assert same(found[0], found[1]) and found[0][2].abs().sum() > 0
+
+
+COMPILED = [
+    *({"encoder": encoder, "decoder": decoder} for encoder, decoder in CODECS),
+    {"neuron": LEARNED},
+    {"neuron": "izhikevich"},
+    {"neuron": LEARNED, "recompute": True, "backend": "cpu"},
+    {"backend": "torch"},
+]
+
+
+@pytest.mark.parametrize("settings", COMPILED, ids=str)
+def test_a_compiled_network_is_the_eager_one(settings):
+    network, x = build(**settings), observations()
+    expected, wanted = gradients(network, network, x, None)
+    found, got = gradients(network, compiled(network), x, None)
+    assert same(found, expected)
+    assert near(got, wanted)
+
+
+@pytest.mark.parametrize("settings", [{"neuron": LEARNED}, {"decoder": "rate"}], ids=str)
+def test_a_compiled_network_carries_its_state_and_obeys_the_keep_mask(settings):
+    network = build(stateful=True, **settings)
+    x, state, keep = carried(network)
+    expected, wanted = gradients(network, network, x, state, keep)
+    found, got = gradients(network, compiled(network), x, state, keep)
+    assert same(found, expected) and len(found) == 1 + len(state)
+    assert near(got, wanted)
+    assert not torch.equal(expected[0], network(x, state)[0]), "the mask does something"
+
+
+@pytest.mark.slow
+def test_inductor_compiles_a_network():
+    network, x = build(layers=[5]), observations()
+    expected, wanted = gradients(network, network, x, None)
+    found, got = gradients(network, compiled(network, "inductor"), x, None)
+    assert near(found, expected) and near(got, wanted)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_compiled_rollout_is_one_graph_of_operators(mode):
+    network, x = build(), observations()
+    graphs = []
+
+    def look(graph, _):
+        graphs.append([node.target for node in graph.graph.nodes if node.op == "call_function"])
+        return graph
+
+    with mode():
+        assert torch.equal(compiled(network, look)(x, None)[0], network(x, None)[0])
+    assert len(graphs) == 1
+    assert graphs[0].count(torch.ops.spiky_rl.unroll) == len(LAYERS) + 1
+
+
+def test_a_second_call_is_not_compiled_again_and_new_weights_and_slopes_are_seen():
+    network, x = build(), observations()
+    run = compiled(network)
+    gradients(network, run, x, None)
+    gradients(network, run, observations(seed=7), None)
+    assert counters["stats"]["unique_graphs"] == 1
+    _, before = gradients(network, network, x, None)
+    for slope in (5.0, 7.0):
+        network.surrogate.slope = slope
+        _, wanted = gradients(network, network, x, None)
+        assert near(gradients(network, run, x, None)[1], wanted) and not near(before, wanted)
+    with torch.no_grad():
+        network.layers[0].connection.weight.mul_(1.5)
+    expected, wanted = gradients(network, network, x, None)
+    found, got = gradients(network, run, x, None)
+    assert same(found, expected) and near(got, wanted)
+
+
+def test_networks_that_differ_in_one_setting_do_not_share_a_graph():
+    neuron = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
+    neurons = [neuron, {**neuron, "tau": 4.0}, {**neuron, "reset": "zero"}]
+    x, seen = observations(), []
+    for settings in (*({"neuron": n} for n in neurons), {"surrogate": "triangle"}):
+        network = build(**settings)
+        expected, wanted = gradients(network, network, x, None)
+        found, got = gradients(network, compiled(network), x, None)
+        assert same(found, expected) and near(got, wanted), settings
+        seen.append(wanted)
+    assert not any(near(a, b) for a, b in itertools.combinations(seen, 2))
+
+
+def test_a_scheduled_slope_compiles_with_a_break_and_follows_the_schedule():
+    network, x = build(surrogate={"name": "arctangent", "schedule": [20.0, 2]}), observations()
+    run, seen = torch.compile(network, backend="aot_eager"), []
+    for _ in range(3):
+        _, wanted = gradients(network, network, x, None)
+        assert near(gradients(network, run, x, None)[1], wanted)
+        seen.append(wanted)
+        network.advance()
+    assert not near(seen[0], seen[1]) and not near(seen[1], seen[2])
+
+
+def exported(network, x, state=None, keep=None, strict=False):
+    batch = {1: DYNAMIC}
+    shapes = (batch, None) if state is None else (batch, (batch,) * len(state), batch)
+    arguments = (x, None) if state is None else (x, state, keep)
+    return torch.export.export(network, arguments, dynamic_shapes=shapes, strict=strict)
+
+
+EXPORTED = [(False, {}), (True, {}), (False, {"stateful": True, "neuron": LEARNED})]
+
+
+@pytest.mark.parametrize(("strict", "settings"), EXPORTED, ids=str)
+def test_an_exported_network_is_the_eager_one_at_any_batch_saved_and_loaded(strict, settings):
+    network = build(**settings)
+    arguments = carried(network) if network.stateful else (observations(), None)
+    file = io.BytesIO()
+    torch.export.save(exported(network, *arguments, strict=strict), file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for batch in (BATCH, 4 * BATCH + 1):
+        given = carried(network, batch=batch) if network.stateful else (observations(batch=batch), None)
+        expected, wanted = gradients(network, network, *given)
+        found, got = gradients(loaded, loaded, *given)
+        assert same(found, expected) and near(got, wanted)
+
+
+SCRIPT = """
+import sys, torch
+import spiky_rl.kernels.operators
+x, expected = torch.load(sys.argv[2])
+found, _ = torch.export.load(sys.argv[1]).module()(x, None)
+assert torch.equal(found, expected)
+"""
+
+
+@pytest.mark.slow
+def test_an_exported_network_runs_in_a_process_that_never_saw_its_neuron(tmp_path):
+    network, x = build(neuron="alif"), observations()
+    torch.export.save(exported(network, x), tmp_path / "network.pt2")
+    torch.save((x, network(x, None)[0].detach()), tmp_path / "values.pt")
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "network.pt2"), str(tmp_path / "values.pt")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert result.returncode == 0, result.stderr
+
+
+REFUSED = [{}, {"recompute": True}, {"backend": "torch", "recompute": True}]
+
+
+@pytest.mark.parametrize("fused", [True, False], ids=["stack", "layers"])
+@pytest.mark.parametrize("settings", REFUSED, ids=str)
+def test_a_second_derivative_is_refused(settings, fused):
+    network, x = build(**settings), observations().requires_grad_()
+    network.linear = fused
+    y, _ = network(x, None)
+    with pytest.raises(RuntimeError, match="no second derivative; backend: torch has, without recompute"):
+        (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        (y.sum() + slope.pow(2).sum()).backward()
+
+
+def test_transforms_of_functions_are_refused():
+    network, x = build(), torch.stack([observations(seed=s) for s in range(3)])
+    run = functools.partial(network, state=None)
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.vmap(run)(x)
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.jvp(run, (x[0],), (x[0],))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Cannot access data pointer"):
+        torch.vmap(run)(x)
+
+
+@pytest.mark.parametrize("record", [None, Record], ids=["stack", "layers"])
+@pytest.mark.parametrize("decoder", ["membrane", "rate"])
+def test_autocast_changes_nothing(record, decoder):
+    network, x = build(decoder=decoder), observations()
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            results.append(gradients(network, network, x, None, record=record))
+    assert same(results[0][0], results[1][0]) and same(results[0][1], results[1][1])
+
+
+def test_training_starts_from_a_state_of_a_rollout_in_inference_mode():
+    network = build(stateful=True)
+    x, state, keep = carried(network)
+    with torch.inference_mode():
+        _, after = network(x, state, keep)
+    assert all(s.is_inference() for s in after)
+    found = gradients(network, network, x, after, keep)
+    expected = gradients(network, network, x, tuple(s.clone() for s in after), keep)
+    assert same(found[0], expected[0]) and same(found[1], expected[1])
+    with torch.inference_mode():
+        observed = x.clone()
+    with pytest.raises(RuntimeError, match="Inference tensors cannot be saved for backward"):
+        network(observed, after, keep)
+
+
+def test_strided_inputs_are_those_in_one_piece():
+    network = build(stateful=True)
+    x, state, keep = carried(network)
+    turned = x.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+    given = turned, tuple(s.mT.contiguous().mT for s in state), keep.mT.contiguous().mT
+    assert not turned.is_contiguous()
+    found, expected = gradients(network, network, *given), gradients(network, network, x, state, keep)
+    assert same(found[0], expected[0]) and same(found[1], expected[1])
+
+
+@pytest.mark.parametrize("record", [None, Record], ids=["stack", "layers"])
+def test_no_environments_give_no_output_and_no_gradient(record):
+    network = build(stateful=True, neuron=LEARNED)
+    given = carried(network, batch=0)
+    outputs, grads = gradients(network, network, *given, record=record)
+    assert outputs[0].shape == (TIME, 0, OUTPUTS)
+    assert all(not g.any() for g in grads)
+    with torch.no_grad():
+        assert build()(observations(batch=0), None)[0].shape == (1, 0, OUTPUTS)
+
+
+def test_what_does_not_fit_is_refused_before_a_kernel_reads_it():
+    network = build(stateful=True)
+    x, state, keep = carried(network)
+    for gradients_on in (True, False):
+        with (
+            torch.set_grad_enabled(gradients_on),
+            pytest.raises(ValueError, match="10 channels .*: 11 are wanted"),
+        ):
+            network(x[..., 1:], None)
+    with pytest.raises(ValueError, match="2 states do not fit: 3 are wanted"):
+        network(x, state[:2], keep)
+    for record in (None, Record()):
+        with pytest.raises(ValueError, match="keep of shape .* does not fit"):
+            network(x, state, keep[:, :3], record)
+        with pytest.raises(ValueError, match="states of shape .* do not fit"):
+            network(x, network.zero_state(3, x), keep, record)
+    with pytest.raises(ValueError, match="do not fit together"):
+        dispatch.linear("cpu", x, torch.ones(4, INPUTS + 1), None)
+
+
+def test_a_network_that_ran_is_copied_saved_and_loaded():
+    network, x = build(neuron=LEARNED), observations()
+    expected = gradients(network, network, x, None)
+    file = io.BytesIO()
+    torch.save(network, file)
+    file.seek(0)
+    others = [copy.deepcopy(network), torch.load(file, weights_only=False), build(seed=9, neuron=LEARNED)]
+    others[2].load_state_dict(network.state_dict())
+    for other in others:
+        found = gradients(other, other, x, None)
+        assert same(found[0], expected[0]) and same(found[1], expected[1])
+    with torch.no_grad():
+        network.layers[0].connection.weight.zero_()
+    assert all(torch.equal(other(x, None)[0], expected[0][0]) for other in others)
