@@ -4,6 +4,8 @@ Layer by layer over all inner steps, which a feed-forward stack allows: one matr
 one per inner step, and the first layer's current is computed once per control step where the encoder is constant over it.
 """
 
+# pylint: disable=protected-access  # the way into the stack is short: a rollout of one environment takes microseconds
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +33,11 @@ def _at(path: str) -> Iterator[None]:
         yield
     except RegistryError as error:
         raise RegistryError(f"{path}: {error}") from None
+
+
+def untouched(link: Any) -> bool:
+    """Whether a linear map is its weight and bias and nothing else: what the stack, which never calls it, may assume."""
+    return "weight" in link._parameters and not link._forward_pre_hooks and not link._forward_hooks
 
 
 class FeedForward(SpikingNetwork):
@@ -109,8 +116,6 @@ class FeedForward(SpikingNetwork):
         self.decoder: Decoder = decoder.build(inputs=width, outputs=outputs)
         self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
         self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
-        # a subclass may compute something else
-        self.linear = all(layer.connection.__class__ is Linear for layer in stack)
         self._stack: Stack | None = None
         self.state_sizes = tuple(layer.width for layer in stack for _ in layer.neuron.states)
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
@@ -167,10 +172,18 @@ class FeedForward(SpikingNetwork):
     def _fused(self, signal: Tensor, ops: TorchOps) -> bool:
         """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
         return (
-            self.linear
+            self._linear()
             and dispatch.choose(self.backend, signal, ops) is cpu_backend
             and not torch.compiler.is_compiling()
         )
+
+    def _linear(self) -> bool:
+        """Whether all maps are dense linear ones, with nothing hooked into them (pruning, parametrizations, subclasses)."""
+        for layer in self._modules["layers"]._modules.values():  # type: ignore[union-attr]
+            link = layer._modules["connection"]  # type: ignore[union-attr]
+            if link.__class__ is not Linear or not untouched(link):
+                return False
+        return untouched(self._modules["decoder"]._modules["readout"])  # type: ignore[union-attr]
 
     def _forward_fused(
         self, signal: Tensor, ops: TorchOps, state: State | None, keep: Tensor | None

@@ -261,3 +261,32 @@ def test_other_types_smooth_spikes_and_named_torch_do_not_run_the_stack():
     soft(x, None)
     build(backend="torch")(x, None)
     assert sum(cpu_backend.LAUNCHES.values()) == before
+
+
+def halve(module, args, output):
+    return 0.5 * output
+
+
+def pruned(connection):
+    from torch.nn.utils import prune
+
+    prune.l1_unstructured(connection, "weight", amount=0.5)
+
+
+CHANGES = {
+    "hook": lambda network: network.layers[1].connection.register_forward_hook(halve),
+    "pruning": lambda network: pruned(network.layers[0].connection),
+    "pruned readout": lambda network: pruned(network.decoder.readout),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_is_done_to_a_connection_is_honoured(change):
+    network, x = build(), observations()
+    with torch.inference_mode():
+        before, _ = network(x, None)
+    CHANGES[change](network)
+    with torch.inference_mode():
+        after, _ = network(x, None)
+        assert torch.equal(after, layer_by_layer(network, x, None)[0])
+    assert not torch.equal(before, after)
