@@ -19,7 +19,8 @@ ONNX_FLIPS = 0.01
 def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
     """Write ``policy.pt`` and ``policy.onnx`` and compare both with the live policy over a whole episode.
 
-    TorchScript runs free with its own state and must give the very same actions. ONNX gets the live policy's state in
+    Exports hold the torch reference of every neuron, so a spiking policy runs on it here. TorchScript runs free with its own
+    state and must give the very same actions. ONNX gets the live policy's state in
     every control step, and its action and its new state must agree. Raises UsageError where they do not.
     """
     policy = runner.alg.get_policy()
@@ -28,6 +29,10 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
     scripted = torch.jit.load(folder / "policy.pt")
     graph = _session(folder / "policy.onnx")
     policy.to("cpu")
+    network = policy.network if isinstance(policy, SpikingModel) else None
+    backend = network.backend if network else ""
+    if network:
+        network.run_on("torch")
     worst_script = worst_graph = 0.0
     steps = flips = 0
     with torch.inference_mode():
@@ -50,6 +55,8 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
             _, _, dones, _ = env.step(whole)
             if dones[0]:
                 break
+    if network:
+        network.run_on(backend)
     policy.to(runner.device)
     policy.reset()
     if worst_script > 0.0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from spiky_rl.connections.linear import Linear
 from spiky_rl.networks.base import Record
 
 
@@ -21,7 +22,7 @@ def dense_operations(model: torch.nn.Module) -> int:
     """Multiply-accumulates of one pass through an ANN's linear and recurrent modules."""
     total = 0
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear | Linear):
             total += module.weight.numel()
         elif isinstance(module, torch.nn.RNNBase):
             total += sum(p.numel() for name, p in module.named_parameters() if name.startswith("weight"))

@@ -31,6 +31,8 @@ class SpikingNetwork(Component, torch.nn.Module):
     """T environment steps outside, K inner steps inside; state goes in and comes out."""
 
     decoder: Decoder
+    backend: str
+    """What runs it: a name, or auto."""
     steps: int
     """K, inner steps per environment step."""
     stateful: bool

@@ -54,8 +54,8 @@ def tiny():
     network = registry.configure("networks", settings, "network").build(inputs=2, outputs=1)
     first, second = (layer.connection for layer in network.layers)
     with torch.no_grad():
-        first.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
-        second.weight.copy_(torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.5]]))
+        first.weight.copy_(torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]))
+        second.weight.copy_(torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.5]]))
         first.bias.zero_()
         second.bias.zero_()
     return network
@@ -81,6 +81,7 @@ def test_effective_operations_never_exceed_a_dense_pass_in_every_step():
     network, record = tiny(), Record()
     x = torch.randn(1, 50, 2)
     network(x, network.zero_state(50, x), record=record)
+    assert dense_operations(network) == 2 * 3 + 3 * 2 + 2 * 1
     assert 0 < effective_operations(record) < STEPS * dense_operations(network)
 
 
