@@ -270,13 +270,19 @@ extern "C" __global__ void spiky_backward(const float *current, const float *sta
 
 #define LANES (CHUNK * WIDTH)
 
+static void forward_lanes(const Job &j, long first) {
+  if (first + LANES <= j.B * j.N) forward_chunk<true>(j, first);
+  else forward_chunk<false>(j, first);
+}
+
 extern "C" void spiky_forward(const Job *j) {
   const long L = j->B * j->N;
-#pragma omp parallel for if (j->threads > 1) num_threads(j->threads)
-  for (long first = 0; first < L; first += LANES) {
-    if (first + LANES <= L) forward_chunk<true>(*j, first);
-    else forward_chunk<false>(*j, first);
+  if (j->threads <= 1) {  // even a team of one takes OpenMP longer than a small layer
+    for (long first = 0; first < L; first += LANES) forward_lanes(*j, first);
+    return;
   }
+#pragma omp parallel for num_threads(j->threads)
+  for (long first = 0; first < L; first += LANES) forward_lanes(*j, first);
 }
 
 extern "C" int spiky_backward(const Job *j) {

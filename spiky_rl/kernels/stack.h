@@ -239,6 +239,17 @@ static void dispose(const Stack &s, Layer *layers) {
   free(layers);
 }
 
+// What one of `count` threads does of a forward pass.
+static int forward_share(const Stack &s, long R, long bytes, int which, int count) {
+  char *memory = (char *)aligned_alloc(64, bytes);
+  if (!memory) return 1;
+  Room room;
+  furnish(room, memory, s, R, false);
+  for (long b = which * R; b < s.B; b += count * R) forward_rows(s, room, b, s.B - b < R ? s.B - b : R);
+  free(memory);
+  return 0;
+}
+
 extern "C" int spiky_stack_forward(const Stack *stack) {
   Stack s = *stack;
   Layer *layers = prepare(s);
@@ -248,17 +259,13 @@ extern "C" int spiky_stack_forward(const Stack *stack) {
   Room measure;
   const long bytes = furnish(measure, nullptr, s, R, false);
   int failed = 0;
-#pragma omp parallel if (s.threads > 1) num_threads(s.threads)
-  {
-    Room room;
-    char *memory = (char *)aligned_alloc(64, bytes);
-    if (memory) furnish(room, memory, s, R, false);
-    else failed = 1;
-#pragma omp for
-    for (long b = 0; b < s.B; b += R)
-      if (memory) forward_rows(s, room, b, s.B - b < R ? s.B - b : R);
-    free(memory);
-  }
+#ifdef _OPENMP
+  if (s.threads > 1) {
+#pragma omp parallel num_threads(s.threads) reduction(| : failed)
+    failed |= forward_share(s, R, bytes, omp_get_thread_num(), omp_get_num_threads());
+  } else
+#endif
+    failed = forward_share(s, R, bytes, 0, 1);
   dispose(s, layers);
   return failed;
 }

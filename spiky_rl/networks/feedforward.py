@@ -35,11 +35,6 @@ def _at(path: str) -> Iterator[None]:
         raise RegistryError(f"{path}: {error}") from None
 
 
-def untouched(link: Any) -> bool:
-    """Whether a linear map is its weight and bias and nothing else: what the stack, which never calls it, may assume."""
-    return "weight" in link._parameters and not link._forward_pre_hooks and not link._forward_hooks
-
-
 class FeedForward(SpikingNetwork):
     """Observations [T, B, O] -> features [T, B, F]."""
 
@@ -116,6 +111,8 @@ class FeedForward(SpikingNetwork):
         self.decoder: Decoder = decoder.build(inputs=width, outputs=outputs)
         self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
         self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
+        self._maps = [(layer._modules, "connection", Linear) for layer in stack]
+        self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
         self._stack: Stack | None = None
         self.state_sizes = tuple(layer.width for layer in stack for _ in layer.neuron.states)
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
@@ -178,12 +175,15 @@ class FeedForward(SpikingNetwork):
         )
 
     def _linear(self) -> bool:
-        """Whether all maps are dense linear ones, with nothing hooked into them (pruning, parametrizations, subclasses)."""
-        for layer in self._modules["layers"]._modules.values():  # type: ignore[union-attr]
-            link = layer._modules["connection"]  # type: ignore[union-attr]
-            if link.__class__ is not Linear or not untouched(link):
+        """Whether all maps are dense linear ones and nothing else, as the stack, which never calls them, takes them to be.
+
+        Hooks, pruning, parametrizations and subclasses may compute something else.
+        """
+        for modules, name, kind in self._maps:
+            link: Any = modules[name]
+            if link.__class__ is not kind or link._forward_pre_hooks or link._forward_hooks:
                 return False
-        return untouched(self._modules["decoder"]._modules["readout"])  # type: ignore[union-attr]
+        return True
 
     def _forward_fused(
         self, signal: Tensor, ops: TorchOps, state: State | None, keep: Tensor | None
