@@ -107,7 +107,8 @@ def test_compiled_neurons_are_the_reference(neuron, surrogate, learned, backend)
     built, ops, parameters = case(neuron, surrogate, learned)
     bits = exact(built, ops, parameters)
     current, state, keep = inputs(built, ops, parameters)
-    tolerance = TOLERANCES.get(neuron, 1e-6)
+    # CUDA's exp, tanh and tan: 2 to 4 units in the last place by its documentation, a CPU's 1 to 2
+    tolerance = TOLERANCES.get(neuron, 1e-6) * (1 if bits or backend == "cpu" else 2)
     launched = sum(module.LAUNCHES.values())
     if bits:
         found = run(backend, built, ops, parameters, current, state, keep, device)
