@@ -29,7 +29,8 @@ class Linear(Component, torch.nn.Module):
     def __init__(self, gain: float, offset: float, spread: float, inputs: int, outputs: int) -> None:
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = inputs, outputs
-        weight = torch.nn.init.orthogonal_(torch.empty(outputs, inputs), gain)
+        # drawn from where torch.nn.Linear leaves the generator: a seed gives the networks that it always gave
+        weight = torch.nn.init.orthogonal_(torch.nn.Linear(inputs, outputs).weight.detach(), gain)
         self.weight = torch.nn.Parameter(weight.t().contiguous())
         self.bias = torch.nn.Parameter(torch.empty(outputs).uniform_(offset - spread, offset + spread))
 
