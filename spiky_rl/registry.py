@@ -28,6 +28,7 @@ ROOMS = {
     "encoders": "codecs/encoders",
     "decoders": "codecs/decoders",
     "connections": "connections",
+    "graphs": "graphs",
     "networks": "networks",
 }
 """Kinds whose entries are Python files, and the room that holds them."""

@@ -1,0 +1,1 @@
+"""Graphs: who projects to whom in a reservoir, and how strongly."""
