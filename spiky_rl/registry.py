@@ -94,15 +94,17 @@ class Component:
 
     options: ClassVar[Mapping[str, Option]] = {}
     """Its values, each with default, meaning and range."""
-    parts: ClassVar[Mapping[str, tuple[str, str]]] = {}
-    """Its components: key -> (kind, name of the default)."""
+    parts: ClassVar[Mapping[str, tuple[str, str | None]]] = {}
+    """Its components: key -> (kind, name of the default); a part without a default may be absent."""
+    listed: ClassVar[tuple[str, ...]] = ()
+    """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
 
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:
         """Raise RegistryError where single values are fine but do not go together."""
 
     @classmethod
-    def validate_parts(cls, path: str, parts: Mapping[str, Configured]) -> None:
+    def validate_parts(cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
         """Raise RegistryError for a part that is well configured but not what this component can take."""
 
 
@@ -113,7 +115,8 @@ class Configured:
     name: str
     cls: type[Component]
     options: Mapping[str, Any]
-    parts: Mapping[str, Configured]
+    parts: Mapping[str, Any]
+    """A `Configured` each; None for one that is absent, a tuple for a list."""
 
     def build(self, **context: Any) -> Any:
         """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
@@ -126,8 +129,14 @@ class Configured:
             **{
                 key: list(value) if isinstance(value, tuple) else value for key, value in self.options.items()
             },
-            **{key: part.settings() for key, part in self.parts.items()},
+            **{key: _settings(part) for key, part in self.parts.items()},
         }
+
+
+def _settings(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return [_settings(element) for element in part]
+    return None if part is None else part.settings()
 
 
 def describe(kind: type) -> str:
@@ -241,18 +250,30 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
         key: option.check(f"{path}.{key}", settings.get(key, option.default))
         for key, option in cls.options.items()
     }
-    parts = {
-        key: configure(part_kind, _named(settings.get(key, default), default), f"{path}.{key}")
-        for key, (part_kind, default) in cls.parts.items()
-    }
+    parts: dict[str, Any] = {}
+    for key, (part_kind, default) in cls.parts.items():
+        given, place = settings.get(key, default), f"{path}.{key}"
+        if given is None and default is None:
+            parts[key] = None
+        elif isinstance(given, list | tuple) and key in cls.listed:
+            parts[key] = tuple(
+                (
+                    None
+                    if element is None and default is None
+                    else configure(part_kind, _named(element, default), f"{place}[{i}]")
+                )
+                for i, element in enumerate(given)
+            )
+        else:
+            parts[key] = configure(part_kind, _named(given, default), place)
     cls.validate(path, options)
-    cls.validate_parts(path, parts)
+    cls.validate_parts(path, options, parts)
     return Configured(settings["name"], cls, options, parts)
 
 
-def _named(settings: Any, default: str) -> Any:
+def _named(settings: Any, default: str | None) -> Any:
     """A part's settings; those that name no component are the default's."""
-    return {"name": default, **settings} if isinstance(settings, Mapping) else settings
+    return {"name": default, **settings} if isinstance(settings, Mapping) and default else settings
 
 
 def _own_component(module: Any) -> type[Component]:

@@ -194,7 +194,7 @@ def test_defaults_are_completed():
         "dt": 1.0,
     }
     assert configured.parts["neuron"].options["tau"] == 20.0
-    assert set(configured.parts) == {"encoder", "connection", "neuron", "surrogate", "decoder"}
+    assert set(configured.parts) == {"encoder", "connection", "recurrent", "neuron", "surrogate", "decoder"}
 
 
 def test_a_part_without_a_name_is_the_default_part():

@@ -1,45 +1,91 @@
-"""Dense linear connection: current = W s + b.
+"""Linear connection: current = W s + b; dense, or sparse with a given density, and with Dale's law if asked for.
 
 Weights are drawn orthogonal with a gain, biases constant: the gain spreads the currents over the population and the bias
-lifts their mean towards the threshold, so that a fresh layer neither falls silent nor saturates.
+lifts their mean towards the threshold, so that a fresh layer neither falls silent nor saturates. A sparse connection keeps
+the same number of synapses for every neuron, scaled by 1/sqrt(density), which keeps the currents' variance. With Dale's law
+all weights out of an input have one sign, the stored weight's size being theirs: excitatory for most, inhibitory for a
+fraction, whose synapses are stronger so that the two cancel on the mean.
 
 The weight is input-major, [inputs, outputs], unlike torch's: an event then reads one contiguous row.
 
 Source of the scheme: Rossbroich et al. (2022), fluctuation-driven initialisation; orthogonal as usual for PPO.
+Dale's law in trained networks: Song, Yang & Wang (2016).
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from spiky_rl.connections.base import Connection, Shape, sparse, strengths, vector
 from spiky_rl.kernels import dispatch
-from spiky_rl.registry import Component, Option
+from spiky_rl.registry import Option
 
 
-class Linear(Component, torch.nn.Module):
+class Linear(Connection):
     """[..., inputs] -> [..., outputs]."""
 
     options = {
         "gain": Option(2.0, "gain of the orthogonal initialisation", low=0.0),
         "offset": Option(0.25, "centre of the initial biases, in units of the threshold"),
         "spread": Option(0.5, "initial biases are uniform within the offset plus or minus this", low=0.0),
+        "density": Option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0),
+        "dale": Option(False, "all weights out of an input have one sign"),
+        "inhibitory": Option(0.2, "with dale: fraction of inputs that inhibit", low=0.0, high=1.0),
     }
 
-    def __init__(self, gain: float, offset: float, spread: float, inputs: int, outputs: int) -> None:
+    def __init__(
+        self,
+        gain: float,
+        offset: float,
+        spread: float,
+        density: float,
+        dale: bool,
+        inhibitory: float,
+        inputs: Shape | int,
+        outputs: int,
+    ) -> None:
         torch.nn.Module.__init__(self)
-        self.in_features, self.out_features = inputs, outputs
+        self.in_features, self.out_features, self.shape = vector(inputs), outputs, (outputs,)
         # drawn from where torch.nn.Linear leaves the generator: a seed gives the networks that it always gave
-        weight = torch.nn.init.orthogonal_(torch.nn.Linear(inputs, outputs).weight.detach(), gain)
+        weight = torch.nn.init.orthogonal_(torch.nn.Linear(self.in_features, outputs).weight.detach(), gain)
         self.weight = torch.nn.Parameter(weight.t().contiguous())
         self.bias = torch.nn.Parameter(torch.empty(outputs).uniform_(offset - spread, offset + spread))
+        self.register_buffer("mask", _mask(self.in_features, outputs, density, inhibitory if dale else None))
+        self.mask: Tensor | None
+        self.dale = dale
+        if self.mask is not None:
+            with torch.no_grad():
+                self.weight *= 1.0 / math.sqrt(self.mask.square().sum(0).mean() / self.in_features)
+                self.weight *= self.mask != 0
+
+    @property
+    def plain(self) -> bool:
+        """Whether the weights in force are the stored ones, as they are."""
+        return self.mask is None
+
+    def synapses(self) -> Tensor:
+        """The weights in force, [inputs, outputs]."""
+        if self.mask is None:
+            return self.weight
+        return self.weight.abs() * self.mask if self.dale else self.weight * self.mask
 
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
-    ) -> Tensor:
-        """x [..., inputs] -> [..., outputs]; arguments as `spiky_rl.kernels.dispatch.linear`'s."""
-        return dispatch.linear(backend, x, self.weight.t(), self.bias, binary, bfloat16)
+    ) -> Tensor:  # noqa: D102
+        return dispatch.linear(backend, x, self.synapses().t(), self.bias, binary, bfloat16)
 
-    def operations(self, events: Tensor) -> Tensor:
-        """Effective operations that ``events`` [..., inputs] cause: non-zero inputs times fan-out, [...]."""
-        return (events != 0).sum(-1) * self.out_features
+    def operations(self, events: Tensor) -> Tensor:  # noqa: D102
+        if self.mask is None:
+            return (events != 0).sum(-1) * self.out_features
+        return (events != 0).to(self.mask) @ (self.mask != 0).to(self.mask).sum(1)
+
+
+def _mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -> Tensor | None:
+    """What stored weights are multiplied with: 0 where there is no synapse, else a sign and a strength; None: nothing."""
+    if density == 1.0 and inhibitory is None:
+        return None
+    found = torch.ones(inputs, outputs) if density == 1.0 else sparse((inputs, outputs), density)
+    return found if inhibitory is None else found * strengths(inputs, inhibitory)

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.connections.base import Connection, Shape, Within, vector
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
 from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
-from spiky_rl.registry import Configured, Option, RegistryError
+from spiky_rl.registry import Configured, Option, RegistryError, names, resolve
 
 
 @contextmanager
@@ -35,12 +36,45 @@ def _at(path: str) -> Iterator[None]:
         raise RegistryError(f"{path}: {error}") from None
 
 
+def check_place(path: str, connection: Configured, within: bool) -> None:
+    """Raise RegistryError for a connection between layers where one within a layer belongs, and the reverse."""
+    if getattr(connection.cls, "within", False) != within:
+        fit = [
+            n for n in names("connections") if getattr(resolve("connections", n), "within", False) == within
+        ]
+        where = "among the neurons of a layer" if within else "between layers"
+        raise RegistryError(
+            f"{path}: {connection.name!r} does not connect {where}; choose from {', '.join(fit)}"
+        )
+
+
+def signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
+    """Shape of an encoder's signal: maps where observations are maps and the encoder keeps their places."""
+    if isinstance(inputs, int) or len(inputs) == 1 or not encoder.topographic:
+        return (encoder.width,)
+    return (encoder.width // vector(inputs[1:]), *inputs[1:])
+
+
+def _places(path: str, part: Any) -> list[tuple[str, Configured]]:
+    """The components of a part, each with where it stands."""
+    if isinstance(part, tuple):
+        return [(f"{path}[{i}]", each) for i, each in enumerate(part) if each is not None]
+    return [] if part is None else [(path, part)]
+
+
+def _of(part: Any, layer: int) -> Configured | None:
+    """A layer's component of a part."""
+    return part[layer] if isinstance(part, tuple) else part
+
+
 class FeedForward(SpikingNetwork):
     """Observations [T, B, O] -> features [T, B, F]."""
 
     options = {
         "layers": Option(
-            [], "neurons per layer; empty: the hidden layers of Isaac Lab's own network for the task", low=1
+            [],
+            "neurons per layer (channels, where it is convolutional); empty: the hidden layers of Isaac Lab's own network",
+            low=1,
         ),
         "steps": Option(4, "K: inner steps per control step", low=1),
         "stateful": Option(False, "carry membranes from one control step to the next, through the episode"),
@@ -57,10 +91,12 @@ class FeedForward(SpikingNetwork):
     parts = {
         "encoder": ("encoders", "direct"),
         "connection": ("connections", "linear"),
+        "recurrent": ("connections", None),
         "neuron": ("neurons", "lif"),
         "surrogate": ("surrogates", "arctangent"),
         "decoder": ("decoders", "membrane"),
     }
+    listed = ("connection", "recurrent", "neuron")
 
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
@@ -71,12 +107,25 @@ class FeedForward(SpikingNetwork):
                 precision.require()
 
     @classmethod
-    def validate_parts(cls, path: str, parts: Mapping[str, Configured]) -> None:  # noqa: D102
+    def validate_parts(
+        cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]
+    ) -> None:  # noqa: D102
         with _at(f"{path}.surrogate"):
             surrogate = parts["surrogate"].build()
             contract.check_surrogate(surrogate)
-        with _at(f"{path}.neuron"):
-            contract.check(parts["neuron"].build(), surrogate)
+        count = len(options["layers"])
+        for key in cls.listed:
+            part = parts[key]
+            if isinstance(part, tuple) and len(part) != count:
+                raise RegistryError(
+                    f"{path}.{key}: a list of {len(part)} for {count} layers; give one for each"
+                )
+            for place, each in _places(f"{path}.{key}", part):
+                if key == "neuron":
+                    with _at(place):
+                        contract.check(each.build(), surrogate)
+                else:
+                    check_place(place, each, within=key == "recurrent")
 
     def __init__(
         self,
@@ -87,34 +136,42 @@ class FeedForward(SpikingNetwork):
         gradient_precision: str,
         recompute: bool,
         encoder: Configured,
-        connection: Configured,
-        neuron: Configured,
+        connection: Configured | tuple[Configured, ...],
+        recurrent: Configured | tuple[Configured, ...] | None,
+        neuron: Configured | tuple[Configured, ...],
         surrogate: Configured,
         decoder: Configured,
-        inputs: int,
+        inputs: Shape | int,
         outputs: int,
     ) -> None:
+        """Besides the options: ``inputs``, O or the (channels, height, width) of maps, flat in x; ``outputs``, F."""
         super().__init__()
         self.steps, self.stateful = steps, stateful
         self.surrogate = surrogate.build()
         self._soft_spike = False
-        self.encoder: Encoder = encoder.build(inputs=inputs, steps=steps)
+        self.encoder: Encoder = encoder.build(inputs=vector(inputs), steps=steps)
         stack: list[Layer] = []
-        width = self.encoder.width
+        shape = signal_shape(self.encoder, inputs)
         bfloat16 = gradient_precision == "bfloat16" or gradient_precision == "auto" and precision.fast()
         binary = self.encoder.binary
-        for size in layers:
-            link = connection.build(inputs=width, outputs=size)
-            stack.append(Layer(link, neuron.build(), size, backend, binary, bfloat16, recompute))
-            width, binary = size, not stack[-1].neuron.graded
+        for i, size in enumerate(layers):
+            link: Connection = _of(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
+            back, cell = _of(recurrent, i), _of(neuron, i).build()  # type: ignore[union-attr]
+            within: Within | None = None if back is None else back.build(inputs=link.shape, outputs=size)
+            stack.append(Layer(link, cell, within, backend, binary, bfloat16, recompute))
+            shape, binary = link.shape, not cell.graded
         self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
-        self.decoder: Decoder = decoder.build(inputs=width, outputs=outputs)
+        self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
         self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
         self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
+        self._plain = all(
+            layer.recurrent is None and getattr(layer.connection, "plain", False) for layer in stack
+        )
         self._maps = [(layer._modules, "connection", Linear) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
         self._stack: Stack | None = None
-        self.state_sizes = tuple(layer.width for layer in stack for _ in layer.neuron.states)
+        self.state_sizes = self.encoder.state_sizes
+        self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: Tensor
@@ -126,22 +183,23 @@ class FeedForward(SpikingNetwork):
             self.surrogate.slope_at(int(self.updates)) if self.surrogate.schedule else self.surrogate.slope
         )
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
-        signal = self.encoder.forward(x)
+        before, sizes = [s.squeeze(0) for s in state or ()], len(self.encoder.state_sizes)
+        signal, after = self.encoder.encode(x, None if state is None else tuple(before[:sizes]), keep)
+        before, after = before[sizes:], [*after]
         if record is None and self._fused(signal, ops):
-            return self._forward_fused(signal, ops, state, keep)
-        before, after = [s.squeeze(0) for s in state or ()], []
+            return self._forward_fused(signal, ops, None if state is None else before, after, keep)
         if record is not None:
             record.operations.append(self.encoder.operations(x))
         for layer in self.layers:
             trace: list[Tensor] | None = None if record is None else []
-            count = len(layer.neuron.states)
+            count = layer.states
             own = None if state is None else tuple(before[:count])
             output, new = layer(ops, signal, self.steps, own, keep, trace)
             before, after = before[count:], [*after, *new]
             if record is not None and trace is not None:
                 record.signal.append(signal)
                 record.potentials.append(torch.stack(trace).view_as(output))
-                record.operations.append(layer.operations(signal))
+                record.operations.append(layer.operations(signal, output))
             signal = output
         features, new = self.decoder(signal, None if state is None else tuple(before), keep)
         if record is not None:
@@ -179,6 +237,8 @@ class FeedForward(SpikingNetwork):
 
         Hooks, pruning, parametrizations and subclasses may compute something else.
         """
+        if not self._plain:
+            return False
         for modules, name, kind in self._maps:
             link: Any = modules[name]
             if link.__class__ is not kind or link._forward_pre_hooks or link._forward_hooks:
@@ -186,14 +246,19 @@ class FeedForward(SpikingNetwork):
         return True
 
     def _forward_fused(
-        self, signal: Tensor, ops: TorchOps, state: State | None, keep: Tensor | None
+        self,
+        signal: Tensor,
+        ops: TorchOps,
+        before: list[Tensor] | None,
+        encoded: list[Tensor],
+        keep: Tensor | None,
     ) -> tuple[Tensor, State]:
+        """``before``: the states after the encoder's; ``encoded``: the encoder's new ones."""
         stack, decoder = self._stack, self._modules["decoder"]
         if stack is None:
             stack = self._stack = self._build_stack()
-        if state is None and decoder.last_step and not stack.learned and not torch.is_grad_enabled():  # type: ignore[union-attr]
+        if before is None and decoder.last_step and not stack.learned and not torch.is_grad_enabled():  # type: ignore[union-attr]
             return stack.last_step(signal, self.steps, ops, decoder.readout.bias), ()  # type: ignore[union-attr]
-        before = None if state is None else [s.squeeze(0) for s in state]
         output, after = stack(signal, self.steps, ops, before, keep)
         if self.decoder.potential is not None:
             features = self.decoder.read(output)
@@ -201,7 +266,7 @@ class FeedForward(SpikingNetwork):
             rest = None if before is None else tuple(before[len(after) :])
             features, new = self.decoder(output, rest, keep)
             after = [*after, *new]
-        return features, tuple(s.unsqueeze(0) for s in after)
+        return features, tuple(s.unsqueeze(0) for s in (*encoded, *after))
 
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers into the weights of this very network

@@ -1,4 +1,4 @@
-"""A layer: a connection, a neuron, and the parameters that the neuron's step takes."""
+"""A layer: a connection, a neuron with the parameters that its step takes, and connections among its neurons."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.connections.base import Within
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.recompute import recomputed
@@ -58,7 +59,7 @@ class Layer(torch.nn.Module):
         self,
         connection: Any,
         neuron: Neuron,
-        width: int,
+        recurrent: Within | None,
         backend: str,
         binary: bool,
         bfloat16: bool,
@@ -68,7 +69,7 @@ class Layer(torch.nn.Module):
         Args:
             connection: Signal [..., C] -> current [..., N].
             neuron: Run over time.
-            width: N.
+            recurrent: The layer's own spikes -> a part of its current, if it has such a connection.
             backend: What runs connection and neuron.
             binary: The signal is 0 or 1.
             bfloat16: The gradient of the signal may be computed in bfloat16.
@@ -78,8 +79,11 @@ class Layer(torch.nn.Module):
         super().__init__()
         self.connection = connection
         self.neuron = neuron
-        self.parameters_of_neuron = Parameters(neuron, width)
-        self.width = width
+        self.recurrent = recurrent
+        self.width = connection.width
+        self.parameters_of_neuron = Parameters(neuron, self.width)
+        self.states = len(neuron.states) + (recurrent.delays if recurrent else 0)
+        """Tensors [B, N] of state: the neuron's, then the spikes of the last inner steps, the latest first."""
         self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
             backend,
             binary,
@@ -103,6 +107,9 @@ class Layer(torch.nn.Module):
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
             current = self.connection(signal, self.backend, self.binary, self.bfloat16_gradient)
+            if self.recurrent is not None:
+                output, new = self._unroll(ops, current, steps, state, keep, trace)
+                return output, *(new if carried else ())
             output, new = dispatch.unroll(
                 *(self.backend, self.neuron, ops, current, steps, state if carried else None),
                 *(self.parameters_of_neuron(), keep, trace),
@@ -116,9 +123,42 @@ class Layer(torch.nn.Module):
             output, *new = run(signal, *(state or ()))
         return output, tuple(new)
 
-    def operations(self, signal: Tensor) -> Tensor:
-        """Effective operations of the connection for signal [T, K or 1, B, C]: [T, B]."""
-        return self.connection.operations(signal).sum(1)
+    def _unroll(
+        self,
+        ops: TorchOps,
+        current: Tensor,
+        steps: int,
+        state: tuple[Tensor, ...],
+        keep: Tensor | None,
+        trace: list[Tensor] | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Inner step by inner step, because each current holds spikes of the ones before."""
+        assert self.recurrent is not None
+        synapses, params = self.recurrent.synapses().t(), self.parameters_of_neuron()
+        binary, count, outputs = not self.neuron.graded, len(self.neuron.states), []
+        rest = state or (torch.zeros_like(current[0, 0]),) * self.states
+        own, past = tuple(rest[:count]), tuple(rest[count:])
+        for t in range(current.shape[0]):
+            if keep is not None:
+                here = keep[t].unsqueeze(-1)
+                own, past = tuple(s * here for s in own), tuple(s * here for s in past)
+            for k in range(steps):
+                spikes = past[0] if len(past) == 1 else torch.cat(past, -1)
+                feedback = dispatch.linear(
+                    self.backend, spikes, synapses, None, binary, self.bfloat16_gradient
+                )
+                drive = current[t, k if current.shape[1] > 1 else 0] + feedback
+                output, own = dispatch.unroll(
+                    *(self.backend, self.neuron, ops, drive[None, None], 1, own, params, None, trace)
+                )
+                outputs.append(output[0, 0])
+                past = (outputs[-1], *past[:-1])
+        return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), (*own, *past)
+
+    def operations(self, signal: Tensor, output: Tensor) -> Tensor:
+        """Effective operations of the connections for signal [T, K or 1, B, C] and output [T, K, B, N]: [T, B]."""
+        found = self.connection.operations(signal).sum(1)
+        return found if self.recurrent is None else found + self.recurrent.operations(output).sum(1)
 
 
 def _positive(param: Param) -> bool:

@@ -17,14 +17,27 @@ class Encoder(Component, torch.nn.Module):
     """C, channels of the signal."""
     binary: bool = False
     """Whether the signal is 0 or 1."""
+    topographic: bool = False
+    """Whether the signal is one or more copies of the observation's layout, [copies, O] flat: maps then stay maps."""
+    state_sizes: tuple[int, ...] = ()
+    """Width of every state that is carried between control steps."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Observation [T, B, O] -> signal [T, K, B, C], or [T, 1, B, C] where it is constant over the control step.
 
         Repeatable: the same observation gives the same signal until the next `redraw`, because PPO compares the
-        probability of an action in the rollout with that in the update.
+        probability of an action in the rollout with that in the update. An encoder with a state starts from rest.
         """
+
+    def encode(
+        self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None  # noqa: ARG002
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `forward`, and the new state, from the state before ([B, size] each) and keep [T, B], 0 where an episode begins.
+
+        From rest in every control step where ``state`` is None; then no state comes out.
+        """
+        return self(x), ()
 
     def redraw(self, updates: int) -> None:
         """Draw the noise of a random encoder anew; called once after every PPO update."""

@@ -12,6 +12,8 @@ from spiky_rl.codecs.encoders.base import Encoder
 class Direct(Encoder):
     """[T, B, O] -> [T, 1, B, O]."""
 
+    topographic = True
+
     def __init__(self, inputs: int, steps: int) -> None:  # pylint: disable=unused-argument
         super().__init__()
         self.width = inputs

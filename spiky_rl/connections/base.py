@@ -1,0 +1,83 @@
+"""What every connection is: the signal of one layer into the current of the next, or a layer's own spikes into its current."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from spiky_rl.registry import Component, RegistryError
+
+Shape = tuple[int, ...]
+"""Of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps, flat in memory with W fastest."""
+
+
+class Connection(Component, torch.nn.Module):
+    """Built with ``inputs``, the shape of what comes in, and ``outputs``, the layer's entry: neurons, or channels of maps."""
+
+    within: ClassVar[bool] = False
+    """Whether it links the neurons of one layer among themselves: then `Within`."""
+    shape: Shape
+    """What comes out."""
+
+    @property
+    def width(self) -> int:
+        """N: neurons that it leads to."""
+        return math.prod(self.shape)
+
+    @abstractmethod
+    def forward(
+        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:
+        """Signal [..., C] -> current [..., N], both flat; the arguments are `spiky_rl.kernels.dispatch.linear`'s."""
+
+    @abstractmethod
+    def operations(self, events: Tensor) -> Tensor:
+        """Effective operations that ``events`` [..., C] cause: non-zero inputs times the synapses they reach, [...]."""
+
+
+class Within(Connection):
+    """A connection among a layer's own neurons: a spike arrives 1 to ``delays`` inner steps after it was sent."""
+
+    within = True
+    delays: int
+    """D: inner steps that a layer has to remember its spikes for."""
+
+    @abstractmethod
+    def synapses(self) -> Tensor:
+        """The weights in force, [D N, N]: a block for every delay from 1 on, input-major."""
+
+
+def strengths(size: int, inhibitory: float) -> Tensor:
+    """What a synapse of each of ``size`` presynaptic neurons is multiplied with under Dale's law, [size, 1].
+
+    1 for an excitatory neuron; the last ones inhibit, as many as the fraction says, and as much stronger as it takes for the
+    two to cancel on the mean.
+    """
+    count = round(size * inhibitory)
+    found = torch.ones(size, 1)
+    found[size - count :] = -(1.0 - inhibitory) / inhibitory if 0.0 < inhibitory < 1.0 else -1.0
+    return found
+
+
+def vector(inputs: Shape | int) -> int:
+    """The number of channels, of maps too: what does not look at places takes them as a vector."""
+    return inputs if isinstance(inputs, int) else math.prod(inputs)
+
+
+def sparse(shape: tuple[int, int], density: float) -> Tensor:
+    """A mask of 0 and 1 in which every column (neuron) has the same number of synapses, at least one: [C, N]."""
+    fan_in = max(1, round(shape[0] * density))
+    drawn = torch.rand(shape).argsort(0)
+    return (drawn < fan_in).float()
+
+
+def require_neurons(path: str, count: int) -> None:
+    """Raise RegistryError where a layer has too few neurons to be linked among themselves."""
+    if count < 2:
+        raise RegistryError(
+            f"{path}: {count} neuron has no other to be connected to; the layer needs at least 2"
+        )

@@ -1,0 +1,62 @@
+"""Lateral connection: neighbours in a layer inhibit each other, so that few of them fire together.
+
+    I_k,i <- I_k,i - sum_j w_ji s_(k-1),j   over the neurons j within ``radius`` places of i, on a ring, without i itself
+
+All weights start at strength / (number of neighbours) and stay inhibitory while they are learned; ``learned: false`` keeps
+them: a soft competition that thins out a code. A negative strength makes neighbours excite each other.
+
+Source: lateral inhibition as in Diehl & Cook (2015); learned intra-layer connections as in Chen et al. (2024), ILC-SAN.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.connections.base import Shape, Within, require_neurons, vector
+from spiky_rl.kernels import dispatch
+from spiky_rl.registry import Option
+
+
+class Lateral(Within):
+    """[..., N] -> [..., N]: the last inner step's spikes."""
+
+    options = {
+        "strength": Option(0.5, "inhibition that a neuron gets when all of its neighbours fire"),
+        "radius": Option(0, "neighbours on each side; 0: the whole layer", low=0),
+        "learned": Option(True, "whether the weights are learned"),
+    }
+    delays = 1
+
+    def __init__(
+        self,
+        strength: float,
+        radius: int,
+        learned: bool,
+        inputs: Shape | int,
+        outputs: int,  # pylint: disable=unused-argument
+    ) -> None:
+        torch.nn.Module.__init__(self)
+        size = vector(inputs)
+        require_neurons("lateral", size)
+        self.shape = (size,)
+        place = torch.arange(size)
+        distance = (place[:, None] - place).abs()
+        distance = torch.minimum(distance, size - distance)
+        mask = ((distance > 0) & (distance <= (radius or size))).float()
+        self.sign = -1.0 if strength >= 0 else 1.0
+        weight = mask * abs(strength) / mask.sum(0)
+        self.weight = torch.nn.Parameter(weight, requires_grad=learned)
+        self.register_buffer("mask", mask)
+        self.mask: Tensor
+
+    def synapses(self) -> Tensor:  # noqa: D102
+        return self.sign * self.weight.abs() * self.mask
+
+    def forward(
+        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:  # noqa: D102
+        return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
+
+    def operations(self, events: Tensor) -> Tensor:  # noqa: D102
+        return (events != 0).to(self.mask) @ self.mask.sum(1)

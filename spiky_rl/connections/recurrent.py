@@ -1,0 +1,80 @@
+"""Recurrent connection: a layer's spikes into its own current, some inner steps later.
+
+    I_k <- I_k + sum_d W_d s_(k-d),   d = 1 .. delays
+
+Every synapse has one delay, drawn uniformly; with ``delays: 1`` all arrive in the next inner step. Dense or sparse, with
+Dale's law if asked for, without self-connections unless asked for. Weights are drawn normal with the standard deviation
+gain / sqrt(synapses per neuron): a gain near 1 keeps activity going without running away.
+
+Source: Bellec et al. (2018), recurrent spiking networks with delays; the scale is that of Sompolinsky et al. (1988).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from spiky_rl.connections.base import Shape, Within, require_neurons, sparse, strengths, vector
+from spiky_rl.kernels import dispatch
+from spiky_rl.registry import Option
+
+
+class Recurrent(Within):
+    """[..., D N] -> [..., N]: the last D inner steps' spikes, the latest first."""
+
+    options = {
+        "gain": Option(0.5, "scale of the initial weights", low=0.0),
+        "density": Option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0),
+        "delays": Option(1, "longest delay, in inner steps", low=1),
+        "self_connections": Option(False, "whether a neuron projects to itself"),
+        "dale": Option(False, "all weights out of a neuron have one sign"),
+        "inhibitory": Option(0.2, "with dale: fraction of neurons that inhibit", low=0.0, high=1.0),
+    }
+
+    def __init__(
+        self,
+        gain: float,
+        density: float,
+        delays: int,
+        self_connections: bool,
+        dale: bool,
+        inhibitory: float,
+        inputs: Shape | int,
+        outputs: int,  # pylint: disable=unused-argument
+    ) -> None:
+        torch.nn.Module.__init__(self)
+        size = vector(inputs)
+        require_neurons("recurrent", size)
+        self.shape, self.delays, self.dale = (size,), delays, dale
+        mask = torch.ones(size, size) if density == 1.0 else sparse((size, size), density)
+        if not self_connections:
+            mask.fill_diagonal_(0.0)
+        self.fan_in = float(mask.sum(0).mean())
+        if dale:
+            strength = strengths(size, inhibitory)
+            mask = mask * strength
+            gain /= math.sqrt(float(strength.square().mean()))
+        self.weight = torch.nn.Parameter(
+            torch.randn(size, size) * (mask != 0) * gain / math.sqrt(self.fan_in)
+        )
+        if delays > 1:
+            drawn = torch.randint(delays, (size, size))
+            mask = torch.cat([mask * (drawn == d) for d in range(delays)])
+        self.register_buffer("mask", mask)
+        self.mask: Tensor
+
+    def synapses(self) -> Tensor:  # noqa: D102
+        weight = self.weight.abs() if self.dale else self.weight
+        return weight.repeat(self.delays, 1) * self.mask
+
+    def forward(
+        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:  # noqa: D102
+        return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
+
+    def operations(self, events: Tensor) -> Tensor:
+        """Of spikes [..., N]: each reaches its synapses once, whatever their delays."""
+        fan_out = (self.mask != 0).to(events.dtype).view(self.delays, self.width, self.width).sum((0, 2))
+        return (events != 0).to(events.dtype) @ fan_out
