@@ -29,6 +29,7 @@ ROOMS = {
     "decoders": "codecs/decoders",
     "connections": "connections",
     "graphs": "graphs",
+    "plasticities": "plasticity",
     "networks": "networks",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
@@ -36,7 +37,10 @@ ROOMS = {
 DATA = ("agents", "tasks")
 """Kinds whose entries are YAML files."""
 
-HELPERS = {"base", "layer"}
+SINGULAR = {"plasticities": "plasticity"}
+"""Kinds whose singular is not the word without its last letter."""
+
+HELPERS = {"base", "calibration", "layer", "place"}
 """Files of a room that are no entries: what its entries share."""
 
 
@@ -219,7 +223,7 @@ def resolve(kind: str, name: str) -> type[Component]:
         return found
     if name not in names(kind):
         raise RegistryError(
-            f"unknown {kind[:-1]} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
+            f"unknown {SINGULAR.get(kind, kind[:-1])} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
         )
     module = importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.{name}")
     return _own_component(module)

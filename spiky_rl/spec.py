@@ -319,11 +319,23 @@ def _with_layers(tree: Mapping[str, Any], key: str) -> Any:
     if not isinstance(named, str | Mapping):
         return named
     settings: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
-    if not settings.get("layers"):
-        settings["layers"] = list(
-            tree.get("actor" if key == "network" else "critic", {}).get("hidden_dims", ())
-        )
-    return settings
+    return with_layers(
+        settings, tree.get("actor" if key == "network" else "critic", {}).get("hidden_dims", ())
+    )
+
+
+def with_layers(settings: Mapping[str, Any], hidden_dims: Iterable[int]) -> dict[str, Any]:
+    """A network's settings with ``hidden_dims`` for its layers, where it has layers and names none."""
+    lacks = "layers" in _options(settings.get("name")) and not settings.get("layers")
+    return {**settings, "layers": list(hidden_dims)} if lacks else dict(settings)
+
+
+def _options(network: Any) -> Iterable[str]:
+    """The options of a network; none of one that is not there, of which `registry.configure` says so."""
+    try:
+        return registry.resolve("networks", network).options if isinstance(network, str) else ()
+    except RegistryError:
+        return ()
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

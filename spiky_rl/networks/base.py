@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.registry import Component
 
 State = tuple[Tensor, ...]
@@ -30,7 +31,6 @@ class Record:
 class SpikingNetwork(Component, torch.nn.Module):
     """T environment steps outside, K inner steps inside; state goes in and comes out."""
 
-    decoder: Decoder
     backend: str
     """What runs it: a name, or auto."""
     steps: int
@@ -39,6 +39,18 @@ class SpikingNetwork(Component, torch.nn.Module):
     """Whether the state is carried from one environment step to the next."""
     state_sizes: tuple[int, ...]
     """Width of every state tensor."""
+    features: int | None = None
+    """Width of what `extract` gives; None: nothing in this network is fixed, and a host has nothing to cache."""
+
+    @classmethod
+    @abstractmethod
+    def replayed(cls, options: Mapping[str, Any]) -> bool:
+        """Whether a network with these options is trained by replaying a rollout from its stored states."""
+
+    @property
+    @abstractmethod
+    def readout(self) -> torch.nn.Linear:
+        """The linear map that gives the features."""
 
     @abstractmethod
     def forward(
@@ -49,6 +61,14 @@ class SpikingNetwork(Component, torch.nn.Module):
         ``state`` None: from rest, and no state comes out. ``keep`` [T, B] is 0 where an episode begins with that step: its
         states start from rest. A stateless network takes T = 1 only. ``record``, if given, is filled.
         """
+
+    def extract(self, x: Tensor, state: State | None, keep: Tensor | None = None) -> tuple[Tensor, State]:
+        """The part of `forward` that is not trained: observations [T, B, O] -> [T, B, `features`] and the new state."""
+        raise NotImplementedError
+
+    def read(self, cached: Tensor) -> Tensor:
+        """The rest of it: what `extract` gave, [..., `features`] -> features [..., F]."""
+        raise NotImplementedError
 
     def zero_state(self, batch: int, like: Tensor) -> State:
         """Rest, for ``batch`` environments, in the device and type of ``like``."""

@@ -8,8 +8,7 @@ one per inner step, and the first layer's current is computed once per control s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,16 +23,8 @@ from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
+from spiky_rl.networks.place import at
 from spiky_rl.registry import Configured, Option, RegistryError, names, resolve
-
-
-@contextmanager
-def _at(path: str) -> Iterator[None]:
-    """Say in an error where in the agent its cause stands."""
-    try:
-        yield
-    except RegistryError as error:
-        raise RegistryError(f"{path}: {error}") from None
 
 
 def check_place(path: str, connection: Configured, within: bool) -> None:
@@ -99,18 +90,22 @@ class FeedForward(SpikingNetwork):
     listed = ("connection", "recurrent", "neuron")
 
     @classmethod
+    def replayed(cls, options: Mapping[str, Any]) -> bool:  # noqa: D102
+        return bool(options["stateful"])
+
+    @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        with _at(f"{path}.backend"):
+        with at(f"{path}.backend"):
             dispatch.check(options["backend"])
         if options["gradient_precision"] == "bfloat16":
-            with _at(f"{path}.gradient_precision"):
+            with at(f"{path}.gradient_precision"):
                 precision.require()
 
     @classmethod
     def validate_parts(
         cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]
     ) -> None:  # noqa: D102
-        with _at(f"{path}.surrogate"):
+        with at(f"{path}.surrogate"):
             surrogate = parts["surrogate"].build()
             contract.check_surrogate(surrogate)
         count = len(options["layers"])
@@ -122,7 +117,7 @@ class FeedForward(SpikingNetwork):
                 )
             for place, each in _places(f"{path}.{key}", part):
                 if key == "neuron":
-                    with _at(place):
+                    with at(place):
                         contract.check(each.build(), surrogate)
                 else:
                     check_place(place, each, within=key == "recurrent")
@@ -206,6 +201,10 @@ class FeedForward(SpikingNetwork):
             record.signal.append(signal)
             record.operations.append(self.decoder.operations(signal))
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
+
+    @property
+    def readout(self) -> torch.nn.Linear:  # noqa: D102
+        return self.decoder.readout
 
     @property
     def soft_spike(self) -> bool:

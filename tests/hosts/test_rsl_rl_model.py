@@ -83,17 +83,17 @@ def test_the_difference_shows_a_state_that_is_written_in_place():
         def reset(self, dones=None, hidden_state=None):
             if dones is None:
                 super().reset(dones, hidden_state)
-            elif self._state is not None:
-                for state in self._state:
+            elif self.state is not None:
+                for state in self.state:
                     state[:, dones > 0] = 0.0
 
         def _output(self, x, masks, hidden_state):
-            before = self._state
+            before = self.state
             output = super()._output(x, masks, hidden_state)
             if masks is None and before is not None:
-                for old, new in zip(before, self._state, strict=True):
+                for old, new in zip(before, self.state, strict=True):
                     old.copy_(new)
-                self._state = before
+                self.state = before
             return output
 
     broken = config({**LIF, "stateful": True, "layers": [16]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from spiky_rl.schema import SKRL_ONLY
 from spiky_rl.spec import AgentSpec, SpecError
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
@@ -25,8 +26,13 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     config.pop("picture_interval", None)
     networks = {"actor": spec.network, "critic": spec.critic_network}
     algorithm = config["algorithm"]
+    for key in SKRL_ONLY:
+        if key in algorithm:
+            raise SpecError(f"agent.algorithm.{key}: rsl_rl has no such option; leave it to --rl_library skrl")
     if burn_in:
-        if spec.network is None or not all(n.options["stateful"] for n in networks.values() if n is not None):
+        if spec.network is None or not all(
+            n.cls.replayed(n.options) for n in networks.values() if n is not None  # type: ignore[attr-defined]
+        ):
             raise SpecError(
                 f"agent.burn_in: {burn_in} control steps need a stateful network; set agent.network.stateful=true"
             )

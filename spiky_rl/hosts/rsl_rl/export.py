@@ -33,7 +33,7 @@ class _Core(nn.Module):
         )
         self.deterministic_output = output.cpu()
         self.sizes = list(model.network.state_sizes)
-        self.is_recurrent = model.is_recurrent
+        self.is_recurrent = model.network.stateful
         self.example = torch.zeros(1, model.obs_dim), torch.zeros(1, sum(self.sizes))
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from rsl_rl.utils import unpad_trajectories
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from spiky_rl import registry
+from spiky_rl import registry, spec
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.networks.base import SpikingNetwork, State
 
@@ -26,7 +26,8 @@ class SpikingModel(MLPModel):
     """An `MLPModel` whose network spikes; a drop-in for every place of rsl_rl that takes a model.
 
     A stateless network is reset in every control step and trains on shuffled samples. A stateful one is recurrent to
-    rsl_rl: its state, a tuple of [1, B, N] tensors, is stored with the rollout and replayed over padded trajectories.
+    rsl_rl: its state, a tuple of [1, B, N] tensors, is stored with the rollout and replayed over padded trajectories. A
+    stateful one of which only the readout is trained is not replayed: `SpikingPPO` keeps its features with the rollout.
     """
 
     is_recurrent: bool = False
@@ -63,7 +64,7 @@ class SpikingModel(MLPModel):
             [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
         )
         settings: dict[str, Any] = {"name": network} if isinstance(network, str) else dict(network)
-        settings["layers"] = settings.get("layers") or list(hidden_dims)
+        settings = spec.with_layers(settings, hidden_dims)
         configured = registry.configure("networks", settings, f"{obs_set}.network")
         self.network: SpikingNetwork = configured.build(
             inputs=self.obs_dim, outputs=math.prod(self.output_shape)
@@ -71,15 +72,18 @@ class SpikingModel(MLPModel):
         self.settings = configured.settings()
         widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
         self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
-        self.is_recurrent = self.network.stateful
+        self.cache = f"{obs_set}_features" if self.network.features is not None else None
+        """Where in the observations the features of this model stand that were computed in the rollout; None: nowhere."""
+        self.is_recurrent = self.network.stateful and self.cache is None
         self.burn_in = burn_in
         if burn_in and not self.is_recurrent:
             raise registry.RegistryError(
                 f"{obs_set}.burn_in: {burn_in} control steps of burn-in need a stateful network"
             )
         if self.distribution is not None:
-            self.distribution.init_mlp_weights(nn.Sequential(self.network.decoder.readout, nn.Identity()))
-        self._state: State | None = None
+            self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
+        self.state: State | None = None
+        """Of the network, before the next control step; None: rest."""
 
     def forward(
         self,
@@ -91,7 +95,10 @@ class SpikingModel(MLPModel):
         """As `MLPModel.forward`. With ``masks``, ``obs`` is [T, trajectories, ...] and the output [T - burn_in, B, ...]."""
         if masks is not None and not self.is_recurrent:
             obs = unpad_trajectories(obs, masks)  # type: ignore[assignment]
-        output = self._output(self.get_latent(obs), masks, hidden_state)
+        if self.cache is not None and self.cache in obs.keys():
+            output = self.network.read(obs[self.cache]).unflatten(-1, self.output_shape)
+        else:
+            output = self._output(self.get_latent(obs), masks, hidden_state)
         if self.distribution is None:
             return output
         if stochastic_output:
@@ -100,42 +107,61 @@ class SpikingModel(MLPModel):
         return self.distribution.deterministic_output(output)
 
     def _output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
-        """Observations [..., O] -> what the distribution reads, [..., *output_shape]."""
-        if not self.is_recurrent:
+        """Observations [..., O] -> what the distribution reads, [..., *output_shape]; advances the state it carries."""
+        if not self.network.stateful:
             rows = x.reshape(1, -1, x.shape[-1]).split(
                 CPU_ROWS if x.device.type == "cpu" else x.numel(), dim=1
             )
             features = torch.cat([self.network(r, None)[0] for r in rows], dim=1)
             return features.reshape(*x.shape[:-1], *self.output_shape)
         if masks is None:
-            state = self._state if self._state is not None else self.network.zero_state(x.shape[0], x)
-            if state[0].shape[1] != x.shape[0]:
-                raise ValueError(
-                    f"the state is that of {state[0].shape[1]} environments, the observation of {x.shape[0]}; reset first"
-                )
-            features, self._state = self.network(x.unsqueeze(0), state)
+            features, self.state = self.network(x.unsqueeze(0), self._present(x))
             return features.squeeze(0).unflatten(-1, self.output_shape)
         features, _ = self.network(x, _as_state(hidden_state) or self.network.zero_state(x.shape[1], x))
         output: Tensor = unpad_trajectories(features, masks)  # type: ignore[assignment]
         return output[self.burn_in :].unflatten(-1, self.output_shape)
 
+    def _present(self, x: Tensor) -> State:
+        """The state before the next step, for observations x [B, O]."""
+        state = self.state if self.state is not None else self.network.zero_state(x.shape[0], x)
+        if state[0].shape[1] != x.shape[0]:
+            raise ValueError(
+                f"the state is that of {state[0].shape[1]} environments, the observation of {x.shape[0]}; reset first"
+            )
+        return state
+
+    def with_features(self, obs: TensorDict, advance: bool = True) -> TensorDict:
+        """The observations [B, ...] and, where this model caches them, the features of its network for them.
+
+        ``advance``: the state goes on by this control step.
+        """
+        if self.cache is None:
+            return obs
+        x = self.get_latent(obs)
+        features, state = self.network.extract(x.unsqueeze(0), self._present(x))
+        if advance:
+            self.state = state
+        found = obs.copy()
+        found[self.cache] = features.squeeze(0)
+        return found
+
     def reset(self, dones: Tensor | None = None, hidden_state: HiddenState = None) -> None:
         """Put the environments that are ``dones`` at rest; without ``dones``, take over ``hidden_state`` (None: rest)."""
         if dones is None:
-            self._state = _as_state(hidden_state)
-        elif self._state is not None:
+            self.state = _as_state(hidden_state)
+        elif self.state is not None:
             # never in place: the rollout storage holds the same tensors until the step is recorded
             done = dones.view(1, -1, 1) > 0
-            self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
+            self.state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self.state)
 
     def get_hidden_state(self) -> HiddenState:
-        """The state before the next step, or None at rest and for a stateless network."""
-        return self._state if self.is_recurrent else None  # type: ignore[return-value]
+        """The state before the next step, for a rollout to store: None at rest and where nothing is replayed."""
+        return self.state if self.is_recurrent else None  # type: ignore[return-value]
 
     def detach_hidden_state(self, dones: Tensor | None = None) -> None:  # noqa: ARG002
         """Cut the gradient at the present state."""
-        if self._state is not None:
-            self._state = tuple(s.detach() for s in self._state)
+        if self.state is not None:
+            self.state = tuple(s.detach() for s in self.state)
 
     def update_normalization(self, obs: TensorDict) -> None:
         """As `MLPModel`'s; rsl_rl calls it once after every update, so slopes and encoder noise advance with it."""

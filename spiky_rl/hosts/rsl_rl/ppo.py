@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any
 
+import torch
 from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 from rsl_rl.storage import RolloutStorage
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 
 class SpikingPPO(PPO):
@@ -48,6 +53,11 @@ class SpikingPPO(PPO):
                 )
             storage = BurnInStorage(storage, burn_in)
         super().__init__(actor, critic, storage, *args, **kwargs)
+        self._caching = [m for m in (actor, critic) if isinstance(m, SpikingModel) and m.cache is not None]
+        for model in self._caching:
+            # beside the observations: the rollout then hands every sample its features, in whatever order
+            shape = (*storage.observations.shape, model.network.features)
+            storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
         if critic_learning_rate is not None:
             if self.schedule != "fixed":
                 raise ValueError(f"critic_learning_rate: needs the fixed schedule, not {self.schedule!r}")
@@ -59,6 +69,21 @@ class SpikingPPO(PPO):
                     {"params": [*noise, *self.critic.parameters()], "lr": critic_learning_rate},
                 ]
             )
+
+    def act(self, obs: TensorDict) -> Tensor:
+        """As `PPO.act`; the features of models that cache them are computed here, once, and stored with the step."""
+        for model in self._caching:
+            obs = model.with_features(obs)
+        return super().act(obs)
+
+    def compute_returns(self, obs: TensorDict) -> None:
+        """As `PPO.compute_returns`; the value of the step that is yet to come does not advance the critic's state."""
+        states = [model.state for model in self._caching]
+        for model in self._caching:
+            obs = model.with_features(obs, advance=False)
+        super().compute_returns(obs)
+        for model, state in zip(self._caching, states, strict=True):
+            model.state = state
 
     @property
     def learning_rate(self) -> float:

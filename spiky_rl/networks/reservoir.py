@@ -1,0 +1,344 @@
+"""Reservoir: a fixed random recurrent network of spiking neurons, and a readout that alone is trained.
+
+    I_k <- decay I_(k-1) + W^T z_(k-1);   z_k = neuron(input weights x + bias + I_k);   r_k <- d r_(k-1) + (1 - d) z_k
+
+Spikes z pass through exponential synapses into the other neurons; the features are the traces r of every neuron's own
+spikes, standardised, and the readout is linear or a small ELU network. State is carried through the episode. Nothing but
+the readout has a gradient, so a host may compute the features once, in the rollout, and train on them as often as it
+likes; ``train_input: true`` trains the input weights as well and then replays the rollout.
+
+What keeps a spiking reservoir at work is its rate, not its spectral radius: with ``control: rate`` the strength of the
+recurrent synapses is searched until neurons fire at ``target_rate`` on slowly changing standard-normal observations, which
+is what normalised observations look like. Currents are in units of the neuron's rheobase, so any spiking neuron will do.
+
+Source: Maass, Natschlaeger & Markram (2002), liquid state machines; rates as Schrauwen et al. (2008), homeostasis.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.graphs.base import Wiring
+from spiky_rl.kernels import contract, dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks import calibration
+from spiky_rl.networks.base import Record, SpikingNetwork, State
+from spiky_rl.networks.layer import Parameters
+from spiky_rl.networks.place import at
+from spiky_rl.plasticity.base import Plasticity
+from spiky_rl.registry import Configured, Option, RegistryError
+
+SERIES, CONTROL_STEPS, WARM_UP = 16, 60, 20
+"""What a rate is measured on: series of observations, control steps of each, and how many of them are left out."""
+
+
+class Reservoir(SpikingNetwork):
+    """Observations [T, B, O] -> features [T, B, F]."""
+
+    options = {
+        "size": Option(256, "N: neurons", low=2),
+        "steps": Option(10, "K: inner steps per control step", low=1),
+        "control": Option(
+            "rate",
+            "what sets the strength of the recurrent synapses",
+            choices=("rate", "gain", "spectral_radius"),
+        ),
+        "target_rate": Option(20.0, "with control rate: mean rate of the neurons", low=0.1, unit="Hz"),
+        "gain": Option(
+            1.0, "with control gain: weights are scaled by gain / sqrt(synapses per neuron)", low=0.0
+        ),
+        "spectral_radius": Option(0.9, "with control spectral_radius: of the recurrent weights", low=0.0),
+        "input_scaling": Option(
+            1.0, "input weights are uniform within plus or minus this, in rheobases", low=0.0
+        ),
+        "bias": Option(0.9, "constant current, in rheobases: 1 is where a neuron begins to fire"),
+        "tau_synapse": Option(5.0, "time constant of the recurrent synapses", low=1e-3, unit="ms"),
+        "traces": Option([20.0], "time constants of the features, each a trace per neuron", unit="ms"),
+        "hidden": Option([], "hidden layers of the readout; empty: it is linear", low=1),
+        "train_input": Option(False, "train the input weights too, by BPTT over the rollout"),
+        "seed": Option(None, "of wiring and input weights; by default the run's own seed decides", low=0),
+        "backend": Option("auto", "what runs neurons and connections: auto, torch, cpu or cupy"),
+    }
+    parts = {
+        "encoder": ("encoders", "direct"),
+        "graph": ("graphs", "erdos_renyi"),
+        "neuron": ("neurons", "lif"),
+        "surrogate": ("surrogates", "arctangent"),
+        "plasticity": ("plasticities", None),
+    }
+    stateful = True
+
+    @classmethod
+    def replayed(cls, options: Mapping[str, Any]) -> bool:  # noqa: D102
+        return bool(options["train_input"])
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+        with at(f"{path}.backend"):
+            dispatch.check(options["backend"])
+        if not options["traces"]:
+            raise RegistryError(f"{path}.traces: name at least one time constant, such as 20.0")
+        for tau in options["traces"]:
+            Option(20.0, "", low=1e-3).check(f"{path}.traces", tau)
+
+    @classmethod
+    def validate_parts(
+        cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]
+    ) -> None:  # noqa: D102
+        with at(f"{path}.surrogate"):
+            surrogate = parts["surrogate"].build()
+            contract.check_surrogate(surrogate)
+        with at(f"{path}.neuron"):
+            neuron = parts["neuron"].build()
+            contract.check(neuron, surrogate)
+            if neuron.graded:
+                raise RegistryError(f"name: {parts['neuron'].name!r} sends graded events and has no rate")
+            if neuron.learn:
+                raise RegistryError(
+                    f"learn: {', '.join(neuron.learn)}: a reservoir's neurons are not trained"
+                )
+        if parts["plasticity"] is not None and options["train_input"]:
+            raise RegistryError(f"{path}.plasticity: does not go with {path}.train_input=true")
+
+    def __init__(
+        self,
+        size: int,
+        steps: int,
+        control: str,
+        target_rate: float,
+        gain: float,
+        spectral_radius: float,
+        input_scaling: float,
+        bias: float,
+        tau_synapse: float,
+        traces: tuple[float, ...],
+        hidden: tuple[int, ...],
+        train_input: bool,
+        seed: int | None,
+        backend: str,
+        encoder: Configured,
+        graph: Configured,
+        neuron: Configured,
+        surrogate: Configured,
+        plasticity: Configured | None,
+        inputs: int | tuple[int, ...],
+        outputs: int,
+    ) -> None:
+        """Besides the options: ``inputs``, O; ``outputs``, F."""
+        super().__init__()
+        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        generator = torch.Generator().manual_seed(seed)
+        self.steps, self.backend, self.size, self.train_input = steps, backend, size, train_input
+        self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
+        self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=steps)
+        self.neuron = neuron.build()
+        self.parameters_of_neuron = Parameters(self.neuron, size)
+        built = surrogate.build()
+        self.ops = TorchOps(built, built.slope)
+        self.wiring: Wiring = graph.build().wire(size, np.random.default_rng(seed))
+        self.unit = calibration.rheobase(self.neuron, self.ops)
+        self.synapse_decay = math.exp(-self.neuron.dt / tau_synapse)
+        self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in traces)
+        self.features = None if train_input else size * len(traces)
+        drawn = torch.rand(self.encoder.width, size, generator=generator)
+        self.input_weight = nn.Parameter(
+            input_scaling * self.unit * (2.0 * drawn - 1.0), requires_grad=train_input
+        )
+        self.register_buffer("bias", torch.full((size,), bias * self.unit))
+        self.register_buffer("weight", torch.from_numpy(self.wiring.weights).float() * self.unit)
+        self.register_buffer("mean", torch.zeros(size * len(traces)))
+        self.register_buffer("deviation", torch.ones(size * len(traces)))
+        self.bias: Tensor
+        self.weight: Tensor
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.plasticity: Plasticity | None = None
+        self.decoder = _readout(size * len(traces), hidden, outputs)
+        self.state_sizes = self.encoder.state_sizes
+        self.state_sizes += (size,) * (len(self.neuron.states) + 2 + len(traces))
+        self._calibrate(control, target_rate, gain, spectral_radius, generator)
+        if plasticity is not None:
+            self.plasticity = plasticity.build(
+                weight=self.weight, bias=self.bias, inhibitory=torch.from_numpy(self.wiring.inhibitory),
+                unit=self.unit, dt=self.neuron.dt,
+            )  # fmt: skip
+            self.state_sizes += self.plasticity.state_sizes
+
+    def forward(
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+    ) -> tuple[Tensor, State]:  # noqa: D102
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_input):
+            traces, new = self._run(x, state, keep, record)
+        return self.read(traces), new
+
+    def extract(self, x: Tensor, state: State | None, keep: Tensor | None = None) -> tuple[Tensor, State]:
+        """Observations [T, B, O] -> features of the readout [T, B, `features`] and the state after the last step."""
+        with torch.no_grad():
+            return self._run(x, state, keep, None)
+
+    def read(self, cached: Tensor) -> Tensor:
+        """What `extract` gave, [..., `features`] -> features [..., F]; the part that is trained."""
+        return self.decoder((cached - self.mean) / self.deviation)
+
+    @property
+    def readout(self) -> nn.Linear:  # noqa: D102
+        return self.decoder[-1]  # type: ignore[return-value]
+
+    def run_on(self, backend: str) -> None:  # noqa: D102
+        dispatch.check(backend)
+        self.backend = backend
+
+    def drive(self, u: np.ndarray) -> np.ndarray:
+        """Inputs [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
+
+        One value of a series is one control step. Plasticity rests.
+        """
+        x = torch.from_numpy(np.asarray(u, np.float32)).transpose(0, 1).contiguous().to(self.weight.device)
+        training, self.training = self.training, False
+        traces, _ = self.extract(x, self.zero_state(x.shape[1], x))
+        self.training = training
+        return traces.transpose(0, 1).cpu().numpy()
+
+    def _run(
+        self, x: Tensor, state: State | None, keep: Tensor | None, record: Record | None
+    ) -> tuple[Tensor, State]:
+        before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
+        own = len(self.encoder.state_sizes)
+        signal, encoded = self.encoder.encode(x, tuple(before[:own]) if own else None, keep)
+        driven = dispatch.linear(
+            self.backend, signal, self.input_weight.t(), self.bias, self.encoder.binary
+        )  # [T, K or 1, B, N]
+        params, weight = self.parameters_of_neuron(), self.weight.t()
+        states, features = before[own:], []
+        count, taus = len(self.neuron.states), len(self.trace_decays)
+        plastic = self.plasticity if self.training else None
+        spikes: list[Tensor] = []
+        potentials: list[Tensor] | None = None if record is None else []
+        for t in range(x.shape[0]):
+            if keep is not None:
+                states = [s * keep[t].unsqueeze(-1) for s in states]
+            cell, (fired, synapse), traces = states[:count], states[count : count + 2], states[count + 2 :]
+            traces, extra = traces[:taus], traces[taus:]
+            for k in range(self.steps):
+                arriving = dispatch.linear(self.backend, fired, weight, None, binary=True)
+                synapse = self.synapse_decay * synapse + arriving
+                current = driven[t, k if driven.shape[1] > 1 else 0] + synapse
+                output, new = dispatch.unroll(
+                    *(self.backend, self.neuron, self.ops, current[None, None], 1, tuple(cell), params),
+                    trace=potentials,
+                )
+                fired, cell = output[0, 0], list(new)
+                traces = [torch.lerp(fired, r, d) for r, d in zip(traces, self.trace_decays, strict=True)]
+                if plastic is not None:
+                    extra = list(plastic.observe(fired, tuple(extra)))
+                if record is not None:
+                    spikes.append(fired)
+            if plastic is not None:
+                plastic.adapt(self.weight, self.bias)
+            states = [*cell, fired, synapse, *traces, *extra]
+            features.append(torch.cat(traces, -1))
+        found = torch.stack(features)
+        if record is not None:
+            assert potentials is not None
+            self._record(record, x, signal, torch.stack(spikes), torch.stack(potentials), found)
+        after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
+        return found, after
+
+    def _record(
+        self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, found: Tensor
+    ) -> None:
+        shape = (x.shape[0], self.steps, x.shape[1], self.size)
+        spikes = spikes.view(shape)
+        fan_out = (self.weight != 0).to(x.dtype).sum(1)
+        width = self.readout_widths[0]
+        later = sum(a * b for a, b in itertools.pairwise(self.readout_widths))
+        record.signal += [signal, spikes]
+        record.potentials.append(potentials.view(shape))
+        record.operations += [
+            self.encoder.operations(x),
+            (signal != 0).sum((1, 3)) * self.size,
+            ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
+            (found != 0).sum(-1) * width + later,
+        ]
+
+    @property
+    def readout_widths(self) -> list[int]:
+        """Outputs of the readout's linear maps."""
+        return [module.out_features for module in self.decoder if isinstance(module, nn.Linear)]
+
+    def _calibrate(
+        self, control: str, target: float, gain: float, radius: float, generator: torch.Generator
+    ) -> None:
+        """Scale the recurrent weights, then take the features' mean and deviation for what standardises them."""
+        synapses = (self.weight != 0).sum(0).float().mean().clamp(min=1.0)
+        weight = self.weight / synapses.sqrt()
+        x = calibration.observations(SERIES, CONTROL_STEPS, self.inputs, generator)
+
+        def rate(strength: float) -> float:
+            self.weight = strength * weight
+            return self._rate(x)
+
+        if control == "rate":
+            found = calibration.bisect(rate, target, 0.0, calibration.LARGEST_GAIN)
+            if found is None:
+                found = self._calibrate_input(rate, target, x)
+            self.weight = found * weight
+        elif control == "gain":
+            self.weight = gain * weight
+        else:
+            largest = np.abs(np.linalg.eigvals(weight.double().numpy() / self.unit)).max()
+            if largest < 1e-9:
+                raise RegistryError("control: spectral_radius needs a graph with cycles; this one has none")
+            self.weight = float(radius / largest) * weight
+        traces, _ = self.extract(x, self.zero_state(SERIES, x))
+        traces = traces[WARM_UP:].flatten(0, 1)
+        self.mean = traces.mean(0)
+        deviation = traces.std(0)
+        # a neuron that kept silent here must not become loud by its first spike
+        self.deviation = deviation.clamp(min=0.3 * float(deviation.mean()))
+
+    def _calibrate_input(self, rate: Any, target: float, x: Tensor) -> float:
+        """Where no recurrent strength gives the rate, none is used for the excess: the bias gives way."""
+        bias = self.bias.clone()
+        strength = 1.0
+
+        def with_bias(shift: float) -> float:
+            self.bias = bias + shift * self.unit
+            return rate(strength)
+
+        found = calibration.bisect(with_bias, target, -10.0, 10.0)
+        if found is None:
+            raise RegistryError(
+                f"target_rate: {target} Hz cannot be reached by this reservoir; it fires at {self._rate(x):.1f} Hz"
+            )
+        with_bias(found)
+        return strength
+
+    def _rate(self, x: Tensor) -> float:
+        """Mean rate on observations [T, B, O], in Hz."""
+        record = Record()
+        with torch.no_grad():
+            self._run(x, self.zero_state(x.shape[1], x), None, record)
+        return float(record.signal[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt
+
+
+def _readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
+    widths = [inputs, *hidden, outputs]
+    parts: list[nn.Module] = []
+    for a, b in itertools.pairwise(widths):
+        parts += [nn.Linear(a, b), nn.ELU()]
+    last = parts[-2]
+    assert isinstance(last, nn.Linear)
+    # a small first action: what a random readout of many features says is loud
+    with torch.no_grad():
+        last.weight *= 0.1
+        last.bias.zero_()
+    return nn.Sequential(*parts[:-1])
