@@ -71,6 +71,11 @@ class TaskSpec:
     agent: Mapping[str, Any] = field(default_factory=dict)
     """Overrides of Isaac Lab's agent configuration, for every agent on this task."""
 
+    @property
+    def label(self) -> str:
+        """What its runs are called: the gym id, or the file's name where it makes another task of that environment."""
+        return self.name if self.env else self.id
+
 
 @dataclass(frozen=True)
 class AgentSpec:
@@ -106,14 +111,19 @@ class AgentSpec:
 
 
 def load_task(name: str) -> TaskSpec | None:
-    """The task file for a file stem, a path, or a gym id with or without ``-v0``; None where there is none."""
-    stripped = re.sub(r"-v\d+$", "", name)
+    """The task file for a file stem, a path, or a gym id with or without ``-v0``; None where there is none.
+
+    Where several files describe one gym id, the id means the one that leaves the environment as it is.
+    """
+    stripped, found = re.sub(r"-v\d+$", "", name), None
     for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
         data = read_yaml(path)
         _check_task(data, path.name)
-        if name.endswith(".yaml") or path.stem == name or data["id"] in (name, stripped):
+        if name.endswith(".yaml") or path.stem == name:
             return TaskSpec(name=path.stem, **data)
-    return None
+        if data["id"] in (name, stripped) and (found is None or found.env and not data.get("env")):
+            found = TaskSpec(name=path.stem, **data)
+    return found
 
 
 def task_id(name: str) -> str:
@@ -165,7 +175,7 @@ def resolve_agent(
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
     layers.append((file, own))
     layers += [
-        (f"{file} for {t}", layer) for t, layer in (data.get("tasks") or {}).items() if task_id(t) == task
+        (f"{file} for {t}", v) for t, v in (data.get("tasks") or {}).items() if _meant(t, task, task_spec)
     ]
     layers.append(("command line", parse_overrides(overrides)))
     tree, origins = merge(layers)
@@ -254,6 +264,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise SpecError(f"{path.name}: expected a mapping of keys to values")
     return data
+
+
+def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
+    """Whether an agent's entry for ``name`` is for this task; one for a gym id holds for all tasks made of it."""
+    known = load_task(name)
+    if known is not None and known.env:
+        return task_spec is not None and known.name == task_spec.name
+    return task_id(name) == task
 
 
 def _check_layer(layer: Mapping[str, Any], origin: str) -> None:

@@ -320,7 +320,12 @@ def test_every_task_parses_and_is_found_by_stem_and_gym_id(name):
     assert task is not None
     assert task.name == name
     assert task.summary
-    assert spec.load_task(task.id) == spec.load_task(f"{task.id}-v0") == task
+    plain = spec.load_task(task.id)
+    assert plain is not None
+    assert plain == spec.load_task(f"{task.id}-v0")
+    assert not plain.env, "a gym id means the environment as it is"
+    assert task == plain or task.env
+    assert task.label == (task.name if task.env else task.id)
     assert min(task.num_envs["cpu"], task.num_envs["cuda"]) >= 1
     assert resolve("lif_ppo", task=task.id, task_spec=task).task == task.id
 

@@ -36,7 +36,7 @@ from spiky_rl.networks.place import at
 from spiky_rl.plasticity.base import Plasticity
 from spiky_rl.registry import Configured, Option, RegistryError
 
-SERIES, CONTROL_STEPS, WARM_UP = 16, 60, 20
+SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
 """What a rate is measured on: series of observations, control steps of each, and how many of them are left out."""
 
 
@@ -213,13 +213,15 @@ class Reservoir(SpikingNetwork):
         before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         own = len(self.encoder.state_sizes)
         signal, encoded = self.encoder.encode(x, tuple(before[:own]) if own else None, keep)
+        plastic = self.plasticity if self.training else None
+        # where it is plastic, the bias moves from one control step to the next
+        bias = self.bias if plastic is None else None
         driven = dispatch.linear(
-            self.backend, signal, self.input_weight.t(), self.bias, self.encoder.binary
+            self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )  # [T, K or 1, B, N]
         params, weight = self.parameters_of_neuron(), self.weight.t()
         states, features = before[own:], []
         count, taus = len(self.neuron.states), len(self.trace_decays)
-        plastic = self.plasticity if self.training else None
         spikes: list[Tensor] = []
         potentials: list[Tensor] | None = None if record is None else []
         for t in range(x.shape[0]):
@@ -231,6 +233,8 @@ class Reservoir(SpikingNetwork):
                 arriving = dispatch.linear(self.backend, fired, weight, None, binary=True)
                 synapse = self.synapse_decay * synapse + arriving
                 current = driven[t, k if driven.shape[1] > 1 else 0] + synapse
+                if plastic is not None:
+                    current = current + self.bias
                 output, new = dispatch.unroll(
                     *(self.backend, self.neuron, self.ops, current[None, None], 1, tuple(cell), params),
                     trace=potentials,

@@ -1,0 +1,161 @@
+"""Reservoirs in rsl_rl: features computed once in the rollout, kept with it, and trained on as often as PPO likes."""
+
+import pytest
+import torch
+
+from spiky_rl.hosts.rsl_rl import SpikingModel
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from tests.hosts.point_env import PointEnv, config
+from tests.hosts.test_rsl_rl_model import replayed_difference, rollout
+
+RESERVOIR = {"name": "reservoir", "size": 40, "steps": 4, "seed": 1, "control": "gain"}
+PLASTIC = {**RESERVOIR, "plasticity": {"name": "stdp", "rate": 0.05, "intrinsic": 0.01}}
+CASES = {
+    "actor": (RESERVOIR, None),
+    "both": (RESERVOIR, {**RESERVOIR, "seed": 2}),
+    "plastic": (PLASTIC, None),
+    "hidden readout": ({**RESERVOIR, "hidden": [8], "traces": [20.0, 100.0]}, None),
+    "beside a recurrent critic": (RESERVOIR, {"name": "feedforward", "stateful": True, "layers": [8]}),
+    "delta encoder": ({**RESERVOIR, "encoder": "delta"}, None),
+}
+
+
+def runner(actor, critic=None, num_envs=8, **kwargs) -> Runner:
+    torch.manual_seed(0)
+    return Runner(PointEnv(num_envs), config(actor, critic=critic, **kwargs))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_cached_features_give_the_stored_log_probabilities(case):
+    run = runner(*CASES[case])
+    assert not run.alg.actor.is_recurrent
+    for _ in range(2):  # the second rollout starts in the middle of episodes
+        rollout(run)
+        assert run.alg.storage.dones.sum() > 8
+        assert replayed_difference(run) < 1e-5
+        run.alg.storage.clear()
+
+
+@pytest.mark.parametrize("case", ["actor", "both", "plastic"])
+def test_every_epoch_trains_on_the_features_of_the_rollout(case):
+    run = runner(*CASES[case], num_envs=16)
+    actor = run.alg.actor
+    fixed = {
+        k: v.clone() for k, v in actor.state_dict().items() if "decoder" not in k and "distribution" not in k
+    }
+    rollout(run)
+    kept = run.alg.storage.observations["actor_features"].clone()
+    calls = []
+    actor.network.extract = lambda *args, **kwargs: calls.append(args)  # would break, were it called
+    run.alg.update()
+    assert calls == []
+    assert kept.abs().sum() > 0
+    moved = [k for k, v in actor.state_dict().items() if k in fixed and not torch.equal(v, fixed[k])]
+    if case != "plastic":
+        assert moved == []
+    else:
+        assert {"network.weight", "network.bias"} <= set(
+            moved
+        ), "plasticity moves what the optimiser does not"
+
+
+def test_stored_features_are_those_of_a_pass_over_the_whole_rollout():
+    run = runner(RESERVOIR)
+    rollout(run)
+    storage, network = run.alg.storage, run.alg.actor.network
+    x = run.alg.actor.get_latent(storage.observations)
+    begins = torch.roll(storage.dones[..., 0], 1, 0).float()
+    begins[0] = 0.0
+    found, _ = network.extract(x, network.zero_state(x.shape[1], x), 1.0 - begins)
+    assert torch.allclose(found, storage.observations["actor_features"], atol=1e-6)
+
+
+def test_the_value_of_the_step_to_come_does_not_advance_the_critic():
+    run = runner(RESERVOIR, {**RESERVOIR, "seed": 2})
+    rollout(run, bootstrap=False)
+    before = [m.state for m in (run.alg.actor, run.alg.critic)]
+    with torch.inference_mode():
+        run.alg.compute_returns(run.env.get_observations())
+    after = [m.state for m in (run.alg.actor, run.alg.critic)]
+    for old, new in zip(before, after, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
+    assert run.alg.storage.returns.isfinite().all()
+
+
+def test_an_episodes_end_puts_its_reservoir_at_rest_and_no_other():
+    run = runner(RESERVOIR)
+    rollout(run)
+    model = run.alg.actor
+    dones = torch.tensor([1, 0, 0, 1, 0, 0, 0, 0])
+    before = model.state
+    model.reset(dones)
+    for old, new in zip(before, model.state, strict=True):
+        assert (new[:, dones.bool()] == 0).all()
+        assert torch.equal(new[:, ~dones.bool()], old[:, ~dones.bool()])
+
+
+@pytest.mark.parametrize("case", ["actor", "plastic"])
+def test_training_brings_a_reservoir_forward(case):
+    run = runner(*CASES[case], num_envs=64, num_learning_epochs=5, num_mini_batches=4, learning_rate=3e-3)
+    rewards = []
+    for _ in range(15):
+        rollout(run)
+        rewards.append(run.alg.storage.rewards.mean().item())
+        run.alg.update()
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.05
+
+
+@pytest.mark.parametrize(
+    "network", [RESERVOIR, PLASTIC, {**RESERVOIR, "train_input": True}], ids=["fixed", "plastic", "trained"]
+)
+def test_playback_carries_the_state_and_exports_equal_it(network):
+    run = runner(network)
+    rollout(run)
+    run.alg.eval_mode()
+    policy = run.alg.actor
+    assert isinstance(policy, SpikingModel)
+    policy.reset()
+    scripted = torch.jit.script(policy.as_jit())
+    graph = policy.as_onnx(False)
+    assert graph.is_recurrent
+    scripted.reset()
+    weight = policy.network.weight.clone()
+    state = torch.zeros(1, sum(policy.network.state_sizes))
+    env, actions = PointEnv(1), []
+    with torch.inference_mode():
+        for _ in range(10):
+            obs = env.get_observations()
+            action = policy(obs)
+            other, state = graph(obs["policy"], state)
+            assert torch.allclose(scripted(obs["policy"]), action, atol=1e-5)
+            assert torch.allclose(other, action, atol=1e-5)
+            env.step(action)
+            actions.append(action)
+        again = runner(network).alg.actor
+        again.load_state_dict(policy.state_dict())
+        fresh = again(obs)
+    assert torch.equal(policy.network.weight, weight), "plasticity rests in playback"
+    assert not torch.allclose(fresh, actions[-1]), "the state must matter"
+
+
+def test_a_resumed_run_goes_on_from_the_same_reservoir(tmp_path):
+    run = runner(PLASTIC)
+    rollout(run)
+    run.alg.update()
+    path = str(tmp_path / "model_0.pt")
+    run.logger.init_logging_writer()
+    run.save(path)
+    torch.manual_seed(9)
+    other = Runner(PointEnv(8), config(PLASTIC))
+    other.load(path)
+    for (name, a), b in zip(
+        run.alg.actor.state_dict().items(), other.alg.actor.state_dict().values(), strict=True
+    ):
+        assert torch.equal(a, b), name
+
+
+def test_burn_in_is_refused_where_nothing_is_replayed():
+    settings = config(RESERVOIR)
+    settings["actor"]["burn_in"] = 4
+    with pytest.raises(ValueError, match="burn-in need"):
+        Runner(PointEnv(8), settings)
