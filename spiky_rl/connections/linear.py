@@ -4,7 +4,7 @@ Weights are drawn orthogonal with a gain, biases constant: the gain spreads the 
 lifts their mean towards the threshold, so that a fresh layer neither falls silent nor saturates. A sparse connection keeps
 the same number of synapses for every neuron, scaled by 1/sqrt(density), which keeps the currents' variance. With Dale's law
 all weights out of an input have one sign, the stored weight's size being theirs: excitatory for most, inhibitory for a
-fraction, whose synapses are stronger so that the two cancel on the mean.
+fraction, whose synapses are stronger so that the two cancel on the mean. Without ``bias`` the constant current is 0.
 
 The weight is input-major, [inputs, outputs], unlike torch's: an event then reads one contiguous row.
 
@@ -31,6 +31,7 @@ class Linear(Connection):
         "gain": Option(2.0, "gain of the orthogonal initialisation", low=0.0),
         "offset": Option(0.25, "centre of the initial biases, in units of the threshold"),
         "spread": Option(0.5, "initial biases are uniform within the offset plus or minus this", low=0.0),
+        "bias": Option(True, "whether neurons have a constant current, which is learned"),
         "density": Option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0),
         "dale": Option(False, "all weights out of an input have one sign"),
         "inhibitory": Option(0.2, "with dale: fraction of inputs that inhibit", low=0.0, high=1.0),
@@ -41,6 +42,7 @@ class Linear(Connection):
         gain: float,
         offset: float,
         spread: float,
+        bias: bool,
         density: float,
         dale: bool,
         inhibitory: float,
@@ -52,7 +54,8 @@ class Linear(Connection):
         # drawn from where torch.nn.Linear leaves the generator: a seed gives the networks that it always gave
         weight = torch.nn.init.orthogonal_(torch.nn.Linear(self.in_features, outputs).weight.detach(), gain)
         self.weight = torch.nn.Parameter(weight.t().contiguous())
-        self.bias = torch.nn.Parameter(torch.empty(outputs).uniform_(offset - spread, offset + spread))
+        drawn = torch.empty(outputs).uniform_(offset - spread, offset + spread)
+        self.bias = torch.nn.Parameter(drawn if bias else torch.zeros(outputs), requires_grad=bias)
         self.register_buffer("mask", _mask(self.in_features, outputs, density, inhibitory if dale else None))
         self.mask: Tensor | None
         self.dale = dale

@@ -15,8 +15,8 @@ from spiky_rl.registry import RegistryError
 
 PATIENCE = 500.0
 """Milliseconds of constant current after which a neuron that has not spiked counts as silent."""
-HALVINGS = 12
-TOLERANCE = 0.02
+HALVINGS = 10
+TOLERANCE = 0.03
 """Relative error of the rate at which the search ends."""
 LARGEST_GAIN = 8.0
 CORRELATION = 0.9

@@ -9,7 +9,9 @@ likes; ``train_input: true`` trains the input weights as well and then replays t
 
 What keeps a spiking reservoir at work is its rate, not its spectral radius: with ``control: rate`` the strength of the
 recurrent synapses is searched until neurons fire at ``target_rate`` on slowly changing standard-normal observations, which
-is what normalised observations look like. Currents are in units of the neuron's rheobase, so any spiking neuron will do.
+is what normalised observations look like; constant currents alone may give 60 % of it, with the input 80 %, and are
+reduced where they give more. A constant current above the rheobase, different from neuron to neuron, keeps small
+observations from falling below everybody's threshold. Currents count in the neuron's rheobase, so any spiking neuron will do.
 
 Source: Maass, Natschlaeger & Markram (2002), liquid state machines; rates as Schrauwen et al. (2008), homeostasis.
 """
@@ -38,6 +40,10 @@ from spiky_rl.registry import Configured, Option, RegistryError
 
 SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
 """What a rate is measured on: series of observations, control steps of each, and how many of them are left out."""
+BIAS_SHARE, INPUT_SHARE = 0.6, 0.8
+"""Of the target rate: what constant currents, and what these with the input, may give before recurrence."""
+LARGEST_SHIFT = 10.0
+"""Of the bias, in rheobases."""
 
 
 class Reservoir(SpikingNetwork):
@@ -59,7 +65,8 @@ class Reservoir(SpikingNetwork):
         "input_scaling": Option(
             1.0, "input weights are uniform within plus or minus this, in rheobases", low=0.0
         ),
-        "bias": Option(0.9, "constant current, in rheobases: 1 is where a neuron begins to fire"),
+        "bias": Option(1.1, "mean constant current, in rheobases: 1 is where a neuron begins to fire"),
+        "spread": Option(0.1, "neurons' constant currents are uniform within plus or minus this", low=0.0),
         "tau_synapse": Option(5.0, "time constant of the recurrent synapses", low=1e-3, unit="ms"),
         "traces": Option([20.0], "time constants of the features, each a trace per neuron", unit="ms"),
         "hidden": Option([], "hidden layers of the readout; empty: it is linear", low=1),
@@ -118,6 +125,7 @@ class Reservoir(SpikingNetwork):
         spectral_radius: float,
         input_scaling: float,
         bias: float,
+        spread: float,
         tau_synapse: float,
         traces: tuple[float, ...],
         hidden: tuple[int, ...],
@@ -152,7 +160,8 @@ class Reservoir(SpikingNetwork):
         self.input_weight = nn.Parameter(
             input_scaling * self.unit * (2.0 * drawn - 1.0), requires_grad=train_input
         )
-        self.register_buffer("bias", torch.full((size,), bias * self.unit))
+        noise = 2.0 * torch.rand(size, generator=generator) - 1.0
+        self.register_buffer("bias", (bias + spread * noise) * self.unit)
         self.register_buffer("weight", torch.from_numpy(self.wiring.weights).float() * self.unit)
         self.register_buffer("mean", torch.zeros(size * len(traces)))
         self.register_buffer("deviation", torch.ones(size * len(traces)))
@@ -286,15 +295,8 @@ class Reservoir(SpikingNetwork):
         weight = self.weight / synapses.sqrt()
         x = calibration.observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
-        def rate(strength: float) -> float:
-            self.weight = strength * weight
-            return self._rate(x)
-
         if control == "rate":
-            found = calibration.bisect(rate, target, 0.0, calibration.LARGEST_GAIN)
-            if found is None:
-                found = self._calibrate_input(rate, target, x)
-            self.weight = found * weight
+            self._calibrate_rate(weight, target, x)
         elif control == "gain":
             self.weight = gain * weight
         else:
@@ -309,22 +311,44 @@ class Reservoir(SpikingNetwork):
         # a neuron that kept silent here must not become loud by its first spike
         self.deviation = deviation.clamp(min=0.3 * float(deviation.mean()))
 
-    def _calibrate_input(self, rate: Any, target: float, x: Tensor) -> float:
-        """Where no recurrent strength gives the rate, none is used for the excess: the bias gives way."""
-        bias = self.bias.clone()
-        strength = 1.0
+    def _calibrate_rate(self, weight: Tensor, target: float, x: Tensor) -> None:
+        """Bring neurons to the target rate: the current alone to a part of it at most, input to more, recurrence to all.
+
+        Each of the three is taken as it was asked for where that does not fire too much, and reduced where it does. Where
+        recurrence, which may also inhibit, does not reach the target, the bias makes up for it.
+        """
+        bias, drawn = self.bias.clone(), self.input_weight.detach().clone()
 
         def with_bias(shift: float) -> float:
             self.bias = bias + shift * self.unit
-            return rate(strength)
+            return self._rate(x)
 
-        found = calibration.bisect(with_bias, target, -10.0, 10.0)
-        if found is None:
+        def with_input(factor: float) -> float:
+            self.input_weight.data = factor * drawn
+            return self._rate(x)
+
+        def with_strength(strength: float) -> float:
+            self.weight = strength * weight
+            return self._rate(x)
+
+        with_strength(0.0)
+        with_input(0.0)
+        if with_bias(0.0) > BIAS_SHARE * target:
+            with_bias(calibration.bisect(with_bias, BIAS_SHARE * target, -LARGEST_SHIFT, 0.0) or 0.0)
+        if with_input(1.0) > INPUT_SHARE * target:
+            with_input(calibration.bisect(with_input, INPUT_SHARE * target, 0.0, 1.0) or 1.0)
+        found = calibration.bisect(with_strength, target, 0.0, calibration.LARGEST_GAIN)
+        if found is not None:
+            with_strength(found)
+            return
+        with_strength(1.0)
+        bias = self.bias.clone()
+        shift = calibration.bisect(with_bias, target, -LARGEST_SHIFT, LARGEST_SHIFT)
+        if shift is None:
             raise RegistryError(
                 f"target_rate: {target} Hz cannot be reached by this reservoir; it fires at {self._rate(x):.1f} Hz"
             )
-        with_bias(found)
-        return strength
+        with_bias(shift)
 
     def _rate(self, x: Tensor) -> float:
         """Mean rate on observations [T, B, O], in Hz."""

@@ -92,6 +92,16 @@ def test_membrane_carried_over_equals_a_longer_run(read):
         assert torch.equal(joined[0], whole[-1])
 
 
+def test_membrane_settles_at_a_constant_input_that_is_read_back_within_what_has_not_decayed():
+    built, x = membrane(), torch.linspace(-2, 2, BATCH, dtype=torch.float64)
+    constant = x.view(1, 1, -1, 1).expand(1, 40, BATCH, NEURONS)
+    y, _ = built(constant, rest(), None)
+    exact = x[:, None] * built.readout.weight.sum(1)
+    # from rest, V_K = (1 - a^K) W x
+    assert torch.allclose(y[0] - built.readout.bias, (1 - DECAY**40) * exact, atol=1e-12)
+    assert ((y[0] - built.readout.bias - exact).abs() <= DECAY**40 * exact.abs() + 1e-12).all()
+
+
 def test_membrane_starts_from_the_state_that_goes_in():
     built, x = membrane(), spikes(time=1)
     start = torch.full((BATCH, OUTPUTS), 2.0, dtype=torch.float64)

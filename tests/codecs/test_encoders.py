@@ -132,3 +132,44 @@ def test_poisson_noise_follows_its_seed():
 def test_population_counts_three_operations_per_field():
     operations = encoder("population").operations(observations())
     assert torch.equal(operations, torch.full((TIME, BATCH), 3.0 * INPUTS * FIELDS))
+
+
+GOLDEN = {0.0: {4: 3, 5: 3}, 1.0: {5: 1, 6: 5, 7: 1}, 2.5: {8: 4, 9: 2}}
+"""Observation -> spikes of each field in 5 inner steps, from PopSAN's own code; fields that are not named are silent."""
+
+
+@pytest.mark.parametrize("value", GOLDEN)
+def test_population_counts_are_popsans(value):
+    deviation = {"name": "population", "deviation": math.sqrt(0.15)}
+    # in float32, where the activity at a centre is 1 exactly; PopSAN's own threshold is 0.999
+    spikes = encoder(deviation, steps=5)(torch.full((1, 1, INPUTS), value))
+    count = spikes[0, :, 0].sum(0).view(INPUTS, FIELDS)
+    assert count[0].tolist() == [GOLDEN[value].get(i, 0) for i in range(FIELDS)]
+    assert torch.equal(count[0], count[2]), "every observation alike"
+    if value == 0.0:
+        assert spikes[0, :, 0, 4].tolist() == [0, 1, 1, 0, 1]
+
+
+def test_population_counts_tell_an_observation_within_their_resolution():
+    # As for spike times in test_latency: between two centres the farther one lies 0.86 to 1.72 deviations away, where the
+    # slope of its activity is at least that at 1.72; observations whose counts floor(K a) agree differ in a by less than
+    # 1 / K, so they lie within this of each other in each half of the gap, and the middle of both within this of all.
+    steps, distance = 20, 2 * SPAN / (FIELDS - 1) / DEVIATION
+    slope = math.exp(-(distance**2) / 2) * distance / DEVIATION
+    resolution = 1 / (steps * slope)
+    grid = torch.linspace(-SPAN, SPAN, 6001, dtype=torch.float64)
+    x = grid.view(1, -1, 1).expand(1, -1, INPUTS)
+    counts = encoder("population", steps=steps).double()(x).sum(1)[0, :, :FIELDS].detach()
+    cells: dict[tuple[float, ...], list[float]] = {}
+    for value, code in zip(grid.tolist(), counts.tolist(), strict=True):
+        cells.setdefault(tuple(code), []).append(value)
+    assert max(max(cell) - min(cell) for cell in cells.values()) / 2 <= resolution
+    assert resolution < SPAN / (FIELDS - 1), "finer than half the distance of two centres"
+
+
+def test_population_answers_loudest_at_the_span_and_falls_silent_far_beyond_it():
+    x = torch.tensor([SPAN, SPAN + 5 * DEVIATION, -SPAN, 1e6, -1e6]).view(1, -1, 1).expand(1, -1, INPUTS)
+    count = encoder("population").double()(x.double()).sum(1)[0, :, :FIELDS]
+    assert count[0, -1] >= STEPS - 1
+    assert count[2, 0] >= STEPS - 1
+    assert count[[1, 3, 4]].sum() == 0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import Component
+from spiky_rl.registry import Component, RegistryError
 
 
 class Decoder(Component, torch.nn.Module):
@@ -29,10 +29,24 @@ class Decoder(Component, torch.nn.Module):
     """Whether features are the potential after the last inner step, plus the readout's bias."""
     backend: str = "auto"
     """What runs it."""
-    binary: bool = False
-    """Whether what it reads is 0 or 1."""
+    spikes_only: bool = False
+    """Whether it can make nothing of graded values."""
     bfloat16_gradient: bool = False
     """Whether the gradient of what it reads may be computed in bfloat16."""
+
+    _binary = False
+
+    @property
+    def binary(self) -> bool:
+        """Whether what it reads is 0 or 1. Raises `RegistryError` where it is not and would have to be."""
+        return self._binary
+
+    @binary.setter
+    def binary(self, value: bool) -> None:
+        if self.spikes_only and not value:
+            name = type(self).__module__.rpartition(".")[2]
+            raise RegistryError(f"decoder {name!r} reads spikes; the last layer's neurons send graded values")
+        self._binary = value
 
     @abstractmethod
     def forward(

@@ -30,7 +30,7 @@ class Encoder(Component, torch.nn.Module):
         probability of an action in the rollout with that in the update. An encoder with a state starts from rest.
         """
 
-    def encode(
+    def encode(  # pylint: disable=unused-argument
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None  # noqa: ARG002
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `forward`, and the new state, from the state before ([B, size] each) and keep [T, B], 0 where an episode begins.
@@ -43,5 +43,10 @@ class Encoder(Component, torch.nn.Module):
         """Draw the noise of a random encoder anew; called once after every PPO update."""
 
     def operations(self, x: Tensor) -> Tensor:
-        """Operations of the encoder itself for x [T, B, O]: [T, B]."""
+        """Operations of the encoder itself for x [T, B, O]: [T, B]. Arithmetic, whatever its result; no comparisons."""
         return torch.zeros(x.shape[:2], device=x.device)
+
+
+def uniform_noise(seed: int, steps: int, width: int) -> Tensor:
+    """Noise of a random encoder, uniform in [0, 1), [K, C]: one row for all environments, from a generator of its own."""
+    return torch.rand(steps, width, generator=torch.Generator().manual_seed(seed))

@@ -7,6 +7,8 @@ V <- V + a, spike at V >= 1, from rest in every control step. ``poisson``: a spi
 against noise that is the same for all environments and is drawn anew after every PPO update, from a generator of its own:
 within an iteration the action mean of an observation is repeatable, as PPO's ratio requires.
 
+Far beyond plus or minus ``span`` no field answers: agents that use it set ``actor.obs_normalization: true``.
+
 Source: Tang et al. (2020), PopSAN.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.codecs.encoders.base import Encoder, uniform_noise
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.registry import Option
 from spiky_rl.surrogates.rectangle import Rectangle
@@ -42,7 +44,7 @@ class Population(Encoder):
         self.centre = torch.nn.Parameter(torch.linspace(-span, span, fields).repeat(inputs, 1))  # [O, P]
         self.log_deviation = torch.nn.Parameter(torch.full((inputs, fields), deviation).log())
         self.ops = TorchOps(Rectangle(slope=1.0, schedule=()))
-        self.register_buffer("noise", self.draw(0))
+        self.register_buffer("noise", uniform_noise(seed, steps, self.width))
         self.noise: Tensor
 
     def activity(self, x: Tensor) -> Tensor:
@@ -62,12 +64,7 @@ class Population(Encoder):
         return torch.stack(spikes, dim=1)
 
     def redraw(self, updates: int) -> None:  # noqa: D102
-        self.noise = self.draw(updates).to(self.noise)
-
-    def draw(self, updates: int) -> Tensor:
-        """The noise of the poisson mode after a number of updates: uniform in [0, 1), [K, O P]."""
-        generator = torch.Generator().manual_seed(self.seed + updates)
-        return torch.rand(self.steps, self.width, generator=generator)
+        self.noise = uniform_noise(self.seed + updates, *self.noise.shape).to(self.noise)
 
     def operations(self, x: Tensor) -> Tensor:
         """Three operations per field: difference, scaling, square (the exponential is not counted)."""

@@ -1,0 +1,43 @@
+"""First spike: a learned linear map of how early each neuron spikes; later spikes say nothing.
+
+    y = W l + b,   l = (K - t) / K for the first spike in step t of 0 .. K - 1, 0 for none
+
+l is 1 for a spike in the first inner step and 1 / K for one in the last, so it takes K + 1 values. It is computed as one minus
+the mean over the steps of the product of 1 - s up to each of them, which is 1 until the first spike: its gradient reaches
+the first spike and all steps before, where an earlier spike would have changed something, and no step after. For neurons that
+spike only: a product of graded values is no time.
+
+Source: Bohte, Kok & La Poutre (2002); Thorpe, Fize & Marlot (1996) for the code.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.kernels import dispatch
+
+
+class FirstSpike(Decoder):
+    """Spikes [T, K, B, N] -> features [T, B, F]."""
+
+    spikes_only = True
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.readout = torch.nn.Linear(inputs, outputs)
+
+    def forward(
+        self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+        alive, silent = [], torch.ones_like(spikes[:, 0])
+        for spike in spikes.unbind(1):
+            silent = silent * (1.0 - spike)
+            alive.append(silent)
+        earliness = 1.0 - torch.stack(alive, dim=1).mean(1)
+        return dispatch.linear(self.backend, earliness, self.readout.weight, self.readout.bias), ()
+
+    def operations(self, spikes: Tensor) -> Tensor:
+        """F for each neuron that spikes at all."""
+        return (spikes != 0).any(1).sum(-1) * self.readout.out_features

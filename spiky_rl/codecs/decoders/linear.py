@@ -1,0 +1,34 @@
+"""Linear: a learned linear map of the spikes of the last inner step alone.
+
+    y = W s_K + b
+
+What came in the steps before reaches y through the neurons' membranes only. A binary neuron says one bit, so features are
+sums of subsets of the weights; with graded neurons, or one inner step, it is the plain readout of an ANN.
+Source: van den Berghe et al. (2025), with one inner step per control step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.kernels import dispatch
+
+
+class Linear(Decoder):
+    """Spikes [T, K, B, N] -> features [T, B, F]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.readout = torch.nn.Linear(inputs, outputs)
+
+    def forward(
+        self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+        weight, bias = self.readout.weight, self.readout.bias
+        last = spikes[:, -1]
+        return dispatch.linear(self.backend, last, weight, bias, self.binary, self.bfloat16_gradient), ()
+
+    def operations(self, spikes: Tensor) -> Tensor:  # noqa: D102
+        return super().operations(spikes[:, -1:])

@@ -1,0 +1,57 @@
+"""Population vector: every feature has neurons of its own, each of which votes for its preferred value by its rate.
+
+    y_f = sum over the group of f of w_j mean_k(s_j,k) + b_f,   w_j = preferred value / group size
+
+The N neurons are split into F contiguous groups, whose sizes differ by one at most. Preferred values are spread evenly over
+[-span, span] within each group at the start and learned from there: a feature is a mean of votes, within plus or minus the
+span until learning moves it. A spike reaches one feature, so a readout costs N additions at most instead of N F.
+
+Source: Georgopoulos, Schwartz & Kettner (1986); Tang et al. (2020), the output populations of PopSAN, without their tanh.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.kernels import dispatch
+from spiky_rl.registry import Option, RegistryError
+
+
+class PopulationVector(Decoder):
+    """Spikes [T, K, B, N] -> features [T, B, F]."""
+
+    options = {
+        "span": Option(3.0, "outermost preferred values at the start, in units of the feature", low=1e-3),
+    }
+
+    def __init__(self, span: float, inputs: int, outputs: int) -> None:
+        super().__init__()
+        if inputs < outputs:
+            raise RegistryError(
+                f"population_vector: {outputs} features need a neuron each, and the last layer has {inputs}"
+            )
+        self.readout = torch.nn.Linear(inputs, outputs)
+        groups = torch.arange(inputs).tensor_split(outputs)
+        mask = torch.zeros(outputs, inputs)
+        with torch.no_grad():
+            self.readout.bias.zero_()
+            for feature, group in enumerate(groups):
+                mask[feature, group] = 1.0
+                # backwards: a group of one prefers the span, not its negative
+                self.readout.weight[feature, group] = torch.linspace(span, -span, len(group)) / len(group)
+            self.readout.weight *= mask
+        self.register_buffer("mask", mask)
+        self.mask: Tensor
+
+    def forward(
+        self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+        # masked anew in every call: a host may draw the weights again
+        weight = self.readout.weight * self.mask
+        return dispatch.linear(self.backend, spikes.mean(1), weight, self.readout.bias), ()
+
+    def operations(self, spikes: Tensor) -> Tensor:
+        """One per spike: it reaches the feature of its group alone."""
+        return (spikes != 0).sum((1, 3))

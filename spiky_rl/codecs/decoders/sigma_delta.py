@@ -1,0 +1,41 @@
+"""Sigma-delta: sums the changes that the last layer sends, so that a policy pays for nothing but changes.
+
+    a <- a + W s_k in every inner step;   y = a_K + b
+
+For graded events that are changes of a value, a is W times what has been sent of the value: the sum is the readout's sigma. In a
+stateful network it is carried through the episode. In a stateless one it starts from 0 in every control step, and y - b
+is K times what the rate decoder reads. Of neurons that are not sigma-delta it is an integrator without leak.
+
+Source: O'Connor & Welling (2016).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.kernels import dispatch
+
+
+class SigmaDelta(Decoder):
+    """Events [T, K, B, N] -> features [T, B, F]; state: the sums [B, F]."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.readout = torch.nn.Linear(inputs, outputs)
+        self.state_width = outputs
+
+    def forward(
+        self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
+        weight, bias = self.readout.weight, self.readout.bias
+        if state is None:
+            return dispatch.linear(self.backend, spikes.sum(1), weight, bias), ()
+        changes, total, sums = dispatch.linear(self.backend, spikes.sum(1), weight, None), state[0], []
+        for t in range(changes.shape[0]):
+            if keep is not None:
+                total = total * keep[t].unsqueeze(-1)
+            total = total + changes[t]
+            sums.append(total)
+        return torch.stack(sums) + bias, (total,)

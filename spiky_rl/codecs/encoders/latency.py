@@ -1,0 +1,60 @@
+"""Latency: the time to the first spike over Gaussian receptive fields; the better an observation fits, the earlier.
+
+    activity a = exp(-(x - mu)^2 / (2 sigma^2)), for P centres mu spread evenly over [-span, span], sigma = spacing / sharpness
+    spike in inner step round((K - 1) (1 - a)) of 0 .. K - 1;   none where a < cutoff
+
+At most one spike per channel and control step, so an observation costs a few spikes however many inner steps there are.
+Fields are fixed: a spike time has no useful derivative, and no gradient reaches x. Beyond plus or minus ``span`` an
+observation counts as the span, where the outermost field spikes first: agents that use it set
+``actor.obs_normalization: true``. With one inner step every field within the cutoff spikes at once.
+
+Source: Bohte, Kok & La Poutre (2002), with their sharpness of 1.5 and their cutoff at a tenth of the time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.registry import Option
+
+
+class Latency(Encoder):
+    """[T, B, O] -> spikes [T, K, B, O P]."""
+
+    binary = True
+    options = {
+        "fields": Option(8, "P: receptive fields per observation", low=2),
+        "span": Option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3),
+        "sharpness": Option(1.5, "distance of two centres in standard deviations of a field", low=1e-3),
+        "cutoff": Option(0.1, "activity below which a field stays silent", low=0.0, high=1.0),
+    }
+
+    def __init__(
+        self, fields: int, span: float, sharpness: float, cutoff: float, inputs: int, steps: int
+    ) -> None:
+        super().__init__()
+        self.width = inputs * fields
+        self.steps, self.span, self.cutoff = steps, span, cutoff
+        self.scale = sharpness * (fields - 1) / (2.0 * span)
+        """One over the standard deviation."""
+        self.register_buffer("centre", torch.linspace(-span, span, fields))  # [P]
+        self.register_buffer("step", torch.arange(steps).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
+        self.centre: Tensor
+        self.step: Tensor
+
+    def activity(self, x: Tensor) -> Tensor:
+        """Receptive field activities in (0, 1]: [T, B, O] -> [T, B, O P]."""
+        distance = (x.clamp(-self.span, self.span).unsqueeze(-1) - self.centre) * self.scale
+        return torch.exp(-0.5 * distance**2).flatten(-2)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        activity = self.activity(x.detach())
+        latency = torch.round((self.steps - 1) * (1.0 - activity))
+        spikes = (latency.unsqueeze(1) == self.step) & (activity >= self.cutoff).unsqueeze(1)
+        return spikes.to(x.dtype)
+
+    def operations(self, x: Tensor) -> Tensor:
+        """Five per field: difference, scaling and square, and the two that make a time of an activity."""
+        return torch.full(x.shape[:2], 5.0 * self.width, device=x.device)

@@ -1,0 +1,57 @@
+"""Rate: a random spike train per observation and sign, whose rate is the observation's size.
+
+    p = clip(max_rate min(max(+-x, 0) / span, 1), 0, 1) in every inner step;   x is near span (n_ON - n_OFF) / (K max_rate)
+
+Two channels per observation, the positive part ON and the negative part OFF. ``max_rate`` is a probability per inner step: a
+rate of r Hz is r dt / 1000 with dt in ms, so that 1.0 is 1000 Hz at 1 ms, the highest that one spike per step allows. Beyond
+plus or minus ``span`` an observation counts as the span: agents that use it set ``actor.obs_normalization: true``.
+
+The error of what K spikes say is span sqrt(p (1 - p) / K) / max_rate, a standard deviation. The noise is the same for all
+environments and is drawn anew after every PPO update, from a generator of its own: within an iteration the signal of an
+observation is repeatable, as PPO's ratio requires, and its errors are the iteration's. No gradient reaches x: nothing that
+is learned lies before it.
+
+Source: Adrian (1926), the rate code; as Bernoulli trials in Diehl & Cook (2015).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.encoders.base import Encoder, uniform_noise
+from spiky_rl.registry import Option
+
+
+class Rate(Encoder):
+    """[T, B, O] -> spikes [T, K, B, 2 O], all ON channels, then all OFF ones."""
+
+    binary = True
+    topographic = True
+    options = {
+        "max_rate": Option(
+            1.0, "probability of a spike per inner step at the span: rate times dt", low=1e-3, high=1.0
+        ),
+        "span": Option(3.0, "largest (normalised) observation that is told from larger ones", low=1e-3),
+        "seed": Option(0, "seed of the noise", low=0),
+    }
+
+    def __init__(self, max_rate: float, span: float, seed: int, inputs: int, steps: int) -> None:
+        super().__init__()
+        self.width = 2 * inputs
+        self.steps, self.max_rate, self.span, self.seed = steps, max_rate, span, seed
+        self.register_buffer("noise", uniform_noise(seed, steps, self.width))
+        self.noise: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        scaled = x * (self.max_rate / self.span)
+        probability = torch.cat([scaled, -scaled], dim=-1).clamp(max=self.max_rate)
+        # strictly: no spike where the probability is 0
+        return (self.noise[:, None] < probability.unsqueeze(1)).to(x.dtype)
+
+    def redraw(self, updates: int) -> None:  # noqa: D102
+        self.noise = uniform_noise(self.seed + updates, *self.noise.shape).to(self.noise)
+
+    def operations(self, x: Tensor) -> Tensor:
+        """One per observation: its scaling."""
+        return torch.full(x.shape[:2], 1.0 * x.shape[-1], device=x.device)
