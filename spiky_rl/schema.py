@@ -1,4 +1,4 @@
-"""What a run's specification may hold, key by key: Isaac Lab's rsl_rl configuration, and what makes an agent spike."""
+"""What a run's specification may hold, key by key: Isaac Lab's rsl_rl configuration, skrl's own, and what spikes."""
 
 from __future__ import annotations
 
@@ -66,12 +66,25 @@ ALGORITHM = {
     "share_cnn_encoders": Option(False, "share CNN encoders between actor and critic"),
     "rnd_cfg": Option(None, "random network distillation"),
     "symmetry_cfg": Option(None, "symmetry augmentation"),
+    "rewards_shaper_scale": Option(1.0, "skrl's: factor on the rewards that are learned from", low=0.0),
+    "value_normalization": Option(False, "skrl's: normalise values by running mean and deviation"),
+    "value_clip": Option(None, "skrl's: range of the clipped value loss; none: clip_param", low=0.0),
+    "time_limit_bootstrap": Option(False, "skrl's: add the value that is left where time cuts an episode off"),
+    "kl_threshold": Option(0.0, "skrl's: divergence that ends an update's epoch; 0: none does", low=0.0),
 }
+SKRL_ONLY = (
+    "rewards_shaper_scale",
+    "value_normalization",
+    "value_clip",
+    "time_limit_bootstrap",
+    "kl_threshold",
+)
+"""Keys of the algorithm that rsl_rl's PPO does not know."""
 RUNNER: dict[str, Any] = {
     "num_steps_per_env": Option(24, "T: control steps per environment and rollout", low=1),
     "max_iterations": Option(1000, "iterations", low=1),
     "save_interval": Option(50, "iterations between checkpoints", low=1),
-    "experiment_name": Option("", "folder below logs/rsl_rl"),
+    "experiment_name": Option("", "folder below logs/rsl_rl or logs/skrl"),
     "clip_actions": Option(None, "clip actions to this range", low=0.0),
     "init_at_random_ep_len": Option(True, "start environments at random points of their episodes"),
     "check_for_nan": Option(True, "stop on NaN"),

@@ -300,13 +300,16 @@ def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
 
 
 def _with_paths(node: Any, folder: Path) -> Any:
-    """A file's content, in which ``file.py:Class`` means a file beside it where there is one."""
+    """A file's content, in which ``file.py:Class`` and ``file.json`` mean a file beside it where there is one."""
     if isinstance(node, Mapping):
         return {key: _with_paths(value, folder) for key, value in node.items()}
     if isinstance(node, str):
         target, _, attribute = node.rpartition(":")
         if target.endswith(".py") and (folder / target).is_file():
             return f"{folder / target}:{attribute}"
+        # ours keep their names, so that a run's specification is the same on every machine
+        if node.endswith(".json") and (folder / node).is_file() and folder != registry.data_dir("agents").absolute():
+            return str(folder / node)
     return node
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import logging
 import os
@@ -18,6 +19,7 @@ import yaml
 
 from spiky_rl import files
 from spiky_rl.registry import UserError
+from spiky_rl.schema import RUNNER
 from spiky_rl.spec import (
     AgentSpec,
     TaskSpec,
@@ -33,6 +35,10 @@ log = logging.getLogger("spiky_rl")
 
 FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
 """Values of the environment that have a flag, and the flag."""
+
+
+LIBRARIES = ("rsl_rl", "skrl")
+"""Hosts: each a package below `spiky_rl.hosts` with ``config`` and ``runner``."""
 
 
 class UsageError(UserError):
@@ -104,9 +110,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", help="a path, or latest or best of the newest run of this task and agent"
     )
     parser.add_argument(
-        "--experiment_name", help="folder below logs/rsl_rl; default: Isaac Lab's for the task"
+        "--experiment_name", help="folder below logs/<library>; default: Isaac Lab's for the task"
     )
-    parser.add_argument("--rl_library", default="rsl_rl", choices=["rsl_rl"], help="host library")
+    parser.add_argument("--rl_library", default="rsl_rl", choices=LIBRARIES, help="host library")
     parser.add_argument(
         "--assets", default="auto", choices=["auto", "local", "nucleus"], help="where robots come from"
     )
@@ -195,12 +201,17 @@ class Plan:
     """Everything about a run that is known, and checked, before a simulator starts."""
 
     task: str
-    """Gym id."""
+    """Gym id, or the name of the task file that makes another task of it."""
+    gym_id: str
     agent: str
     task_spec: TaskSpec | None
     spec: AgentSpec
+    library: str
+    """The host."""
     config: dict[str, Any]
-    """rsl_rl's configuration."""
+    """The host's configuration."""
+    experiment: str
+    """Folder of the task's runs below logs/<library>."""
     env_cfg: Any
     device: str
     num_envs: int
@@ -210,10 +221,13 @@ class Plan:
     rank: int = 0
     """Of this process among those of a distributed run; 0 keeps the run folder."""
 
-    @property
-    def experiment(self) -> str:
-        """Folder of the task's runs below logs/rsl_rl."""
-        return self.config["experiment_name"]
+    def setting(self, key: str) -> Any:
+        """A value of the specification that every host has, or its default."""
+        return self.spec.runner.get(key, RUNNER[key].default)
+
+    def runner(self) -> Any:
+        """The class of the host's runner."""
+        return importlib.import_module(f"spiky_rl.hosts.{self.library}.runner").Runner
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -237,6 +251,8 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     check_writable(args.log_root)
     task_spec = load_task(args.task)
     require("isaaclab", "isaaclab")
+    if args.rl_library == "skrl":
+        require("skrl", "skrl")
     if args.video:
         require("av", "video")
         from spiky_rl.hosts.isaaclab.camera import require_graphics
@@ -257,24 +273,31 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
         except UserError as error:
             # not this run's task, and perhaps one of a package that is not installed here
             log.warning("%s: tasks: %s", file, error)
-    env_cfg, host = load_configs(task, overrides=[*_env_of(task_spec), *env_overrides])
+    library = args.rl_library
+    configuration = importlib.import_module(f"spiky_rl.hosts.{library}.config")
+    overridden = [*_env_of(task_spec), *env_overrides]
+    env_cfg, host = load_configs(task, f"{library}_cfg_entry_point", overridden)
+    if library == "skrl" and host:
+        host = configuration.host_tree(host, task)
     if not host.get("actor"):
         raise UsageError(
-            f"--task {args.task}: Isaac Lab registers no rsl_rl PPO agent for it, on which ours are built"
+            f"--task {args.task}: Isaac Lab registers no {library} PPO agent for it, on which ours are built"
         )
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
-
-    from spiky_rl.hosts.rsl_rl.config import runner_config
-
-    config = runner_config(spec)
-    if args.experiment_name:
-        config["experiment_name"] = args.experiment_name
+    config = configuration.runner_config(spec)
+    experiment = args.experiment_name or spec.runner.get("experiment_name", "")
+    if library == "rsl_rl":
+        config["experiment_name"] = experiment
     seed = host.get("seed", 42) if args.seed is None else args.seed
     seed = random.randrange(10_000) if seed == -1 else seed
     rank = int(os.environ.get("RANK", "0")) if distributed else 0
     num_envs = args.num_envs or default_num_envs(task_spec, env_cfg, device)
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
-    return Plan(task, stem, task_spec, spec, config, env_cfg, device, num_envs, seed, assets, rank)
+    label = task_spec.label if task_spec else task
+    return Plan(
+        label, task, stem, task_spec, spec, library, config, experiment,
+        env_cfg, device, num_envs, seed, assets, rank,
+    )  # fmt: skip
 
 
 def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> int:
@@ -291,7 +314,10 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> 
     if theirs is None:
         return
     old, new = shape(theirs), shape(spec.tree())
+    defaults = {path for path, _, origin in spec.rows() if origin == "default"}
     for path in {**old, **new}:
+        if path not in old and path in defaults:
+            continue  # an option that there was not yet; its default is what there was
         if old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
             raise UsageError(
@@ -322,11 +348,13 @@ def shape(tree: dict[str, Any]) -> dict[str, Any]:
 
 def find_checkpoint(args: argparse.Namespace, plan: Plan) -> Path:
     """The checkpoint that the arguments name, if it is one of this task, agent and network. Raises UserError."""
-    from spiky_rl.hosts.rsl_rl import runs
-    from spiky_rl.hosts.rsl_rl.runner import check_identity, read_checkpoint
+    from spiky_rl.hosts.common import runs
+    from spiky_rl.hosts.common.checkpoints import check_identity, read_checkpoint
 
-    checkpoint = runs.find_checkpoint(args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent)
-    loaded = read_checkpoint(str(checkpoint))
+    checkpoint = runs.find_checkpoint(
+        args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent, plan.library
+    )
+    loaded = read_checkpoint(str(checkpoint), library=plan.library)
     check_identity(loaded, plan.identity, str(checkpoint))
     check_network(loaded, plan.spec, checkpoint)
     return checkpoint

@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Any
 
-from spiky_rl.hosts.rsl_rl.runner import Iteration
+from spiky_rl.hosts.common.runner import Iteration
 
 
 class Display:

@@ -112,17 +112,14 @@ def _session(path: Path) -> Any:
 
 def _state(policy: Any) -> list[torch.Tensor]:
     """The recurrent state as the graph takes it: one flat tensor of a spiking policy, rsl_rl's own tensors otherwise."""
+    if isinstance(policy, SpikingModel):
+        if not policy.network.stateful:
+            return []
+        rest = torch.zeros(1, sum(policy.network.state_sizes))
+        return [rest if policy.state is None else torch.cat([s[0] for s in policy.state], -1)]
     if not policy.is_recurrent:
         return []
     state = policy.get_hidden_state()
-    if isinstance(policy, SpikingModel):
-        return [
-            (
-                torch.zeros(1, sum(policy.network.state_sizes))
-                if state is None
-                else torch.cat([s[0] for s in state], -1)
-            )
-        ]
     if state is None:
         rnn = policy.rnn.rnn
         return [torch.zeros(rnn.num_layers, 1, rnn.hidden_size)] * (

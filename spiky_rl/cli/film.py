@@ -9,23 +9,22 @@ import torch
 
 from spiky_rl.cli.common import log
 from spiky_rl.hosts.isaaclab.camera import Camera
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.metrics.film import Frame, RasterPanel, beside, spikes_of, write_film
-from spiky_rl.networks.base import Record
+from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.metrics.film import Frame, RasterPanel, beside, write_film
 
 
-def film(env: Any, policy: Any, path: Path, steps: int) -> list[Path]:
+def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
     """Play ``steps`` control steps from a fresh episode; environment 0 with its spikes beside it, or alone for an ANN."""
     camera = Camera(env)
-    panel = RasterPanel(steps=policy.network.steps if isinstance(policy, SpikingModel) else 1)
+    panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
     with torch.inference_mode():
         env.reset()
         policy.reset()
         obs = env.get_observations()
         for _ in range(steps):
-            if isinstance(policy, SpikingModel):
-                panel.add(_spikes(policy, obs))
+            if (spikes := policy.spikes(obs)) is not None:
+                panel.add(spikes)
                 frames.append(beside(camera.frame(), panel.frame()))
             else:
                 frames.append(camera.frame())
@@ -33,14 +32,6 @@ def film(env: Any, policy: Any, path: Path, steps: int) -> list[Path]:
             policy.reset(dones)
     camera.close()
     return write_film(path, frames, 1.0 / env.unwrapped.step_dt)
-
-
-def _spikes(policy: SpikingModel, obs: Any) -> list[torch.Tensor]:
-    x, record = policy.get_latent(obs[:1]), Record()
-    state = policy.get_hidden_state()
-    begin = tuple(s[:, :1] for s in state) if state is not None else policy.network.zero_state(1, x)
-    policy.network(x.unsqueeze(0), begin, record=record)
-    return spikes_of(record.signal)
 
 
 class Recorder:

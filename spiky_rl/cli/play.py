@@ -19,7 +19,9 @@ def parser() -> argparse.ArgumentParser:
     # as many environments as episodes, unless told otherwise
     found.add_argument("--episodes", type=common.positive, default=10, help="episodes to measure")
     found.add_argument(
-        "--export", action="store_true", help="write TorchScript and ONNX, and prove both equal to the policy"
+        "--export",
+        action="store_true",
+        help="write TorchScript and ONNX, and prove both equal to the policy (rsl_rl only)",
     )
     return found
 
@@ -28,14 +30,17 @@ def play(argv: list[str]) -> int:
     """Play as the arguments say."""
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
+    if args.export and args.rl_library != "rsl_rl":
+        raise common.UsageError(
+            f"--export: not available with --rl_library {args.rl_library}, only with rsl_rl"
+        )
     plan = common.prepare(args)
     if args.num_envs is None:
         plan.num_envs = min(plan.num_envs, args.episodes)
 
+    from spiky_rl.hosts.common import runs
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
     from spiky_rl.hosts.isaaclab.measures import Measures
-    from spiky_rl.hosts.rsl_rl import runs
-    from spiky_rl.hosts.rsl_rl.runner import Runner
 
     checkpoint = common.find_checkpoint(args, plan)
     folder = checkpoint.parent
@@ -45,11 +50,11 @@ def play(argv: list[str]) -> int:
     log.info("starting the simulator")
 
     with simulation(
-        plan.env_cfg, task_id=plan.task, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
+        plan.env_cfg, task_id=plan.gym_id, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
         video=args.video, deterministic=args.deterministic,
     ) as gym_env:  # fmt: skip
-        env = TimedVecEnv(gym_env, clip_actions=plan.config.get("clip_actions"))
-        runner = Runner(env, plan.config, None, plan.device, plan.identity)
+        env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+        runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         policy = runner.get_inference_policy(plan.device)
         rows = episodes(env, policy, args.episodes, Measures(env))
@@ -69,6 +74,7 @@ def play(argv: list[str]) -> int:
     result = {
         "task": plan.task,
         "agent": plan.agent,
+        "library": plan.library,
         "checkpoint": str(checkpoint),
         "device": plan.device,
         "seed": plan.seed,
@@ -104,9 +110,6 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> list[dict[str
     """
     import torch
 
-    from spiky_rl.hosts.rsl_rl.observe import activity
-    from spiky_rl.hosts.rsl_rl.model import SpikingModel
-
     count, device = env.num_envs, env.device
     quota = [wanted // count + (i < wanted % count) for i in range(count)]
     rows: list[dict[str, float]] = []
@@ -119,11 +122,7 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> list[dict[str
         measures.restart()
         obs = env.get_observations().to(device)
         while any(quota):
-            if isinstance(policy, SpikingModel):
-                state = policy.get_hidden_state()
-                seen = activity(policy, policy.get_latent(obs), state)  # type: ignore[arg-type]
-            else:
-                seen = activity(policy)
+            seen = policy.activity(obs)
             rates.append(seen.rate)
             operations.append(seen.operations)
             obs, rewards, dones, _ = env.step(policy(obs))

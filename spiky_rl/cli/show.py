@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from spiky_rl import registry
@@ -11,17 +12,29 @@ from spiky_rl.registry import UserError
 from spiky_rl.spec import load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
+RESERVOIR = "reservoir"
+"""Not a kind with entries but one thing to look at: it is measured and drawn."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = common.Parser(prog="show.py", description="List what there is, or what one entry is made of.")
-    found.add_argument("kind", choices=KINDS, help="what to list")
-    found.add_argument("name", nargs="?", help="one entry: what it is and what it can be set to")
+    found.add_argument("kind", choices=(*KINDS, RESERVOIR), help="what to list; reservoir: what to measure")
+    found.add_argument(
+        "name",
+        nargs="?",
+        help="one entry: what it is and what it can be set to; a reservoir: a grown graph's .json, or an agent",
+    )
     found.add_argument(
         "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
     )
     found.add_argument("--task", help="with an agent: the merged specification for this task")
+    found.add_argument(
+        "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
+    )
+    found.add_argument(
+        "--compare", action="store_true", help="with a reservoir: NARMA-10 beside echo-state networks"
+    )
     found.add_argument("overrides", nargs="*", metavar="key=value", help="agent.x.y=v, as for train.py")
     return found
 
@@ -31,7 +44,19 @@ def show(argv: list[str]) -> int:
     args = parser().parse_intermixed_args(argv)
     if args.source and (args.kind != "neurons" or args.name is None):
         raise UserError("--source goes with a neuron, as in: show.py neurons lif --source")
-    if args.name is None:
+    if (args.out or args.compare) and args.kind != RESERVOIR:
+        raise UserError(
+            "--out and --compare go with a reservoir, as in: show.py reservoir grown.json --compare"
+        )
+    if args.kind == RESERVOIR:
+        if args.name is None:
+            raise UserError(
+                "name a reservoir: a grown graph's .json, or an agent, as in: show.py reservoir grown.json"
+            )
+        from spiky_rl.cli import show_reservoir
+
+        show_reservoir.show(args.name, args.out, args.compare)
+    elif args.name is None:
         rows = [(name, _summary(args.kind, name)) for name in registry.names(args.kind)]
         print_columns(rows)
     elif args.source:
@@ -91,7 +116,7 @@ def show_component(kind: str, name: str) -> None:
             )
         )
     rows += [
-        (key, default, f"one of show.py {part_kind}", "component")
+        (key, default or "none", f"one of show.py {part_kind}", "component")
         for key, (part_kind, default) in cls.parts.items()
     ]
     print_columns(rows)

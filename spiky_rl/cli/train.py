@@ -54,24 +54,30 @@ def train(argv: list[str]) -> int:
         raise common.UsageError(
             f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
         )
+    if args.rl_library == "skrl":
+        unavailable = {"--distributed": args.distributed, "--logger": args.logger != "tensorboard"}
+        for flag in (flag for flag, asked in unavailable.items() if asked):
+            raise common.UsageError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
     plan = common.prepare(args, distributed=args.distributed)
     require_whole_minibatches(plan)
-    plan.config["logger"] = args.logger
-    if args.log_project_name:
-        plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
+    if plan.library == "rsl_rl":
+        plan.config["logger"] = args.logger
+        if args.log_project_name:
+            plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
     checkpoint = common.find_checkpoint(args, plan) if args.checkpoint else None
     folder = make_folder(args, plan) if plan.rank == 0 else None
     runner, outcome = run(args, plan, checkpoint, folder)
     if folder is None:
         return 1 if outcome.startswith("failed") else 0
 
-    from spiky_rl.hosts.rsl_rl import runs
+    from spiky_rl.hosts.common import runs
 
     result = runs.write_result(
         folder / "result.json",
         runner.progress,
         task=plan.task,
         agent=plan.agent,
+        library=plan.library,
         seed=plan.seed,
         device=plan.device,
         num_envs=plan.num_envs,
@@ -86,22 +92,31 @@ def train(argv: list[str]) -> int:
 
 
 def require_whole_minibatches(plan: Plan) -> None:
-    """rsl_rl splits a recurrent rollout by environments, and its losses need two of them in each minibatch."""
-    networks = (plan.spec.network, plan.spec.critic_network)
-    recurrent = any(network is not None and network.options.get("stateful") for network in networks)
-    recurrent |= any(plan.config[role].get("class_name") == "RNNModel" for role in ("actor", "critic"))
-    least = 2 * plan.config["algorithm"]["num_mini_batches"]
-    if recurrent and plan.num_envs < least:
+    """Recurrent rollouts are split by environments: rsl_rl's losses need two in each minibatch, skrl the same number."""
+    networks = [network for network in (plan.spec.network, plan.spec.critic_network) if network is not None]
+    if plan.library == "skrl":
+        recurrent = any(n.options.get("stateful", getattr(n.cls, "stateful", False)) for n in networks)
+    else:
+        recurrent = any(n.cls.replayed(n.options) for n in networks)  # type: ignore[attr-defined]
+    for role, network in (("actor", plan.spec.network), ("critic", plan.spec.critic_network)):
+        recurrent |= network is None and plan.spec.runner[role].get("class_name") == "RNNModel"
+    batches = plan.spec.runner["algorithm"]["num_mini_batches"]
+    if recurrent and plan.library == "rsl_rl" and plan.num_envs < 2 * batches:
         raise common.UsageError(
-            f"--num_envs {plan.num_envs}: a recurrent agent needs at least {least}, two per minibatch"
+            f"--num_envs {plan.num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
+        )
+    if recurrent and plan.library == "skrl" and plan.num_envs % batches:
+        raise common.UsageError(
+            f"--num_envs {plan.num_envs}: a recurrent agent needs a multiple of {batches} with skrl, whose minibatches"
+            " are whole rollouts of as many environments each; or set agent.algorithm.num_mini_batches"
         )
 
 
 def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
     """The run folder, with all that the run is made from."""
-    from spiky_rl.hosts.rsl_rl import runs
+    from spiky_rl.hosts.common import runs
 
-    folder = runs.new_run(args.log_root, plan.experiment, args.run_name, plan.task, plan.agent)
+    folder = runs.new_run(args.log_root, plan.experiment, args.run_name, plan.task, plan.agent, plan.library)
     common.write_params(folder, plan)
     log.info(
         "%s on %s, %d environments, %s, seed %d", plan.agent, plan.task, plan.num_envs, plan.device, plan.seed
@@ -118,19 +133,19 @@ def run(
     import torch
 
     from spiky_rl.cli.display import Display
+    from spiky_rl.hosts.common.runner import Stop
     from spiky_rl.hosts.isaaclab.environment import (
         NonFiniteError,
         TimedVecEnv,
         make_deterministic,
         simulation,
     )
-    from spiky_rl.hosts.rsl_rl.runner import Runner, Stop
 
-    iterations, outcome = plan.config["max_iterations"], "finished"
+    iterations, outcome = plan.setting("max_iterations"), "finished"
     log.info("starting the simulator")
     with simulation(
         plan.env_cfg,
-        task_id=plan.task,
+        task_id=plan.gym_id,
         device=plan.device,
         num_envs=plan.num_envs,
         seed=plan.seed + plan.rank,
@@ -138,19 +153,19 @@ def run(
         deterministic=args.deterministic,
         distributed=args.distributed,
     ) as gym_env:
-        env: Any = TimedVecEnv(gym_env, clip_actions=plan.config.get("clip_actions"))
+        env: Any = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         if args.video and folder is not None:
             from spiky_rl.cli.film import Recorder
 
             env = Recorder(env, folder / "videos" / "train", args.video_length, args.video_interval)
         torch.manual_seed(plan.seed + plan.rank)
-        runner = Runner(
+        runner = plan.runner()(
             env,
             plan.config,
             str(folder) if folder is not None else None,
             plan.device,
             plan.identity,
-            plan.spec.runner.get("picture_interval", 25),
+            plan.setting("picture_interval"),
             {"specification": specification(plan)},
         )
         if args.deterministic:
@@ -167,7 +182,7 @@ def run(
                 iterations,
             )
         first = runner.current_learning_iteration
-        best = Best(runner, folder)
+        best = Best(runner, folder, plan.setting("num_steps_per_env"))
         try:
             with (
                 interruptible() as asked,
@@ -183,7 +198,7 @@ def run(
                         raise Stop
 
                 runner.on_iteration = after
-                runner.learn(iterations, plan.config.get("init_at_random_ep_len", True))
+                runner.learn(iterations, plan.setting("init_at_random_ep_len"))
         except (Stop, KeyboardInterrupt):
             outcome = "stopped"
         except (NonFiniteError, FloatingPointError) as error:
@@ -200,10 +215,11 @@ class Best:
     where rewards are negative: nothing counts before a whole episode's time has passed.
     """
 
-    def __init__(self, runner: Any, folder: Path | None) -> None:
+    def __init__(self, runner: Any, folder: Path | None, steps: int) -> None:
+        """``steps``: control steps per environment and iteration."""
         self.runner, self.folder = runner, folder
         self.value = float("-inf")
-        episode = math.ceil(runner.env.max_episode_length / runner.cfg["num_steps_per_env"])
+        episode = math.ceil(runner.env.max_episode_length / steps)
         self.first = runner.current_learning_iteration + episode
 
     def __call__(self, iteration: Any) -> None:
@@ -254,6 +270,7 @@ def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) ->
     keys = ("mean_return_final", "mean_return_best")
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
     where = f"--task {args.task} --agent {args.agent} --checkpoint latest"
+    where += f" --rl_library {args.rl_library}" if args.rl_library != "rsl_rl" else ""
     where += f" --log_root {args.log_root}" if args.log_root != Path("logs") else ""
     where += f" --experiment_name {args.experiment_name}" if args.experiment_name else ""
     where += "".join(f" {shlex.quote(override)}" for override in args.overrides)

@@ -175,11 +175,12 @@ class Reservoir(SpikingNetwork):
         self.state_sizes += (size,) * (len(self.neuron.states) + 2 + len(traces))
         self._calibrate(control, target_rate, gain, spectral_radius, generator)
         if plasticity is not None:
-            self.plasticity = plasticity.build(
+            changing: Plasticity = plasticity.build(
                 weight=self.weight, bias=self.bias, inhibitory=torch.from_numpy(self.wiring.inhibitory),
                 unit=self.unit, dt=self.neuron.dt,
             )  # fmt: skip
-            self.state_sizes += self.plasticity.state_sizes
+            self.plasticity = changing
+            self.state_sizes += changing.state_sizes
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None

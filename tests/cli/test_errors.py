@@ -52,7 +52,7 @@ def assert_refused(code: int, stderr: str, *words: str) -> None:
 
 
 def assert_no_run(log_root: Path) -> None:
-    assert not list(log_root.glob("rsl_rl/**/*")), "a run folder was made"
+    assert not list(log_root.glob("*rl/**/*")), "a run folder was made"
 
 
 LIGHT = {
@@ -91,6 +91,7 @@ TRAINING = {
     "abbreviated flag": (["--max_iter", "3"], ["--max_iter", "mean '--max_iterations'"]),
     "logger": (["--logger", "tensorbord"], ["--logger", "'tensorbord'", "'tensorboard'"]),
     "distributed": (["--distributed", "--device", "cpu"], ["--distributed needs GPUs"]),
+    "distributed skrl": (["--rl_library", "skrl", "--distributed"], ["--distributed", "--rl_library skrl"]),
 }
 
 
@@ -246,6 +247,38 @@ HEAVY = {
         "train",
         ["agent.actor.activation=relue"],
         ["agent.actor.activation", "'relue'", "mean 'relu'"],
+    ),
+    "skrl burn-in": (
+        "train",
+        ["--rl_library", "skrl", "agent.burn_in=4"],
+        ["agent.burn_in: 4", "it allows 0"],
+    ),
+    "skrl minibatches": (
+        "train",
+        ["--rl_library", "skrl", "--agent", "lif_stateful_ppo", "--num_envs", "12"],
+        ["--num_envs 12", "a multiple of 8", "agent.algorithm.num_mini_batches"],
+    ),
+    "skrl export": ("play", ["--rl_library", "skrl", "--export"], ["--export", "--rl_library skrl"]),
+    "skrl no run": ("play", ["--rl_library", "skrl"], ["--checkpoint latest", "skrl", "train one first"]),
+    "skrl checkpoint of rsl_rl": (
+        "play",
+        ["--rl_library", "skrl", "--checkpoint", "{other network}"],
+        ["no skrl checkpoint", "pass --rl_library rsl_rl"],
+    ),
+    "skrl images": (
+        "train",
+        ["--rl_library", "skrl", "--task", "Isaac-Cartpole-Camera-Direct"],
+        ["models.policy", "no MLP on vectors"],
+    ),
+    "rsl_rl with an option of skrl's": (
+        "train",
+        ["agent.algorithm.rewards_shaper_scale=0.5"],
+        ["agent.algorithm.rewards_shaper_scale", "--rl_library skrl"],
+    ),
+    "no skrl agent": (
+        "train",
+        ["--rl_library", "skrl", "--task", "IsaacContrib-Open-Drawer-OpenArm"],
+        ["registers no skrl PPO agent"],
     ),
     "no run": ("play", [], ["--checkpoint latest", "no run of lif_ppo on Isaac-Cartpole", "train one first"]),
     "no best run": ("play", ["--checkpoint", "best"], ["--checkpoint best", "train one first"]),

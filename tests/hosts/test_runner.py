@@ -11,8 +11,10 @@ import pytest
 import torch
 from rsl_rl.runners import OnPolicyRunner
 
-from spiky_rl.hosts.rsl_rl import runs
-from spiky_rl.hosts.rsl_rl.runner import CheckpointError, Progress, Runner, Stop
+from spiky_rl.hosts.common import runs
+from spiky_rl.hosts.common.checkpoints import CheckpointError
+from spiky_rl.hosts.common.runner import Progress, Stop
+from spiky_rl.hosts.rsl_rl.runner import Runner
 from tests.hosts.point_env import LIF, PointEnv, config
 
 IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}

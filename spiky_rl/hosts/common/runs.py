@@ -1,7 +1,7 @@
 """Run folders: where they lie, what they say of themselves, and which checkpoint a name stands for.
 
-The layout is Isaac Lab's, ``logs/rsl_rl/<experiment>/<date>[_run]``, with its ``run.json``, so that either command line
-finds the other's runs. Beside the numbered checkpoints lies ``best.pt``: that of the highest mean return.
+The layout is Isaac Lab's, ``logs/<library>/<experiment>/<date>[_run]``, with its ``run.json``, so that for rsl_rl either
+command line finds the other's runs. Beside the numbered checkpoints lies ``best.pt``: that of the highest mean return.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl import __version__, files
-from spiky_rl.hosts.rsl_rl.runner import CheckpointError, Progress
+from spiky_rl.hosts.common.checkpoints import CheckpointError
+from spiky_rl.hosts.common.runner import Progress
 
 BEST = "best.pt"
 FINAL = 10
 """Iterations over which ``mean_return_final`` is the mean."""
 
 
-def new_run(root: Path, experiment: str, run_name: str, task: str, agent: str) -> Path:
+def new_run(
+    root: Path, experiment: str, run_name: str, task: str, agent: str, library: str = "rsl_rl"
+) -> Path:
     """Make a run folder with its manifest."""
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    parent = root / "rsl_rl" / experiment
+    parent = root / library / experiment
     name = f"{stamp}_{run_name}" if run_name else stamp
     taken = 1
     while True:
@@ -39,7 +42,7 @@ def new_run(root: Path, experiment: str, run_name: str, task: str, agent: str) -
     now = datetime.datetime.now(datetime.UTC).isoformat()
     manifest = {
         "version": 1,
-        "library": "rsl_rl",
+        "library": library,
         "task": task,
         "created_at": now,
         "metadata": {"agent": agent},
@@ -48,7 +51,9 @@ def new_run(root: Path, experiment: str, run_name: str, task: str, agent: str) -
     return folder
 
 
-def find_checkpoint(name: str, root: Path, experiment: str, task: str, agent: str) -> Path:
+def find_checkpoint(
+    name: str, root: Path, experiment: str, task: str, agent: str, library: str = "rsl_rl"
+) -> Path:
     """The file that ``latest``, ``best``, a run folder or a path stands for. Raises CheckpointError."""
     if name not in ("latest", "best"):
         path = Path(name)
@@ -58,7 +63,7 @@ def find_checkpoint(name: str, root: Path, experiment: str, task: str, agent: st
                 f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name"
             )
         return found[0]
-    parent = root / "rsl_rl" / experiment
+    parent = root / library / experiment
     for folder in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
         manifest = _manifest(folder)
         if manifest.get("task") == task and manifest.get("metadata", {}).get("agent") == agent:
@@ -99,7 +104,7 @@ def write_result(path: Path, progress: Progress, **more: Any) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Versions of everything that shapes a result."""
     found = {"spiky_rl": __version__}
-    for name in ("isaaclab", "newton", "mujoco-warp", "warp-lang", "rsl-rl-lib", "torch"):
+    for name in ("isaaclab", "newton", "mujoco-warp", "warp-lang", "rsl-rl-lib", "skrl", "torch"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

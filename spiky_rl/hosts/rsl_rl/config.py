@@ -28,7 +28,9 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     algorithm = config["algorithm"]
     for key in SKRL_ONLY:
         if key in algorithm:
-            raise SpecError(f"agent.algorithm.{key}: rsl_rl has no such option; leave it to --rl_library skrl")
+            raise SpecError(
+                f"agent.algorithm.{key}: rsl_rl has no such option; leave it to --rl_library skrl"
+            )
     if burn_in:
         if spec.network is None or not all(
             n.cls.replayed(n.options) for n in networks.values() if n is not None  # type: ignore[attr-defined]
@@ -42,10 +44,6 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             )
     for role, network in networks.items():
         model = config[role]
-        if network is not None and "cnn_cfg" in model:
-            raise SpecError(
-                f"agent.{role}: this task's observations are images; {network.name} takes vectors"
-            )
         if network is not None:
             for key in RECURRENT:
                 model.pop(key, None)
@@ -58,6 +56,10 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             model["class_name"] = f"{CLASSES}:BurnInMLPModel"
         if burn_in:
             model["burn_in"] = burn_in
+    if algorithm.get("share_cnn_encoders") and any(networks.values()):
+        raise SpecError(
+            "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
+        )
     if algorithm.get("critic_learning_rate") is not None and algorithm.get("schedule") != "fixed":
         raise SpecError(
             f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {algorithm.get('schedule')}"

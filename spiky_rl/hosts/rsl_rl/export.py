@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Core(nn.Module):
-    """One control step as a pure function: observation [B, O] and flat state [B, S] -> action and flat state."""
+    """One control step as a pure function: observation [B, O] or [B, C, H, W] and flat state [B, S] -> action and flat state."""
 
     def __init__(self, model: SpikingModel) -> None:
         super().__init__()
@@ -34,11 +34,11 @@ class _Core(nn.Module):
         self.deterministic_output = output.cpu()
         self.sizes = list(model.network.state_sizes)
         self.is_recurrent = model.network.stateful
-        self.example = torch.zeros(1, model.obs_dim), torch.zeros(1, sum(self.sizes))
+        self.example = torch.zeros(1, *model.input_shape), torch.zeros(1, sum(self.sizes))
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
-        features, after = self.network(self.obs_normalizer(x).unsqueeze(0), before)
+        features, after = self.network(self.obs_normalizer(x.flatten(1)).unsqueeze(0), before)
         action = self.deterministic_output(features.squeeze(0).unflatten(-1, self.output_shape))
         return action, torch.cat([part.squeeze(0) for part in after], dim=-1)
 
@@ -58,7 +58,7 @@ class JitPolicy(nn.Module):
             self.core: Any = torch.jit.trace(core, core.example, check_trace=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observation [1, O] -> action [1, A]; advances the state."""
+        """Observation [1, O] or [1, C, H, W] -> action [1, A]; advances the state."""
         action, state = self.core(x, self.state)
         if self.is_recurrent:
             self.state[:] = state
@@ -81,7 +81,7 @@ class OnnxPolicy(nn.Module):
         self.input_size = model.obs_dim
 
     def forward(self, obs: Tensor, state_in: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Observation [1, O] and state [1, S] -> action [1, A] and state."""
+        """Observation [1, O] or [1, C, H, W] and state [1, S] -> action [1, A] and state."""
         if state_in is None:
             return self.core(obs, obs.new_zeros(obs.shape[0], self.core.example[1].shape[1]))[0]
         return self.core(obs, state_in)

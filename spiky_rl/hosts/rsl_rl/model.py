@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from rsl_rl.models import MLPModel
+from rsl_rl.models import CNNModel, MLPModel
 from rsl_rl.modules import HiddenState
 from rsl_rl.utils import unpad_trajectories
 from tensordict import TensorDict
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spiky_rl import registry, spec
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
+from spiky_rl.metrics.synops import dense_operations
 from spiky_rl.networks.base import SpikingNetwork, State
 
 CPU_ROWS = 2048
@@ -32,6 +33,8 @@ class SpikingModel(MLPModel):
 
     is_recurrent: bool = False
     """Whether membranes are carried from one control step to the next (set per instance from the network)."""
+    input_shape: tuple[int, ...]
+    """(O,), or (C, H, W) of an image: what the network is built for."""
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class SpikingModel(MLPModel):
         distribution_cfg: dict | None = None,
         network: dict[str, Any] | str = "feedforward",
         burn_in: int = 0,
+        cnn_cfg: dict[str, Any] | None = None,
     ) -> None:
         """Arguments as `MLPModel`'s, and:
 
@@ -54,7 +58,12 @@ class SpikingModel(MLPModel):
                 configurations carry it.
             burn_in: The first control steps of each replayed rollout that warm the state up and carry no loss. Needs a
                 stateful network, `SpikingPPO`, and the same number in the other model.
+            cnn_cfg: Of the `CNNModel` in whose place this one stands, where observations are images; only its cost is of use.
         """
+        if obs_normalization and any(obs[group].ndim == 4 for group in obs_groups[obs_set]):
+            raise registry.RegistryError(
+                f"agent.{obs_set}.obs_normalization: true is for vectors, not for images; set it to false"
+            )
         # the parent insists on an MLP: give it the smallest, then put the spiking network in its place
         super().__init__(
             obs, obs_groups, obs_set, output_dim, (1,), activation, obs_normalization, distribution_cfg
@@ -67,11 +76,14 @@ class SpikingModel(MLPModel):
         settings = spec.with_layers(settings, hidden_dims)
         configured = registry.configure("networks", settings, f"{obs_set}.network")
         self.network: SpikingNetwork = configured.build(
-            inputs=self.obs_dim, outputs=math.prod(self.output_shape)
+            inputs=self.input_shape, outputs=math.prod(self.output_shape)
         )
         self.settings = configured.settings()
         widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
         self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
+        if cnn_cfg is not None:
+            ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
+            self.ann_operations = dense_operations(ann)
         self.cache = f"{obs_set}_features" if self.network.features is not None else None
         """Where in the observations the features of this model stand that were computed in the rollout; None: nowhere."""
         self.is_recurrent = self.network.stateful and self.cache is None
@@ -84,6 +96,33 @@ class SpikingModel(MLPModel):
             self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
         self.state: State | None = None
         """Of the network, before the next control step; None: rest."""
+
+    def _get_obs_dim(
+        self, obs: TensorDict, obs_groups: dict[str, list[str]], obs_set: str
+    ) -> tuple[list[str], int]:
+        """As the parent's, and for one group of images [B, C, H, W] too, which the network takes as maps."""
+        groups = obs_groups[obs_set]
+        shapes = {group: tuple(obs[group].shape[1:]) for group in groups}
+        if all(len(shape) == 1 for shape in shapes.values()):
+            groups, size = super()._get_obs_dim(obs, obs_groups, obs_set)
+            shape = (size,)
+        elif len(groups) == 1:
+            shape = shapes[groups[0]]
+        else:
+            raise registry.RegistryError(
+                f"agent.obs_groups.{obs_set}: a spiking network takes vectors, or one group of images; "
+                f"got {', '.join(f'{group}: {list(shape)}' for group, shape in shapes.items())}"
+            )
+        self.input_shape = shape
+        return groups, math.prod(shape)
+
+    def get_latent(
+        self, obs: TensorDict, masks: Tensor | None = None, hidden_state: HiddenState = None
+    ) -> Tensor:
+        """As `MLPModel.get_latent`; an image comes out flat, with its columns fastest."""
+        if len(self.input_shape) == 1:
+            return super().get_latent(obs, masks, hidden_state)
+        return obs[self.obs_groups[0]].flatten(-len(self.input_shape))
 
     def forward(
         self,

@@ -1,75 +1,67 @@
-"""What a spiking model does, seen from the rollout that it was just trained on."""
+"""What rsl_rl's actor does: in the rollout that it was just trained on, and in playback."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from rsl_rl.algorithms import PPO
 from torch import Tensor
 
+from spiky_rl.hosts.common import observe
+from spiky_rl.hosts.common.observe import SAMPLES, Activity
+from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
-from spiky_rl.metrics.spikes import Firing, firing, mean_rate, picture, timelines
-from spiky_rl.metrics.synops import dense_operations, effective_operations
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import State
 
 
-@dataclass(frozen=True)
-class Activity:
-    """One model's activity and cost per control step."""
+class Played(PlayedPolicy):
+    """An actor of rsl_rl's, spiking or not."""
 
-    layers: list[Firing]
-    rate: float
-    """Mean spikes per neuron and inner step; 0 for an ANN."""
-    operations: float
-    """Effective synaptic operations per control step; an ANN's multiply-accumulates."""
-    ann_operations: float
-    """Multiply-accumulates of the ANN in the model's place: Isaac Lab's own network for the task."""
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        spiking = isinstance(model, SpikingModel)
+        self.network = model.network if spiking else None
+        self.ann_operations = model.ann_operations if spiking else 0.0
+
+    @property
+    def state(self) -> State | None:
+        """The model's own."""
+        return self.model.state if self.network is not None else None  # type: ignore[return-value]
+
+    def __call__(self, obs: Any) -> Tensor:  # noqa: D102
+        return self.model(obs)
+
+    def reset(self, dones: Tensor | None = None) -> None:  # noqa: D102
+        self.model.reset(dones)  # type: ignore[operator]
+
+    def seen(self, obs: Any) -> Tensor:  # noqa: D102
+        assert isinstance(self.model, SpikingModel)
+        return self.model.get_latent(obs)
 
 
-def activity(model: Any, x: Tensor | None = None, state: tuple[Tensor, ...] | None = None) -> Activity:
-    """Activity of a model for normalised observations x [B, O] and its state; an ANN needs neither."""
-    if not isinstance(model, SpikingModel):
-        operations = dense_operations(model)
-        return Activity([], 0.0, operations, operations)
-    assert x is not None
-    record = Record()
-    with torch.no_grad():
-        model.network(x.unsqueeze(0), state or model.network.zero_state(x.shape[0], x), record=record)
-    layers = firing(record)
-    return Activity(layers, mean_rate(layers, record), effective_operations(record), model.ann_operations)
-
-
-def last_activity(algorithm: PPO, samples: int = 512) -> Activity:
-    """The actor's activity at the last control step of the rollout, over at most ``samples`` environments."""
+def last_activity(algorithm: PPO) -> Activity:
+    """The actor's activity at the last control step of the rollout, over some of the environments."""
     actor, storage = algorithm.get_policy(), algorithm.storage
     if not isinstance(actor, SpikingModel):
-        return activity(actor)
+        return observe.ann_activity(actor)
     with torch.no_grad():
-        x = actor.get_latent(storage.observations[-1][:samples])  # type: ignore[arg-type]
-        saved = storage.saved_hidden_state_a if actor.is_recurrent else None
-        state = tuple(s[-1, :, :samples] for s in saved) if saved else None
-        return activity(actor, x, state)
+        x = actor.get_latent(storage.observations[-1][:SAMPLES])  # type: ignore[arg-type]
+    saved = storage.saved_hidden_state_a if actor.is_recurrent else None
+    # where nothing is replayed, no state is stored: the one after that step is as good to count spikes with
+    now = actor.state if actor.network.stateful else None
+    state = tuple(s[-1] for s in saved) if saved else now
+    part = tuple(s[:, :SAMPLES] for s in state) if state else None
+    return observe.activity(actor.network, x, part, actor.ann_operations)
 
 
 def raster(algorithm: PPO, environment: int = 0) -> Any:
     """Spike raster and membrane traces of one environment over the rollout, as a matplotlib figure."""
     actor, storage = algorithm.get_policy(), algorithm.storage
     assert isinstance(actor, SpikingModel)
-    network, record = actor.network, Record()
+    one = slice(environment, environment + 1)
     with torch.no_grad():
-        x = actor.get_latent(storage.observations[:, environment : environment + 1])  # type: ignore[arg-type]
-        if network.stateful:
-            saved = storage.saved_hidden_state_a
-            state = (
-                tuple(s[0, :, environment : environment + 1] for s in saved)
-                if saved
-                else network.zero_state(1, x)
-            )
-            begins = torch.roll(storage.dones[:, environment], 1, 0).float()
-            begins[0] = 0.0
-            network(x, state, keep=1.0 - begins, record=record)
-        else:
-            network(x.transpose(0, 1), network.zero_state(x.shape[0], x), record=record)
-    return picture(*timelines(record, network.stateful), network.steps)
+        x = actor.get_latent(storage.observations[:, one])  # type: ignore[arg-type]
+    saved = storage.saved_hidden_state_a if actor.is_recurrent else None
+    state = tuple(s[0, :, one] for s in saved) if saved else None
+    return observe.raster(actor.network, x, state, storage.dones[:, environment])

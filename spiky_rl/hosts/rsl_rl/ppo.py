@@ -56,6 +56,7 @@ class SpikingPPO(PPO):
         self._caching = [m for m in (actor, critic) if isinstance(m, SpikingModel) and m.cache is not None]
         for model in self._caching:
             # beside the observations: the rollout then hands every sample its features, in whatever order
+            assert model.cache is not None and model.network.features is not None
             shape = (*storage.observations.shape, model.network.features)
             storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
         if critic_learning_rate is not None:

@@ -1,0 +1,6 @@
+"""Grow a reservoir's graph: ``python scripts/grow.py --out grown.json --tournaments 200``."""
+
+from spiky_rl.cli.grow import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+"""``grow.py``: evolve a rule that grows a graph, scored as a spiking reservoir."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spiky_rl.cli import common
+from spiky_rl.registry import UserError
+
+if TYPE_CHECKING:
+    from spiky_rl.growth.evolution import Progress
+
+TASKS = ("narma10", "narma30", "memory")
+"""Those of `spiky_rl.growth.scoring`, which imports torch."""
+EVERY = 10
+"""Tournaments between two plain lines without an improvement."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = common.Parser(
+        prog="grow.py", description="Evolve a graph for a spiking reservoir; Ctrl-C keeps the best."
+    )
+    found.add_argument(
+        "--out", type=Path, required=True, help="the best graph: FILE.json, written whenever it is bettered"
+    )
+    found.add_argument("--task", default="narma10", choices=TASKS, help="what the reservoir is scored on")
+    found.add_argument("--tournaments", type=common.positive, default=200, help="pairs of rules that compete")
+    found.add_argument("--population", type=common.positive, default=10, help="chromosomes of each kind")
+    found.add_argument(
+        "--hidden",
+        type=common.positive,
+        help="neurons in a hidden layer of the rules; default: no such layer",
+    )
+    found.add_argument(
+        "--min_size",
+        type=common.positive,
+        default=20,
+        help="nodes that its largest connected part has at least",
+    )
+    found.add_argument("--max_size", type=common.positive, default=200, help="nodes that a graph has at most")
+    found.add_argument(
+        "--seed", type=common.seed_number, default=0, help="of rules, reservoirs and task; -1: a random one"
+    )
+    return found
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for what does not go together."""
+    if args.out.suffix != ".json":
+        raise common.UsageError(f"--out {args.out}: name a .json file")
+    if args.population < 2:
+        raise common.UsageError(f"--population {args.population}: a tournament needs at least 2")
+    if not 2 <= args.min_size <= args.max_size:
+        raise common.UsageError(
+            f"--min_size {args.min_size}: must be between 2 and --max_size, which is {args.max_size}"
+        )
+    folder = args.out.absolute().parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise common.UsageError(f"--out {args.out}: {str(folder)!r} is no folder that this user can write to")
+    if args.out.is_dir():
+        raise common.UsageError(f"--out {args.out}: is a folder")
+
+
+def grow(argv: list[str]) -> int:
+    """Evolve, and keep the best graph in its file."""
+    args = parser().parse_args(argv)
+    check(args)
+    import numpy as np
+    import torch
+
+    from spiky_rl.graphs.grown import write
+    from spiky_rl.growth.evolution import Limits, evolve
+    from spiky_rl.growth.scoring import Score, as_file
+
+    torch.set_num_threads(1)  # small reservoirs are slower on more
+    seed = int(np.random.default_rng().integers(2**31)) if args.seed == -1 else args.seed
+    score = Score(args.task, seed)
+
+    def keep(progress: Progress) -> None:
+        if progress.improved and progress.best is not None:
+            best = progress.best
+            write(args.out, as_file(best.cells, best.rule, score, best.fitness))
+        display(progress)
+
+    limits = Limits(args.min_size, args.max_size)
+    with Display(args.tournaments, score.settings()["unit"]) as display, announced(args.out):
+        best = evolve(
+            score,
+            np.random.default_rng(seed),
+            args.tournaments,
+            args.population,
+            args.hidden or 0,
+            limits,
+            keep,
+        )
+    if best is None:
+        raise UserError(
+            f"no rule grew a connected graph of {args.min_size} to {args.max_size} nodes; more --tournaments or another --seed may"
+        )
+    print(f"{args.out}: {best.cells.size} nodes, {int(best.cells.adjacency.sum())} edges, seed {seed}")
+    return 0
+
+
+@contextmanager
+def announced(out: Path) -> Iterator[None]:
+    """Say what an interruption leaves."""
+    before = out.stat().st_mtime_ns if out.exists() else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        saved = out.exists() and out.stat().st_mtime_ns != before
+        sys.stderr.write(
+            f"the best so far is in {out}\n" if saved else "there is no valid graph to keep yet\n"
+        )
+        raise
+
+
+class Display:
+    """A live line in a terminal that rich can draw on, plain lines elsewhere."""
+
+    def __init__(self, tournaments: int, unit: str) -> None:
+        self.tournaments, self.unit = tournaments, unit
+        self.live: Any = None
+        self.task: Any = None
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Display:
+        if sys.stdout.isatty() and importlib.util.find_spec("rich"):
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (MofNCompleteColumn(), TextColumn("tournaments"), BarColumn(), TimeRemainingColumn())
+            self.live = Progress(*columns, TextColumn("{task.description}"))
+            self.live.start()
+            self.task = self.live.add_task("no graph yet", total=self.tournaments)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Show where the evolution stands."""
+        if self.live is not None:
+            self.live.update(self.task, completed=progress.tournament, description=self.best(progress))
+        elif progress.improved or progress.tournament % EVERY == 0 or progress.tournament == self.tournaments:
+            seconds = time.monotonic() - self.started
+            print(
+                f"tournament {progress.tournament:4d}/{self.tournaments}  {self.best(progress)}"
+                f"  {progress.growths} growths, {progress.measured} measured, {seconds:.0f} s",
+                flush=True,
+            )
+
+    def best(self, progress: Progress) -> str:
+        """The best so far in words."""
+        best = progress.best
+        if best is None or not math.isfinite(best.fitness):
+            return "no valid graph yet"
+        mark = " (better)" if progress.improved else ""
+        return f"{self.unit} {best.fitness:.4f} with {best.cells.size} nodes{mark}"
+
+
+def main() -> int:
+    """Entry point of ``scripts/grow.py``."""
+    return common.run(grow)

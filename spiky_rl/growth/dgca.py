@@ -1,0 +1,225 @@
+"""Developmental Graph Cellular Automata: a directed graph that grows from one node, by a rule that every node follows.
+
+A node sees G: its own state, the counts of its in-neighbours' states and of its out-neighbours' states, divided by the
+largest of these. One network maps G to an action (remove, stay, divide, and how a child is wired), all nodes act at once,
+and a second network maps the new graph's G to the nodes' new states.
+
+Source: Waldegrave, Stepney & Trefzer (2023); Barandiaran & Stovold (2025), whose rule set this is without its optional noise.
+Different from their published code: a child is kept for any of its three wiring choices, not only for the first two, and
+ties go to the first choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import networkx
+import numpy as np
+from scipy.sparse import csgraph, csr_array
+
+STATES = 3
+CHOICES = 15
+"""Outputs of the action network: 3 for remove, stay, divide; 4 each for forward, backward and new-new wiring."""
+HIDDEN = 64
+REMOVE, DIVIDE = 0, 2
+NONE, IDENTITY, ADJACENT, TRANSPOSED = range(4)
+MAX_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A graph of nodes with states."""
+
+    adjacency: np.ndarray
+    """bool [N, N], from row to column"""
+    states: np.ndarray
+    """int [N]"""
+    inputs: int = 0
+    """So many of the first nodes are inputs,"""
+    outputs: int = 0
+    """and so many of those after them outputs: neither are ever removed."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.states)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Two networks without biases: the chromosomes."""
+
+    action: tuple[np.ndarray, ...]
+    """[9, 15], or [9, hidden] and [hidden, 15] with logistic neurons between."""
+    state: tuple[np.ndarray, ...]
+    """([9, 3],)"""
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a growth went."""
+
+    cells: Cells
+    """The last graph that was not too large."""
+    steps: int
+    end: str
+    """died, attractor (a graph came back), size (the next one was too large) or steps (there were no more)."""
+
+
+@dataclass(frozen=True)
+class Actions:
+    """What each node does; wiring counts where it divides."""
+
+    remove: np.ndarray
+    """bool [N]"""
+    divide: np.ndarray
+    """bool [N]"""
+    forward: np.ndarray
+    """int [N], NONE to TRANSPOSED: edges from old nodes to the child"""
+    backward: np.ndarray
+    """int [N]: from the child to old nodes"""
+    new: np.ndarray
+    """int [N]: between children"""
+
+
+def seed_cells(inputs: int = 0, outputs: int = 0) -> Cells:
+    """One node without edges; with inputs or outputs, these as well, and edges inputs -> node -> outputs."""
+    size = inputs + outputs + 1
+    adjacency = np.zeros((size, size), bool)
+    adjacency[:inputs, -1] = True
+    adjacency[-1, inputs:-1] = True
+    return Cells(adjacency, np.zeros(size, int), inputs, outputs)
+
+
+def random_rule(generator: np.random.Generator, hidden: int = 0) -> Rule:
+    """Weights uniform in [-1, 1]; ``hidden`` neurons in the action network, 0 for a single layer."""
+    widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
+    action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in zip(widths, widths[1:], strict=False))
+    return Rule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
+
+
+def neighbourhood(cells: Cells) -> np.ndarray:
+    """G [N, 9]: own state, states of in-neighbours, states of out-neighbours."""
+    one_hot = np.eye(STATES)[cells.states]
+    adjacency = cells.adjacency.astype(float)
+    seen = np.concatenate([one_hot, adjacency.T @ one_hot, adjacency @ one_hot], 1)
+    return seen / np.max(seen, axis=1, keepdims=True, initial=1.0)
+
+
+def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
+    for weights in layers[:-1]:
+        x = 1.0 / (1.0 + np.exp(-(x @ weights)))
+    return x @ layers[-1]
+
+
+def choose(rule: Rule, cells: Cells) -> Actions:
+    """The largest output of each group decides."""
+    output = _forward(rule.action, neighbourhood(cells))
+    what = output[:, :3].argmax(1)
+    wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))
+    remove = what == REMOVE
+    remove[: cells.inputs + cells.outputs] = False
+    return Actions(remove, what == DIVIDE, *wiring)
+
+
+def restructure(cells: Cells, actions: Actions) -> Cells:
+    """The graph after all nodes have acted: survivors in their order, then children in theirs, which inherit the state."""
+    A = cells.adjacency
+    f, b, n = actions.forward, actions.backward, actions.new
+    loop = np.eye(cells.size, dtype=bool)
+    ahead = loop & (f == IDENTITY) | A & (f == ADJACENT) | A.T & (f == TRANSPOSED)
+    back, among = (
+        loop & (k == IDENTITY)[:, None] | A & (k == ADJACENT)[:, None] | A.T & (k == TRANSPOSED)[:, None]
+        for k in (b, n)
+    )
+    wired = (f != NONE) | (b != NONE) | (n != NONE)
+    kept = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
+    adjacency = np.block([[A, ahead], [back, among]])[np.ix_(kept, kept)]
+    return Cells(adjacency, np.concatenate([cells.states] * 2)[kept], cells.inputs, cells.outputs)
+
+
+def prune(cells: Cells) -> Cells:
+    """With inputs and more than one part: without the nodes that no input reaches, but for inputs and outputs."""
+    if not cells.inputs:
+        return cells
+    sparse = csr_array(cells.adjacency)
+    if csgraph.connected_components(sparse, connection="weak")[0] == 1:
+        return cells
+    kept = np.arange(cells.size) < cells.inputs + cells.outputs
+    for i in range(cells.inputs):
+        kept[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
+    return Cells(cells.adjacency[np.ix_(kept, kept)], cells.states[kept], cells.inputs, cells.outputs)
+
+
+def largest_part(cells: Cells) -> Cells:
+    """The nodes that hang together most numerously (weakly connected; of equals the first), without inputs and outputs."""
+    if cells.size == 0:
+        return cells
+    labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
+    kept = labels == np.bincount(labels).argmax()
+    return Cells(cells.adjacency[np.ix_(kept, kept)], cells.states[kept])
+
+
+def step(rule: Rule, cells: Cells) -> Cells:
+    """One step of development. Without nodes in, or left, there are none out."""
+    cells = prune(restructure(cells, choose(rule, cells)))
+    states = _forward(rule.state, neighbourhood(cells)).argmax(1)
+    return Cells(cells.adjacency, states, cells.inputs, cells.outputs)
+
+
+def grow(rule: Rule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: Cells | None = None) -> Growth:
+    """Develop a graph from its seed until it dies, comes back to a former graph, gets too large or has had its steps."""
+    cells = seed_cells() if seed is None else seed
+    seen: dict[bytes, list[Cells]] = {_fingerprint(cells): [cells]}
+    for count in range(1, max_steps + 1):
+        following = step(rule, cells)
+        if following.size == 0:
+            return Growth(following, count, "died")
+        if following.size > max_size:
+            return Growth(cells, count - 1, "size")
+        cells = following
+        alike = seen.setdefault(_fingerprint(cells), [])
+        if any(isomorphic(cells, former) for former in alike):
+            return Growth(cells, count, "attractor")
+        alike.append(cells)
+    return Growth(cells, max_steps, "steps")
+
+
+def _fingerprint(cells: Cells) -> bytes:
+    """Equal for isomorphic graphs: the rows of G, sorted."""
+    seen = neighbourhood(cells)
+    return np.ascontiguousarray(seen[np.lexsort(seen.T)]).tobytes()
+
+
+def isomorphic(a: Cells, b: Cells) -> bool:
+    """Whether a renumbering of the nodes makes one graph, states included, the other."""
+    if a.size != b.size or a.adjacency.sum() != b.adjacency.sum():
+        return False
+    if np.array_equal(a.adjacency, b.adjacency) and np.array_equal(a.states, b.states):
+        return True
+    # refined colours rule most pairs out and leave the search few candidates for the others
+    colours = _colours(a, b)
+    if not np.array_equal(np.sort(colours[: a.size]), np.sort(colours[a.size :])):
+        return False
+    graphs = []
+    for cells, own in ((a, colours[: a.size]), (b, colours[a.size :])):
+        graph = networkx.from_numpy_array(cells.adjacency, create_using=networkx.DiGraph)
+        networkx.set_node_attributes(graph, dict(enumerate(own.tolist())), "colour")
+        graphs.append(graph)
+    return networkx.vf2pp_is_isomorphic(graphs[0], graphs[1], node_label="colour")
+
+
+def _colours(a: Cells, b: Cells) -> np.ndarray:
+    """Colours of both graphs' nodes, refined by their neighbours' until that distinguishes no more (Weisfeiler-Leman)."""
+    size = a.size
+    adjacency = np.zeros((2 * size, 2 * size))
+    adjacency[:size, :size], adjacency[size:, size:] = a.adjacency, b.adjacency
+    loops = adjacency.diagonal().astype(int)
+    colours = np.unique(np.concatenate([a.states, b.states]) * 2 + loops, return_inverse=True)[1]
+    while True:
+        count = colours.max(initial=-1) + 1
+        one_hot = np.eye(count)[colours]
+        described = np.concatenate([colours[:, None], adjacency.T @ one_hot, adjacency @ one_hot], 1)
+        colours = np.unique(described, axis=0, return_inverse=True)[1].ravel()
+        if colours.max(initial=-1) + 1 == count:
+            return colours

@@ -1,0 +1,87 @@
+"""What a policy does: spikes, operations and rasters, as every host shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.metrics.spikes import Firing, firing, mean_rate, picture, timelines
+from spiky_rl.metrics.synops import dense_operations, effective_operations
+from spiky_rl.networks.base import Record, SpikingNetwork, State
+
+SAMPLES = 512
+"""Environments that the activity of a rollout is measured on, at most."""
+
+
+@dataclass(frozen=True)
+class Activity:
+    """One model's activity and cost per control step."""
+
+    layers: list[Firing]
+    rate: float
+    """Mean spikes per neuron and inner step; 0 for an ANN."""
+    operations: float
+    """Effective synaptic operations per control step; an ANN's multiply-accumulates."""
+    ann_operations: float
+    """Multiply-accumulates of the ANN in the model's place: Isaac Lab's own network for the task."""
+
+
+def ann_activity(model: nn.Module) -> Activity:
+    """Of a model that does not spike."""
+    operations = dense_operations(model)
+    return Activity([], 0.0, operations, operations)
+
+
+def activity(network: SpikingNetwork, x: Tensor, state: State | None, ann_operations: float) -> Activity:
+    """Of a network, for what its model sees, x [B, O], and the state before it (None: rest)."""
+    record = Record()
+    with torch.no_grad():
+        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+    layers = firing(record)
+    return Activity(layers, mean_rate(layers, record), effective_operations(record), ann_operations)
+
+
+def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Any:
+    """Spike raster and membrane traces over one environment's rollout, as a matplotlib figure.
+
+    Args:
+        network: The network.
+        x: What its model saw, [T, 1, O].
+        state: Before the first control step, of a stateful network; None: rest.
+        dones: Whether the episode ended with a control step, [T].
+    """
+    record = Record()
+    with torch.no_grad():
+        if network.stateful:
+            begins = torch.roll(dones.float(), 1, 0).view(-1, 1)
+            begins[0] = 0.0
+            network(x, state or network.zero_state(1, x), keep=1.0 - begins, record=record)
+        else:
+            network(x.transpose(0, 1), network.zero_state(x.shape[0], x), record=record)
+    return picture(*timelines(record, network.stateful), network.steps)
+
+
+def write_activity(writer: Any, index: int, seen: Activity, seconds: Mapping[str, float]) -> None:
+    """The scalars of spikes, cost and time of iteration ``index``; ``seconds`` by part of the iteration."""
+    for name, value in seconds.items():
+        writer.add_scalar(f"Perf/seconds_{name}", value, index)
+    writer.add_scalar("Cost/operations_per_step", seen.operations, index)
+    writer.add_scalar("Cost/ann_operations_per_step", seen.ann_operations, index)
+    if seen.layers:
+        writer.add_scalar("Spikes/rate", seen.rate, index)
+    for i, layer in enumerate(seen.layers, start=1):
+        writer.add_scalar(f"Spikes/layer_{i}_rate", layer.rate, index)
+        writer.add_scalar(f"Spikes/layer_{i}_silent", layer.silent, index)
+        writer.add_scalar(f"Spikes/layer_{i}_saturated", layer.saturated, index)
+
+
+def write_pictures(writer: Any, index: int, actions: Tensor, figure: Any) -> None:
+    """The distribution of a rollout's actions and, if there is one, its raster; nothing for writers without pictures."""
+    if hasattr(writer, "add_histogram"):
+        writer.add_histogram("Policy/actions", actions, index)
+    if figure is not None and hasattr(writer, "add_figure"):
+        writer.add_figure("Spikes/raster", figure, index)

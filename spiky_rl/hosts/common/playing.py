@@ -1,0 +1,59 @@
+"""A trained policy as playback uses it, whichever library trained it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.hosts.common import observe
+from spiky_rl.hosts.common.observe import Activity
+from spiky_rl.metrics.film import spikes_of
+from spiky_rl.networks.base import Record, SpikingNetwork, State
+
+
+class PlayedPolicy(ABC):
+    """Deterministic actions of a policy that carries its own state through the episodes.
+
+    Call it once per control step, and ``reset`` with what the environment says is done.
+    """
+
+    model: nn.Module
+    network: SpikingNetwork | None
+    """None for an ANN."""
+    ann_operations: float
+
+    @property
+    @abstractmethod
+    def state(self) -> State | None:
+        """Of a spiking network, before the next control step; None: rest."""
+
+    @abstractmethod
+    def __call__(self, obs: Any) -> Tensor:
+        """Observations, a TensorDict of [B, ...] -> actions [B, A]; the state goes on by one control step."""
+
+    @abstractmethod
+    def reset(self, dones: Tensor | None = None) -> None:
+        """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
+
+    @abstractmethod
+    def seen(self, obs: Any) -> Tensor:
+        """What the policy's first layer gets, [B, O]: the observation groups it uses, normalised."""
+
+    def activity(self, obs: Any) -> Activity:
+        """Spikes and operations of the control step to come; the state stays."""
+        if self.network is None:
+            return observe.ann_activity(self.model)
+        return observe.activity(self.network, self.seen(obs), self.state, self.ann_operations)
+
+    def spikes(self, obs: Any) -> list[Tensor] | None:
+        """Spikes [K, N] of every layer in the control step to come, of environment 0; None for an ANN."""
+        if self.network is None:
+            return None
+        x, record = self.seen(obs)[:1], Record()
+        state = tuple(s[:, :1] for s in self.state) if self.state else self.network.zero_state(1, x)
+        with torch.no_grad():
+            self.network(x.unsqueeze(0), state, record=record)
+        return spikes_of(record.signal)

@@ -1,0 +1,10 @@
+"""skrl as a host: the models that our configuration of its runner names, and the agents that it makes of them.
+
+``class: spiky_rl.hosts.skrl:SpikingPolicy`` makes a policy, ``...:SpikingValue`` a value function, either of a spiking
+network or of an ANN. Nothing of skrl is patched: its runner, agents, models and environment wrapper are subclassed.
+"""
+
+from spiky_rl.hosts.skrl.models import SpikingPolicy, SpikingValue
+from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+
+__all__ = ["SpikingPPO", "SpikingPolicy", "SpikingRecurrentPPO", "SpikingValue"]

@@ -1,0 +1,83 @@
+"""The ANNs that stand where a network spikes: an MLP, behind a recurrent layer where the agent asks for one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.networks.base import State
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "selu": nn.SELU,
+    "relu": nn.ReLU,
+    "crelu": nn.CELU,
+    "lrelu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "softplus": nn.Softplus,
+    "gelu": nn.GELU,
+    "swish": nn.SiLU,
+    "mish": nn.Mish,
+    "identity": nn.Identity,
+}
+"""The modules behind rsl_rl's names for them."""
+
+
+class Ann(nn.Module):
+    """Called as a `SpikingNetwork` is: [T, B, inputs] -> [T, B, outputs], state in and out."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        rnn_type: str | None,
+        rnn_hidden_dim: int,
+        rnn_num_layers: int,
+    ) -> None:
+        """``rnn_type``: gru, lstm or None; the rest as rsl_rl's models take it."""
+        super().__init__()
+        self.rnn: nn.GRU | nn.LSTM | None = None
+        if rnn_type is not None:
+            self.rnn = (nn.GRU if rnn_type == "gru" else nn.LSTM)(inputs, rnn_hidden_dim, rnn_num_layers)
+        self.stateful = self.rnn is not None
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(
+            [rnn_hidden_dim if self.stateful else inputs, *hidden_dims, outputs]
+        ):
+            layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
+        self.mlp = nn.Sequential(*layers[:-1])
+
+    @property
+    def state_shapes(self) -> list[tuple[int, int]]:
+        """(layers, width) of every state."""
+        if self.rnn is None:
+            return []
+        return [(self.rnn.num_layers, self.rnn.hidden_size)] * (2 if isinstance(self.rnn, nn.LSTM) else 1)
+
+    def forward(self, x: Tensor, state: State | None, keep: Tensor | None = None) -> tuple[Tensor, State]:
+        """As `SpikingNetwork.forward`; states are [layers, B, width], and a recurrent layer needs them."""
+        if self.rnn is None:
+            return self.mlp(x), ()
+        assert state is not None
+        if keep is None or bool(keep.all()):
+            hidden, state = self._recur(x, state)
+            return self.mlp(hidden), state
+        outputs = []
+        for step, goes_on in zip(x, keep, strict=True):
+            state = tuple(s * goes_on.view(1, -1, 1) for s in state)
+            hidden, state = self._recur(step.unsqueeze(0), state)
+            outputs.append(hidden)
+        return self.mlp(torch.cat(outputs)), state
+
+    def _recur(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        assert self.rnn is not None
+        before: Any = tuple(s.contiguous() for s in state)
+        hidden, after = self.rnn(x, before if isinstance(self.rnn, nn.LSTM) else before[0])
+        return hidden, after if isinstance(after, tuple) else (after,)

@@ -1,0 +1,240 @@
+"""Isaac Lab's skrl configuration as the tree that agents change, and the changed tree as what skrl's runner takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from spiky_rl import schema
+from spiky_rl.registry import Configured
+from spiky_rl.spec import AgentSpec, SpecError
+
+CLASSES = "spiky_rl.hosts.skrl"
+SCALER = "RunningStandardScaler"
+ANN_CLASSES = ("MLPModel", "RNNModel")
+"""rsl_rl's names for ANNs, by which agents ask for one: with or without a recurrent layer in front."""
+ALLOWED: dict[str, tuple[Any, ...]] = {
+    "burn_in": (0,),
+    "torch_compile_mode": (None,),
+    "actor.class_name": ANN_CLASSES,
+    "critic.class_name": ANN_CLASSES,
+    "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    "actor.distribution_cfg.std_type": ("log",),
+    "actor.distribution_cfg.action_range": ((), []),
+    "algorithm.class_name": ("PPO",),
+    "algorithm.optimizer": ("adam",),
+    "algorithm.normalize_advantage_per_mini_batch": (False,),
+    "algorithm.use_mixed_precision": (False,),
+    "algorithm.share_cnn_encoders": (False,),
+    "algorithm.rnd_cfg": (None,),
+    "algorithm.symmetry_cfg": (None,),
+}
+"""Options of rsl_rl's that skrl does not have, and the values that ask for nothing."""
+
+
+def host_tree(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Isaac Lab's skrl configuration of a task in the shape of its rsl_rl one, which agents change.
+
+    Raises SpecError for what is no PPO on vectors with Gaussian actions.
+    """
+    agent, models = raw.get("agent") or {}, raw.get("models") or {}
+    if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
+        raise SpecError(f"{task}: Isaac Lab's skrl agent for it is {agent.get('class')!r}, ours is PPO")
+    rollouts, ratio_clip = agent.get("rollouts", 16), agent.get("ratio_clip", 0.2)
+    value_clip = agent.get("value_clip", 0.2) if agent.get("clip_predicted_values", True) else 0.0
+    scheduled = agent.get("learning_rate_scheduler")
+    if scheduled not in (None, "KLAdaptiveLR"):
+        raise SpecError(
+            f"{task}: Isaac Lab's learning_rate_scheduler for it is {scheduled!r}, not KLAdaptiveLR"
+        )
+    target = {"desired_kl": (agent.get("learning_rate_scheduler_kwargs") or {}).get("kl_threshold", 0.008)}
+    policy, states = models["policy"], _reads_states(models["value"])
+    # without a preprocessor of observations, skrl takes that of states for them
+    normalised = agent.get("observation_preprocessor", agent.get("state_preprocessor")) is not None
+    critic_normalised = "observation_preprocessor" in agent and agent.get("state_preprocessor") is not None
+    return {
+        "seed": raw.get("seed", 42),
+        "num_steps_per_env": rollouts,
+        "max_iterations": max(1, raw.get("trainer", {}).get("timesteps", 100_000) // rollouts),
+        "experiment_name": (agent.get("experiment") or {}).get("directory", ""),
+        "obs_groups": {"actor": ["policy"], "critic": ["critic"] if states else ["policy"]},
+        "actor": {
+            **_ann(policy, f"{task}: models.policy"),
+            "obs_normalization": normalised,
+            "distribution_cfg": {
+                "class_name": "GaussianDistribution",
+                "init_std": math.exp(policy.get("initial_log_std", 0.0)),
+                "std_type": "log",
+                "std_range": (
+                    [math.exp(policy.get("min_log_std", -20.0)), math.exp(policy.get("max_log_std", 2.0))]
+                    if policy.get("clip_log_std", True)
+                    else []
+                ),
+                "learn_std": not policy.get("fixed_log_std", False),
+            },
+        },
+        "critic": {
+            **_ann(models["value"], f"{task}: models.value"),
+            "obs_normalization": critic_normalised if states else normalised,
+        },
+        "algorithm": {
+            "class_name": "PPO",
+            "learning_rate": agent.get("learning_rate", 1e-3),
+            "schedule": "adaptive" if scheduled else "fixed",
+            **target,
+            "num_learning_epochs": agent.get("learning_epochs", 8),
+            "num_mini_batches": agent.get("mini_batches", 2),
+            "gamma": agent.get("discount_factor", 0.99),
+            "lam": agent.get("gae_lambda", agent.get("lambda", 0.95)),
+            "clip_param": ratio_clip,
+            "entropy_coef": agent.get("entropy_loss_scale", 0.0),
+            "value_loss_coef": agent.get("value_loss_scale", 2.5),
+            "use_clipped_value_loss": value_clip > 0,
+            **({"value_clip": value_clip} if value_clip not in (0.0, ratio_clip) else {}),
+            "max_grad_norm": agent.get("grad_norm_clip", 0.5),
+            "rewards_shaper_scale": float(agent.get("rewards_shaper_scale") or 1.0),
+            "value_normalization": agent.get("value_preprocessor") is not None,
+            "time_limit_bootstrap": agent.get("time_limit_bootstrap", False),
+            "kl_threshold": agent.get("kl_threshold", 0.0),
+        },
+    }
+
+
+def runner_config(spec: AgentSpec) -> dict[str, Any]:
+    """skrl's configuration, for `spiky_rl.hosts.skrl.runner.Runner`.
+
+    Raises SpecError that names key, value and what is allowed, for what skrl cannot do.
+    """
+    tree = spec.runner
+    _check(spec)
+    value = _option(tree, "algorithm")
+    learning_rate = value("learning_rate")
+    own_rate = value("critic_learning_rate")
+    adaptive = value("schedule") == "adaptive"
+    schedule = {"kl_threshold": value("desired_kl")}
+    if value("learning_rate_floor"):
+        schedule["min_lr"] = value("learning_rate_floor")
+    clip = value("value_clip") if value("value_clip") is not None else value("clip_param")
+    groups = tree.get("obs_groups") or {"actor": ["policy"], "critic": ["policy"]}
+    normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
+    # skrl normalises observations and states each in one way: a critic that sees anything else sees states
+    shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
+    return {
+        "num_steps_per_env": _option(tree)("num_steps_per_env"),
+        "save_interval": _option(tree)("save_interval"),
+        "obs_groups": groups,
+        "states": not shared,
+        "models": {
+            "separate": True,
+            "policy": {
+                **_model(tree["actor"], spec.network, "Policy", _option(tree)("num_steps_per_env")),
+                **_deviation(tree["actor"].get("distribution_cfg") or {}),
+            },
+            "value": {
+                **_model(tree["critic"], spec.critic_network, "Value", _option(tree)("num_steps_per_env")),
+                "source": "observations" if shared else "states",
+            },
+        },
+        "memory": {"class": "RandomMemory", "memory_size": -1},
+        "agent": {
+            "class": "PPO",
+            "rollouts": _option(tree)("num_steps_per_env"),
+            "learning_epochs": value("num_learning_epochs"),
+            "mini_batches": value("num_mini_batches"),
+            "discount_factor": value("gamma"),
+            "gae_lambda": value("lam"),
+            "learning_rate": [learning_rate, learning_rate if own_rate is None else own_rate],
+            "learning_rate_scheduler": "KLAdaptiveLR" if adaptive else None,
+            "learning_rate_scheduler_kwargs": schedule if adaptive else {},
+            "observation_preprocessor": SCALER if normalised[0] else None,
+            "state_preprocessor": SCALER if normalised[1] and not shared else None,
+            "value_preprocessor": SCALER if value("value_normalization") else None,
+            "grad_norm_clip": value("max_grad_norm"),
+            "ratio_clip": value("clip_param"),
+            "value_clip": clip if value("use_clipped_value_loss") else 0.0,
+            "entropy_loss_scale": value("entropy_coef"),
+            "value_loss_scale": value("value_loss_coef"),
+            "kl_threshold": value("kl_threshold"),
+            "rewards_shaper_scale": value("rewards_shaper_scale"),
+            "time_limit_bootstrap": value("time_limit_bootstrap"),
+            "experiment": {"write_interval": 0, "checkpoint_interval": 0},
+        },
+        "trainer": {
+            "class": "SequentialTrainer",
+            "timesteps": _option(tree)("max_iterations") * _option(tree)("num_steps_per_env"),
+            "close_environment_at_exit": False,
+            "disable_progressbar": True,
+        },
+    }
+
+
+def _reads_states(model: Mapping[str, Any]) -> bool:
+    return any(part.get("input") == "STATES" for part in model.get("network") or ())
+
+
+def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """Layers and activation of one of skrl's generated models."""
+    network = model.get("network") or [{}]
+    layers = network[0].get("layers", [])
+    activation = network[0].get("activations") or "identity"
+    plain = isinstance(activation, str) and all(isinstance(width, int) for width in layers)
+    if model.get("class") not in ("GaussianMixin", "DeterministicMixin") or len(network) != 1 or not plain:
+        raise SpecError(
+            f"{path}: Isaac Lab's network for it is no MLP on vectors, which ours takes the place of"
+        )
+    return {
+        "class_name": "MLPModel",
+        "hidden_dims": list(layers),
+        "activation": "lrelu" if activation == "leaky_relu" else activation,
+    }
+
+
+def _option(tree: Mapping[str, Any], part: str = "") -> Any:
+    """A look-up of values in the tree, or in a part of it, that falls back to the schema's defaults."""
+    values, options = (tree.get(part, {}), schema.RUNNER[part]) if part else (tree, schema.RUNNER)
+    return lambda key: values[key] if key in values else options[key].default
+
+
+def _check(spec: AgentSpec) -> None:
+    """Refuse what skrl cannot do."""
+    for path, allowed in ALLOWED.items():
+        node: Any = spec.runner
+        for key in path.split("."):
+            node = node.get(key, allowed[0]) if isinstance(node, Mapping) else allowed[0]
+        if node not in allowed:
+            raise SpecError(
+                f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r} is not available with --rl_library skrl;"
+                f" it allows {' and '.join(str(value) for value in allowed[:2])}"
+            )
+    algorithm = spec.runner["algorithm"]
+    schedule = algorithm.get("schedule", "adaptive")
+    if algorithm.get("critic_learning_rate") is not None and schedule != "fixed":
+        raise SpecError(
+            f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {schedule}"
+        )
+
+
+def _model(model: Mapping[str, Any], network: Configured | None, kind: str, steps: int) -> dict[str, Any]:
+    """What a model's class takes besides the spaces; ``kind``: Policy or Value."""
+    settings = {
+        "class": f"{CLASSES}:Spiking{kind}",
+        "hidden_dims": list(model.get("hidden_dims", ())),
+        "sequence_length": steps,
+    }
+    if network is not None:
+        return {**settings, "network": network.settings()}
+    options = {
+        key: model.get(key, option.default) for key, option in schema.MODEL.items() if key[:4] == "rnn_"
+    }
+    recurrent = options if model.get("class_name") == "RNNModel" else {}
+    return {**settings, "ann": {"activation": model["activation"], **recurrent}}
+
+
+def _deviation(distribution: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the action."""
+    return {
+        "init_std": distribution.get("init_std", 1.0),
+        "std_range": list(distribution.get("std_range") or ()),
+        "learn_std": distribution.get("learn_std", True),
+    }

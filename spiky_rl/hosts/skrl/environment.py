@@ -1,0 +1,81 @@
+"""rsl_rl's view of an environment as skrl's: timing, checks and films of the one serve the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from skrl.envs.wrappers.torch import Wrapper
+from torch import Tensor
+
+
+class Environment(Wrapper):
+    """skrl's wrapper around what rsl_rl's runner takes as an environment."""
+
+    def __init__(self, env: Any, obs_groups: Mapping[str, Sequence[str]], states: bool) -> None:
+        """``obs_groups``: what ``actor`` and ``critic`` see; ``states``: whether the critic sees it as skrl's states."""
+        super().__init__(env)
+        self.actor, self.critic = list(obs_groups["actor"]), list(obs_groups["critic"]) if states else None
+        self._device = torch.device(env.device)
+        self._obs = env.get_observations()
+
+    @property
+    def num_envs(self) -> int:
+        """B."""
+        return self._env.num_envs
+
+    @property
+    def observation_space(self) -> gymnasium.Space:
+        """Of one environment's actor."""
+        return _box(self.observations(self._obs).shape[-1])
+
+    @property
+    def state_space(self) -> gymnasium.Space | None:
+        """Of one environment's critic; None where it has no states."""
+        states = self.states(self._obs)
+        return None if states is None else _box(states.shape[-1])
+
+    @property
+    def action_space(self) -> gymnasium.Space:
+        """Unbounded, as Isaac Lab's."""
+        return _box(self._env.num_actions)
+
+    def observations(self, obs: Any) -> Tensor:
+        """What the actor sees, [B, O]."""
+        return torch.cat([obs[group] for group in self.actor], dim=-1)
+
+    def states(self, obs: Any) -> Tensor | None:
+        """What the critic sees, [B, S], or None where that is the actor's observations."""
+        if self.critic is None:
+            return None
+        return torch.cat([obs[group] for group in self.critic], dim=-1)
+
+    def reset(self) -> tuple[Tensor, dict[str, Any]]:
+        """Where the environments stand; as rsl_rl, skrl's runner starts there."""
+        self._obs = self._env.get_observations()
+        return self.observations(self._obs), {}
+
+    def state(self) -> Tensor | None:
+        """The critic's latest observation, or None."""
+        return self.states(self._obs)
+
+    def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
+        """Observations [B, O], rewards, terminations and truncations [B, 1], and the environment's own extras."""
+        self._obs, rewards, dones, extras = self._env.step(actions)
+        done = dones.view(-1, 1) > 0
+        cut = extras.get("time_outs")
+        truncated = torch.zeros_like(done) if cut is None else done & (cut.view(-1, 1) > 0)
+        return self.observations(self._obs), rewards.view(-1, 1), done & ~truncated, truncated, extras
+
+    def render(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: films are made elsewhere."""
+
+    def close(self) -> None:
+        """Nothing: who opened the environment closes it."""
+
+
+def _box(width: int) -> gymnasium.spaces.Box:
+    return gymnasium.spaces.Box(-np.inf, np.inf, (width,), np.float32)

@@ -1,0 +1,75 @@
+"""Episodes that end while skrl trains, and the scalars that rsl_rl's logger writes of an iteration."""
+
+from __future__ import annotations
+
+import statistics
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEPT = 100
+"""Episodes that a mean is taken over, as in rsl_rl."""
+
+
+class Episodes:
+    """Returns and lengths of the latest episodes, and what the environment reports of them."""
+
+    def __init__(self, num_envs: int, device: Any) -> None:
+        self.returns: deque[float] = deque(maxlen=KEPT)
+        self.lengths: deque[float] = deque(maxlen=KEPT)
+        self.reports: list[Mapping[str, Any]] = []
+        self._return = torch.zeros(num_envs, device=device)
+        self._length = torch.zeros(num_envs, device=device)
+
+    def add(self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
+        """Count a control step: rewards and dones [B, 1], and the environment's extras."""
+        if report := extras.get("episode", extras.get("log")):
+            self.reports.append(report)
+        self._return += rewards.view(-1)
+        self._length += 1
+        ended = dones.view(-1)
+        self.returns.extend(self._return[ended].tolist())
+        self.lengths.extend(self._length[ended].tolist())
+        self._return = self._return * ~ended
+        self._length = self._length * ~ended
+
+    def report(self) -> dict[str, float]:
+        """Means of the environment's reports since the last call, by tag."""
+        values: dict[str, list[float]] = {}
+        for report in self.reports:
+            for key, value in report.items():
+                numbers = torch.as_tensor(value, dtype=torch.float32).flatten().tolist()
+                values.setdefault(key if "/" in key else f"Episode/{key}", []).extend(numbers)
+        self.reports = []
+        return {tag: statistics.mean(numbers) for tag, numbers in values.items() if numbers}
+
+
+def write_training(
+    writer: Any,
+    index: int,
+    losses: Mapping[str, float],
+    learning_rate: float,
+    deviation: float,
+    env_steps: int,
+    seconds: tuple[float, float, float],
+    episodes: Episodes,
+) -> None:
+    """The scalars of rsl_rl's logger; ``seconds`` collecting, learning and in all, ``deviation`` the mean one of the actions."""
+    collecting, learning, elapsed = seconds
+    scalars = {f"Loss/{name}": value for name, value in losses.items()}
+    scalars |= {"Loss/learning_rate": learning_rate, "Policy/mean_std": deviation}
+    scalars |= {
+        "Perf/total_fps": int(env_steps / (collecting + learning)),
+        "Perf/collection_time": collecting,
+        "Perf/learning_time": learning,
+    }
+    if episodes.returns:
+        latest = {"mean_reward": episodes.returns, "mean_episode_length": episodes.lengths}
+        for name, values in latest.items():
+            scalars[f"Train/{name}"] = statistics.mean(values)
+            writer.add_scalar(f"Train/{name}/time", statistics.mean(values), int(elapsed))
+    for tag, value in {**episodes.report(), **scalars}.items():
+        writer.add_scalar(tag, value, index)

@@ -1,0 +1,75 @@
+"""What skrl's policy does: in the rollout that it was just trained on, and in playback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.hosts.common import observe
+from spiky_rl.hosts.common.observe import SAMPLES, Activity
+from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.skrl.environment import Environment
+from spiky_rl.hosts.skrl.ppo import SpikingAgent
+from spiky_rl.networks.base import State
+
+
+class Played(PlayedPolicy):
+    """The policy of one of skrl's agents, with the state that skrl itself does not advance when it only acts."""
+
+    def __init__(self, agent: SpikingAgent, environment: Environment) -> None:
+        self.agent, self.environment = agent, environment
+        self.model = agent.policy
+        self.network, self.ann_operations = agent.policy.network, agent.policy.ann_operations
+        self._state: State | None = None
+
+    @property
+    def state(self) -> State | None:
+        """Ours."""
+        return self._state
+
+    def __call__(self, obs: Any) -> Tensor:  # noqa: D102
+        inputs: dict[str, Any] = {"observations": self.seen(obs)}
+        if self._state is not None:
+            inputs["rnn"] = list(self._state)
+        with torch.no_grad():
+            mean, outputs = self.agent.policy.compute(inputs)
+        self._state = tuple(outputs["rnn"]) or None
+        return mean
+
+    def reset(self, dones: Tensor | None = None) -> None:  # noqa: D102
+        if dones is None:
+            self._state = None
+        elif self._state is not None:
+            done = dones.view(1, -1, 1) > 0
+            self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
+
+    def seen(self, obs: Any) -> Tensor:  # noqa: D102
+        return self.agent.normalised(self.environment.observations(obs))
+
+
+def last_activity(agent: SpikingAgent) -> Activity:
+    """The policy's activity at the last control step of the rollout, over some of the environments."""
+    policy = agent.policy
+    if policy.network is None:
+        return observe.ann_activity(policy)
+    x = agent.normalised(agent.stored("observations")[-1, :SAMPLES])
+    return observe.activity(policy.network, x, _stored(agent, -1, slice(SAMPLES)), policy.ann_operations)
+
+
+def raster(agent: SpikingAgent, environment: int = 0) -> Any:
+    """Spike raster and membrane traces of one environment over the rollout, a matplotlib figure; None for an ANN."""
+    policy = agent.policy
+    if policy.network is None:
+        return None
+    one = slice(environment, environment + 1)
+    x = agent.normalised(agent.stored("observations")[:, one])
+    ends = [agent.stored(name)[:, environment, 0] for name in ("terminated", "truncated")]
+    return observe.raster(policy.network, x, _stored(agent, 0, one), ends[0] | ends[1])
+
+
+def _stored(agent: SpikingAgent, step: int, environments: slice) -> State | None:
+    """The policy's states before a control step of the rollout, as the memory has them."""
+    names = [f"rnn_policy_{i}" for i in range(len(agent.policy.state_shapes))]
+    return tuple(tensor[step, environments].transpose(0, 1) for tensor in map(agent.stored, names)) or None

@@ -1,0 +1,78 @@
+"""skrl's PPO and recurrent PPO, with what spiking actors need and with the states that the rollout really used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
+from torch import Tensor
+
+from spiky_rl.hosts.skrl.models import SequenceModel, SpikingPolicy
+
+
+class SpikingAgent:
+    """What both agents of ours add to skrl's. Abstract: comes before one of skrl's agents."""
+
+    cfg: PPO_CFG
+    policy: SpikingPolicy
+    value: SequenceModel
+    optimizer: torch.optim.Optimizer
+    checkpoint_modules: dict[str, Any]
+    memory: Any
+    _observation_preprocessor: Any
+
+    def __init__(self, **arguments: Any) -> None:
+        """Arguments as skrl's agent's.
+
+        Of the two learning rates in skrl's configuration its PPO uses the first for everything. Here the second is that of
+        what does not spike: the value function and the action noise.
+        """
+        super().__init__(**arguments)
+        first, second = self.cfg.learning_rate  # type: ignore[misc]
+        if first != second:
+            noise = self.policy.log_std
+            spiking = [p for p in self.policy.parameters() if p is not noise]
+            still = [noise, *self.value.parameters()]
+            self.optimizer = torch.optim.Adam(
+                [{"params": spiking, "lr": first}, {"params": still, "lr": second}]
+            )
+            self.checkpoint_modules["optimizer"] = self.optimizer
+
+    def update(self, *, timestep: int, timesteps: int) -> None:
+        """As skrl's; the networks count it: slopes and encoder noise go by that."""
+        super().update(timestep=timestep, timesteps=timesteps)  # type: ignore[misc]  # pylint: disable=no-member
+        for model in (self.policy, self.value):
+            if model.network is not None:
+                model.network.advance()
+
+    def restart(self) -> None:
+        """Begin a rollout anew, whatever of one there was."""
+        self.memory.reset()
+        self._rollout = 0
+
+    def normalised(self, observations: Tensor) -> Tensor:
+        """Observations [..., O] as the policy sees them."""
+        return self._observation_preprocessor(observations)
+
+    def stored(self, name: str) -> Tensor:
+        """A tensor of the latest rollout, [T, B, ...], by skrl's name."""
+        return self.memory.get_tensor_by_name(name)
+
+
+class SpikingPPO(SpikingAgent, PPO):  # type: ignore[misc]
+    """skrl's PPO, unchanged but for a second learning rate and networks that count updates."""
+
+
+class SpikingRecurrentPPO(SpikingAgent, PPO_RNN):  # type: ignore[misc]
+    """skrl's PPO_RNN with the same, and with a memory of the states that the policy really had.
+
+    skrl 2.1 lets the dictionaries of initial and final states become one object after the first control step. From the
+    second on, ``act`` overwrites the initial policy state before it is stored: a replay that begins anywhere but in the
+    first step then starts from a state one step late. Here they stay two.
+    """
+
+    def record_transition(self, **transition: Any) -> None:
+        """As `PPO_RNN.record_transition`."""
+        super().record_transition(**transition)
+        self._rnn_initial_states = dict(self._rnn_final_states)

@@ -1,0 +1,250 @@
+"""skrl's runner with what a run of ours keeps: the surface, the checkpoints and the figures of the rsl_rl host's."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from skrl.utils.runner.torch import Runner as SkrlRunner
+from torch import Tensor, nn
+
+from spiky_rl import files
+from spiky_rl.hosts.common.checkpoints import (
+    CheckpointError,
+    check_identity,
+    read_checkpoint,
+    restore_random_state,
+)
+from spiky_rl.hosts.common.observe import write_pictures
+from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
+from spiky_rl.hosts.skrl.environment import Environment
+from spiky_rl.hosts.skrl.episodes import Episodes, write_training
+from spiky_rl.hosts.skrl.observe import Played, last_activity, raster
+from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+
+PARTS = {
+    "actor": ("policy", "observation_preprocessor"),
+    "critic": ("value", "value_preprocessor", "state_preprocessor"),
+    "optimizer": ("optimizer",),
+}
+"""What can be loaded by itself, in rsl_rl's words, and the modules of skrl's that belong to it."""
+
+
+class Runner(HostRunner, SkrlRunner):
+    """Trains with skrl's agents, models from our configuration, and skrl's own update."""
+
+    def __init__(
+        self,
+        env: Any,
+        config: Mapping[str, Any],
+        log_dir: str | None = None,
+        device: str = "cpu",
+        identity: dict[str, Any] | None = None,
+        picture_interval: int = 25,
+        notes: dict[str, str] | None = None,
+        on_iteration: Callable[[Iteration], None] | None = None,
+    ) -> None:
+        """Arguments as the rsl_rl host's runner takes them, and:
+
+        Args:
+            env: As rsl_rl sees one; it stays in charge of timing and checks.
+            config: Of `spiky_rl.hosts.skrl.config.runner_config`.
+        """
+        self.env, self.device, self.cfg = env, device, config
+        self.keep_books(identity, picture_interval, notes, on_iteration)
+        self.environment = Environment(env, config["obs_groups"], config["states"])
+        self.current_learning_iteration = 0
+        self.episodes = Episodes(env.num_envs, env.device)
+        self._folder, self._writer, self._elapsed = log_dir, None, 0.0
+        settings = {key: config[key] for key in ("memory", "agent", "trainer")}
+        models = {
+            role: {**model, "num_envs": env.num_envs} if isinstance(model, Mapping) else model
+            for role, model in config["models"].items()
+        }
+        # skrl seeds every generator: with the seed that torch has, so that who made the runner decides it
+        seed = torch.initial_seed() % 2**32
+        with quiet():
+            SkrlRunner.__init__(self, self.environment, {"seed": seed, "models": models, **settings})
+        self.alg: SpikingPPO | SpikingRecurrentPPO = self.agent  # type: ignore[assignment]
+        self.policy, self.value = self.alg.policy, self.alg.value
+
+    def _component(self, name: str) -> type:
+        """As skrl's, whose table is closed: beside it ``module:Class``, and our agents in the place of its PPO."""
+        module, colon, attribute = name.partition(":")
+        if colon:
+            return getattr(importlib.import_module(module), attribute)
+        if name.lower() == "ppo":
+            recurrent = any(model.stateful for model in self._models["agent"].values())  # type: ignore[union-attr]
+            return SpikingRecurrentPPO if recurrent else SpikingPPO
+        return super()._component(name)
+
+    @property
+    def models(self) -> Iterable[nn.Module]:
+        """Policy and value function."""
+        return self.policy, self.value
+
+    @property
+    def folder(self) -> str | None:
+        """Where the run is kept; None: nowhere."""
+        return self._folder
+
+    @property
+    def writer(self) -> Any:
+        """TensorBoard's, while training."""
+        return self._writer
+
+    def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
+        """Train; on any end that is not a crash of the learner itself, the last finished iteration is saved."""
+        if self.folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(log_dir=self.folder, flush_secs=10)
+        try:
+            with self.learning():
+                self.write_notes()
+                self._learn(iterations, init_at_random_ep_len)
+        finally:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+
+    def _learn(self, iterations: int, init_at_random_ep_len: bool) -> None:
+        if init_at_random_ep_len:
+            self.env.episode_length_buf = torch.randint_like(
+                self.env.episode_length_buf, high=int(self.env.max_episode_length)
+            )
+        self.alg.enable_training_mode(True)
+        self.alg.restart()
+        first = self.current_learning_iteration
+        observations, _ = self.environment.reset()
+        for index in range(first, first + iterations):
+            observations, collecting, learning = self._iterate(index, observations)
+            self.current_learning_iteration = index
+            self._report(index, first + iterations - 1, collecting, learning)
+            if self.folder is not None and index % self.cfg["save_interval"] == 0:
+                self.save(str(Path(self.folder) / f"model_{index}.pt"))
+        if self.folder is not None:
+            self.save(str(Path(self.folder) / f"model_{self.current_learning_iteration}.pt"))
+
+    def _iterate(self, index: int, observations: Tensor) -> tuple[Tensor, float, float]:
+        """A rollout and its update; the observations that follow and the seconds of both."""
+        steps, agent, environment = self.cfg["num_steps_per_env"], self.alg, self.environment
+        begun = collected = time.time()
+        for step in range(steps):
+            clock = {"timestep": index * steps + step, "timesteps": (index + 1) * steps}
+            states = environment.state()
+            agent.pre_interaction(**clock)
+            with torch.no_grad():
+                actions, _ = agent.act(observations, states, **clock)
+                following, rewards, terminated, truncated, extras = environment.step(actions)
+                self.episodes.add(rewards, terminated | truncated, extras)
+                agent.record_transition(
+                    observations=observations,
+                    states=states,  # type: ignore[arg-type]
+                    actions=actions,
+                    rewards=rewards.clone(),  # skrl writes into them
+                    next_observations=following,
+                    next_states=environment.state(),  # type: ignore[arg-type]
+                    terminated=terminated,
+                    truncated=truncated,
+                    infos=extras,
+                    **clock,
+                )
+            observations = following
+            if step == steps - 1:
+                collected = time.time()
+            agent.post_interaction(**clock)
+        return observations, collected - begun, time.time() - collected
+
+    def _report(self, index: int, last: int, collecting: float, learning: float) -> None:
+        """Book the iteration, with what rsl_rl's logger writes of one under the same names."""
+        losses = self.losses()
+        self.require_finite(index, losses)
+        env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
+        if self.writer is not None:
+            deviation = self.policy.log_std.exp().mean().item()
+            rate = self.alg.optimizer.param_groups[0]["lr"]
+            self._elapsed += collecting + learning
+            seconds = (collecting, learning, self._elapsed)
+            write_training(self.writer, index, losses, rate, deviation, env_steps, seconds, self.episodes)
+        if self.is_pictured(index):
+            write_pictures(self.writer, index, self.alg.stored("actions"), raster(self.alg))
+        self.book(
+            index,
+            last,
+            env_steps,
+            (collecting, learning),
+            losses,
+            (self.episodes.returns, self.episodes.lengths),
+            last_activity(self.alg),
+        )
+
+    def losses(self) -> dict[str, float]:
+        """Of the last update, in rsl_rl's names and without their weights."""
+        tracked, agent = self.alg.tracking_data, self.alg
+        weight = agent.cfg.value_loss_scale or 1.0
+        found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
+        means = {name: sum(values) / len(values) for name, values in found.items()}
+        tracked.clear()
+        entropy = (self.policy.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
+        return {"value": means["value"] / weight, "surrogate": means["surrogate"], "entropy": entropy}
+
+    def save(self, path: str, infos: dict | None = None) -> None:
+        """A checkpoint as skrl's agents write and read it, atomically, with progress, identity and random states beside."""
+        state: dict[str, Any] = {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}
+        state["iter"] = max(self.progress.iterations - 1, 0)
+        state["infos"] = {**(infos or {}), "spiky_rl": self.state_of_run()}
+        files.write(Path(path), lambda beside: torch.save(state, beside))
+
+    def load(
+        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
+    ) -> dict:
+        """Take over a checkpoint without executing code from it; training goes on with the next iteration.
+
+        ``load_cfg``: which of ``actor``, ``critic``, ``optimizer`` and ``iteration`` to take; None: all. Raises CheckpointError
+        for a file that is no checkpoint of this task, agent and network.
+        """
+        loaded = read_checkpoint(path, map_location or self.device, "skrl")
+        check_identity(loaded, self.identity, path)
+        wanted = load_cfg or dict.fromkeys((*PARTS, "iteration"), True)
+        modules = [name for part, names in PARTS.items() if wanted.get(part) for name in names]
+        try:
+            for name in modules:
+                if module := self.alg.checkpoint_modules.get(name):
+                    how = {} if name == "optimizer" else {"strict": strict}
+                    module.load_state_dict(loaded[name], **how)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            detail = " ".join(str(error).split())[:300]
+            raise CheckpointError(f"{path}: its networks do not fit this agent's: {detail}") from None
+        ours = (loaded.get("infos") or {}).get("spiky_rl")
+        if wanted.get("iteration"):
+            self.current_learning_iteration = loaded["iter"] + 1
+            self.progress = Progress(**ours["progress"]) if ours else Progress(iterations=loaded["iter"] + 1)
+            if ours:
+                restore_random_state(ours["random"], self.device)
+        return loaded.get("infos") or {}
+
+    def get_inference_policy(self, device: str | None = None) -> Played:
+        """The policy as playback uses it, in evaluation mode, on ``device``."""
+        self.policy.to(device or self.device)
+        self.alg.enable_training_mode(False, apply_to_models=True)
+        return Played(self.alg, self.environment)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hold back what skrl says of itself; errors pass."""
+    log = logging.getLogger("skrl")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)

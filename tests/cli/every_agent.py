@@ -1,0 +1,67 @@
+"""Two iterations of every agent on the real Isaac-Cartpole, in one simulator: ``every_agent.py LIBRARY FOLDER AGENT...``.
+
+Prints one line of JSON per agent: what it did, or the traceback.
+"""
+
+import contextlib
+import io
+import json
+import sys
+import traceback
+
+from spiky_rl.cli import common
+from spiky_rl.cli.train import parser
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+
+
+def planned(library, logs, agent):
+    line = [
+        "--task",
+        "cartpole",
+        "--agent",
+        agent,
+        "--device",
+        "cpu",
+        "--assets",
+        "local",
+        "--num_envs",
+        "16",
+    ]
+    return common.prepare(
+        parser().parse_args([*line, "--rl_library", library, "--log_root", logs, "--seed", "0"])
+    )
+
+
+def main(library, logs, *agents):
+    plan = planned(library, logs, agents[0])
+    with simulation(
+        plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=plan.num_envs, seed=0
+    ) as gym_env:
+        for agent in agents:
+            found = {"agent": agent}
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    plan = planned(library, logs, agent)
+                    env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+                    env.reset()
+                    runner = plan.runner()(env, plan.config, None, "cpu", plan.identity)
+                    seen = []
+                    runner.on_iteration = seen.append
+                    runner.learn(2, True)
+                    policy = runner.get_inference_policy("cpu")
+                    policy.reset()
+                    action = policy(env.get_observations())
+                found |= {
+                    "iterations": runner.progress.iterations,
+                    "rate": seen[-1].activity.rate,
+                    "operations": seen[-1].activity.operations,
+                    "losses": seen[-1].losses,
+                    "action": action.flatten().tolist(),
+                }
+            except Exception:  # pylint: disable=broad-exception-caught  # the test shows it
+                found["error"] = traceback.format_exc()
+            print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,65 @@
+"""Every shipped agent that takes vectors resolves, builds, trains for two iterations on Isaac-Cartpole and acts, on both hosts."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spiky_rl import registry, spec
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+ROOT = Path(__file__).parents[2]
+LIBRARIES = ["rsl_rl", "skrl"]
+
+
+def takes_vectors(agent: str) -> bool:
+    """Whether an agent is for observations that are vectors; one whose first connection is a convolution takes images."""
+    connection = (spec.read_agent(agent)[1].get("network") or {}).get("connection")
+    return not isinstance(connection, list)
+
+
+AGENTS = [name for name in registry.names("agents") if takes_vectors(name)]
+SPIKING = [name for name in AGENTS if "network" in spec.read_agent(name)[1]]
+
+
+@pytest.fixture(scope="module", params=LIBRARIES)
+def library(request):
+    if request.param == "skrl":
+        pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(library, tmp_path_factory) -> dict[str, dict]:
+    """What each agent did, by name, from one process with one simulator."""
+    line = [
+        sys.executable,
+        "-m",
+        "tests.cli.every_agent",
+        library,
+        str(tmp_path_factory.mktemp("logs")),
+        *AGENTS,
+    ]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=290)
+    rows = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"agent"')]
+    assert len(rows) == len(AGENTS), done.stdout[-1000:] + done.stderr[-3000:]
+    return {row["agent"]: row for row in rows}
+
+
+def test_enough_agents_are_shipped():
+    assert len(AGENTS) >= 16
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_trains_on_the_real_cartpole(trained, agent):
+    row = trained[agent]
+    assert "error" not in row, row["error"]
+    assert row["iterations"] == 2
+    assert all(math.isfinite(value) for value in [*row["losses"].values(), *row["action"], row["operations"]])
+    assert len(row["action"]) == 16
+    assert row["operations"] > 0
+    assert (row["rate"] > 0) == (agent in SPIKING)

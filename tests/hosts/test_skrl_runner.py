@@ -1,0 +1,191 @@
+"""skrl's runner keeps what the rsl_rl host's keeps: whole checkpoints, exact resumption, the same figures and ends."""
+
+import math
+
+import pytest
+import torch
+
+from spiky_rl.hosts.common.checkpoints import CheckpointError
+from spiky_rl.hosts.common.runner import Progress, Stop
+from spiky_rl.hosts.rsl_rl.runner import Runner as RslRunner
+from tests.hosts.point_env import PointEnv, config
+from tests.hosts.skrl_case import SPIKING, runner
+
+IDENTITY = {"task": "Isaac-Point", "agent": "lif", "seed": 0}
+RANDOM = {
+    **SPIKING,
+    "encoder": {"name": "population", "mode": "poisson", "fields": 4},
+    "surrogate": {"name": "arctangent", "slope": 2.0, "schedule": [10.0, 6]},
+}
+NORMALISED = {"state_preprocessor": "RunningStandardScaler", "value_preprocessor": "RunningStandardScaler"}
+
+
+def parameters(run):
+    return {
+        f"{i}.{k}": v.clone() for i, model in enumerate(run.models) for k, v in model.state_dict().items()
+    }
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+RATES = {
+    "adaptive": ["agent.algorithm.schedule=adaptive"],
+    "fixed": ["agent.algorithm.schedule=fixed", "agent.algorithm.critic_learning_rate=1.0e-2"],
+}
+
+
+@pytest.mark.parametrize("schedule", RATES)
+def test_a_resumed_run_goes_on_bit_for_bit(schedule, tmp_path):
+    settings = {"network": RANDOM, **NORMALISED}
+    whole = runner(*RATES[schedule], **settings)
+    whole.learn(6)
+    env = PointEnv()
+    first = runner(*RATES[schedule], env=env, **settings)
+    first.learn(3)
+    first.save(str(tmp_path / "model.pt"))
+    resumed = runner(*RATES[schedule], env=env, seed=99, **settings)
+    assert not equal(parameters(resumed), parameters(first))
+    resumed.load(str(tmp_path / "model.pt"))
+    assert equal(parameters(resumed), parameters(first))
+    resumed.learn(3)
+    assert equal(parameters(resumed), parameters(whole))
+    rates = [[group["lr"] for group in run.alg.optimizer.param_groups] for run in (resumed, whole)]
+    assert rates[0] == rates[1]
+    assert resumed.current_learning_iteration == whole.current_learning_iteration == 5
+    assert resumed.progress.iterations == 6
+    assert resumed.progress.env_steps == whole.progress.env_steps == 6 * 16 * 8
+    scaler = "_observation_preprocessor"
+    assert equal(getattr(resumed.alg, scaler).state_dict(), getattr(whole.alg, scaler).state_dict())
+
+
+def test_models_alone_can_be_loaded_with_their_normalisation(tmp_path):
+    path = str(tmp_path / "model.pt")
+    run = runner(network=SPIKING, **NORMALISED)
+    run.learn(2)
+    run.save(path)
+    other = runner(network=SPIKING, seed=5, **NORMALISED)
+    before = torch.get_rng_state()
+    other.load(path, {"actor": True, "critic": True})
+    assert equal(parameters(other), parameters(run))
+    obs = run.env.get_observations()
+    assert torch.equal(other.get_inference_policy()(obs), run.get_inference_policy()(obs))
+    assert other.current_learning_iteration == 0 and other.progress == Progress()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_checkpoint_is_one_of_skrls_own_agents(tmp_path):
+    path = str(tmp_path / "model.pt")
+    run = runner(network=SPIKING)
+    run.learn(1)
+    run.save(path)
+    other = runner(network=SPIKING, seed=5)
+    other.alg.load(path)
+    assert equal(parameters(other), parameters(run))
+
+
+def test_a_checkpoint_of_the_other_library_or_of_another_agent_is_refused(tmp_path):
+    path = str(tmp_path / "model.pt")
+    torch.manual_seed(0)
+    theirs = RslRunner(PointEnv(), config(SPIKING))
+    theirs.save(path)
+    with pytest.raises(CheckpointError, match="no skrl checkpoint: policy, value missing; it is rsl_rl's"):
+        runner(network=SPIKING).load(path)
+    run = runner(network=SPIKING, identity=IDENTITY)
+    run.save(path)
+    with pytest.raises(CheckpointError, match="it is skrl's: pass --rl_library skrl"):
+        theirs.load(path)
+    with pytest.raises(CheckpointError, match="a checkpoint of agent 'lif', not 'mlp'; pass --agent lif"):
+        runner(network=SPIKING, identity={**IDENTITY, "agent": "mlp"}).load(path)
+    with pytest.raises(CheckpointError, match="its networks do not fit this agent's"):
+        runner(network={**SPIKING, "layers": [5]}).load(path)
+    with pytest.raises(CheckpointError, match="its networks do not fit this agent's"):
+        runner(network=SPIKING, **NORMALISED).load(path)
+
+
+def saved(folder):
+    return sorted(path.name for path in folder.glob("*.pt"))
+
+
+def test_a_stop_saves_the_iteration_at_hand(tmp_path):
+    run = runner(network=SPIKING, folder=tmp_path)
+
+    def stop(iteration):
+        if iteration.index == 2:
+            raise Stop
+
+    run.on_iteration = stop
+    with pytest.raises(Stop):
+        run.learn(10)
+    assert saved(tmp_path) == ["model_0.pt", "model_2.pt"]
+    other = runner(network=SPIKING, seed=3)
+    other.load(str(tmp_path / "model_2.pt"))
+    assert other.current_learning_iteration == 3
+    assert equal(parameters(other), parameters(run))
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    run = runner(network=SPIKING, folder=tmp_path)
+
+    def poison(iteration):
+        if iteration.index == 1:
+            with torch.no_grad():
+                next(run.value.parameters()).fill_(math.nan)
+
+    run.on_iteration = poison
+    with pytest.raises(FloatingPointError, match="iteration 2: the value loss is nan; the last good"):
+        run.learn(5)
+    assert run.progress.iterations == 2
+    assert saved(tmp_path) == ["model_0.pt"]
+
+
+def tags(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return events, events.Tags()
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_tensorboard_gets_the_same_tags_from_both_hosts(stateful, tmp_path):
+    network = {**SPIKING, "stateful": stateful}
+    notes = {"specification": "| key |"}
+    torch.manual_seed(0)
+    folders = {name: tmp_path / name for name in ("rsl_rl", "skrl")}
+    RslRunner(PointEnv(), config(network), str(folders["rsl_rl"]), picture_interval=2, notes=notes).learn(3)
+    run = runner(network=network, folder=folders["skrl"])
+    run.notes = notes
+    run.learn(3)
+    (_, theirs), (events, ours) = tags(folders["rsl_rl"]), tags(folders["skrl"])
+    assert set(ours["scalars"]) == set(theirs["scalars"])
+    assert (set(ours["images"]), set(ours["histograms"]), set(ours["tensors"])) == (
+        set(theirs["images"]),
+        set(theirs["histograms"]),
+        set(theirs["tensors"]),
+    )
+    assert [event.step for event in events.Scalars("Spikes/layer_1_rate")] == [0, 1, 2]
+    assert all(0.0 < event.value < 1.0 for event in events.Scalars("Spikes/layer_1_rate"))
+    assert [image.step for image in events.Images("Spikes/raster")] == [0, 2]
+
+
+def test_returns_are_the_environments_whatever_skrl_learns_from():
+    plain, shaped = PointEnv(), PointEnv()
+    returns = []
+    for env, scale in ((plain, 1.0), (shaped, 1e-9)):
+        run = runner(
+            "agent.algorithm.learning_rate=0.0",
+            "agent.algorithm.schedule=fixed",
+            env=env,
+            rewards_shaper_scale=scale,
+        )
+        run.learn(3)
+        returns.append(run.progress.returns)
+    assert returns[0] == returns[1]
+
+
+def test_the_networks_learn():
+    run = runner("agent.num_steps_per_env=24", network={**SPIKING, "layers": [32]}, num_envs=64)
+    run.learn(25)
+    assert run.progress.returns[-1] > run.progress.returns[1] + 1.0
