@@ -116,7 +116,7 @@ def test_wheel_holds_the_package_and_its_data_and_nothing_else(
     }
     expected = {path.relative_to(checkout).as_posix() for path in source}
     for kind in ("agents", "tasks"):
-        expected |= {f"spiky_rl/{kind}/{path.name}" for path in (checkout / kind).glob("*.yaml")}
+        expected |= {f"spiky_rl/{kind}/{path.name}" for path in (checkout / kind).iterdir()}
     assert "spiky_rl/py.typed" in expected
     assert {name for name in files if ".dist-info/" not in name} == expected
     assert "[isaaclab.tasks]\nspiky_rl = spiky_rl.hosts.isaaclab.agents" in entry_points
@@ -126,7 +126,7 @@ def test_sdist_holds_the_folders_as_the_checkout_does(archives: tuple[Path, Path
     with tarfile.open(archives[1]) as sdist:
         files = {name.partition("/")[2] for name in sdist.getnames()}
     for kind in ("agents", "tasks"):
-        assert {f"{kind}/{path.name}" for path in (checkout / kind).glob("*.yaml")} <= files
+        assert {f"{kind}/{path.name}" for path in (checkout / kind).iterdir()} <= files
     assert {
         "LICENSE",
         "README.md",

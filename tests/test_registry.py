@@ -44,7 +44,7 @@ def test_names_are_the_files_of_a_room_without_its_helpers():
     assert registry.names("encoders") == ["delta", "direct", "latency", "population", "rate", "sigma_delta"]
     readouts = ["first_spike", "linear", "membrane", "population_vector", "rate", "sigma_delta"]
     assert registry.names("decoders") == readouts
-    assert registry.names("networks") == ["feedforward"]
+    assert registry.names("networks") == ["feedforward", "reservoir"]
     assert {"lif_ppo", "mlp_ppo", "gru_ppo"} <= set(registry.names("agents"))
     assert {"ant", "cartpole", "humanoid"} <= set(registry.names("tasks"))
     for kind in registry.ROOMS:

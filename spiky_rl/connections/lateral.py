@@ -36,7 +36,7 @@ class Lateral(Within):
         inputs: Shape | int,
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
-        torch.nn.Module.__init__(self)
+        super().__init__()
         size = vector(inputs)
         require_neurons("lateral", size)
         self.shape = (size,)

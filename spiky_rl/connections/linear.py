@@ -49,7 +49,7 @@ class Linear(Connection):
         inputs: Shape | int,
         outputs: int,
     ) -> None:
-        torch.nn.Module.__init__(self)
+        super().__init__()
         self.in_features, self.out_features, self.shape = vector(inputs), outputs, (outputs,)
         # drawn from where torch.nn.Linear leaves the generator: a seed gives the networks that it always gave
         weight = torch.nn.init.orthogonal_(torch.nn.Linear(self.in_features, outputs).weight.detach(), gain)

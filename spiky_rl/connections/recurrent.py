@@ -44,7 +44,7 @@ class Recurrent(Within):
         inputs: Shape | int,
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
-        torch.nn.Module.__init__(self)
+        super().__init__()
         size = vector(inputs)
         require_neurons("recurrent", size)
         self.shape, self.delays, self.dale = (size,), delays, dale

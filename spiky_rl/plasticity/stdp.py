@@ -56,7 +56,7 @@ class Stdp(Plasticity):
         unit: float,
         dt: float,
     ) -> None:
-        torch.nn.Module.__init__(self)
+        super().__init__()
         self.potentiation, self.depression = rate * potentiation, rate * depression
         self.decay, self.environments = math.exp(-dt / tau), environments
         self.intrinsic, self.target = intrinsic * unit, target_rate * dt / 1000.0

@@ -133,9 +133,10 @@ class SpikingModel(MLPModel):
     ) -> Tensor:
         """As `MLPModel.forward`. With ``masks``, ``obs`` is [T, trajectories, ...] and the output [T - burn_in, B, ...]."""
         if masks is not None and not self.is_recurrent:
-            obs = unpad_trajectories(obs, masks)  # type: ignore[assignment]
-        if self.cache is not None and self.cache in obs.keys():
-            output = self.network.read(obs[self.cache]).unflatten(-1, self.output_shape)
+            flat: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
+            obs = flat
+        if self.cache is not None and (cached := obs.get(self.cache, None)) is not None:
+            output = self.network.read(cached).unflatten(-1, self.output_shape)
         else:
             output = self._output(self.get_latent(obs), masks, hidden_state)
         if self.distribution is None:
