@@ -41,7 +41,15 @@ def mine(tmp_path):
 def test_names_are_the_files_of_a_room_without_its_helpers():
     zoo = ["alif", "hodgkin_huxley", "izhikevich", "lif", "quadratic", "resonate", "sigma_delta"]
     assert registry.names("neurons") == zoo
-    assert registry.names("encoders") == ["delta", "direct", "latency", "population", "rate", "sigma_delta"]
+    assert registry.names("encoders") == [
+        "beside",
+        "delta",
+        "direct",
+        "latency",
+        "population",
+        "rate",
+        "sigma_delta",
+    ]
     readouts = ["first_spike", "linear", "membrane", "population_vector", "rate", "sigma_delta"]
     assert registry.names("decoders") == readouts
     assert registry.names("networks") == ["feedforward", "reservoir"]

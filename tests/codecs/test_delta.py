@@ -114,3 +114,22 @@ def test_no_gradient_reaches_the_observation():
     x = walk().requires_grad_()
     assert not encoder().encode(x, rest(x), None)[0].requires_grad
     assert not encoder()(x).requires_grad
+
+
+def test_a_reference_that_starts_at_the_first_observation_sends_changes_alone():
+    x, keep = walk(size=0.12) + 3.0, torch.ones(TIME, BATCH)
+    keep[7, 1] = keep[20, 4] = 0.0
+    settings = {"name": "delta", "threshold": THRESHOLD, "start": "first"}
+    built = registry.configure("encoders", settings, "encoder").build(inputs=INPUTS, steps=STEPS)
+    state = tuple(x.new_zeros(BATCH, size) for size in built.state_sizes)
+    events, (reference, begun) = built.encode(x, state, keep)
+    on, off = events.sum(1).split(INPUTS, -1)
+    assert (events[0] == 0).all(), "the first observation makes no event, however large it is"
+    assert (events[7, :, 1] == 0).all() and (events[20, :, 4] == 0).all(), "nor does that of a new episode"
+    start = x[0].clone()
+    for b, t in ((1, 7), (4, 20)):
+        start[b] = x[t, b]
+        on[:t, b] = off[:t, b] = 0.0
+    assert (start + THRESHOLD * (on - off).sum(0) - x[-1]).abs().max() < THRESHOLD
+    assert torch.allclose(start + THRESHOLD * (on - off).sum(0), reference)
+    assert (begun == 1).all()

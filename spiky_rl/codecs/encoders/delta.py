@@ -6,7 +6,9 @@ in every inner step, two channels per observation, at most one event in each: K 
 moves in a control step. It is what the receiver knows of x, and where it keeps up it is never wrong by the threshold or more. It
 starts at 0. In a stateful network it is carried through the episode, and an observation that rests costs nothing; in a
 stateless one it starts anew in every control step, which makes the code unary: K levels per sign, and beyond K threshold no
-difference. Then, and wherever observations differ in scale, agents set ``actor.obs_normalization: true``.
+difference. With ``start: first`` the reference takes over an episode's first observation without an event, so that only changes
+are sent, from the first on: a velocity, in events. Where a code is unary, and wherever observations differ in scale, agents
+set ``actor.obs_normalization: true``.
 
 No gradient reaches x. Source: Miskowicz (2006), send-on-delta; Lichtsteiner et al. (2008), the events of a silicon retina.
 """
@@ -21,18 +23,24 @@ from spiky_rl.registry import Option
 
 
 class Delta(Encoder):
-    """[T, B, O] -> events [T, K, B, 2 O], all ON channels, then all OFF ones; state: the references [B, O]."""
+    """[T, B, O] -> events [T, K, B, 2 O], all ON channels, then all OFF ones; state: the references [B, O]
+    and, with ``start: first``, whether the episode has begun [B, 1]."""
 
     binary = True
     topographic = True
     options = {
         "threshold": Option(0.1, "change that makes an event, in units of the observation", low=1e-6),
+        "start": Option(
+            "zero",
+            "where a carried reference starts: at 0, or at an episode's first observation",
+            choices=("zero", "first"),
+        ),
     }
 
-    def __init__(self, threshold: float, inputs: int, steps: int) -> None:
+    def __init__(self, threshold: float, start: str, inputs: int, steps: int) -> None:
         super().__init__()
         self.width, self.steps, self.threshold = 2 * inputs, steps, threshold
-        self.state_sizes = (inputs,)
+        self.state_sizes = (inputs,) if start == "zero" else (inputs, 1)
         self.register_buffer("step", torch.arange(1, steps + 1).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
         self.step: Tensor
 
@@ -44,13 +52,18 @@ class Delta(Encoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
         if state is None:
             return self(x), ()
-        x, reference, counts = x.detach(), state[0], []
+        x, counts = x.detach(), []
+        reference, begun = state[0], state[1] if len(state) > 1 else None
         for t in range(x.shape[0]):
             if keep is not None:
-                reference = reference * keep[t].unsqueeze(-1)
+                here = keep[t].unsqueeze(-1)
+                reference, begun = reference * here, None if begun is None else begun * here
+            if begun is not None:
+                reference = torch.where(begun > 0, reference, x[t])
+                begun = torch.ones_like(begun)
             counts.append(self._count(x[t] - reference))
             reference = reference + self.threshold * counts[-1]
-        return self._events(torch.stack(counts)), (reference,)
+        return self._events(torch.stack(counts)), (reference,) if begun is None else (reference, begun)
 
     def _count(self, change: Tensor) -> Tensor:
         """Events that a change causes within a control step, negative for OFF: x is constant over its K inner steps."""
