@@ -42,8 +42,9 @@ endef
 run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no GPU
 	$(BIN)/python scripts/train.py $(RUN_ARGS)
 
-test: setup ## the fast tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+# A file's tests stay together: some share a simulator or a training run.
+test: setup ## the fast tests, on up to four cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: setup ## the slow tests (training runs, builds)
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

@@ -69,7 +69,9 @@ ALGORITHM = {
     "rewards_shaper_scale": Option(1.0, "skrl's: factor on the rewards that are learned from", low=0.0),
     "value_normalization": Option(False, "skrl's: normalise values by running mean and deviation"),
     "value_clip": Option(None, "skrl's: range of the clipped value loss; none: clip_param", low=0.0),
-    "time_limit_bootstrap": Option(False, "skrl's: add the value that is left where time cuts an episode off"),
+    "time_limit_bootstrap": Option(
+        False, "skrl's: add the value that is left where time cuts an episode off"
+    ),
     "kl_threshold": Option(0.0, "skrl's: divergence that ends an update's epoch; 0: none does", low=0.0),
 }
 SKRL_ONLY = (

@@ -308,7 +308,11 @@ def _with_paths(node: Any, folder: Path) -> Any:
         if target.endswith(".py") and (folder / target).is_file():
             return f"{folder / target}:{attribute}"
         # ours keep their names, so that a run's specification is the same on every machine
-        if node.endswith(".json") and (folder / node).is_file() and folder != registry.data_dir("agents").absolute():
+        if (
+            node.endswith(".json")
+            and (folder / node).is_file()
+            and folder != registry.data_dir("agents").absolute()
+        ):
             return str(folder / node)
     return node
 

@@ -35,7 +35,9 @@ class Stdp(Plasticity):
         "depression": Option(1.05, "A-", low=0.0),
         "tau": Option(20.0, "time constant of the traces", low=1e-3, unit="ms"),
         "limit": Option(4.0, "largest weight, in mean weights", low=1.0),
-        "intrinsic": Option(3e-3, "eta_intrinsic: change of the excitability per spike, in rheobases", low=0.0),
+        "intrinsic": Option(
+            3e-3, "eta_intrinsic: change of the excitability per spike, in rheobases", low=0.0
+        ),
         "target_rate": Option(20.0, "rate that the intrinsic plasticity holds", low=0.1, unit="Hz"),
         "environments": Option(64, "parallel environments that synapses learn from, at most", low=1),
     }
@@ -85,7 +87,9 @@ class Stdp(Plasticity):
     def adapt(self, weight: Tensor, bias: Tensor) -> None:  # noqa: D102
         if self._change is None or self._excess is None:
             return
-        moved = torch.clamp(weight + self.size * self._change, min=0.0).clamp(max=float(self.size) * self.limit)
+        moved = torch.clamp(weight + self.size * self._change, min=0.0).clamp(
+            max=float(self.size) * self.limit
+        )
         moved = moved * self.plastic
         sums = moved.sum(0)
         moved = moved * torch.where(sums > 0, self.sums / sums.clamp(min=1e-30), torch.ones_like(sums))
