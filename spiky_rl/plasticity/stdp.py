@@ -63,7 +63,8 @@ class Stdp(Plasticity):
         self.decay, self.environments = math.exp(-dt / tau), environments
         self.intrinsic, self.target = intrinsic * unit, target_rate * dt / 1000.0
         self.state_sizes = (len(bias),)
-        self.register_buffer("plastic", (weight != 0) & ~inhibitory[:, None], persistent=False)
+        # of the wiring that the checkpoint holds, which another seed would not draw
+        self.register_buffer("plastic", (weight != 0) & ~inhibitory[:, None])
         self.plastic: Tensor
         size = weight[self.plastic].mean() if bool(self.plastic.any()) else torch.ones(())
         self.register_buffer("size", size)
@@ -87,6 +88,11 @@ class Stdp(Plasticity):
     def adapt(self, weight: Tensor, bias: Tensor) -> None:  # noqa: D102
         if self._change is None or self._excess is None:
             return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # the ranks of a distributed run share one reservoir
+            for seen in (self._change, self._excess):
+                torch.distributed.all_reduce(seen)
+                seen /= torch.distributed.get_world_size()
         moved = torch.clamp(weight + self.size * self._change, min=0.0).clamp(
             max=float(self.size) * self.limit
         )

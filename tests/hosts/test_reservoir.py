@@ -139,19 +139,24 @@ def test_playback_carries_the_state_and_exports_equal_it(network):
 
 
 def test_a_resumed_run_goes_on_from_the_same_reservoir(tmp_path):
-    run = runner(PLASTIC)
+    unseeded = {**PLASTIC, "seed": None}  # drawn from the run's own seed, which a resumed run need not have
+    run = runner(unseeded)
     rollout(run)
     run.alg.update()
     path = str(tmp_path / "model_0.pt")
     run.logger.init_logging_writer()
     run.save(path)
     torch.manual_seed(9)
-    other = Runner(PointEnv(8), config(PLASTIC))
+    other = Runner(PointEnv(8), config(unseeded))
+    assert not torch.equal(other.alg.actor.network.weight, run.alg.actor.network.weight)
     other.load(path)
     for (name, a), b in zip(
         run.alg.actor.state_dict().items(), other.alg.actor.state_dict().values(), strict=True
     ):
         assert torch.equal(a, b), name
+    there = other.alg.actor.network.weight != 0
+    rollout(other)
+    assert torch.equal(other.alg.actor.network.weight != 0, there), "plasticity knows where the synapses are"
 
 
 def test_burn_in_is_refused_where_nothing_is_replayed():

@@ -1,0 +1,129 @@
+"""Every connection, graph and plasticity that exists keeps its contract, without a test of its own."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from spiky_rl import registry
+
+SIZE, BATCH, STEPS = 24, 5, 30
+MAPS = (2, 6, 6)
+CONNECTIONS = registry.names("connections")
+GRAPHS = [name for name in registry.names("graphs") if name != "grown"]
+"""A grown graph is a file's: its own tests have one."""
+PLASTICITIES = registry.names("plasticities")
+
+
+def connection(name, seed=0):
+    torch.manual_seed(seed)
+    cls = registry.resolve("connections", name)
+    inputs = (SIZE,) if cls.within else MAPS
+    return registry.configure("connections", name, "c").build(inputs=inputs, outputs=7), inputs
+
+
+def events(built, inputs):
+    channels = int(np.prod(inputs)) * getattr(built, "delays", 1)
+    drawn = torch.rand(3, BATCH, channels, generator=torch.Generator().manual_seed(1))
+    return (drawn < 0.3).float()
+
+
+@pytest.mark.parametrize("name", CONNECTIONS)
+def test_a_connection_maps_flat_signals_to_flat_currents_with_gradients(name):
+    built, inputs = connection(name)
+    x = events(built, inputs).requires_grad_()
+    y = built(x)
+    assert y.shape == (3, BATCH, built.width)
+    y.square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("name", CONNECTIONS)
+def test_a_connection_is_linear_in_its_signal_up_to_its_bias_and_pooling(name):
+    built, inputs = connection(name)
+    x = events(built, inputs)
+    nothing = built(torch.zeros_like(x))
+    assert torch.allclose(built(2.0 * x) - nothing, 2.0 * (built(x) - nothing), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONNECTIONS)
+def test_a_seed_draws_a_connection_and_another_seed_another(name):
+    (one, _), (same, _), (other, _) = connection(name), connection(name), connection(name, seed=1)
+    first, second, third = (torch.cat([p.flatten() for p in c.parameters()]) for c in (one, same, other))
+    assert torch.equal(first, second)
+    assert name == "lateral" or not torch.equal(first, third), "all of lateral's weights start alike"
+
+
+@pytest.mark.parametrize("name", CONNECTIONS)
+def test_operations_are_none_without_events_and_grow_with_them(name):
+    built, inputs = connection(name)
+    size = int(np.prod(inputs))
+    few = (torch.arange(size) < 3).float().expand(2, size)
+    assert (built.operations(torch.zeros(2, size)) == 0).all()
+    assert (built.operations(few) > 0).all()
+    assert (built.operations(torch.ones(2, size)) > built.operations(few)).all()
+
+
+@pytest.mark.parametrize("name", CONNECTIONS)
+def test_a_connection_among_neurons_says_what_it_weighs_by_delay(name):
+    built, inputs = connection(name)
+    if not registry.resolve("connections", name).within:
+        assert not hasattr(built, "delays")
+        return
+    x = events(built, inputs)
+    assert built.synapses().shape == (built.delays * SIZE, SIZE)
+    assert torch.allclose(built(x), x @ built.synapses(), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_graph_keeps_dales_law_and_draws_from_its_own_generator_alone(name):
+    graph = registry.configure("graphs", name, "g").build()
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    one, same = (graph.wire(60, np.random.default_rng(3)) for _ in range(2))
+    other = graph.wire(60, np.random.default_rng(4))
+    assert np.array_equal(one.weights, same.weights) and not np.array_equal(one.weights, other.weights)
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)
+    assert one.weights.shape == (60, 60) and one.weights.dtype == np.float32
+    assert (one.weights[one.inhibitory] <= 0).all() and (one.weights[~one.inhibitory] >= 0).all()
+    assert 0 < one.inhibitory.sum() < 60 and 0.0 < one.density < 1.0
+    assert (np.diag(one.weights) == 0).all()
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_every_graph_wires_a_reservoir_at_its_rate(name):
+    torch.manual_seed(0)
+    settings = {"name": "reservoir", "size": 80, "graph": name, "seed": 1}
+    built = registry.configure("networks", settings, "n").build(inputs=3, outputs=2)
+    features, _ = built(torch.randn(4, BATCH, 3), built.zero_state(BATCH, torch.zeros(1)))
+    assert features.shape == (4, BATCH, 2)
+
+
+@pytest.mark.parametrize("name", PLASTICITIES)
+def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(name):
+    g = torch.Generator().manual_seed(0)
+    weight = torch.rand(SIZE, SIZE, generator=g) * (torch.rand(SIZE, SIZE, generator=g) < 0.3)
+    inhibitory = torch.arange(SIZE) >= 18
+    weight[inhibitory] *= -1.0
+    bias = torch.zeros(SIZE)
+    built = registry.configure("plasticities", name, "p").build(
+        weight=weight, bias=bias, inhibitory=inhibitory, unit=1.0, dt=1.0
+    )
+    start, place = weight.clone(), weight.data_ptr()
+    state = tuple(torch.zeros(BATCH, size) for size in built.state_sizes)
+    for _ in range(STEPS):
+        spikes = (torch.rand(BATCH, SIZE, generator=g) < 0.3).float()
+        before = copy.deepcopy(state)
+        new = built.observe(spikes, state)
+        assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True)), "state was written to"
+        assert [s.shape for s in new] == [s.shape for s in state]
+        state = new
+        built.adapt(weight, bias)
+    assert weight.data_ptr() == place, "in place: the reservoir's own"
+    assert not torch.equal(weight, start) or (bias != 0).any()
+    assert (weight[inhibitory] <= 0).all() and (
+        weight[~inhibitory] >= 0
+    ).all(), "Dale's law outlives plasticity"
+    assert weight.isfinite().all() and bias.isfinite().all()
