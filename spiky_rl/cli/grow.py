@@ -93,7 +93,7 @@ def grow(argv: list[str]) -> int:
         display(progress)
 
     limits = Limits(args.min_size, args.max_size)
-    with Display(args.tournaments, score.settings()["unit"]) as display, announced(args.out):
+    with announced(args.out), Display(args.tournaments, score.settings()["unit"]) as display:
         best = evolve(
             score,
             np.random.default_rng(seed),

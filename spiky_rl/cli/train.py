@@ -50,14 +50,14 @@ def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
-    if args.logger != "tensorboard" and importlib.util.find_spec(args.logger) is None:
-        raise common.UsageError(
-            f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
-        )
     if args.rl_library == "skrl":
         unavailable = {"--distributed": args.distributed, "--logger": args.logger != "tensorboard"}
         for flag in (flag for flag, asked in unavailable.items() if asked):
             raise common.UsageError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
+    if args.logger != "tensorboard" and importlib.util.find_spec(args.logger) is None:
+        raise common.UsageError(
+            f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
+        )
     plan = common.prepare(args, distributed=args.distributed)
     require_whole_minibatches(plan)
     if plan.library == "rsl_rl":
@@ -95,12 +95,19 @@ def require_whole_minibatches(plan: Plan) -> None:
     """Recurrent rollouts are split by environments: rsl_rl's losses need two in each minibatch, skrl the same number."""
     networks = [network for network in (plan.spec.network, plan.spec.critic_network) if network is not None]
     if plan.library == "skrl":
-        recurrent = any(n.options.get("stateful", getattr(n.cls, "stateful", False)) for n in networks)
+        from spiky_rl.hosts.skrl.config import carries_state
+
+        recurrent = any(carries_state(n) for n in networks)
     else:
         recurrent = any(n.cls.replayed(n.options) for n in networks)  # type: ignore[attr-defined]
     for role, network in (("actor", plan.spec.network), ("critic", plan.spec.critic_network)):
         recurrent |= network is None and plan.spec.runner[role].get("class_name") == "RNNModel"
     batches = plan.spec.runner["algorithm"]["num_mini_batches"]
+    samples = plan.num_envs * plan.setting("num_steps_per_env")
+    if samples < batches:
+        raise common.UsageError(
+            f"agent.algorithm.num_mini_batches: {batches} are more than the {samples} samples of a rollout"
+        )
     if recurrent and plan.library == "rsl_rl" and plan.num_envs < 2 * batches:
         raise common.UsageError(
             f"--num_envs {plan.num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"

@@ -59,7 +59,7 @@ def strengths(size: int, inhibitory: float) -> Tensor:
     """
     count = round(size * inhibitory)
     found = torch.ones(size, 1)
-    found[size - count :] = -(1.0 - inhibitory) / inhibitory if 0.0 < inhibitory < 1.0 else -1.0
+    found[size - count :] = -(size - count) / count if 0 < count < size else -1.0
     return found
 
 
@@ -68,11 +68,16 @@ def vector(inputs: Shape | int) -> int:
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
 
-def sparse(shape: tuple[int, int], density: float) -> Tensor:
-    """A mask of 0 and 1 in which every column (neuron) has the same number of synapses, at least one: [C, N]."""
-    fan_in = max(1, round(shape[0] * density))
-    drawn = torch.rand(shape).argsort(0)
-    return (drawn < fan_in).float()
+def sparse(shape: tuple[int, int], density: float, diagonal: bool = True) -> Tensor:
+    """A mask of 0 and 1 in which every column (neuron) has the same number of synapses, at least one: [C, N].
+
+    Without ``diagonal``, none of a neuron with itself.
+    """
+    drawn = torch.rand(shape)
+    if not diagonal:
+        drawn.fill_diagonal_(torch.inf)
+    fan_in = max(1, round((shape[0] - (not diagonal)) * density))
+    return (drawn.argsort(0).argsort(0) < fan_in).float()
 
 
 def require_neurons(path: str, count: int) -> None:

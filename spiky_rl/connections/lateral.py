@@ -22,7 +22,7 @@ class Lateral(Within):
     """[..., N] -> [..., N]: the last inner step's spikes."""
 
     options = {
-        "strength": Option(0.5, "inhibition that a neuron gets when all of its neighbours fire"),
+        "strength": Option(0.5, "inhibition that a neuron gets when all of its neighbours fire; 0 stays 0"),
         "radius": Option(0, "neighbours on each side; 0: the whole layer", low=0),
         "learned": Option(True, "whether the weights are learned"),
     }

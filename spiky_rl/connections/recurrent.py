@@ -48,9 +48,12 @@ class Recurrent(Within):
         size = vector(inputs)
         require_neurons("recurrent", size)
         self.shape, self.delays, self.dale = (size,), delays, dale
-        mask = torch.ones(size, size) if density == 1.0 else sparse((size, size), density)
-        if not self_connections:
-            mask.fill_diagonal_(0.0)
+        if density == 1.0:
+            mask = torch.ones(size, size)
+            if not self_connections:
+                mask.fill_diagonal_(0.0)
+        else:
+            mask = sparse((size, size), density, diagonal=self_connections)
         self.fan_in = float(mask.sum(0).mean())
         if dale:
             strength = strengths(size, inhibitory)

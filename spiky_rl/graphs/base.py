@@ -15,7 +15,7 @@ class Wiring:
     """A drawn graph. Dale's law holds: all synapses out of a neuron have one sign."""
 
     weights: np.ndarray
-    """float32 [N, N], from row to column; 0 where there is no synapse. Excitatory weights have mean 1 before any gain."""
+    """float32 [N, N], from row to column; 0 where there is no synapse. Excitatory weights are about 1; a reservoir scales them."""
     inhibitory: np.ndarray
     """bool [N]: whose outgoing weights are negative or zero; all others' are positive or zero."""
     position: np.ndarray | None = None
@@ -23,7 +23,7 @@ class Wiring:
 
     @property
     def density(self) -> float:
-        """Fraction of the N (N - 1) possible synapses that are there."""
+        """Synapses, by the N (N - 1) that there could be between different neurons."""
         size = len(self.weights)
         return float(np.count_nonzero(self.weights)) / max(size * (size - 1), 1)
 

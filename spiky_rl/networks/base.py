@@ -47,6 +47,11 @@ class SpikingNetwork(Component, torch.nn.Module):
     def replayed(cls, options: Mapping[str, Any]) -> bool:
         """Whether a network with these options is trained by replaying a rollout from its stored states."""
 
+    @classmethod
+    def cached(cls, options: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """Whether a host may keep what `extract` gives, because only what `read` does is trained."""
+        return False
+
     @property
     @abstractmethod
     def readout(self) -> torch.nn.Linear:
@@ -62,8 +67,13 @@ class SpikingNetwork(Component, torch.nn.Module):
         states start from rest. A stateless network takes T = 1 only. ``record``, if given, is filled.
         """
 
-    def extract(self, x: Tensor, state: State | None, keep: Tensor | None = None) -> tuple[Tensor, State]:
-        """The part of `forward` that is not trained: observations [T, B, O] -> [T, B, `features`] and the new state."""
+    def extract(
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
+    ) -> tuple[Tensor, State]:
+        """The part of `forward` that is not trained: observations [T, B, O] -> [T, B, `features`] and the new state.
+
+        ``adapt``: what is plastic changes by what it sees, as in a rollout; `forward` never changes anything.
+        """
         raise NotImplementedError
 
     def read(self, cached: Tensor) -> Tensor:

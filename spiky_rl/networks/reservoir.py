@@ -88,9 +88,15 @@ class Reservoir(SpikingNetwork):
         return bool(options["train_input"])
 
     @classmethod
+    def cached(cls, options: Mapping[str, Any]) -> bool:  # noqa: D102
+        return not options["train_input"]
+
+    @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
         with at(f"{path}.backend"):
             dispatch.check(options["backend"])
+        if options["seed"] is not None and not isinstance(options["seed"], int):
+            raise RegistryError(f"{path}.seed: expected a whole number, got {options['seed']!r}")
         if not options["traces"]:
             raise RegistryError(f"{path}.traces: name at least one time constant, such as 20.0")
         for tau in options["traces"]:
@@ -112,6 +118,10 @@ class Reservoir(SpikingNetwork):
                 raise RegistryError(
                     f"learn: {', '.join(neuron.learn)}: a reservoir's neurons are not trained"
                 )
+        if surrogate.schedule:
+            raise RegistryError(
+                f"{path}.surrogate.schedule: a reservoir's slope stays as it is; leave it out"
+            )
         if parts["plasticity"] is not None and options["train_input"]:
             raise RegistryError(f"{path}.plasticity: does not go with {path}.train_input=true")
 
@@ -144,13 +154,16 @@ class Reservoir(SpikingNetwork):
         super().__init__()
         seed = int(torch.randint(2**31, ())) if seed is None else seed
         generator = torch.Generator().manual_seed(seed)
-        self.steps, self.backend, self.size, self.train_input = steps, backend, size, train_input
+        self.steps, self.size, self.train_input = steps, size, train_input
+        self.backend = "auto"  # what calibrates it, here, before a host moves it to its device
         self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=steps)
         self.neuron = neuron.build()
         self.parameters_of_neuron = Parameters(self.neuron, size)
         built = surrogate.build()
-        self.ops = TorchOps(built, built.slope)
+        self.surrogate, self.ops = built, TorchOps(built, built.slope)
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.updates: Tensor
         self.wiring: Wiring = graph.build().wire(size, np.random.default_rng(seed))
         self.unit = calibration.rheobase(self.neuron, self.ops)
         self.synapse_decay = math.exp(-self.neuron.dt / tau_synapse)
@@ -181,6 +194,7 @@ class Reservoir(SpikingNetwork):
             )  # fmt: skip
             self.plasticity = changing
             self.state_sizes += changing.state_sizes
+        self.backend = backend
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
@@ -189,10 +203,15 @@ class Reservoir(SpikingNetwork):
             traces, new = self._run(x, state, keep, record)
         return self.read(traces), new
 
-    def extract(self, x: Tensor, state: State | None, keep: Tensor | None = None) -> tuple[Tensor, State]:
-        """Observations [T, B, O] -> features of the readout [T, B, `features`] and the state after the last step."""
+    def extract(
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
+    ) -> tuple[Tensor, State]:
+        """Observations [T, B, O] -> features of the readout [T, B, `features`] and the state after the last step.
+
+        ``adapt``: the reservoir's plasticity is at work.
+        """
         with torch.no_grad():
-            return self._run(x, state, keep, None)
+            return self._run(x, state, keep, None, self.plasticity if adapt else None)
 
     def read(self, cached: Tensor) -> Tensor:
         """What `extract` gave, [..., `features`] -> features [..., F]; the part that is trained."""
@@ -202,6 +221,10 @@ class Reservoir(SpikingNetwork):
     def readout(self) -> nn.Linear:  # noqa: D102
         return self.decoder[-1]  # type: ignore[return-value]
 
+    def advance(self) -> None:  # noqa: D102
+        self.updates += 1
+        self.encoder.redraw(int(self.updates))
+
     def run_on(self, backend: str) -> None:  # noqa: D102
         dispatch.check(backend)
         self.backend = backend
@@ -209,21 +232,23 @@ class Reservoir(SpikingNetwork):
     def drive(self, u: np.ndarray) -> np.ndarray:
         """Inputs [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
 
-        One value of a series is one control step. Plasticity rests.
+        One value of a series is one control step.
         """
         x = torch.from_numpy(np.asarray(u, np.float32)).transpose(0, 1).contiguous().to(self.weight.device)
-        training, self.training = self.training, False
         traces, _ = self.extract(x, self.zero_state(x.shape[1], x))
-        self.training = training
         return traces.transpose(0, 1).cpu().numpy()
 
     def _run(
-        self, x: Tensor, state: State | None, keep: Tensor | None, record: Record | None
+        self,
+        x: Tensor,
+        state: State | None,
+        keep: Tensor | None,
+        record: Record | None,
+        plastic: Plasticity | None = None,
     ) -> tuple[Tensor, State]:
         before = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         own = len(self.encoder.state_sizes)
         signal, encoded = self.encoder.encode(x, tuple(before[:own]) if own else None, keep)
-        plastic = self.plasticity if self.training else None
         # where it is plastic, the bias moves from one control step to the next
         bias = self.bias if plastic is None else None
         driven = dispatch.linear(
@@ -309,6 +334,10 @@ class Reservoir(SpikingNetwork):
         traces = traces[WARM_UP:].flatten(0, 1)
         self.mean = traces.mean(0)
         deviation = traces.std(0)
+        if not deviation.any():
+            raise RegistryError(
+                "bias: no neuron of this reservoir fires on standard-normal observations; raise bias or input_scaling"
+            )
         # a neuron that kept silent here must not become loud by its first spike
         self.deviation = deviation.clamp(min=0.3 * float(deviation.mean()))
 
@@ -347,7 +376,8 @@ class Reservoir(SpikingNetwork):
         shift = calibration.bisect(with_bias, target, -LARGEST_SHIFT, LARGEST_SHIFT)
         if shift is None:
             raise RegistryError(
-                f"target_rate: {target} Hz cannot be reached by this reservoir; it fires at {self._rate(x):.1f} Hz"
+                f"target_rate: {target} Hz cannot be reached by this reservoir, whatever its bias;"
+                f" it fires at most at {with_bias(LARGEST_SHIFT):.1f} Hz"
             )
         with_bias(shift)
 

@@ -93,9 +93,8 @@ class Stdp(Plasticity):
             for seen in (self._change, self._excess):
                 torch.distributed.all_reduce(seen)
                 seen /= torch.distributed.get_world_size()
-        moved = torch.clamp(weight + self.size * self._change, min=0.0).clamp(
-            max=float(self.size) * self.limit
-        )
+        moved = (weight + self.size * self._change).clamp(min=0.0)
+        moved = torch.minimum(moved, self.size * self.limit)
         moved = moved * self.plastic
         sums = moved.sum(0)
         moved = moved * torch.where(sums > 0, self.sums / sums.clamp(min=1e-30), torch.ones_like(sums))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 RUN = ["--device", "cpu", "--assets", "local", "--num_envs", "16", "--max_iterations", "2"]
@@ -75,7 +76,7 @@ def train(task: str, agent: str, logs: Path, extra: Path | None = None) -> subpr
     line = [sys.executable, str(ROOT / "scripts/train.py"), "--task", task, "--agent", agent, *RUN]
     return subprocess.run(
         [*line, "--log_root", str(logs)], cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, check=False, timeout=280,
+        capture_output=True, text=True, check=False, timeout=880,
     )  # fmt: skip
 
 

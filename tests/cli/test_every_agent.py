@@ -11,6 +11,7 @@ import pytest
 from spiky_rl import registry, spec
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ["rsl_rl", "skrl"]
@@ -20,6 +21,11 @@ def takes_vectors(agent: str) -> bool:
     """Whether an agent is for observations that are vectors; one whose first connection is a convolution takes images."""
     connection = (spec.read_agent(agent)[1].get("network") or {}).get("connection")
     return not isinstance(connection, list)
+
+
+def plastic(agent: str) -> bool:
+    """Whether a network changes while it acts, which skrl, that replays rollouts, cannot have."""
+    return bool((spec.read_agent(agent)[1].get("network") or {}).get("plasticity"))
 
 
 AGENTS = [name for name in registry.names("agents") if takes_vectors(name)]
@@ -44,9 +50,9 @@ def trained(library, tmp_path_factory) -> dict[str, dict]:
         str(tmp_path_factory.mktemp("logs")),
         *AGENTS,
     ]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=290)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=880)
     rows = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"agent"')]
-    assert len(rows) == len(AGENTS), done.stdout[-1000:] + done.stderr[-3000:]
+    assert len(rows) == len(agents), done.stdout[-1000:] + done.stderr[-3000:]
     return {row["agent"]: row for row in rows}
 
 
@@ -55,7 +61,10 @@ def test_enough_agents_are_shipped():
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_every_agent_trains_on_the_real_cartpole(trained, agent):
+def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
+    if library == "skrl" and plastic(agent):
+        assert agent not in trained, "refused: see tests/hosts/test_skrl_config.py"
+        return
     row = trained[agent]
     assert "error" not in row, row["error"]
     assert row["iterations"] == 2

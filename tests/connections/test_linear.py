@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spiky_rl import registry
+from spiky_rl.connections.base import strengths
 
 INPUTS, OUTPUTS, BATCH = 40, 60, 7
 
@@ -62,6 +63,11 @@ def test_dales_law_holds_before_and_after_an_update(inhibitory):
         built(events(binary=False)).square().mean().backward()
         optimizer.step()
     assert (built.weight < 0).any(), "the update must have tried to cross zero for the test to mean anything"
+
+
+@pytest.mark.parametrize(("size", "inhibitory"), [(4, 0.2), (3, 0.3), (10, 0.25), (40, 0.2)])
+def test_strengths_add_up_to_nothing_whatever_the_rounding(size, inhibitory):
+    assert strengths(size, inhibitory).sum().item() == pytest.approx(0.0, abs=1e-5)
 
 
 def test_excitation_and_inhibition_cancel_on_the_mean():

@@ -126,6 +126,17 @@ def test_a_spike_arrives_after_its_delay_and_once(delays):
     assert torch.allclose(total, synapses.sum(0)[3])
 
 
+@pytest.mark.parametrize(("size", "density"), [(2, 0.5), (2, 0.01), (9, 0.3), (40, 0.1)])
+def test_every_neuron_of_a_sparse_loop_has_the_same_number_of_others_to_hear(size, density):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        configured = registry.configure("connections", {"name": "recurrent", "density": density}, "r")
+        built = configured.build(inputs=(size,), outputs=size)
+        assert ((built.mask != 0).sum(0) == max(1, round(density * (size - 1)))).all()
+        assert (built.mask.diagonal() == 0).all()
+        assert built.weight.isfinite().all()
+
+
 def test_dales_law_holds_among_a_layers_neurons():
     synapses = network(WITHIN["dale"]).layers[0].recurrent.synapses()
     signs = synapses.sign()

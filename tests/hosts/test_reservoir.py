@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spiky_rl.hosts.rsl_rl import SpikingModel
+from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import replayed_difference, rollout
@@ -70,16 +71,28 @@ def test_stored_features_are_those_of_a_pass_over_the_whole_rollout():
     assert torch.allclose(found, storage.observations["actor_features"], atol=1e-6)
 
 
-def test_the_value_of_the_step_to_come_does_not_advance_the_critic():
-    run = runner(RESERVOIR, {**RESERVOIR, "seed": 2})
+@pytest.mark.parametrize("network", [RESERVOIR, PLASTIC], ids=["fixed", "plastic"])
+def test_the_value_of_the_step_to_come_does_not_advance_the_critic(network):
+    run = runner(network, {**network, "seed": 2})
     rollout(run, bootstrap=False)
     before = [m.state for m in (run.alg.actor, run.alg.critic)]
+    weight = run.alg.critic.network.weight.clone()
     with torch.inference_mode():
         run.alg.compute_returns(run.env.get_observations())
     after = [m.state for m in (run.alg.actor, run.alg.critic)]
     for old, new in zip(before, after, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(old, new, strict=True))
     assert run.alg.storage.returns.isfinite().all()
+    assert torch.equal(run.alg.critic.network.weight, weight)
+
+
+def test_to_look_at_a_plastic_reservoir_does_not_change_it():
+    run = runner(PLASTIC)
+    rollout(run)
+    weight = run.alg.actor.network.weight.clone()
+    assert last_activity(run.alg).rate > 0
+    raster(run.alg)
+    assert torch.equal(run.alg.actor.network.weight, weight)
 
 
 def test_an_episodes_end_puts_its_reservoir_at_rest_and_no_other():

@@ -3,6 +3,8 @@
 import copy
 
 import pytest
+
+pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 from skrl.agents.torch.ppo import PPO_RNN
 
@@ -107,7 +109,8 @@ def test_the_update_sees_the_log_probabilities_that_the_rollout_stored(case):
     assert run.alg.memory.get_tensor_by_name("terminated").sum() > 4
 
 
-VECTORS = [name for name in registry.names("agents") if "conv" not in name]
+VECTORS = [name for name in registry.names("agents") if "conv" not in name and "plastic" not in name]
+"""Images and plasticity are refused."""
 
 
 @pytest.mark.parametrize("agent", VECTORS)

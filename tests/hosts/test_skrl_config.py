@@ -1,8 +1,11 @@
 """Isaac Lab's skrl configuration as an agent's tree and back, and what skrl cannot do."""
 
+import copy
 import math
 
 import pytest
+
+pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 from spiky_rl.hosts.rsl_rl.config import runner_config as rsl_rl_config
 from spiky_rl.hosts.skrl.config import host_tree, runner_config
@@ -150,3 +153,33 @@ def test_deviations_without_limits_have_none():
     assert actor["distribution_cfg"]["std_range"] == []
     assert actor["distribution_cfg"]["init_std"] == math.exp(-1.0)
     assert not actor["distribution_cfg"]["learn_std"]
+
+
+@pytest.mark.parametrize(
+    ("agent", "overrides", "message"),
+    [
+        ("lif_plastic_reservoir_ppo", [], r"agent\.network\.plasticity: stdp is not available with --rl_library skrl"),
+        ("lif_stateful_ppo", ["agent.algorithm.time_limit_bootstrap=true"], r"agent\.algorithm\.time_limit_bootstrap: true"),
+        ("lif_ppo", ["agent.actor.distribution_cfg.init_std=0.0"], r"init_std: 0\.0 .* it must be above 0"),
+        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[2.0,1.0]"], r"std_range: \[2\.0, 1\.0\] is no range"),
+        ("lif_ppo", ["agent.actor.distribution_cfg.std_range=[0.0,1.0]"], r"std_range: \[0\.0, 1\.0\] is no range"),
+        ("lif_ppo", ["agent.check_for_nan=false"], r"agent\.check_for_nan: False is not available .* allows True"),
+    ],
+)  # fmt: skip
+def test_what_skrl_cannot_do_right_is_refused(agent, overrides, message):
+    with pytest.raises(UserError, match=message):
+        runner_config(specification(*overrides, agent=agent))
+
+
+def test_an_encoding_of_the_observations_is_no_network_that_ours_stand_in_for():
+    raw = copy.deepcopy(RAW)
+    raw["models"]["policy"]["network"][0]["input"] = "one_hot_encoding(OBSERVATION_SPACE, OBSERVATIONS)"
+    with pytest.raises(UserError, match="is no MLP on vectors"):
+        host_tree(raw, "Isaac-Point")
+
+
+def test_states_are_what_everybody_observes_where_the_policy_reads_them_too():
+    raw = copy.deepcopy(RAW)
+    for model in ("policy", "value"):
+        raw["models"][model]["network"][0]["input"] = "STATES"
+    assert host_tree(raw, "Isaac-Point")["obs_groups"] == {"actor": ["policy"], "critic": ["policy"]}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
 ROOT = Path(__file__).parents[2]
 TASK = ["--task", "Isaac-Cartpole-v0", "--device", "cpu", "--assets", "local", "--rl_library", "skrl"]

@@ -3,6 +3,8 @@
 import math
 
 import pytest
+
+pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 
 from spiky_rl.hosts.common.checkpoints import CheckpointError

@@ -9,6 +9,7 @@ import torch
 
 from spiky_rl import registry, spec
 from spiky_rl.graphs.base import Wiring
+from spiky_rl.kernels import dispatch
 from spiky_rl.networks import calibration
 from spiky_rl.networks.base import Record
 
@@ -252,11 +253,34 @@ def test_every_encoder_feeds_a_reservoir(encoder):
         ({"plasticity": "stdp", "train_input": True}, r"net\.plasticity: does not go with net\.train_input=true"),
         ({"backend": "gpu"}, r"net\.backend: unknown backend 'gpu'"),
         ({"size": 1}, r"net\.size: 1 is out of range"),
+        ({"seed": 1.5}, r"net\.seed: expected a whole number, got 1\.5"),
+        ({"surrogate": {"name": "arctangent", "schedule": [5.0, 10]}}, r"net\.surrogate\.schedule: a reservoir's"),
     ],
 )  # fmt: skip
 def test_what_a_reservoir_cannot_be_is_refused_by_name(settings, message):
     with pytest.raises(registry.RegistryError, match=message):
         registry.configure("networks", {**FAST, **settings}, "net")
+
+
+def test_a_reservoir_in_which_nobody_fires_is_refused():
+    with pytest.raises(registry.RegistryError, match="bias: no neuron of this reservoir fires"):
+        reservoir(bias=0.5, spread=0.0, input_scaling=0.1)
+
+
+def test_the_noise_of_a_random_encoder_is_drawn_anew_after_an_update():
+    net = reservoir(encoder={"name": "population", "mode": "poisson"})
+    noise = net.encoder.noise.clone()
+    net.advance()
+    assert not torch.equal(noise, net.encoder.noise)
+    assert int(net.updates) == 1
+
+
+def test_a_named_backend_of_another_device_is_kept_for_the_device_that_the_host_will_choose(monkeypatch):
+    monkeypatch.setattr("spiky_rl.kernels.cupy_backend.available", lambda: None)
+    dispatch.backend.cache_clear()
+    net = reservoir(backend="cupy")
+    dispatch.backend.cache_clear()
+    assert net.backend == "cupy", "calibrated on the CPU all the same"
 
 
 def test_a_graph_without_cycles_has_no_spectral_radius():

@@ -7,6 +7,7 @@ import torch
 
 from spiky_rl import registry
 from spiky_rl.networks import calibration
+from spiky_rl.networks.base import Record
 
 TAU, RATE = 20.0, 0.01
 PAIRS = [1, 2, 5, 10, 20, 40]
@@ -111,12 +112,9 @@ def homeostasis(gain, seconds):
     net = reservoir(control="gain", gain=gain)
     x = calibration.observations(16, 100 * seconds, 4, torch.Generator().manual_seed(5))
     other = calibration.observations(32, 60, 4, torch.Generator().manual_seed(6))
-    net.eval()
     before = net._rate(other), kernel_rank(net)
-    net.train()
     with torch.inference_mode():
-        net.extract(x, net.zero_state(16, x))
-    net.eval()
+        net.extract(x, net.zero_state(16, x), adapt=True)
     return before, (net._rate(other), kernel_rank(net))
 
 
@@ -143,16 +141,17 @@ def kernel_rank(net):
     return int((values.cumsum(0) < 0.99 * values.sum()).sum()) + 1
 
 
-def test_a_reservoir_changes_while_it_is_trained_and_not_while_it_is_played():
+def test_a_reservoir_changes_where_it_is_told_to_and_nowhere_else():
     net = reservoir()
     x = calibration.observations(8, 20, 4, torch.Generator().manual_seed(5))
-    net.eval()
     start = net.weight.clone()
-    net.extract(x, net.zero_state(8, x))
-    assert torch.equal(net.weight, start)
     net.train()
+    net.extract(x, net.zero_state(8, x))
+    net(x, net.zero_state(8, x))
+    net(x, net.zero_state(8, x), record=Record())
+    assert torch.equal(net.weight, start)
     with torch.inference_mode():
-        net.extract(x, net.zero_state(8, x))
+        net.extract(x, net.zero_state(8, x), adapt=True)
     assert not torch.equal(net.weight, start)
     assert not net.weight.is_inference(), "a checkpoint and an export read it"
 
@@ -161,11 +160,10 @@ def test_a_sequence_in_one_call_changes_a_reservoir_as_its_steps_do():
     x, found = calibration.observations(8, 30, 4, torch.Generator().manual_seed(5)), []
     for length in (30, 1):
         net = reservoir(plasticity={"name": "stdp", "rate": 0.05, "intrinsic": 0.05})
-        net.train()
         state, pieces = net.zero_state(8, x), []
         with torch.inference_mode():
             for t in range(0, 30, length):
-                piece, state = net.extract(x[t : t + length], state)
+                piece, state = net.extract(x[t : t + length], state, adapt=True)
                 pieces.append(piece)
         found.append((torch.cat(pieces), net.weight, net.bias))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))

@@ -30,7 +30,8 @@ class PopulationVector(Decoder):
         super().__init__()
         if inputs < outputs:
             raise RegistryError(
-                f"population_vector: {outputs} features need a neuron each, and the last layer has {inputs}"
+                f"network.decoder: population_vector reads {outputs} features from a neuron each or more, and the last layer"
+                f" has {inputs}; set network.layers[-1] to at least {outputs}"
             )
         self.readout = torch.nn.Linear(inputs, outputs)
         groups = torch.arange(inputs).tensor_split(outputs)

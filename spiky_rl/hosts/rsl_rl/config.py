@@ -68,6 +68,11 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
         raise SpecError(
             f"agent.burn_in: not available with agent.algorithm.class_name: {algorithm['class_name']}"
         )
+    if algorithm.get("symmetry_cfg") and any(n is not None and n.cls.cached(n.options) for n in networks.values()):  # type: ignore[attr-defined]
+        raise SpecError(
+            "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
+            " mirrored; leave it out"
+        )
     for role in (*networks, "algorithm"):
         check_class(role, config[role])
     ours = burn_in or any(networks.values()) or any(algorithm.get(key) for key in OWN_OPTIONS)

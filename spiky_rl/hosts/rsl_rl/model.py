@@ -82,7 +82,10 @@ class SpikingModel(MLPModel):
         widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
         self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
         if cnn_cfg is not None:
-            ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
+            with torch.random.fork_rng(
+                devices=[]
+            ):  # built to be counted: what comes after is drawn as without it
+                ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
             self.ann_operations = dense_operations(ann)
         self.cache = f"{obs_set}_features" if self.network.features is not None else None
         """Where in the observations the features of this model stand that were computed in the rollout; None: nowhere."""
@@ -106,7 +109,7 @@ class SpikingModel(MLPModel):
         if all(len(shape) == 1 for shape in shapes.values()):
             groups, size = super()._get_obs_dim(obs, obs_groups, obs_set)
             shape = (size,)
-        elif len(groups) == 1:
+        elif len(groups) == 1 and len(shapes[groups[0]]) == 3:
             shape = shapes[groups[0]]
         else:
             raise registry.RegistryError(
@@ -173,12 +176,14 @@ class SpikingModel(MLPModel):
     def with_features(self, obs: TensorDict, advance: bool = True) -> TensorDict:
         """The observations [B, ...] and, where this model caches them, the features of its network for them.
 
-        ``advance``: the state goes on by this control step.
+        ``advance``: the state goes on by this control step, and in training what is plastic changes by it.
         """
         if self.cache is None:
             return obs
         x = self.get_latent(obs)
-        features, state = self.network.extract(x.unsqueeze(0), self._present(x))
+        features, state = self.network.extract(
+            x.unsqueeze(0), self._present(x), adapt=advance and self.training
+        )
         if advance:
             self.state = state
         found = obs.copy()

@@ -17,6 +17,7 @@ ANN_CLASSES = ("MLPModel", "RNNModel")
 ALLOWED: dict[str, tuple[Any, ...]] = {
     "burn_in": (0,),
     "torch_compile_mode": (None,),
+    "check_for_nan": (True,),
     "actor.class_name": ANN_CLASSES,
     "critic.class_name": ANN_CLASSES,
     "actor.distribution_cfg.class_name": ("GaussianDistribution",),
@@ -49,7 +50,9 @@ def host_tree(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
             f"{task}: Isaac Lab's learning_rate_scheduler for it is {scheduled!r}, not KLAdaptiveLR"
         )
     target = {"desired_kl": (agent.get("learning_rate_scheduler_kwargs") or {}).get("kl_threshold", 0.008)}
-    policy, states = models["policy"], _reads_states(models["value"])
+    policy = models["policy"]
+    # in configurations of skrl 1, STATES is the word for what everybody observes
+    states = _reads_states(models["value"]) and not _reads_states(policy)
     # without a preprocessor of observations, skrl takes that of states for them
     normalised = agent.get("observation_preprocessor", agent.get("state_preprocessor")) is not None
     critic_normalised = "observation_preprocessor" in agent and agent.get("state_preprocessor") is not None
@@ -179,6 +182,8 @@ def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
     layers = network[0].get("layers", [])
     activation = network[0].get("activations") or "identity"
     plain = isinstance(activation, str) and all(isinstance(width, int) for width in layers)
+    plain &= network[0].get("input", "OBSERVATIONS") in ("OBSERVATIONS", "STATES")
+    plain &= model.get("output", "ONE") in ("ACTIONS", "ONE")
     if model.get("class") not in ("GaussianMixin", "DeterministicMixin") or len(network) != 1 or not plain:
         raise SpecError(
             f"{path}: Isaac Lab's network for it is no MLP on vectors, which ours takes the place of"
@@ -205,9 +210,20 @@ def _check(spec: AgentSpec) -> None:
         if node not in allowed:
             raise SpecError(
                 f"{spec.origins.get(path, 'agent')}: agent.{path}: {node!r} is not available with --rl_library skrl;"
-                f" it allows {' and '.join(str(value) for value in allowed[:2])}"
+                f" it allows {' and '.join(str(value) or 'none' for value in allowed if value != [])}"
+            )
+    for key, network in (("network", spec.network), ("critic_network", spec.critic_network)):
+        if network is not None and network.parts.get("plasticity") is not None:
+            raise SpecError(
+                f"agent.{key}.plasticity: {network.parts['plasticity'].name} is not available with --rl_library skrl, which"
+                " replays rollouts; it allows none"
             )
     algorithm = spec.runner["algorithm"]
+    if algorithm.get("time_limit_bootstrap") and _recurrent(spec):
+        raise SpecError(
+            "agent.algorithm.time_limit_bootstrap: true is not available with a recurrent agent, whose advantages in skrl run"
+            " on into the next episode; it allows false"
+        )
     schedule = algorithm.get("schedule", "adaptive")
     if algorithm.get("critic_learning_rate") is not None and schedule != "fixed":
         raise SpecError(
@@ -225,16 +241,40 @@ def _model(model: Mapping[str, Any], network: Configured | None, kind: str, step
     if network is not None:
         return {**settings, "network": network.settings()}
     options = {
-        key: model.get(key, option.default) for key, option in schema.MODEL.items() if key[:4] == "rnn_"
+        key: model.get(key, option.default) for key, option in schema.MODEL.items() if key.startswith("rnn_")
     }
     recurrent = options if model.get("class_name") == "RNNModel" else {}
     return {**settings, "ann": {"activation": model["activation"], **recurrent}}
 
 
 def _deviation(distribution: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the action."""
+    """Of the action. Raises SpecError for one that has no logarithm."""
+    first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
+    path = "agent.actor.distribution_cfg"
+    if first <= 0.0:
+        raise SpecError(
+            f"{path}.init_std: {first} is not available with --rl_library skrl; it must be above 0"
+        )
+    if limits and not (len(limits) == 2 and 0.0 < limits[0] < limits[1]):
+        raise SpecError(
+            f"{path}.std_range: {limits} is no range; give [low, high] with 0 < low < high, or []"
+        )
     return {
-        "init_std": distribution.get("init_std", 1.0),
-        "std_range": list(distribution.get("std_range") or ()),
+        "init_std": first,
+        "std_range": limits,
         "learn_std": distribution.get("learn_std", True),
     }
+
+
+def _recurrent(spec: AgentSpec) -> bool:
+    """Whether skrl's recurrent PPO trains it."""
+    pairs = ((spec.runner["actor"], spec.network), (spec.runner["critic"], spec.critic_network))
+    return any(
+        model.get("class_name") == "RNNModel" if network is None else carries_state(network)
+        for model, network in pairs
+    )
+
+
+def carries_state(network: Configured) -> bool:
+    """Whether a network keeps a state from one control step to the next."""
+    return bool(network.options.get("stateful", getattr(network.cls, "stateful", False)))

@@ -11,6 +11,8 @@ import torch
 from skrl.envs.wrappers.torch import Wrapper
 from torch import Tensor
 
+from spiky_rl.registry import UserError, nearest
+
 
 class Environment(Wrapper):
     """skrl's wrapper around what rsl_rl's runner takes as an environment."""
@@ -21,6 +23,14 @@ class Environment(Wrapper):
         self.actor, self.critic = list(obs_groups["actor"]), list(obs_groups["critic"]) if states else None
         self._device = torch.device(env.device)
         self._obs = env.get_observations()
+        for role, groups in (("actor", self.actor), ("critic", self.critic or ())):
+            for group in groups:
+                there = {name for name in self._obs.keys() if self._obs[name].ndim == 2}
+                if group not in there:
+                    raise UserError(
+                        f"agent.obs_groups.{role}: {group!r} is no group of vectors of this task; it has"
+                        f" {', '.join(sorted(there)) or 'none'}{nearest(group, there)}"
+                    )
 
     @property
     def num_envs(self) -> int:

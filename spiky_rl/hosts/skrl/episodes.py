@@ -20,7 +20,7 @@ class Episodes:
     def __init__(self, num_envs: int, device: Any) -> None:
         self.returns: deque[float] = deque(maxlen=KEPT)
         self.lengths: deque[float] = deque(maxlen=KEPT)
-        self.reports: list[Mapping[str, Any]] = []
+        self.reports: deque[Mapping[str, Any]] = deque(maxlen=KEPT)
         self._return = torch.zeros(num_envs, device=device)
         self._length = torch.zeros(num_envs, device=device)
 
@@ -43,7 +43,7 @@ class Episodes:
             for key, value in report.items():
                 numbers = torch.as_tensor(value, dtype=torch.float32).flatten().tolist()
                 values.setdefault(key if "/" in key else f"Episode/{key}", []).extend(numbers)
-        self.reports = []
+        self.reports.clear()
         return {tag: statistics.mean(numbers) for tag, numbers in values.items() if numbers}
 
 

@@ -135,8 +135,9 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         SequenceModel.__init__(
             self, None, "observations", num_envs, sequence_length, hidden_dims, network, ann or {}, spaces
         )
-        limits = dict(zip(("min_log_std", "max_log_std"), map(math.log, std_range), strict=False))
-        GaussianMixin.__init__(self, clip_log_std=bool(std_range), **limits)
+        low, high = map(math.log, std_range) if std_range else (-math.inf, math.inf)
+        self.limits = low, high
+        GaussianMixin.__init__(self, clip_log_std=bool(std_range), min_log_std=low, max_log_std=high)
         deviation = torch.full((self.num_actions,), math.log(init_std))
         self.log_std = nn.Parameter(deviation, requires_grad=learn_std)
 

@@ -169,7 +169,7 @@ class Runner(HostRunner, SkrlRunner):
         self.require_finite(index, losses)
         env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
         if self.writer is not None:
-            deviation = self.policy.log_std.exp().mean().item()
+            deviation = self.deviation.mean().item()
             rate = self.alg.optimizer.param_groups[0]["lr"]
             self._elapsed += collecting + learning
             seconds = (collecting, learning, self._elapsed)
@@ -186,6 +186,12 @@ class Runner(HostRunner, SkrlRunner):
             last_activity(self.alg),
         )
 
+    @property
+    def deviation(self) -> Tensor:
+        """Of the actions, [A], within its limits, as they are drawn."""
+        policy = self.policy
+        return policy.log_std.detach().clamp(*policy.limits).exp()
+
     def losses(self) -> dict[str, float]:
         """Of the last update, in rsl_rl's names and without their weights."""
         tracked, agent = self.alg.tracking_data, self.alg
@@ -193,7 +199,7 @@ class Runner(HostRunner, SkrlRunner):
         found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}
         means = {name: sum(values) / len(values) for name, values in found.items()}
         tracked.clear()
-        entropy = (self.policy.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
+        entropy = (self.deviation.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
         return {"value": means["value"] / weight, "surrogate": means["surrogate"], "entropy": entropy}
 
     def save(self, path: str, infos: dict | None = None) -> None:
@@ -215,6 +221,13 @@ class Runner(HostRunner, SkrlRunner):
         check_identity(loaded, self.identity, path)
         wanted = load_cfg or dict.fromkeys((*PARTS, "iteration"), True)
         modules = [name for part, names in PARTS.items() if wanted.get(part) for name in names]
+        for name in modules:
+            if (name in loaded) != (name in self.alg.checkpoint_modules):
+                where = "the checkpoint has" if name in loaded else "this agent has"
+                raise CheckpointError(
+                    f"{path}: {where} a {name} and the other has none; give agent.algorithm.value_normalization and"
+                    " agent.actor.obs_normalization the values that it was trained with"
+                )
         try:
             for name in modules:
                 if module := self.alg.checkpoint_modules.get(name):
