@@ -31,6 +31,9 @@ class Wiring:
 class Graph(Component):
     """A rule that wires N neurons."""
 
+    def check(self, size: int) -> None:
+        """Raise RegistryError where there is no wiring of ``size`` neurons; most rules wire any number."""
+
     @abstractmethod
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         """The wiring of ``size`` neurons. The same generator state gives the same wiring."""

@@ -85,15 +85,21 @@ class Grown(Graph):
     def __init__(self, file: str, strength: float) -> None:
         self.file, self.strength = file, strength
 
+    def check(self, size: int) -> None:  # noqa: D102
+        self._read(size)
+
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+        return self._read(size).wiring(self.strength)
+
+    def _read(self, size: int) -> GrownGraph:
         if not self.file:
-            raise RegistryError("graph.file: name a grown graph, as scripts/grow.py writes it")
+            raise RegistryError("file: name a grown graph, as scripts/grow.py writes it")
         graph = read(find(self.file))
         if graph.size != size:
             raise RegistryError(
-                f"size: {size} neurons do not fit {self.file}, which has {graph.size}; set size: {graph.size}"
+                f"file: {self.file} has {graph.size} neurons, not {size}; set the network's size to {graph.size}"
             )
-        return graph.wiring(self.strength)
+        return graph
 
 
 def find(file: str) -> Path:

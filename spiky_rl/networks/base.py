@@ -48,7 +48,7 @@ class SpikingNetwork(Component, torch.nn.Module):
         """Whether a network with these options is trained by replaying a rollout from its stored states."""
 
     @classmethod
-    def cached(cls, options: Mapping[str, Any]) -> bool:  # noqa: ARG003
+    def cached(cls, options: Mapping[str, Any]) -> bool:  # pylint: disable=unused-argument
         """Whether a host may keep what `extract` gives, because only what `read` does is trained."""
         return False
 

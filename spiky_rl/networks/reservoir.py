@@ -122,6 +122,8 @@ class Reservoir(SpikingNetwork):
             raise RegistryError(
                 f"{path}.surrogate.schedule: a reservoir's slope stays as it is; leave it out"
             )
+        with at(f"{path}.graph"):
+            parts["graph"].build().check(options["size"])
         if parts["plasticity"] is not None and options["train_input"]:
             raise RegistryError(f"{path}.plasticity: does not go with {path}.train_input=true")
 

@@ -253,6 +253,8 @@ def test_every_encoder_feeds_a_reservoir(encoder):
         ({"plasticity": "stdp", "train_input": True}, r"net\.plasticity: does not go with net\.train_input=true"),
         ({"backend": "gpu"}, r"net\.backend: unknown backend 'gpu'"),
         ({"size": 1}, r"net\.size: 1 is out of range"),
+        ({"graph": "grown"}, r"net\.graph: file: name a grown graph"),
+        ({"graph": {"name": "grown", "file": "grown_reservoir.json"}}, r"net\.graph: file: .* has 151 neurons, not 60"),
         ({"seed": 1.5}, r"net\.seed: expected a whole number, got 1\.5"),
         ({"surrogate": {"name": "arctangent", "schedule": [5.0, 10]}}, r"net\.surrogate\.schedule: a reservoir's"),
     ],
