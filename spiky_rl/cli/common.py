@@ -264,7 +264,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
 
     assets = configure_assets(args.assets)
 
-    from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
+    from spiky_rl.hosts.isaaclab.environment import resolve_task
 
     task = resolve_task(task_spec.id if task_spec else args.task)
     for name in data.get("tasks") or {}:
@@ -275,14 +275,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
             log.warning("%s: tasks: %s", file, error)
     library = args.rl_library
     configuration = importlib.import_module(f"spiky_rl.hosts.{library}.config")
-    overridden = [*_env_of(task_spec), *env_overrides]
-    env_cfg, host = load_configs(task, f"{library}_cfg_entry_point", overridden)
-    if library == "skrl" and host:
-        host = configuration.host_tree(host, task)
-    if not host.get("actor"):
-        raise UsageError(
-            f"--task {args.task}: Isaac Lab registers no {library} PPO agent for it, on which ours are built"
-        )
+    env_cfg, host = load_host(library, task, [*_env_of(task_spec), *env_overrides])
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
     config = configuration.runner_config(spec)
     experiment = args.experiment_name or spec.runner.get("experiment_name", "")
@@ -298,6 +291,21 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
         label, task, stem, task_spec, spec, library, config, experiment,
         env_cfg, device, num_envs, seed, assets, rank,
     )  # fmt: skip
+
+
+def load_host(library: str, task: str, overrides: list[str] | None = None) -> tuple[Any, dict[str, Any]]:
+    """The task's environment config, and Isaac Lab's PPO configuration of ``library`` for it as the tree that agents change."""
+    from spiky_rl.hosts.isaaclab.environment import load_configs, quiet
+
+    env_cfg, host = load_configs(task, f"{library}_cfg_entry_point", overrides)
+    if library == "skrl" and host:
+        with quiet():
+            host = importlib.import_module("spiky_rl.hosts.skrl.config").host_tree(host, task)
+    if not host.get("actor"):
+        raise UsageError(
+            f"--task {task}: Isaac Lab registers no {library} PPO agent for it, on which ours are built"
+        )
+    return env_cfg, host
 
 
 def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> int:
@@ -389,3 +397,6 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
+    except BrokenPipeError:  # whoever read the answer has enough of it, as `| head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -30,6 +30,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--task", help="with an agent: the merged specification for this task")
     found.add_argument(
+        "--rl_library", default="rsl_rl", choices=common.LIBRARIES, help="with --task: host library"
+    )
+    found.add_argument(
         "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
     )
     found.add_argument(
@@ -62,7 +65,7 @@ def show(argv: list[str]) -> int:
     elif args.source:
         show_source(args.kind, args.name)
     elif args.kind == "agents":
-        show_agent(args.name, args.task, args.overrides)
+        show_agent(args.name, args.task, args.overrides, args.rl_library)
     elif args.kind == "tasks":
         show_task(args.name)
     else:
@@ -70,7 +73,7 @@ def show(argv: list[str]) -> int:
     return 0
 
 
-def show_agent(name: str, task: str | None, overrides: list[str]) -> None:
+def show_agent(name: str, task: str | None, overrides: list[str], library: str) -> None:
     """An agent's own file, or its merged specification for a task, every value with its origin."""
     _, data, _ = read_agent(name)
     parse_overrides(overrides)
@@ -81,10 +84,10 @@ def show_agent(name: str, task: str | None, overrides: list[str]) -> None:
         return
     common.require("isaaclab", "isaaclab")
     task_spec = load_task(task)
-    from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
+    from spiky_rl.hosts.isaaclab.environment import resolve_task
 
     gym_id = resolve_task(task_spec.id if task_spec else task)
-    spec = resolve_agent(name, gym_id, load_configs(gym_id)[1], overrides, task_spec)
+    spec = resolve_agent(name, gym_id, common.load_host(library, gym_id)[1], overrides, task_spec)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
     print_columns([(path, _plain(value), origin) for path, value, origin in spec.rows()])
 

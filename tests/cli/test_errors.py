@@ -171,6 +171,25 @@ def test_scripts_hand_on_the_exit_code(script):
     assert_refused(done.returncode, done.stderr, f"{script}.py: error:")
 
 
+def test_a_reader_that_stops_reading_is_no_failure():
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "show.py"), "neurons"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        process.stdout.close()
+        assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def test_show_merges_an_agent_with_the_configuration_of_the_library_asked_for(capsys):
+    rows = {}
+    for library in common.LIBRARIES:
+        assert show(["agents", "lif_ppo", "--task", "cartpole", "--rl_library", library]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        rows[library] = {line[0]: line[1] for line in lines if len(line) > 2}
+    assert [rows[library]["algorithm.num_learning_epochs"] for library in common.LIBRARIES] == ["5", "8"]
+    assert rows["rsl_rl"]["network.steps"] == rows["skrl"]["network.steps"] == "4"
+
+
 # What Isaac Lab has to be imported for: one process runs all of these lines, and no simulator starts in it.
 
 DRIVER = """
