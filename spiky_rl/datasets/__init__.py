@@ -1,0 +1,1 @@
+"""Data that are classified: event recordings and digits, as frames in time."""

@@ -1,0 +1,130 @@
+"""Synthetic recordings: the same for the same seed, of a real sensor's statistics, and called synthetic."""
+
+import gzip
+import importlib.util
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spiky_rl.datasets import digits, nmnist, samples, synthetic
+from spiky_rl.datasets.frames import Binning
+from spiky_rl.registry import UserError
+
+REAL = os.environ.get("SPIKY_RL_DATA")
+needs_digits = pytest.mark.skipif(
+    importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed: the extra 'dev'"
+)
+
+
+def bar():
+    """A bright vertical bar."""
+    image = np.zeros((28, 28))
+    image[6:22, 12:16] = 255.0
+    return image
+
+
+def simulated(image, seed=0):
+    return synthetic.simulate(image, np.random.default_rng(seed))
+
+
+def test_the_same_seed_gives_the_same_events_and_another_others():
+    a, b, c = simulated(bar()), simulated(bar()), simulated(bar(), seed=1)
+    assert (a.t == b.t).all() and (a.x == b.x).all()
+    assert len(a) != len(c) or (a.t != c.t).any()
+
+
+def test_times_ascend_within_the_recording_and_pixels_lie_on_the_sensor():
+    events = simulated(bar())
+    assert (np.diff(events.t) >= 0).all() and 0 <= events.t.min() and events.t.max() < 310_000
+    assert max(events.x.max(), events.y.max()) < 34 and set(np.unique(events.p)) == {0, 1}
+
+
+def test_darkness_sends_noise_alone_at_its_rate():
+    counts = [len(simulated(np.zeros((28, 28)), seed)) for seed in range(20)]
+    assert np.mean(counts) == pytest.approx(0.3 * 34 * 34 * 0.31, rel=0.1)
+
+
+def test_a_pixel_that_turns_bright_sends_off_events_first(monkeypatch):
+    monkeypatch.setattr(synthetic, "NOISE_HZ", 0.0)
+    events = simulated(bar())
+    # in the second saccade (100 to 200 ms) the digit moves to the right: its right edge brightens
+    second = (events.t > 100_000) & (events.t < 200_000)
+    right = second & (events.x >= 19)
+    left = second & (events.x <= 15)
+    assert right.sum() > 50 and left.sum() > 50
+    assert events.p[right].mean() < 0.1 and events.p[left].mean() > 0.9
+
+
+def test_a_brighter_image_moves_more_events():
+    assert len(simulated(bar())) > 1.5 * len(simulated(0.2 * bar()))
+
+
+@needs_digits
+def test_enlarged_digits_move_about_as_many_events_over_as_many_pixels_as_recordings():
+    # N-MNIST's first 1,000 recordings: 4,133 events on the mean, 448 active pixels; measured here: 3,490 and 454
+    images, labels, source = digits.like_mnist(Path("nowhere"))
+    assert (
+        images.shape == (1797, 28, 28)
+        and source == "scikit-learn's digits"
+        and labels[:3].tolist() == [0, 1, 2]
+    )
+    binning = Binning(3, 0, 300_000, (34, 34))
+    found = [binning(simulated(image, i)) for i, image in enumerate(images[:40])]
+    assert 3000 < np.mean([f.sum() for f in found]) < 4300
+    assert 400 < np.mean([(f.sum((0, 1)) > 0).sum() for f in found]) < 500
+    by_saccade = np.mean([f.sum((1, 2, 3)) for f in found], 0)
+    assert by_saccade.min() > 0.75 * by_saccade.max(), "three saccades of about as many events"
+
+
+@needs_digits
+def test_synthetic_samples_say_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
+    found = samples.load("nmnist", tmp_path, bins=2, synthetic=3)
+    assert found.name == "nmnist_synthetic" and found.frames.shape == (3, 2, 2, 34, 34)
+    assert found.synthetic == "simulated sensor on scikit-learn's digits"
+    assert "synthetic recordings" in caplog.text
+    assert samples.load("nmnist", tmp_path, bins=2, synthetic=2).digest != found.digest
+
+
+@needs_digits
+def test_more_recordings_than_images_are_refused(tmp_path):
+    with pytest.raises(UserError, match="--recordings 1798: there are 1797 images of scikit-learn's digits"):
+        samples.load("nmnist", tmp_path, synthetic=1798)
+
+
+def test_mnists_own_files_are_taken_where_they_are(tmp_path):
+    (tmp_path / "mnist").mkdir()
+    images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
+    head = b"\0\0\x08\x03" + struct.pack(">3I", 2, 28, 28)
+    (tmp_path / "mnist" / digits.IMAGES).write_bytes(head + images.tobytes())
+    label = b"\0\0\x08\x01" + struct.pack(">I", 2) + bytes([7, 3])
+    (tmp_path / "mnist" / f"{digits.LABELS}.gz").write_bytes(gzip.compress(label))
+    found, labels, source = digits.like_mnist(tmp_path)
+    assert (found == images).all() and labels.tolist() == [7, 3] and source == "MNIST"
+    (tmp_path / "mnist" / digits.IMAGES).write_bytes(head + images.tobytes()[:-1])
+    with pytest.raises(UserError, match="no idx file of bytes, or a truncated one"):
+        digits.like_mnist(tmp_path)
+
+
+@needs_digits
+def test_static_digits_are_one_frame_of_brightness(tmp_path):
+    found = samples.load("digits", tmp_path)
+    assert found.frames.shape == (1797, 1, 1, 8, 8) and found.shape == (1, 8, 8)
+    assert found.frames.max() == 1.0 and found.synthetic == ""
+
+
+@needs_digits
+@pytest.mark.skipif(not REAL, reason="real recordings: SPIKY_RL_DATA is not set")
+def test_real_recordings_move_as_the_simulated_ones_do():
+    # rates of events over time: three saccades, at the same times, with pauses between them
+    binning = Binning(30, 0, 300_000, (34, 34))
+    recordings = nmnist.find(Path(REAL or ""))
+    images, _, _ = digits.like_mnist(Path("nowhere"))
+    courses = np.zeros((2, 30))
+    for i in range(40):
+        courses[0] += binning(recordings.read(i)).sum((1, 2, 3))
+        courses[1] += binning(simulated(images[i], i)).sum((1, 2, 3))
+    assert np.corrcoef(courses)[0, 1] > 0.9
