@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import time
+from dataclasses import dataclass
 from typing import Any
 
 from spiky_rl import files
@@ -41,6 +43,7 @@ def play(argv: list[str]) -> int:
     from spiky_rl.hosts.common import runs
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
     from spiky_rl.hosts.isaaclab.measures import Measures
+    from spiky_rl.metrics.energy import energy_text
 
     checkpoint = common.find_checkpoint(args, plan)
     folder = checkpoint.parent
@@ -57,7 +60,8 @@ def play(argv: list[str]) -> int:
         runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         policy = runner.get_inference_policy(plan.device)
-        rows = episodes(env, policy, args.episodes, Measures(env))
+        playback = episodes(env, policy, args.episodes, Measures(env))
+        rows = playback.rows
         films = []
         if args.video:
             from spiky_rl.cli.film import film
@@ -90,10 +94,14 @@ def play(argv: list[str]) -> int:
             for name in ("upright", "distance")
             if name in rows[0]
         },
+        "cost": None if playback.cost is None else playback.cost_as_dict(),
         "rows": rows,
         "versions": runs.versions(),
     }
     print_table(rows, measure)
+    if playback.cost is not None:
+        ann = playback.ann_operations if policy.network is not None else 0.0
+        print(f"energy per action: {energy_text(playback.cost, ann_operations=ann)}")
     for path in films:
         print(path)
     path = folder / "playback.json"
@@ -102,7 +110,30 @@ def play(argv: list[str]) -> int:
     return 0
 
 
-def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> list[dict[str, float]]:
+@dataclass
+class Playback:
+    """Episodes, and what their actions cost."""
+
+    rows: list[dict[str, float]]
+    """Of every episode."""
+    cost: Any
+    """`spiky_rl.metrics.energy.Cost` of an action, a mean over the episodes; None where it is not known."""
+    ann_operations: float
+    """Multiply-accumulates of the ANN in the policy's place."""
+    actions_per_second: float
+    """Of all environments together, in the time that the policy itself took."""
+
+    def cost_as_dict(self) -> dict[str, Any]:
+        """For ``playback.json``."""
+        return {
+            **self.cost.as_dict(),
+            "ann_dense_operations": self.ann_operations,
+            "actions_per_second": self.actions_per_second,
+            "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
+        }
+
+
+def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> Playback:
     """Play until ``wanted`` episodes have ended, taking the same number from every environment as far as it goes.
 
     Counting whichever episodes end first would favour the short ones: environment i gives its first
@@ -110,12 +141,15 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> list[dict[str
     """
     import torch
 
+    from spiky_rl.metrics.energy import mean
+
     count, device = env.num_envs, env.device
     quota = [wanted // count + (i < wanted % count) for i in range(count)]
     rows: list[dict[str, float]] = []
     total = torch.zeros(count, device=device)
     length = torch.zeros(count, device=device)
-    rates, operations = [], []
+    rates, operations, costs, of_episodes, seen = [], [], [], [], None
+    seconds = 0.0
     with torch.inference_mode():
         env.reset()
         policy.reset()
@@ -125,7 +159,11 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> list[dict[str
             seen = policy.activity(obs)
             rates.append(seen.rate)
             operations.append(seen.operations)
-            obs, rewards, dones, _ = env.step(policy(obs))
+            costs.append(seen.cost)
+            began = finished(device)
+            actions = policy(obs)
+            seconds += finished(device) - began
+            obs, rewards, dones, _ = env.step(actions)
             policy.reset(dones)
             total += rewards
             length += 1
@@ -139,8 +177,24 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> list[dict[str
                     row["firing_rate"] = statistics.mean(rates[-steps:])
                     row["operations"] = statistics.mean(operations[-steps:])
                     rows.append(row)
+                    if seen.cost is not None:
+                        of_episodes.append(mean(costs[-steps:]))
             total, length = total * (dones == 0), length * (dones == 0)
-    return rows
+    return Playback(
+        rows,
+        mean(of_episodes) if of_episodes else None,
+        seen.ann_operations if seen is not None else 0.0,
+        count * len(rates) / seconds,
+    )
+
+
+def finished(device: Any) -> float:
+    """The time in seconds when all that was begun on the device is done."""
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def print_table(rows: list[dict[str, float]], measure: str) -> None:

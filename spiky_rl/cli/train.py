@@ -66,7 +66,7 @@ def train(argv: list[str]) -> int:
             plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
     checkpoint = common.find_checkpoint(args, plan) if args.checkpoint else None
     folder = make_folder(args, plan) if plan.rank == 0 else None
-    runner, outcome = run(args, plan, checkpoint, folder)
+    runner, outcome, activity = run(args, plan, checkpoint, folder)
     if folder is None:
         return 1 if outcome.startswith("failed") else 0
 
@@ -85,6 +85,7 @@ def train(argv: list[str]) -> int:
         outcome=outcome,
         spec_hash=plan.spec.digest,
         overrides=args.overrides,
+        cost=None if activity is None or activity.cost is None else activity.cost.as_dict(),
     )
     summarise(result, outcome, args)
     print(folder / "result.json")
@@ -135,8 +136,9 @@ def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
 
 def run(
     args: argparse.Namespace, plan: Plan, checkpoint: Path | None, folder: Path | None
-) -> tuple[Any, str]:
-    """Simulate and train; returns the runner and how it ended: ``finished``, ``stopped`` or ``failed: why``."""
+) -> tuple[Any, str, Any]:
+    """Simulate and train; returns the runner, how it ended (``finished``, ``stopped`` or ``failed: why``) and the last
+    iteration's activity, None before the first."""
     import torch
 
     from spiky_rl.cli.display import Display
@@ -190,6 +192,7 @@ def run(
             )
         first = runner.current_learning_iteration
         best = Best(runner, folder, plan.setting("num_steps_per_env"))
+        activity = None
         try:
             with (
                 interruptible() as asked,
@@ -199,6 +202,8 @@ def run(
             ):
 
                 def after(iteration: Any) -> None:
+                    nonlocal activity
+                    activity = iteration.activity
                     display(iteration)
                     best(iteration)
                     if anywhere(asked(), plan.device):
@@ -212,7 +217,7 @@ def run(
             outcome = f"failed: {error}"
         if args.video and folder is not None:
             env.finish()
-    return runner, outcome
+    return runner, outcome, activity
 
 
 class Best:

@@ -1,22 +1,178 @@
-"""What a control step costs: effective synaptic operations, and an ANN's on the same scale.
+"""Synaptic operations of a pass: effective ones, accumulates apart from multiply-accumulates, and dense ones.
 
-A non-zero input of a connection costs its fan-out. Spikes are 0 or 1, so each operation is an accumulate; a graded input
-(the observation, an ANN's activation) makes it a multiply-accumulate. Neuron updates are not counted here.
-Source of the definitions: Yik et al. (2025), NeuroBench: effective ACs and MACs.
+A non-zero input costs one operation for every non-zero weight that it reaches. A connection accumulates in an inner step in
+which all its inputs are -1, 0 or 1, and multiplies and accumulates otherwise; a batch is one call. Dense is every input
+times every weight. Biases, pooling, normalisation and neuron updates are not counted here. Where an encoder is constant over
+the control step, its connection runs once. A readout of rates counts as it would run on events: an accumulate for each
+spike, not a product for each mean; a reservoir's standardisation counts as part of its readout's weights.
+
+Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-56739-4.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+from torch.nn import grad
 
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.decoders.first_spike import FirstSpike
+from spiky_rl.codecs.decoders.linear import Linear as LastStep
+from spiky_rl.codecs.decoders.population_vector import PopulationVector
+from spiky_rl.connections.base import Connection, Within
+from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import Linear
-from spiky_rl.networks.base import Record
+from spiky_rl.networks.base import Record, SpikingNetwork
+from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.networks.reservoir import Reservoir
+from spiky_rl.registry import RegistryError
+
+
+@dataclass(frozen=True)
+class Synapses:
+    """One connection: which signal it reads, and what that costs."""
+
+    signal: int | None
+    """Index in `Record.signal`; None: what it reads is not there, and the record's last operations are its own."""
+    weights: int
+    zeros: int
+    """How many of the weights are 0."""
+    dense: float | None = None
+    """Operations of a call in which every input and every weight counts; None: what `count` says of ones."""
+    count: Callable[[Tensor], Tensor] = lambda events: events
+    """Effective operations of events [T, K or 1, B, C]: [T, K or 1, B]."""
+    read: Callable[[Tensor], Tensor] = lambda signal: signal
+    """The signal as the weights see it."""
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Of one control step, as means over those of a pass and over its environments."""
+
+    effective_macs: float
+    effective_acs: float
+    dense: float
+    activation_sparsity: float
+    """Share of the neurons' outputs that are 0."""
+
+
+def synapses(network: SpikingNetwork) -> list[Synapses]:
+    """All connections of a network, its readout among them, with the weights as they are now.
+
+    Raises RegistryError for a network of which it is not known where its connections are.
+    """
+    if isinstance(network, FeedForward):
+        found, count = [], 0
+        for i, layer in enumerate(network.layers):
+            found.append(of_connection(layer.connection, i))
+            if layer.recurrent is not None:
+                found.append(of_connection(layer.recurrent, i + 1))
+            count = i + 1
+        return [*found, _of_readout(network.decoder, count)]
+    if isinstance(network, Reservoir):
+        readout = [m.weight.detach() for m in network.decoder if isinstance(m, torch.nn.Linear)]
+        return [
+            _of_weights(network.input_weight, 0),
+            _of_weights(network.weight, 1),
+            *(Synapses(None, w.numel(), _zeros(w), w.numel()) for w in readout),
+        ]
+    raise RegistryError(
+        f"cost: where the connections of a network {type(network).__name__!r} are is not known; choose from FeedForward, Reservoir"
+    )
+
+
+def of_connection(connection: Connection, signal: int = 0) -> Synapses:
+    """A connection that reads `Record.signal` number ``signal``."""
+    if isinstance(connection, Within):
+        # every synapse has one delay
+        delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
+        return _of_weights(delayed.abs().sum(0), signal)
+    if isinstance(connection, Linear):
+        return _of_weights(connection.synapses(), signal)
+    if isinstance(connection, Convolutional):
+        weight, reached = connection.weight.detach(), _reached(connection)
+        dense = float(connection.fan_out.sum())
+        return Synapses(
+            signal, weight.numel(), _zeros(weight), dense, lambda events: (events != 0).to(reached) @ reached
+        )
+    own = [p.detach() for p in connection.parameters() if p.ndim > 1]
+    return Synapses(signal, sum(p.numel() for p in own), sum(map(_zeros, own)), None, connection.operations)
+
+
+def _of_weights(
+    weight: Tensor, signal: int, read: Callable[[Tensor], Tensor] = lambda signal: signal
+) -> Synapses:
+    """Of weights in force [C, N]."""
+    fan_out = (weight.detach() != 0).sum(1).float()
+
+    def effective(events: Tensor) -> Tensor:
+        return (events != 0).to(fan_out) @ fan_out
+
+    return Synapses(signal, weight.numel(), _zeros(weight), weight.numel(), effective, read)
+
+
+def _of_readout(decoder: Decoder, signal: int) -> Synapses:
+    weight = decoder.readout.weight.detach().t()
+    if isinstance(decoder, PopulationVector):
+        weight = weight * decoder.mask.t()
+    if isinstance(decoder, LastStep):
+        return _of_weights(weight, signal, lambda spikes: spikes[:, -1:])
+    if isinstance(decoder, FirstSpike):
+        # how early each neuron first spikes: 1 in the first inner step, 0 if never
+        return _of_weights(weight, signal, lambda spikes: spikes.cummax(1).values.mean(1, keepdim=True))
+    return _of_weights(weight, signal)
+
+
+def _reached(connection: Convolutional) -> Tensor:
+    """Non-zero weights that each input reaches at places that pooling keeps, [C H W]."""
+    weight, (channels, *size) = connection.weight.detach(), connection.inputs
+    kernel, stride, padding = weight.shape[-1], connection.stride, connection.padding
+    rows, columns = ((side + 2 * padding - kernel) // stride + 1 for side in size)
+    places = weight.new_zeros(1, weight.shape[0], rows, columns)
+    places[..., : connection.shape[1] * connection.pool, : connection.shape[2] * connection.pool] = 1.0
+    return grad.conv2d_input(
+        (1, channels, *size), (weight != 0).to(weight), places, stride, padding
+    ).flatten()
+
+
+def _zeros(weight: Tensor) -> int:
+    return int((weight == 0).sum())
+
+
+def connection_sparsity(links: Sequence[Synapses]) -> float:
+    """Zero weights over all weights."""
+    return sum(link.zeros for link in links) / sum(link.weights for link in links)
+
+
+def counted(links: Sequence[Synapses], record: Record) -> Operations:
+    """Operations of a recorded pass of the network whose connections are ``links``."""
+    accumulated = multiplied = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
+    dense = 0.0
+    for link in links:
+        if link.signal is None:
+            dense += link.dense or 0.0
+            continue
+        events = link.read(record.signal[link.signal])
+        operations = link.count(events).double().mean(2)  # [T, K or 1]
+        plain = ((events == 0) | (events.abs() == 1)).flatten(2).all(2)
+        accumulated = accumulated + (operations * plain).sum(1).mean()
+        multiplied = multiplied + (operations * ~plain).sum(1).mean()
+        ones = torch.ones_like(events[:1, :1, :1])
+        dense += events.shape[1] * (float(link.count(ones)) if link.dense is None else link.dense)
+    if any(link.signal is None for link in links):
+        multiplied = multiplied + record.operations[-1].double().mean()
+    silent = torch.stack([(s == 0).sum() for s in record.signal[1:]]).sum()
+    sparsity = silent / sum(s.numel() for s in record.signal[1:])
+    macs, acs, sparsity = torch.stack([multiplied, accumulated, sparsity.double()]).tolist()
+    return Operations(macs, acs, dense, sparsity)
 
 
 def effective_operations(record: Record) -> float:
-    """Mean effective operations per control step of a recorded pass: encoder, connections and decoder."""
+    """Mean effective operations per control step of a recorded pass, as its parts say: encoder, connections and decoder."""
     return float(sum(operations.float().mean().item() for operations in record.operations))
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.metrics.energy import PRICES, Cost
+from spiky_rl.metrics.meter import Meter, meter_of, of_ann
 from spiky_rl.metrics.spikes import Firing, firing, mean_rate, picture, timelines
 from spiky_rl.metrics.synops import dense_operations, effective_operations
 from spiky_rl.networks.base import Record, SpikingNetwork, State
@@ -28,21 +30,34 @@ class Activity:
     """Effective synaptic operations per control step; an ANN's multiply-accumulates."""
     ann_operations: float
     """Multiply-accumulates of the ANN in the model's place: Isaac Lab's own network for the task."""
+    cost: Cost | None
+    """What the control step cost, by kind of operation; None for a network from elsewhere, whose connections are not known."""
 
 
-def ann_activity(model: nn.Module) -> Activity:
-    """Of a model that does not spike."""
+def ann_activity(model: nn.Module, body: nn.Module, run: Callable[[], Any], samples: int) -> Activity:
+    """Of a model that does not spike, when ``run`` sends ``samples`` observations through its ``body`` once."""
     operations = dense_operations(model)
-    return Activity([], 0.0, operations, operations)
+    return Activity([], 0.0, operations, operations, of_ann(body, run, samples))
 
 
-def activity(network: SpikingNetwork, x: Tensor, state: State | None, ann_operations: float) -> Activity:
-    """Of a network, for what its model sees, x [B, O], and the state before it (None: rest)."""
+def activity(
+    network: SpikingNetwork,
+    x: Tensor,
+    state: State | None,
+    ann_operations: float,
+    meter: Meter | None = None,
+) -> Activity:
+    """Of a network, for what its model sees, x [B, O], and the state before it (None: rest).
+
+    ``meter``: the network's, where its weights stay; None: a new one.
+    """
     record = Record()
     with torch.no_grad():
         network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
     layers = firing(record)
-    return Activity(layers, mean_rate(layers, record), effective_operations(record), ann_operations)
+    meter = meter or meter_of(network)
+    cost = None if meter is None else meter(record)
+    return Activity(layers, mean_rate(layers, record), effective_operations(record), ann_operations, cost)
 
 
 def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Any:
@@ -71,6 +86,11 @@ def write_activity(writer: Any, index: int, seen: Activity, seconds: Mapping[str
         writer.add_scalar(f"Perf/seconds_{name}", value, index)
     writer.add_scalar("Cost/operations_per_step", seen.operations, index)
     writer.add_scalar("Cost/ann_operations_per_step", seen.ann_operations, index)
+    if seen.cost is not None:
+        for name in ("effective_macs", "effective_acs", "dense_operations", "neuron_updates"):
+            writer.add_scalar(f"Cost/{name}_per_step", getattr(seen.cost, name), index)
+        writer.add_scalar("Cost/activation_sparsity", seen.cost.activation_sparsity, index)
+        writer.add_scalar("Cost/energy_nj_per_step", seen.cost.energy(PRICES["fp32"]) / 1000.0, index)
     if seen.layers:
         writer.add_scalar("Spikes/rate", seen.rate, index)
     for i, layer in enumerate(seen.layers, start=1):

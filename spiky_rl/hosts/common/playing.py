@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import Activity
 from spiky_rl.metrics.film import spikes_of
+from spiky_rl.metrics.meter import Meter, meter_of
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 
 
@@ -42,11 +44,19 @@ class PlayedPolicy(ABC):
     def seen(self, obs: Any) -> Tensor:
         """What the policy's first layer gets, [B, O]: the observation groups it uses, normalised."""
 
+    @abstractmethod
+    def ann_activity(self, obs: Any) -> Activity:
+        """Of an ANN, as `activity`."""
+
+    @cached_property
+    def _meter(self) -> Meter | None:
+        return None if self.network is None else meter_of(self.network)
+
     def activity(self, obs: Any) -> Activity:
         """Spikes and operations of the control step to come; the state stays."""
         if self.network is None:
-            return observe.ann_activity(self.model)
-        return observe.activity(self.network, self.seen(obs), self.state, self.ann_operations)
+            return self.ann_activity(obs)
+        return observe.activity(self.network, self.seen(obs), self.state, self.ann_operations, self._meter)
 
     def spikes(self, obs: Any) -> list[Tensor] | None:
         """Spikes [K, N] of every layer in the control step to come, of environment 0; None for an ANN."""

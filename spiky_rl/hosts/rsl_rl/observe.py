@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from rsl_rl.algorithms import PPO
-from torch import Tensor
+from torch import Tensor, nn
 
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import SAMPLES, Activity
@@ -39,15 +39,30 @@ class Played(PlayedPolicy):
         assert isinstance(self.model, SpikingModel)
         return self.model.get_latent(obs)
 
+    def ann_activity(self, obs: Any) -> Activity:  # noqa: D102
+        return _ann_activity(self.model, obs, self.model.get_hidden_state())  # type: ignore[operator]
+
+
+def _ann_activity(model: Any, obs: Any, hidden: Any) -> Activity:
+    """Of an ANN of rsl_rl's that sees ``obs`` in the state ``hidden``; its own state stays as it is."""
+    parts = [part for name in ("cnns", "rnn", "mlp") if (part := getattr(model, name, None)) is not None]
+    before = model.get_hidden_state()
+    model.reset(hidden_state=hidden)
+    found = observe.ann_activity(model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0])
+    model.reset(hidden_state=before)
+    return found
+
 
 def last_activity(algorithm: PPO) -> Activity:
     """The actor's activity at the last control step of the rollout, over some of the environments."""
     actor, storage = algorithm.get_policy(), algorithm.storage
+    saved = storage.saved_hidden_state_a if actor.is_recurrent else None
     if not isinstance(actor, SpikingModel):
-        return observe.ann_activity(actor)
+        hidden = tuple(s[-1][:, :SAMPLES].contiguous() for s in saved or ())
+        obs = storage.observations[-1][:SAMPLES]
+        return _ann_activity(actor, obs, hidden if len(hidden) > 1 else next(iter(hidden), None))
     with torch.no_grad():
         x = actor.get_latent(storage.observations[-1][:SAMPLES])  # type: ignore[arg-type]
-    saved = storage.saved_hidden_state_a if actor.is_recurrent else None
     # where nothing is replayed, no state is stored: the one after that step is as good to count spikes with
     now = actor.state if actor.network.stateful else None
     state = tuple(s[-1] for s in saved) if saved else now

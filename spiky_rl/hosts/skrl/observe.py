@@ -48,14 +48,25 @@ class Played(PlayedPolicy):
     def seen(self, obs: Any) -> Tensor:  # noqa: D102
         return self.agent.normalised(self.environment.observations(obs))
 
+    def ann_activity(self, obs: Any) -> Activity:  # noqa: D102
+        return _ann_activity(self.agent, self.seen(obs), self._state)
+
+
+def _ann_activity(agent: SpikingAgent, x: Tensor, state: State | None) -> Activity:
+    """Of an ANN that sees x [B, O] in a state (None: rest)."""
+    policy = agent.policy
+    inputs: dict[str, Any] = {"observations": x, **({"rnn": list(state)} if state else {})}
+    return observe.ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
+
 
 def last_activity(agent: SpikingAgent) -> Activity:
     """The policy's activity at the last control step of the rollout, over some of the environments."""
     policy = agent.policy
-    if policy.network is None:
-        return observe.ann_activity(policy)
     x = agent.normalised(agent.stored("observations")[-1, :SAMPLES])
-    return observe.activity(policy.network, x, _stored(agent, -1, slice(SAMPLES)), policy.ann_operations)
+    state = _stored(agent, -1, slice(SAMPLES))
+    if policy.network is None:
+        return _ann_activity(agent, x, state)
+    return observe.activity(policy.network, x, state, policy.ann_operations)
 
 
 def raster(agent: SpikingAgent, environment: int = 0) -> Any:

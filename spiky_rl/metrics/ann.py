@@ -1,0 +1,138 @@
+"""Operations of an ANN in a pass, on the same scale as a spiking network's: by the values that its modules see.
+
+As `spiky_rl.metrics.synops` counts: a zero input or weight costs nothing, and a layer whose inputs are all -1, 0 or 1
+accumulates. Hidden states of recurrent layers count as non-zero, and a step of theirs always multiplies.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.metrics.updates import Arithmetic, of_activation, of_recurrent_cell
+
+Hook = Callable[[nn.Module, Any, Any], None]
+"""As torch calls it after a forward pass: module, inputs, output."""
+
+
+@dataclass
+class Tally:
+    """What a pass did, summed over its samples."""
+
+    macs: float = 0.0
+    acs: float = 0.0
+    dense: float = 0.0
+    updates: int = 0
+    """Values of activations, and steps of recurrent units."""
+    zeros: int = 0
+    """How many of them are 0."""
+    arithmetic: Arithmetic = field(default_factory=Arithmetic)
+
+    def synapses(self, effective: Tensor, dense: float, inputs: Tensor) -> None:
+        """Add a layer's operations on its inputs."""
+        if bool(((inputs == 0) | (inputs.abs() == 1)).all()):
+            self.acs += float(effective)
+        else:
+            self.macs += float(effective)
+        self.dense += dense
+
+    def values(self, outputs: Tensor, each: Arithmetic) -> None:
+        """Add a layer's activations."""
+        self.updates += outputs.numel()
+        self.zeros += int((outputs == 0).sum())
+        self.arithmetic += each * outputs.numel()
+
+
+@contextmanager
+def watched(body: nn.Module) -> Iterator[Tally]:
+    """Count what the linear, two-dimensional convolutional and recurrent modules and the activations of ``body`` do inside."""
+    tally, handles = Tally(), []
+    for module in body.modules():
+        hook = _hook(tally, module)
+        if hook is not None:
+            handles.append(module.register_forward_hook(hook))
+    try:
+        yield tally
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def weights(body: nn.Module) -> list[Tensor]:
+    """The weights of all connections in ``body``."""
+    found: list[Tensor] = []
+    for module in body.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            found.append(module.weight.detach())
+        elif isinstance(module, nn.RNNBase):
+            found += [p.detach() for name, p in module.named_parameters() if name.startswith("weight")]
+    return found
+
+
+def state_values(body: nn.Module) -> int:
+    """Values that the recurrent layers of ``body`` carry from one step to the next."""
+    layers = [module for module in body.modules() if isinstance(module, nn.RNNBase)]
+    return sum(m.num_layers * m.hidden_size * (1 + isinstance(m, nn.LSTM)) for m in layers)
+
+
+def _hook(tally: Tally, module: nn.Module) -> Hook | None:
+    if isinstance(module, nn.Linear):
+        return _linear(tally, module)
+    if isinstance(module, nn.Conv2d):
+        return _convolution(tally, module)
+    if isinstance(module, nn.RNNBase):
+        return _recurrent(tally, module)
+    each = of_activation(module)
+    return None if each is None else lambda _, inputs, output: tally.values(output.detach(), each)
+
+
+def _linear(tally: Tally, module: nn.Linear) -> Hook:
+    fan_out = (module.weight.detach() != 0).float().sum(0)
+
+    def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+        x = inputs[0].detach()
+        effective = ((x != 0).float() @ fan_out).double().sum()
+        tally.synapses(effective, output.numel() * module.in_features, x)
+
+    return hook
+
+
+def _convolution(tally: Tally, module: nn.Conv2d) -> Hook:
+    binary = copy.deepcopy(module)
+    binary.bias = None
+    full = copy.deepcopy(binary)
+    with torch.no_grad():
+        binary.weight.copy_(module.weight != 0)
+        full.weight.fill_(1.0)
+
+    def hook(_: nn.Module, inputs: Any, __: Any) -> None:
+        x = inputs[0].detach()
+        with torch.no_grad():
+            effective, dense = binary((x != 0).to(x)), full(torch.ones_like(x))
+        tally.synapses(effective.double().sum(), float(dense.double().sum()), x)
+
+    return hook
+
+
+def _recurrent(tally: Tally, module: nn.RNNBase) -> Hook:
+    first, *rest = weights(module)
+    fan_out = (first != 0).float().sum(0)
+    hidden = sum(int((w != 0).sum()) for w in rest)
+    each = of_recurrent_cell(module) * module.num_layers
+
+    def hook(_: nn.Module, inputs: Any, outputs: Any) -> None:
+        x, last = inputs[0].detach(), outputs[0].detach()
+        rows = x.numel() // x.shape[-1]
+        tally.macs += float(((x != 0).float() @ fan_out).double().sum()) + rows * hidden
+        tally.dense += rows * sum(w.numel() for w in (first, *rest))
+        tally.values(last, each)
+        # layers below the last show no outputs; none of theirs are 0
+        tally.updates += (module.num_layers - 1) * last.numel()
+
+    return hook

@@ -1,0 +1,176 @@
+"""What an action or a classified sample costs: operations, memory, and the energy that the arithmetic takes.
+
+Energy is a sum of counts times prices of single operations. It knows nothing of memory, data movement, clocks and idle
+hardware, so it orders architectures under an assumption and predicts no device; `CAVEATS` say so wherever it is shown.
+
+Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V; Davies et al. (2018), Loihi,
+10.1109/MM.2018.112130359, table 2.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from spiky_rl.registry import RegistryError, nearest
+
+CAVEATS = (
+    "arithmetic only: moving data takes most of the energy of real hardware, and often reverses the order",
+    "with 5 inner steps it takes rates below about 6 % to beat a quantised ANN (Yan et al. 2024, arXiv 2409.08290)",
+    "an ANN may run in int8, where an accumulate saves less",
+    "per action or sample: all inner steps, with encoder, neuron updates and readout",
+    "on a GPU none of this holds: a product of spikes costs what one of floats costs; measure time instead",
+    "spikes in training are not those of a deployed network: take the numbers of a playback or a test set",
+)
+
+
+DIVISION = 7.1
+"""Energy of a floating-point division in multiplications, measured on a Cortex-M4F (PMC8934428, table 3): what is taken for
+every transcendental operation."""
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Energy per operation, in pJ."""
+
+    text: str
+    """The assumption, for what shows a number."""
+    accumulate: float
+    multiply_accumulate: float
+    addition: float
+    multiplication: float
+    transcendental: float
+    update: float = 0.0
+    """Of a neuron, whatever its arithmetic."""
+
+
+PRICES: Mapping[str, Prices] = MappingProxyType(
+    {
+        "fp32": Prices("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7),
+        "int8": Prices("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2),
+        "loihi": Prices("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
+    }
+)
+"""By name. Loihi has one price for any synaptic operation, and says nothing of an ANN."""
+
+
+def prices(name: str) -> Prices:
+    """The assumption of that name. Raises RegistryError for one that there is not."""
+    if name not in PRICES:
+        raise RegistryError(
+            f"prices: {name!r} is not known; choose from {', '.join(PRICES)}{nearest(name, PRICES)}"
+        )
+    return PRICES[name]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one action, or one sample: counts are means over what was measured."""
+
+    effective_macs: float
+    """Synaptic operations with graded inputs."""
+    effective_acs: float
+    """Those with inputs of -1, 0 and 1 alone."""
+    dense_operations: float
+    """Synaptic operations if every input and weight counted."""
+    encoder_operations: float
+    """Arithmetic of the encoder."""
+    neuron_updates: float
+    """Steps of all neurons, readout potentials and traces among them; an ANN's activations."""
+    additions: float
+    """Of the updates, and so the next two."""
+    multiplications: float
+    transcendental: float
+    activation_sparsity: float
+    """Share of outputs of neurons (or activations) that are 0."""
+    connection_sparsity: float
+    """Share of weights that are 0."""
+    parameters: int
+    footprint_bytes: int
+    """Parameters and buffers."""
+    state_bytes: int
+    """What one environment needs besides, while it runs."""
+
+    @property
+    def effective_operations(self) -> float:
+        """Synaptic operations of both kinds; encoder and updates stand apart."""
+        return self.effective_macs + self.effective_acs
+
+    def energy(self, price: Prices) -> float:
+        """In pJ. An encoder's operations count as multiplications, the dearer ones."""
+        return (
+            price.multiply_accumulate * self.effective_macs
+            + price.accumulate * self.effective_acs
+            + price.addition * self.additions
+            + price.multiplication * (self.multiplications + self.encoder_operations)
+            + price.transcendental * self.transcendental
+            + price.update * self.neuron_updates
+        )
+
+    def throughput(self, per_second: float) -> float:
+        """Effective operations per second at so many actions or samples per second."""
+        return self.effective_operations * per_second
+
+    def times(self, passes: int) -> Cost:
+        """Of so many passes, one after another: counts multiply, shares and memory stay."""
+        return dataclasses.replace(self, **{name: getattr(self, name) * passes for name in COUNTS})
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a result file: all numbers, and ``energy_nj`` by assumption."""
+        energies = {name: self.energy(price) / 1000.0 for name, price in PRICES.items()}
+        return {
+            **dataclasses.asdict(self),
+            "effective_operations": self.effective_operations,
+            "energy_nj": energies,
+        }
+
+
+COUNTS = (
+    "effective_macs effective_acs dense_operations encoder_operations neuron_updates"
+    " additions multiplications transcendental"
+).split()
+"""Fields of `Cost` that grow with the number of passes."""
+
+
+def mean(costs: Sequence[Cost]) -> Cost:
+    """Of passes of one model. Raises ValueError where there are none."""
+    if not costs:
+        raise ValueError("the mean of no costs")
+    moving = (*COUNTS, "activation_sparsity", "connection_sparsity")
+    return dataclasses.replace(
+        costs[-1], **{name: statistics.fmean(getattr(c, name) for c in costs) for name in moving}
+    )
+
+
+def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
+    """A few lines for people, with what the numbers do not say.
+
+    Args:
+        cost: Of an action or a sample.
+        name: Of the prices. Raises RegistryError for one that there is not.
+        ann_operations: Multiply-accumulates of the ANN that it is compared with; 0: none.
+    """
+    lines = [
+        f"synaptic operations  {cost.effective_acs:,.0f} AC + {cost.effective_macs:,.0f} MAC of {cost.dense_operations:,.0f} dense",
+        f"neuron updates       {cost.neuron_updates:,.0f}: {cost.additions:,.0f} additions, "
+        f"{cost.multiplications:,.0f} multiplications, {cost.transcendental:,.0f} functions",
+        f"encoder              {cost.encoder_operations:,.0f} operations",
+        f"sparsity             activations {cost.activation_sparsity:.1%}, connections {cost.connection_sparsity:.1%}",
+        f"memory               {cost.footprint_bytes:,} bytes for {cost.parameters:,} parameters and buffers, "
+        f"{cost.state_bytes:,} per environment",
+        f"energy               {energy_text(cost, name, ann_operations)}",
+    ]
+    return "\n".join([*lines, *(f"  note: {caveat}" for caveat in CAVEATS)])
+
+
+def energy_text(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
+    """The energy in words, with the assumption and, where there is one, the ANN's products beside it."""
+    price = prices(name)
+    text = f"{cost.energy(price) / 1000.0:,.1f} nJ"
+    if ann_operations:
+        text += f", the ANN's products {ann_operations * price.multiply_accumulate / 1000.0:,.1f} nJ"
+    return f"{text} ({price.text})"

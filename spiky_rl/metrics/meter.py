@@ -1,0 +1,117 @@
+"""The cost of a pass, read off it: of a recorded one of a spiking network, and of an ANN's.
+
+A spiking policy is measured closed loop, a record for every control step that it acts in; a classifier by `of_network` on
+its samples. Plasticity is not counted: it is at rest where a network is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.metrics import ann, synops
+from spiky_rl.metrics.energy import Cost
+from spiky_rl.metrics.updates import Arithmetic, of_activation, of_neuron, of_synapse_and_traces
+from spiky_rl.networks.base import Record, SpikingNetwork, State
+from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.networks.reservoir import Reservoir
+
+
+class Meter:
+    """Reads what a network's passes cost off their records. Take a new one when weights become zero, or cease to be."""
+
+    def __init__(self, network: SpikingNetwork) -> None:
+        """Raises RegistryError for a network whose connections are not known: see `synops.synapses`."""
+        self.links = synops.synapses(network)
+        self.updates, self.arithmetic = _updates(network)
+        self.sparsity = synops.connection_sparsity(self.links)
+        self.parameters, self.footprint, size = _memory(network)
+        self.state = sum(network.state_sizes) * size
+
+    def __call__(self, record: Record) -> Cost:
+        """Of one control step, as a mean over all of a recorded pass."""
+        found = synops.counted(self.links, record)
+        return Cost(
+            effective_macs=found.effective_macs,
+            effective_acs=found.effective_acs,
+            dense_operations=found.dense,
+            encoder_operations=float(record.operations[0].double().mean()),
+            neuron_updates=self.updates,
+            **vars(self.arithmetic),
+            activation_sparsity=found.activation_sparsity,
+            connection_sparsity=self.sparsity,
+            parameters=self.parameters,
+            footprint_bytes=self.footprint,
+            state_bytes=self.state,
+        )
+
+
+def meter_of(network: SpikingNetwork) -> Meter | None:
+    """The meter of a network; None for one from elsewhere, whose connections are not known."""
+    return Meter(network) if isinstance(network, FeedForward | Reservoir) else None
+
+
+def of_network(
+    network: SpikingNetwork, x: Tensor, state: State | None = None, keep: Tensor | None = None
+) -> Cost:
+    """Of one sample: all T control steps of x [T, B, O], as a mean over B; the other arguments are the network's.
+
+    Raises RegistryError for a network whose connections are not known.
+    """
+    record = Record()
+    with torch.no_grad():
+        network(x, state, keep, record)
+    return Meter(network)(record).times(x.shape[0])
+
+
+def of_ann(body: nn.Module, run: Callable[[], Any], samples: int) -> Cost:
+    """Of one sample (or action) of an ANN, as a mean over the ``samples`` that ``run`` sends through ``body`` once."""
+    with ann.watched(body) as tally, torch.no_grad():
+        run()
+    weights = ann.weights(body)
+    parameters, footprint, size = _memory(body)
+    return Cost(
+        effective_macs=tally.macs / samples,
+        effective_acs=tally.acs / samples,
+        dense_operations=tally.dense / samples,
+        encoder_operations=0.0,
+        neuron_updates=tally.updates / samples,
+        **vars(tally.arithmetic * (1.0 / samples)),
+        activation_sparsity=tally.zeros / max(tally.updates, 1),
+        connection_sparsity=sum(int((w == 0).sum()) for w in weights)
+        / max(sum(w.numel() for w in weights), 1),
+        parameters=parameters,
+        footprint_bytes=footprint,
+        state_bytes=ann.state_values(body) * size,
+    )
+
+
+def _updates(network: SpikingNetwork) -> tuple[float, Arithmetic]:
+    """Neuron updates of a control step, and their arithmetic."""
+    kinds: list[tuple[int, Arithmetic]] = []
+    if isinstance(network, FeedForward):
+        kinds += [(layer.width * network.steps, of_neuron(layer.neuron)) for layer in network.layers]
+        if network.decoder.potential is not None:
+            potentials = network.readout.out_features * network.steps
+            kinds.append((potentials, of_neuron(network.decoder.potential)))
+    elif isinstance(network, Reservoir):
+        around = of_synapse_and_traces(len(network.trace_decays))
+        kinds.append((network.size * network.steps, of_neuron(network.neuron) + around))
+        activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
+        for width, module in zip(network.readout_widths, activations, strict=False):
+            kinds.append((width, of_activation(module) or Arithmetic()))
+    return sum(count for count, _ in kinds), sum((each * count for count, each in kinds), Arithmetic())
+
+
+def _memory(module: nn.Module) -> tuple[int, int, int]:
+    """Parameters, bytes of parameters and buffers, bytes of one value."""
+    parameters = list(module.parameters())
+    tensors = [*parameters, *module.buffers()]
+    return (
+        sum(p.numel() for p in parameters),
+        sum(t.numel() * t.element_size() for t in tensors),
+        parameters[0].element_size(),
+    )

@@ -1,0 +1,209 @@
+"""What a neuron's update costs: the arithmetic of one step, counted in the expressions that it is compiled from.
+
+Shared expressions count once, and what depends on parameters alone not at all, because it is constant when a network runs.
+A product with a spike selects and costs nothing, as a spike's synapse accumulates and does not multiply; so do signs and
+choices. A comparison is a subtraction. What is there for the gradient alone is left out. Both sides of a choice count,
+because a kernel computes both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from spiky_rl.kernels import trace
+from spiky_rl.kernels.trace import Graph, Node, TraceOps, Value
+from spiky_rl.neurons.base import Neuron
+
+COMPARING = {*trace.COMPARISONS, "max", "min"}
+ITERATED = {"exp", "tanh", "tan", "sqrt"}
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """Scalar operations; means of them may be fractions."""
+
+    additions: float = 0.0
+    """Subtractions and comparisons too."""
+    multiplications: float = 0.0
+    """Divisions by what is constant too."""
+    transcendental: float = 0.0
+    """exp, tanh, tan, sqrt and the division of two variables: what hardware computes in several steps or by a table."""
+
+    def __add__(self, other: Arithmetic) -> Arithmetic:
+        return Arithmetic(
+            self.additions + other.additions,
+            self.multiplications + other.multiplications,
+            self.transcendental + other.transcendental,
+        )
+
+    def __mul__(self, times: float) -> Arithmetic:
+        return Arithmetic(self.additions * times, self.multiplications * times, self.transcendental * times)
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.additions + self.multiplications + self.transcendental
+
+
+def of_neuron(neuron: Neuron) -> Arithmetic:
+    """One update of one neuron, with all of its sub-steps. Raises `TraceError` where its step leaves the vocabulary."""
+
+    def of(function: Callable[..., Any], arguments: int) -> Arithmetic:
+        graph = Graph()
+        inputs = [graph.input(str(i)) for i in range(arguments)]
+        params = [graph.input(name, lane=False) for name in neuron.params]
+        first, new = trace.call(neuron, function, TraceOps(graph), *inputs, *params)
+        return _counted([first, *new])
+
+    states = len(neuron.states)
+    if neuron.substeps == 1:
+        return of(neuron.step, 1 + states)
+    return of(neuron.advance, 2 + states) * neuron.substeps + of(neuron.emit, 1 + states)
+
+
+def of_synapse_and_traces(traces: int) -> Arithmetic:
+    """One inner step of what stands around a reservoir's neuron: its exponential synapse, and its spikes' traces."""
+
+    def step(_: Any, decay: Any, driven: Any, synapse: Any, spike: Any, *before: Any) -> list[Any]:
+        # what arrives is added to the synapse by the synaptic operations themselves
+        synapse = decay * synapse
+        return [synapse, driven + synapse, *(spike + decay * (r - spike) for r in before)]
+
+    return _of_function(step, 3 + traces, constants=1)
+
+
+def of_activation(module: nn.Module) -> Arithmetic | None:
+    """One value of an ANN's activation; None of a module that is none."""
+    known = next((kind for kind in ACTIVATIONS if isinstance(module, kind)), None)
+    return None if known is None else _of_function(ACTIVATIONS[known], 1)
+
+
+def of_recurrent_cell(module: nn.RNNBase) -> Arithmetic:
+    """One hidden unit's gates in one step of a GRU, an LSTM or a plain recurrent layer, after the matrix products."""
+    if isinstance(module, nn.GRU):
+        return _of_function(_gru, 7)
+    if isinstance(module, nn.LSTM):
+        return _of_function(_lstm, 9)
+    return _of_function(lambda ops, x, h: [ops.tanh(x + h)], 2)
+
+
+def _sigmoid(ops: Any, x: Any) -> Any:
+    return 0.5 + 0.5 * ops.tanh(0.5 * x)
+
+
+def _gru(ops: Any, h: Any, *products: Any) -> list[Any]:
+    xr, hr, xz, hz, xn, hn = products
+    z = _sigmoid(ops, xz + hz)
+    n = ops.tanh(xn + _sigmoid(ops, xr + hr) * hn)
+    return [n + z * (h - n)]
+
+
+def _lstm(ops: Any, c: Any, *products: Any) -> list[Any]:
+    i, f, g, o = (products[k] + products[k + 4] for k in range(4))
+    c = _sigmoid(ops, f) * c + _sigmoid(ops, i) * ops.tanh(g)
+    return [c, _sigmoid(ops, o) * ops.tanh(c)]
+
+
+def _exponential(ops: Any, x: Any) -> list[Any]:
+    return [ops.where(x > 0.0, x, ops.exp(x) - 1.0)]
+
+
+def _scaled(ops: Any, x: Any) -> list[Any]:
+    return [1.05 * ops.where(x > 0.0, x, 1.67 * (ops.exp(x) - 1.0))]
+
+
+def _softplus(ops: Any, x: Any) -> list[Any]:
+    # its logarithm costs what an exponential costs
+    return [ops.exp(1.0 + ops.exp(x))]
+
+
+ACTIVATIONS: dict[type[nn.Module], Callable[..., list[Any]]] = {
+    nn.ELU: _exponential,
+    nn.CELU: _exponential,
+    nn.SELU: _scaled,
+    nn.ReLU: lambda ops, x: [ops.max(x, 0.0)],
+    nn.LeakyReLU: lambda ops, x: [ops.max(x, 0.01 * x)],
+    nn.Tanh: lambda ops, x: [ops.tanh(x)],
+    nn.Sigmoid: lambda ops, x: [_sigmoid(ops, x)],
+    nn.SiLU: lambda ops, x: [x * _sigmoid(ops, x)],
+    nn.GELU: lambda ops, x: [x * _sigmoid(ops, 1.7 * x)],
+    nn.Softplus: _softplus,
+    nn.Mish: lambda ops, x: [x * ops.tanh(_softplus(ops, x)[0])],
+}
+"""What the activations of both hosts compute, to be counted; constants stand for themselves."""
+
+
+def _of_function(function: Callable[..., Iterable[Value]], inputs: int, constants: int = 0) -> Arithmetic:
+    """Of ``function(ops, *constants, *inputs)``."""
+    graph = Graph()
+    fixed = [graph.input(f"constant {i}", lane=False) for i in range(constants)]
+    return _counted(function(TraceOps(graph), *fixed, *(graph.input(str(i)) for i in range(inputs))))
+
+
+def _counted(outputs: Iterable[Value]) -> Arithmetic:
+    """Of all that the outputs need."""
+    graph, known, seen, found = Graph(), {}, set(), Arithmetic()
+    ahead = [_forward(graph, x, known) for x in outputs]
+    while ahead:
+        node = ahead.pop()
+        if _varies(node) and node.index not in seen:
+            seen.add(node.index)
+            found += _cost(node)
+            ahead += node.args
+    return found
+
+
+def _forward(graph: Graph, x: Value, known: dict[int, Value]) -> Value:
+    """An expression without what only its gradient needs: detached values are what they are, and x - x is nothing."""
+    if not isinstance(x, Node):
+        return x
+    if x.index not in known:
+        if x.op == "input":
+            known[x.index] = graph.input(x.args[0], x.lane)
+            return known[x.index]
+        args = [_forward(graph, a, known) for a in x.args]
+        known[x.index] = _simplified(graph, x.op, args)
+    return known[x.index]
+
+
+def _simplified(graph: Graph, op: str, args: list[Value]) -> Value:
+    if op == "detach":
+        return args[0]
+    if op == "-" and args[0] is args[1]:
+        return 0.0
+    if op == "+" and _is(args[0], 0.0):
+        return args[1]
+    if op in ("+", "-") and _is(args[1], 0.0):
+        return args[0]
+    return graph.make(op, *args)
+
+
+def _is(x: Value, number: float) -> bool:
+    # a node answers == with a refusal
+    return not isinstance(x, Node) and x == number
+
+
+def _cost(node: Node) -> Arithmetic:
+    op, args = node.op, node.args
+    if op in COMPARING or op in ("+", "-") and not _binary(node):
+        return Arithmetic(additions=1.0)
+    if op == "*" and not any(map(_binary, args)) or op == "/" and not _varies(args[1]):
+        return Arithmetic(multiplications=1.0)
+    if op in ITERATED or op == "/":
+        return Arithmetic(transcendental=1.0)
+    return Arithmetic()
+
+
+def _varies(x: Value) -> bool:
+    return isinstance(x, Node) and x.lane
+
+
+def _binary(x: Value) -> bool:
+    """Whether a value is a spike, or that there is none."""
+    if not isinstance(x, Node):
+        return False
+    return x.op in ("spike", "heaviside") or x.op == "-" and _is(x.args[0], 1.0) and _binary(x.args[1])
