@@ -166,8 +166,8 @@ def counted(links: Sequence[Synapses], record: Record) -> Operations:
     if any(link.signal is None for link in links):
         multiplied = multiplied + record.operations[-1].double().mean()
     silent = torch.stack([(s == 0).sum() for s in record.signal[1:]]).sum()
-    sparsity = silent / sum(s.numel() for s in record.signal[1:])
-    macs, acs, sparsity = torch.stack([multiplied, accumulated, sparsity.double()]).tolist()
+    sparsity = silent.double() / sum(s.numel() for s in record.signal[1:])
+    macs, acs, sparsity = torch.stack([multiplied, accumulated, sparsity]).tolist()
     return Operations(macs, acs, dense, sparsity)
 
 
