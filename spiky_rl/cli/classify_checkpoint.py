@@ -1,0 +1,69 @@
+"""Checkpoints of a classification: written whole, read without executing code, refused where they belong to another run."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiky_rl import files
+from spiky_rl.cli import common
+from spiky_rl.cli.classify_training import Trainer
+from spiky_rl.hosts.common import runs
+from spiky_rl.hosts.common.checkpoints import CheckpointError
+from spiky_rl.spec import AgentSpec
+
+LIBRARY = "classify"
+"""What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
+KEYS = ("network", "optimizer", "history", "random", "infos")
+
+
+def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
+    """Write a checkpoint, atomically."""
+    content = {**trainer.state(), "infos": {"spiky_rl": {"identity": identity}}}
+    files.write(path, lambda beside: torch.save(content, beside))
+
+
+def read(path: Path, device: str) -> dict[str, Any]:
+    """A checkpoint's content. Raises CheckpointError for anything else."""
+    try:
+        loaded = torch.load(path, weights_only=True, map_location=device)
+    except (
+        Exception
+    ) as error:  # pylint: disable=broad-exception-caught  # a foreign file trips the unpickler anywhere
+        detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
+        raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
+    missing = [key for key in KEYS if not isinstance(loaded, dict) or key not in loaded]
+    if missing:
+        raise CheckpointError(f"{path}: no checkpoint of a classification: {', '.join(missing)} missing")
+    return loaded
+
+
+def resume(args: argparse.Namespace, trainer: Trainer, identity: dict[str, Any], spec: AgentSpec) -> Path:
+    """Go on from what ``--checkpoint`` names. Raises UserError where it is of other data or another network."""
+    dataset = identity["dataset"]
+    path = runs.find_checkpoint(args.checkpoint, args.log_root, dataset, dataset, spec.name, LIBRARY)
+    loaded = read(path, trainer.device)
+    theirs = loaded["infos"]["spiky_rl"]["identity"]
+    for key, flag in (("dataset", "--dataset"), ("agent", "--agent")):
+        if theirs[key] != identity[key]:
+            raise CheckpointError(
+                f"{path}: of {key} {theirs[key]!r}, not {identity[key]!r}; pass {flag} {theirs[key]}"
+            )
+    common.check_network(loaded, spec, path)
+    for key, flags in (("data", "--data, --bins and --binary"), ("split", "--hold_out and --split")):
+        if theirs[key] != identity[key]:
+            raise CheckpointError(
+                f"{path}: was trained on another {key}, of which some may be held out now; pass the same {flags}"
+            )
+    done = len(loaded["history"]["loss"])
+    if done >= trainer.settings.epochs:
+        raise common.UsageError(
+            f"--epochs {trainer.settings.epochs}: {path} has seen {done} epochs; --epochs is how many there are in all"
+        )
+    trainer.restore(loaded)
+    common.log.info("resumed from %s after %d epochs", path, done)
+    return path

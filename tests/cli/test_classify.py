@@ -1,0 +1,232 @@
+"""``classify.py``: from a dataset to a result, bit for bit the same again, resumed as if nothing had happened."""
+
+import importlib.util
+import json
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.cli import classify_training, common
+from spiky_rl.cli.classify import DATASETS, classify
+from spiky_rl.cli.classify_training import augmented, logits, over_time, training_step
+from spiky_rl.datasets.samples import NAMES
+
+REAL = os.environ.get("SPIKY_RL_DATA")
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed: the extra 'dev'"
+)
+DIGITS = ["--dataset", "digits", "--device", "cpu"]
+SYNTHETIC = ["--dataset", "nmnist", "--synthetic", "--recordings", "40", "--bins", "3", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def quiet(tmp_path_factory, monkeypatch):
+    """Our own cache, and the loggers as they were."""
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    log = common.log
+    before = log.handlers, log.propagate, log.level
+    yield
+    log.handlers, log.propagate, log.level = before
+
+
+def run(logs, *argv):
+    """Exit code and, of a run that ended well, what result.json says."""
+    try:
+        code = common.run(classify, [*map(str, argv), "--log_root", str(logs)])
+    except SystemExit as end:
+        code = end.code
+    results = sorted(Path(logs).glob("classify/*/*/result.json"), key=lambda p: p.stat().st_mtime_ns)
+    return code, json.loads(results[-1].read_text()) if results and code == 0 else None
+
+
+def weights(logs, pattern="model_*.pt"):
+    newest = max(Path(logs).glob(f"classify/*/*/{pattern}"), key=lambda p: p.stat().st_mtime_ns)
+    return torch.load(newest, weights_only=True)["network"]
+
+
+def test_every_dataset_has_its_defaults():
+    assert set(DATASETS) == set(NAMES)
+    assert {row["agent"] for row in DATASETS.values()} <= set(registry.names("agents"))
+
+
+def test_digits_are_told_apart_after_a_few_epochs(tmp_path, capsys):
+    code, result = run(tmp_path, *DIGITS, "--epochs", "8", "agent.algorithm.learning_rate=5e-3")
+    assert code == 0
+    # measured here with seeds 0 to 2: 0.95 to 0.97
+    assert result["accuracy"] > 0.9
+    assert (result["samples_train"], result["samples_held_out"], result["steps"]) == (1438, 359, 1)
+    assert np.sum(result["confusion"]) == 359
+    assert np.trace(result["confusion"]) / 359 == pytest.approx(result["accuracy"])
+    assert result["synthetic"] is None and result["outcome"] == "finished"
+    assert len(result["history"]["accuracy"]) == result["epochs"] == 8
+    out = capsys.readouterr().out
+    assert "epoch   8/8  accuracy" in out and "lif_ppo on digits: finished" in out
+
+
+def test_a_run_leaves_its_files_and_only_the_last_and_the_best_checkpoint(tmp_path):
+    code, result = run(tmp_path, *SYNTHETIC, "--epochs", "3")
+    assert code == 0
+    (folder,) = (tmp_path / "classify" / "nmnist_synthetic").iterdir()
+    assert {"run.json", "result.json", "model_2.pt", "best.pt", "params"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert len(list(folder.glob("*.pt"))) == 2
+    assert result["synthetic"].startswith("simulated sensor on ")
+    assert result["synops_per_sample"] == pytest.approx(3 * result["synops_per_step"])
+    assert len(result["firing"]) == 2 and 0.0 < result["firing_rate"] < 1.0
+    if importlib.util.find_spec("matplotlib"):
+        assert (folder / "confusion.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    if importlib.util.find_spec("tensorboard"):
+        assert list(folder.glob("events.out.tfevents.*"))
+
+
+def test_the_same_seed_trains_the_same_weights_and_a_resumed_run_those_of_one_that_never_stopped(tmp_path):
+    line = [*SYNTHETIC, "--seed", "3"]
+    _, whole = run(tmp_path / "whole", *line, "--epochs", "2")
+    again_code, again = run(tmp_path / "again", *line, "--epochs", "2")
+    assert again_code == 0 and again["history"]["loss"] == whole["history"]["loss"]
+    # with a constant rate the first of two epochs is the first of one
+    line += ["--schedule", "constant"]
+    run(tmp_path / "constant", *line, "--epochs", "2")
+    run(tmp_path / "parts", *line, "--epochs", "1")
+    code, resumed = run(tmp_path / "parts", *line, "--epochs", "2", "--checkpoint", "latest")
+    assert code == 0 and resumed["epochs"] == 2
+    expected, found = weights(tmp_path / "constant"), weights(tmp_path / "parts")
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_checkpoint_of_other_data_network_or_dataset_is_refused(tmp_path, capsys):
+    assert run(tmp_path, *SYNTHETIC, "--epochs", "1")[0] == 0
+    latest = ["--epochs", "2", "--checkpoint", "latest"]
+    (folder,) = (tmp_path / "classify" / "nmnist_synthetic").iterdir()
+    cases = [
+        (
+            [*SYNTHETIC, *latest, "--split", "1"],
+            "was trained on another split, of which some may be held out now",
+        ),
+        ([*SYNTHETIC, *latest, "--binary"], "was trained on another data"),
+        ([*SYNTHETIC, *latest, "agent.network.layers=[4,4]"], "was trained with network.layers=[12, 32]"),
+        ([*SYNTHETIC, "--epochs", "1", "--checkpoint", "latest"], "--epochs 1: .* has seen 1 epochs"),
+        ([*DIGITS, *latest], "no run of lif_ppo on digits"),
+        ([*DIGITS, "--checkpoint", folder], "of dataset 'nmnist_synthetic', not 'digits'"),
+        ([*DIGITS, "--checkpoint", folder / "result.json"], "no checkpoint, or a damaged one"),
+    ]
+    for argv, words in cases:
+        capsys.readouterr()
+        assert run(tmp_path, *argv)[0] == 2, argv
+        lines = capsys.readouterr().err.splitlines()
+        assert sum("error:" in line for line in lines) == 1
+        assert re.search(words.replace("[", r"\["), lines[-1]), lines[-1]
+
+
+def test_a_loss_that_is_no_number_ends_in_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
+    rate = classify_training.Trainer._learning_rate  # pylint: disable=protected-access
+    monkeypatch.setattr(
+        classify_training.Trainer,
+        "_learning_rate",
+        lambda self, done: 1e38 if done >= 0.5 else rate(self, done),
+    )
+    assert run(tmp_path, *SYNTHETIC, "--epochs", "2", "--batch_size", "8")[0] == 1
+    (path,) = tmp_path.rglob("result.json")
+    result = json.loads(path.read_text())
+    assert result["outcome"].startswith("failed: epoch 1: the loss is ") and result["epochs"] == 1
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
+    assert "lif_conv_classifier on nmnist_synthetic" in capsys.readouterr().out
+
+
+BAD_LINES = {
+    "dataset": (["--dataset", "mnist"], "invalid choice: 'mnist'"),
+    "flag": ([*DIGITS, "--epoch", "3"], "did you mean '--epochs'?"),
+    "agent": ([*DIGITS, "--agent", "lif_pppo"], "unknown agent 'lif_pppo'.*did you mean 'lif_ppo'"),
+    "no network": ([*DIGITS, "--agent", "mlp_ppo"], "--agent mlp_ppo: has no `network`"),
+    "key": ([*DIGITS, "agent.network.neuron.tua=1"], "agent.network.neuron.tua: .*did you mean 'tau'"),
+    "unread key": (
+        [*DIGITS, "agent.algorithm.gamma=0.9"],
+        "agent.algorithm.gamma=0.9.* reads of an agent network, actor",
+    ),
+    "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is no override"),
+    "forgets": ([*SYNTHETIC, "agent.network.stateful=false"], "pass agent.network.stateful=true"),
+    "bins of images": ([*DIGITS, "--bins", "4"], "digits are images"),
+    "hold out": ([*DIGITS, "--hold_out", "1797"], "--hold_out 1797: must be between 1 and 1796"),
+    "smoothing": ([*DIGITS, "--label_smoothing", "1"], "must be less than 1"),
+    "shift": ([*DIGITS, "--shift", "-1"], "must be 0 or more"),
+    "no data": (["--dataset", "nmnist", "--data", "/nowhere"], "N-MNIST is not in '/nowhere'"),
+    "no form": (["--dataset", "stmnist", "--data", "/nowhere"], "a form to be filled in"),
+    "maps": ([*DIGITS, "--agent", "lif_conv_classifier"], "does not fit maps of"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LINES)
+def test_a_bad_command_line_is_refused_and_leaves_nothing(case, tmp_path, capsys):
+    argv, words = BAD_LINES[case]
+    assert run(tmp_path, *argv)[0] == 2
+    assert re.search(words, capsys.readouterr().err)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def network():
+    torch.manual_seed(0)
+    settings = {
+        "name": "feedforward",
+        "steps": 1,
+        "stateful": True,
+        "layers": [16],
+        "neuron": {"name": "lif", "tau": 2.0, "input_gain": "unit"},
+        "decoder": "rate",
+    }
+    return registry.configure("networks", settings, "n").build(inputs=(1, 4, 4), outputs=3)
+
+
+def test_a_step_lowers_the_loss_of_its_batch_and_counts_what_was_right_before():
+    net = network()
+    frames, labels = torch.rand(5, 12, 16), torch.arange(12) % 3
+    before = logits(net, frames)
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2)
+    losses = [training_step(net, optimiser, frames, labels) for _ in range(20)]
+    assert losses[0][0] == pytest.approx(torch.nn.functional.cross_entropy(before, labels).item(), rel=1e-5)
+    assert losses[0][1] == int((before.argmax(1) == labels).sum())
+    assert losses[-1][0] < 0.8 * losses[0][0]
+
+
+def test_logits_are_the_mean_of_the_features_of_each_frame_in_turn():
+    net, frames = network(), torch.rand(5, 2, 16)
+    state, found = net.zero_state(2, frames), []
+    for frame in frames:
+        features, state = net(frame.unsqueeze(0), state)
+        found.append(features[0])
+    assert torch.allclose(logits(net, frames), torch.stack(found).mean(0), atol=1e-6)
+
+
+def test_augmentation_moves_a_sample_as_a_whole_and_leaves_it_where_there_is_none():
+    frames = torch.zeros(2, 3, 1, 9, 9)
+    frames[:, :, :, 4, 4] = 1.0
+    assert augmented(frames, 0.0, 0.0) is frames
+    torch.manual_seed(0)
+    moved = augmented(frames, 2.0, 0.0)
+    assert torch.allclose(moved.sum((2, 3, 4)), torch.ones(2, 3), atol=1e-5), "counts are shared, not lost"
+    assert torch.allclose(moved[:, 0], moved[:, 2]) and not torch.allclose(moved[0], moved[1])
+    axis = torch.arange(9.0)
+    centre = (moved[:, 0, 0].sum(1) * axis).sum(-1)
+    assert ((centre - 4.0).abs() <= 2.0 + 1e-5).all()
+    turned = augmented(frames, 0.0, 20.0)
+    assert torch.allclose(turned[:, :, 0, 4, 4], torch.ones(2, 3)), "the centre stays when a sample is turned"
+
+
+def test_samples_are_flat_and_time_comes_first():
+    frames = torch.arange(2 * 3 * 4.0).reshape(2, 3, 1, 2, 2)
+    assert over_time(frames).shape == (3, 2, 4)
+    assert torch.equal(over_time(frames)[1, 0], frames[0, 1].flatten())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not REAL, reason="real recordings: SPIKY_RL_DATA is not set")
+def test_a_convolutional_net_tells_real_recordings_apart(tmp_path):
+    line = ["--dataset", "nmnist", "--hold_out", "200", "--epochs", "20", "--device", "cpu"]
+    code, result = run(tmp_path, *line)
+    assert code == 0 and result["accuracy"] >= 0.95
