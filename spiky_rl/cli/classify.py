@@ -95,7 +95,7 @@ def classify(argv: list[str]) -> int:
     common.check_writable(args.log_root)
     device = common.check_device(args.device)
 
-    from spiky_rl.datasets import samples, split
+    from spiky_rl.datasets import samples
 
     held = samples.load(
         args.dataset,
@@ -105,13 +105,19 @@ def classify(argv: list[str]) -> int:
         args.recordings if args.synthetic else 0,
         args.download,
     )
-    if args.hold_out is None and held.of_test.any() and not held.of_test.all():
-        parted = split.official(held.of_test)
-    else:
-        count = args.hold_out or round(HELD_OUT * len(held.labels))
-        parted = split.stratified(held.labels, count, args.split)
     require_state(spec, held)
-    return run(args, spec, held, parted, device)
+    return run(args, spec, held, part(args, held), device)
+
+
+def part(args: argparse.Namespace, held: Samples) -> Split:
+    """The split that is asked for; what is held out of the training set leaves an official test set alone."""
+    from spiky_rl.datasets import split
+
+    two = bool(held.of_test.any() and not held.of_test.all())
+    if two and args.hold_out is None:
+        return split.official(held.of_test)
+    count = args.hold_out or round(HELD_OUT * len(held.labels))
+    return split.stratified(held.labels, count, args.split, held.of_test if two else None)
 
 
 def complete(args: argparse.Namespace) -> argparse.Namespace:

@@ -1,5 +1,6 @@
 """``classify.py``: from a dataset to a result, bit for bit the same again, resumed as if nothing had happened."""
 
+import argparse
 import importlib.util
 import json
 import os
@@ -12,9 +13,9 @@ import torch
 
 from spiky_rl import registry
 from spiky_rl.cli import classify_training, common
-from spiky_rl.cli.classify import DATASETS, classify
+from spiky_rl.cli.classify import DATASETS, classify, part
 from spiky_rl.cli.classify_training import augmented, logits, over_time, training_step
-from spiky_rl.datasets.samples import NAMES
+from spiky_rl.datasets.samples import NAMES, Samples
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 pytestmark = pytest.mark.skipif(
@@ -137,6 +138,15 @@ def test_a_loss_that_is_no_number_ends_in_the_last_good_checkpoint(tmp_path, mon
     assert result["outcome"].startswith("failed: epoch 1: the loss is ") and result["epochs"] == 1
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
     assert "lif_conv_classifier on nmnist_synthetic" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("hold_out", "train", "test"), [(None, 30, 10), (6, 24, 6)])
+def test_the_official_test_set_is_tested_on_unless_some_of_the_rest_is_held_out(hold_out, train, test):
+    labels, of_test = np.arange(40) % 3, np.arange(40) >= 30
+    held = Samples("x", np.zeros((40, 1, 1, 2, 2)), labels, of_test, "")
+    found = part(argparse.Namespace(hold_out=hold_out, split=0), held)
+    assert (len(found.train), len(found.test)) == (train, test)
+    assert not of_test[found.train].any() and of_test[found.test].all() == (hold_out is None)
 
 
 BAD_LINES = {

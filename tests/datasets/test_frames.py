@@ -115,6 +115,13 @@ def test_a_seed_draws_the_same_hold_out_and_another_another():
     assert stratified(labels, 20, 0).digest != stratified(labels, 20, 1).digest
 
 
+def test_what_is_apart_is_neither_learned_from_nor_held_out():
+    labels, apart = np.arange(100) % 10, np.arange(100) >= 80
+    split = stratified(labels, 20, 0, apart)
+    assert sorted([*split.train, *split.test]) == list(range(80))
+    assert (np.bincount(labels[split.test]) == 2).all()
+
+
 def test_the_official_split_is_the_datasets():
     split = official(np.array([False, True, False]))
     assert (split.train.tolist(), split.test.tolist()) == ([0, 2], [1])
