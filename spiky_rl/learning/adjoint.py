@@ -11,8 +11,8 @@ of the current that they raise; parameters p collect F_p' lambda over time, and 
 All derivatives are traced from the neuron's own flow, threshold and reset; nothing is written per neuron. The gradient is
 that of the loss while no spike appears or disappears.
 
-Source: the general jump condition is derived in the project's tests against finite differences; the idea of deriving it
-by program is Nowotny & Knight (2025), CNS*2025 P223; for leaky neurons it is EventProp, Wunderlich & Pehle (2021).
+Sources: sensitivities of hybrid systems, Galan, Feehery & Barton (1999); deriving them by program, Nowotny & Knight (2025),
+CNS*2025 P223; for leaky neurons this is EventProp, Wunderlich & Pehle (2021).
 """
 
 from __future__ import annotations

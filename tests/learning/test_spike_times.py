@@ -168,7 +168,6 @@ def epochs_until_xor_is_learned(seed, rate=0.001, most=400):
     generator = torch.Generator().manual_seed(seed)
     hidden = SpikeTimes(3, 5, generator, signs=[1.0] * 3, kernels=COARSE)
     output = SpikeTimes(5, 1, generator, signs=INHIBITORY, kernels=COARSE)
-    optimiser = torch.optim.SGD([hidden.weights, output.weights], rate)
     for epoch in range(most):
         between = hidden(XOR)
         found = output(between)
@@ -176,10 +175,11 @@ def epochs_until_xor_is_learned(seed, rate=0.001, most=400):
         errors = torch.where(spiked, found[:, 0, 0] - TARGETS, 0.0)
         if bool(spiked.all()) and errors.abs().max() < 0.5:
             return epoch
-        optimiser.zero_grad()
-        (0.5 * errors.square().sum()).backward()
-        optimiser.step()
-        for layer, times in ((hidden, between), (output, found)):
+        layers = (hidden, between), (output, found)
+        weights = [layer.weights for layer, _ in layers]
+        gradients = torch.autograd.grad(0.5 * errors.square().sum(), weights)
+        for (layer, times), gradient in zip(layers, gradients, strict=True):
+            layer.weights.data -= rate * gradient
             layer.revive(times.detach())
     return None
 
