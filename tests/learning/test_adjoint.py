@@ -155,6 +155,40 @@ def test_the_gradient_goes_through_recurrence_and_connections_to_oneself():
     assert exact == pytest.approx(near, rel=1e-6)
 
 
+@pytest.mark.parametrize(("name", "scale"), [("lif", 2.0), ("quadratic", 1.5)])
+def test_the_gradient_goes_through_many_neurons_connected_at_random(name, scale):
+    generator = np.random.default_rng(0)
+    weights = scale * generator.normal(0.3, 1.0, (8, 12))
+    weights[:, 4:] *= 0.5
+    inputs = generator.uniform(0.0, 40.0, (4, 5))
+    solution = NETS[name].solve(weights=weights, input_times=inputs, duration=50.0)
+    assert len(solution.spikes) > 30
+    rates, direction = generator.normal(size=len(solution.spikes)), generator.normal(size=weights.shape)
+
+    def loss(step):
+        moved_on = NETS[name].solve(weights=weights + step * direction, input_times=inputs, duration=50.0)
+        return rates @ [spike.time for spike in moved_on.spikes]
+
+    exact = (solution.gradient(rates).weights * direction).sum()
+    assert exact == pytest.approx(differences(loss), rel=1e-6)
+
+
+@pytest.mark.parametrize("margin", [1e-4, 1e-6, 1e-8])
+def test_a_spike_is_found_whose_potential_only_just_reaches_the_threshold(margin):
+    neuron = registry.configure("neurons", {"name": "lif", "reset": "zero"}, "neuron").build()
+    tau, synapse = 20.0, 5.0
+    top = math.log(tau / synapse) * tau * synapse / (tau - synapse)
+    peak = synapse / (tau - synapse) * (math.exp(-top / tau) - math.exp(-top / synapse))
+    for above in (margin, -margin):
+        solution = solve(neuron, [[(1.0 + above) / peak, 0.0]], [[1.0]], 30.0)
+        assert len(solution.spikes) == (above > 0.0)
+        # above - (t - top)^2/2 v", with v" = v/(tau synapse) at the top
+        width = math.sqrt(2.0 * margin * tau * synapse)
+        assert solution.times(0) == pytest.approx(
+            [1.0 + top - width][: len(solution.spikes)], abs=0.02 * width
+        )
+
+
 def readout(time, v, *_):
     return math.sin(0.2 * time) * (v[OUTPUT] - 0.3) ** 2
 

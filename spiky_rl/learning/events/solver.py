@@ -3,8 +3,9 @@
     dI/dt = -I / tau_synapse,  I <- I + w at a spike of weight w;   d state / dt = flow(I, state);   threshold(state) = 0:  spike
 
 Between events the equations of all neurons are solved by an explicit Runge-Kutta method of order 8 with step control. Spikes are
-roots of the threshold on the solution's interpolant, which is looked at `PROBES` times per step, so that no pair of
-crossings within a step is missed that lasts longer. For correctness, not for speed: the cost grows with neurons x events.
+roots of the threshold on the solution's interpolant, which is looked at `PROBES` times per step, and at its top where it
+rises and falls in between, so that a spike is found that only just reaches its threshold. For correctness, not for speed: the
+cost grows with neurons x events.
 
 A neuron whose reset leaves it on its threshold (a neuron without reset) can spike again once it has been below it. What a
 neuron does without a spike, such as the end of Hodgkin and Huxley's refractoriness, is its reset with a spike of 0: it is looked for
@@ -40,6 +41,10 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
 
 Integrand = Callable[..., Tensor]
 """(time in ms, a tensor [N] per state) -> a scalar tensor: what is integrated over time."""
+
+
+Function = Callable[[Array], Array]
+"""Values [S + 1, ..., N] -> [..., N]."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,11 @@ class Problem:
     def distance(self, values: Array) -> Array:
         """[..., N]: distances to the threshold of states [S + 1, ..., N]; readouts are infinitely far from it."""
         return np.where(self.spiking, self.terms.threshold(values[:-1]), -np.inf)
+
+    def rise(self, values: Array) -> Array:
+        """[..., N]: d distance/dt."""
+        gradient, _ = self.terms.threshold_gradient(values[:-1])
+        return (gradient * self.slope(values)[:-1]).sum(0)
 
 
 class Solver:
@@ -183,26 +193,45 @@ class Solver:
         times = np.linspace(start, end, PROBES + 1)
         shape = self.values.shape
         values = interpolant(times).reshape(*shape, len(times)).swapaxes(1, 2)
-        distance = self.problem.distance(values)
+        distance, rise = self.problem.distance(values), self.problem.rise(values)
         changed = (self._unspiked(values) != values).any((0, 2))
+        # a bound for what is between two points of a curve that bends down
+        bound = distance[:-1] + (times[1] - times[0]) * rise[:-1]
+        between = (rise[:-1] > 0.0) & (rise[1:] < 0.0) & (bound >= 0.0)
         for i in range(PROBES):
             self.armed |= distance[i] < -ON_THRESHOLD
-            crossing = np.flatnonzero(self.armed & (distance[i + 1] >= 0.0))
-            if len(crossing):
-                roots = [self._root(int(n), interpolant, times[i], times[i + 1]) for n in crossing]
-                first = int(np.argmin(roots))
-                return int(crossing[first]), roots[first]
+            roots = []
+            for n in np.flatnonzero(self.armed & (between[i] | (distance[i + 1] >= 0.0))).tolist():
+                top = float(times[i + 1])
+                if distance[i + 1, n] < 0.0:
+                    top = self._root(self.problem.rise, n, interpolant, times[i], top)
+                if self._at(self.problem.distance, n, interpolant, top) >= 0.0:
+                    roots.append((self._root(self.problem.distance, n, interpolant, times[i], top), n))
+            if roots:
+                time, neuron = min(roots)
+                return neuron, time
             if changed[i + 1]:
                 return -1, float(times[i + 1])
         return None, end
 
-    def _root(self, neuron: int, interpolant: Callable[[float], Array], low: float, high: float) -> float:
-        def distance(time: float) -> float:
-            return float(self.problem.distance(interpolant(time).reshape(self.values.shape))[neuron])
+    def _at(
+        self, function: Function, neuron: int, interpolant: Callable[[float], Array], time: float
+    ) -> float:
+        """A function of a neuron's values at a time within a step."""
+        return float(function(interpolant(time).reshape(self.values.shape))[neuron])
 
-        if distance(low) >= 0.0:
+    def _root(
+        self, function: Function, neuron: int, interpolant: Callable[[float], Array], low: float, high: float
+    ) -> float:
+        """When the function changes its sign."""
+
+        def at(time: float) -> float:
+            return self._at(function, neuron, interpolant, time)
+
+        # rounding may have moved a start that is on the threshold
+        if at(low) * at(high) > 0.0:
             return low
-        return float(brentq(distance, low, high, xtol=ROOT, rtol=RELATIVE))  # type: ignore[arg-type]
+        return float(brentq(at, low, high, xtol=ROOT, rtol=RELATIVE))  # type: ignore[arg-type]
 
     def _unspiked(self, values: Array) -> Array:
         """What a step without spikes makes of the values."""
