@@ -1,13 +1,19 @@
 """Frames: events fall into fixed bins, and what is kept on disk is what would be counted anew."""
 
+import hashlib
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from spiky_rl.datasets import nmnist
 from spiky_rl.datasets.events import Events, Recordings
 from spiky_rl.datasets.frames import Binning, digest, frames
 from spiky_rl.datasets.split import official, stratified
 from spiky_rl.registry import UserError
 
+REAL = os.environ.get("SPIKY_RL_DATA")
 SENSOR = (3, 4)
 BINNING = Binning(3, 0, 300, SENSOR)
 
@@ -131,3 +137,17 @@ def test_the_official_split_is_the_datasets():
 def test_a_hold_out_of_nothing_or_all_is_refused(count):
     with pytest.raises(UserError, match=f"--hold_out {count}: must be between 1 and 9"):
         stratified(np.arange(10), count, 0)
+
+
+@pytest.mark.skipif(
+    not REAL or not (Path(REAL) / "nmnist_00001.bin").is_file(),
+    reason="real recordings: SPIKY_RL_DATA names no folder with nmnist_00001.bin",
+)
+def test_a_real_recording_has_the_frames_that_tonic_counts():
+    # 300 comparisons (100 recordings, 10, 30 and 300 bins) with tonic 1.7.0's to_frame_numpy(start_time=0, end_time=300000)
+    # were equal, type and all; this is one of them
+    path = Path(REAL or "") / "nmnist_00001.bin"
+    found = Binning(10, 0, 300_000, (34, 34))(nmnist.decode(path.read_bytes(), path))
+    assert found.sum((1, 2, 3)).tolist() == [357, 1146, 374, 50, 708, 854, 113, 226, 605, 244]
+    assert (found.dtype, int(found[:, 1].sum()), int(found.max())) == (np.int16, 2327, 8)
+    assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == "465b3cd37b142b04"
