@@ -30,6 +30,7 @@ ROOMS = {
     "connections": "connections",
     "graphs": "graphs",
     "plasticities": "plasticity",
+    "rules": "learning",
     "networks": "networks",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
@@ -40,7 +41,10 @@ DATA = ("agents", "tasks")
 SINGULAR = {"plasticities": "plasticity"}
 """Kinds whose singular is not the word without its last letter."""
 
-HELPERS = {"base", "calibration", "layer", "place"}
+HELPERS = {
+    *("base", "calibration", "layer", "place", "readout"),
+    *("adjoint", "filters", "spike_times", "timed", "wrapped"),
+}
 """Files of a room that are no entries: what its entries share."""
 
 

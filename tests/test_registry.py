@@ -204,7 +204,8 @@ def test_defaults_are_completed():
         "dt": 1.0,
     }
     assert configured.parts["neuron"].options["tau"] == 20.0
-    assert set(configured.parts) == {"encoder", "connection", "recurrent", "neuron", "surrogate", "decoder"}
+    parts = {"encoder", "connection", "recurrent", "neuron", "surrogate", "learning", "decoder"}
+    assert set(configured.parts) == parts
 
 
 def test_a_part_without_a_name_is_the_default_part():

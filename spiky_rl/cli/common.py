@@ -302,9 +302,8 @@ def load_host(library: str, task: str, overrides: list[str] | None = None) -> tu
         with quiet():
             host = importlib.import_module("spiky_rl.hosts.skrl.config").host_tree(host, task)
     if not host.get("actor"):
-        raise UsageError(
-            f"--task {task}: Isaac Lab registers no {library} PPO agent for it, on which ours are built"
-        )
+        reason = f"Isaac Lab registers no {library} PPO agent for it, on which ours are built"
+        raise UsageError(f"--task {task}: {reason}")
     return env_cfg, host
 
 
@@ -382,9 +381,8 @@ def write_params(folder: Path, plan: Plan) -> None:
 
 def _env_of(task_spec: TaskSpec | None) -> list[str]:
     """The task file's environment overrides as Isaac Lab writes them."""
-    return (
-        [] if task_spec is None else [f"env.{path}={value}" for path, value in flatten(task_spec.env).items()]
-    )
+    values = {} if task_spec is None else flatten(task_spec.env)
+    return [f"env.{path}={value}" for path, value in values.items()]
 
 
 def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
@@ -397,6 +395,6 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    except BrokenPipeError:  # whoever read the answer has enough of it, as `| head` has
+    except BrokenPipeError:  # the reader has enough, as `| head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

@@ -114,12 +114,13 @@ def _literal(value: Any) -> str:
 def _read(words: str) -> str:
     """The key in `KNOWN` of a program that is given in words."""
     kind, shape, surrogate_kind, options, varying = ast.literal_eval(words)
-    neuron, surrogate = _class("neurons", kind), _class("surrogates", surrogate_kind)
+    neuron, surrogate = component("neurons", kind), component("surrogates", surrogate_kind)
     # the slope is an argument of the program
     return _know(neuron(**dict(shape)), surrogate(slope=1.0, schedule=(), **dict(options)), varying)
 
 
-def _class(room: str, name: str) -> Any:
+def component(room: str, name: str) -> Any:
+    """The class of a room's component, by its module and name, also one whose module is a file."""
     return registry.resolve(room, name.removeprefix(FILE))
 
 

@@ -85,6 +85,7 @@ class FeedForward(SpikingNetwork):
         "recurrent": ("connections", None),
         "neuron": ("neurons", "lif"),
         "surrogate": ("surrogates", "arctangent"),
+        "learning": ("rules", "bptt"),
         "decoder": ("decoders", "membrane"),
     }
     listed = ("connection", "recurrent", "neuron")
@@ -105,9 +106,12 @@ class FeedForward(SpikingNetwork):
     def validate_parts(
         cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]
     ) -> None:  # noqa: D102
+        rule = parts["learning"].build()
         with at(f"{path}.surrogate"):
-            surrogate = parts["surrogate"].build()
+            surrogate = rule.surrogate(parts["surrogate"].build())
             contract.check_surrogate(surrogate)
+        with at(f"{path}.learning"):
+            rule.check(parts["decoder"].name, parts["recurrent"] is not None)
         count = len(options["layers"])
         for key in cls.listed:
             part = parts[key]
@@ -118,7 +122,7 @@ class FeedForward(SpikingNetwork):
             for place, each in _places(f"{path}.{key}", part):
                 if key == "neuron":
                     with at(place):
-                        contract.check(each.build(), surrogate)
+                        contract.check(rule.neuron(each.build()), surrogate)
                 else:
                     check_place(place, each, within=key == "recurrent")
 
@@ -135,6 +139,7 @@ class FeedForward(SpikingNetwork):
         recurrent: Configured | tuple[Configured, ...] | None,
         neuron: Configured | tuple[Configured, ...],
         surrogate: Configured,
+        learning: Configured,
         decoder: Configured,
         inputs: Shape | int,
         outputs: int,
@@ -142,7 +147,8 @@ class FeedForward(SpikingNetwork):
         """Besides the options: ``inputs``, O or the (channels, height, width) of maps, flat in x; ``outputs``, F."""
         super().__init__()
         self.steps, self.stateful = steps, stateful
-        self.surrogate = surrogate.build()
+        self.learning: Any = learning.build()
+        self.surrogate = self.learning.surrogate(surrogate.build())
         self._soft_spike = False
         self.encoder: Encoder = encoder.build(inputs=vector(inputs), steps=steps)
         stack: list[Layer] = []
@@ -151,9 +157,9 @@ class FeedForward(SpikingNetwork):
         binary = self.encoder.binary
         for i, size in enumerate(layers):
             link: Connection = _of(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
-            back, cell = _of(recurrent, i), _of(neuron, i).build()  # type: ignore[union-attr]
+            back, cell = _of(recurrent, i), self.learning.neuron(_of(neuron, i).build())  # type: ignore[union-attr]
             within: Within | None = None if back is None else back.build(inputs=link.shape, outputs=size)
-            stack.append(Layer(link, cell, within, backend, binary, bfloat16, recompute))
+            stack.append(Layer(link, cell, within, backend, binary, bfloat16, recompute, self.learning))
             shape, binary = link.shape, not cell.graded
         self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
         self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
@@ -168,12 +174,28 @@ class FeedForward(SpikingNetwork):
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
+        self.learning.attach(stack, decoder, outputs)
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: Tensor
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:  # noqa: D102
+        span = self.learning.truncate
+        if state is None or not span or x.shape[0] <= span or record is not None:
+            return self._forward(x, state, keep, record)
+        features = []
+        for t in range(0, x.shape[0], span):
+            own = tuple(s.detach() for s in state) if t else state
+            found, state = self._forward(
+                x[t : t + span], own, None if keep is None else keep[t : t + span], None
+            )
+            features.append(found)
+        return torch.cat(features), state
+
+    def _forward(
+        self, x: Tensor, state: State | None, keep: Tensor | None, record: Record | None
+    ) -> tuple[Tensor, State]:
         slope = (
             self.surrogate.slope_at(int(self.updates)) if self.surrogate.schedule else self.surrogate.slope
         )
@@ -185,6 +207,7 @@ class FeedForward(SpikingNetwork):
             return self._forward_fused(signal, ops, None if state is None else before, after, keep)
         if record is not None:
             record.operations.append(self.encoder.operations(x))
+        outputs = []
         for layer in self.layers:
             trace: list[Tensor] | None = None if record is None else []
             count = layer.states
@@ -196,7 +219,10 @@ class FeedForward(SpikingNetwork):
                 record.potentials.append(torch.stack(trace).view_as(output))
                 record.operations.append(layer.operations(signal, output))
             signal = output
-        features, new = self.decoder(signal, None if state is None else tuple(before), keep)
+            outputs.append(output)
+        features, new = self.learning.read(
+            self.decoder, outputs, None if state is None else tuple(before), keep
+        )
         if record is not None:
             record.signal.append(signal)
             record.operations.append(self.decoder.operations(signal))
@@ -220,13 +246,14 @@ class FeedForward(SpikingNetwork):
     def run_on(self, backend: str) -> None:
         """Let another backend run everything from now on."""
         dispatch.check(backend)
-        for part in (self, *self.layers, self.decoder):
+        for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend
 
     def _fused(self, signal: Tensor, ops: TorchOps) -> bool:
         """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
         return (
-            self._linear()
+            (self.learning.plain or not torch.is_grad_enabled())
+            and self._linear()
             and dispatch.choose(self.backend, signal, ops) is cpu_backend
             and not torch.compiler.is_compiling()
         )

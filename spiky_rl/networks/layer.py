@@ -64,6 +64,7 @@ class Layer(torch.nn.Module):
         binary: bool,
         bfloat16: bool,
         recompute: bool,
+        rule: Any,
     ) -> None:
         """
         Args:
@@ -75,8 +76,11 @@ class Layer(torch.nn.Module):
             bfloat16: The gradient of the signal may be computed in bfloat16.
             recompute: Keep of the forward pass only the signal (one bit per event where it is binary), and run the layer
                 again in the backward pass.
+            rule: What becomes of errors on their way back; see `spiky_rl.learning.base`.
         """
         super().__init__()
+        object.__setattr__(self, "rule", rule)  # the network's, not this layer's: saved once
+        self.rule: Any
         self.connection = connection
         self.neuron = neuron
         self.recurrent = recurrent
@@ -106,15 +110,18 @@ class Layer(torch.nn.Module):
         """
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            current = self.connection(signal, self.backend, self.binary, self.bfloat16_gradient)
+            current = self.connection(
+                self.rule.before(signal), self.backend, self.binary, self.bfloat16_gradient
+            )
             if self.recurrent is not None:
                 output, new = self._unroll(ops, current, steps, state, keep, trace)
-                return output, *(new if carried else ())
-            output, new = dispatch.unroll(
-                *(self.backend, self.neuron, ops, current, steps, state if carried else None),
-                *(self.parameters_of_neuron(), keep, trace),
-            )
-            return output, *new
+                new = new if carried else ()
+            else:
+                output, new = dispatch.unroll(
+                    *(self.backend, self.neuron, ops, current, steps, state if carried else None),
+                    *(self.parameters_of_neuron(), keep, trace),
+                )
+            return self.rule.after(self, signal, current, output, keep), *new
 
         carried = state is not None
         if self.recompute and trace is None and torch.is_grad_enabled():
@@ -152,7 +159,7 @@ class Layer(torch.nn.Module):
                     *(self.backend, self.neuron, ops, drive[None, None], 1, own, params, None, trace)
                 )
                 outputs.append(output[0, 0])
-                past = (outputs[-1], *past[:-1])
+                past = (outputs[-1].detach() if self.rule.cut_recurrent else outputs[-1], *past[:-1])
         return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), (*own, *past)
 
     def operations(self, signal: Tensor, output: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from spiky_rl.networks import calibration
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Parameters
 from spiky_rl.networks.place import at
+from spiky_rl.networks.readout import small_readout
 from spiky_rl.plasticity.base import Plasticity
 from spiky_rl.registry import Configured, Option, RegistryError
 
@@ -185,7 +186,7 @@ class Reservoir(SpikingNetwork):
         self.mean: Tensor
         self.deviation: Tensor
         self.plasticity: Plasticity | None = None
-        self.decoder = _readout(size * len(traces), hidden, outputs)
+        self.decoder = small_readout(size * len(traces), hidden, outputs)
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += (size,) * (len(self.neuron.states) + 2 + len(traces))
         self._calibrate(control, target_rate, gain, spectral_radius, generator)
@@ -389,17 +390,3 @@ class Reservoir(SpikingNetwork):
         with torch.no_grad():
             self._run(x, self.zero_state(x.shape[1], x), None, record)
         return float(record.signal[1][WARM_UP:].mean()) * 1000.0 / self.neuron.dt
-
-
-def _readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
-    widths = [inputs, *hidden, outputs]
-    parts: list[nn.Module] = []
-    for a, b in itertools.pairwise(widths):
-        parts += [nn.Linear(a, b), nn.ELU()]
-    last = parts[-2]
-    assert isinstance(last, nn.Linear)
-    # a small first action: what a random readout of many features says is loud
-    with torch.no_grad():
-        last.weight *= 0.1
-        last.bias.zero_()
-    return nn.Sequential(*parts[:-1])

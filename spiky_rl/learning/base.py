@@ -1,0 +1,59 @@
+"""What every learning rule is: what happens to errors on their way back through a layer.
+
+A network's forward pass is the same under every rule, unless a rule says otherwise. A rule may run another neuron in the
+place of the agent's (one that computes the same and differs in its gradient), change what a layer passes back, and decide how
+the output's error reaches the layers. What is left after that are gradients as any optimiser takes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.registry import Component
+from spiky_rl.surrogates.base import Surrogate
+
+
+class Rule(Component, torch.nn.Module):
+    """BPTT, unless a method is replaced."""
+
+    plain: ClassVar[bool] = True
+    """Whether `before`, `after` and `read` are the ones below: a backend may then run all layers in one call."""
+    cut_recurrent: ClassVar[bool] = False
+    """Whether spikes that return to their own layer carry no gradient."""
+    truncate: int = 0
+    """Control steps after which a replayed rollout's gradient is cut; 0: never."""
+
+    def surrogate(self, surrogate: Surrogate) -> Surrogate:
+        """The surrogate that is used where the agent names this one."""
+        return surrogate
+
+    def neuron(self, neuron: Neuron) -> Neuron:
+        """The neuron that runs where the agent names this one. Raises RegistryError where the rule has no gradient for it."""
+        return neuron
+
+    def check(self, decoder: str, recurrent: bool) -> None:
+        """Raise RegistryError for a decoder, or for connections within layers, that the rule does not go with."""
+
+    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
+        """Make what the rule needs for these layers, and a configured decoder with ``outputs`` features."""
+
+    def before(self, signal: Tensor) -> Tensor:
+        """What a layer reads of its signal."""
+        return signal
+
+    def after(  # pylint: disable=unused-argument
+        self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+    ) -> Tensor:
+        """A layer's output [T, K, B, N], equal to ``output``, with the gradient that the rule gives it."""
+        return output
+
+    def read(
+        self, decoder: Any, outputs: Sequence[Tensor], state: Any, keep: Tensor | None
+    ) -> tuple[Tensor, Any]:
+        """Features [T, B, F] and the decoder's new state, from the outputs of all layers."""
+        return decoder(outputs[-1], state, keep)

@@ -1,0 +1,22 @@
+"""Backpropagation through time with surrogate gradients: the exact gradient, but for a spike's derivative.
+
+    dL/dw = sum_t dL/dV_t dV_t/dw,   dz/dV := the surrogate's derivative,   back over inner steps and, in a stateful network,
+    over the control steps of the rollout
+
+``truncate: n`` cuts it after every n control steps: memory and credit then reach no further, states do.
+
+Source: Neftci, Mostafa & Zenke (2019); truncation: Williams & Peng (1990).
+"""
+
+from spiky_rl.learning.base import Rule
+from spiky_rl.registry import Option
+
+
+class Bptt(Rule):
+    """See the module's text."""
+
+    options = {"truncate": Option(0, "control steps after which a replayed gradient is cut; 0: never", low=0)}
+
+    def __init__(self, truncate: int) -> None:
+        super().__init__()
+        self.truncate = truncate

@@ -1,0 +1,70 @@
+"""e-prop: every layer learns from its own traces and from the output's error, which is broadcast to all neurons.
+
+    dL/dw_ji = sum_t L_j(t) (kappa * e_ji)(t),   e_ji(t) = psi_j(t) eps_i(t),   L_j = sum_k B_jk dL/dy_k
+
+psi is the network's surrogate (`triangle` in the paper), eps the trace that the neuron's own states keep of its input, an
+adaptive threshold's included, kappa the leak of the readout. No error passes from layer to layer, nor through spikes that
+return to their own layer. The last layer's B is the readout's own weights (``feedback: symmetric``) or fixed and random; that
+of every other layer is always random.
+
+Computed backwards over the batch, as BPTT within a layer, which gives the same sums as traces that run forward.
+
+Source: Bellec et al. (2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.learning.base import Rule
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.registry import Option, RegistryError
+
+
+class Eprop(Rule):
+    """See the module's text."""
+
+    options = {
+        "feedback": Option(
+            "symmetric", "of the last layer: B is the readout, or drawn", choices=("symmetric", "random")
+        )
+    }
+    plain = False
+    cut_recurrent = True
+
+    def __init__(self, feedback: str) -> None:
+        super().__init__()
+        self.feedback = feedback
+        self.mirrors: Any = torch.nn.ModuleList()
+
+    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+        if not neuron.chosen.get("detach_reset", True):
+            raise RegistryError(
+                "detach_reset: false is not allowed with 'eprop', whose reset has no gradient"
+            )
+        return neuron
+
+    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
+        for layer in layers if self.feedback == "random" else layers[:-1]:
+            mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
+            mirror.backend, mirror.binary = layer.backend, not layer.neuron.graded
+            self.mirrors.append(mirror)
+
+    def before(self, signal: Tensor) -> Tensor:  # noqa: D102
+        return signal.detach()
+
+    def read(
+        self, decoder: Any, outputs: Sequence[Tensor], state: Any, keep: Tensor | None
+    ) -> tuple[Tensor, Any]:  # noqa: D102
+        last = outputs[-1].detach() if self.feedback == "random" else outputs[-1]
+        features, new = decoder(last, state, keep)
+        if torch.is_grad_enabled():
+            for mirror, output in zip(self.mirrors, outputs, strict=False):
+                # its value does not matter, its gradient is what B sends the layer
+                seen, _ = mirror(output, state, keep)
+                features = features + (seen - seen.detach())
+        return features, new

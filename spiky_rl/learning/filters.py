@@ -1,0 +1,89 @@
+"""Gradients on their way back through a layer: filtered in time, or sent along other ways than they came."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron, Param, Values
+from spiky_rl.surrogates.rectangle import Rectangle
+
+OPS = TorchOps(Rectangle(slope=1.0, schedule=()))
+
+
+class Smooth(Neuron):
+    """A double exponential, e1 <- a1 e1 + (1 - a1) x, e2 <- a2 e2 + (1 - a2) e1, of unit area; its output is e2."""
+
+    states = ("e1", "e2")
+    params = {
+        "tau_rise": Param(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay"),
+        "tau_decay": Param(10.0, "time constant of the decay", low=1e-3, unit="ms", transform="decay"),
+    }
+    graded = True
+
+    def step(
+        self, ops: Any, current: Any, e1: Any, e2: Any, rise: Any, decay: Any
+    ) -> tuple[Any, Values]:  # noqa: D102, ARG002
+        e1 = rise * e1 + (1.0 - rise) * current
+        e2 = decay * e2 + (1.0 - decay) * e1
+        return e2, (e1, e2)
+
+
+def smoothed(output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:
+    """The output [T, K, B, N] as it is, whose gradient is correlated with the double exponential.
+
+    That of a moment then counts the errors after it, within its episode (``keep`` [T, B]; 0 where one begins).
+    """
+    return _Smoothed.apply(output, smooth, keep, backend)  # type: ignore[return-value]
+
+
+class _Smoothed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:
+        ctx.smooth, ctx.keep, ctx.backend = smooth, keep, backend
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        flipped, keep = grads[0].flip(0, 1), None
+        if ctx.keep is not None:
+            # going back, an episode ends after its first control step
+            keep = torch.cat([torch.ones_like(ctx.keep[:1]), ctx.keep[1:].flip(0)])
+        parameters = tuple(ctx.smooth.number(name) for name in ctx.smooth.params)
+        steps = flipped.shape[1]
+        found, _ = dispatch.unroll(ctx.backend, ctx.smooth, OPS, flipped, steps, None, parameters, keep)
+        return found.flip(0, 1), None, None, None
+
+
+def fed_back(output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
+    """The output [T, K, B, N] as it is; its gradient is that of the signal [T, K or 1, B, C] too, by ``way``."""
+    return _FedBack.apply(output, signal, way)  # type: ignore[return-value]
+
+
+class _FedBack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.way, ctx.constant = way, signal.shape[1] == 1
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        error = grads[0].sum(1, keepdim=True) if ctx.constant else grads[0]
+        return grads[0], ctx.way(error), None
+
+
+def transposed(connection: Any, signal: Tensor) -> Callable[[Tensor], Tensor]:
+    """Error at a connection's current -> error at its signal: the connection's own weights, in the other direction."""
+
+    def way(error: Tensor) -> Tensor:
+        with torch.enable_grad():
+            x = torch.zeros_like(signal, requires_grad=True)
+            (found,) = torch.autograd.grad(connection(x, "torch"), x, error)
+        return found
+
+    return way

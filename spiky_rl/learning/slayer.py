@@ -1,0 +1,32 @@
+"""SLAYER: errors reach back in time through the spike response, and reach a neuron through a probability density.
+
+    delta_l = eps (correlation) (rho(V_l) . e_l),   dL/dW_l = sum_t delta_l(t) s_{l-1}(t)^T,   e_{l-1} = W_l^T delta_l
+
+eps is the response of the neuron's own potential to its input, rho the density of a change of its spike (``density``). Reset
+and refractoriness have no gradient, and an error sees every neuron as if it had never been reset. That is BPTT with such
+a reset, and so it runs on the same kernels, and layers of neurons with more than a membrane work as well.
+
+Source: Shrestha & Orchard (2018).
+"""
+
+from spiky_rl.learning.base import Rule
+from spiky_rl.learning.wrapped import Unreset
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.registry import Configured
+from spiky_rl.surrogates.base import Surrogate
+
+
+class Slayer(Rule):
+    """See the module's text; ``density`` takes the place of the network's surrogate."""
+
+    parts = {"density": ("surrogates", "exponential")}
+
+    def __init__(self, density: Configured) -> None:
+        super().__init__()
+        self.density: Surrogate = density.build()
+
+    def surrogate(self, surrogate: Surrogate) -> Surrogate:  # noqa: D102
+        return self.density
+
+    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+        return Unreset.wrap(neuron, "slayer")

@@ -1,0 +1,77 @@
+"""SuperSpike: a three-factor rule. What a synapse saw, whether the neuron was near its threshold, what the error was then.
+
+    dw_ij ~ sum_t e_i(t) (alpha * [sigma'(V_i) (eps * s_j)])(t)
+
+eps is the response of the neuron's own potential to its input, sigma' the network's surrogate (`fast_sigmoid` in the paper),
+alpha a double exponential of unit area (``tau_rise``, ``tau_decay``), and e_i the error at the output of neuron i: for spikes
+that are to match a target's, alpha * (s - target). Reset has no gradient. A layer below gets the errors themselves, through
+the weights (``feedback: symmetric``), fixed random ones, or as their sum (``uniform``), and not what the layer's dynamics would
+have made of them: that is where this is not BPTT.
+
+For a whole batch the sum is turned round: errors are correlated with alpha and then with eps, and no synapse needs a trace.
+
+Source: Zenke & Ganguli (2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.learning.base import Rule
+from spiky_rl.learning.filters import Smooth, fed_back, smoothed, transposed
+from spiky_rl.learning.wrapped import Unreset
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.registry import Option
+
+
+class Superspike(Rule):
+    """See the module's text."""
+
+    options = {
+        "tau_rise": Option(5.0, "time constant of alpha's rise", low=1e-3, unit="ms"),
+        "tau_decay": Option(10.0, "time constant of alpha's decay", low=1e-3, unit="ms"),
+        "feedback": Option(
+            "symmetric",
+            "weights by which errors reach a layer below",
+            choices=("symmetric", "random", "uniform"),
+        ),
+    }
+    plain = False
+
+    def __init__(self, tau_rise: float, tau_decay: float, feedback: str) -> None:
+        super().__init__()
+        self.tau_rise, self.tau_decay, self.feedback = tau_rise, tau_decay, feedback
+
+    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+        return Unreset.wrap(neuron, "superspike")
+
+    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
+        if self.feedback == "symmetric":
+            return
+        for below, layer in zip(layers, layers[1:], strict=False):
+            shape = (layer.width, below.width)
+            way = (
+                torch.ones(shape) if self.feedback == "uniform" else torch.randn(shape) / math.sqrt(shape[0])
+            )
+            layer.register_buffer("feedback", way)
+
+    def before(self, signal: Tensor) -> Tensor:  # noqa: D102
+        return signal.detach()
+
+    def after(
+        self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+    ) -> Tensor:  # noqa: D102
+        if not torch.is_grad_enabled():
+            return output
+        smooth = Smooth(tau_rise=self.tau_rise, tau_decay=self.tau_decay, dt=layer.neuron.dt, learn=())
+        found = smoothed(output, smooth, keep, layer.backend)
+        if not signal.requires_grad:
+            return found
+        fixed = getattr(layer, "feedback", None)
+        way = transposed(layer.connection, signal) if fixed is None else lambda error: error @ fixed
+        return fed_back(found, signal, way)

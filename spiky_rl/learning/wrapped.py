@@ -1,0 +1,76 @@
+"""A neuron that runs in the place of another: the same dynamics under a rule of its own."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from spiky_rl.kernels.programs import component
+from spiky_rl.neurons.base import Neuron, Ode, Values
+from spiky_rl.registry import RegistryError
+
+
+class Wrapped(Neuron):
+    """Keeps an ODE neuron's states first, and its parameters."""
+
+    own: ClassVar[tuple[str, ...]] = ()
+    """Names of what is chosen for the wrapper itself; all else is the neuron's."""
+
+    def __init__(self, of: str, **chosen: Any) -> None:
+        """``of``: the neuron's class as `registry.resolve` takes it; the rest: what `wrap` was given, and its options."""
+        cls = component("neurons", of)
+        self.inner: Ode = cls(**{k: v for k, v in chosen.items() if k not in self.own})
+        super().__init__(of=of, dt=self.inner.dt, learn=self.inner.learn, **_without(chosen, ("dt", "learn")))
+        self.params, self.options = cls.params, cls.options  # type: ignore[misc]
+        self.states = cls.states  # type: ignore[misc]
+
+    @classmethod
+    def wrap(cls, neuron: Neuron, rule: str, **own: Any) -> Wrapped:
+        """In the place of ``neuron``. Raises RegistryError for one that is no ODE with a threshold and a reset."""
+        if not isinstance(neuron, Ode):
+            raise RegistryError(
+                f"name: {type(neuron).__name__.lower()!r} has no threshold and reset of its own, which {rule!r} needs"
+            )
+        of = type(neuron)
+        return cls(of=f"{of.__module__}:{of.__qualname__}", **neuron.chosen, **own)
+
+    def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
+        return self.inner.limits(name)
+
+    def split(self, states_and_params: Values) -> tuple[Values, Values]:
+        """The neuron's own states, its parameters."""
+        count = len(self.inner.states)
+        return states_and_params[:count], states_and_params[len(self.states) :]
+
+
+def _without(chosen: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in chosen.items() if key not in names}
+
+
+class Unreset(Wrapped):
+    """The same neuron, through whose reset the gradient passes as if there were none."""
+
+    def __init__(self, of: str, **chosen: Any) -> None:
+        super().__init__(of, **chosen)
+        self.substeps = self.inner.substeps
+
+    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
+        states, params = self.split(states_and_params)
+        states = self.inner.integrate(ops, current, *states, *params)
+        spike = ops.spike(self.inner.threshold(ops, *states, *params))
+        return spike, self._reset(ops, ops.detach(spike), states, params)
+
+    def advance(
+        self, ops: Any, current: Any, peak: Any, *states_and_params: Any
+    ) -> tuple[Any, Values]:  # noqa: D102
+        states, params = self.split(states_and_params)
+        states = self.inner.integrate(ops, current, *states, *params)
+        distance = self.inner.threshold(ops, *states, *params)
+        return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), states, params)
+
+    def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
+        return ops.spike(peak), self.split(states_and_params)[0]
+
+    def _reset(self, ops: Any, spike: Any, states: Values, params: Values) -> Values:
+        after = self.inner.reset(ops, spike, *states, *params)
+        # the value after the reset, the gradient before it: the difference is zero
+        return tuple(ops.detach(a) + (b - ops.detach(b)) for a, b in zip(after, states, strict=True))

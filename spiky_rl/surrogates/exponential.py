@@ -1,0 +1,29 @@
+"""SLAYER's probability density of a change of the spike's state: scale k/2 exp(-k|x|).
+
+Its integral is the scale. Source: Shrestha & Orchard (2018).
+"""
+
+from typing import Any
+
+from spiky_rl.registry import Option
+from spiky_rl.surrogates import base
+
+
+class Exponential(base.Surrogate):
+    """SLAYER's density: scale k/2 exp(-k|x|)."""
+
+    options = {
+        **base.declare(2.0, "k: decline per unit of potential"),
+        "scale": Option(1.0, "integral of the derivative", low=1e-3),
+    }
+
+    def __init__(self, slope: float, schedule: tuple[float, ...], scale: float) -> None:
+        super().__init__(slope, schedule)
+        self.scale = scale
+
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        return 0.5 * self.scale * slope * ops.exp(-slope * ops.abs(x))
+
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+        half = 0.5 * self.scale * (1.0 - ops.exp(-slope * ops.abs(x)))
+        return 0.5 + ops.where(x > 0.0, half, -half)

@@ -1,0 +1,170 @@
+"""Spikes with a time within the step: the gradient is exact for the pass that runs, and that pass converges to the events'."""
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import dispatch, torch_backend
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.learning.timed import Timed
+
+OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
+ODES = {
+    "lif": (6.0, {"reset": "zero"}),
+    "alif": (8.0, {}),
+    "quadratic": (4.0, {"tau": 10.0}),
+    "izhikevich": (60.0, {}),
+    "resonate": (3.0, {"dt": 1.0}),
+    "hodgkin_huxley": (60.0, {}),
+}
+"""Neuron -> size of its weights, and options with which inputs of a few ms make it fire."""
+INPUT_TIMES = ((0.3, 9.2), (2.1, 12.4), (1.7,))
+
+
+def timed(name, **options):
+    """The neuron with spike times, and its parameters."""
+    built = registry.configure("neurons", {"name": name, **options}, "n").build()
+    found = Timed.wrap(built, "eventprop", tau_synapse=5.0, slope=1e-9)
+    return found, tuple(found.number(p) for p in found.params)
+
+
+def events(times, steps, dt=1.0):
+    """Input spikes in ms as a signal [1, K, 1, C]: each divided between two steps."""
+    found = torch.zeros(1, steps + 1, 1, len(times), dtype=torch.float64)
+    for channel, ts in enumerate(times):
+        for t in ts:
+            step = int(t / dt + 1e-9)
+            found[0, step, 0, channel] += 1.0 - (t / dt - step)
+            found[0, step + 1, 0, channel] += t / dt - step
+    return found[:, :steps]
+
+
+def test_every_ode_neuron_of_the_registry_is_tried():
+    odes = {n for n in registry.names("neurons") if hasattr(registry.resolve("neurons", n), "integrate")}
+    assert odes == set(ODES)
+
+
+@pytest.mark.parametrize("name", ODES)
+def test_the_gradient_is_that_of_finite_differences(name):
+    scale, options = ODES[name]
+    neuron, params = timed(name, **options)
+    steps = round(30.0 / neuron.dt) if name != "hodgkin_huxley" else 14
+    x = events(INPUT_TIMES, steps)
+    generator = torch.Generator().manual_seed(0)
+    weights = [
+        scale * neuron.dt * torch.rand(shape, generator=generator).double() for shape in ((3, 4), (4, 2))
+    ]
+    time = torch.arange(steps, dtype=torch.float64).view(1, steps, 1, 1)
+
+    def loss(first, second):
+        hidden, _ = torch_backend.unroll(neuron, OPS, x @ first, steps, None, params)
+        output, _ = torch_backend.unroll(neuron, OPS, hidden @ second, steps, None, params)
+        return (output * time).sum(), hidden.sum()
+
+    for w in weights:
+        w.requires_grad_()
+    found, spikes = loss(*weights)
+    assert spikes > 2.0, "there is something to shift"
+    gradients = torch.autograd.grad(found, weights)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(4):
+        way = [torch.randn(w.shape, generator=generator).double() for w in weights]
+        h = 1e-6 * scale * neuron.dt
+        with torch.no_grad():
+            ahead, behind = (
+                loss(*(w + s * h * d for w, d in zip(weights, way, strict=True)))[0] for s in (1.0, -1.0)
+            )
+        expected = ((ahead - behind) / (2.0 * h)).item()
+        exact = sum((g * d).sum().item() for g, d in zip(gradients, way, strict=True))
+        size = sum(g.norm().item() for g in gradients)
+        assert exact == pytest.approx(expected, abs=1e-6 * size)
+
+
+@pytest.mark.parametrize("name", [n for n in ODES if n != "hodgkin_huxley"])
+@pytest.mark.parametrize("backend", ["cpu", pytest.param("cupy", marks=pytest.mark.gpu)])
+def test_kernels_are_the_reference(name, backend):
+    try:
+        device = dispatch.backend(backend).DEVICE
+    except registry.RegistryError as error:
+        pytest.skip(str(error))
+    scale, options = ODES[name]
+    neuron, params = timed(name, **options)
+    generator = torch.Generator().manual_seed(2)
+    current = 0.3 * scale * neuron.dt * torch.rand(2, 9, 5, 11, generator=generator)
+    keep = torch.tensor([[1.0] * 5, [1.0, 0.0, 1.0, 1.0, 0.0]])
+    found = []
+    for one, where in (("torch", "cpu"), (backend, device)):
+        i = current.to(where).requires_grad_()
+        rest = tuple(torch.zeros(5, 11, device=where) for _ in neuron.states)
+        y, last = dispatch.unroll(one, neuron, OPS, i, 9, rest, params, keep.to(where))
+        g = torch.randn(y.shape, generator=torch.Generator().manual_seed(3)).to(where)
+        (y * g).sum().backward()
+        found.append([t.detach().cpu() for t in (y, *last, i.grad)])
+    assert found[0][0].sum() > 10.0
+    for reference, kernel in zip(*found, strict=True):
+        assert (kernel - reference).abs().max() <= 5e-5 * reference.abs().max()
+
+
+GOLDEN = torch.tensor(
+    [18.787754968, 17.358242672, 5.085141837, 4.542969075, 2.850437943, 3.402276880]
+).double()
+"""Continuous time: tau 20, tau_synapse 5; loss of the output's first two spikes, at 13.465 and 17.446, to 10 and 25 ms."""
+
+
+def golden(dt):
+    """Times of the output's first two spikes and the gradient of their loss, at this step."""
+    neuron, params = timed("lif", tau=20.0, reset="zero", dt=dt)
+    steps = round(50.0 / dt)
+    x = events(((1.0, 9.0), (3.0, 12.0)), steps, dt)
+    first = torch.tensor([[4.0, 2.0], [1.5, 5.0]], dtype=torch.float64, requires_grad=True)
+    second = torch.tensor([[4.5, 3.5]], dtype=torch.float64, requires_grad=True)
+    hidden, _ = torch_backend.unroll(neuron, OPS, x @ first.t(), steps, None, params)
+    output, _ = torch_backend.unroll(neuron, OPS, hidden @ second.t(), steps, None, params)
+    sent = output.flatten()
+    moments, count = (sent * dt * torch.arange(steps)).cumsum(0), sent.detach().cumsum(0)
+    ends = [int((count > n - 1e-9).nonzero()[0]) for n in (1, 2)]
+    one, two = moments[ends[0]], moments[ends[1]] - moments[ends[0]]
+    (0.5 * ((one - 10.0) ** 2 + (two - 25.0) ** 2)).backward()
+    return one.item(), two.item(), torch.cat([first.grad.flatten(), second.grad.flatten()])
+
+
+def test_it_converges_to_eventprop_in_continuous_time():
+    errors = {}
+    for dt in (0.2, 0.1, 0.04):
+        one, two, gradient = golden(dt)
+        errors[dt] = ((gradient - GOLDEN).norm() / GOLDEN.norm()).item()
+    assert one == pytest.approx(13.465027307, abs=3e-4) and two == pytest.approx(17.446294093, abs=3e-4)
+    assert errors[0.04] < 0.01 and errors[0.04] < 0.3 * errors[0.1] < errors[0.2]
+
+
+def test_a_spikes_charge_is_one_whenever_it_comes():
+    neuron, params = timed("lif", tau=20.0, reset="zero")
+    current = torch.linspace(0.5, 3.0, 40, dtype=torch.float64).view(1, 1, 1, 40)
+    rest = tuple(torch.zeros(1, 40, dtype=torch.float64) for _ in neuron.states)
+    sent, last = torch_backend.unroll(neuron, OPS, current, 30, rest, params)
+    total = sent.sum(1) + last[neuron.states.index("late")]
+    assert total.max() > 3.0 and torch.allclose(total, total.round(), atol=1e-9)
+
+
+def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
+    settings = {
+        "name": "feedforward", "layers": [2], "steps": 8, "neuron": {"name": "lif", "tau": 4.0, "input_gain": "unit"},
+        "learning": {"name": "eventprop", "tau_synapse": 2.0, "regularization": 1.0, "lowest": 0.5, "highest": 2.0},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    net = registry.configure("networks", settings, "net").build(inputs=1, outputs=1)
+    with torch.no_grad():
+        net.layers[0].connection.weight.zero_()
+        net.layers[0].connection.bias.copy_(torch.tensor([0.0, 5.0]))
+    (net(torch.zeros(1, 3, 1), None)[0] * 0.0).sum().backward()
+    silent, busy = net.layers[0].connection.bias.grad
+    assert silent == pytest.approx(-0.5) and busy > 1.0, "descent raises the one and lowers the other"
+
+
+def test_a_neuron_without_a_threshold_is_refused_by_name():
+    message = (
+        r"net\.neuron: name: 'sigmadelta' has no threshold and reset of its own, which 'eventprop' needs"
+    )
+    settings = {"name": "feedforward", "layers": [8], "learning": "eventprop", "neuron": "sigma_delta"}
+    with pytest.raises(registry.RegistryError, match=message):
+        registry.configure("networks", settings, "net")
