@@ -31,6 +31,7 @@ ROOMS = {
     "graphs": "graphs",
     "plasticities": "plasticity",
     "rules": "learning",
+    "penalties": "penalties",
     "networks": "networks",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
@@ -38,7 +39,7 @@ ROOMS = {
 DATA = ("agents", "tasks")
 """Kinds whose entries are YAML files."""
 
-SINGULAR = {"plasticities": "plasticity"}
+SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
 """Kinds whose singular is not the word without its last letter."""
 
 HELPERS = {

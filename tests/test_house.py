@@ -15,7 +15,7 @@ FLOORS = [
     {"__init__", "registry", "schema", "spec", "files"},
     {"surrogates", "neurons"},
     {"kernels"},
-    {"codecs", "connections", "graphs", "networks", "plasticity"},
+    {"codecs", "connections", "graphs", "networks", "penalties", "plasticity"},
     {"learning", "metrics", "growth"},
     {"hosts"},
     {"datasets", "experiments"},

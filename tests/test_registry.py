@@ -204,7 +204,7 @@ def test_defaults_are_completed():
         "dt": 1.0,
     }
     assert configured.parts["neuron"].options["tau"] == 20.0
-    parts = {"encoder", "connection", "recurrent", "neuron", "surrogate", "learning", "decoder"}
+    parts = {"encoder", "connection", "recurrent", "neuron", "surrogate", "learning", "sparsity", "decoder"}
     assert set(configured.parts) == parts
 
 

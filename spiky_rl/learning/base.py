@@ -25,6 +25,8 @@ class Rule(Component, torch.nn.Module):
     """Whether `before`, `after` and `read` are the ones below: a backend may then run all layers in one call."""
     cut_recurrent: ClassVar[bool] = False
     """Whether spikes that return to their own layer carry no gradient."""
+    counts: ClassVar[bool] = True
+    """Whether there is a gradient for whether a neuron spikes, and not only for when."""
     truncate: int = 0
     """Control steps after which a replayed rollout's gradient is cut; 0: never."""
 
@@ -35,9 +37,6 @@ class Rule(Component, torch.nn.Module):
     def neuron(self, neuron: Neuron) -> Neuron:
         """The neuron that runs where the agent names this one. Raises RegistryError where the rule has no gradient for it."""
         return neuron
-
-    def check(self, decoder: str, recurrent: bool) -> None:
-        """Raise RegistryError for a decoder, or for connections within layers, that the rule does not go with."""
 
     def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
         """Make what the rule needs for these layers, and a configured decoder with ``outputs`` features."""

@@ -41,6 +41,7 @@ class Eventprop(Rule):
         "highest": Option(0.3, "of the band", low=0.0),
     }
     plain = False
+    counts = False
 
     def __init__(
         self, tau_synapse: float, slope: float, regularization: float, lowest: float, highest: float

@@ -24,6 +24,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
 from spiky_rl.networks.place import at
+from spiky_rl.penalties.base import charged
 from spiky_rl.registry import Configured, Option, RegistryError, names, resolve
 
 
@@ -86,6 +87,7 @@ class FeedForward(SpikingNetwork):
         "neuron": ("neurons", "lif"),
         "surrogate": ("surrogates", "arctangent"),
         "learning": ("rules", "bptt"),
+        "sparsity": ("penalties", None),
         "decoder": ("decoders", "membrane"),
     }
     listed = ("connection", "recurrent", "neuron")
@@ -110,8 +112,11 @@ class FeedForward(SpikingNetwork):
         with at(f"{path}.surrogate"):
             surrogate = rule.surrogate(parts["surrogate"].build())
             contract.check_surrogate(surrogate)
-        with at(f"{path}.learning"):
-            rule.check(parts["decoder"].name, parts["recurrent"] is not None)
+        if parts["sparsity"] is not None and not rule.counts:
+            raise RegistryError(
+                f"{path}.sparsity: {parts['learning'].name!r} has no gradient for whether a neuron spikes; it keeps rates by"
+                " options of its own"
+            )
         count = len(options["layers"])
         for key in cls.listed:
             part = parts[key]
@@ -140,6 +145,7 @@ class FeedForward(SpikingNetwork):
         neuron: Configured | tuple[Configured, ...],
         surrogate: Configured,
         learning: Configured,
+        sparsity: Configured | None,
         decoder: Configured,
         inputs: Shape | int,
         outputs: int,
@@ -175,6 +181,9 @@ class FeedForward(SpikingNetwork):
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.learning.attach(stack, decoder, outputs)
+        self.sparsity: Any = None if sparsity is None else sparsity.build()
+        readers = [*(layer.connection for layer in stack[1:]), self.decoder]
+        self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.updates: Tensor
 
@@ -226,6 +235,8 @@ class FeedForward(SpikingNetwork):
         if record is not None:
             record.signal.append(signal)
             record.operations.append(self.decoder.operations(signal))
+        if self.sparsity is not None and torch.is_grad_enabled():
+            features = charged(features, self.sparsity.cost(outputs, self.fan_out))
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
 
     @property
@@ -252,7 +263,7 @@ class FeedForward(SpikingNetwork):
     def _fused(self, signal: Tensor, ops: TorchOps) -> bool:
         """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
         return (
-            (self.learning.plain or not torch.is_grad_enabled())
+            (self.learning.plain and self.sparsity is None or not torch.is_grad_enabled())
             and self._linear()
             and dispatch.choose(self.backend, signal, ops) is cpu_backend
             and not torch.compiler.is_compiling()

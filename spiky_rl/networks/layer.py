@@ -162,6 +162,12 @@ class Layer(torch.nn.Module):
                 past = (outputs[-1].detach() if self.rule.cut_recurrent else outputs[-1], *past[:-1])
         return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), (*own, *past)
 
+    def fan_out(self, reader: Any) -> float:
+        """Synapses that one of this layer's events reaches, on the mean, given the next layer's connection or the decoder."""
+        events = torch.ones(1, 1, 1, self.width)
+        within = 0.0 if self.recurrent is None else float(self.recurrent.operations(events).sum())
+        return (float(reader.operations(events).sum()) + within) / self.width
+
     def operations(self, signal: Tensor, output: Tensor) -> Tensor:
         """Effective operations of the connections for signal [T, K or 1, B, C] and output [T, K, B, N]: [T, B]."""
         found = self.connection.operations(signal).sum(1)

@@ -1,0 +1,33 @@
+"""Synaptic operations: events times the synapses that they reach, as a share of what all neurons firing always would cost.
+
+    cost = weight max(0, share - upper),   share = sum_l r_l N_l F_l / sum_l N_l F_l
+
+r_l is the layer's mean rate in events per inner step, F_l the fan-out of its neurons. A neuron that reaches many synapses so
+costs more than one that reaches few. Source: Sorbaro et al. (2020), a synaptic-operation loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from spiky_rl.penalties.base import Penalty
+from spiky_rl.registry import Option
+
+
+class Synops(Penalty):
+    """See the module's text."""
+
+    options = {
+        "weight": Option(1.0, "of the term beside the loss", low=0.0),
+        "upper": Option(0.0, "share of all possible operations that costs nothing", low=0.0, high=1.0),
+    }
+
+    def __init__(self, weight: float, upper: float) -> None:
+        self.weight, self.upper = weight, upper
+
+    def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:  # noqa: D102
+        dense = [output.shape[-1] * fan for output, fan in zip(outputs, fan_out, strict=True)]
+        share = sum(output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)) / sum(dense)
+        return self.weight * (share - self.upper).clamp(min=0.0)

@@ -1,0 +1,118 @@
+"""A penalty is its own equation, and what it adds to a gradient is the gradient of a loss with that term in it."""
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.penalties.base import charged
+
+K, BATCH = 4, 6
+PENALTIES = {
+    "rate": {"weight": 3.0, "upper": 0.1, "lower": 0.05},
+    "synops": {"weight": 0.7, "upper": 0.02},
+}
+
+
+def penalty(name):
+    return registry.configure("penalties", {"name": name, **PENALTIES[name]}, "sparsity").build()
+
+
+def network(sparsity=None, **settings):
+    torch.manual_seed(0)
+    connection = {"name": "linear", "gain": 2.0, "offset": 0.25, "spread": 0.5}
+    neuron = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
+    settings = {"layers": [16, 12], "steps": K, "neuron": neuron, "connection": connection, **settings}
+    configured = registry.configure(
+        "networks", {"name": "feedforward", "sparsity": sparsity, **settings}, "net"
+    )
+    return configured.build(inputs=4, outputs=2)
+
+
+def observations():
+    return torch.randn(1, BATCH, 4, generator=torch.Generator().manual_seed(1))
+
+
+def test_every_penalty_of_the_registry_is_tried():
+    assert set(registry.names("penalties")) == set(PENALTIES)
+
+
+def test_rates_outside_the_band_cost_their_square():
+    spikes = torch.zeros(1, 10, 1, 3)
+    spikes[0, :4, 0, 0] = 1.0  # 0.3 beyond
+    spikes[0, 0, 0, 1] = 1.0  # at the bound
+    found = penalty("rate").cost([spikes, spikes], [7.0, 2.0])
+    assert found.item() == pytest.approx(3.0 * 2.0 * (0.3**2 + 0.05**2) / 3.0)
+
+
+def test_operations_count_by_the_synapses_that_events_reach():
+    first, second = torch.zeros(1, 10, 1, 4), torch.zeros(1, 10, 1, 2)
+    first[0, :, 0, 0] = 1.0
+    second[0, :5, 0, 0] = 1.0
+    share = (1.0 * 8.0 + 0.5 * 3.0) / (4 * 8.0 + 2 * 3.0)
+    assert penalty("synops").cost([first, second], [8.0, 3.0]).item() == pytest.approx(0.7 * (share - 0.02))
+    silent = [torch.zeros_like(first), torch.zeros_like(second)]
+    assert penalty("synops").cost(silent, [8.0, 3.0]).item() == 0.0
+
+
+def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
+    x, y = torch.randn(3, requires_grad=True), torch.tensor(2.0, requires_grad=True)
+    found = charged(x, y**2)
+    assert torch.equal(found, x)
+    (5.0 * found.sum()).backward()
+    assert y.grad.item() == 4.0, "whatever the loss makes of the features"
+    assert x.grad.tolist() == [5.0] * 3
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("rule", ["bptt", "slayer"])
+def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule):
+    sparsity = {"name": name, **PENALTIES[name]}
+    net, plain = network(sparsity, learning=rule).double(), network(learning=rule).double()
+    net.run_on("torch"), plain.run_on("torch")
+    x = observations().double()
+    net(x, None)[0].square().mean().backward()
+    outputs = []
+    for layer in plain.layers:
+        layer.register_forward_hook(lambda *a: outputs.append(a[2][0]))
+    features, _ = plain(x, None)
+    cost = penalty(name).cost(outputs, [12.0, 2.0])
+    assert cost > 0.0
+    (features.square().mean() + cost).backward()
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_the_fan_out_is_the_mean_number_of_synapses():
+    connection = [{"name": "linear"}, {"name": "linear", "density": 0.5}]
+    assert network("rate", connection=connection).fan_out == [6.0, 2.0]
+    recurrent = network("rate", recurrent={"name": "recurrent"}).fan_out
+    assert recurrent == [12.0 + 15.0, 2.0 + 11.0], "a neuron has no synapse with itself"
+
+
+def test_descent_on_the_cost_alone_makes_a_network_sparse():
+    net, x = network({"name": "synops", "weight": 1.0}), observations()
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    rates = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        (0.0 * net(x, None)[0].sum()).backward()
+        optimizer.step()
+        with torch.no_grad():
+            rates.append(net.layers[0].connection(x).clamp(min=0.0).mean().item())
+    assert rates[-1] < 0.5 * rates[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": "rates"}, r"net\.sparsity\.name: unknown penalty 'rates'; .* did you mean 'rate'\?"),
+        ({"sparsity": {"name": "rate", "lower": 0.5}}, r"net\.sparsity\.lower: 0\.5 .* at most upper, 0\.1"),
+        (
+            {"sparsity": "rate", "learning": "eventprop"},
+            r"net\.sparsity: 'eventprop' has no gradient for whether",
+        ),
+    ],
+)
+def test_what_a_penalty_cannot_do_is_refused_by_name(settings, message):
+    with pytest.raises(registry.RegistryError, match=message):
+        registry.configure("networks", {"name": "feedforward", "layers": [8], **settings}, "net")
