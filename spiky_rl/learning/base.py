@@ -27,6 +27,8 @@ class Rule(Component, torch.nn.Module):
     """Whether spikes that return to their own layer carry no gradient."""
     counts: ClassVar[bool] = True
     """Whether there is a gradient for whether a neuron spikes, and not only for when."""
+    local: ClassVar[bool] = False
+    """Whether `change` is to be called after every rollout, for weights that no gradient reaches."""
     truncate: int = 0
     """Control steps after which a replayed rollout's gradient is cut; 0: never."""
 
@@ -56,3 +58,16 @@ class Rule(Component, torch.nn.Module):
     ) -> tuple[Tensor, Any]:
         """Features [T, B, F] and the decoder's new state, from the outputs of all layers."""
         return decoder(outputs[-1], state, keep)
+
+    def change(
+        self, layers: Sequence[Any], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+    ) -> None:
+        """What a `local` rule makes of a rollout: weights changed in place.
+
+        Args:
+            layers: All of them.
+            signals: The input of every layer, [T, K or 1, B, C], then the last one's output [T, K, B, N].
+            credit: Of every control step's action, [T, B].
+            keep: [T, B]; 0 where an episode begins with this step.
+        """
+        raise NotImplementedError

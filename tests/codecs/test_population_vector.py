@@ -28,7 +28,8 @@ def test_groups_are_contiguous_disjoint_complete_and_as_equal_as_can_be(inputs, 
 
 def test_fewer_neurons_than_features_are_refused_with_both_numbers():
     with pytest.raises(
-        registry.RegistryError, match="3 features need a neuron each, and the last layer has 2"
+        registry.RegistryError,
+        match="population_vector reads 3 features from a neuron each or more, and the last layer has 2",
     ):
         decoder(2, 3)
 
