@@ -1,0 +1,282 @@
+"""Spike timing over a whole rollout: products of spikes and of the traces that they leave, no trace per synapse.
+
+    r <- e^(-dt/tau) r in every inner step, then r <- r + x (all pairs), or r <- x where there is a spike x (nearest)
+    dw = < sum_s  F+(w) r1 (A2+ + A3+ o2) z M  -  F-(w) x (A2- + A3- r2) o1 M >
+
+x are pre-spikes with traces r1 (tau+) and r2 (tau_x), z post-spikes with traces o1 (tau-) and o2 (tau_y), <> the mean over the
+environments. All traces are read before the step's own spikes enter them, so a coincidence changes nothing. A3 = 0 leaves
+the rule of pairs. F+ = ((high - w) / (high - low))^mu and F- = ((w - low) / (high - low))^mu make the change smaller towards
+a bound; mu = 0: additive. Weights count as they are when the call begins. A graded x is a rate: its traces are its own.
+
+M is what the events of a moment are worth; without reward, 1. With reward, a synapse has an eligibility c that decays with
+tau_e and takes up those events, and dw = sum_s d_s c_s. As c is linear in the events, so is dw, with
+M_s = d_s + e^(-dt/tau_e) M_(s+1): credit is filtered backwards, one number per environment, and that is exact.
+
+`Local` is what the rules that change a network's weights in this way share.
+
+Source: Song, Miller & Abbott (2000); triplets: Pfister & Gerstner (2006); mu: Guetig et al. (2003); eligibility: Florian
+(2007), Izhikevich (2007).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.connections.linear import Linear
+from spiky_rl.kernels import dispatch
+from spiky_rl.learning.base import Rule
+from spiky_rl.learning.filters import OPS
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
+from spiky_rl.registry import Option, RegistryError
+
+
+@dataclass(frozen=True)
+class Window:
+    """The numbers of a spike-timing rule; amplitudes are changes of weight per pair or triplet, times are in ms."""
+
+    tau_plus: float = 20.0
+    tau_minus: float = 20.0
+    potentiation: float = 0.01
+    """A2+"""
+    depression: float = 0.0105
+    """A2-"""
+    tau_x: float = 101.0
+    tau_y: float = 125.0
+    triplet_potentiation: float = 0.0
+    """A3+"""
+    triplet_depression: float = 0.0
+    """A3-"""
+    nearest: bool = False
+    """Whether a spike pairs with the last one alone, instead of all before it."""
+    mu: float = 0.0
+    dt: float = 1.0
+
+
+PAIRS = Window()
+"""Potentiation and depression nearly in balance (Song, Miller & Abbott 2000)."""
+TRIPLETS = {
+    "all": Window(16.8, 33.7, 0.0, 7.1e-3, tau_y=114.0, triplet_potentiation=6.5e-3),
+    "nearest": Window(16.8, 33.7, 0.0, 8e-3, tau_y=40.0, triplet_potentiation=5e-2, nearest=True),
+}
+"""Pfister & Gerstner's minimal sets for the visual cortex, by the neighbours that a spike pairs with."""
+
+
+class Trace(Neuron):
+    """What is left of earlier input, which the input of the step itself does not yet belong to."""
+
+    states = ("r",)
+    params = {"tau": Param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")}
+    options = {
+        **params,
+        "nearest": Option(False, "an event replaces what was there"),
+        "dt": DT,
+        "learn": LEARN,
+    }
+    graded = True
+
+    def step(self, ops: Any, current: Any, r: Any, decay: Any) -> tuple[Any, Values]:  # noqa: D102
+        left = decay * r
+        if self.chosen["nearest"]:
+            return left, (ops.where(ops.abs(current) > 0.0, current, left),)
+        return left, (left + current,)
+
+
+def trace(
+    signal: Tensor, keep: Tensor | None, tau: float, dt: float, nearest: bool = False, backend: str = "auto"
+) -> Tensor:
+    """The trace [S, B, C] of a signal [S, B, C], from zero where ``keep`` [S, B] is 0, before each step's own events."""
+    neuron = Trace(tau=tau, nearest=nearest, dt=dt, learn=())
+    parameters, current = (neuron.number("tau"),), signal.unsqueeze(1)
+    return dispatch.unroll(backend, neuron, OPS, current, 1, None, parameters, keep)[0].squeeze(1)
+
+
+@torch.no_grad()
+def worth(credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto") -> Tensor:
+    """M [S, B]: what events of each step are worth, given the credit d [S, B] that falls due in each; ``tau``: tau_e."""
+    flipped = credit.flip(0).unsqueeze(-1)
+    if keep is not None:
+        # going back, an episode ends after its first step
+        keep = torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
+    return (flipped + trace(flipped, keep, tau, dt, backend=backend)).flip(0).squeeze(-1)
+
+
+@torch.no_grad()
+def change(
+    pre: Tensor,
+    post: Tensor,
+    keep: Tensor | None,
+    weights: Tensor,
+    window: Window,
+    bounds: tuple[Tensor | float, Tensor | float] = (0.0, 1.0),
+    worths: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """dw [C, N].
+
+    Args:
+        pre: [S, B, C]; S inner steps in the order of time.
+        post: [S, B, N].
+        keep: [S, B]; 0 where an episode begins with this step: traces start from zero. They do at the first step, too.
+        weights: [C, N], for weight dependence.
+        window: The rule.
+        bounds: low and high, numbers or what broadcasts to the weights; read for mu > 0 only.
+        worths: M [S, B]; None: 1.
+        backend: What runs the traces.
+    """
+
+    def traced(signal: Tensor, tau: float) -> Tensor:
+        return trace(signal, keep, tau, window.dt, window.nearest, backend)
+
+    causal, acausal = window.potentiation * post, window.depression * pre
+    if window.triplet_potentiation:
+        causal = causal + window.triplet_potentiation * post * traced(post, window.tau_y)
+    if window.triplet_depression:
+        acausal = acausal + window.triplet_depression * pre * traced(pre, window.tau_x)
+    r1, o1 = traced(pre, window.tau_plus), traced(post, window.tau_minus)
+    if worths is not None:
+        causal, o1 = causal * worths.unsqueeze(-1), o1 * worths.unsqueeze(-1)
+    up, down = correlated(r1, causal), correlated(acausal, o1)
+    if window.mu:
+        low, high = bounds
+        up = up * ((high - weights) / (high - low)).clamp(min=0.0) ** window.mu
+        down = down * ((weights - low) / (high - low)).clamp(min=0.0) ** window.mu
+    return up - down
+
+
+def correlated(pre: Tensor, post: Tensor) -> Tensor:
+    """sum over steps of pre [S, B, C] times post [S, B, N], mean over environments: [C, N]."""
+    return pre.flatten(0, 1).t() @ post.flatten(0, 1) / pre.shape[1]
+
+
+KIND = "nothing: the kind's"
+OPTIONS = {
+    "layers": Option([], "indices of the layers whose incoming weights it changes; empty: all", low=0),
+    "kind": Option("pair", "what a change takes: two spikes, or three", choices=("pair", "triplet")),
+    "neighbours": Option("all", "earlier spikes that a spike pairs with", choices=("all", "nearest")),
+    "learning_rate": Option(1.0, "factor of every change", low=0.0),
+    "potentiation": Option(None, f"A2+, in largest initial weights; {KIND}", low=0.0),
+    "depression": Option(None, f"A2-, in largest initial weights; {KIND}", low=0.0),
+    "tau_plus": Option(None, f"of r1, what a pre-spike leaves; {KIND}", low=1e-3, unit="ms"),
+    "tau_minus": Option(None, f"of o1, what a post-spike leaves; {KIND}", low=1e-3, unit="ms"),
+    "triplet_potentiation": Option(None, f"A3+, in largest initial weights; {KIND}", low=0.0),
+    "triplet_depression": Option(None, f"A3-, in largest initial weights; {KIND}", low=0.0),
+    "tau_x": Option(None, f"of r2, the pre-spikes of a triplet; {KIND}", low=1e-3, unit="ms"),
+    "tau_y": Option(None, f"of o2, the post-spikes of a triplet; {KIND}", low=1e-3, unit="ms"),
+    "mu": Option(0.0, "weight dependence: 0 additive, 1 multiplicative", low=0.0),
+    "limit": Option(1.0, "largest size of a weight, in largest initial weights", low=1e-3),
+    "normalisation": Option(
+        "none",
+        "of a neuron's incoming weights: subtractive keeps their sum, multiplicative that of their sizes",
+        choices=("none", "subtractive", "multiplicative"),
+    ),
+}
+"""What an agent sets of a `Local` rule."""
+OF_TRIPLETS = ("triplet_potentiation", "triplet_depression", "tau_x", "tau_y")
+
+
+class Local(Rule):
+    """Changes weights by the spikes on their two sides, and never by a gradient; the rest of the network has BPTT's.
+
+    Weights have signs here, and potentiation moves them up: within -limit and limit times the layer's largest initial
+    weight, and under Dale's law within zero and that. Biases stay as they are.
+    """
+
+    local = True
+
+    def __init__(
+        self,
+        layers: tuple[int, ...],
+        kind: str,
+        neighbours: str,
+        learning_rate: float,
+        mu: float,
+        limit: float,
+        normalisation: str,
+        **numbers: float | None,
+    ) -> None:
+        super().__init__()
+        self.chosen, self.rate, self.limit, self.normalisation = layers, learning_rate, limit, normalisation
+        kept = {name: number for name, number in numbers.items() if number is not None}
+        published = PAIRS if kind == "pair" else TRIPLETS[neighbours]
+        self.window = replace(published, nearest=neighbours == "nearest", mu=mu, **kept)
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+        for name in OF_TRIPLETS if options["kind"] == "pair" else ():
+            if options[name] is not None:
+                raise RegistryError(
+                    f"{path}.{name}: {options[name]!r} means nothing to pairs; it goes with kind: triplet"
+                )
+
+    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
+        count = len(layers)
+        for index in self.chosen:
+            if index >= count:
+                raise RegistryError(f"layers: {index} is out of range; the layers are 0 to {count - 1}")
+        self.chosen = self.chosen or tuple(range(count))
+        links = [layers[index].connection for index in self.chosen]
+        for index, link in zip(self.chosen, links, strict=True):
+            if not isinstance(link, Linear):
+                kind = type(link).__module__.rpartition(".")[2]
+                raise RegistryError(
+                    f"layers: the connection of layer {index} is {kind!r}, and spike timing changes 'linear' ones only;"
+                    " name the layers that have them"
+                )
+            link.requires_grad_(False)
+            if self.normalisation == "multiplicative":
+                self.register_buffer(f"sums_{index}", link.synapses().abs().sum(0))
+        # of the first weights, which a checkpoint's network no longer has
+        self.register_buffer("sizes", torch.stack([link.weight.abs().max() for link in links]))
+        self.sizes: Tensor
+
+    @abstractmethod
+    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor | None:
+        """M [S, B] of credit [T, B] and keep [S, B], S = T ``steps``; None: all events are worth the same."""
+
+    @torch.no_grad()
+    def change(
+        self, layers: Sequence[Any], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+    ) -> None:  # noqa: D102
+        steps = signals[-1].shape[1]
+        if keep is not None:
+            starts = keep.new_ones(keep.shape[0], steps, keep.shape[1])
+            starts[:, 0] = keep
+            keep = starts.flatten(0, 1)
+        for index, size in zip(self.chosen, self.sizes, strict=True):
+            layer, link = layers[index], layers[index].connection
+            pre, post = (s.expand(-1, steps, -1, -1).flatten(0, 1) for s in signals[index : index + 2])
+            sign, places = _signs(link), link.weight.new_ones(()) if link.mask is None else link.mask != 0
+            weights = (link.weight.abs() * sign if link.dale else link.weight) * places
+            top = self.limit * size
+            bounds = (sign.clamp(max=0.0) * top, sign.clamp(min=0.0) * top) if link.dale else (-top, top)
+            window = replace(self.window, dt=layer.neuron.dt)
+            worths = self.worths(credit, keep, layer, steps)
+            found = change(pre, post, keep, weights, window, bounds, worths, layer.backend)
+            found = self.rate * size * _shared(found) * places
+            if self.normalisation == "subtractive":
+                found = (found - found.sum(0) / (places * torch.ones_like(found)).sum(0)) * places
+            weights = (weights + found).clamp(*bounds)
+            if self.normalisation == "multiplicative":
+                strengths = weights.abs() if link.mask is None else (weights * link.mask).abs()
+                sums = getattr(self, f"sums_{index}")
+                weights = (weights * (sums / strengths.sum(0).clamp(min=1e-30))).clamp(*bounds)
+            link.weight.copy_(weights * sign if link.dale else weights)
+
+
+def _signs(link: Linear) -> Tensor:
+    """Of every synapse under Dale's law; without it 1."""
+    return torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
+
+
+def _shared(found: Tensor) -> Tensor:
+    """The mean over the ranks of a distributed run, which have the same weights."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(found)
+        found = found / torch.distributed.get_world_size()
+    return found
