@@ -39,6 +39,8 @@ class SpikingNetwork(Component, torch.nn.Module):
     """Whether the state is carried from one environment step to the next."""
     state_sizes: tuple[int, ...]
     """Width of every state tensor."""
+    local: bool = False
+    """Whether `learn` is to be called after every rollout."""
     features: int | None = None
     """Width of what `extract` gives; None: nothing in this network is fixed, and a host has nothing to cache."""
 
@@ -78,6 +80,10 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     def read(self, cached: Tensor) -> Tensor:
         """The rest of it: what `extract` gave, [..., `features`] -> features [..., F]."""
+        raise NotImplementedError
+
+    def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
+        """Let local rules change the weights that are theirs, by a rollout [T, B, O] and what its steps were worth [T, B]."""
         raise NotImplementedError
 
     def zero_state(self, batch: int, like: Tensor) -> State:

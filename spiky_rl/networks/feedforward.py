@@ -328,6 +328,19 @@ class FeedForward(SpikingNetwork):
             )
         return Stack(stages, self.bfloat16_gradient, self.recompute)
 
+    @property
+    def local(self) -> bool:  # type: ignore[override]
+        """Whether `learn` is to be called after every rollout."""
+        return self.learning.local
+
+    def learn(
+        self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor
+    ) -> None:  # noqa: D102
+        record = Record()
+        with torch.no_grad():
+            self(x, state, keep, record=record)
+            self.learning.change(self.layers, record.signal, credit, keep)
+
     def advance(self) -> None:  # noqa: D102
         self.updates += 1
         self.encoder.redraw(int(self.updates))

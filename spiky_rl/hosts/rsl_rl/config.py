@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from spiky_rl.hosts.common.rules import local_rule
 from spiky_rl.schema import SKRL_ONLY
 from spiky_rl.spec import AgentSpec, SpecError
 
@@ -42,6 +43,10 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             raise SpecError(
                 f"agent.burn_in: {burn_in} leaves nothing of agent.num_steps_per_env: {config['num_steps_per_env']}"
             )
+    if rule := local_rule(spec.critic_network):
+        raise SpecError(
+            f"agent.critic_network.learning: {rule!r} is for actors; its third factor is what actions were worth"
+        )
     for role, network in networks.items():
         model = config[role]
         if network is not None:

@@ -199,6 +199,16 @@ class SpikingModel(MLPModel):
             done = dones.view(1, -1, 1) > 0
             self.state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self.state)
 
+    def learn(self, obs: TensorDict, dones: Tensor, credit: Tensor, hidden_state: HiddenState) -> None:
+        """Let the network's local rules learn from a rollout: [T, B, ...] each, and the state before its first step."""
+        x = self.get_latent(obs)
+        if not self.network.stateful:
+            self.network.learn(x.flatten(0, 1).unsqueeze(0), None, None, credit.reshape(1, -1))
+            return
+        keep = 1.0 - torch.cat([torch.zeros_like(dones[:1]), dones[:-1]]).view(x.shape[:2]).to(x.dtype)
+        state = _as_state(hidden_state) or self.network.zero_state(x.shape[1], x)
+        self.network.learn(x, state, keep, credit.view(x.shape[:2]))
+
     def get_hidden_state(self) -> HiddenState:
         """The state before the next step, for a rollout to store: None at rest and where nothing is replayed."""
         return self.state if self.is_recurrent else None  # type: ignore[return-value]

@@ -16,7 +16,7 @@ from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 
 class SpikingPPO(PPO):
-    """rsl_rl's PPO, unchanged but for three options that default to nothing."""
+    """rsl_rl's PPO, unchanged but for three options that default to nothing, and for networks that learn by local rules."""
 
     def __init__(
         self,
@@ -85,6 +85,19 @@ class SpikingPPO(PPO):
         super().compute_returns(obs)
         for model, state in zip(self._caching, states, strict=True):
             model.state = state
+
+    def update(self) -> dict[str, float]:
+        """As `PPO.update`; the actor's local rules, if it has any, then learn from the same rollout and its advantages."""
+        losses = super().update()
+        if isinstance(self.actor, SpikingModel) and self.actor.network.local:
+            rollout = self.storage
+            states = rollout.saved_hidden_state_a
+            first = None if states is None else tuple(s[0] for s in states)
+            # what was advantageous of what was done, whatever the scale of rewards is
+            credit = rollout.advantages
+            credit = (credit - credit.mean()) / (credit.std() + 1e-8)
+            self.actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
+        return losses
 
     @property
     def learning_rate(self) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spiky_rl import schema
+from spiky_rl.hosts.common.rules import local_rule
 from spiky_rl.registry import Configured
 from spiky_rl.spec import AgentSpec, SpecError
 
@@ -217,6 +218,10 @@ def _check(spec: AgentSpec) -> None:
             raise SpecError(
                 f"agent.{key}.plasticity: {network.parts['plasticity'].name} is not available with --rl_library skrl, which"
                 " replays rollouts; it allows none"
+            )
+        if rule := local_rule(network):
+            raise SpecError(
+                f"agent.{key}.learning: {rule!r} is not available with --rl_library skrl; it allows rules that are gradients"
             )
     algorithm = spec.runner["algorithm"]
     if algorithm.get("time_limit_bootstrap") and _recurrent(spec):
