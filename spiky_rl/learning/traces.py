@@ -4,9 +4,11 @@
     dw = < sum_s  F+(w) r1 (A2+ + A3+ o2) z M  -  F-(w) x (A2- + A3- r2) o1 M >
 
 x are pre-spikes with traces r1 (tau+) and r2 (tau_x), z post-spikes with traces o1 (tau-) and o2 (tau_y), <> the mean over the
-environments. All traces are read before the step's own spikes enter them, so a coincidence changes nothing. A3 = 0 leaves
-the rule of pairs. F+ = ((high - w) / (high - low))^mu and F- = ((w - low) / (high - low))^mu make the change smaller towards
-a bound; mu = 0: additive. Weights count as they are when the call begins. A graded x is a rate: its traces are its own.
+environments. All traces are read before the step's own spikes enter them, so a coincidence changes nothing; or, where input
+acts in its own step, as in our networks, r1 alone is read after them (``causal``): the spike that made a neuron spike would
+otherwise be the only one without credit. A3 = 0 leaves the rule of pairs. F+ = ((high - w) / (high - low))^mu and
+F- = ((w - low) / (high - low))^mu make the change smaller towards a bound; mu = 0: additive. Weights count as they are when
+the call begins. A graded x is a rate: its traces are its own.
 
 M is what the events of a moment are worth; without reward, 1. With reward, a synapse has an eligibility c that decays with
 tau_e and takes up those events, and dw = sum_s d_s c_s. As c is linear in the events, so is dw, with
@@ -54,6 +56,8 @@ class Window:
     """A3-"""
     nearest: bool = False
     """Whether a spike pairs with the last one alone, instead of all before it."""
+    causal: bool = False
+    """Whether a pre-spike comes before the post-spike of its own step, instead of with it: potentiation by A2+ in full."""
     mu: float = 0.0
     dt: float = 1.0
 
@@ -139,6 +143,8 @@ def change(
     if window.triplet_depression:
         acausal = acausal + window.triplet_depression * pre * traced(pre, window.tau_x)
     r1, o1 = traced(pre, window.tau_plus), traced(post, window.tau_minus)
+    if window.causal:
+        r1 = torch.where(pre != 0.0, pre, r1) if window.nearest else r1 + pre
     if worths is not None:
         causal, o1 = causal * worths.unsqueeze(-1), o1 * worths.unsqueeze(-1)
     up, down = correlated(r1, causal), correlated(acausal, o1)
@@ -159,6 +165,11 @@ OPTIONS = {
     "layers": Option([], "indices of the layers whose incoming weights it changes; empty: all", low=0),
     "kind": Option("pair", "what a change takes: two spikes, or three", choices=("pair", "triplet")),
     "neighbours": Option("all", "earlier spikes that a spike pairs with", choices=("all", "nearest")),
+    "same_step": Option(
+        "causal",
+        "what a pre- and a post-spike of one inner step are: causal, as input acts in its own step, or nothing",
+        choices=("causal", "nothing"),
+    ),
     "learning_rate": Option(1.0, "factor of every change", low=0.0),
     "potentiation": Option(None, f"A2+, in largest initial weights; {KIND}", low=0.0),
     "depression": Option(None, f"A2-, in largest initial weights; {KIND}", low=0.0),
@@ -194,6 +205,7 @@ class Local(Rule):
         layers: tuple[int, ...],
         kind: str,
         neighbours: str,
+        same_step: str,
         learning_rate: float,
         mu: float,
         limit: float,
@@ -204,7 +216,8 @@ class Local(Rule):
         self.chosen, self.rate, self.limit, self.normalisation = layers, learning_rate, limit, normalisation
         kept = {name: number for name, number in numbers.items() if number is not None}
         published = PAIRS if kind == "pair" else TRIPLETS[neighbours]
-        self.window = replace(published, nearest=neighbours == "nearest", mu=mu, **kept)
+        nearest, causal = neighbours == "nearest", same_step == "causal"
+        self.window = replace(published, nearest=nearest, causal=causal, mu=mu, **kept)
 
     @classmethod
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102

@@ -8,7 +8,7 @@ import torch
 
 from spiky_rl import registry
 from spiky_rl.learning import traces
-from spiky_rl.learning.traces import PAIRS, TRIPLETS, Window, change
+from spiky_rl.learning.traces import PAIRS, TRIPLETS, Window, change, worth
 
 WINDOW = {1: 0.009512294, 5: 0.007788008, 10: 0.006065307, 20: 0.003678794, 50: 0.000820850, 0: 0.0,
           -1: -0.009987909, -5: -0.008177408, -10: -0.006368572, -20: -0.003862734, -50: -0.000861892}  # fmt: skip
@@ -63,7 +63,10 @@ def test_triplets_follow_the_frequency_of_pairs_as_published(name):
 
 def test_hippocampal_triplets_are_the_published_ones():
     once = [20.0 + 1000.0 * k for k in range(60)]
-    at = lambda *gaps: sorted(t + gap for t in once for gap in gaps)  # noqa: E731
+
+    def at(*gaps):
+        return sorted(t + gap for t in once for gap in gaps)
+
     pre = [at(0.0), at(0.0), at(0.0, 10.0), at(5.0)]
     post = [at(10.0), at(-10.0), at(5.0), at(0.0, 10.0)]
     found = one_to_one(pre, post, replace(HIPPOCAMPAL, dt=5.0))
@@ -92,7 +95,7 @@ def events(pre, post, keep, weights, window):
         )
         depression = x * (window.depression + window.triplet_depression * r2)
         potentiation = z * (window.potentiation + window.triplet_potentiation * o2)
-        raised = r1.unsqueeze(-1) * potentiation.unsqueeze(-2) * up
+        raised = (enter(r1, x) if window.causal else r1).unsqueeze(-1) * potentiation.unsqueeze(-2) * up
         found.append(raised - depression.unsqueeze(-1) * o1.unsqueeze(-2) * down)
         r1, r2, o1, o2 = enter(r1, x), enter(r2, x), enter(o1, z), enter(o2, z)
     return torch.stack(found)
@@ -101,12 +104,28 @@ def events(pre, post, keep, weights, window):
 @pytest.mark.parametrize("graded", [False, True])
 @pytest.mark.parametrize("mu", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize(
-    "window", [PAIRS, replace(PAIRS, nearest=True), replace(HIPPOCAMPAL, dt=2.0), FULL_NEAREST]
+    "window", [PAIRS, replace(PAIRS, causal=True), replace(HIPPOCAMPAL, dt=2.0), FULL_NEAREST]
 )
 def test_two_products_are_the_rule_run_synapse_by_synapse(window, mu, graded):
     window, case = replace(window, mu=mu), rollout(graded=graded)
     expected = events(*case, window).sum(0).mean(0)
     assert torch.allclose(change(*case, window), expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "window", [PAIRS, replace(PAIRS, causal=True, mu=0.5), replace(FULL_NEAREST, dt=0.5)]
+)
+def test_credit_filtered_backwards_is_an_eligibility_in_every_synapse(window):
+    (pre, post, keep, weights), tau = rollout(), 12.0
+    g = torch.Generator().manual_seed(9)
+    credit = torch.randn(TIME, BATCH, generator=g).double() * (torch.rand(TIME, BATCH, generator=g) < 0.3)
+    eligibility, expected = torch.zeros(BATCH, SOURCES, NEURONS).double(), 0.0
+    for event, k, d in zip(events(pre, post, keep, weights, window), keep, credit, strict=True):
+        eligibility = k.view(-1, 1, 1) * math.exp(-window.dt / tau) * eligibility + event
+        expected = expected + (d.view(-1, 1, 1) * eligibility).mean(0)
+    found = change(pre, post, keep, weights, window, worths=worth(credit, keep, tau, window.dt))
+    assert torch.allclose(found, expected, rtol=1e-10, atol=1e-14)
+    assert found.abs().max() > 1e-4
 
 
 def test_compiled_traces_are_those_of_the_reference():
@@ -166,7 +185,9 @@ def test_a_rollout_changes_weights_by_its_spikes_in_place_and_no_gradient_does()
     inner[:, 0] = keep
     pairs = [(x.expand(-1, 4, -1, -1), hidden), (hidden, output)]
     for layer, weight, (pre, post) in zip(net.layers, before, pairs, strict=True):
-        found = change(pre.flatten(0, 1), post.flatten(0, 1), inner.flatten(0, 1), weight, PAIRS)
+        found = change(
+            pre.flatten(0, 1), post.flatten(0, 1), inner.flatten(0, 1), weight, replace(PAIRS, causal=True)
+        )
         top = weight.abs().max()
         expected = (weight + top * found).clamp(-top, top)
         assert torch.allclose(layer.connection.weight, expected, atol=1e-7)
