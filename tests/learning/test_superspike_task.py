@@ -140,4 +140,4 @@ def test_van_rossums_integral_falls_more_than_twenty_times_in_150_epochs():
 def test_every_pattern_of_noise_is_made_to_give_the_target(seed):
     integrals, times = trained(seed)
     assert integrals[0] > 20.0 * integrals[-1]
-    assert times == pytest.approx(TARGETS, abs=2.0)
+    assert times == pytest.approx(TARGETS, abs=3.0)
