@@ -43,13 +43,17 @@ class Window:
     """The numbers of a spike-timing rule; amplitudes are changes of weight per pair or triplet, times are in ms."""
 
     tau_plus: float = 20.0
+    """Of what a pre-spike leaves, for post-spikes after it."""
     tau_minus: float = 20.0
+    """Of what a post-spike leaves, for pre-spikes after it."""
     potentiation: float = 0.01
     """A2+"""
     depression: float = 0.0105
     """A2-"""
     tau_x: float = 101.0
+    """Of what a pre-spike leaves for later ones."""
     tau_y: float = 125.0
+    """Of what a post-spike leaves for later ones."""
     triplet_potentiation: float = 0.0
     """A3+"""
     triplet_depression: float = 0.0
@@ -59,7 +63,9 @@ class Window:
     causal: bool = False
     """Whether a pre-spike comes before the post-spike of its own step, instead of with it: potentiation by A2+ in full."""
     mu: float = 0.0
+    """Exponent of the distance to a bound; 0: additive."""
     dt: float = 1.0
+    """Inner time step."""
 
 
 PAIRS = Window()
@@ -137,17 +143,18 @@ def change(
     def traced(signal: Tensor, tau: float) -> Tensor:
         return trace(signal, keep, tau, window.dt, window.nearest, backend)
 
-    causal, acausal = window.potentiation * post, window.depression * pre
-    if window.triplet_potentiation:
-        causal = causal + window.triplet_potentiation * post * traced(post, window.tau_y)
-    if window.triplet_depression:
-        acausal = acausal + window.triplet_depression * pre * traced(pre, window.tau_x)
+    def met(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
+        if not triplet:
+            return pair * correlated(left, events)
+        return correlated(left, traced(events, tau).mul_(triplet).add_(pair).mul_(events))
+
     r1, o1 = traced(pre, window.tau_plus), traced(post, window.tau_minus)
     if window.causal:
-        r1 = torch.where(pre != 0.0, pre, r1) if window.nearest else r1 + pre
+        r1 = torch.where(pre != 0.0, pre, r1) if window.nearest else r1.add_(pre)
     if worths is not None:
-        causal, o1 = causal * worths.unsqueeze(-1), o1 * worths.unsqueeze(-1)
-    up, down = correlated(r1, causal), correlated(acausal, o1)
+        r1, o1 = (left.mul_(worths.unsqueeze(-1)) for left in (r1, o1))
+    up = met(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
+    down = met(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
     if window.mu:
         low, high = bounds
         up = up * ((high - weights) / (high - low)).clamp(min=0.0) ** window.mu
@@ -155,9 +162,9 @@ def change(
     return up - down
 
 
-def correlated(pre: Tensor, post: Tensor) -> Tensor:
-    """sum over steps of pre [S, B, C] times post [S, B, N], mean over environments: [C, N]."""
-    return pre.flatten(0, 1).t() @ post.flatten(0, 1) / pre.shape[1]
+def correlated(left: Tensor, events: Tensor) -> Tensor:
+    """sum over steps of left [S, B, L] times events [S, B, E], mean over environments: [L, E]."""
+    return left.flatten(0, 1).t() @ events.flatten(0, 1) / left.shape[1]
 
 
 KIND = "nothing: the kind's"
@@ -245,7 +252,7 @@ class Local(Rule):
             if self.normalisation == "multiplicative":
                 self.register_buffer(f"sums_{index}", link.synapses().abs().sum(0))
         # of the first weights, which a checkpoint's network no longer has
-        self.register_buffer("sizes", torch.stack([link.weight.abs().max() for link in links]))
+        self.register_buffer("sizes", torch.tensor([float(link.weight.abs().max()) for link in links]))
         self.sizes: Tensor
 
     @abstractmethod

@@ -271,10 +271,10 @@ def test_signed_weights_that_keep_their_sum_keep_a_layer_firing(kind):
         settings = {"name": "stdp", "kind": kind, "normalisation": normalisation}
         net = network(settings, layers=(64, 64), connection="linear")
         seen = [rollout_of_walks(net, seed) for seed in range(100)]
-        rates[normalisation] = seen[-1] / seen[0]
+        rates[normalisation] = sum(seen[50:]) / 50 / seen[0]
     assert 0.3 < rates["subtractive"] < 3.0
-    # all fire in 0.28 of the steps at first
-    assert rates["none"] < 0.03 if kind == "pair" else rates["none"] > 2.8, rates
+    # the layer fires in 0.28 of the steps at first
+    assert rates["none"] < 0.1 if kind == "pair" else rates["none"] > 2.8, rates
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
