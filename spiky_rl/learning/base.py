@@ -27,6 +27,8 @@ class Rule(Component, torch.nn.Module):
     """Whether spikes that return to their own layer carry no gradient."""
     counts: ClassVar[bool] = True
     """Whether there is a gradient for whether a neuron spikes, and not only for when."""
+    no_way_through: ClassVar[tuple[str, ...]] = ()
+    """Decoders through which the rule's errors do not pass."""
     local: ClassVar[bool] = False
     """Whether `change` is to be called after every rollout, for weights that no gradient reaches."""
     truncate: int = 0

@@ -4,7 +4,7 @@ The forward pass is event-based itself: spikes are located inside the step and t
 `spiky_rl.learning.timed`). Its adjoint is derived from the neuron's own step, by the tracer as all kernels are, which
 gives EventProp's equations for LIF neurons and their like for all others (AutoAdjoint).
 
-No gradient says that a spike should be or not be: silent neurons learn nothing, and losses that read a mean delete spikes. So
+No gradient says that a spike should be or not be: a readout that counts spikes gives none, silent neurons learn nothing, and losses that read a mean delete spikes. So
 a neuron whose mean count of spikes per control step leaves the band from ``lowest`` to ``highest`` has its current pushed back,
 by ``regularization`` times the excess.
 
@@ -42,6 +42,7 @@ class Eventprop(Rule):
     }
     plain = False
     counts = False
+    no_way_through = ("rate", "population_vector")
 
     def __init__(
         self, tau_synapse: float, slope: float, regularization: float, lowest: float, highest: float

@@ -112,6 +112,11 @@ class FeedForward(SpikingNetwork):
         with at(f"{path}.surrogate"):
             surrogate = rule.surrogate(parts["surrogate"].build())
             contract.check_surrogate(surrogate)
+        if parts["decoder"].name in rule.no_way_through:
+            raise RegistryError(
+                f"{path}.decoder: {parts['decoder'].name!r} counts spikes, for which {parts['learning'].name!r} has no gradient;"
+                " membrane reads when they come"
+            )
         if parts["sparsity"] is not None and not rule.counts:
             raise RegistryError(
                 f"{path}.sparsity: {parts['learning'].name!r} has no gradient for whether a neuron spikes; it keeps rates by"

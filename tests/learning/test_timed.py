@@ -161,6 +161,15 @@ def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
     assert silent == pytest.approx(-0.5) and busy > 1.0, "descent raises the one and lowers the other"
 
 
+@pytest.mark.parametrize("decoder", ["rate", "population_vector"])
+def test_a_readout_that_counts_is_refused_because_counts_have_no_gradient(decoder):
+    settings = {"name": "feedforward", "layers": [8], "learning": "eventprop", "decoder": decoder}
+    with pytest.raises(
+        registry.RegistryError, match=rf"net\.decoder: '{decoder}' counts spikes, for which 'eventprop'"
+    ):
+        registry.configure("networks", settings, "net")
+
+
 def test_a_neuron_without_a_threshold_is_refused_by_name():
     message = (
         r"net\.neuron: name: 'sigmadelta' has no threshold and reset of its own, which 'eventprop' needs"
