@@ -4,9 +4,9 @@ The forward pass is event-based itself: spikes are located inside the step and t
 `spiky_rl.learning.timed`). Its adjoint is derived from the neuron's own step, by the tracer as all kernels are, which
 gives EventProp's equations for LIF neurons and their like for all others (AutoAdjoint).
 
-No gradient says that a spike should be or not be: a readout that counts spikes gives none, silent neurons learn nothing, and losses that read a mean delete spikes. So
-a neuron whose mean count of spikes per control step leaves the band from ``lowest`` to ``highest`` has its current pushed back,
-by ``regularization`` times the excess.
+No gradient says that a spike should be or not be: a readout that counts spikes gives none, silent neurons learn nothing, and
+losses that read a mean delete spikes. So a neuron whose mean count of spikes per control step leaves the band from ``lowest``
+to ``highest`` has its current pushed back, by ``regularization`` times the excess.
 
 Sources: Wunderlich & Pehle (2021); Nowotny & Knight (2025), Auto-adjoint; losses: Nowotny, Turner & Knight (2022).
 """

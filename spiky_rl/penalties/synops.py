@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from spiky_rl.penalties.base import Penalty
@@ -29,5 +30,5 @@ class Synops(Penalty):
 
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:  # noqa: D102
         dense = [output.shape[-1] * fan for output, fan in zip(outputs, fan_out, strict=True)]
-        share = sum(output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)) / sum(dense)
-        return self.weight * (share - self.upper).clamp(min=0.0)
+        spent = torch.stack([output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]).sum()
+        return self.weight * (spent / sum(dense) - self.upper).clamp(min=0.0)
