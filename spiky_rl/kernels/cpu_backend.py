@@ -59,6 +59,17 @@ def core() -> ctypes.CDLL:
 
 
 @cache
+def convolutions() -> ctypes.CDLL:
+    """The kernels of convolutions, which not every network has."""
+    found = compiler.library("\n".join(programs.header(name) for name in ("lanes", "events", "convolution")))
+    pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    found.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
+    found.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
+    found.spiky_convolution.restype = found.spiky_convolution_gradient.restype = None
+    return found
+
+
+@cache
 def kernels(key: str) -> ctypes.CDLL:
     """A neuron's compiled program. Raises `CompileError` that names the neuron."""
     try:
@@ -194,6 +205,42 @@ def linear_gradient(bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tupl
     )
     LAUNCHES["linear backward"] += 1
     return grad_weight.t(), grad_bias
+
+
+def convolution(
+    x: Tensor,
+    bits: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    y: Tensor,
+    place: Tensor | None,
+    shape: Sequence[int],
+) -> None:
+    """Fill y [rows, N] with the pooled currents of x [rows, C], and where they are given its ``bits`` and each maximum's ``place``."""
+    refuse_unfit(weight)
+    held = (x.contiguous(), bits, weight.contiguous(), bias.contiguous(), y, place)
+    convolutions().spiky_convolution(
+        (ctypes.c_long * len(shape))(*shape),
+        *(None if t is None else t.data_ptr() for t in held),
+        *(x.shape[0], torch.get_num_threads()),
+    )
+    LAUNCHES["convolution"] += 1
+
+
+def convolution_gradient(
+    saved: Tensor, place: Tensor, weight: Tensor, grad: Tensor, found: Sequence[Tensor], shape: Sequence[int]
+) -> None:
+    """Fill ``found``, the gradients of x (empty: not wanted), weight and bias; ``saved`` is x, or its bits."""
+    x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
+    grad_x, grad_weight, grad_bias = found
+    held = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
+    convolutions().spiky_convolution_gradient(
+        (ctypes.c_long * len(shape))(*shape),
+        *(None if t is None else t.data_ptr() for t in held),
+        grad_x.data_ptr() if grad_x.numel() else None,
+        *(place.shape[0], torch.get_num_threads()),
+    )
+    LAUNCHES["convolution backward"] += 1
 
 
 def pack(x: Tensor) -> Tensor:

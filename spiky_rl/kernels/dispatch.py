@@ -7,6 +7,7 @@ device and type of what it is given, and it logs once what it chose and why.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels import convolution as event_driven
 from spiky_rl.kernels import cpu_backend, operators, torch_backend
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
@@ -104,3 +106,37 @@ def linear(
     if choose(name, x) is cpu_backend:
         return operators.linear(x, weight, bias, binary, bfloat16)
     return torch.nn.functional.linear(x, weight, bias)
+
+
+def convolution(
+    name: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    maps: Sequence[int],
+    stride: int,
+    padding: int,
+    pool: int,
+    binary: bool = False,
+) -> Tensor:
+    """Maps x [..., C H W] under weight [C', C, kernel, kernel], of every ``pool`` x ``pool`` block the largest current.
+
+    Args:
+        name: Of the backend.
+        x: Flat, columns fastest.
+        weight: A current is a product with it, plus its channel's bias.
+        bias: [C'].
+        maps: (C, H, W).
+        stride: Places that the kernel moves at once.
+        padding: Zeros around the maps.
+        pool: Side of a block; the first of equal currents takes the gradient.
+        binary: x is 0 or 1.
+
+    Returns:
+        [..., C' H' W'], flat.
+    """
+    if choose(name, x) is cpu_backend and pool <= event_driven.LARGEST_POOL:
+        shape = event_driven.geometry(maps, weight, stride, padding, pool)
+        return event_driven.convolution(x, weight, bias, shape, binary)
+    current = torch.nn.functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)
+    return torch.nn.functional.max_pool2d(current, pool).reshape(*x.shape[:-1], -1)

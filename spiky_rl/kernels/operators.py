@@ -231,7 +231,8 @@ def refuse_second_derivative(*_: Any) -> None:
         raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
-def _no_second_derivative(*_: Any) -> Any:
+def no_second_derivative(*_: Any) -> Any:
+    """The gradient of an operator that is itself a gradient."""
     raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
@@ -250,7 +251,7 @@ for name, fake in {
 torch.library.register_autograd("spiky_rl::unroll", _unroll_gradient, setup_context=_save_unroll, lib=LIBRARY)
 torch.library.register_autograd("spiky_rl::linear", _linear_gradient, setup_context=_save_linear, lib=LIBRARY)
 for name in ("unroll_backward", "linear_backward"):
-    torch.library.register_autograd(f"spiky_rl::{name}", _no_second_derivative, lib=LIBRARY)
+    torch.library.register_autograd(f"spiky_rl::{name}", no_second_derivative, lib=LIBRARY)
 
 
 def unroll(
@@ -272,7 +273,7 @@ def unroll(
     call = programs.call(neuron, ops, params, current.shape[-1])
     stacked = None if state is None else torch.stack(state)
     arguments = (current, stacked, call.params, keep, call.numbers, steps)
-    if _as_operator(current, stacked, call.params):
+    if as_operator(current, stacked, call.params):
         output, last = torch.ops.spiky_rl.unroll(*arguments, call.key, state is not None)
     else:
         output, last = _unroll(*arguments, call.key, state is not None)
@@ -286,14 +287,14 @@ def unroll(
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
     """The event-driven linear layer of the CPU: x [..., C] -> [..., N]; ``binary``: x is 0 or 1."""
-    if _as_operator(x, weight, bias):
+    if as_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     _fit_linear(x, weight, bias)
     y = cpu_backend.linear(x.reshape(-1, x.shape[-1]), None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
-def _as_operator(*tensors: Tensor | None) -> bool:
+def as_operator(*tensors: Tensor | None) -> bool:
     """Whether somebody has to see the call: autograd, or a compiler."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return learned or torch.compiler.is_compiling()

@@ -114,6 +114,35 @@ def test_gradients_of_all_weights_equal_finite_differences_with_soft_spikes(pool
     assert torch.allclose(expected, (values[0] - values[1]) / (2 * h), rtol=1e-6)
 
 
+def learned(net, run, x):
+    """Features, and the gradients of all weights."""
+    y = run(x, None)[0]
+    return y, *torch.autograd.grad(y.pow(2).sum(), list(net.parameters()))
+
+
+def test_running_again_in_the_backward_pass_changes_no_bit():
+    nets = [network([4, 6], (2, 12, 12), connection=MAX_POOLED, recompute=again) for again in (False, True)]
+    x = torch.randn(1, BATCH, 288)
+    found, expected = (learned(net, net, x) for net in nets)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(gradient.abs().sum() > 0 for gradient in found[1:])
+
+
+@pytest.mark.parametrize("pooled", [MAX_POOLED, AVERAGED], ids=["max", "average"])
+def test_a_compiled_and_an_exported_network_are_the_eager_one(pooled):
+    net = network([4, 6], (2, 12, 12), connection=pooled, gradient_precision="float32")
+    x = torch.randn(1, BATCH, 288)
+    shapes = ({1: torch.export.Dim.DYNAMIC}, None)
+    exported = torch.export.export(net, (x, None), dynamic_shapes=shapes, strict=False).module()
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    expected = learned(net, net, x)
+    for found in (learned(net, compiled, x), learned(exported, exported, x)):
+        assert torch.equal(found[0], expected[0])
+        assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(found, expected, strict=True))
+    twice = torch.cat([x, 2.0 * x], 1)
+    assert torch.equal(exported(twice, None)[0], net(twice, None)[0])
+
+
 def test_shapes_follow_from_layer_to_layer_down_to_the_literatures_network():
     layers = [{**DIGITS, "kernel": 5, "padding": 0, "pool": 2}] * 2
     net = network([12, 32], inputs=(1, 28, 28), outputs=10, connection=layers)

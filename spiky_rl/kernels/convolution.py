@@ -1,0 +1,140 @@
+"""``spiky_rl::convolution``: the CPU's event-driven convolution, pooled by its maximum, as a torch operator.
+
+It follows the events of its input, and in the backward pass the one current of each pooled block that has a gradient. All is
+float32: as sparse as it is, it is faster than a dense product in bfloat16.
+"""
+
+# pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import cpu_backend, operators
+from spiky_rl.kernels.operators import LIBRARY
+
+LIBRARY.define(
+    "convolution(Tensor x, Tensor weight, Tensor bias, int[] geometry, bool binary) -> (Tensor, Tensor, Tensor)"
+)
+LIBRARY.define(
+    "convolution_backward(Tensor saved, Tensor place, Tensor weight, Tensor grad, int[] geometry, bool binary, bool inputs)"
+    " -> (Tensor, Tensor, Tensor)"
+)
+LARGEST_POOL = 16
+"""Side of a block: where its maximum lies is kept as a byte."""
+
+
+def geometry(maps: Sequence[int], weight: Tensor, stride: int, padding: int, pool: int) -> list[int]:
+    """Channels, height, width, outputs, kernel, stride, padding and pool: `convolution.h`'s struct."""
+    return [*maps, weight.shape[0], weight.shape[-1], stride, padding, pool]
+
+
+def blocks(shape: Sequence[int]) -> int:
+    """Pooled places of a channel."""
+    _, height, width, _, kernel, stride, padding, pool = shape
+    rows, columns = (((side + 2 * padding - kernel) // stride + 1) // pool for side in (height, width))
+    return rows * columns
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]) -> None:
+    """Raise `ValueError` where the kernel would read beyond what it is given."""
+    channels, height, width, outputs, kernel, *_ = shape
+    found = (x.shape[-1], [*weight.shape], [*bias.shape])
+    wanted = (channels * height * width, [outputs, channels, kernel, kernel], [outputs])
+    if found != wanted or not x.dtype == weight.dtype == bias.dtype:
+        raise ValueError(
+            f"signal, weight and bias do not fit maps of {channels} x {height} x {width}: found {found} in {x.dtype},"
+            f" {weight.dtype} and {bias.dtype}; {wanted} is wanted, in one type"
+        )
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    _check(x, weight, bias, shape)
+    y, place, bits = _forward_fake(x, weight, bias, shape, binary)
+    cpu_backend.convolution(
+        x.reshape(-1, x.shape[-1]), bits if binary else None, weight, bias, y, place, shape
+    )
+    return y, place, bits
+
+
+def _forward_fake(
+    x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, count = x.numel() // x.shape[-1], blocks(shape)
+    words = (rows, cpu_backend.words(x.shape[-1])) if binary else (0,)
+    return (
+        x.new_empty(*x.shape[:-1], weight.shape[0] * count),
+        x.new_empty(rows, count, weight.shape[0], dtype=torch.uint8),
+        x.new_empty(words, dtype=torch.int64),
+    )
+
+
+def _backward(
+    saved: Tensor,
+    place: Tensor,
+    weight: Tensor,
+    grad: Tensor,
+    shape: Sequence[int],
+    binary: bool,
+    inputs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    found = _backward_fake(saved, place, weight, grad, shape, binary, inputs)
+    cpu_backend.convolution_gradient(saved, place, weight, grad, found, shape)
+    return found
+
+
+def _backward_fake(
+    saved: Tensor,
+    place: Tensor,
+    weight: Tensor,
+    grad: Tensor,
+    shape: Sequence[int],
+    binary: bool,
+    inputs: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    channels, height, width, *_ = shape
+    grad_x = grad.new_empty((*grad.shape[:-1], channels * height * width) if inputs else (0,))
+    return grad_x, weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    x, weight, _, ctx.geometry, ctx.binary = inputs
+    ctx.save_for_backward(output[2] if ctx.binary else x, output[1], weight)
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+
+
+def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None, None, None
+    wanted = ctx.needs_input_grad[:3]
+    grads = torch.ops.spiky_rl.convolution_backward(
+        *ctx.saved_tensors, grad, ctx.geometry, ctx.binary, wanted[0]
+    )
+    return *(x if keep else None for x, keep in zip(grads, wanted, strict=True)), None, None
+
+
+for name, run, fake in (
+    ("convolution", _forward, _forward_fake),
+    ("convolution_backward", _backward, _backward_fake),
+):
+    LIBRARY.impl(name, run, "CPU")
+    torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
+torch.library.register_autograd("spiky_rl::convolution", _gradient, setup_context=_save, lib=LIBRARY)
+torch.library.register_autograd("spiky_rl::convolution_backward", operators.no_second_derivative, lib=LIBRARY)
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool) -> Tensor:
+    """Signal x [..., C H W] -> pooled currents [..., C' H' W'], flat; ``shape`` is a `geometry`."""
+    if operators.as_operator(x, weight, bias):
+        return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary)[0]
+    _check(x, weight, bias, shape)
+    y = x.new_empty(*x.shape[:-1], shape[3] * blocks(shape))
+    cpu_backend.convolution(x.reshape(-1, x.shape[-1]), None, weight, bias, y, None, shape)
+    return y
