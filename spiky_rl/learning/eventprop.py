@@ -64,9 +64,14 @@ class Eventprop(Rule):
     def after(
         self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:  # noqa: D102
-        if not self.regularization or not current.requires_grad:
-            return output
-        return _Band.apply(output, current, self.regularization, self.lowest, self.highest)  # type: ignore[return-value]
+        return banded(output, current, self.regularization, self.lowest, self.highest)
+
+
+def banded(output: Tensor, current: Tensor, strength: float, lowest: float, highest: float) -> Tensor:
+    """The output [T, K, B, N] as it is; neurons whose mean count leaves the band push their current [T, K or 1, B, N] back."""
+    if not strength or not current.requires_grad:
+        return output
+    return _Band.apply(output, current, strength, lowest, highest)  # type: ignore[return-value]
 
 
 class _Band(torch.autograd.Function):

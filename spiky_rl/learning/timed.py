@@ -11,9 +11,9 @@ in a synaptic current of the receiving neuron, dI/dt = -I/tau_synapse, whose mea
 
 Nothing in this is discontinuous in a spike's time, and so the gradient of the whole is that of the events, with no
 surrogate: the adjoint jumps by what the threshold's slope, the reset and the flow behind it say, and what reaches the layer
-below is the change of the adjoint over time. It is exact for this forward pass and that of continuous time as dt -> 0
-(second order; `spiky_rl.learning.adjoint` is the limit). It does not see spikes come and go; one that goes at the end of an
-unrolled time goes continuously.
+below is the change of the adjoint over time. It is exact for this forward pass. As dt -> 0 the pass becomes that of continuous
+time, spike times to second order and gradients to first (`spiky_rl.learning.adjoint` is the limit). It does not see spikes come
+and go; one that goes at the end of an unrolled time goes continuously.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ class Timed(Wrapped):
 
     own = ("tau_synapse", "slope")
     graded = True
+    once = False
+    """Whether a neuron sends its first spike alone."""
 
     def __init__(self, of: str, **chosen: Any) -> None:
         super().__init__(of, **chosen)
-        self.states = (*self.inner.states, "synapse", "late")  # type: ignore[misc]
+        self.states = (*self.inner.states, "synapse", "late", *(["spent"] * self.once))  # type: ignore[misc]
 
     def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
         states, params = self.split(states_and_params)
-        synapse, sent = states_and_params[len(states) : len(self.states)]
+        synapse, sent, *spent = states_and_params[len(states) : len(self.states)]
         parts = self.inner.substeps
         dt, tau = self.dt / parts, self.chosen["tau_synapse"]
         decay = math.exp(-dt / tau)
@@ -56,7 +58,14 @@ class Timed(Wrapped):
                 ops.where(beyond >= 0.0, r + (1.0 - fraction) * (e - r), a)
                 for r, e, a in zip(reset, end, after, strict=True)
             )
-            place = (part + fraction) / parts
-            sent = sent + ops.where(beyond >= 0.0, 1.0 - place, 0.0)
-            late = late + ops.where(beyond >= 0.0, place, 0.0)
-        return sent, (*states, synapse, late)
+            place, spike = (part + fraction) / parts, ops.where(beyond >= 0.0, 1.0, 0.0)
+            new = spike * (1.0 - spent[0]) if self.once else spike
+            spent = [ops.max(s, spike) for s in spent]
+            sent, late = sent + new * (1.0 - place), late + new * place
+        return sent, (*states, synapse, late, *spent)
+
+
+class Once(Timed):
+    """The same, silent behind its first spike. One state more: whether that has come."""
+
+    once = True

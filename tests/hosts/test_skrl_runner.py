@@ -102,7 +102,9 @@ def test_a_checkpoint_of_the_other_library_or_of_another_agent_is_refused(tmp_pa
         runner(network=SPIKING, identity={**IDENTITY, "agent": "mlp"}).load(path)
     with pytest.raises(CheckpointError, match="its networks do not fit this agent's"):
         runner(network={**SPIKING, "layers": [5]}).load(path)
-    with pytest.raises(CheckpointError, match="its networks do not fit this agent's"):
+    with pytest.raises(
+        CheckpointError, match="this agent has a observation_preprocessor and the other has none"
+    ):
         runner(network=SPIKING, **NORMALISED).load(path)
 
 

@@ -15,8 +15,8 @@ T, K, BATCH, INPUTS, OUTPUTS = 6, 4, 5, 4, 2
 NEURON = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
 DECAY = math.exp(-0.5)
 RULES = registry.names("rules")
-SAME_FORWARD = [name for name in RULES if name != "eventprop"]
-"""Rules that leave the forward pass as it is; eventprop's module says that it has one of its own."""
+SAME_FORWARD = [name for name in RULES if name not in ("eventprop", "spikeprop")]
+"""Rules that leave the forward pass as it is; the modules of the two others say that they have one of their own."""
 
 
 def network(layers=(32, 24), **settings):

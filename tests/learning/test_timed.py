@@ -1,12 +1,14 @@
 """Spikes with a time within the step: the gradient is exact for the pass that runs, and that pass converges to the events'."""
 
+import math
+
 import pytest
 import torch
 
 from spiky_rl import registry
 from spiky_rl.kernels import dispatch, torch_backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning.timed import Timed
+from spiky_rl.learning.timed import Once, Timed
 
 OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
 ODES = {
@@ -159,6 +161,29 @@ def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
     (net(torch.zeros(1, 3, 1), None)[0] * 0.0).sum().backward()
     silent, busy = net.layers[0].connection.bias.grad
     assert silent == pytest.approx(-0.5) and busy > 1.0, "descent raises the one and lowers the other"
+
+
+def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_the_paper():
+    """Inputs at 0, 2 and 4 ms, alpha functions of 7 ms; in continuous time the spike comes at 4.642210282230."""
+    built = registry.configure(
+        "neurons", {"name": "lif", "tau": 7.0, "reset": "zero", "dt": 0.02}, "n"
+    ).build()
+    neuron = Once.wrap(built, "spikeprop", tau_synapse=7.0, slope=1e-9)
+    params, steps = tuple(neuron.number(p) for p in neuron.params), 1500
+    weights = torch.tensor([[0.6], [0.5], [0.4]], dtype=torch.float64, requires_grad=True)
+    current = math.e * (events(((0.0,), (2.0,), (4.0,)), steps, 0.02) @ weights)
+    sent, last = torch_backend.unroll(neuron, OPS, current, steps, None, params)
+    assert sent.sum().item() == pytest.approx(1.0), "and once only, though the potential crosses again"
+    time = (sent.flatten() * 0.02 * torch.arange(steps)).sum()
+    time.backward()
+    assert time.item() == pytest.approx(4.642210282230, abs=1e-4)
+    # the slope is that of the step in which the spike lies: of first order in dt, 2.9e-3 here
+    assert weights.grad.flatten().tolist() == pytest.approx([-3.68534158, -2.79128675, -0.90281438], rel=4e-3)
+    timed_neuron = Timed.wrap(built, "eventprop", tau_synapse=7.0, slope=1e-9)
+    again, _ = torch_backend.unroll(timed_neuron, OPS, 3.0 * current, steps, None, params)
+    assert again.sum() > 1.5, "the neuron itself would spike again"
+    once, _ = torch_backend.unroll(neuron, OPS, 3.0 * current, steps, None, params)
+    assert once.sum().item() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("decoder", ["rate", "population_vector"])
