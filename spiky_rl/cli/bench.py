@@ -7,7 +7,6 @@ within one run. Before it is timed, every contender's outputs and gradients are 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import importlib.util
 import statistics
@@ -23,8 +22,9 @@ from torch import Tensor
 
 from spiky_rl import files, registry
 from spiky_rl.cli import bench_plot, common, contenders
+from spiky_rl.cli.bench_common import check_file, check_name, keep_memory
 from spiky_rl.cli.contenders import CONTENDERS, REFERENCES, Contender, Setting
-from spiky_rl.registry import UserError, nearest
+from spiky_rl.registry import UserError
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least."""
@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     found = common.Parser(
         prog="bench.py",
         description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
+        epilog="bench.py classify: a classifier of event recordings beside snnTorch's, see its own --help.",
     )
     counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
@@ -208,16 +209,6 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def keep_memory() -> bool:
-    """Let glibc keep what is freed for the next call: whose tensors are mapped afresh each time is a matter of luck."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    no_mappings, trim_threshold = (-4, 0), (-1, 2**31 - 1)
-    return bool(mallopt(*no_mappings) and mallopt(*trim_threshold))
-
-
 def saved(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
     """The output, and the bytes autograd keeps for its backward pass: every storage once, without weights and their views."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
@@ -246,12 +237,6 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
 def quick() -> list[str]:
     """The contenders that nobody has to name."""
     return [name for name, entry in CONTENDERS.items() if entry.quick]
-
-
-def check_name(flag: str, name: str, known: Sequence[str]) -> None:
-    """Raise UserError for a name that is none of ``known``."""
-    if name not in known:
-        raise UserError(f"{flag}: {name!r} is unknown; choose from {', '.join(known)}{nearest(name, known)}")
 
 
 def chosen(names: Sequence[str]) -> list[str]:
@@ -284,21 +269,12 @@ def chosen_neurons(names: Sequence[str]) -> list[str]:
     return found
 
 
-def check_file(flag: str, path: Path, endings: Sequence[str]) -> None:
-    """Raise UserError where no such file can be written: before the measurements, not after them."""
-    check_name(f"{flag} {str(path)!r}: the ending", path.suffix, endings)
-    if path.is_dir():
-        raise UserError(f"{flag} {str(path)!r} is a folder; name a file in it")
-    probe = path.with_name(f".{path.name}.probe")
-    try:
-        files.write(probe, lambda beside: beside.touch())
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{flag} {str(path)!r} cannot be written: {error.strerror}") from None
-
-
 def bench(argv: list[str]) -> int:
-    """Time, print, write. Exit code 1 where a contender failed."""
+    """Time, print, write. Exit code 1 where a contender failed. ``classify`` before all else: see `bench_classify`."""
+    if argv[:1] == ["classify"]:
+        from spiky_rl.cli import bench_classify
+
+        return bench_classify.bench(argv[1:])
     args = parser().parse_args(argv)
     device = common.check_device(args.device)
     names, neurons = chosen(args.contenders), chosen_neurons(args.neurons)

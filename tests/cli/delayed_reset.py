@@ -1,0 +1,18 @@
+"""snnTorch's leaky neuron, which resets one step late, for `test_bench_classify`: V <- a V + I - s_before threshold."""
+
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+
+
+class DelayedReset(Neuron):
+    """See the module's text for the equation."""
+
+    states = ("v",)
+    params = {
+        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
+        "threshold": Param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1"),
+    }
+    options = {**params, "dt": DT, "learn": LEARN}
+
+    def step(self, ops, current, v, decay, threshold):
+        v = decay * v + current - threshold * ops.heaviside(v - threshold)
+        return ops.spike(v - threshold), (v,)
