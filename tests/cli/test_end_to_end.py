@@ -154,8 +154,10 @@ def test_isaac_labs_own_command_trains_our_agent_and_plays_our_run(trained, tmp_
         line = [str(Path(sys.executable).parent / "isaaclab"), verb, *shared, "--num_envs", "4", *arguments]
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            line, cwd=tmp_path, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment
-        )
+            line, cwd=tmp_path, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment,
+            # what runs in the background may ignore it, and a process inherits that
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
     with start(
         "train", "--max_iterations", "2", "--experiment_name", "stock", "agent.actor.network.steps=2"
