@@ -44,7 +44,7 @@ SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
 
 HELPERS = {
     *("base", "calibration", "layer", "place", "readout"),
-    *("adjoint", "filters", "spike_times", "timed", "traces", "wrapped"),
+    *("adjoint", "exact", "filters", "spike_times", "timed", "traces", "wrapped"),
 }
 """Files of a room that are no entries: what its entries share."""
 

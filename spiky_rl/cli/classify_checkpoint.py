@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.classify_training import Trainer
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError
+from spiky_rl.hosts.common.checkpoints import CheckpointError, read_mapping
 from spiky_rl.spec import AgentSpec
 
 LIBRARY = "classify"
@@ -29,14 +28,8 @@ def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
 
 def read(path: Path, device: str) -> dict[str, Any]:
     """A checkpoint's content. Raises CheckpointError for anything else."""
-    try:
-        loaded = torch.load(path, weights_only=True, map_location=device)
-    except (
-        Exception
-    ) as error:  # pylint: disable=broad-exception-caught  # a foreign file trips the unpickler anywhere
-        detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
-        raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
-    missing = [key for key in KEYS if not isinstance(loaded, dict) or key not in loaded]
+    loaded = read_mapping(str(path), device)
+    missing = [key for key in KEYS if key not in loaded]
     if missing:
         raise CheckpointError(f"{path}: no checkpoint of a classification: {', '.join(missing)} missing")
     return loaded

@@ -35,7 +35,8 @@ def recomputed(
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Run, binary: bool, learned: int, signal: Tensor, *others: Tensor) -> Any:
-        ctx.run, ctx.binary, ctx.learned, ctx.shape = run, binary, learned, signal.shape
+        ctx.run, ctx.binary, ctx.learned = run, binary, learned
+        ctx.shape, ctx.dtype = signal.shape, signal.dtype
         ctx.save_for_backward(pack(signal) if binary else signal, *others)
         return run(signal, *others[: len(others) - learned])
 
@@ -43,7 +44,7 @@ class _Recomputed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         operators.refuse_second_derivative()
         kept, *others = ctx.saved_tensors
-        signal = unpack(kept, ctx.shape) if ctx.binary else kept
+        signal = unpack(kept, ctx.shape, ctx.dtype) if ctx.binary else kept
         count = len(others) - ctx.learned
         inputs = [x.detach().requires_grad_() for x in (signal, *others[:count])]
         wanted = [*inputs, *others[count:]]

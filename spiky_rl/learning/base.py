@@ -23,6 +23,8 @@ class Rule(Component, torch.nn.Module):
 
     plain: ClassVar[bool] = True
     """Whether `before`, `after` and `read` are the ones below: a backend may then run all layers in one call."""
+    by_sample: ClassVar[bool] = True
+    """Whether a sample's gradient is the same in every batch."""
     cut_recurrent: ClassVar[bool] = False
     """Whether spikes that return to their own layer carry no gradient."""
     counts: ClassVar[bool] = True

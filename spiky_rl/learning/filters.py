@@ -50,14 +50,16 @@ class _Smoothed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        flipped, keep = grads[0].flip(0, 1), None
-        if ctx.keep is not None:
-            # going back, an episode ends after its first control step
-            keep = torch.cat([torch.ones_like(ctx.keep[:1]), ctx.keep[1:].flip(0)])
+        flipped, keep = grads[0].flip(0, 1), going_back(ctx.keep)
         parameters = tuple(ctx.smooth.number(name) for name in ctx.smooth.params)
         steps = flipped.shape[1]
         found, _ = dispatch.unroll(ctx.backend, ctx.smooth, OPS, flipped, steps, None, parameters, keep)
         return found.flip(0, 1), None, None, None
+
+
+def going_back(keep: Tensor | None) -> Tensor | None:
+    """``keep`` [T, ...] for a pass from the end to the beginning, in which an episode ends after its first step."""
+    return None if keep is None else torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
 
 
 def fed_back(output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
@@ -77,13 +79,17 @@ class _FedBack(torch.autograd.Function):
         return grads[0], ctx.way(error), None
 
 
-def transposed(connection: Any, signal: Tensor) -> Callable[[Tensor], Tensor]:
-    """Error at a connection's current -> error at its signal: the connection's own weights, in the other direction."""
+def transposed(layer: Any, signal: Tensor) -> Callable[[Tensor], Tensor]:
+    """Error at a layer's current -> error at its signal: its connection's own weights, in the other direction.
+
+    Where a connection pools, through the currents that were the largest for this signal.
+    """
 
     def way(error: Tensor) -> Tensor:
         with torch.enable_grad():
-            x = torch.zeros_like(signal, requires_grad=True)
-            (found,) = torch.autograd.grad(connection(x, "torch"), x, error)
+            x = signal.detach().requires_grad_()
+            current = layer.connection(x, layer.backend, layer.binary)
+            (found,) = torch.autograd.grad(current, x, error)
         return found
 
     return way

@@ -73,5 +73,5 @@ class Superspike(Rule):
         if not signal.requires_grad:
             return found
         fixed = getattr(layer, "feedback", None)
-        way = transposed(layer.connection, signal) if fixed is None else lambda error: error @ fixed
+        way = transposed(layer, signal) if fixed is None else lambda error: error @ fixed
         return fed_back(found, signal, way)

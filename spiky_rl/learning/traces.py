@@ -7,8 +7,8 @@ x are pre-spikes with traces r1 (tau+) and r2 (tau_x), z post-spikes with traces
 environments. All traces are read before the step's own spikes enter them, so a coincidence changes nothing; or, where input
 acts in its own step, as in our networks, r1 alone is read after them (``causal``): the spike that made a neuron spike would
 otherwise be the only one without credit. A3 = 0 leaves the rule of pairs. F+ = ((high - w) / (high - low))^mu and
-F- = ((w - low) / (high - low))^mu make the change smaller towards a bound; mu = 0: additive. Weights count as they are when
-the call begins. A graded x is a rate: its traces are its own.
+F- = ((w - low) / (high - low))^mu make the change smaller towards a bound; mu = 0: additive. Weights count as they are when the
+call begins. A graded x is a rate: its traces are its own.
 
 M is what the events of a moment are worth; without reward, 1. With reward, a synapse has an eligibility c that decays with
 tau_e and takes up those events, and dw = sum_s d_s c_s. As c is linear in the events, so is dw, with
@@ -33,7 +33,7 @@ from torch import Tensor
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import dispatch
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning.filters import OPS
+from spiky_rl.learning.filters import OPS, going_back
 from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
 from spiky_rl.registry import Option, RegistryError
 
@@ -110,10 +110,7 @@ def trace(
 def worth(credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto") -> Tensor:
     """M [S, B]: what events of each step are worth, given the credit d [S, B] that falls due in each; ``tau``: tau_e."""
     flipped = credit.flip(0).unsqueeze(-1)
-    if keep is not None:
-        # going back, an episode ends after its first step
-        keep = torch.cat([torch.ones_like(keep[:1]), keep[1:].flip(0)])
-    return (flipped + trace(flipped, keep, tau, dt, backend=backend)).flip(0).squeeze(-1)
+    return (flipped + trace(flipped, going_back(keep), tau, dt, backend=backend)).flip(0).squeeze(-1)
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from spiky_rl import registry
+from spiky_rl.networks.feedforward import CPU_ROWS
 from spiky_rl.penalties.base import charged
 
 K, BATCH = 4, 6
@@ -28,8 +29,8 @@ def network(sparsity=None, **settings):
     return configured.build(inputs=4, outputs=2)
 
 
-def observations():
-    return torch.randn(1, BATCH, 4, generator=torch.Generator().manual_seed(1))
+def observations(batch=BATCH, time=1):
+    return torch.randn(time, batch, 4, generator=torch.Generator().manual_seed(1))
 
 
 def test_every_penalty_of_the_registry_is_tried():
@@ -65,21 +66,34 @@ def test_features_carry_the_cost_into_a_backward_pass_and_stay_as_they_are():
 
 @pytest.mark.parametrize("name", PENALTIES)
 @pytest.mark.parametrize("rule", ["bptt", "slayer"])
-def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule):
+@pytest.mark.parametrize("batch", [BATCH, 2 * CPU_ROWS + 100])
+def test_a_networks_gradient_is_that_of_the_loss_with_the_term_in_it(name, rule, batch):
     sparsity = {"name": name, **PENALTIES[name]}
     net, plain = network(sparsity, learning=rule).double(), network(learning=rule).double()
     net.run_on("torch"), plain.run_on("torch")
-    x = observations().double()
+    x = observations(batch).double()
     net(x, None)[0].square().mean().backward()
     outputs = []
     for layer in plain.layers:
         layer.register_forward_hook(lambda *a: outputs.append(a[2][0]))
     features, _ = plain(x, None)
-    cost = penalty(name).cost(outputs, [12.0, 2.0])
+    # what has no penalty runs in parts: put a layer's together
+    whole = [torch.cat(outputs[i::2], 2) for i in range(2)]
+    cost = penalty(name).cost(whole, [12.0, 2.0])
     assert cost > 0.0
     (features.square().mean() + cost).backward()
     for p, q in zip(net.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(p.grad, q.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_parts_of_a_truncated_rollout_cost_their_share():
+    x, costs = observations(time=4), []
+    for rule in ({"name": "bptt", "truncate": 2}, "bptt"):
+        net = network({"name": "rate", "upper": 0.0}, stateful=True, learning=rule)
+        state = net.zero_state(BATCH, x)
+        (0.0 * net(x, state)[0].sum()).backward()
+        costs.append(net.layers[1].connection.bias.grad.norm().item())
+    assert 0.7 < costs[0] / costs[1] < 1.3, "not once for every part"
 
 
 def test_the_fan_out_is_the_mean_number_of_synapses():

@@ -23,8 +23,8 @@ class CheckpointError(UserError):
     """A file that is no checkpoint, or one of another run."""
 
 
-def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl") -> dict[str, Any]:
-    """The content of a library's checkpoint, read without executing code from it. Raises CheckpointError."""
+def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
+    """What a file holds, read without executing code from it; nothing where that is no mapping. Raises CheckpointError."""
     if not os.path.isfile(path):
         raise CheckpointError(f"there is no checkpoint {path!r}")
     try:
@@ -34,7 +34,12 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
     ) as error:  # pylint: disable=broad-exception-caught  # a foreign file trips the unpickler anywhere
         detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
         raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
-    held = loaded if isinstance(loaded, dict) else {}
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl") -> dict[str, Any]:
+    """The content of a library's checkpoint. Raises CheckpointError."""
+    held = read_mapping(path, map_location)
     missing = [key for key in KEYS[library] if key not in held]
     if missing:
         other = next((name for name, keys in KEYS.items() if all(key in held for key in keys)), None)

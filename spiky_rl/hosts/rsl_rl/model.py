@@ -18,10 +18,6 @@ from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.metrics.synops import dense_operations
 from spiky_rl.networks.base import SpikingNetwork, State
 
-CPU_ROWS = 2048
-"""Samples that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of 400-200-100, forward and
-backward: 165 ms in parts of 2,048 or as a whole, 186 ms in parts of 1,024; a whole is slower where its memory is new)."""
-
 
 class SpikingModel(MLPModel):
     """An `MLPModel` whose network spikes; a drop-in for every place of rsl_rl that takes a model.
@@ -152,10 +148,7 @@ class SpikingModel(MLPModel):
     def _output(self, x: Tensor, masks: Tensor | None, hidden_state: HiddenState) -> Tensor:
         """Observations [..., O] -> what the distribution reads, [..., *output_shape]; advances the state it carries."""
         if not self.network.stateful:
-            rows = x.reshape(1, -1, x.shape[-1]).split(
-                CPU_ROWS if x.device.type == "cpu" else x.numel(), dim=1
-            )
-            features = torch.cat([self.network(r, None)[0] for r in rows], dim=1)
+            features, _ = self.network(x.reshape(1, -1, x.shape[-1]), None)
             return features.reshape(*x.shape[:-1], *self.output_shape)
         if masks is None:
             features, self.state = self.network(x.unsqueeze(0), self._present(x))

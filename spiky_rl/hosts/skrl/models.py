@@ -20,9 +20,6 @@ from spiky_rl import registry, schema
 from spiky_rl.hosts.skrl.ann import Ann
 from spiky_rl.networks.base import SpikingNetwork, State
 
-CPU_ROWS = 2048
-"""Samples of a stateless network that a CPU takes at once, as in the rsl_rl host."""
-
 
 class SequenceModel(Model):
     """A model of skrl's that sees control steps in their order. Abstract: its subclasses say what the output means."""
@@ -100,8 +97,7 @@ class SequenceModel(Model):
         """
         x: Tensor = inputs[self.source]
         if not self.stateful:
-            rows = x.unsqueeze(0).split(CPU_ROWS if x.device.type == "cpu" else max(len(x), 1), dim=1)
-            return torch.cat([self.body(part, None)[0] for part in rows], dim=1).squeeze(0), {"rnn": []}
+            return self.body(x.unsqueeze(0), None)[0].squeeze(0), {"rnn": []}
         states = inputs.get("rnn")
         if "terminated" not in inputs:
             output, after = self.body(x.unsqueeze(0), tuple(states) if states else self.rest(len(x), x))

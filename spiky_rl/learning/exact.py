@@ -1,0 +1,75 @@
+"""What rules that are gradients of spike times share: no surrogate, and rates that are kept by pushing currents."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from spiky_rl.learning.base import Rule
+from spiky_rl.learning.timed import Timed
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.registry import Option
+
+
+def declare(slope: float, regularization: str, lowest: Option) -> dict[str, Option]:
+    """The options that each of them has: the slope's default, who is pushed, and the band's lower end."""
+    return {
+        "tau_synapse": Option(5.0, "time constant of the synapses", low=1e-3, unit="ms"),
+        "slope": Option(
+            slope,
+            "least slope of the distance to threshold that a gradient is divided by",
+            low=1e-9,
+            unit="1/ms",
+        ),
+        "regularization": Option(0.05, f"push of neurons that {regularization}; 0: none", low=0.0),
+        "lowest": lowest,
+    }
+
+
+class Exact(Rule):
+    """Runs ``timed`` in a neuron's place. Counts of spikes have no gradient, so neurons are held within a band of them."""
+
+    plain = False
+    by_sample = False
+    counts = False
+    no_way_through = ("rate", "population_vector")
+    timed: ClassVar[type[Timed]]
+    """What locates spikes within the step."""
+
+    def __init__(
+        self, tau_synapse: float, slope: float, regularization: float, lowest: float, highest: float
+    ) -> None:
+        super().__init__()
+        self.own = {"tau_synapse": tau_synapse, "slope": slope}
+        self.regularization, self.lowest, self.highest = regularization, lowest, highest
+
+    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+        return self.timed.wrap(neuron, type(self).__name__.lower(), **self.own)
+
+    def after(
+        self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+    ) -> Tensor:  # noqa: D102
+        if not self.regularization or not current.requires_grad:
+            return output
+        return _Band.apply(output, current, self.regularization, self.lowest, self.highest)  # type: ignore[return-value]
+
+
+class _Band(torch.autograd.Function):
+    """The output as it is; neurons whose mean count per control step leaves the band have their current pushed back."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, output: Tensor, current: Tensor, strength: float, lowest: float, highest: float
+    ) -> Tensor:
+        count = output.sum(1).mean((0, 1))
+        excess = (count - highest).clamp(min=0.0) - (lowest - count).clamp(min=0.0)
+        ctx.save_for_backward(strength * excess)
+        ctx.shape = current.shape
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        (push,) = ctx.saved_tensors
+        return grads[0], (push / (ctx.shape[0] * ctx.shape[2])).expand(ctx.shape), None, None, None

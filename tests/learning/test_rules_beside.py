@@ -1,0 +1,45 @@
+"""Rules beside what else a network can do: convolutions that pool, layers that are run again."""
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels.ops import TorchOps
+from tests.learning.test_rules import BATCH, NEURON, RULES, agree, network, run
+
+
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+def test_superspike_hands_errors_down_through_the_maxima_of_a_pooled_convolution(backend):
+    connection = [
+        {"name": "convolutional", "kernel": 3, "padding": 1, "map": [1, 8, 8]},
+        {"name": "convolutional", "kernel": 3, "pool": 2},
+    ]
+    torch.manual_seed(0)
+    settings = {
+        "name": "feedforward",
+        "layers": [4, 5],
+        "steps": 1,
+        "connection": connection,
+        "neuron": NEURON,
+    }
+    net = registry.configure("networks", {**settings, "learning": "superspike"}, "net").build(
+        inputs=64, outputs=2
+    )
+    net.run_on(backend)
+    signal = (
+        (torch.rand(1, 1, BATCH, 4 * 64, generator=torch.Generator().manual_seed(3)) > 0.6)
+        .float()
+        .requires_grad_()
+    )
+    output, _ = net.layers[1](TorchOps(net.surrogate), signal, 1, None, None, None)
+    error = torch.randn(output.shape, generator=torch.Generator().manual_seed(4))
+    output.backward(error)
+    x = signal.detach().requires_grad_()
+    (expected,) = torch.autograd.grad(net.layers[1].connection(x, "torch"), x, error)
+    assert torch.allclose(signal.grad, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_layer_that_is_run_again_has_the_same_gradient(rule):
+    expected, found = run(network(learning=rule))[1], run(network(learning=rule, recompute=True))[1]
+    agree(found, expected)
