@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
+from spiky_rl.hosts.common.rules import local_rule
 from spiky_rl.spec import AgentSpec, read_agent, resolve_agent
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ def resolve(args: argparse.Namespace) -> AgentSpec:
     spec = resolve_agent(args.agent, args.dataset, HOST, args.overrides)
     if spec.network is None:
         raise common.UsageError(f"--agent {args.agent}: has no `network`, so nothing in it spikes")
+    if rule := local_rule(spec.network):
+        raise common.UsageError(
+            f"agent.network.learning: {rule!r} learns from what actions were worth, and a class is no action; name a rule"
+            " that is a gradient, such as bptt"
+        )
     return spec
 
 

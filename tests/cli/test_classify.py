@@ -153,6 +153,10 @@ BAD_LINES = {
     "dataset": (["--dataset", "mnist"], "invalid choice: 'mnist'"),
     "flag": ([*DIGITS, "--epoch", "3"], "did you mean '--epochs'?"),
     "agent": ([*DIGITS, "--agent", "lif_pppo"], "unknown agent 'lif_pppo'.*did you mean 'lif_ppo'"),
+    "local rule": (
+        [*DIGITS, "agent.network.learning=stdp"],
+        "agent.network.learning: 'stdp' learns from what actions",
+    ),
     "no network": ([*DIGITS, "--agent", "mlp_ppo"], "--agent mlp_ppo: has no `network`"),
     "key": ([*DIGITS, "agent.network.neuron.tua=1"], "agent.network.neuron.tua: .*did you mean 'tau'"),
     "unread key": (
