@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 TAG = "Train/mean_reward"
-COLOURS = ("black", "tab:blue", "tab:orange", "tab:green", "tab:red", "0.55", "tab:purple")
+COLOURS = ("black", "tab:blue", "tab:orange", "tab:green", "tab:red", "0.55", "tab:purple", "tab:brown")
 
 
 def returns(folder: Path) -> tuple[list[int], list[float]]:
@@ -22,7 +22,7 @@ def main(out: str, *runs: str) -> None:
     """One curve per run, in the order given."""
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
-    for run, colour in zip(runs, COLOURS, strict=False):
+    for run, colour in zip(runs, COLOURS[: len(runs)], strict=True):
         label, _, folder = run.partition("=")
         axes.plot(*returns(Path(folder)), label=label, color=colour, linewidth=1.4)
     axes.set(xlabel="iteration (512 environments x 16 steps)", ylabel="mean return", ylim=(-8, 5.2))
