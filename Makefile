@@ -15,7 +15,7 @@ setup: .venv/.stamp ## build .venv from requirements.lock (instant when nothing 
 
 .venv/.stamp: pyproject.toml setup.py requirements.lock | $(filter .uv/bin/uv,$(UV))
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 12))' 2>/dev/null || $(make_venv)
-	$(UV) pip install --python $(BIN)/python --quiet --require-hashes --requirements requirements.lock
+	$(UV) pip install --python $(BIN)/python --quiet --compile-bytecode --require-hashes --requirements requirements.lock
 	$(UV) pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -72,7 +72,8 @@ build: setup ## wheel and sdist into dist/
 # Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
 lock: setup ## rewrite requirements.lock from pyproject.toml (all extras but isaacsim)
 	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
-	  --extra isaaclab --extra skrl --extra cuda --extra video --extra dev --custom-compile-command "make lock" \
+	  --extra isaaclab --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
+	  --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml >/dev/null
 
 clean: ## remove what the other verbs made, except .venv and logs/

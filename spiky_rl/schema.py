@@ -106,7 +106,7 @@ NETWORKS = {
 }
 TASK: dict[str, Any] = {
     **dict.fromkeys(("id", "summary", "measure"), ""),
-    **dict.fromkeys(("num_envs", "env", "agent"), {}),
+    **dict.fromkeys(("num_envs", "steps_per_second", "env", "agent"), {}),
     "solved": 0.0,
 }
 """Keys of a task file, each with a value of its type; `TaskSpec` says what they mean."""

@@ -66,6 +66,8 @@ class TaskSpec:
     """What playback reports beside the return: ``distance``, ``upright``, or nothing."""
     solved: float | None = None
     """Mean return from which the task counts as solved."""
+    steps_per_second: Mapping[str, float] = field(default_factory=dict)
+    """Environment steps per second, simulation and learning of the MLP, on one core (cpu) and one GPU (cuda); for estimates."""
     env: Mapping[str, Any] = field(default_factory=dict)
     """Overrides of the environment's configuration."""
     agent: Mapping[str, Any] = field(default_factory=dict)
@@ -331,6 +333,10 @@ def _check_task(data: Mapping[str, Any], file: str) -> None:
                     )
                 for kind, count in value.items():
                     Option(1, "", low=1).check(f"num_envs.{kind}", count)
+            if key == "steps_per_second":
+                for kind, speed in value.items():
+                    Option("", "", choices=("cpu", "cuda")).check(f"steps_per_second: {kind}", kind)
+                    Option(1.0, "", low=1e-3).check(f"steps_per_second.{kind}", speed)
         except RegistryError as error:
             raise SpecError(f"{file}: {error}") from None
     if not data.get("id"):

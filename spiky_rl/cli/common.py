@@ -156,9 +156,7 @@ def check_device(device: str | None, distributed: bool = False) -> str:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise UsageError(f"--device {device!r}: choose cpu, cuda or cuda:N")
-    if distributed:
-        if device == "cpu":
-            raise UsageError("--distributed needs GPUs; on the CPU run without it")
+    if distributed and device != "cpu":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if device == "cpu":
         return device

@@ -6,16 +6,26 @@ import datetime
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
-from spiky_rl.hosts.common.runner import Iteration
+from spiky_rl.hosts.common.runner import Iteration, Progress
 
 
 class Display:
     """Context manager; call it with every iteration."""
 
-    def __init__(self, title: str, first: int, last: int, shown: bool = True) -> None:
-        self.title, self.first, self.last, self.shown = title, first, last, shown
+    def __init__(
+        self,
+        title: str,
+        first: int,
+        last: int,
+        shown: bool = True,
+        share: Callable[[Progress], float] | None = None,
+    ) -> None:
+        """``first`` and ``last`` iteration; where a budget ends the run instead, ``share`` tells how much of it is used."""
+        self.title, self.first, self.last, self.shown, self.share = title, first, last, shown, share
+        self.begun: float | None = None
         self.live: Any = None
         self.started = time.time()
 
@@ -36,11 +46,20 @@ class Display:
         if self.live is not None:
             self.live.update(self._panel(iteration))
         elif self.shown:
-            print(line(iteration, self._remaining(iteration)), flush=True)
+            print(line(iteration, self._remaining(iteration), self.share is None), flush=True)
+
+    def done(self, iteration: Iteration) -> float:
+        """The share of what there was to do that is done, in [0, 1]."""
+        if self.share is None:
+            return (iteration.index - self.first + 1) / (self.last - self.first + 1)
+        return min(self.share(iteration.progress), 1.0)
 
     def _remaining(self, iteration: Iteration) -> str:
-        done = iteration.index - self.first + 1
-        seconds = (time.time() - self.started) / done * (self.last - iteration.index)
+        done = self.done(iteration)
+        if self.begun is None:  # a resumed run has used some of its budget already
+            per_iteration = 1.0 / max(len(iteration.progress.steps), 1)
+            self.begun = 0.0 if self.share is None else done * (1.0 - per_iteration)
+        seconds = (time.time() - self.started) / max(done - self.begun, 1e-9) * (1.0 - done)
         return str(datetime.timedelta(seconds=round(seconds)))
 
     def _panel(self, iteration: Iteration | None) -> Any:
@@ -55,11 +74,10 @@ class Display:
             table.add_row("", "waiting for the first iteration")
             return Panel(table, title=self.title, width=76)
         progress = iteration.progress
-        total, done = self.last - self.first + 1, iteration.index - self.first + 1
-        table.add_row(
-            "iteration", f"{done} of {total}" + (f" (number {iteration.index})" if self.first else "")
-        )
-        table.add_row("", ProgressBar(total=total, completed=done, width=48))
+        done = iteration.index - self.first + 1
+        of = f" of {self.last - self.first + 1}" if self.share is None else ""
+        table.add_row("iteration", f"{done}{of}" + (f" (number {iteration.index})" if self.first else ""))
+        table.add_row("", ProgressBar(total=1.0, completed=self.done(iteration), width=48))
         table.add_row("mean return", f"{number(progress.returns[-1])}   {sparkline(progress.returns)}")
         table.add_row("episode length", f"{number(progress.lengths[-1])} control steps")
         if iteration.activity.layers:
@@ -71,12 +89,13 @@ class Display:
         return Panel(table, title=self.title, width=76)
 
 
-def line(iteration: Iteration, remaining: str) -> str:
-    """One iteration in one line."""
+def line(iteration: Iteration, remaining: str, counted: bool = True) -> str:
+    """One iteration in one line; ``counted``: out of a known number."""
     progress, activity = iteration.progress, iteration.activity
     firing = f"  firing {activity.rate:5.1%}" if activity.layers else ""
+    of = f"/{iteration.last + 1}" if counted else ""
     return (
-        f"iteration {iteration.index + 1:4d}/{iteration.last + 1}  return {number(progress.returns[-1]):>8}"
+        f"iteration {iteration.index + 1:4d}{of}  return {number(progress.returns[-1]):>8}"
         f"  length {number(progress.lengths[-1]):>7}{firing}  {iteration.steps_per_second:7,.0f} steps/s  {remaining} left"
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import os
 import shlex
 import signal
 from collections.abc import Callable, Iterator
@@ -12,8 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import Plan, log
+from spiky_rl.experiments.budget import Budget
+from spiky_rl.experiments.budget import parse as parse_budget
+from spiky_rl.registry import UserError
+
+PROGRESS = "progress.json"
+"""In a run's folder: how far it is, written after every iteration."""
+UNCOUNTED = 1_000_000
+"""Iterations of a run that another budget ends."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +34,13 @@ def parser() -> argparse.ArgumentParser:
         "--max_iterations",
         type=common.positive,
         help="iterations (more of them, when resuming); default: the task's",
+    )
+    found.add_argument(
+        "--budget",
+        type=budget,
+        metavar="KIND=AMOUNT",
+        help="instead of --max_iterations: train until env_steps, wall (seconds) or synops (effective synaptic"
+        " operations) are spent; what a resumed run spent before counts",
     )
     found.add_argument("--run_name", default="", help="suffix of the run folder")
     found.add_argument(
@@ -36,7 +53,11 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--video_interval", type=common.positive, default=2000, help="control steps between clips"
     )
-    found.add_argument("--distributed", action="store_true", help="one process per GPU, started by torchrun")
+    found.add_argument(
+        "--distributed",
+        action="store_true",
+        help="data-parallel, one process per GPU (or core), started by torchrun",
+    )
     found.add_argument(
         "--resume_optimizer_state",
         action=argparse.BooleanOptionalAction,
@@ -46,14 +67,27 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
+def budget(text: str) -> Budget:
+    """A budget, for argparse."""
+    try:
+        return parse_budget(text, "KIND=AMOUNT")
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
+    if args.budget is not None and args.max_iterations is not None:
+        raise common.UsageError("--budget and --max_iterations: give one of them")
     if args.rl_library == "skrl":
         unavailable = {"--distributed": args.distributed, "--logger": args.logger != "tensorboard"}
         for flag in (flag for flag, asked in unavailable.items() if asked):
             raise common.UsageError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
+    if args.distributed and "WORLD_SIZE" not in os.environ:
+        start = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
+        raise common.UsageError(f"--distributed: start the processes with {start}")
     if args.logger != "tensorboard" and importlib.util.find_spec(args.logger) is None:
         raise common.UsageError(
             f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
@@ -150,7 +184,7 @@ def run(
         simulation,
     )
 
-    iterations, outcome = plan.setting("max_iterations"), "finished"
+    iterations, outcome, spent = plan.setting("max_iterations"), "finished", False
     log.info("starting the simulator")
     with simulation(
         plan.env_cfg,
@@ -160,7 +194,7 @@ def run(
         seed=plan.seed + plan.rank,
         video=args.video,
         deterministic=args.deterministic,
-        distributed=args.distributed,
+        distributed=args.distributed and plan.device != "cpu",
     ) as gym_env:
         env: Any = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         if args.video and folder is not None:
@@ -190,34 +224,55 @@ def run(
                 runner.current_learning_iteration,
                 iterations,
             )
-        first = runner.current_learning_iteration
+        first, share = runner.current_learning_iteration, None
+        if args.budget is not None:
+            processes = int(os.environ["WORLD_SIZE"]) if args.distributed else 1
+            total = args.budget.iterations(plan.num_envs * plan.setting("num_steps_per_env") * processes)
+            iterations = UNCOUNTED if total is None else total - first
+            share = args.budget.share if total is None else None
         best = Best(runner, folder, plan.setting("num_steps_per_env"))
         activity = None
         try:
             with (
                 interruptible() as asked,
                 Display(
-                    f"{plan.agent} on {plan.task}", first, first + iterations - 1, plan.rank == 0
+                    f"{plan.agent} on {plan.task}", first, first + iterations - 1, plan.rank == 0, share
                 ) as display,
             ):
 
                 def after(iteration: Any) -> None:
-                    nonlocal activity
+                    nonlocal activity, spent
                     activity = iteration.activity
                     display(iteration)
                     best(iteration)
-                    if anywhere(asked(), plan.device):
+                    if folder is not None:
+                        files.write_json(folder / PROGRESS, heartbeat(iteration, display))
+                    spent = share is not None and anywhere(share(iteration.progress) >= 1.0, plan.device)
+                    if spent or anywhere(asked(), plan.device):
                         raise Stop
 
                 runner.on_iteration = after
-                runner.learn(iterations, plan.setting("init_at_random_ep_len"))
+                if iterations > 0:  # a resumed run may have spent its budget already
+                    runner.learn(iterations, plan.setting("init_at_random_ep_len"))
         except (Stop, KeyboardInterrupt):
-            outcome = "stopped"
+            outcome = "finished" if spent else "stopped"
         except (NonFiniteError, FloatingPointError) as error:
             outcome = f"failed: {error}"
         if args.video and folder is not None:
             env.finish()
     return runner, outcome, activity
+
+
+def heartbeat(iteration: Any, display: Any) -> dict[str, Any]:
+    """What ``progress.json`` says of a run at work."""
+    value = iteration.progress.returns[-1]
+    return {
+        "iteration": iteration.index,
+        "env_steps": iteration.progress.env_steps,
+        "share": display.done(iteration),
+        "mean_return": None if math.isnan(value) else value,
+        "steps_per_second": iteration.steps_per_second,
+    }
 
 
 class Best:

@@ -90,8 +90,11 @@ TRAINING = {
     "no iterations": (["--max_iterations", "0"], ["--max_iterations", "must be at least 1, got 0"]),
     "abbreviated flag": (["--max_iter", "3"], ["--max_iter", "mean '--max_iterations'"]),
     "logger": (["--logger", "tensorbord"], ["--logger", "'tensorbord'", "'tensorboard'"]),
-    "distributed": (["--distributed", "--device", "cpu"], ["--distributed needs GPUs"]),
+    "distributed": (["--distributed"], ["--distributed", "torchrun"]),
     "distributed skrl": (["--rl_library", "skrl", "--distributed"], ["--distributed", "--rl_library skrl"]),
+    "two budgets": (["--budget", "wall=3", "--max_iterations", "3"], ["--budget and --max_iterations"]),
+    "unknown budget": (["--budget", "steps=3"], ["--budget", "'steps'", "mean 'env_steps'"]),
+    "empty budget": (["--budget", "wall=0"], ["--budget", "wall", "'0'"]),
 }
 
 

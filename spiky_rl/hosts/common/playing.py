@@ -15,6 +15,15 @@ from spiky_rl.metrics.film import spikes_of
 from spiky_rl.metrics.meter import Meter, meter_of
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 
+Part = slice | Tensor
+"""Some of the environments, by index."""
+ALL = slice(None)
+
+
+def part_of(state: State | None, part: Part) -> State | None:
+    """The state of some environments; None: rest."""
+    return None if state is None else tuple(s[:, part] for s in state)
+
 
 class PlayedPolicy(ABC):
     """Deterministic actions of a policy that carries its own state through the episodes.
@@ -45,18 +54,19 @@ class PlayedPolicy(ABC):
         """What the policy's first layer gets, [B, O]: the observation groups it uses, normalised."""
 
     @abstractmethod
-    def ann_activity(self, obs: Any) -> Activity:
+    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:
         """Of an ANN, as `activity`."""
 
     @cached_property
     def _meter(self) -> Meter | None:
         return None if self.network is None else meter_of(self.network)
 
-    def activity(self, obs: Any) -> Activity:
-        """Spikes and operations of the control step to come; the state stays."""
+    def activity(self, obs: Any, part: Part = ALL) -> Activity:
+        """Spikes and operations of the control step to come, in the environments ``part``; the state stays."""
         if self.network is None:
-            return self.ann_activity(obs)
-        return observe.activity(self.network, self.seen(obs), self.state, self.ann_operations, self._meter)
+            return self.ann_activity(obs, part)
+        x, state = self.seen(obs[part]), part_of(self.state, part)
+        return observe.activity(self.network, x, state, self.ann_operations, self._meter)
 
     def spikes(self, obs: Any) -> list[Tensor] | None:
         """Spikes [K, N] of every layer in the control step to come, of environment 0; None for an ANN."""

@@ -36,6 +36,28 @@ class Progress:
     """Mean episode length of each iteration, in control steps."""
     firing_rate: float = 0.0
     synops_per_step: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    """Seconds of simulation, inference and learning when each iteration ended."""
+    firing: list[float] = field(default_factory=list)
+    """The actor's firing rate at the end of each iteration."""
+    operations: list[float] = field(default_factory=list)
+    """Its effective synaptic operations per control step then."""
+    steps: list[int] = field(default_factory=list)
+    """Environment steps done when each iteration ended."""
+
+    @property
+    def seconds_total(self) -> float:
+        """Of simulation, inference and learning."""
+        return self.seconds_simulation + self.seconds_inference + self.seconds_learning
+
+    @property
+    def total_operations(self) -> float:
+        """Effective synaptic operations of all control steps so far, each iteration's at the rate at which it ended."""
+        before = [0, *self.steps[:-1]]
+        return sum(
+            (after - start) * each
+            for start, after, each in zip(before, self.steps, self.operations, strict=True)
+        )
 
 
 @dataclass(frozen=True)
@@ -172,6 +194,10 @@ class HostRunner(ABC):
         progress.returns.append(statistics.mean(returns) if returns else float("nan"))
         progress.lengths.append(statistics.mean(lengths) if lengths else float("nan"))
         progress.firing_rate, progress.synops_per_step = activity.rate, activity.operations
+        progress.steps.append(progress.env_steps)
+        progress.seconds.append(progress.seconds_total)
+        progress.firing.append(activity.rate)
+        progress.operations.append(activity.operations)
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)

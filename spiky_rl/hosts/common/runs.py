@@ -81,7 +81,6 @@ def write_result(path: Path, progress: Progress, **more: Any) -> dict[str, Any]:
     """Write ``result.json``; returns its content. Returns that no episode reached are null."""
     known = [value for value in progress.returns if not math.isnan(value)]
     lengths = [value for value in progress.lengths if not math.isnan(value)]
-    seconds = progress.seconds_simulation + progress.seconds_inference + progress.seconds_learning
     result = {
         **more,
         "env_steps": progress.env_steps,
@@ -89,16 +88,30 @@ def write_result(path: Path, progress: Progress, **more: Any) -> dict[str, Any]:
         "mean_return_final": _mean(known[-FINAL:]),
         "mean_return_best": max(known, default=None),
         "mean_length_final": _mean(lengths[-FINAL:]),
-        "seconds_total": seconds,
+        "seconds_total": progress.seconds_total,
         "seconds_simulation": progress.seconds_simulation,
         "seconds_inference": progress.seconds_inference,
         "seconds_learning": progress.seconds_learning,
         "firing_rate": progress.firing_rate,
         "synops_per_step": progress.synops_per_step,
+        "curve": curve(progress),
         "versions": versions(),
     }
     files.write_json(path, result)
     return result
+
+
+def curve(progress: Progress) -> dict[str, list[Any]]:
+    """The course of a run, an entry per iteration, of those that were booked so; returns before the first episode are null."""
+    booked = len(progress.steps)
+    returns = progress.returns[len(progress.returns) - booked :]
+    return {
+        "env_steps": progress.steps,
+        "return": [None if math.isnan(value) else value for value in returns],
+        "seconds": [round(value, 3) for value in progress.seconds],
+        "operations": progress.operations,
+        "firing_rate": progress.firing,
+    }
 
 
 def versions() -> dict[str, str]:

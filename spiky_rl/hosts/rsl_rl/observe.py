@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import SAMPLES, Activity
-from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.networks.base import State
 
@@ -39,8 +39,11 @@ class Played(PlayedPolicy):
         assert isinstance(self.model, SpikingModel)
         return self.model.get_latent(obs)
 
-    def ann_activity(self, obs: Any) -> Activity:  # noqa: D102
-        return _ann_activity(self.model, obs, self.model.get_hidden_state())  # type: ignore[operator]
+    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:  # noqa: D102
+        hidden = self.model.get_hidden_state()  # type: ignore[operator]
+        if isinstance(hidden, tuple):
+            return _ann_activity(self.model, obs[part], part_of(hidden, part))
+        return _ann_activity(self.model, obs[part], None if hidden is None else hidden[:, part])
 
 
 def _ann_activity(model: Any, obs: Any, hidden: Any) -> Activity:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -70,6 +71,22 @@ class Runner(HostRunner, OnPolicyRunner):
             device,
         )
         self.logger.after = self._after_iteration
+
+    def _configure_multi_gpu(self) -> None:
+        """As `OnPolicyRunner`'s, and on CPUs too: there processes talk through gloo."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.device != "cpu" or processes == 1:
+            super()._configure_multi_gpu()
+            return
+        self.is_distributed, self.gpu_world_size = True, processes
+        self.gpu_local_rank, self.gpu_global_rank = int(os.environ["LOCAL_RANK"]), int(os.environ["RANK"])
+        self.cfg["multi_gpu"] = {
+            "global_rank": self.gpu_global_rank,
+            "local_rank": self.gpu_local_rank,
+            "world_size": processes,
+        }
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group(backend="gloo")
 
     @property
     def models(self) -> Iterable[nn.Module]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import SAMPLES, Activity
-from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of
 from spiky_rl.hosts.skrl.environment import Environment
 from spiky_rl.hosts.skrl.ppo import SpikingAgent
 from spiky_rl.networks.base import State
@@ -48,8 +48,8 @@ class Played(PlayedPolicy):
     def seen(self, obs: Any) -> Tensor:  # noqa: D102
         return self.agent.normalised(self.environment.observations(obs))
 
-    def ann_activity(self, obs: Any) -> Activity:  # noqa: D102
-        return _ann_activity(self.agent, self.seen(obs), self._state)
+    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:  # noqa: D102
+        return _ann_activity(self.agent, self.seen(obs[part]), part_of(self._state, part))
 
 
 def _ann_activity(agent: SpikingAgent, x: Tensor, state: State | None) -> Activity:

@@ -1,0 +1,6 @@
+"""Compare agents on tasks over seeds: ``python scripts/compare.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole-v0``."""
+
+from spiky_rl.cli.compare import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

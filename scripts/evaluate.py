@@ -1,0 +1,6 @@
+"""Measure a trained policy under conditions: ``python scripts/evaluate.py --task Isaac-Ant-v0 --agent lif_ppo``."""
+
+from spiky_rl.cli.evaluate import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,314 @@
+"""``compare.py``: agents x tasks x seeds, from a plan through its cells to a report."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spiky_rl import files
+from spiky_rl.cli import common
+from spiky_rl.cli.common import log
+from spiky_rl.cli.compare_show import Table, print_end, print_plan
+from spiky_rl.experiments import cells as folders
+from spiky_rl.experiments import grid, study
+from spiky_rl.experiments.engines import base as engines
+from spiky_rl.experiments.engines.base import BROKEN, DONE, Order
+from spiky_rl.experiments.estimate import Speeds, estimated
+from spiky_rl.experiments.grid import Cell, Resolved
+from spiky_rl.experiments.study import RANDOM, Study
+from spiky_rl.registry import PACKAGE
+from spiky_rl.spec import TaskSpec, load_task
+
+DESIGN = (
+    "agents",
+    "tasks",
+    "seeds",
+    "question",
+    "num_envs",
+    "episodes",
+    "conditions",
+    "baseline",
+    "library",
+)
+"""Keys of a study that are flags as well."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line. Flags that say what is compared go over the study file's keys."""
+    found = common.Parser(
+        prog="compare.py",
+        description="Compare agents on tasks over seeds; run it again to go on, or with more seeds to add them.",
+    )
+    found.add_argument(
+        "study", nargs="?", metavar="STUDY.yaml", help="a study file; flags change what it says"
+    )
+    found.add_argument("--agents", help="file stems of agents/ or YAML files, as A,B,C")
+    found.add_argument("--tasks", help="gym ids or file stems of tasks/, as A,B")
+    found.add_argument("--seeds", help="as 0-9 or 0,1,2; default: 0-4")
+    found.add_argument(
+        "--vary",
+        action="append",
+        default=[],
+        metavar="agent.key=v,v",
+        help="compare values of an option; repeatable",
+    )
+    found.add_argument(
+        "--budget",
+        metavar="KIND=AMOUNT",
+        help="of every training: env_steps, wall (seconds) or synops (effective synaptic operations);"
+        " default: the tasks' own numbers of iterations",
+    )
+    found.add_argument("--question", help="what the study asks")
+    found.add_argument("--baseline", help="the agent to compare with and to normalise by; default: mlp_ppo")
+    found.add_argument("--num_envs", type=common.positive, help="parallel environments of a training")
+    found.add_argument(
+        "--episodes", type=common.positive, help="of an evaluation, per condition; default: 64"
+    )
+    found.add_argument("--conditions", help="what policies are evaluated under, as A,B; default: all")
+    found.add_argument("--rl_library", dest="library", choices=common.LIBRARIES, help="host library")
+    found.add_argument(
+        "--out", type=Path, help="the study's folder; default: beside a study.yaml, else in logs/compare"
+    )
+    found.add_argument("--parallel", type=common.positive, default=1, help="cells at once")
+    found.add_argument(
+        "--device",
+        help="cpu, cuda or cuda:N; default: the GPU if there is one; a --dry-run may plan for a GPU elsewhere",
+    )
+    found.add_argument(
+        "--assets",
+        default="auto",
+        choices=["auto", "local", "nucleus"],
+        help="where robots come from, of all cells",
+    )
+    found.add_argument("--engine", default="local", choices=["local", "ray"], help="what runs the cells")
+    found.add_argument(
+        "--ray_address", help="of a Ray cluster (auto, or host:port); default: one on this machine"
+    )
+    found.add_argument("--cell_cpus", type=float, default=1.0, help="with ray: cores of a cell")
+    found.add_argument("--cell_gpus", type=float, help="with ray: GPUs of a cell; default: 1 on cuda, else 0")
+    found.add_argument(
+        "--distributed",
+        type=common.positive,
+        default=1,
+        metavar="N",
+        help="processes of a training, one per GPU or core, through torchrun",
+    )
+    found.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="show the plan and its time, run nothing"
+    )
+    found.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
+    found.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="agent.x.y=v or env.x.y=v, for every cell"
+    )
+    return found
+
+
+def compare(argv: list[str]) -> int:
+    """Plan, run what is not finished, report."""
+    args = parser().parse_intermixed_args(argv)
+    common.setup_logging(args.verbose)
+    asked = read_study(args)
+    out = (args.out or default_folder(args, asked)).absolute()
+    common.check_writable(out.parent)
+    asked = folders.prepare(out, asked)
+    study.check(asked)
+    if args.distributed > 1 and asked.library != "rsl_rl":
+        raise common.UsageError("--distributed: only with --rl_library rsl_rl")
+    engine = engines.create(args.engine, **ray_options(args)) if not args.dry_run else None
+    args.assets = settled(args.assets)
+    resolve = Resolver(asked, args)
+    found = grid.cells(asked, resolve, args.device, args.assets, args.distributed)
+    speeds = Speeds().read([out, *recorded()])
+    found, sources = estimated(found, asked, speeds, resolve.tasks)
+    finished = {c.name for c in found if folders.is_finished(out / "cells" / c.name, c.hash)}
+    print_plan(asked, found, finished, sources, args.parallel, out, args.dry_run)
+    resolve.warn_of_unequal_steps(asked, found)
+    if engine is None:
+        return 0
+    for digest, spec in resolve.specs.items():
+        text = yaml.safe_dump(spec, sort_keys=False)
+        files.write(
+            out / "specs" / f"{digest}.yaml",
+            lambda beside, text=text: beside.write_text(text, encoding="utf-8"),
+        )
+    folders.write_plan(out, asked, found)
+    states = dict.fromkeys(finished, DONE)
+    left = [cell for cell in found if cell.name not in finished]
+    with stoppable() as stopped, Table(out, found, finished, args.parallel) as table:
+        states |= engine.run(Order(left, out, args.parallel, table, stopped))
+        interrupted = stopped()
+    print_end(out, states, interrupted)
+    report(out)
+    if interrupted:
+        return 130
+    return 1 if BROKEN in states.values() else 0
+
+
+def read_study(args: argparse.Namespace) -> Study:
+    """The study file, under what the flags say. Raises UserError."""
+    if args.study is not None and "=" in args.study:  # no study file, but an override
+        args.overrides.insert(0, args.study)
+        args.study = None
+    data: dict[str, Any] = {}
+    name = ""
+    if args.study is not None:
+        given = study.read(Path(args.study))
+        name, data = given.name, {key: getattr(given, key) for key in study.KEYS}
+        data["budget"] = None if given.budget is None else str(given.budget)
+    flags = {key: getattr(args, key) for key in DESIGN if getattr(args, key) is not None}
+    data |= flags
+    if args.budget is not None:
+        data["budget"] = args.budget
+    if args.vary:
+        data["vary"] = study.parse_vary(args.vary)
+    if args.overrides:
+        data["overrides"] = [*data.get("overrides", ()), *args.overrides]
+    common.split_overrides(data.get("overrides", ()))
+    for key in ("agents", "tasks"):
+        if not data.get(key):
+            raise common.UsageError(f"--{key}: name at least one, or a study file; there would be no cell")
+    return study.build(name or "study", data)
+
+
+def default_folder(args: argparse.Namespace, asked: Study) -> Path:
+    """Where a study lies that was not told where: beside its file, or below logs/compare by name or content."""
+    if args.study is not None:
+        path = Path(args.study)
+        return path.parent if path.stem == "study" else Path("logs/compare") / path.stem
+    design = {key: value for key, value in asked.data().items() if key != "seeds"}
+    return (
+        Path("logs/compare")
+        / f"{'-'.join(Path(a).stem for a in asked.agents)[:40]}-{grid.digest(design)[:6]}"
+    )
+
+
+def settled(assets: str) -> str:
+    """Where all cells take their robots from, asked once; ``auto`` remains where the user's environment says it."""
+    common.require("isaaclab", "isaaclab")
+    from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+    source = configure_assets(assets).partition(" ")[0]
+    return source if source in ("local", "nucleus") else "auto"
+
+
+def is_elsewhere(device: str | None) -> bool:
+    """Whether a device is a GPU that this machine does not have."""
+    import torch
+
+    return bool(device) and str(device).startswith("cuda") and not torch.cuda.is_available()
+
+
+def ray_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The engine's options."""
+    gpus = args.cell_gpus
+    if gpus is None and args.engine == "ray":
+        gpus = 1.0 if common.check_device(args.device).startswith("cuda") else 0.0
+    return {"address": args.ray_address, "cpus": args.cell_cpus, "gpus": gpus} if args.engine == "ray" else {}
+
+
+def recorded() -> list[Path]:
+    """Studies that came with the project: their speeds are a first guess."""
+    return sorted(path for path in (PACKAGE.parent / "studies").glob("*") if (path / "cells").is_dir())
+
+
+class Resolver:
+    """Tells what a combination of task, agent and variation is, by merging it as ``train.py`` does, once."""
+
+    def __init__(self, asked: Study, args: argparse.Namespace) -> None:
+        self.asked, self.args = asked, args
+        self.elsewhere = args.dry_run and is_elsewhere(args.device)
+        """Whether this is the plan for a machine with a GPU, made on one without."""
+        self.specs: dict[str, dict[str, Any]] = {}
+        """Merged specifications by hash."""
+        self.tasks: dict[str, TaskSpec] = {}
+        """Task files by label."""
+        self.known: dict[tuple[str, str], Resolved] = {}
+
+    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Resolved:
+        from spiky_rl.cli import train
+        from spiky_rl.hosts.isaaclab.conditions import chosen, require
+
+        if agent == RANDOM:
+            named = self(task, self.asked.agents[0], self.asked.variants(self.asked.agents[0])[0])
+            return dataclasses.replace(named, spec={}, spec_hash="")
+        varied = tuple(grid.assignment(key, value) for key, value in variant.items())
+        key = (task, " ".join((agent, *varied)))
+        if key not in self.known:
+            budget = [] if self.asked.budget is None else ["--budget", str(self.asked.budget)]
+            number = self.asked.num_envs
+            if self.elsewhere and number is None and (known := load_task(task)) is not None:
+                number = known.num_envs["cuda"]
+            envs = [] if number is None else ["--num_envs", str(number)]
+            here = "cpu" if self.elsewhere else self.args.device
+            device = ["--device", here] if here else []
+            line = [
+                "--task",
+                task,
+                "--agent",
+                agent,
+                "--rl_library",
+                self.asked.library,
+                *envs,
+                *budget,
+                *device,
+            ]
+            line += ["--assets", self.args.assets]
+            parsed = train.parser().parse_intermixed_args([*line, *self.asked.overrides, *varied])
+            plan = common.prepare(parsed)
+            train.require_whole_minibatches(plan)
+            require(chosen(",".join(self.asked.conditions)), plan.env_cfg, plan.task)
+            tree = plan.spec.tree()
+            self.specs[plan.spec.digest] = tree
+            if plan.task_spec is not None:
+                self.tasks[plan.task] = plan.task_spec
+            self.known[key] = Resolved(
+                plan.task, tree, plan.spec.digest, plan.num_envs, plan.setting("num_steps_per_env"),
+                plan.setting("max_iterations"), self.args.device if self.elsewhere else plan.device,
+            )  # fmt: skip
+        return self.known[key]
+
+    def warn_of_unequal_steps(self, asked: Study, cells: Sequence[Cell]) -> None:
+        """Say where agents train for different numbers of environment steps: such scores are not to be compared."""
+        for task in dict.fromkeys(cell.task for cell in cells):
+            steps = {c.env_steps for c in cells if c.task == task and c.train}
+            if asked.budget is None and len(steps) > 1:
+                log.warning(
+                    "%s: agents train for different numbers of steps; pass --budget env_steps=N", task
+                )
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM ask for a stop, in which running cells keep a checkpoint."""
+    asked = False
+
+    def ask(*_: Any) -> None:
+        nonlocal asked
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def report(out: Path) -> None:
+    """Write the report of what is finished, and say where it lies."""
+    from spiky_rl.experiments.report import write_report
+
+    for path in write_report(out):
+        print(path)
+
+
+def main() -> int:
+    """Entry point of ``scripts/compare.py``."""
+    return common.run(compare)

@@ -1,0 +1,173 @@
+"""``evaluate.py``: measure the final policy, undisturbed and under conditions, in one simulation.
+
+Every condition has as many environments as there are episodes, and gets one whole episode from each. Episode i of every
+condition begins in the same state, and random actions are the same in all of them: what differs is the condition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from spiky_rl import files
+from spiky_rl.cli import common
+from spiky_rl.cli.common import Plan, log
+
+RANDOM = "random"
+"""In the place of a checkpoint: actions of N(0, 1), PPO's initial noise."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
+
+    found = common.Parser(
+        prog="evaluate.py", description="Measure a trained policy, undisturbed and under other conditions."
+    )
+    common.add_run_arguments(found)
+    found.set_defaults(checkpoint="latest")
+    found.add_argument("--episodes", type=common.positive, default=64, help="episodes per condition")
+    found.add_argument(
+        "--conditions",
+        default="all",
+        help=f"comma-separated, of {', '.join(CONDITIONS)}; or all. nominal is always measured",
+    )
+    found.add_argument("--out", type=Path, help="result file; default: evaluation.json beside the checkpoint")
+    return found
+
+
+def evaluate(argv: list[str]) -> int:
+    """Evaluate as the arguments say; everything that can be refused is refused before a simulator starts."""
+    args = parser().parse_intermixed_args(argv)
+    common.setup_logging(args.verbose)
+    check(args)
+
+    from spiky_rl.hosts.isaaclab.conditions import chosen, require
+
+    names = chosen(args.conditions)
+    plan = common.prepare(args)
+    require(names, plan.env_cfg, plan.task)
+    checkpoint = None if args.checkpoint == RANDOM else common.find_checkpoint(args, plan)
+    out = args.out if checkpoint is None or args.out else checkpoint.parent / "evaluation.json"
+    plan.num_envs = len(names) * args.episodes
+    log.info(
+        "%s on %s, %d conditions x %d episodes, %s",
+        plan.agent,
+        plan.task,
+        len(names),
+        args.episodes,
+        plan.device,
+    )
+    log.info("robots: %s", plan.assets)
+    log.info("checkpoint: %s", checkpoint or "none: random actions")
+    log.info("starting the simulator")
+    conditions, cost = simulate(args, plan, names, checkpoint)
+
+    from spiky_rl.hosts.common import runs
+
+    result = {
+        "version": 1,
+        "task": plan.task,
+        "agent": plan.agent,
+        "library": plan.library,
+        "checkpoint": str(checkpoint or RANDOM),
+        "device": plan.device,
+        "seed": plan.seed,
+        "assets": plan.assets,
+        "episodes": args.episodes,
+        "conditions": conditions,
+        "cost": cost,
+        "solved": plan.task_spec.solved if plan.task_spec else None,
+        "versions": runs.versions(),
+    }
+    print_table(conditions, plan.task_spec.measure if plan.task_spec else "")
+    files.write_json(out, result)
+    print(out)
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError for arguments that do not go together, and for a result file that cannot be written."""
+    if args.num_envs is not None:
+        raise common.UsageError(
+            "--num_envs: there are as many environments as episodes and conditions; use --episodes"
+        )
+    if args.video:
+        raise common.UsageError("--video: evaluate.py films nothing; use play.py")
+    if args.checkpoint == RANDOM and args.out is None:
+        raise common.UsageError("--checkpoint random: there is no run folder to write to; use --out FILE")
+    if args.out is None:
+        return
+    if args.out.is_dir():
+        raise common.UsageError(f"--out {str(args.out)!r}: is a folder, not a file")
+    folder = args.out.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise common.UsageError(
+            f"--out {str(args.out)!r}: {str(folder)!r} is no folder this user can write to"
+        )
+
+
+def simulate(
+    args: argparse.Namespace, plan: Plan, names: list[str], checkpoint: Path | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The conditions' results by name, and what an action costs under nominal (None: not known)."""
+    import torch
+
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+    from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
+
+    stand_together(plan.env_cfg)
+    with simulation(
+        plan.env_cfg, task_id=plan.gym_id, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
+        deterministic=args.deterministic,
+    ) as gym_env:  # fmt: skip
+        env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+        policy = None
+        if checkpoint is not None:
+            runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
+            runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
+            policy = runner.get_inference_policy(plan.device)
+        groups = plan.config["obs_groups"].get("actor") or ["policy"]
+        with torch.inference_mode():
+            evaluation = Evaluation(env, names, args.episodes, groups, plan.seed)
+            return evaluation.run(policy)
+
+
+def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:
+    """A line per condition."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    titles = {"distance": "distance [m]", "upright": "upright [s]"}
+    measure = measure if measure in conditions["nominal"]["measures"] else ""
+    table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
+    table.add_column("condition", no_wrap=True)
+    columns = ["return", "share", "steps", *([titles[measure]] if measure else []), "firing", "operations"]
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    nominal = conditions["nominal"]["mean_return"]
+    for name, found in conditions.items():
+        cells = [f"{found['mean_return']:.2f} ± {found['std_return']:.2f}"]
+        # a share of a punishment would rise where the return falls
+        cells.append(f"{found['mean_return'] / nominal:.0%}" if nominal > 0.0 else "-")
+        cells.append(f"{found['mean_length']:,.0f}")
+        cells += [f"{found['measures'][measure]:.2f}"] if measure else []
+        cells.append(f"{found['firing_rate']:.1%}" if found["firing_rate"] else "-")
+        cells.append(f"{found['operations']:,.0f}" if found["operations"] else "-")
+        table.add_row(name, *cells)
+    Console().print(table)
+
+
+def main() -> int:
+    """Entry point of ``scripts/evaluate.py``."""
+    return common.run(evaluate)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

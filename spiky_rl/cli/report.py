@@ -1,0 +1,32 @@
+"""``report.py``: a study's page, from its result files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spiky_rl.cli import common
+
+
+def parser() -> common.Parser:
+    """The command line."""
+    found = common.Parser(prog="report.py", description="Write a study's report from its result files.")
+    found.add_argument("folder", type=Path, help="the study's folder: what compare.py calls --out")
+    return found
+
+
+def report(argv: list[str]) -> int:
+    """Write report.html, report.md, figures/ and tensorboard/."""
+    from spiky_rl.experiments.hparams import write_hparams
+    from spiky_rl.experiments.report import write_report
+
+    folder = parser().parse_args(argv).folder
+    if not (folder / "study.json").is_file():
+        raise common.UsageError(f"{folder}: is no study's folder; there is no study.json")
+    for path in (*write_report(folder), write_hparams(folder)):
+        print(path)
+    return 0
+
+
+def main() -> int:
+    """Entry point of ``scripts/report.py``."""
+    return common.run(report)

@@ -1,0 +1,1 @@
+"""Studies: agents x tasks x seeds, their cells, statistics and report."""

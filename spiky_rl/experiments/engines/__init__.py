@@ -1,0 +1,1 @@
+"""What runs cells: on this machine, or on the machines of a cluster."""

@@ -1,0 +1,52 @@
+"""Cells on this machine, so many at once."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+from spiky_rl.experiments.engines.base import (
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Engine,
+    Order,
+    command,
+    cores,
+    environment,
+    state_of,
+)
+from spiky_rl.experiments.work import ends_with_me
+
+PAUSE = 0.25
+"""Seconds between looks."""
+
+
+class LocalEngine(Engine):
+    """Child processes of this one, which end with it."""
+
+    def run(self, order: Order) -> dict[str, str]:  # noqa: D102
+        states = {cell.name: WAITING for cell in order.cells}
+        waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()
+        told = False
+        while running or (waiting and not order.asked()):
+            while waiting and len(running) < order.parallel and not order.asked():
+                cell = waiting.pop(0)
+                running[cell.name] = subprocess.Popen(  # pylint: disable=consider-using-with
+                    command(order, cell),
+                    env=environment(order.parallel, cores()),
+                    stdin=subprocess.DEVNULL,
+                    preexec_fn=ends_with_me(),  # pylint: disable=subprocess-popen-preexec-fn
+                )
+                states[cell.name] = RUNNING
+            if order.asked() and not told:
+                told = True
+                for process in running.values():
+                    process.terminate()
+            for name, process in list(running.items()):
+                if (code := process.poll()) is not None:
+                    states[name] = state_of(code)
+                    del running[name]
+            order.changed(states)
+            time.sleep(PAUSE)
+        return {name: STOPPED if state == WAITING else state for name, state in states.items()}

@@ -1,0 +1,135 @@
+"""Cells as Ray tasks: on a cluster whose machines share the study's folder, or on this machine as one."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from spiky_rl.experiments.cells import is_finished
+from spiky_rl.experiments.engines.base import (
+    BROKEN,
+    DONE,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Engine,
+    EngineError,
+    Order,
+    command,
+    environment,
+    state_of,
+)
+from spiky_rl.experiments.work import ends_with_me
+
+RETRIES = 5
+"""How often a cell is begun again after the machine that worked it was lost; it goes on from its last checkpoint."""
+PATIENCE = 5.0
+"""Seconds in which a cluster has to answer."""
+PAUSE = 0.5
+"""Seconds between looks."""
+
+
+class RayEngine(Engine):
+    """Ray's scheduler decides where; a cell takes ``cpus`` and ``gpus`` there."""
+
+    def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
+        """
+        Args:
+            address: Of a running cluster, ``auto`` for the one of this machine; None starts one here for the study.
+            cpus: Cores of a cell.
+            gpus: GPUs of a cell; a fraction shares one.
+        """
+        self.address, self.cpus, self.gpus = address, cpus, gpus
+
+    def run(self, order: Order) -> dict[str, str]:  # noqa: D102
+        self.connect()
+        try:
+            self.require_resources()
+            return self.follow(order)
+        finally:
+            ray.shutdown()
+
+    def connect(self) -> None:
+        """Join the cluster, or start one here. Raises EngineError where there is none."""
+        try:
+            if self.address and (found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.address)):
+                # Ray itself would wait for minutes
+                socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
+            ray.init(
+                address=self.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False
+            )
+        except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
+            raise EngineError(
+                f"--ray_address {self.address}: no Ray cluster answers there: {error}"
+            ) from None
+
+    def require_resources(self) -> None:
+        """Raise EngineError where no machine of the cluster could ever take a cell."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fits = [n for n in nodes if n.get("CPU", 0.0) >= self.cpus and n.get("GPU", 0.0) >= self.gpus]
+        if not fits:
+            raise EngineError(
+                f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has as many"
+            )
+
+    def follow(self, order: Order) -> dict[str, str]:
+        """Hand out at most ``parallel`` cells at a time and wait for them."""
+        states = {cell.name: WAITING for cell in order.cells}
+        hashes = {cell.name: cell.hash for cell in order.cells}
+        waiting, running = list(order.cells), dict[Any, str]()
+        threads = max(1, int(self.cpus))
+        given = environment(order.parallel, threads * order.parallel)
+        variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(work)
+        while running or (waiting and not order.asked()):
+            while waiting and len(running) < order.parallel and not order.asked():
+                cell = waiting.pop(0)
+                running[remote.remote(command(order, cell), variables)] = cell.name
+                states[cell.name] = RUNNING
+            if order.asked():
+                for task in running:
+                    ray.cancel(task)
+            ended, _ = ray.wait(list(running), timeout=PAUSE)
+            for task in ended:
+                name = running.pop(task)
+                states[name] = outcome(task)
+                if states[name] == DONE and not is_finished(order.out / "cells" / name, hashes[name]):
+                    raise EngineError(
+                        f"{order.out}: cell {name} is finished elsewhere, but its result is not here; on a cluster --out"
+                        " must lie in a folder that all machines share"
+                    )
+            order.changed(states)
+        return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+
+
+def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
+    """On the machine that Ray chose: the exit code of a cell's process, which ends with this one."""
+    process = subprocess.Popen(
+        arguments,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        preexec_fn=ends_with_me(),  # pylint: disable=subprocess-popen-preexec-fn
+    )
+    try:
+        return process.wait()
+    except BaseException:  # the driver has cancelled the task
+        process.terminate()
+        process.wait()
+        raise
+
+
+def outcome(task: Any) -> str:
+    """A cell's state after its task ended."""
+    try:
+        return state_of(ray.get(task))
+    except ray.exceptions.TaskCancelledError:
+        return STOPPED
+    except RayError:
+        return BROKEN

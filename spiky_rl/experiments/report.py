@@ -1,0 +1,399 @@
+"""A study's report: one page of HTML that needs nothing beside it, and the same in Markdown with its figures.
+
+Both are written from the same blocks, made from the result files alone: the same results give the same bytes, up to the line with
+the date.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from spiky_rl import files
+from spiky_rl.experiments import drawing, figures
+from spiky_rl.experiments.analysis import ALL, Analysis, analyse
+from spiky_rl.experiments.blocks import (
+    NONE, Block, Column, Section, count, folded, paragraph, plain, probability, spell, spelled, table,
+)  # fmt: skip
+from spiky_rl.experiments.comparisons import Comparison
+from spiky_rl.experiments.drawing import Sheet, short
+from spiky_rl.experiments.measures import LEAST, PRICE, WINDOW
+from spiky_rl.experiments.sentences import answer, design, threats, unnormalised
+from spiky_rl.experiments.statistics import LEVEL
+from spiky_rl.metrics.energy import CAVEATS, PRICES
+
+HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
+
+
+def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
+    """Write report.html, report.md and figures/ into a study's folder; returns the two pages.
+
+    ``date`` is the one line that differs between two reports of the same results; None: today. Raises ResultsError where the
+    folder holds no study; cells without a readable result are named in the report.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    analysis = analyse(folder)
+    sections = [section for section in report(analysis) if section.blocks]
+    name, cells = analysis.design.name, count(len(analysis.results), "cell")
+    context = {
+        "title": analysis.design.question or name,
+        "subtitle": f"Study {name}: {cells} with a result, {len(analysis.skipped)} without",
+        "date": f"Report of {date or datetime.date.today().isoformat()}",
+        "sections": sections,
+        "colours": figures.colours(analysis),
+        "fonts": drawing.FONTS,
+    }
+    drawn = {block.name: block.svg for section in sections for block in section.blocks if block.svg}
+    for old in (folder / FIGURES).glob("*.svg"):
+        if old.stem not in drawn:
+            old.unlink()
+    for stem, svg in drawn.items():
+        _write(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
+    for file, is_html in ((MARKDOWN, False), (HTML, True)):
+        templates = Environment(
+            loader=PackageLoader("spiky_rl.experiments"), autoescape=is_html, keep_trailing_newline=True
+        )
+        _write(folder / file, templates.get_template(f"{file}.j2").render(context))
+    return folder / HTML, folder / MARKDOWN
+
+
+def _write(path: Path, text: str) -> None:
+    files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def report(analysis: Analysis) -> list[Section]:
+    """All sections in their order; one without blocks has nothing to say."""
+    return [
+        Section("answer", "The answer in short", [Block("list", items=answer(analysis))]),
+        Section("design", "Design", [Block("terms", items=list(design(analysis)))]),
+        Section("scores", "Scores", list(scores(analysis))),
+        Section("figures", "Figures", list(pictures(analysis))),
+        Section("tests", "Tests against the baseline", list(tests(analysis.comparisons))),
+        Section("efficiency", "Sample efficiency, time and firing", list(efficiency(analysis))),
+        Section("robustness", "Robustness", list(robustness(analysis))),
+        Section("memory", "Need of memory", list(memory(analysis))),
+        Section("energy", "Operations and energy", list(energy(analysis))),
+        Section("threats", "Threats to validity", [Block("list", items=threats(analysis))]),
+        Section("missing", "Missing and failed cells", list(missing(analysis))),
+        Section("versions", "Versions and hashes", list(versions(analysis))),
+        Section("commands", "Commands", list(commands(analysis))),
+        Section(
+            "pairs",
+            "Appendix: all pairs of agents",
+            [folded("All comparisons", *tests(analysis.pairs))] if any(analysis.pairs.values()) else [],
+        ),
+    ]
+
+
+def scores(analysis: Analysis) -> Iterable[Block]:
+    """The main table, and every seed."""
+    order = sorted(
+        analysis.labels, key=lambda l: -analysis.overall[l].estimate if l in analysis.overall else 1e300
+    )
+    verdict = {(name, c.agent): c.verdict for name, found in analysis.comparisons.items() for c in found}
+    several = len(analysis.tasks) > 1
+    parts: list[tuple[Column, list[str]]] = []
+    if analysis.overall and several:
+        parts.append(
+            (
+                Column("All tasks", "normalised, IQM"),
+                spelled([analysis.overall.get(label) for label in order]),
+            )
+        )
+        parts.append(
+            (Column("All tasks", "verdict", True), [verdict.get((ALL, label), NONE) for label in order])
+        )
+    for task in analysis.tasks:
+        rows = [analysis.rows.get((label, task)) for label in order]
+        parts.append((Column(task, "return, mean"), spelled([row and row.mean for row in rows])))
+        if analysis.normalised and not several:
+            parts.append((Column(task, "normalised, IQM"), spelled([row and row.normalised for row in rows])))
+        parts.append((Column(task, "verdict", True), [verdict.get((task, label), NONE) for label in order]))
+    if order:
+        note = "IQM: interquartile mean, the mean of the middle half of all runs."
+        if any(analysis.comparisons.values()):
+            note += f" Verdicts are against {analysis.baseline}."
+        yield table(
+            "Score of the final policy", order, *parts, note=" ".join([note, unnormalised(analysis)]).strip()
+        )
+    for task in analysis.tasks:
+        named = [label for label in analysis.labels if (label, task) in analysis.rows]
+        rows = [analysis.rows[label, task] for label in named]
+        seeds = sorted({seed for row in rows for seed in row.by_seed})
+        yield folded(
+            f"Every seed on {task}",
+            table(
+                f"Scores on {task}, return",
+                named,
+                (Column("mean"), spelled([row.mean for row in rows])),
+                (Column("IQM"), spelled([row.iqm for row in rows])),
+                (Column("IQM", "normalised"), spelled([row.normalised for row in rows])),
+                (Column("training", "last iterations"), spelled([row.training for row in rows])),
+                *((Column(f"seed {s}"), [plain(row.by_seed.get(s)) for row in rows]) for s in seeds),
+            ),
+        )
+
+
+def figure(name: str, title: str, caption: str, draw: Callable[[], Sheet | None]) -> list[Block]:
+    """The figure, or nothing where there is nothing to draw."""
+    svg = drawing.svg(name, title, draw)
+    return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]
+
+
+def slug(task: str) -> str:
+    """A task's name in a file's."""
+    return "".join(letter if letter.isalnum() else "_" for letter in task.lower())
+
+
+def pictures(analysis: Analysis) -> Iterable[Block]:
+    """Scores and how they came about."""
+    beside = (
+        f" Dashed: {analysis.baseline}." if len(analysis.labels) > figures.MANY and analysis.baseline else ""
+    )
+    for task in analysis.tasks:
+        mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
+        yield from figure(
+            f"curves_{slug(task)}", f"Learning on {task}",
+            f"Interquartile mean of the return while training, with its interval over seeds, over environment steps.{beside}{mark}",
+            lambda task=task: figures.learning_curves(analysis, task),
+        )  # fmt: skip
+    if analysis.rows:
+        one = f" Dotted: {analysis.baseline}." if analysis.normalised and len(analysis.tasks) > 1 else ""
+        yield from figure(
+            "scores", "Interquartile mean of the score",
+            f"Estimates and {100 * LEVEL:g} % intervals over seeds, best first.{one}", lambda: figures.aggregate(analysis),
+        )  # fmt: skip
+    yield from figure(
+        "profiles", "Performance profiles",
+        f"Share of runs whose score lies above a value, averaged over tasks, with intervals that hold point by point.{beside}",
+        lambda: figures.profiles(analysis),
+    )  # fmt: skip
+    yield from figure(
+        "improvement", f"Probability of improvement over {analysis.baseline}",
+        f"How probable it is that a run scores above a run of {analysis.baseline}, with intervals. Dotted: as probable as not.",
+        lambda: figures.improvement(analysis),
+    )  # fmt: skip
+
+
+def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
+    """A table for each family of comparisons."""
+    if any(families.values()):
+        yield paragraph(
+            "n: pairs of equal task and seed. p: two-sided sign-flip test, raw and corrected by Holm. d: Hedges' d of paired"
+            " differences. P: probability that a run scores higher than the other's, not paired. Seeds needed: per task, for a power"
+            " of 80 % if the effect is as large as it looks."
+        )
+    for name, found in families.items():
+        if not found:
+            continue
+        unit = "normalised score" if name == ALL else "return"
+        where = "over all tasks" if name == ALL else f"on {name}"
+        against = {c.baseline for c in found}
+        to = f" to {found[0].baseline}" if len(against) == 1 else ""
+        note = f"{count(len(found), 'comparison')}: the lowest corrected p there can be is {probability(min(c.attainable for c in found))}."
+        if left_out := sum(c.left_out for c in found):
+            note += f" {count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
+        yield table(
+            f"Difference{to} {where}",
+            [c.agent if to else f"{c.agent} − {c.baseline}" for c in found],
+            (Column("n", "pairs"), [str(c.pairs) for c in found]),
+            (Column("difference", unit), spelled([c.difference for c in found], least=2)),
+            (Column("d"), [plain(c.effect) for c in found]),
+            (Column("P"), spelled([c.improvement for c in found])),
+            (Column("p", "raw"), [probability(c.p_value) for c in found]),
+            (Column("p", "Holm"), [probability(c.corrected) for c in found]),
+            (Column("verdict", is_text=True), [c.verdict for c in found]),
+            (
+                Column("seeds", "needed"),
+                [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in found],
+            ),
+            note=note,
+            first="agent" if to else "pair",
+        )
+
+
+def efficiency(analysis: Analysis) -> Iterable[Block]:
+    """How soon, how long, and with how many spikes."""
+    yield from figure(
+        "thresholds", "Environment steps to the task's threshold",
+        f"First environment step at which the return while training, averaged over {WINDOW} iterations, reaches the threshold:"
+        " dots are runs, bars their medians. Triangles beyond the budget: how many runs never reached it, which count as"
+        " longer than the budget.",
+        lambda: figures.thresholds(analysis),
+    )  # fmt: skip
+    for task in analysis.tasks:
+        named = [label for label in analysis.labels if (label, task) in analysis.rows]
+        rows = [analysis.rows[label, task] for label in named]
+        ends = [row.threshold for row in rows]
+        medians = [
+            NONE if t is None else f"> {short(t.budget)}" if t.median is None else short(t.median)
+            for t in ends
+        ]
+        yield table(
+            f"Training on {task}",
+            named,
+            (
+                Column("reached", "runs"),
+                [
+                    NONE if t is None else f"{t.reached} of {t.runs} ({100 * t.reached / t.runs:.0f} %)"
+                    for t in ends
+                ],
+            ),
+            (Column("median", "environment steps"), medians),
+            (Column("training", "wall seconds"), spelled([row.seconds for row in rows], each=True)),
+            (Column("training", "processor seconds"), spelled([row.processor for row in rows], each=True)),
+            (Column("return", "last iterations"), spelled([row.training for row in rows])),
+            (Column("firing rate", "%, when evaluated"), spelled([row.firing_rate for row in rows], 100)),
+            (Column("episode", "control steps"), spelled([row.length for row in rows])),
+        )
+
+
+def robustness(analysis: Analysis) -> Iterable[Block]:
+    """What is left of scores under each condition."""
+    conditions = [name for name in analysis.conditions if name != "nominal"]
+    if not analysis.kept:
+        return
+    yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
+    least = f" or less than {100 * LEAST:g} % of the baseline's mean score" if analysis.reference else ""
+    yield from figure(
+        "robustness", "Share of the score that is kept",
+        "Score under a condition by the undisturbed score, the mean over seeds; what it means depends on where the task's return"
+        f" has its zero. Grey: a seed scores nothing undisturbed{least}, so that there is nothing to keep.",
+        lambda: figures.robustness(analysis),
+    )  # fmt: skip
+    for task in analysis.tasks:
+        named = [label for label in analysis.labels if any(key[:2] == (label, task) for key in analysis.kept)]
+        found = {c: [analysis.kept.get((label, task, c)) for label in named] for c in conditions}
+        yield folded(
+            f"Scores and shares on {task}",
+            table(
+                f"Share of the score that is kept on {task}, in %",
+                named,
+                *(
+                    (Column(c, "%"), [spell(k and k.share, 0, 100) for k in kept])
+                    for c, kept in found.items()
+                ),
+            ),
+            table(
+                f"Score on {task}, return",
+                named,
+                (Column("nominal"), spelled([analysis.rows[label, task].mean for label in named])),
+                *((Column(c), spelled([k and k.score for k in kept])) for c, kept in found.items()),
+            ),
+        )
+
+
+def memory(analysis: Analysis) -> Iterable[Block]:
+    """What hiding velocities costs."""
+    for task, masked in dict.fromkeys((m.task, m.masked) for m in analysis.memory):
+        found = [m for m in analysis.memory if (m.task, m.masked) == (task, masked)]
+        yield table(
+            f"Loss from {task} to {masked}",
+            [m.label for m in found],
+            (Column("n", "seeds"), [str(m.seeds) for m in found]),
+            (Column("loss", "return"), spelled([m.drop for m in found], least=2)),
+            note=f"{masked} is {task} with an observation that lacks velocities: who scores as well has remembered them.",
+        )
+
+
+def energy(analysis: Analysis) -> Iterable[Block]:
+    """What an action and an episode cost, under every assumption on prices."""
+    names = list(dict.fromkeys(name for row in analysis.rows.values() for name in row.energy))
+    if not names:
+        return
+    texts = [
+        (f"{name}.", PRICES[name].text if name in PRICES else "prices of another version") for name in names
+    ]
+    yield paragraph(
+        "Counts of operations times prices of single ones, of the deterministic policy, undisturbed. Prices:"
+    )
+    yield Block("list", items=texts)
+    yield paragraph("What such energies leave out:")
+    yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
+    for task in analysis.tasks:
+        yield from figure(
+            f"pareto_{slug(task)}", f"Score and energy on {task}",
+            f"Mean score with its interval over the energy of a control step ({PRICE}, logarithmic). Line: the front of agents"
+            " that no other one beats in both, by estimates; their names are bold.",
+            lambda task=task: figures.pareto(analysis, task),
+        )  # fmt: skip
+    for task in analysis.tasks:
+        named = [l for l in analysis.labels if (l, task) in analysis.rows and analysis.rows[l, task].energy]
+        rows = [analysis.rows[label, task] for label in named]
+        units = {
+            "effective_operations": "synaptic",
+            "effective_acs": "of them AC",
+            "encoder_operations": "encoder",
+        }
+        units |= {"neuron_updates": "neuron updates", "arithmetic": "their arithmetic"}
+        counts = [
+            (Column(title, "per step"), spelled([row.counts.get(key) for row in rows], each=True))
+            for key, title in units.items()
+        ]
+        yield table(
+            f"A control step on {task}",
+            named,
+            *counts,
+            *(
+                (Column(name, "nJ"), spelled([row.energy[name].step for row in rows], each=True))
+                for name in names
+            ),
+            (Column("parameters"), spelled([row.counts.get("parameters") for row in rows], each=True)),
+            note="Synaptic operations that took place, those of the decoder among them; AC: with spikes as inputs, accumulates only.",
+        )
+        yield table(
+            f"An episode on {task}",
+            named,
+            (Column("length", "control steps"), spelled([row.length for row in rows])),
+            (
+                Column("synaptic", "thousand operations"),
+                spelled([row.episode_operations for row in rows], 1e-3, each=True),
+            ),
+            *(
+                (Column(name, "µJ"), spelled([row.energy[name].episode for row in rows], 1e-3, each=True))
+                for name in names
+            ),
+        )
+
+
+def missing(analysis: Analysis) -> Iterable[Block]:
+    """Cells without numbers, each with the reason."""
+    if not analysis.skipped:
+        yield paragraph(f"None: all {count(len(analysis.results), 'cell')} have a result.")
+    absent = [cell for cell in analysis.skipped if cell.status == "missing"]
+    for cell in analysis.skipped:
+        if cell not in absent:
+            yield folded(f"{cell.cell}: {cell.status}", Block("code", cell.reason))
+    if absent:
+        lines = [f"{cell.cell}: {cell.reason}" for cell in absent]
+        yield folded(f"{count(len(absent), 'cell')} missing", Block("code", "\n".join(lines)))
+
+
+def versions(analysis: Analysis) -> Iterable[Block]:
+    """What each cell was obtained with."""
+    found = analysis.results
+    groups = list(dict.fromkeys(tuple(sorted(r.versions.items())) for r in found))
+    named = {group: chr(ord("A") + i) if i < 26 else str(i) for i, group in enumerate(groups)}
+    yield Block("terms", items=[(named[g], ", ".join(f"{name} {v}" for name, v in g)) for g in groups])
+    if found:
+        parts: Sequence[tuple[str, Callable]] = (
+            ("hash", lambda r: r.hash), ("specification", lambda r: r.spec_hash or NONE),
+            ("versions", lambda r: named[tuple(sorted(r.versions.items()))]), ("resumed", lambda r: str(r.resumed)),
+            ("device", lambda r: r.device), ("environments", lambda r: f"{r.num_envs:,}"), ("date", lambda r: r.date),
+            ("machine", lambda r: r.machine), ("robots", lambda r: r.assets),
+        )  # fmt: skip
+        columns = [(Column(title, is_text=True), [value(r) for r in found]) for title, value in parts]
+        yield folded("Every cell", table("Cells", [r.cell for r in found], *columns, first="cell"))
+
+
+def commands(analysis: Analysis) -> Iterable[Block]:
+    """What reproduces each cell by hand."""
+    if analysis.results:
+        yield paragraph(
+            "OUT is the study's folder. The same seed on the same CPU gives the same result, to the last bit."
+        )
+    for label in dict.fromkeys(result.label for result in analysis.results):
+        lines = [line for r in analysis.results if r.label == label for line in (f"# {r.cell}", *r.commands)]
+        yield folded(label, Block("code", "\n".join(lines)))

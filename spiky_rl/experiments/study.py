@@ -1,0 +1,250 @@
+"""A study: the question, and the agents x tasks x variations x seeds that are to answer it."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from spiky_rl import registry
+from spiky_rl.experiments.budget import Budget
+from spiky_rl.experiments.budget import parse as parse_budget
+from spiky_rl.registry import UserError, nearest
+from spiky_rl.spec import load_task, parse_overrides, read_agent, read_yaml
+
+RANDOM = "random"
+"""The agent whose actions are noise, measured once per task: what normalised scores count from."""
+
+
+class StudyError(UserError):
+    """A study that does not describe a comparison."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared with what, and under which conditions."""
+
+    name: str
+    agents: tuple[str, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    question: str = ""
+    vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """``agent.key`` -> the values to compare; with several keys, all combinations."""
+    budget: Budget | None = None
+    """Of every training; None: the task's own number of iterations."""
+    num_envs: int | None = None
+    """None: what the task says for the device."""
+    overrides: tuple[str, ...] = ()
+    """``agent.key=value`` and ``env.key=value`` of every cell."""
+    episodes: int = 64
+    """Of every evaluation, per condition."""
+    conditions: tuple[str, ...] = ("all",)
+    """What policies are evaluated under."""
+    baseline: str = "mlp_ppo"
+    """The agent that scores are normalised by and tests compare with."""
+    library: str = "rsl_rl"
+
+    def data(self) -> dict[str, Any]:
+        """As plain data: what `study.json` holds."""
+        return {
+            "version": 1,
+            "name": self.name,
+            "question": self.question,
+            "agents": list(self.agents),
+            "tasks": list(self.tasks),
+            "seeds": list(self.seeds),
+            "vary": {key: list(values) for key, values in self.vary.items()},
+            "budget": None if self.budget is None else vars(self.budget),
+            "num_envs": self.num_envs,
+            "overrides": list(self.overrides),
+            "episodes": self.episodes,
+            "conditions": list(self.conditions),
+            "baseline": self.baseline,
+            "library": self.library,
+        }
+
+    def variants(self, agent: str) -> list[dict[str, Any]]:
+        """All combinations of what varies. What varies in a network leaves an agent without one as it is."""
+        data = read_agent(agent)[1]
+        roots = {"network", "critic_network"}
+        keys = [key for key in self.vary if key.split(".")[1] not in roots or data.get(key.split(".")[1])]
+        return [
+            dict(zip(keys, values, strict=True))
+            for values in itertools.product(*(self.vary[key] for key in keys))
+        ]
+
+
+KEYS = tuple(key for key in Study.__dataclass_fields__ if key != "name")
+
+
+def read(path: Path) -> Study:
+    """The study in a YAML file. Raises UserError that names the file and the key."""
+    data = read_yaml(path)
+    try:
+        return build(path.parent.name if path.stem == "study" else path.stem, data)
+    except StudyError as error:
+        raise StudyError(f"{path}: {error}") from None
+
+
+def build(name: str, data: Mapping[str, Any]) -> Study:
+    """A study from plain data, checked as far as that is possible without Isaac Lab. Raises UserError."""
+    for key in data:
+        if key not in KEYS:
+            raise StudyError(
+                f"{key}: no such key of a study{nearest(key, KEYS) or '; known: ' + ', '.join(KEYS)}"
+            )
+    for key in ("agents", "tasks"):
+        if not data.get(key):
+            raise StudyError(f"{key}: name at least one; there would be no cell")
+    study = Study(
+        name=name,
+        agents=_names("agents", data["agents"]),
+        tasks=_names("tasks", data["tasks"]),
+        seeds=parse_seeds(data.get("seeds", "0-4")),
+        question=_text("question", data.get("question", "")),
+        vary=_varied(data.get("vary", {})),
+        budget=None if data.get("budget") is None else parse_budget(data["budget"], "budget"),
+        num_envs=None if data.get("num_envs") is None else _count("num_envs", data["num_envs"]),
+        overrides=_names("overrides", data.get("overrides", ())),
+        episodes=_count("episodes", data.get("episodes", 64)),
+        conditions=_names("conditions", data.get("conditions", ("all",))),
+        baseline=_text("baseline", data.get("baseline", "mlp_ppo")),
+        library=_text("library", data.get("library", "rsl_rl")),
+    )
+    check(study)
+    return study
+
+
+def check(study: Study) -> None:
+    """Refuse what names nothing, or twice the same. Raises UserError."""
+    for agent in study.agents:
+        if agent == RANDOM:
+            raise StudyError("agents: 'random' is measured in every study; it need not be named")
+        read_agent(agent)
+    stems = [Path(agent).stem for agent in study.agents]
+    labels = [
+        task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks
+    ]
+    for key, names in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
+        for name in (n for i, n in enumerate(names) if n in names[:i]):
+            raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
+    for key, values in study.vary.items():
+        for value in values:
+            parse_overrides([f"{key}={value if isinstance(value, str) else _plain(value)}"])
+    if study.library not in ("rsl_rl", "skrl"):
+        raise StudyError(
+            f"library: {study.library!r} is none; choose rsl_rl or skrl{nearest(study.library, ('rsl_rl', 'skrl'))}"
+        )
+
+
+def parse_seeds(value: Any) -> tuple[int, ...]:
+    """``0-9``, ``0,3,7``, ``0-4,10`` or a list of whole numbers. Raises StudyError."""
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    seeds: list[int] = []
+    for part in parts:
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part))
+        if match is None:
+            raise StudyError(f"seeds: {part!r} is no seed and no range; write them as 0-9 or 0,1,2")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= 2**31:
+            raise StudyError(
+                f"seeds: {str(part)!r} is an empty range; write the lower seed first, below 2^31"
+            )
+        if last - first >= 10_000:
+            raise StudyError(f"seeds: {str(part)!r} are {last - first + 1:,} seeds; at most 10,000")
+        seeds += range(first, last + 1)
+    if not seeds:
+        raise StudyError("seeds: name at least one; there would be no cell")
+    return tuple(seeds)
+
+
+def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """``agent.key=v1,v2`` arguments; lists and mappings may stand among the values. Raises StudyError."""
+    import yaml
+
+    found: dict[str, list[Any]] = {}
+    for text in texts:
+        key, equals, values = text.partition("=")
+        try:
+            listed = yaml.safe_load(f"[{values}]") if equals else None
+        except yaml.YAMLError:
+            listed = None
+        if not listed or key in found:
+            raise StudyError(f"vary: {text!r}: write every key once, as agent.key=value,value")
+        found[key] = listed
+    return found
+
+
+def extended(old: Mapping[str, Any], study: Study) -> Study:
+    """The study that a folder holds, grown by what the new one adds: agents, tasks, seeds, values.
+
+    Raises StudyError where the two ask different things, naming the key: their cells are not comparable.
+    """
+    new = study.data()
+    for key in ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"):
+        if old.get(key) != new[key]:
+            raise StudyError(
+                f"the folder holds a study with {key}: {old.get(key)!r}, not {new[key]!r}; choose another --out"
+            )
+    if set(old.get("vary", {})) != set(new["vary"]):
+        raise StudyError(
+            f"the folder holds a study that varies {sorted(old.get('vary', {})) or 'nothing'},"
+            f" not {sorted(new['vary']) or 'nothing'}; choose another --out"
+        )
+    if old.get("question") and new["question"] and old["question"] != new["question"]:
+        raise StudyError(f"the folder holds a study that asks {old['question']!r}; choose another --out")
+
+    def union(first: Sequence[Any], second: Sequence[Any]) -> tuple[Any, ...]:
+        return (*first, *(item for item in second if item not in first))
+
+    return replace(
+        study,
+        question=new["question"] or old.get("question", ""),
+        agents=union(old["agents"], study.agents),
+        tasks=union(old["tasks"], study.tasks),
+        seeds=tuple(sorted(union(old["seeds"], study.seeds))),
+        vary={key: union(old["vary"][key], values) for key, values in study.vary.items()},
+    )
+
+
+def _plain(value: Any) -> str:
+    """A value as a command line writes it."""
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _names(key: str, value: Any) -> tuple[str, ...]:
+    listed = (
+        value.split(",") if isinstance(value, str) and key in ("agents", "tasks", "conditions") else value
+    )
+    if not isinstance(listed, list | tuple) or not all(
+        isinstance(name, str) and name.strip() for name in listed
+    ):
+        raise StudyError(f"{key}: expected a list of names, got {value!r}")
+    return tuple(name.strip() for name in listed)
+
+
+def _text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise StudyError(f"{key}: expected text, got {value!r}")
+    return " ".join(value.split())
+
+
+def _count(key: str, value: Any) -> int:
+    return registry.Option(1, "", low=1).check(key, value)
+
+
+def _varied(value: Any) -> dict[str, tuple[Any, ...]]:
+    if not isinstance(value, Mapping):
+        raise StudyError(f"vary: expected a mapping of keys to lists of values, got {value!r}")
+    for key, values in value.items():
+        if not str(key).startswith("agent.") or not isinstance(values, list | tuple) or not values:
+            raise StudyError(f"vary: {key}: expected agent.key: [value, value], got {values!r}")
+        if any(v in values[:i] for i, v in enumerate(values)):
+            raise StudyError(f"vary: {key}: a value stands twice in {values!r}")
+    return {key: tuple(values) for key, values in value.items()}

@@ -1,0 +1,202 @@
+"""Works one cell to its end: ``python -m spiky_rl.experiments.work FOLDER OUT``; trains, evaluates, writes its result.
+
+Each step is a process of its own, and each is skipped where its outcome lies in the folder already. All of them end when
+the process that started them does, even if that was killed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from spiky_rl import files
+from spiky_rl.experiments import cells
+from spiky_rl.experiments.cells import ERROR, LOG, RESULT
+from spiky_rl.experiments.grid import EVALUATION, OUT
+
+FINISHED, FAILED, INTERRUPTED = 0, 1, 3
+"""Exit codes."""
+CPU = "cpu.json"
+"""Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
+TAIL = 30
+"""Lines of the log that an error keeps."""
+
+
+class Failed(Exception):
+    """A step that ended with an error; the message is what error.txt says."""
+
+
+class Interrupted(Exception):
+    """A step that was asked to stop."""
+
+
+def ends_with_me() -> Callable[[], None]:
+    """For Popen's preexec_fn, on Linux: the kernel kills the child when this thread ends, even if it is killed itself."""
+    parent, library = os.getpid(), ctypes.CDLL(None, use_errno=True)
+
+    def ask() -> None:
+        library.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was too late to ask
+            os._exit(INTERRUPTED)
+
+    return ask
+
+
+def work(folder: Path, out: Path) -> int:
+    """Bring the cell in ``folder`` of the study in ``out`` to its end; one of the exit codes."""
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: asked.append(number))
+    with cells.locked(folder) as lock:
+        cell = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+        if cells.is_finished(folder, cell["hash"]):
+            return FINISHED
+        if aside := cells.set_aside(folder):
+            note(folder, f"{RESULT} is no result of this cell; kept as {aside.name}")
+        (folder / ERROR).unlink(missing_ok=True)
+        try:
+            trained = train(cell, folder, out, lock, asked) if cell["train"] else None
+            evaluated = evaluate(cell, folder, out, lock, asked)
+        except Interrupted:
+            return INTERRUPTED
+        except Failed as failure:
+            text = f"{failure}\n"
+            files.write(folder / ERROR, lambda beside: beside.write_text(text, encoding="utf-8"))
+            return FAILED
+        files.write_json(folder / RESULT, result(cell, folder, trained, evaluated))
+        return FINISHED
+
+
+def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+    """The training's result, from an earlier attempt where that got so far; an interrupted one goes on."""
+    if (found := finished_training(folder)) is not None:
+        return found
+    arguments = [text.replace(OUT, str(out)) for text in cell["train"]]
+    if any(folder.glob("run/*/*/*/model_*.pt")):
+        arguments += ["--checkpoint", "latest"]
+    command = [sys.executable, "-m", "spiky_rl.cli", "train", *arguments]
+    if cell["processes"] > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell["processes"])]
+        command = [sys.executable, *torchrun, "-m", "spiky_rl.cli", "train", "--distributed", *arguments]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    step("training", command, folder, lock, asked)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    files.write_json(folder / CPU, {"seconds": spent})
+    if (found := finished_training(folder)) is None:
+        raise Interrupted  # it was asked to stop, and kept a checkpoint
+    return found
+
+
+def finished_training(folder: Path) -> dict[str, Any] | None:
+    """The result of a training that ran to its end."""
+    for path in sorted(folder.glob("run/*/*/*/result.json")):
+        held = cells.read_json(path)
+        if isinstance(held, dict) and held.get("outcome") == "finished":
+            return held
+    return None
+
+
+def evaluate(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+    """The evaluation, from an earlier attempt where that got so far."""
+    path = folder / EVALUATION
+    if not path.exists() or cells.read_json(path) is None:
+        arguments = [text.replace(OUT, str(out)) for text in cell["evaluate"]]
+        command = [sys.executable, "-m", "spiky_rl.cli", "evaluate", *arguments]
+        step("evaluation", command, folder, lock, asked)
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list[int]) -> None:
+    """Run a command, its output in the log. Raises Failed with the log's last lines, Interrupted where it was stopped."""
+    if asked:
+        raise Interrupted
+    note(folder, " ".join(command))
+    start = (folder / LOG).stat().st_size
+    with open(folder / LOG, "ab") as log:
+        with subprocess.Popen(  # the parent has one thread
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=(lock,),
+            preexec_fn=ends_with_me(),  # pylint: disable=subprocess-popen-preexec-fn
+        ) as process:  # fmt: skip
+            told = False
+            while True:
+                try:
+                    code = process.wait(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    if signal.SIGTERM in asked and not told:  # SIGINT reaches the whole group by itself
+                        told = True
+                        process.terminate()
+    if asked:
+        raise Interrupted
+    if code != 0:
+        with open(folder / LOG, "rb") as log:
+            log.seek(start)
+            said = log.read().decode("utf-8", "replace").splitlines()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise Failed("\n".join([f"the {what} ended with {how}", "", *said[-TAIL:]]))
+
+
+def note(folder: Path, text: str) -> None:
+    """A line of the cell's log."""
+    now = datetime.datetime.now().isoformat(" ", "seconds")
+    with open(folder / LOG, "a", encoding="utf-8") as log:
+        log.write(f"== {now} {text}\n")
+
+
+def result(
+    cell: dict[str, Any], folder: Path, trained: dict[str, Any] | None, evaluated: dict[str, Any]
+) -> dict[str, Any]:
+    """A cell's result, from what its steps found."""
+    keys = ("cell", "agent", "label", "variant", "task", "seed", "kind", "hash", "spec_hash", "commands")
+    spent = (
+        "env_steps iterations mean_return_final mean_return_best seconds_total seconds_simulation"
+        " seconds_inference seconds_learning seconds_cpu"
+    ).split()
+    attempts = len(list(folder.glob("run/*/*/*/run.json")))
+    if trained is not None:
+        alone = attempts == 1 and (folder / CPU).exists()
+        trained = {**trained, "seconds_cpu": cells.read_json(folder / CPU)["seconds"] if alone else None}
+    return {
+        "version": cells.VERSION,
+        **{key: cell[key] for key in keys},
+        "outcome": "finished",
+        "resumed": max(attempts - 1, 0),
+        "budget": cell["budget"],
+        "solved": evaluated["solved"],
+        "training": None if trained is None else {key: trained[key] for key in spent},
+        "curve": None if trained is None else trained["curve"],
+        "evaluation": {key: evaluated[key] for key in ("episodes", "conditions")},
+        "cost": evaluated["cost"],
+        "device": evaluated["device"],
+        "num_envs": cell["num_envs"],
+        "assets": evaluated["assets"],
+        "library": cell["library"],
+        "versions": evaluated["versions"],
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def machine() -> str:
+    """The processor, how many of its cores, and how many cells at once."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    cores, at_once = len(os.sched_getaffinity(0)), os.environ.get("SPIKY_RL_CELLS", "1")
+    return f"{names[0] if names else 'unknown processor'}, {cores} cores, {at_once} cells at once"
+
+
+if __name__ == "__main__":
+    raise SystemExit(work(Path(sys.argv[1]), Path(sys.argv[2])))

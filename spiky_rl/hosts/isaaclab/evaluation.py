@@ -1,0 +1,210 @@
+"""A policy measured under conditions: one whole episode from every environment of one simulation."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, Condition, Group, drawing, newton_solver, sensors_of
+from spiky_rl.hosts.isaaclab.measures import Measures
+from spiky_rl.metrics.energy import mean
+
+SCALE_STEPS = 100
+"""Control steps of random actions in which the deviation of every observed value is measured."""
+STRIDE = 7
+"""Activity is measured in every so many control steps: that costs more than acting, and 64 episodes are many samples."""
+
+
+def stand_together(env_cfg: Any) -> None:
+    """Put MuJoCo-Warp's worlds, which never touch, in one place: positions are then rounded the same in each of them.
+
+    A result so does not depend on how many others are simulated beside it.
+    """
+    if newton_solver(env_cfg) == "MJWarpSolverCfg":
+        env_cfg.scene.env_spacing = 0.0
+
+
+class Chance:
+    """Actions of N(0, 1), the same for episode i of every condition."""
+
+    def __init__(self, conditions: int, episodes: int, actions: int, seed: int, device: Any) -> None:
+        self.shape, self.copies = (episodes, actions), conditions
+        self.generator = torch.Generator(device).manual_seed(seed)
+
+    def __call__(self, obs: Any) -> Tensor:  # pylint: disable=unused-argument
+        """[B, A]; whatever is observed."""
+        drawn = torch.randn(self.shape, generator=self.generator, device=self.generator.device)
+        return drawn.repeat(self.copies, 1)
+
+    def reset(self, dones: Tensor | None = None) -> None:
+        """Nothing: there is no state."""
+
+
+class Evaluation:
+    """Conditions in consecutive groups of environments, as many in each as there are episodes.
+
+    All groups are reset from the same seed, so that episode i of every condition begins in the same state (in a task of the
+    direct workflow, which can only reset all at once, it does not). What an environment does after its first episode does
+    not count.
+    """
+
+    def __init__(
+        self, env: Any, names: Sequence[str], episodes: int, groups: Sequence[str], seed: int
+    ) -> None:
+        """
+        Args:
+            env: As rsl_rl sees one; of ``len(names) * episodes`` environments.
+            names: Of the conditions.
+            episodes: Per condition.
+            groups: Observation groups that the policy sees.
+            seed: Of all that is drawn.
+        """
+        self.env, self.episodes, self.seed = env, episodes, seed
+        self.groups, self.names = list(groups), list(names)
+        device = env.device
+        self.ids = torch.arange(env.num_envs, device=device).split(episodes)
+        obs = self.restart()
+        self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
+        sensors = sensors_of(self.shapes, device)
+        deviation = (
+            self.deviation() if "observation_noise" in names else torch.zeros(len(sensors), device=device)
+        )
+        self.conditions: list[Condition] = [
+            CONDITIONS[name](Group(env.unwrapped, ids, seed, sensors, deviation))
+            for name, ids in zip(names, self.ids, strict=True)
+        ]
+
+    def chance(self) -> Chance:
+        """Random actions, from the beginning of their sequence."""
+        return Chance(len(self.ids), self.episodes, self.env.num_actions, self.seed, self.env.device)
+
+    def restart(self) -> Any:
+        """Begin an episode in every environment; what is observed there."""
+        base = self.env.unwrapped
+        if hasattr(base, "observation_manager"):
+            for ids in self.ids:
+                with drawing(self.seed, base.device):
+                    base.reset(env_ids=ids.int())
+        else:
+            with drawing(self.seed, base.device):
+                base.reset()
+        return self.env.get_observations()
+
+    def values(self, obs: Any) -> Tensor:
+        """What the policy observes, flat: [B, C]."""
+        return torch.cat([obs[group].flatten(1) for group in self.groups], dim=1)
+
+    def deviation(self) -> Tensor:
+        """Standard deviation of every observed value, [C], under random actions."""
+        chance, seen = self.chance(), []
+        obs = self.restart()
+        for _ in range(SCALE_STEPS):
+            seen.append(self.values(obs)[: self.episodes].clone())
+            obs, _, _, _ = self.env.step(chance(obs))
+        return torch.cat(seen).std(dim=0)
+
+    def perturbed(self, obs: Any) -> Any:
+        """What the policy gets to see of ``obs``, each group under its condition."""
+        values = self.values(obs)
+        seen = torch.cat([c.observe(values[c.group.ids]) for c in self.conditions])
+        found, parts = obs.copy(), seen.split([int(torch.tensor(s).prod()) for s in self.shapes], dim=1)
+        for group, part, shape in zip(self.groups, parts, self.shapes, strict=True):
+            found[group] = part.unflatten(1, shape)
+        return found
+
+    def run(self, policy: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+        """Results by condition, and the cost of an action under the first of them; None where it is not known.
+
+        ``policy``: None for random actions, whose firing rate and operations are None.
+        """
+        env, acting = self.env, policy or self.chance()
+        measures = Measures(env)
+        total, length = (torch.zeros(env.num_envs, device=env.device) for _ in range(2))
+        ended: dict[str, Tensor] = {name: torch.zeros_like(total) for name in measures.names}
+        first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
+        activity: list[list[tuple[int, Any]]] = [[] for _ in self.conditions]
+        steps, seconds = 0, 0.0
+        obs = self.restart()
+        for condition in self.conditions:
+            condition.begin()
+        acting.reset()
+        measures.restart()
+        while first.any():
+            seen = self.perturbed(obs)
+            if policy is not None and steps % STRIDE == 0:
+                for ids, found in zip(self.ids, activity, strict=True):
+                    if len(running := ids[first[ids]]):
+                        found.append((len(running), policy.activity(seen, running)))
+            began = finished(env.device)
+            actions = acting(seen)
+            seconds += finished(env.device) - began
+            for condition in self.conditions:
+                condition.step()
+            obs, rewards, dones, _ = env.step(actions)
+            acting.reset(dones)
+            total += rewards * first
+            length += first
+            over = dones.bool()
+            for name, values in measures.step(dones).items():
+                everywhere = torch.zeros_like(total).masked_scatter(over, values.to(total))
+                ended[name] = torch.where(over & first, everywhere, ended[name])
+            first = first & ~over
+            steps += 1
+        results = {
+            name: {
+                "text": condition.text,
+                **_of_episodes(total[ids].tolist(), length[ids].long().tolist()),
+                **_of_activity(found),
+                "measures": {key: float(values[ids].mean()) for key, values in ended.items()},
+            }
+            for name, condition, ids, found in zip(
+                self.names, self.conditions, self.ids, activity, strict=True
+            )
+        }
+        return results, _cost(activity[0], env.num_envs * steps / seconds)
+
+
+def _of_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
+    return {
+        "mean_return": statistics.fmean(returns),
+        "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
+        "returns": returns,
+        "mean_length": statistics.fmean(lengths),
+        "lengths": lengths,
+    }
+
+
+def _of_activity(found: list[tuple[int, Any]]) -> dict[str, Any]:
+    """Means over control steps and environments."""
+    if not found:
+        return {"firing_rate": None, "operations": None}
+    weights = [count for count, _ in found]
+    return {
+        "firing_rate": statistics.fmean([seen.rate for _, seen in found], weights),
+        "operations": statistics.fmean([seen.operations for _, seen in found], weights),
+    }
+
+
+def _cost(found: list[tuple[int, Any]], actions_per_second: float) -> dict[str, Any] | None:
+    costs = [seen.cost for count, seen in found for _ in range(count)]
+    if not costs or costs[0] is None:
+        return None
+    cost = mean(costs)
+    return {
+        **cost.as_dict(),
+        "ann_dense_operations": found[0][1].ann_operations,
+        "actions_per_second": actions_per_second,
+        "effective_operations_per_second": cost.throughput(actions_per_second),
+    }
+
+
+def finished(device: Any) -> float:
+    """The time in seconds when all that was begun on the device is done."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,226 @@
+"""A comparison survives being killed, tells a failed cell from the others, and refuses what is none before it begins."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from spiky_rl.cli import common
+from spiky_rl.cli.compare import compare
+from spiky_rl.experiments import study
+
+if find_spec("isaaclab") is None:
+    pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 240.0
+"""Seconds in which a cell has to get somewhere."""
+SMALL = [
+    *("--tasks", "cartpole", "--seeds", "0", "--num_envs", "64", "--device", "cpu", "--assets", "local"),
+    *("--episodes", "2", "--conditions", "nominal,push", "--parallel", "2", "--baseline", "mlp_ppo"),
+]
+BROKEN = '''
+"""A readout that breaks when it is used."""
+
+from spiky_rl.codecs.decoders.rate import Rate
+
+
+class Broken(Rate):
+    """Reads what is not there."""
+
+    def forward(self, spikes, state, keep):
+        raise RuntimeError("no such spike")
+'''
+
+
+def command(out, agents, *more):
+    """``compare.py`` as a user runs it."""
+    line = [
+        sys.executable,
+        str(ROOT / "scripts" / "compare.py"),
+        "--agents",
+        agents,
+        *SMALL,
+        "--out",
+        str(out),
+        *more,
+    ]
+    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def ended(process):
+    said = process.communicate(timeout=3 * PATIENCE)[0]
+    return process.returncode, said
+
+
+def until(condition, process, what):
+    deadline = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
+        time.sleep(0.1)
+    return found
+
+
+def share(out, cell):
+    """How much of a cell's training is done; 0 before its first iteration."""
+    found = list(out.glob(f"cells/{cell}/run/*/*/*/progress.json"))
+    return max((json.loads(path.read_text())["share"] for path in found), default=0.0)
+
+
+def starts(out, cell, what):
+    """How often a cell's step was begun."""
+    return (out / "cells" / cell / "log.txt").read_text().count(f"spiky_rl.cli {what} ")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A comparison of an agent with one that breaks, killed in the middle of a training and run again: (folder, exit code, output)."""
+    folder = tmp_path_factory.mktemp("compare")
+    (folder / "broken.py").write_text(BROKEN)
+    agent = "network: {name: feedforward, layers: [8], decoder: 'broken.py:Broken'}\n"
+    (folder / "broken.yaml").write_text(agent)
+    out, agents = folder / "out", f"lif_ppo,{folder / 'broken.yaml'}"
+    budget = ("--budget", "env_steps=40000")
+    first = command(out, agents, *budget)
+    until(lambda: 0.0 < share(out, "Isaac-Cartpole.lif_ppo.seed0") < 0.7, first, "training")
+    first.kill()
+    first.wait()
+    first.stdout.close()
+    code, said = ended(command(out, agents, *budget))
+    return out, code, said, agents, budget
+
+
+def test_a_killed_comparison_goes_on_where_it_was_and_finishes(killed):
+    out, _, said, _, _ = killed
+    result = json.loads((out / "cells" / "Isaac-Cartpole.lif_ppo.seed0" / "result.json").read_text())
+    assert result["resumed"] == 1, said
+    assert result["training"]["env_steps"] == 40 * 64 * 16
+    steps = result["curve"]["env_steps"]
+    assert steps == [64 * 16 * (i + 1) for i in range(40)]
+    assert set(result["evaluation"]["conditions"]) == {"nominal", "push"}
+
+
+def test_no_cell_runs_twice_to_the_end(killed):
+    out = killed[0]
+    finished = [
+        path
+        for path in out.glob("cells/Isaac-Cartpole.lif_ppo.seed0/run/*/*/*/result.json")
+        if json.loads(path.read_text())["outcome"] == "finished"
+    ]
+    assert len(finished) == 1
+    assert starts(out, "Isaac-Cartpole.lif_ppo.seed0", "evaluate") == 1
+
+
+def test_a_cell_that_raises_is_reported_with_its_last_lines_and_the_exit_code_says_so(killed):
+    out, code, said, _, _ = killed
+    assert code == 1
+    text = (out / "cells" / "Isaac-Cartpole.broken.seed0" / "error.txt").read_text()
+    assert text.startswith("the training ended with exit code") and "no such spike" in text
+    assert "Isaac-Cartpole.broken.seed0 failed" in said and "no such spike" in said
+    assert (out / "cells" / "Isaac-Cartpole.random" / "result.json").exists()
+
+
+def test_finished_cells_are_skipped_and_more_seeds_are_added(killed):
+    out, _, _, agents, budget = killed
+    result = out / "cells" / "Isaac-Cartpole.lif_ppo.seed0" / "result.json"
+    before = result.read_bytes(), result.stat().st_mtime_ns
+    line = command(out, "lif_ppo", *budget, "--dry-run", "--seeds", "0-1")
+    code, said = ended(line)
+    assert code == 0 and "2 of them finished" in said
+    assert "Isaac-Cartpole.lif_ppo.seed1" in said and "Isaac-Cartpole.broken.seed1" in said
+    code, _ = ended(command(out, agents, *budget))
+    assert code == 1
+    assert (result.read_bytes(), result.stat().st_mtime_ns) == before
+
+
+def test_the_report_names_the_failed_cell(killed):
+    page = (killed[0] / "report.html").read_text()
+    assert "Isaac-Cartpole.broken.seed0" in page and "no such spike" in page
+
+
+def test_a_stop_keeps_what_was_done(tmp_path):
+    process = command(tmp_path / "out", "lif_ppo", "--budget", "env_steps=400000")
+    until(lambda: share(tmp_path / "out", "Isaac-Cartpole.lif_ppo.seed0") > 0.0, process, "training")
+    process.send_signal(signal.SIGTERM)
+    code, said = ended(process)
+    assert code == 130
+    assert "run the same command again" in said
+    folder = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
+    assert list(folder.glob("run/*/*/*/model_*.pt"))
+    assert not (folder / "result.json").exists() and not (folder / "error.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: the extra 'ray'")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    out = tmp_path / "out"
+    names = [f"Isaac-Cartpole.{agent}.seed0" for agent in ("lif_ppo", "mlp_ppo")]
+    try:
+        more = ["--engine", "ray", "--ray_address", cluster.address, "--budget", "env_steps=150000"]
+        process = command(out, "lif_ppo,mlp_ppo", *more)
+        until(lambda: all(share(out, name) > 0.0 for name in names), process, "two trainings at once")
+        cluster.remove_node(nodes[0], allow_graceful=False)
+        code, said = ended(process)
+    finally:
+        cluster.shutdown()
+    assert code == 0, said
+    results = [json.loads((out / "cells" / name / "result.json").read_text()) for name in names]
+    assert sorted(result["resumed"] for result in results) == [0, 1]
+    assert sorted(starts(out, name, "train") for name in names) == [1, 2]
+
+
+GIVEN = ["--agents", "lif_ppo", *SMALL]
+REFUSED = {
+    "unknown agent": (["--agents", "lif_ppo,mlp_poo"], ["'mlp_poo'", "mean 'mlp_ppo'"]),
+    "unknown task": (["--tasks", "Isaac-Cartpoll-v0"], ["'Isaac-Cartpoll-v0'", "Isaac-Cartpole"]),
+    "no seed range": (["--seeds", "9-0"], ["seeds", "'9-0'", "lower seed first"]),
+    "no cells": (["--agents", ""], ["--agents", "no cell"]),
+    "unknown budget": (["--budget", "steps=3"], ["'steps'", "mean 'env_steps'"]),
+    "unknown condition": (["--conditions", "nominal,psuh"], ["'psuh'", "mean 'push'"]),
+    "unknown option varied": (["--vary", "agent.network.stpes=2,4"], ["stpes", "mean 'steps'"]),
+    "unknown option": (["agent.network.stpes=2"], ["stpes", "mean 'steps'"]),
+    "unknown engine": (["--engine", "slurm"], ["slurm", "local"]),
+    "no study file": (["nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_comparison_that_is_none_is_refused_in_one_line(case, tmp_path, capsys):
+    more, words = REFUSED[case]
+    try:
+        code = common.run(compare, [*GIVEN, *more, "--out", str(tmp_path / "out")])
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr().err.splitlines()
+    assert code == 2
+    errors = [line for line in said if "error:" in line]
+    assert len(errors) == 1 and errors[0] == said[-1]
+    for word in words:
+        assert word in errors[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
+    assert compare([*GIVEN, "--seeds", "0-2", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert said.count("scripts/train.py") == 3 and said.count("scripts/evaluate.py") == 4
+    assert "time left: about" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_first_line_of_every_study_that_ships_is_its_question():
+    found = [*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")]
+    assert len(found) >= 2
+    for path in found:
+        assert path.read_text(encoding="utf-8").startswith("question: "), path
+        assert study.read(path).question.endswith("?") or "?" in study.read(path).question

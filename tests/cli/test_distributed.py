@@ -1,0 +1,70 @@
+"""Data-parallel training, for real on two CPU processes: one run, the steps of both, the same weights in both."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+if find_spec("isaaclab") is None:
+    pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES, ENVS, ITERATIONS = 2, 32, 3
+STEPS = PROCESSES * ENVS * 16
+"""Of an iteration: Isaac-Cartpole's rollouts have 16 control steps."""
+PROBE = """
+import runpy, sys
+import torch
+from spiky_rl.hosts.rsl_rl.runner import Runner
+
+learn = Runner.learn
+
+def learn_and_tell(self, *arguments, **named):
+    learn(self, *arguments, **named)
+    weights = torch.cat([p.detach().double().flatten() for model in self.models for p in model.parameters()])
+    torch.save(weights, f"{sys.argv[-1]}/weights{self.gpu_global_rank}.pt")
+
+Runner.learn = learn_and_tell
+from spiky_rl.cli.train import train
+raise SystemExit(train(sys.argv[1:-1]))
+"""
+
+
+def test_two_processes_make_one_run_with_the_same_weights(tmp_path):
+    import torch
+
+    probe = tmp_path / "probe.py"
+    probe.write_text(PROBE)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES), str(probe)]
+    arguments = [
+        "--distributed",
+        "--task",
+        "cartpole",
+        "--agent",
+        "lif_ppo",
+        "--device",
+        "cpu",
+        "--assets",
+        "local",
+    ]
+    arguments += [
+        "--num_envs",
+        str(ENVS),
+        "--budget",
+        f"env_steps={ITERATIONS * STEPS}",
+        "--log_root",
+        str(tmp_path / "logs"),
+    ]
+    done = subprocess.run(
+        [sys.executable, *torchrun, *arguments, str(tmp_path)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("logs/*/*/*/result.json"))
+    assert (result["iterations"], result["env_steps"]) == (ITERATIONS, ITERATIONS * STEPS)
+    first, second = (torch.load(tmp_path / f"weights{rank}.pt") for rank in range(PROCESSES))
+    assert torch.equal(first, second)

@@ -1,0 +1,54 @@
+"""A budget counts what it says, and refuses what is none."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from spiky_rl.experiments.budget import Budget, parse
+from spiky_rl.registry import RegistryError
+
+
+@dataclass
+class Done:
+    env_steps: int = 3000
+    seconds_total: float = 12.0
+    total_operations: float = 6e6
+
+
+def test_a_budget_is_read_from_a_command_line_and_from_yaml():
+    assert parse("env_steps=1e6", "--budget") == Budget("env_steps", 1e6)
+    assert parse({"wall": 90}, "budget") == Budget("wall", 90.0)
+    assert parse(str(Budget("synops", 2.5e12)), "--budget") == Budget("synops", 2.5e12)
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("steps=3", ["'steps'", "env_steps, wall, synops", "mean 'env_steps'"]),
+        ("wall", ["wall", "above zero", "None"]),
+        ("wall=0", ["wall", "'0'"]),
+        ("wall=-3", ["wall", "'-3'"]),
+        ("wall=nan", ["wall", "'nan'"]),
+        ("synops=many", ["synops", "'many'"]),
+        ({"wall": 1, "synops": 2}, ["one KIND=AMOUNT"]),
+        (7, ["one KIND=AMOUNT", "7"]),
+    ],
+)
+def test_what_is_no_budget_is_refused_by_name(given, words):
+    with pytest.raises(RegistryError) as error:
+        parse(given, "--budget")
+    assert "--budget" in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_only_environment_steps_tell_the_number_of_iterations_before_and_the_last_one_counts_whole():
+    assert Budget("env_steps", 1000).iterations(256) == 4
+    assert Budget("env_steps", 1024).iterations(256) == 4
+    assert Budget("wall", 10).iterations(256) is Budget("synops", 10).iterations(256) is None
+
+
+def test_every_kind_is_spent_by_what_it_is_named_for():
+    assert Budget("env_steps", 6000).share(Done()) == 0.5
+    assert Budget("wall", 10).share(Done()) == 1.2
+    assert Budget("synops", 6e6).share(Done()) == 1.0

@@ -1,0 +1,81 @@
+"""A study's folder: written whole, worked by one process at a time, and never taken over by another study."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from spiky_rl import files
+from spiky_rl.experiments import cells, study
+from spiky_rl.experiments.study import StudyError
+from tests.experiments.test_grid import GIVEN
+from tests.experiments.test_grid import cells as planned
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """With a study and its plan."""
+    cells.write_plan(tmp_path, study.build("mine", GIVEN), planned())
+    return tmp_path
+
+
+def test_the_plan_names_every_cell_with_its_commands_and_hashes(folder):
+    plan = json.loads((folder / "plan.json").read_text())
+    assert [cell["cell"] for cell in plan["cells"]] == [cell.name for cell in planned()]
+    assert all(cell["hash"] and cell["commands"] for cell in plan["cells"])
+    assert all((folder / "cells" / cell["cell"] / "cell.json").is_file() for cell in plan["cells"])
+
+
+def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(folder):
+    same = study.build("mine", GIVEN)
+    assert cells.prepare(folder, same).data() == same.data()
+    assert cells.prepare(folder, study.build("mine", {**GIVEN, "seeds": "5"})).seeds == (0, 1, 2, 5)
+    with pytest.raises(StudyError, match="budget"):
+        cells.prepare(folder, study.build("mine", {**GIVEN, "budget": "wall=3"}))
+    with pytest.raises(StudyError, match="name"):
+        cells.prepare(folder, study.build("other", GIVEN))
+
+
+def test_a_folder_with_cells_of_nobody_and_one_with_a_broken_study_are_refused(folder):
+    (folder / "study.json").write_text("{")
+    with pytest.raises(StudyError, match="no study of this version"):
+        cells.prepare(folder, study.build("mine", GIVEN))
+    (folder / "study.json").unlink()
+    with pytest.raises(StudyError, match="no study.json"):
+        cells.prepare(folder, study.build("mine", GIVEN))
+
+
+def test_a_result_of_another_specification_is_not_written_over(folder):
+    cell = planned()[3]
+    files.write_json(folder / "cells" / cell.name / "result.json", {"hash": "0" * 16})
+    before = (folder / "plan.json").read_text()
+    with pytest.raises(StudyError, match=f"{cell.name}.*another specification"):
+        cells.write_plan(folder, study.build("mine", GIVEN), planned())
+    assert (folder / "plan.json").read_text() == before
+
+
+def test_only_a_result_with_the_plans_hash_counts_and_a_corrupt_one_is_kept_aside(tmp_path):
+    assert not cells.is_finished(tmp_path, "a")
+    files.write_json(tmp_path / "result.json", {"hash": "a"})
+    assert cells.is_finished(tmp_path, "a") and not cells.is_finished(tmp_path, "b")
+    for name in ("result.corrupt.json", "result.corrupt1.json"):
+        (tmp_path / "result.json").write_text('{"hash": "a"')
+        assert not cells.is_finished(tmp_path, "a")
+        assert cells.set_aside(tmp_path) == tmp_path / name
+        assert (tmp_path / name).read_text() == '{"hash": "a"'
+    assert cells.set_aside(tmp_path) is None
+
+
+def test_a_cell_is_held_by_one_process_and_by_all_that_inherit_it(tmp_path):
+    with cells.locked(tmp_path) as lock:
+        with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+            pass
+        heir = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock,))
+    try:
+        with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+            pass
+    finally:
+        heir.communicate(b"\n")
+    with cells.locked(tmp_path, wait=False):
+        pass

@@ -1,0 +1,163 @@
+"""The figures: the same bytes for the same results, nothing of the machine in them, labels that one can read."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from spiky_rl.experiments import figures
+from spiky_rl.experiments.analysis import Analysis, analyse
+from spiky_rl.experiments.drawing import FONTS, beside, overlap, short, spread, svg, text_width
+from tests.experiments.results import CARTPOLE, TRUTHS, Truth, write_study
+
+AGENTS = ("mlp_ppo", "gru_ppo", "lif_ppo", "lif_rstdp")
+SVG = "{http://www.w3.org/2000/svg}"
+DRAWN = {
+    "curves": lambda analysis: figures.learning_curves(analysis, CARTPOLE),
+    "scores": figures.aggregate,
+    "profiles": figures.profiles,
+    "improvement": figures.improvement,
+    "thresholds": figures.thresholds,
+    "robustness": figures.robustness,
+    "pareto": lambda analysis: figures.pareto(analysis, CARTPOLE),
+}
+
+
+@pytest.fixture(name="analysis", scope="module")
+def an_analysis(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    return analyse(write_study(tmp_path_factory.mktemp("figures") / "study", AGENTS, seeds=range(3)))
+
+
+@pytest.fixture(name="many", scope="module")
+def many_agents(tmp_path_factory: pytest.TempPathFactory) -> Analysis:
+    """All sixteen, on one task."""
+    return analyse(write_study(tmp_path_factory.mktemp("many") / "study", tasks=(CARTPOLE,), seeds=range(2)))
+
+
+def drawn(analysis: Analysis, name: str) -> str:
+    text = svg(name, f"Title of {name}", lambda: DRAWN[name](analysis))
+    assert text is not None
+    return text
+
+
+def texts(picture: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(picture).iter(f"{SVG}text")]
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: Analysis, name: str):
+    picture = drawn(analysis, name)
+    assert picture == drawn(analysis, name)
+    named = set(AGENTS) - ({"mlp_ppo"} if name == "improvement" else set())
+    assert named <= set(texts(picture))
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_figure_holds_nothing_of_the_machine_and_asks_for_nothing(analysis: Analysis, name: str):
+    picture = drawn(analysis, name)
+    assert "<metadata" not in picture and "<image" not in picture and "DejaVu" not in picture
+    assert FONTS.partition(",")[0] in picture
+    links = re.findall(r'(?:href|src)="([^"]*)"', picture)
+    assert all(link.startswith("#") for link in links)
+    assert set(re.findall(r'="(https?://[^"]*)"', picture)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_figures_on_one_page_share_no_identifier(analysis: Analysis):
+    found = [set(re.findall(r'\bid="([^"]*)"', drawn(analysis, name))) for name in DRAWN]
+    assert all(a.isdisjoint(b) for a, b in itertools.combinations(found, 2))
+    for name, ids in zip(DRAWN, found, strict=True):
+        used = re.findall(r'href="#([^"]*)"|url\(#([^)]*)\)', drawn(analysis, name))
+        assert {a or b for a, b in used} <= ids
+
+
+def test_a_title_is_text_for_who_does_not_see_the_figure(analysis: Analysis):
+    picture = svg("scores", 'A "title" & more', lambda: figures.aggregate(analysis))
+    assert picture is not None
+    root = ElementTree.fromstring(picture)
+    assert (root.get("role"), root.get("aria-label")) == ("img", 'A "title" & more')
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_sixteen_agents_fit(many: Analysis, name: str):
+    named = set(TRUTHS) - ({"mlp_ppo"} if name == "improvement" else set())
+    assert named <= set(texts(drawn(many, name)))
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(np.dot((0.2126, 0.7152, 0.0722), linear))
+
+
+def test_agents_have_colours_of_their_own_that_are_readable_on_white(many: Analysis):
+    found = figures.colours(many)
+    assert list(found) == list(TRUTHS) and len(set(found.values())) == len(TRUTHS)
+    assert found["mlp_ppo"] == "#000000"
+    assert len(set(found["gru_ppo"][i : i + 2] for i in (1, 3, 5))) == 1, "an ANN is grey"
+    for colour in {*found.values(), *figures.PALETTE, *figures.GREYS}:
+        assert 1.05 / (luminance(colour) + 0.05) >= 4.5, f"{colour}: WCAG 2.2, 1.4.3"
+    dark = luminance("#1c2126") + 0.05
+    assert (luminance(figures.shade(0.0)) + 0.05) / dark >= 4.5, "and so is text on the darkest cell of a map"
+
+
+def test_labels_beside_points_cover_neither_each_other_nor_points():
+    rng = np.random.default_rng(7)
+    width, height = 9.0, 3.9
+    for _ in range(5):
+        points = {
+            name: (float(x), float(y))
+            for name, x, y in zip(TRUTHS, rng.uniform(0, width, 16), rng.normal(3.3, 0.15, 16), strict=True)
+        }
+        offsets = beside(points, [(0.0, 3.3, width, 3.3)], width, height)
+        boxes = []
+        for name, (dx, dy) in offsets.items():
+            x, y = points[name][0] + dx, points[name][1] + dy
+            boxes.append((x, y - 0.07, x + text_width(name, 8.0), y + 0.07))
+            assert 0 <= x and boxes[-1][2] <= width and boxes[-1][1] >= 0 and boxes[-1][3] <= height
+        assert all(overlap(a, b) == 0 for a, b in itertools.combinations(boxes, 2))
+        for x, y in points.values():
+            assert all(overlap(box, (x - 0.05, y - 0.05, x + 0.05, y + 0.05)) == 0 for box in boxes)
+
+
+def test_labels_at_the_end_of_lines_keep_their_order_and_a_gap():
+    wanted = {"a": 4.9, "b": 4.88, "c": 4.91, "d": 1.0}
+    places = spread(wanted, 0.2, 5.0)
+    assert sorted(places, key=places.__getitem__) == ["d", "b", "a", "c"]
+    ordered = sorted(places.values())
+    assert all(b - a >= 0.2 - 1e-12 for a, b in itertools.pairwise(ordered)) and ordered[-1] <= 5.0
+    assert places["d"] == 1.0
+
+
+def test_one_seed_draws_estimates_without_bands(tmp_path: Path):
+    analysis = analyse(write_study(tmp_path / "study", AGENTS[:1], (CARTPOLE,), [0]))
+    for name in ("curves", "scores", "robustness"):
+        assert "nan" not in drawn(analysis, name) and "inf" not in drawn(analysis, name)
+    assert "fill-opacity" not in drawn(analysis, "curves")
+    assert figures.improvement(analysis) is None and figures.pareto(analysis, CARTPOLE) is None
+
+
+def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):
+    truths = {"mlp_ppo": Truth(4.9, 3.4, 1_200, 0, 66, None)}
+    study = write_study(
+        tmp_path / "study", ("mlp_ppo",), (CARTPOLE,), [0], truths=truths, conditions=("nominal",)
+    )
+    analysis = analyse(study)
+    assert svg("robustness", "", lambda: figures.robustness(analysis)) is None
+    assert svg("curves", "", lambda: figures.learning_curves(analysis, "another")) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (950, "950"), (8192, "8.19 k"), (1_638_400, "1.64 M"), (2e9, "2 G"), (0.25, "0.25")],
+)
+def test_counts_on_axes_are_short(value: float, text: str):
+    assert short(value) == text and math.isfinite(value)

@@ -1,0 +1,112 @@
+"""The cells of a study: complete, balanced, named for what they are, and hashed by all that decides their results."""
+
+import shlex
+
+import pytest
+
+from spiky_rl.experiments import grid, study
+from spiky_rl.experiments.grid import Resolved
+from spiky_rl.experiments.study import RANDOM
+
+GIVEN = {
+    "agents": ["lif_ppo", "mlp_ppo"],
+    "tasks": ["cartpole", "cartpole_masked"],
+    "seeds": "0-2",
+    "budget": "env_steps=1000",
+}
+LABELS = {"cartpole": "Isaac-Cartpole", "cartpole_masked": "cartpole_masked"}
+
+
+def resolve(task, agent, variant):
+    """As Isaac Lab's configurations would tell it, in short."""
+    spec = {} if agent == RANDOM else {"agent": agent, **variant}
+    return Resolved(LABELS[task], spec, grid.digest(spec), 64, 8, 5, "cpu")
+
+
+def cells(assets="local", device=None, **more):
+    return grid.cells(study.build("mine", {**GIVEN, **more}), resolve, device, assets)
+
+
+def test_every_combination_is_a_cell_once_and_random_actions_are_measured_once_per_task():
+    found = cells()
+    assert (
+        len({cell.name for cell in found})
+        == len({cell.hash for cell in found})
+        == len(found)
+        == 2 * 2 * 3 + 2
+    )
+    assert [cell.name for cell in found if cell.kind == RANDOM] == [
+        "Isaac-Cartpole.random",
+        "cartpole_masked.random",
+    ]
+    assert "cartpole_masked.mlp_ppo.seed2" in {cell.name for cell in found}
+
+
+def test_a_study_cut_short_is_balanced():
+    trained = [cell for cell in cells() if cell.train]
+    assert [cell.seed for cell in trained] == sorted(cell.seed for cell in trained)
+
+
+def test_variations_are_told_apart_by_label_and_folder():
+    found = cells(vary={"agent.network.steps": [2, 4], "agent.network.neuron": [{"name": "alif"}]})
+    labels = {cell.label for cell in found}
+    assert labels == {
+        RANDOM,
+        "mlp_ppo",
+        'lif_ppo network.steps=2 network.neuron={"name": "alif"}',
+        'lif_ppo network.steps=4 network.neuron={"name": "alif"}',
+    }
+    assert len({cell.name for cell in found}) == len(found)
+    assert all(
+        set(cell.name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._=-")
+        for cell in found
+    )
+
+
+def test_commands_are_what_a_shell_takes_and_hold_everything():
+    cell = next(
+        cell for cell in cells(overrides=["env.x=[1, 2]"]) if cell.name == "cartpole_masked.lif_ppo.seed1"
+    )
+    train, evaluate = (shlex.split(command) for command in cell.commands)
+    assert train[:2] == ["python", "scripts/train.py"] and evaluate[:2] == ["python", "scripts/evaluate.py"]
+    assert "env.x=[1, 2]" in train and "env.x=[1, 2]" in evaluate
+    for flag, value in (
+        ("--seed", "1"),
+        ("--num_envs", "64"),
+        ("--budget", "env_steps=1000"),
+        ("--assets", "local"),
+    ):
+        assert train[train.index(flag) + 1] == value
+    assert evaluate[evaluate.index("--checkpoint") + 1] == "latest"
+    assert evaluate[evaluate.index("--log_root") + 1] == train[train.index("--log_root") + 1]
+
+
+def test_agents_with_the_same_seed_are_evaluated_from_the_same_states_and_not_from_those_of_training():
+    seeds = {cell.seed: cell.evaluate[cell.evaluate.index("--seed") + 1] for cell in cells() if cell.train}
+    assert len(set(seeds.values())) == 3
+    assert not {str(seed) for seed in seeds} & set(seeds.values())
+
+
+def test_a_budget_of_steps_counts_whole_iterations():
+    assert {cell.env_steps for cell in cells() if cell.train} == {1024}
+    assert {cell.env_steps for cell in cells(budget=None) if cell.train} == {5 * 64 * 8}
+    assert {cell.env_steps for cell in cells(budget="wall=3") if cell.train} == {None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"budget": "env_steps=2000"}, {"episodes": 3}, {"conditions": "nominal"}, {"overrides": ["env.x=1"]}, {"assets": "nucleus"},
+     {"library": "skrl"}, {"vary": {"agent.network.steps": [3]}}],
+)  # fmt: skip
+def test_whatever_decides_a_result_is_in_its_hash(change):
+    before = {cell.hash for cell in cells() if cell.agent == "lif_ppo"}
+    assert not before & {cell.hash for cell in cells(**change) if cell.agent == "lif_ppo"}
+
+
+def test_other_agents_and_more_seeds_leave_a_hash_alone():
+    before = {cell.name: cell.hash for cell in cells()}
+    after = {
+        cell.name: cell.hash
+        for cell in cells(agents=["lif_ppo", "mlp_ppo", "gru_ppo"], seeds="0-5", question="Why?")
+    }
+    assert before.items() <= after.items()

@@ -1,0 +1,383 @@
+"""A study's pages: the same bytes again, every claim backed, every gap named, and a page that a browser shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from html import unescape
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from spiky_rl.experiments.analysis import ALL, analyse
+from spiky_rl.experiments.report import write_report
+from spiky_rl.experiments.results import ResultsError, read_plan
+from tests.experiments.results import (
+    CARTPOLE,
+    MASKED,
+    TRUTHS,
+    change,
+    corrupt,
+    dump,
+    fail,
+    remove,
+    write_study,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+AGENTS = ("mlp_ppo", "gru_ppo", "lif_ppo", "lif_rstdp")
+QUESTION = "Do <spikes> help & why?"
+DATE, LATER = "2026-11-25", "2027-01-31"
+FAILED, CORRUPT, MISSING = (
+    f"{CARTPOLE}.{cell}" for cell in ("lif_ppo.seed0", "gru_ppo.seed2", "lif_rstdp.seed1")
+)
+SECTIONS = (
+    *("answer", "design", "scores", "figures", "tests", "efficiency", "robustness", "memory", "energy"),
+    *("threats", "missing", "versions", "commands", "pairs"),
+)
+
+
+def damage(study: Path) -> Path:
+    """One cell of each kind that gives no numbers, and one that was interrupted elsewhere."""
+    fail(study, FAILED, "FloatingPointError: the loss is <nan>")
+    corrupt(study, CORRUPT)
+    remove(study, MISSING)
+    change(study, f"{MASKED}.lif_ppo.seed1", "resumed", 2)
+    change(study, f"{MASKED}.lif_ppo.seed1", "machine", "another machine, 64 cores, 8 cells at once")
+    change(study, f"{MASKED}.lif_ppo.seed1", "versions.torch", "2.8.0")
+    return study
+
+
+@pytest.fixture(name="study", scope="module")
+def a_damaged_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    study = write_study(
+        tmp_path_factory.mktemp("report") / "study", AGENTS, seeds=range(4), question=QUESTION
+    )
+    write_report(damage(study), DATE)
+    return study
+
+
+def page_of(study: Path) -> str:
+    return (study / "report.html").read_text(encoding="utf-8")
+
+
+def section(study: Path, name: str) -> str:
+    """The text of a section, without tags and without its figures."""
+    found = re.search(rf'<section id="{name}".*?</section>', page_of(study), re.DOTALL)
+    assert found is not None, name
+    return " ".join(unescape(re.sub(r"<svg.*?</svg>|<[^>]*>", " ", found[0], flags=re.DOTALL)).split())
+
+
+def tree(study: Path) -> dict[str, bytes]:
+    """All that a report writes."""
+    paths = [study / "report.html", study / "report.md", *sorted((study / "figures").iterdir())]
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def test_regenerated_pages_are_the_same_bytes_up_to_the_line_with_the_date(study: Path):
+    before = tree(study)
+    (study / "figures" / "stale.svg").write_text("of an earlier study", encoding="utf-8")
+    assert write_report(study, LATER) == (study / "report.html", study / "report.md")
+    later = tree(study)
+    assert later.keys() == before.keys()
+    for name, old in before.items():
+        pairs = list(zip(old.splitlines(), later[name].splitlines(), strict=True))
+        changed = [(a, b) for a, b in pairs if a != b]
+        assert len(changed) == (1 if name.startswith("report.") else 0)
+        assert all(a.replace(DATE.encode(), LATER.encode()) == b for a, b in changed)
+    write_report(study, DATE)
+    assert tree(study) == before
+
+
+def test_another_process_in_another_folder_writes_the_same_bytes(study: Path, tmp_path: Path):
+    shutil.copytree(study / "cells", tmp_path / "elsewhere" / "cells")
+    for name in ("study.json", "plan.json"):
+        shutil.copy(study / name, tmp_path / "elsewhere")
+    code = "import sys; from pathlib import Path; from spiky_rl.experiments.report import write_report; write_report(Path(sys.argv[1]), sys.argv[2])"
+    environment = {
+        **os.environ,
+        "PYTHONHASHSEED": "7",
+        "MPLCONFIGDIR": str(tmp_path),
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-c", code, "elsewhere", DATE]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=240)
+    assert tree(tmp_path / "elsewhere") == tree(study)
+
+
+def test_the_sections_stand_in_their_order_and_in_the_contents(study: Path):
+    page = page_of(study)
+    assert tuple(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
+    assert tuple(re.findall(r'<li><a href="#(\w+)">', page)) == SECTIONS
+    markdown = (study / "report.md").read_text(encoding="utf-8")
+    titles = [unescape(title) for title in re.findall(r"<section.*?<h2>(.*?)</h2>", page, re.DOTALL)]
+    assert re.findall(r"^## (.*)$", markdown, re.MULTILINE) == titles
+
+
+def test_the_question_is_the_title_and_text_stays_text(study: Path):
+    page = page_of(study)
+    assert "<h1>Do &lt;spikes&gt; help &amp; why?</h1>" in page and "<spikes>" not in page
+    assert "the loss is &lt;nan&gt;" in page
+    assert (study / "report.md").read_text(encoding="utf-8").startswith(f"# {QUESTION}\n")
+
+
+def test_nothing_of_the_page_is_fetched_or_run(study: Path):
+    page = page_of(study)
+    assert "<script" not in page and "@import" not in page
+    links = re.findall(r'\b(?:src|href|srcset|action|data)="([^"]*)"', page)
+    assert links and all(link.startswith("#") or link == "data:," for link in links)
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", page))
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids)), "two figures would share a clip path"
+
+
+def test_markdown_names_the_figures_that_lie_beside_it_and_its_tables_are_tables(study: Path):
+    markdown = (study / "report.md").read_text(encoding="utf-8")
+    named = re.findall(r"^!\[[^\]]+\]\((figures/[a-z_]+\.svg)\)$", markdown, re.MULTILINE)
+    assert sorted(named) == sorted(f"figures/{path.name}" for path in (study / "figures").iterdir())
+    assert len(named) == 9, "two learning curves, two Pareto plots, and one of each other"
+    tables = re.findall(r"(?:^\|.*\|$\n)+", markdown, re.MULTILINE)
+    assert len(tables) > 10
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1
+        assert re.fullmatch(r"\| --- (\| ---:? )+\|", table.splitlines()[1])
+
+
+def test_failed_corrupt_and_missing_cells_are_named_with_their_last_lines(study: Path):
+    text = section(study, "missing")
+    assert f"{FAILED}: failed Traceback" in text and "FloatingPointError: the loss is <nan>" in text
+    assert f"{CORRUPT}: corrupt result.json: no JSON" in text
+    assert f"1 cell missing {MISSING}: not begun" in text
+    assert "3 cells of 34 gave no numbers" in section(study, "answer")
+    threats = section(study, "threats")
+    for told in (
+        FAILED,
+        CORRUPT,
+        MISSING,
+        "went on from a checkpoint",
+        "another machine",
+        "torch 2.8.0, 2.9.0",
+    ):
+        assert told in threats
+
+
+def test_every_cell_stands_with_hash_and_commands(study: Path):
+    hashes, commands = section(study, "versions"), section(study, "commands")
+    for result in analyse(study).results:
+        assert result.hash in hashes and all(command in commands for command in result.commands)
+    assert "A isaaclab 3.0.0, spiky_rl 0.1.0, torch 2.9.0" in hashes
+
+
+def test_energies_stand_beside_their_prices_and_what_they_leave_out(study: Path):
+    text = section(study, "energy")
+    assert "fp32 arithmetic at 45 nm, no memory" in text and "moving data takes most of the energy" in text
+    for heading in ("A control step on", "An episode on", "neuron updates", "encoder", "fp32 nJ", "loihi µJ"):
+        assert heading in text
+
+
+def claims(text: str) -> dict[str, str]:
+    """What the answer's sentences call better and worse."""
+    found = re.findall(r"(better|worse) than \w+ (?:is|are) (.*?)(?:;|\. )", text)
+    return {label: verdict for verdict, listed in found for label in re.findall(r"([a-z]\w+) \(", listed)}
+
+
+def test_the_answer_calls_better_what_the_verdicts_do_and_nothing_else(tmp_path: Path):
+    study = write_study(tmp_path / "study", AGENTS, seeds=range(10), conditions=("nominal",))
+    write_report(study, DATE)
+    analysis = analyse(study)
+    verdicts = {c.agent: c.verdict for c in analysis.comparisons[ALL]}
+    score = section(study, "answer").partition("Each task alone.")[0]
+    assert claims(score) == {agent: verdict for agent, verdict in verdicts.items() if verdict != "undecided"}
+    assert claims(score)["lif_rstdp"] == "worse" and claims(score)["gru_ppo"] == "better"
+    assert "Robustness" not in page_of(study), "only nominal was measured"
+
+
+def test_with_overlapping_evidence_nothing_is_called_better(tmp_path: Path):
+    truths = {"mlp_ppo": TRUTHS["mlp_ppo"], "lif_ppo": TRUTHS["lif_ppo"]}
+    study = write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), range(8))
+    for seed in range(8):
+        for label, shift in (("mlp_ppo", 0), ("lif_ppo", 3)):
+            score = 4.5 + 0.05 * ((seed + shift) % 8)
+            path = "evaluation.conditions.nominal.mean_return"
+            change(study, f"{CARTPOLE}.{label}.seed{seed}", path, score)
+    write_report(study, DATE)
+    text = section(study, "answer")
+    assert "On Isaac-Cartpole the study cannot tell any of 1 agent from mlp_ppo." in text
+    assert not claims(text) and ">better<" not in page_of(study) and ">worse<" not in page_of(study)
+
+
+def test_few_seeds_and_many_agents_say_that_no_test_can_decide(study: Path):
+    text = section(study, "answer")
+    assert all(
+        f"On {task} the study cannot tell any agent from mlp_ppo" in text for task in (CARTPOLE, MASKED)
+    )
+    assert "Tests that cannot decide." in section(study, "threats")
+
+
+def written(tmp_path: Path, change_it: Callable[[Path], object] | None = None, **design: object) -> Path:
+    study = write_study(tmp_path / "study", **design)  # type: ignore[arg-type]
+    if change_it is not None:
+        change_it(study)
+    write_report(study, DATE)
+    return study
+
+
+def test_one_seed_says_that_it_cannot_tell(tmp_path: Path):
+    study = written(tmp_path, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=[0])
+    text = section(study, "answer")
+    assert "On Isaac-Cartpole the study cannot tell: what one seed shows may be chance." in text
+    assert "nothing can be said of other seeds" in section(study, "threats")
+    assert not claims(text) and "nan" not in text and "∞" not in page_of(study)
+
+
+def test_one_task_needs_no_total(tmp_path: Path):
+    study = written(tmp_path, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
+    assert "all tasks" not in section(study, "scores") and "Each task alone" not in section(study, "answer")
+    assert 'id="memory"' not in page_of(study)
+
+
+@pytest.mark.parametrize(
+    ("design", "reason"),
+    [
+        ({"agents": AGENTS[1:3]}, "the baseline mlp_ppo has no result"),
+        (
+            {"agents": AGENTS[:2], "random": False},
+            "random actions have no result on Isaac-Cartpole and cartpole_masked",
+        ),
+    ],
+)
+def test_without_what_scores_are_normalised_by_the_page_says_that_they_are_raw(
+    tmp_path: Path, design: dict[str, object], reason: str
+):
+    study = written(tmp_path, seeds=range(2), **design)
+    told = f"Scores are raw, because {reason}"
+    assert all(told in section(study, name) for name in ("answer", "design", "scores"))
+    assert "normalised, IQM" not in page_of(study)
+
+
+def test_variants_stand_under_their_labels(tmp_path: Path):
+    study = written(
+        tmp_path, agents=AGENTS[1:3], tasks=(CARTPOLE,), seeds=range(2), vary={"agent.network.steps": [2, 4]}
+    )
+    scores = section(study, "scores")
+    assert all(f"{agent} network.steps={n}" in scores for agent in AGENTS[1:3] for n in (2, 4))
+    assert "agent.network.steps: 2, 4" in section(study, "design")
+    assert "has tuned it on the test" in section(study, "threats")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_whichever_cells_are_there_a_report_is_written(tmp_path: Path, seed: int):
+    """A study is reported on while it runs: any part of its cells."""
+    import numpy as np
+
+    def some(study: Path) -> None:
+        rng = np.random.default_rng(seed)
+        for cell in read_plan(study):
+            if rng.random() < 0.6:
+                remove(study, cell.cell)
+
+    study = written(tmp_path, some, agents=AGENTS, seeds=range(3))
+    assert "gave no numbers" in section(study, "answer")
+
+
+def test_a_study_that_has_not_begun_has_a_page(tmp_path: Path):
+    study = written(tmp_path, lambda s: shutil.rmtree(s / "cells"), agents=AGENTS[:1], seeds=[0])
+    assert "No cell has a result yet" in section(study, "answer") and "3 cells missing" not in section(
+        study, "answer"
+    )
+    assert "4 cells missing" in section(study, "missing")
+
+
+def test_without_a_plan_the_page_says_what_it_cannot_know(tmp_path: Path):
+    study = written(
+        tmp_path, lambda s: (s / "plan.json").unlink(), agents=AGENTS[:2], tasks=(CARTPOLE,), seeds=[0, 1]
+    )
+    told = "plan.json: there is no such file; cells that never began are not known."
+    assert told in section(study, "threats")
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path: Path):
+    dump(tmp_path / "study.json", {"version": 1})
+    with pytest.raises(ResultsError, match="study.json: missing name, question"):
+        write_report(tmp_path)
+    assert json.loads((tmp_path / "study.json").read_text(encoding="utf-8")) == {"version": 1}
+
+
+OWN = ("google.com", "googleapis.com", "gvt1.com")
+"""Hosts that the browser itself asks, whatever the page."""
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(name="browser", scope="module")
+def a_browser() -> str:
+    """SPIKY_RL_BROWSER, or what there is on the path."""
+    named = os.environ.get("SPIKY_RL_BROWSER")
+    found = [path for name in ([named] if named else BROWSERS) if (path := shutil.which(name))]
+    if not found:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}, or name one in SPIKY_RL_BROWSER")
+    return found[0]
+
+
+def browse(browser: str, page: Path, folder: Path, *options: str) -> tuple[str, list[str], set[str]]:
+    """What a headless browser that reaches no other host prints, its console's messages, and what the page asks hosts for."""
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--no-first-run",
+    ]
+    flags += [f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    flags += ["--enable-logging=stderr", f"--log-net-log={folder / 'net.json'}"]
+    command = [browser, *flags, *options, page.absolute().as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    events = json.loads((folder / "net.json").read_text(encoding="utf-8"))["events"]
+    urls = {event.get("params", {}).get("url", "") for event in events}
+    fetched = {url for url in urls if (host := urlsplit(url).hostname) and not host.endswith(OWN)}
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line], fetched
+
+
+def test_a_browser_shows_question_tables_and_figures_and_fetches_nothing(
+    study: Path, browser: str, tmp_path: Path
+):
+    dom, console, fetched = browse(browser, study / "report.html", tmp_path, "--dump-dom")
+    assert console == [] and fetched == set()
+    assert "<h1>Do &lt;spikes&gt; help &amp; why?</h1>" in dom
+    assert len(re.findall(r"<figure[^>]*>\s*<div[^>]*><svg", dom)) == 9
+    page = page_of(study)
+    for tag in ("tr", "td", "th", "section", "details", "path"):
+        assert (
+            len(re.findall(f"<{tag}[ >]", dom)) == len(re.findall(f"<{tag}[ >]", page)) > 0
+        ), "none fell out of its table"
+    for agent in AGENTS:
+        assert re.search(rf'<tr><th scope="row" class="dot"[^>]*>{agent}</th><td>', dom)
+        assert re.search(rf"<text[^>]*>{agent}</text>", dom)
+
+
+def test_what_a_page_fetches_and_its_errors_would_be_seen(browser: str, tmp_path: Path):
+    page, pixel = tmp_path / "page.html", "https://example.org/pixel.png"
+    page.write_text(f"<img src='{pixel}'><script>nowhere()</script>", encoding="utf-8")
+    _, console, fetched = browse(browser, page, tmp_path, "--dump-dom")
+    assert any("nowhere is not defined" in line for line in console) and fetched == {pixel}
+
+
+@pytest.mark.parametrize("width", [500, 1300])
+def test_the_page_fits_its_window_and_can_be_pictured(study: Path, browser: str, tmp_path: Path, width: int):
+    """500 is the narrowest window of a headless Chromium; wide tables and figures scroll in boxes of their own."""
+    probe = (
+        "<script>document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`</script></body>"
+    )
+    page = tmp_path / "probe.html"
+    page.write_text(page_of(study).replace("</body>", probe), encoding="utf-8")
+    size, picture = f"--window-size={width},2000", tmp_path / "page.png"
+    dom, *_ = browse(browser, page, tmp_path, size, "--dump-dom")
+    found = re.search(r"<title>(\d+) of (\d+)</title>", dom)
+    assert found is not None and int(found[1]) <= int(found[2]) <= width
+    browse(browser, study / "report.html", tmp_path, size, f"--screenshot={picture}")
+    assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 50_000
