@@ -17,8 +17,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.experiments import cells as folders
-from spiky_rl.experiments import grid, study
-from spiky_rl.experiments.engines import base as engines
+from spiky_rl.experiments import engines, grid, study
 from spiky_rl.experiments.engines.base import BROKEN, DONE, Order
 from spiky_rl.experiments.estimate import Speeds, estimated
 from spiky_rl.experiments.grid import Cell, Resolved

@@ -142,6 +142,7 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
     """A line per condition."""
     from rich.box import SIMPLE
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     titles = {"distance": "distance [m]", "upright": "upright [s]"}
@@ -150,7 +151,7 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
     table.add_column("condition", no_wrap=True)
     columns = ["return", "share", "steps", *([titles[measure]] if measure else []), "firing", "operations"]
     for title in columns:
-        table.add_column(title, justify="right", no_wrap=True)
+        table.add_column(escape(title), justify="right", no_wrap=True)
     nominal = conditions["nominal"]["mean_return"]
     for name, found in conditions.items():
         cells = [f"{found['mean_return']:.2f} ± {found['std_return']:.2f}"]

@@ -30,7 +30,7 @@ def load() -> tuple[np.ndarray, np.ndarray]:
         raise UserError("scikit-learn is not installed; install it with: pip install scikit-learn")
     from sklearn.datasets import load_digits
 
-    images, labels = load_digits(return_X_y=True)
+    images, labels = (np.asarray(found) for found in load_digits(return_X_y=True))
     return (images.reshape(-1, SIDE, SIDE) / LEVELS).astype(np.float32), labels.astype(np.int64)
 
 

@@ -87,6 +87,11 @@ def listed(names: Iterable[str], most: int = 6) -> str:
     return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
 
 
+def slug(task: str) -> str:
+    """A task's name in a file's."""
+    return "".join(letter if letter.isalnum() else "_" for letter in task.lower())
+
+
 def plain(value: float | None, digits: int = 2) -> str:
     """A number as text, without a minus before a zero."""
     if value is None or math.isnan(value):

@@ -103,6 +103,13 @@ def text_width(text: str, size: float = SIZE) -> float:
     return 0.62 * size * len(text) / 72.0
 
 
+def fitted(label: str, most: int = 38) -> str:
+    """The label; one of more than ``most`` characters with the last part of each varied key, then without its middle."""
+    if len(label) > most:
+        label = re.sub(r"\S+\.(\w+)=", r"\1=", label)
+    return label if len(label) <= most else f"{label[: most // 2]}…{label[most // 2 + 1 - most :]}"
+
+
 def spread(wanted: Mapping[str, float], gap: float, highest: float) -> dict[str, float]:
     """Places near the wanted ones with ``gap`` between them, none above ``highest``."""
     places: dict[str, float] = {}
@@ -120,7 +127,7 @@ def beside(
     boxes += [(a - 0.015, b - 0.015, c + 0.015, d + 0.015) for a, b, c, d in drawn]
     offsets: dict[str, tuple[float, float]] = {}
     for label, (x, y) in sorted(points.items(), key=lambda item: (-item[1][1], item[1][0])):
-        wide, found = text_width(label, 8.0), []
+        wide, found = text_width(fitted(label), 8.0), []
         for step in range(1, 21):
             for angle in range(0, 360, 30):
                 dx, dy = (0.12 * step * f(math.radians(angle)) for f in (math.cos, math.sin))

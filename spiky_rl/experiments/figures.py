@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from matplotlib.patches import Rectangle
@@ -15,6 +16,7 @@ from spiky_rl.experiments.drawing import (
     WIDTH,
     Sheet,
     beside,
+    fitted,
     short,
     spread,
     text_width,
@@ -58,7 +60,7 @@ def profiles(analysis: Analysis) -> Sheet | None:
     """Share of runs that score above, over the score."""
     unit = "normalised score" if analysis.normalised else "score (return)"
     left = min((float(band.at[0]) for band in analysis.profiles.values()), default=0.0)
-    return lines(analysis, analysis.profiles, unit, "share of runs above", left)
+    return lines(analysis, analysis.profiles, unit, "share of runs above", left, most=0)
 
 
 def lines(
@@ -68,8 +70,9 @@ def lines(
     up: str,
     left: float,
     mark: float | None = None,
+    most: int = MANY,
 ) -> Sheet | None:
-    """One panel with labels beside the lines, or a panel for each of many, from ``left`` on; ``mark`` is a level to reach."""
+    """One panel with labels beside up to ``most`` lines, else a panel for each; from ``left`` on, ``mark`` is to be reached."""
     values = [
         v for b in bands.values() for ends in (b.low, b.estimate, b.high) for v in ends if math.isfinite(v)
     ]
@@ -92,8 +95,8 @@ def lines(
             dashes: dict[str, Any] = {} if strong else {"linestyle": (0, (3, 2)), "linewidth": 1.0}
             axes.plot(band.at, band.estimate, color=colour[label], **dashes)
 
-    if len(bands) <= MANY:
-        height, margin = 3.2, max(map(text_width, bands)) + 0.25
+    if len(bands) <= most:
+        height, margin = 3.2, max(text_width(fitted(label)) for label in bands) + 0.25
         sheet = Sheet(height + 0.65)
         axes = sheet.panel(0.62, 0.1, WIDTH - 0.62 - margin, height)
         draw(axes, dict.fromkeys(bands, True))
@@ -103,18 +106,18 @@ def lines(
         }
         for label, place in spread(places, 0.17 * inch, high).items():
             axes.annotate(
-                label, (right, places[label]), (8, (place - places[label]) / inch * 72), color=colour[label],
+                fitted(label), (right, places[label]), (8, (place - places[label]) / inch * 72), color=colour[label],
                 textcoords="offset points", va="center", fontweight="bold", annotation_clip=False,
             )  # fmt: skip
         return sheet
-    columns, height, gap = 4, 1.3, 0.42
+    columns, height, gap = min(4, len(bands)), 1.3, 0.42
     sheet = Sheet(math.ceil(len(bands) / columns) * (height + gap) + 0.35)
     width = (WIDTH - 0.72 - (columns - 1) * 0.22) / columns
     for i, label in enumerate(bands):
         row, column = divmod(i, columns)
         axes = sheet.panel(0.62 + column * (width + 0.22), 0.3 + row * (height + gap), width, height)
         draw(axes, {**({str(analysis.baseline): False} if analysis.baseline in bands else {}), label: True})
-        axes.set_title(label, color=colour[label], pad=4)
+        axes.set_title("\n".join(wrap(fitted(label, 48), 26)), color=colour[label], pad=4)
         lowest = i + columns >= len(bands)
         axes.tick_params(labelbottom=lowest, labelleft=column == 0)
         axes.set(xlabel=across if lowest else "", ylabel=up if column == 0 else "")
@@ -200,7 +203,7 @@ def listing(
     analysis: Analysis, named: Sequence[str], panels: Sequence[tuple[str, str]]
 ) -> tuple[Sheet, list[Axes]]:
     """Panels (title, unit) beside each other with a row for each label, named once; the first label stands on top."""
-    left, height = max(map(text_width, named)) + 0.15, LINE * len(named) + 0.1
+    left, height = max(text_width(fitted(label)) for label in named) + 0.15, LINE * len(named) + 0.1
     sheet, found = Sheet(height + 0.85), []
     width = (WIDTH - left - 0.15 - (len(panels) - 1) * 0.25) / len(panels)
     for i, (title, across) in enumerate(panels):
@@ -217,7 +220,7 @@ def listing(
 
 def name_rows(analysis: Analysis, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0) -> None:
     """Labels in their colours beside rows that are 1 high."""
-    axes.set_yticks([y + middle for y in range(len(named))], named if shown else [""] * len(named))
+    axes.set_yticks([y + middle for y in range(len(named))], [fitted(l) if shown else "" for l in named])
     axes.tick_params(axis="y", length=0)
     for text, label in zip(axes.get_yticklabels(), named, strict=True):
         text.set_color(colours(analysis)[label])
@@ -261,7 +264,7 @@ def pareto(analysis: Analysis, task: str) -> Sheet | None:
         if math.isfinite(y.low):
             axes.plot([x, x], [y.low, y.high], color=colour, linewidth=1.0, alpha=0.5)
         axes.annotate(
-            label, (x, y.estimate), (72 * dx, 72 * dy), textcoords="offset points", va="center", color=colour,
+            fitted(label), (x, y.estimate), (72 * dx, 72 * dy), textcoords="offset points", va="center", color=colour,
             fontsize=8, fontweight="bold" if label in analysis.fronts[task] else "normal",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
         )  # fmt: skip
@@ -273,7 +276,7 @@ def robustness(analysis: Analysis) -> Sheet | None:
     conditions = [name for name in analysis.conditions if name != "nominal"]
     if not analysis.kept:
         return None
-    named, left = analysis.labels, max(map(text_width, analysis.labels)) + 0.15
+    named, left = analysis.labels, max(text_width(fitted(label)) for label in analysis.labels) + 0.15
     columns = min(len(analysis.tasks), max(1, int((WIDTH - left) / (0.66 * len(conditions) + 0.2))))
     cell = min(0.85, ((WIDTH - left) / columns - 0.2) / len(conditions))
     width, height = cell * len(conditions), LINE * len(named)

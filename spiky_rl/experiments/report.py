@@ -7,14 +7,14 @@ the date.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from spiky_rl import files
 from spiky_rl.experiments import drawing, figures
 from spiky_rl.experiments.analysis import ALL, Analysis, analyse
 from spiky_rl.experiments.blocks import (
-    NONE, Block, Column, Section, count, folded, paragraph, plain, probability, spell, spelled, table,
+    NONE, Block, Column, Section, count, folded, paragraph, plain, probability, slug, spell, spelled, table,
 )  # fmt: skip
 from spiky_rl.experiments.comparisons import Comparison
 from spiky_rl.experiments.drawing import Sheet, short
@@ -142,18 +142,12 @@ def figure(name: str, title: str, caption: str, draw: Callable[[], Sheet | None]
     return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]
 
 
-def slug(task: str) -> str:
-    """A task's name in a file's."""
-    return "".join(letter if letter.isalnum() else "_" for letter in task.lower())
-
-
 def pictures(analysis: Analysis) -> Iterable[Block]:
     """Scores and how they came about."""
-    beside = (
-        f" Dashed: {analysis.baseline}." if len(analysis.labels) > figures.MANY and analysis.baseline else ""
-    )
+    dashed = f" Dashed: {analysis.baseline}." if analysis.baseline else ""
     for task in analysis.tasks:
         mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
+        beside = dashed if sum(other == task for _, other in analysis.curves) > figures.MANY else ""
         yield from figure(
             f"curves_{slug(task)}", f"Learning on {task}",
             f"Interquartile mean of the return while training, with its interval over seeds, over environment steps.{beside}{mark}",
@@ -167,7 +161,7 @@ def pictures(analysis: Analysis) -> Iterable[Block]:
         )  # fmt: skip
     yield from figure(
         "profiles", "Performance profiles",
-        f"Share of runs whose score lies above a value, averaged over tasks, with intervals that hold point by point.{beside}",
+        f"Share of runs whose score lies above a value, averaged over tasks, with intervals that hold point by point.{dashed}",
         lambda: figures.profiles(analysis),
     )  # fmt: skip
     yield from figure(
@@ -319,7 +313,6 @@ def energy(analysis: Analysis) -> Iterable[Block]:
             " that no other one beats in both, by estimates; their names are bold.",
             lambda task=task: figures.pareto(analysis, task),
         )  # fmt: skip
-    for task in analysis.tasks:
         named = [l for l in analysis.labels if (l, task) in analysis.rows and analysis.rows[l, task].energy]
         rows = [analysis.rows[label, task] for label in named]
         units = {
@@ -372,20 +365,24 @@ def missing(analysis: Analysis) -> Iterable[Block]:
 
 
 def versions(analysis: Analysis) -> Iterable[Block]:
-    """What each cell was obtained with."""
+    """What each cell was obtained with: letters stand for software, machine and robots."""
     found = analysis.results
-    groups = list(dict.fromkeys(tuple(sorted(r.versions.items())) for r in found))
-    named = {group: chr(ord("A") + i) if i < 26 else str(i) for i, group in enumerate(groups)}
-    yield Block("terms", items=[(named[g], ", ".join(f"{name} {v}" for name, v in g)) for g in groups])
+    software = [", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())) for r in found]
+    setups = [
+        f"{s}; {r.machine}; {r.device}; robots: {r.assets}" for s, r in zip(software, found, strict=True)
+    ]
+    named = {setup: chr(ord("A") + i) if i < 26 else str(i) for i, setup in enumerate(dict.fromkeys(setups))}
     if found:
-        parts: Sequence[tuple[str, Callable]] = (
-            ("hash", lambda r: r.hash), ("specification", lambda r: r.spec_hash or NONE),
-            ("versions", lambda r: named[tuple(sorted(r.versions.items()))]), ("resumed", lambda r: str(r.resumed)),
-            ("device", lambda r: r.device), ("environments", lambda r: f"{r.num_envs:,}"), ("date", lambda r: r.date),
-            ("machine", lambda r: r.machine), ("robots", lambda r: r.assets),
-        )  # fmt: skip
-        columns = [(Column(title, is_text=True), [value(r) for r in found]) for title, value in parts]
-        yield folded("Every cell", table("Cells", [r.cell for r in found], *columns, first="cell"))
+        yield Block("terms", items=[(name, setup) for setup, name in named.items()])
+        parts = (
+            (Column("hash", is_text=True), [r.hash for r in found]),
+            (Column("specification", is_text=True), [r.spec_hash or NONE for r in found]),
+            (Column("obtained with", is_text=True), [named[setup] for setup in setups]),
+            (Column("date", is_text=True), [r.date for r in found]),
+            (Column("environments"), [f"{r.num_envs:,}" for r in found]),
+            (Column("resumed", "times"), [str(r.resumed) for r in found]),
+        )
+        yield folded("Every cell", table("Cells", [r.cell for r in found], *parts, first="cell"))
 
 
 def commands(analysis: Analysis) -> Iterable[Block]:

@@ -29,6 +29,11 @@ def answer(analysis: Analysis) -> list[tuple[str, str]]:
     single = grouped(
         {name: verdicts(analysis, name, found) for name, found in families.items() if name != ALL}
     )
+    decided = {name for name, found in families.items() if any(c.verdict != "undecided" for c in found)}
+    if ALL in decided:
+        overall.append("In brackets: the difference in normalised score and its interval.")
+    if decided - {ALL}:
+        single.append("In brackets: the difference in return and its interval.")
     if not families:
         overall = ["Nothing is compared."]
     if not analysis.normalised:
@@ -92,8 +97,7 @@ def verdicts(analysis: Analysis, name: str, found: Sequence[Comparison]) -> str:
         return f"{where}the study cannot tell any of {count(len(found), 'agent')} from {analysis.baseline}."
     if open_:
         parts.append(f"undecided {'is' if len(open_) == 1 else 'are'} {listed(open_, 8)}")
-    unit = "normalised score" if name == ALL else "return"
-    return f"{where}{'; '.join(parts)}. In brackets: the difference in {unit} and its interval."
+    return f"{where}{'; '.join(parts)}."
 
 
 def unnormalised(analysis: Analysis) -> str:
@@ -278,9 +282,8 @@ def doubts(analysis: Analysis) -> Iterable[tuple[str, str]]:
             )
     yield "Tests that cannot decide", " ".join(grouped(weak))
     if analysis.skipped:
-        cells = {
-            status: [c.cell for c in analysis.skipped if c.status == status] for status in _statuses(analysis)
-        }
+        statuses = dict.fromkeys(cell.status for cell in analysis.skipped)
+        cells = {status: [c.cell for c in analysis.skipped if c.status == status] for status in statuses}
         told = "; ".join(f"{status}: {listed(names)}" for status, names in cells.items())
         yield "Cells without numbers", f"{told}. Where cells fail because of their agent, those that are left flatter it."
     alone = {}
@@ -359,6 +362,12 @@ def unequal(analysis: Analysis) -> Iterable[tuple[str, str]]:
         }
         values = sorted({value for task in by_task.values() if len(task) > 1 for value in task})
         yield what, f"{why}: {'; '.join(values)}." if values else ""
+    texts = {
+        name: {r.conditions[name].text for r in results if name in r.conditions}
+        for name in analysis.conditions
+    }
+    changed = [name for name, found in texts.items() if len(found) > 1]
+    yield "Conditions", f"Not all cells were evaluated under the same {listed(changed)}." if changed else ""
     packages = sorted({name for result in results for name in result.versions})
     versions = {name: sorted({r.versions.get(name, "absent") for r in results}) for name in packages}
     changed = [f"{name} {', '.join(found)}" for name, found in versions.items() if len(found) > 1]
@@ -385,7 +394,3 @@ def span(values: Mapping[str, float], tolerated: float, unit: str) -> str:
     least, most = (f(values, key=values.__getitem__) for f in (min, max))
     told = (f"{unit.format(plain(values[label], 0))} ({label})" for label in (least, most))
     return f"agents have from {' to '.join(told)}."
-
-
-def _statuses(analysis: Analysis) -> list[str]:
-    return list(dict.fromkeys(cell.status for cell in analysis.skipped))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Study:
         ]
 
 
-KEYS = tuple(key for key in Study.__dataclass_fields__ if key != "name")
+KEYS = tuple(key.name for key in fields(Study) if key.name != "name")
 
 
 def read(path: Path) -> Study:

@@ -1,4 +1,4 @@
-"""Works one cell to its end: ``python -m spiky_rl.experiments.work FOLDER OUT``; trains, evaluates, writes its result.
+"""Works one cell to its end: ``python -m spiky_rl.experiments.work FOLDER OUT PARENT``; trains, evaluates, writes its result.
 
 Each step is a process of its own, and each is skipped where its outcome lies in the folder already. All of them end when
 the process that started them does, even if that was killed.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import datetime
+import functools
 import json
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,11 @@ class Interrupted(Exception):
     """A step that was asked to stop."""
 
 
-def ends_with_me() -> Callable[[], None]:
-    """For Popen's preexec_fn, on Linux: the kernel kills the child when this thread ends, even if it is killed itself."""
-    parent, library = os.getpid(), ctypes.CDLL(None, use_errno=True)
-
-    def ask() -> None:
-        library.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it was too late to ask
-            os._exit(INTERRUPTED)
-
-    return ask
+def end_with(parent: int) -> None:
+    """Ask the kernel, Linux's, to kill this process when its parent ends, even if that is killed itself; it is ``parent``."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it was too late to ask
+        os._exit(INTERRUPTED)
 
 
 def work(folder: Path, out: Path) -> int:
@@ -125,7 +121,7 @@ def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list
     with open(folder / LOG, "ab") as log:
         with subprocess.Popen(  # the parent has one thread
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=(lock,),
-            preexec_fn=ends_with_me(),  # pylint: disable=subprocess-popen-preexec-fn
+            preexec_fn=functools.partial(end_with, os.getpid()),  # pylint: disable=subprocess-popen-preexec-fn
         ) as process:  # fmt: skip
             told = False
             while True:
@@ -199,4 +195,5 @@ def machine() -> str:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[3]))
     raise SystemExit(work(Path(sys.argv[1]), Path(sys.argv[2])))

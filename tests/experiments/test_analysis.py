@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,7 +106,7 @@ def test_agents_with_the_same_scores_in_another_order_are_not_told_apart(tmp_pat
     assert [c.pairs for c in analysis.pairs[CARTPOLE]] == [9, 9, 9]
 
 
-def curved(result: Result, returns: list[float | None], solved: float | None = 3.0) -> Result:
+def curved(result: Result, returns: Sequence[float | None], solved: float | None = 3.0) -> Result:
     n = len(returns)
     curve = Curve(tuple(range(100, 100 * n + 1, 100)), tuple(returns), (1.0,) * n, (0.0,) * n, (0.0,) * n)
     return replace(result, curve=curve, solved=solved)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl import files
+from spiky_rl.experiments import engines
 from spiky_rl.experiments.engines import base
 from spiky_rl.experiments.engines.base import BROKEN, DONE, RUNNING, STOPPED, EngineError, Order
 from tests.experiments.test_grid import cells as planned
@@ -26,19 +27,21 @@ def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=
 def test_a_failed_cell_never_stops_the_others(tmp_path):
     seen = []
     given = order(tmp_path, lambda states: seen.append(list(states.values())))
-    states = base.create("local").run(given)
+    states = engines.create("local").run(given)
     assert list(states.values()) == [DONE, BROKEN, DONE, DONE]
     assert max(found.count(RUNNING) for found in seen) == 2
 
 
 def test_cells_run_one_at_a_time_where_that_is_asked(tmp_path):
     seen = []
-    base.create("local").run(order(tmp_path, lambda states: seen.append(list(states.values())), parallel=1))
+    engines.create("local").run(
+        order(tmp_path, lambda states: seen.append(list(states.values())), parallel=1)
+    )
     assert max(found.count(RUNNING) for found in seen) == 1
 
 
 def test_nothing_is_begun_after_a_stop(tmp_path):
-    states = base.create("local").run(order(tmp_path, asked=lambda: True))
+    states = engines.create("local").run(order(tmp_path, asked=lambda: True))
     assert set(states.values()) == {STOPPED}
 
 
@@ -53,9 +56,9 @@ def test_a_cell_gets_its_part_of_the_cores_unless_the_user_said_otherwise(monkey
 def test_without_ray_the_install_line_is_named():
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "from spiky_rl.experiments.engines import base\n"
-        "try: base.create('ray')\n"
-        "except base.EngineError as error: print(error)\n"
+        "from spiky_rl.experiments import engines\n"
+        "try: engines.create('ray')\n"
+        "except engines.EngineError as error: print(error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "pip install 'spiky-rl[ray]'" in said
@@ -77,15 +80,15 @@ def cluster():
 
 
 def test_a_cluster_works_all_cells(cluster, tmp_path):
-    states = base.create("ray", address=cluster.address).run(order(tmp_path))
+    states = engines.create("ray", address=cluster.address).run(order(tmp_path))
     assert list(states.values()) == [DONE, BROKEN, DONE, DONE]
 
 
 def test_what_no_machine_of_the_cluster_has_is_refused(cluster, tmp_path):
     with pytest.raises(EngineError, match="--cell_cpus 64"):
-        base.create("ray", address=cluster.address, cpus=64.0).run(order(tmp_path))
+        engines.create("ray", address=cluster.address, cpus=64.0).run(order(tmp_path))
 
 
 def test_a_cluster_that_does_not_answer_is_named(tmp_path):
     with pytest.raises(EngineError, match="--ray_address 127.0.0.1:1"):
-        base.create("ray", address="127.0.0.1:1").run(order(tmp_path))
+        engines.create("ray", address="127.0.0.1:1").run(order(tmp_path))

@@ -13,7 +13,7 @@ import pytest
 
 from spiky_rl.experiments import figures
 from spiky_rl.experiments.analysis import Analysis, analyse
-from spiky_rl.experiments.drawing import FONTS, beside, overlap, short, spread, svg, text_width
+from spiky_rl.experiments.drawing import FONTS, beside, fitted, overlap, short, spread, svg, text_width
 from tests.experiments.results import CARTPOLE, TRUTHS, Truth, write_study
 
 AGENTS = ("mlp_ppo", "gru_ppo", "lif_ppo", "lif_rstdp")
@@ -90,6 +90,19 @@ def test_a_title_is_text_for_who_does_not_see_the_figure(analysis: Analysis):
 def test_sixteen_agents_fit(many: Analysis, name: str):
     named = set(TRUTHS) - ({"mlp_ppo"} if name == "improvement" else set())
     assert named <= set(texts(drawn(many, name)))
+
+
+def test_long_names_of_variants_are_shortened_and_wrapped(tmp_path: Path):
+    vary = {"agent.network.neuron.tau": [2.0, 4.0], "agent.algorithm.critic_learning_rate": [0.001, 0.002]}
+    study = write_study(tmp_path / "study", AGENTS[:2], (CARTPOLE,), range(2), vary=vary)
+    analysis = analyse(study)
+    assert len(analysis.labels) == 8 and all(len(label) > 50 for label in analysis.labels)
+    for name in DRAWN:
+        shown = [text for text in texts(drawn(analysis, name)) if "_ppo" in text]
+        assert shown and all(len(text) <= 38 for text in shown)
+        assert len(set(shown)) >= 7 or name in {"curves", "profiles"}, "shortened names still differ"
+    assert fitted("lif_ppo network.steps=2 network.neuron.tau=2.5") == "lif_ppo steps=2 tau=2.5"
+    assert fitted("abcdefgh", 5) == "ab…gh" and fitted("abcde", 5) == "abcde"
 
 
 def luminance(colour: str) -> float:

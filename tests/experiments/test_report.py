@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -51,6 +52,7 @@ def damage(study: Path) -> Path:
     change(study, f"{MASKED}.lif_ppo.seed1", "resumed", 2)
     change(study, f"{MASKED}.lif_ppo.seed1", "machine", "another machine, 64 cores, 8 cells at once")
     change(study, f"{MASKED}.lif_ppo.seed1", "versions.torch", "2.8.0")
+    change(study, f"{MASKED}.lif_ppo.seed1", "evaluation.conditions.push.text", "a harder push")
     return study
 
 
@@ -171,7 +173,7 @@ def test_every_cell_stands_with_hash_and_commands(study: Path):
     hashes, commands = section(study, "versions"), section(study, "commands")
     for result in analyse(study).results:
         assert result.hash in hashes and all(command in commands for command in result.commands)
-    assert "A isaaclab 3.0.0, spiky_rl 0.1.0, torch 2.9.0" in hashes
+    assert "A isaaclab 3.0.0, spiky_rl 0.1.0, torch 2.9.0; AMD EPYC" in hashes and "B isaaclab" in hashes
 
 
 def test_energies_stand_beside_their_prices_and_what_they_leave_out(study: Path):
@@ -220,8 +222,8 @@ def test_few_seeds_and_many_agents_say_that_no_test_can_decide(study: Path):
     assert "Tests that cannot decide." in section(study, "threats")
 
 
-def written(tmp_path: Path, change_it: Callable[[Path], object] | None = None, **design: object) -> Path:
-    study = write_study(tmp_path / "study", **design)  # type: ignore[arg-type]
+def written(tmp_path: Path, change_it: Callable[[Path], object] | None = None, **design: Any) -> Path:
+    study = write_study(tmp_path / "study", **design)
     if change_it is not None:
         change_it(study)
     write_report(study, DATE)
@@ -253,7 +255,7 @@ def test_one_task_needs_no_total(tmp_path: Path):
     ],
 )
 def test_without_what_scores_are_normalised_by_the_page_says_that_they_are_raw(
-    tmp_path: Path, design: dict[str, object], reason: str
+    tmp_path: Path, design: dict[str, Any], reason: str
 ):
     study = written(tmp_path, seeds=range(2), **design)
     told = f"Scores are raw, because {reason}"

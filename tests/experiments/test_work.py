@@ -70,15 +70,16 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
     """Three generations, as compare.py, a cell and its training are: the first is killed."""
     generation = (
         "import subprocess, sys, time, os\n"
-        "from spiky_rl.experiments.work import ends_with_me\n"
-        "depth = int(sys.argv[1])\n"
-        "if depth: subprocess.Popen([sys.executable, __file__, str(depth - 1)], preexec_fn=ends_with_me())\n"
+        "from spiky_rl.experiments.work import end_with\n"
+        "depth, parent = int(sys.argv[1]), int(sys.argv[2])\n"
+        "end_with(parent)\n"
+        "if depth: subprocess.Popen([sys.executable, __file__, str(depth - 1), str(os.getpid())])\n"
         f"open(os.path.join({str(tmp_path)!r}, str(depth)), 'w').write(str(os.getpid()))\n"
         "time.sleep(600)\n"
     )
     script = tmp_path / "generation.py"
     script.write_text(generation)
-    process = subprocess.Popen([sys.executable, str(script), "2"])
+    process = subprocess.Popen([sys.executable, str(script), "2", str(os.getpid())])
     until(lambda: all((tmp_path / str(i)).exists() and (tmp_path / str(i)).read_text() for i in range(3)))
     pids = [int((tmp_path / str(i)).read_text()) for i in range(3)]
     assert all(alive(pid) for pid in pids)
@@ -95,7 +96,14 @@ def a_cell(folder: Path, **more) -> Path:
 
 
 def worked(folder: Path) -> int:
-    command = [sys.executable, "-m", "spiky_rl.experiments.work", str(folder), str(folder.parent)]
+    command = [
+        sys.executable,
+        "-m",
+        "spiky_rl.experiments.work",
+        str(folder),
+        str(folder.parent),
+        str(os.getpid()),
+    ]
     return subprocess.run(command, check=False, timeout=120).returncode
 
 

@@ -41,7 +41,9 @@ def slide(evaluation, env):
         env.step(still)
     _, robot = robot_of(env.unwrapped)
     start = robot.data.root_link_pos_w.torch.clone()
-    robot.write_root_velocity_to_sim_index(root_velocity=torch.tensor([SPEED, 0, 0, 0, 0, 0.0]).repeat(env.num_envs, 1))
+    robot.write_root_velocity_to_sim_index(
+        root_velocity=torch.tensor([SPEED, 0, 0, 0, 0, 0.0]).repeat(env.num_envs, 1)
+    )
     over = torch.zeros(env.num_envs)
     for _ in range(SLIDE):
         over += env.step(still)[2]

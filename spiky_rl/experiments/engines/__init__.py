@@ -1,1 +1,20 @@
 """What runs cells: on this machine, or on the machines of a cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spiky_rl.experiments.engines.base import Engine, EngineError
+
+
+def create(name: str, **options: Any) -> Engine:
+    """The engine of that name. Raises EngineError with the install line where it is not there."""
+    if name == "local":
+        from spiky_rl.experiments.engines.local import LocalEngine
+
+        return LocalEngine()
+    try:
+        from spiky_rl.experiments.engines.ray import RayEngine
+    except ModuleNotFoundError as error:
+        raise EngineError(f"--engine {name}: {error.name} is missing; pip install 'spiky-rl[ray]'") from None
+    return RayEngine(**options)

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spiky_rl.experiments.grid import Cell
 from spiky_rl.experiments.work import FAILED, FINISHED
@@ -47,14 +46,14 @@ class Engine(ABC):
 
 
 def command(order: Order, cell: Cell) -> list[str]:
-    """What works a cell."""
+    """What works a cell; the number of the process that starts it goes behind."""
     work = [sys.executable, "-m", "spiky_rl.experiments.work"]
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 
-def environment(parallel: int, cores: int) -> dict[str, str]:
-    """A cell's environment: its part of the cores, unless the user gave a number of threads."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cores // parallel))
+def environment(parallel: int, available: int) -> dict[str, str]:
+    """A cell's environment: its part of the available cores, unless the user gave a number of threads."""
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
     return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel)}
 
 
@@ -66,16 +65,3 @@ def state_of(code: int) -> str:
 def cores() -> int:
     """Of this machine, for this process."""
     return len(os.sched_getaffinity(0))
-
-
-def create(name: str, **options: Any) -> Engine:
-    """The engine of that name. Raises EngineError with the install line where it is not there."""
-    if name == "local":
-        from spiky_rl.experiments.engines.local import LocalEngine
-
-        return LocalEngine()
-    try:
-        from spiky_rl.experiments.engines.ray import RayEngine
-    except ModuleNotFoundError as error:
-        raise EngineError(f"--engine {name}: {error.name} is missing; pip install 'spiky-rl[ray]'") from None
-    return RayEngine(**options)

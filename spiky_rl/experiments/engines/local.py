@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 
@@ -16,7 +17,6 @@ from spiky_rl.experiments.engines.base import (
     environment,
     state_of,
 )
-from spiky_rl.experiments.work import ends_with_me
 
 PAUSE = 0.25
 """Seconds between looks."""
@@ -33,10 +33,9 @@ class LocalEngine(Engine):
             while waiting and len(running) < order.parallel and not order.asked():
                 cell = waiting.pop(0)
                 running[cell.name] = subprocess.Popen(  # pylint: disable=consider-using-with
-                    command(order, cell),
+                    [*command(order, cell), str(os.getpid())],
                     env=environment(order.parallel, cores()),
                     stdin=subprocess.DEVNULL,
-                    preexec_fn=ends_with_me(),  # pylint: disable=subprocess-popen-preexec-fn
                 )
                 states[cell.name] = RUNNING
             if order.asked() and not told:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import socket
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, TaskCancelledError
 
 from spiky_rl.experiments.cells import is_finished
 from spiky_rl.experiments.engines.base import (
@@ -26,7 +27,6 @@ from spiky_rl.experiments.engines.base import (
     environment,
     state_of,
 )
-from spiky_rl.experiments.work import ends_with_me
 
 RETRIES = 5
 """How often a cell is begun again after the machine that worked it was lost; it goes on from its last checkpoint."""
@@ -63,7 +63,10 @@ class RayEngine(Engine):
                 # Ray itself would wait for minutes
                 socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
             ray.init(
-                address=self.address, log_to_driver=False, logging_level="ERROR", include_dashboard=False
+                address=self.address,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False,
             )
         except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
             raise EngineError(
@@ -111,25 +114,20 @@ class RayEngine(Engine):
 
 def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
     """On the machine that Ray chose: the exit code of a cell's process, which ends with this one."""
-    process = subprocess.Popen(
-        arguments,
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        preexec_fn=ends_with_me(),  # pylint: disable=subprocess-popen-preexec-fn
-    )
-    try:
-        return process.wait()
-    except BaseException:  # the driver has cancelled the task
-        process.terminate()
-        process.wait()
-        raise
+    line, env = [*arguments, str(os.getpid())], {**os.environ, **variables}
+    with subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL) as process:
+        try:
+            return process.wait()
+        except BaseException:  # the driver has cancelled the task
+            process.terminate()
+            raise
 
 
 def outcome(task: Any) -> str:
     """A cell's state after its task ended."""
     try:
         return state_of(ray.get(task))
-    except ray.exceptions.TaskCancelledError:
+    except TaskCancelledError:
         return STOPPED
     except RayError:
         return BROKEN

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, Condition, Group, drawing, newton_solver, sensors_of
+from spiky_rl.hosts.isaaclab.conditions import (
+    CONDITIONS,
+    Condition,
+    Group,
+    drawing,
+    newton_solver,
+    sensors_of,
+)
 from spiky_rl.hosts.isaaclab.measures import Measures
 from spiky_rl.metrics.energy import mean
 
@@ -50,7 +57,8 @@ class Evaluation:
 
     All groups are reset from the same seed, so that episode i of every condition begins in the same state (in a task of the
     direct workflow, which can only reset all at once, it does not). What an environment does after its first episode does
-    not count.
+    not count. In MuJoCo-Warp a world's physics is the same to the last bit whatever is simulated beside it; a policy's matrix
+    products may round otherwise in a larger batch, which a walking robot turns into another episode of the same kind.
     """
 
     def __init__(

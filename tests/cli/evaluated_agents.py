@@ -1,0 +1,79 @@
+"""Policies as they are drawn, evaluated on the real Isaac-Cartpole in one simulator: ``evaluated_agents.py LIBRARY FOLDER AGENT...``.
+
+Prints one line of JSON per agent: its evaluation, or the traceback.
+"""
+
+import contextlib
+import io
+import json
+import sys
+import traceback
+
+import torch
+
+from spiky_rl.cli import common
+from spiky_rl.cli.evaluate import parser
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
+
+EPISODES, SEED = 4, 2
+NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]
+
+
+def planned(library, logs, agent):
+    line = [
+        "--task",
+        "cartpole",
+        "--agent",
+        agent,
+        "--device",
+        "cpu",
+        "--assets",
+        "local",
+        "--log_root",
+        logs,
+    ]
+    return common.prepare(parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"]))
+
+
+def parts(policy, env, evaluation):
+    """Activity of all environments, and the mean of that of the groups, in a state that is not rest."""
+    obs = evaluation.restart()
+    policy.reset()
+    for _ in range(5):
+        obs, _, dones, _ = env.step(policy(obs))
+        policy.reset(dones)
+    whole, by_group = policy.activity(obs), [policy.activity(obs, ids) for ids in evaluation.ids]
+
+    def numbers(seen):
+        return [seen.rate, seen.operations, seen.cost.effective_operations, seen.cost.activation_sparsity]
+
+    return {"whole": numbers(whole), "parts": torch.tensor([numbers(a) for a in by_group]).mean(0).tolist()}
+
+
+def main(library, logs, *agents):
+    plan = planned(library, logs, agents[0])
+    stand_together(plan.env_cfg)
+    count = len(NAMES) * EPISODES
+    with simulation(plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=count, seed=0) as gym_env:
+        for agent in agents:
+            found = {"agent": agent}
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    plan = planned(library, logs, agent)
+                    env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+                    torch.manual_seed(SEED)
+                    runner = plan.runner()(env, plan.config, None, "cpu", plan.identity)
+                    policy = runner.get_inference_policy("cpu")
+                    with torch.inference_mode():
+                        evaluation = Evaluation(env, NAMES, EPISODES, ["policy"], SEED)
+                        conditions, cost = evaluation.run(policy)
+                        found |= parts(policy, env, evaluation)
+                found |= {"conditions": conditions, "cost": cost}
+            except Exception:  # pylint: disable=broad-exception-caught  # the test shows it
+                found["error"] = traceback.format_exc()
+            print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

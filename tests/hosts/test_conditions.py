@@ -1,0 +1,244 @@
+"""Conditions do what their text says, to their own environments alone."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiky_rl.hosts.isaaclab.conditions import (
+    BASE_PUSH,
+    CONDITIONS,
+    DROPOUT,
+    JOINT_FRICTION,
+    JOINT_PUSH,
+    MASS,
+    NOISE,
+    SURFACE_FRICTION,
+    ConditionError,
+    Group,
+    chosen,
+    drawing,
+    sensors_of,
+)
+
+ROOT = Path(__file__).parents[2]
+SEED, EPISODES, SENSORS = 3, 400, 5
+
+
+def condition(name: str, shapes=((SENSORS,),), episodes: int = EPISODES, seed: int = SEED):
+    """A condition on what is observed, which needs no simulation."""
+    sensors = sensors_of(shapes)
+    deviation = torch.arange(len(sensors), dtype=torch.float)
+    return CONDITIONS[name](Group(None, torch.arange(episodes), seed, sensors, deviation))
+
+
+def test_every_condition_says_in_one_line_what_it_does():
+    texts = [kind.text for kind in CONDITIONS.values()]
+    assert next(iter(CONDITIONS)) == "nominal"
+    assert all(text and "\n" not in text for text in texts) and len(set(texts)) == len(texts)
+    for value, name in (
+        (NOISE, "observation_noise"),
+        (DROPOUT, "sensor_dropout"),
+        (BASE_PUSH, "push"),
+        (MASS[1], "mass"),
+    ):
+        assert f"{value:g}" in CONDITIONS[name].text
+    assert f"{SURFACE_FRICTION[0]:g}, {SURFACE_FRICTION[1]:g}" in CONDITIONS["friction"].text
+
+
+def test_a_column_of_a_vector_is_a_sensor_and_so_is_a_column_of_pixels():
+    assert sensors_of([(3,), (2,)]).tolist() == [0, 1, 2, 3, 4]
+    image = sensors_of([(2, 3, 4)]).view(2, 3, 4)
+    assert (image == torch.arange(4)).all()
+    assert sensors_of([(1, 2, 2), (1,)]).tolist() == [0, 1, 0, 1, 2]
+
+
+def test_noise_has_a_tenth_of_each_value_s_own_deviation():
+    noisy, samples = condition("observation_noise"), 100
+    noise = torch.stack([noisy.observe(torch.ones(EPISODES, SENSORS)) for _ in range(samples)]) - 1.0
+    count = EPISODES * samples
+    assert not noise[..., 0].any(), "what never changes has no noise"
+    for i in range(1, SENSORS):
+        expected = NOISE * i
+        # five standard errors, of a mean and of a standard deviation
+        assert abs(noise[..., i].mean()) < 5 * expected / math.sqrt(count)
+        assert abs(noise[..., i].std() - expected) < 5 * expected / math.sqrt(2 * count)
+
+
+def test_a_sensor_drops_out_with_the_probability_that_the_text_names():
+    dropping, steps = condition("sensor_dropout"), 50
+    lost = torch.stack([dropping.observe(torch.ones(EPISODES, SENSORS)) for _ in range(steps)]) == 0
+    count = EPISODES * SENSORS * steps
+    assert abs(lost.float().mean() - DROPOUT) < 5 * math.sqrt(DROPOUT * (1 - DROPOUT) / count)
+    assert lost.any(0).all() and not lost.all(0).any(), "each sensor drops out at times, none for good"
+
+
+@pytest.mark.parametrize(("sensors", "episodes"), [(5, 400), (4, 64), (87, 64), (60, 1)])
+def test_one_sensor_is_lost_for_the_whole_episode_and_all_as_often(sensors, episodes):
+    losing = condition("sensor_loss", ((sensors,),), episodes)
+    lost = losing.observe(torch.ones(episodes, sensors)) == 0
+    assert (lost.sum(1) == 1).all()
+    assert torch.equal(lost, losing.observe(torch.ones(episodes, sensors)) == 0)
+    times = lost.sum(0)
+    assert times.max() - times.min() <= 1
+    if episodes < sensors:
+        gaps = lost.any(0).nonzero().flatten().diff()
+        assert not len(gaps) or gaps.max() <= math.ceil(sensors / episodes), "spread over all of them"
+
+
+def test_an_image_loses_whole_columns_of_pixels():
+    shape = (3, 4, 6)
+    for name in ("sensor_dropout", "sensor_loss"):
+        seen = condition(name, (shape,), 50).observe(torch.ones(50, math.prod(shape))).view(50, *shape)
+        assert (seen == seen[:, :1, :1, :]).all(), "all channels and rows of a column go together"
+        assert (seen == 0).any()
+
+
+def test_conditions_repeat_for_a_seed_and_leave_torch_s_own_numbers_alone():
+    values = torch.ones(EPISODES, SENSORS)
+    before = torch.get_rng_state()
+    for name in ("observation_noise", "sensor_dropout"):
+        first, again, other = (condition(name, seed=seed).observe(values) for seed in (SEED, SEED, SEED + 1))
+        assert torch.equal(first, again) and not torch.equal(first, other)
+    with drawing(SEED, "cpu"):
+        first = torch.rand(3)
+    with drawing(SEED, "cpu"):
+        assert torch.equal(first, torch.rand(3))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_nominal_is_always_measured_and_first():
+    assert chosen("all") == list(CONDITIONS)
+    assert chosen("push, mass") == ["nominal", "push", "mass"]
+    assert chosen("push,nominal") == ["nominal", "push"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ("pusch", "mean 'push'"),
+        ("push,push", "named 2 times"),
+        ("", "''"),
+        ("push,", "''"),
+        ("all,push", "'all'"),
+    ],
+)
+def test_conditions_that_there_are_not_are_refused(names, words):
+    with pytest.raises(ConditionError, match="--conditions") as refusal:
+        chosen(names)
+    assert words in str(refusal.value)
+
+
+# On the real simulator
+
+
+@pytest.fixture(scope="module", params=["Isaac-Cartpole", "Isaac-Ant"])
+def real(request) -> dict:
+    """What the conditions did to a robot with a fixed base, and to one that is free to go."""
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    line = [sys.executable, "-m", "tests.hosts.conditions_case", request.param]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    arrays = {key: torch.tensor(found[key]) for key in ("start", "end", "pushed", "velocity")}
+    models = {key: {name: torch.tensor(v) for name, v in found[key].items()} for key in ("before", "after")}
+    return {**found, **arrays, **models, "free": "slide" in found}
+
+
+def of(real: dict, name: str, values: torch.Tensor) -> torch.Tensor:
+    """The part of ``values`` [conditions, episodes, ...] or [B, ...] that belongs to a condition."""
+    count = len(real["names"])
+    return values.view(count, -1, *values.shape[-1:])[real["names"].index(name)]
+
+
+def others(real: dict, name: str, values: torch.Tensor) -> torch.Tensor:
+    """What belongs to all other conditions, [conditions - 1, episodes, ...]."""
+    keep = [i for i, other in enumerate(real["names"]) if other != name]
+    return values.view(len(real["names"]), -1, *values.shape[-1:])[keep]
+
+
+def test_episode_i_begins_in_the_same_state_under_every_condition(real):
+    assert torch.equal(real["start"], real["start"][:1].expand_as(real["start"]))
+    assert not torch.equal(real["start"][0, 0], real["start"][0, 1]), "and episodes begin differently"
+
+
+def test_what_acts_on_sensors_leaves_the_robot_alone_and_what_acts_on_the_robot_moves_it(real):
+    """With equal actions the robot's motion is nominal's to the last bit, or it is not."""
+    for name in real["names"]:
+        apart = (of(real, name, real["end"]) - of(real, "nominal", real["end"])).abs().amax(-1)
+        if CONDITIONS[name].robot:
+            assert (apart > 1e-3).all(), name
+        else:
+            assert not apart.any(), name
+
+
+def test_a_condition_draws_nothing_of_the_simulator_s_random_numbers(real):
+    assert real["untouched"]
+
+
+def test_masses_change_in_the_solver_for_the_group_alone(real):
+    before, after = real["before"], real["after"]
+    moving = of(real, "mass", before["body_mass"])[0] > 0  # the world has none
+    factor = of(real, "mass", after["body_mass"] / before["body_mass"])[:, moving]
+    assert factor.min() >= MASS[0] and factor.max() <= MASS[1]
+    assert len(factor.unique()) == factor.numel(), "each body of each robot its own"
+    inertia = of(real, "mass", after["body_inertia"] / before["body_inertia"])
+    inertia = inertia.view(len(factor), -1, 3)[:, moving]
+    torch.testing.assert_close(inertia, factor[..., None].expand_as(inertia))
+    for name in ("body_mass", "body_inertia"):
+        assert torch.equal(others(real, "mass", before[name]), others(real, "mass", after[name]))
+
+
+def test_friction_changes_in_the_solver_for_the_group_alone(real):
+    before, after = real["before"], real["after"]
+    joints = ("dof_frictionloss", "dof_damping")
+    for name in joints:
+        assert torch.equal(others(real, "friction", before[name]), others(real, "friction", after[name]))
+        added = of(real, "friction", after[name] - before[name])
+        if real["free"]:
+            assert not added.any()
+        else:
+            assert added.min() > JOINT_FRICTION[0] and added.max() <= JOINT_FRICTION[1]
+            assert len(added.unique()) == added.numel()
+    sliding = {
+        key: real[key]["geom_friction"].view(len(real["names"]), -1, 3)[..., 0] for key in ("before", "after")
+    }
+    if not real["free"]:
+        assert torch.equal(sliding["before"], sliding["after"])
+        return
+    worlds = {key: value.view(len(before["body_mass"]), -1) for key, value in sliding.items()}
+    # MuJoCo: the larger of ground's (the first) and robot's
+    contact = {key: torch.maximum(value[:, :1], value[:, 1:]) for key, value in worlds.items()}
+    assert torch.equal(
+        others(real, "friction", contact["before"]), others(real, "friction", contact["after"])
+    )
+    slippery = of(real, "friction", contact["after"])
+    assert slippery.min() >= SURFACE_FRICTION[0] and slippery.max() <= SURFACE_FRICTION[1]
+
+
+def test_a_push_changes_velocities_of_the_group_alone_and_the_physics_goes_on_from_there(real):
+    assert not others(real, "push", real["pushed"]).any()
+    change = of(real, "push", real["pushed"])
+    moved = of(real, "push", real["velocity"]) - of(real, "nominal", real["velocity"])
+    if real["free"]:
+        assert not change[:, 2:].any(), "along x and y"
+        change, moved = change[:, :2], moved[:, :2]
+    assert change.abs().max() <= (BASE_PUSH if real["free"] else JOINT_PUSH) + 1e-6
+    assert len(change.unique()) == change.numel()
+    strong = change.abs() > 0.5 * change.abs().max()
+    assert (moved.sign() == change.sign())[strong].all(), "a control step later it is still there"
+
+
+def test_a_robot_slides_farther_on_slippery_ground(real):
+    if not real["free"]:
+        assert real["names"], "a fixed robot stands on no ground"
+        return
+    slide = torch.tensor(real["slide"])
+    nominal, slippery = (slide[real["names"].index(name)] for name in ("nominal", "friction"))
+    assert (slippery > 1.1 * nominal).all()
+    for name in ("observation_noise", "sensor_dropout", "sensor_loss", "push"):
+        assert torch.equal(slide[real["names"].index(name)], nominal), name
