@@ -145,7 +145,7 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
     from rich.markup import escape
     from rich.table import Table
 
-    titles = {"distance": "distance [m]", "upright": "upright [s]"}
+    titles = {"distance": "went [m]", "upright": "up [s]"}
     measure = measure if measure in conditions["nominal"]["measures"] else ""
     table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
     table.add_column("condition", no_wrap=True)
@@ -168,7 +168,3 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
 def main() -> int:
     """Entry point of ``scripts/evaluate.py``."""
     return common.run(evaluate)
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,6 +140,7 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> Playback:
     """
     import torch
 
+    from spiky_rl.hosts.isaaclab.evaluation import finished
     from spiky_rl.metrics.energy import mean
 
     count, device = env.num_envs, env.device
@@ -186,15 +186,6 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> Playback:
         seen.ann_operations if seen is not None else 0.0,
         count * len(rates) / seconds,
     )
-
-
-def finished(device: Any) -> float:
-    """The time in seconds when all that was begun on the device is done."""
-    import torch
-
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def print_table(rows: list[dict[str, float]], measure: str) -> None:

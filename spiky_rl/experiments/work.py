@@ -119,9 +119,9 @@ def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list
     note(folder, " ".join(command))
     start = (folder / LOG).stat().st_size
     with open(folder / LOG, "ab") as log:
-        with subprocess.Popen(  # the parent has one thread
+        with subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn  # one thread here
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=(lock,),
-            preexec_fn=functools.partial(end_with, os.getpid()),  # pylint: disable=subprocess-popen-preexec-fn
+            preexec_fn=functools.partial(end_with, os.getpid()),
         ) as process:  # fmt: skip
             told = False
             while True:

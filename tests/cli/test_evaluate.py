@@ -109,7 +109,7 @@ def test_the_cost_is_that_of_an_action_under_nominal(whole):
 def test_the_table_has_a_line_per_condition(whole):
     lines = whole[1].stdout.splitlines()
     assert all(any(line.split()[:1] == [name] for line in lines) for name in CONDITIONS)
-    assert "upright [s]" in whole[1].stdout and max(map(len, lines[:-1])) <= 80
+    assert "up [s]" in whole[1].stdout and max(map(len, lines[:-1])) <= 80
 
 
 def test_a_condition_is_measured_the_same_whatever_is_measured_beside_it(run, whole, tmp_path):

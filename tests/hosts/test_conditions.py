@@ -87,7 +87,7 @@ def test_one_sensor_is_lost_for_the_whole_episode_and_all_as_often(sensors, epis
     assert times.max() - times.min() <= 1
     if episodes < sensors:
         gaps = lost.any(0).nonzero().flatten().diff()
-        assert not len(gaps) or gaps.max() <= math.ceil(sensors / episodes), "spread over all of them"
+        assert len(gaps) == 0 or gaps.max() <= math.ceil(sensors / episodes), "spread over all of them"
 
 
 def test_an_image_loses_whole_columns_of_pixels():

@@ -108,13 +108,17 @@ class Evaluation:
         return torch.cat([obs[group].flatten(1) for group in self.groups], dim=1)
 
     def deviation(self) -> Tensor:
-        """Standard deviation of every observed value, [C], under random actions."""
-        chance, seen = self.chance(), []
-        obs = self.restart()
+        """Standard deviation of every observed value, [C], under random actions.
+
+        First episodes only: where the next ones begin depends on how many others there are.
+        """
+        chance, seen, obs = self.chance(), [], self.restart()
+        first = torch.ones(self.episodes, dtype=torch.bool, device=self.env.device)
         for _ in range(SCALE_STEPS):
-            seen.append(self.values(obs)[: self.episodes].clone())
-            obs, _, _, _ = self.env.step(chance(obs))
-        return torch.cat(seen).std(dim=0)
+            seen.append(self.values(obs)[: self.episodes][first])
+            obs, _, dones, _ = self.env.step(chance(obs))
+            first = first & (dones[: self.episodes] == 0)
+        return torch.cat(seen).std(dim=0, correction=0)
 
     def perturbed(self, obs: Any) -> Any:
         """What the policy gets to see of ``obs``, each group under its condition."""
