@@ -56,9 +56,9 @@ class Display:
 
     def _remaining(self, iteration: Iteration) -> str:
         done = self.done(iteration)
-        if self.begun is None:  # a resumed run has used some of its budget already
-            per_iteration = 1.0 / max(len(iteration.progress.steps), 1)
-            self.begun = 0.0 if self.share is None else done * (1.0 - per_iteration)
+        if self.begun is None:
+            # a resumed run has used some of its budget already
+            self.begun = 0.0 if self.share is None else done * (1.0 - 1.0 / len(iteration.progress.steps))
         seconds = (time.time() - self.started) / max(done - self.begun, 1e-9) * (1.0 - done)
         return str(datetime.timedelta(seconds=round(seconds)))
 

@@ -141,7 +141,8 @@ def test_a_sequence_in_one_call_equals_its_steps_and_state_is_never_written_to()
         assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
         state = new
         pieces.append(piece)
-    assert torch.equal(whole, torch.cat(pieces))
+    # the readout's matrix product may be summed in another order for another number of rows
+    assert torch.allclose(whole, torch.cat(pieces), rtol=0.0, atol=1e-6)
     assert all(torch.equal(a, b) for a, b in zip(last, state, strict=True))
     assert [s.shape for s in last] == [(1, BATCH, n) for n in net.state_sizes]
 
