@@ -193,7 +193,7 @@ def print_table(rows: list[dict[str, float]], measure: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    units = {"distance": "distance [m]", "upright": "upright [s]"}
+    units = {"distance": r"distance \[m]", "upright": r"upright \[s]"}
     columns = ["return", "length", *([measure] if measure else []), "firing_rate", "operations"]
     titles = {"firing_rate": "firing rate", "operations": "operations per step", "length": "steps", **units}
     table = Table(title=None, show_footer=True)
