@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
+from spiky_rl.cli.stopping import stoppable
 from spiky_rl.hosts.common.rules import local_rule
 from spiky_rl.spec import AgentSpec, read_agent, resolve_agent
 
@@ -169,7 +170,6 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     from spiky_rl.cli import classify_result as results
     from spiky_rl.cli import classify_show as show
     from spiky_rl.cli.classify_training import Settings, Trainer
-    from spiky_rl.cli.train import interruptible
     from spiky_rl.hosts.common import runs
 
     assert spec.network is not None
@@ -199,7 +199,7 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     latest: Path | None = None
     display = show.EpochDisplay(f"{spec.name} on {held.name}", first, args.epochs - 1)
     try:
-        with display, interruptible() as asked:
+        with display, stoppable("stopping after this epoch") as asked:
             for epoch in trainer.epochs():
                 before, latest = latest, folder / f"model_{epoch.index}.pt"
                 checkpoint.save(latest, trainer, identity)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
+from spiky_rl.cli.report import print_report
+from spiky_rl.cli.stopping import stoppable
 from spiky_rl.experiments import cells as folders
 from spiky_rl.experiments import engines, grid, study
 from spiky_rl.experiments.engines.base import BROKEN, DONE, Order
@@ -140,11 +140,14 @@ def compare(argv: list[str]) -> int:
     folders.write_plan(out, asked, found)
     states = dict.fromkeys(finished, DONE)
     left = [cell for cell in found if cell.name not in finished]
-    with stoppable() as stopped, Table(out, found, finished, args.parallel) as table:
+    with (
+        stoppable("stopping; running cells keep a checkpoint") as stopped,
+        Table(out, found, finished, args.parallel) as table,
+    ):
         states |= engine.run(Order(left, out, args.parallel, table, stopped))
         interrupted = stopped()
     print_end(out, states, interrupted)
-    report(out)
+    print_report(out)
     if interrupted:
         return 130
     return 1 if BROKEN in states.values() else 0
@@ -281,31 +284,6 @@ class Resolver:
                 log.warning(
                     "%s: agents train for different numbers of steps; pass --budget env_steps=N", task
                 )
-
-
-@contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a stop, in which running cells keep a checkpoint."""
-    asked = False
-
-    def ask(*_: Any) -> None:
-        nonlocal asked
-        asked = True
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def report(out: Path) -> None:
-    """Write the report of what is finished, and say where it lies."""
-    from spiky_rl.experiments.report import write_report
-
-    for path in write_report(out):
-        print(path)
 
 
 def main() -> int:

@@ -16,15 +16,20 @@ def parser() -> common.Parser:
 
 def report(argv: list[str]) -> int:
     """Write report.html, report.md, figures/ and tensorboard/."""
-    from spiky_rl.experiments.hparams import write_hparams
-    from spiky_rl.experiments.report import write_report
-
     folder = parser().parse_args(argv).folder
     if not (folder / "study.json").is_file():
         raise common.UsageError(f"{folder}: is no study's folder; there is no study.json")
+    print_report(folder)
+    return 0
+
+
+def print_report(folder: Path) -> None:
+    """Write it, from what is finished, and say where it lies."""
+    from spiky_rl.experiments.hparams import write_hparams
+    from spiky_rl.experiments.report import write_report
+
     for path in (*write_report(folder), write_hparams(folder)):
         print(path)
-    return 0
 
 
 def main() -> int:

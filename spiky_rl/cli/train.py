@@ -7,15 +7,13 @@ import importlib.util
 import math
 import os
 import shlex
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import Plan, log
+from spiky_rl.cli.stopping import stoppable
 from spiky_rl.experiments.budget import Budget
 from spiky_rl.experiments.budget import parse as parse_budget
 from spiky_rl.registry import UserError
@@ -234,7 +232,7 @@ def run(
         activity = None
         try:
             with (
-                interruptible() as asked,
+                stoppable("stopping after this iteration") as asked,
                 Display(
                     f"{plan.agent} on {plan.task}", first, first + iterations - 1, plan.rank == 0, share
                 ) as display,
@@ -294,26 +292,6 @@ class Best:
         if self.folder is not None and iteration.index >= self.first and value > self.value:
             self.value = value
             self.runner.save(str(self.folder / "best.pt"))
-
-
-@contextmanager
-def interruptible() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a stop after the iteration at hand; a second one stops at once."""
-    asked = False
-
-    def ask(*_: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-        log.info("stopping after this iteration")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def anywhere(asked: bool, device: str) -> bool:

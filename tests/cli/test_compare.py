@@ -142,6 +142,7 @@ def test_finished_cells_are_skipped_and_more_seeds_are_added(killed):
 def test_the_report_names_the_failed_cell(killed):
     page = (killed[0] / "report.html").read_text()
     assert "Isaac-Cartpole.broken.seed0" in page and "no such spike" in page
+    assert list((killed[0] / "tensorboard").rglob("events.*")), "TensorBoard shows the same cells"
 
 
 def test_a_stop_keeps_what_was_done(tmp_path):
