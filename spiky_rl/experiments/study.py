@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class Study:
     name: str
     agents: tuple[str, ...]
     tasks: tuple[str, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     question: str = ""
     vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """``agent.key`` -> the values to compare; with several keys, all combinations."""
@@ -100,21 +101,16 @@ def build(name: str, data: Mapping[str, Any]) -> Study:
     for key in ("agents", "tasks"):
         if not data.get(key):
             raise StudyError(f"{key}: name at least one; there would be no cell")
-    study = Study(
-        name=name,
-        agents=_names("agents", data["agents"]),
-        tasks=_names("tasks", data["tasks"]),
-        seeds=parse_seeds(data.get("seeds", "0-4")),
-        question=_text("question", data.get("question", "")),
-        vary=_varied(data.get("vary", {})),
-        budget=None if data.get("budget") is None else parse_budget(data["budget"], "budget"),
-        num_envs=None if data.get("num_envs") is None else _count("num_envs", data["num_envs"]),
-        overrides=_names("overrides", data.get("overrides", ())),
-        episodes=_count("episodes", data.get("episodes", 64)),
-        conditions=_names("conditions", data.get("conditions", ("all",))),
-        baseline=_text("baseline", data.get("baseline", "mlp_ppo")),
-        library=_text("library", data.get("library", "rsl_rl")),
-    )
+    readers: dict[str, Callable[[Any], Any]] = {
+        **{key: partial(_names, key) for key in ("agents", "tasks", "overrides", "conditions")},
+        **{key: partial(_text, key) for key in ("question", "baseline", "library")},
+        **{key: partial(_count, key) for key in ("num_envs", "episodes")},
+        "seeds": parse_seeds,
+        "vary": _varied,
+        "budget": lambda value: parse_budget(value, "budget"),
+    }
+    given = {key: readers[key](value) for key, value in data.items() if value is not None}
+    study = Study(name=name, **given)
     check(study)
     return study
 
