@@ -20,8 +20,9 @@ from spiky_rl.experiments import results as files
 from spiky_rl.experiments import statistics
 from spiky_rl.experiments.comparisons import Comparison, SeededScores, compare
 from spiky_rl.experiments.measures import PRICE, Kept, Row, kept_of, row_of
-from spiky_rl.experiments.results import Design, Planned, Result, Skipped
+from spiky_rl.experiments.results import Planned, Result, Skipped
 from spiky_rl.experiments.statistics import Band, Interval
+from spiky_rl.experiments.study import Study
 
 POINTS = 100
 """Of a learning curve in a figure, at most."""
@@ -44,7 +45,7 @@ class Memory:
 class Analysis:
     """A study's results."""
 
-    design: Design
+    design: Study
     results: tuple[Result, ...]
     skipped: tuple[Skipped, ...]
     planned: tuple[Planned, ...]
@@ -94,7 +95,7 @@ def analyse(folder: Path) -> Analysis:
 
 
 def analysis_of(
-    design: Design,
+    design: Study,
     results: Sequence[Result],
     skipped: Sequence[Skipped],
     planned: Sequence[Planned] = (),

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.experiments.budget import parse as parse_budget
+from spiky_rl.experiments.cells import ERROR, VERSION
+from spiky_rl.experiments.cells import RESULT as RESULT_FILE
+from spiky_rl.experiments.study import Study
 from spiky_rl.metrics.energy import Cost
 from spiky_rl.registry import UserError, nearest
 
-VERSION = 1
 LAST_LINES = 8
 """Of an error's traceback, for who reads the report."""
 
@@ -26,27 +29,6 @@ Check = Callable[[str, Any], None]
 
 class ResultsError(UserError):
     """A study's folder that says nothing, or a file whose content is not what it has to be."""
-
-
-@dataclass(frozen=True)
-class Design:
-    """What was asked, as study.json holds it."""
-
-    name: str
-    question: str
-    agents: tuple[str, ...]
-    tasks: tuple[str, ...]
-    seeds: tuple[int, ...]
-    vary: Mapping[str, tuple[Any, ...]]
-    budget: Mapping[str, Any] | None
-    """None: each task's own number of iterations."""
-    num_envs: int | None
-    """None: what each task says."""
-    overrides: tuple[str, ...]
-    episodes: int
-    conditions: tuple[str, ...]
-    baseline: str
-    library: str
 
 
 @dataclass(frozen=True)
@@ -273,13 +255,15 @@ PLAN = record(
 )
 
 
-def read_design(folder: Path) -> Design:
+def read_design(folder: Path) -> Study:
     """The design. Raises ResultsError where study.json is not one."""
     data = _read(folder / "study.json", DESIGN)
-    kept: dict[str, Any] = {f.name: data[f.name] for f in dataclasses.fields(Design)}
+    kept: dict[str, Any] = {f.name: data[f.name] for f in dataclasses.fields(Study)}
     for key in ("agents", "tasks", "seeds", "overrides", "conditions"):
         kept[key] = tuple(kept[key])
-    return Design(**kept)
+    if (spent := kept["budget"]) is not None:
+        kept["budget"] = parse_budget({spent["kind"]: spent["amount"]}, "study.json: budget")
+    return Study(**kept)
 
 
 def read_plan(folder: Path) -> tuple[Planned, ...]:
@@ -320,19 +304,19 @@ def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]
 
 
 def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result | Skipped:
-    cell, error = folder.name, folder / "error.txt"
+    cell, error = folder.name, folder / ERROR
     last = (
         [line for line in error.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
         if error.is_file()
         else []
     )
-    if not (folder / "result.json").is_file():
+    if not (folder / RESULT_FILE).is_file():
         if error.is_file():
             return Skipped(cell, "failed", "\n".join(last[-LAST_LINES:]) or "error.txt is empty")
         begun = folder.is_dir()
         return Skipped(cell, "missing", "begun, not finished" if begun else "not begun")
     try:
-        result = result_from(_read(folder / "result.json", RESULT))
+        result = result_from(_read(folder / RESULT_FILE, RESULT))
         if result.cell != cell:
             raise ResultsError(f"result.json: cell: {result.cell!r} is not the folder's name")
     except ResultsError as problem:

@@ -218,15 +218,8 @@ def design(analysis: Analysis) -> Iterable[tuple[str, str]]:
         yield "Varied", f"{key}: {', '.join(map(str, values))}"
     yield "Tasks", ", ".join(asked.tasks)
     yield "Seeds", f"{', '.join(map(str, asked.seeds))} ({count(len(asked.seeds), 'seed')} per agent, variant and task)"
-    if asked.budget is None:
-        yield "Budget", "each task's own number of iterations"
-    else:
-        units = {
-            "env_steps": "environment steps",
-            "wall": "seconds of training",
-            "synops": "effective synaptic operations",
-        }
-        yield "Budget", f"{asked.budget['amount']:,.12g} {units.get(asked.budget['kind'], asked.budget['kind'])} per training"
+    own = "each task's own number of iterations"
+    yield "Budget", own if asked.budget is None else f"{asked.budget.text} per training"
     yield "Environments", (
         "each task's own number" if asked.num_envs is None else f"{asked.num_envs:,} at once"
     )
