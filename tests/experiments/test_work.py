@@ -115,6 +115,13 @@ def test_a_finished_cell_is_left_alone(tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == sorted([*before, "lock"])
 
 
+def test_a_cell_whose_parent_ended_before_it_could_say_so_does_nothing(tmp_path):
+    folder = a_cell(tmp_path / "cell")
+    command = [sys.executable, "-m", "spiky_rl.experiments.work", str(folder), str(tmp_path), "1"]
+    assert subprocess.run(command, check=False, timeout=120).returncode == work.INTERRUPTED
+    assert [path.name for path in folder.iterdir()] == ["cell.json"]
+
+
 def test_a_cell_that_fails_leaves_an_error_with_the_reason_and_keeps_a_corrupt_result(tmp_path):
     folder = a_cell(tmp_path / "cell")
     (folder / "result.json").write_text("{")
