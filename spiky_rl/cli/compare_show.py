@@ -34,7 +34,7 @@ def print_plan(
         f"{len(labels)} agents x {len(tasks)} tasks x {len(study.seeds)} seeds, and random actions per task:"
         f" {len(cells)} cells, {len(finished)} of them finished"
     )
-    print(f"budget: {'the tasks own number of iterations' if study.budget is None else study.budget.text}")
+    print(f"budget: {"the tasks' own numbers of iterations" if study.budget is None else study.budget.text}")
     left = [cell for cell in cells if cell.name not in finished]
     known = [cell.seconds for cell in left if cell.seconds is not None]
     if left:

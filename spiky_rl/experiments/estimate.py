@@ -52,10 +52,12 @@ class Speeds:
             seconds, source = 1.0 / spec.steps_per_second[kind], "the task's file"
         else:
             return None
+        if agent == REFERENCE:
+            return seconds, source
         factor = self._factor(agent, kind)
         if factor is None:
-            return seconds, f"{source}, as if it were {REFERENCE}"
-        return seconds * factor, f"{source}, times what {agent} takes elsewhere"
+            return seconds, f"{source}, as if the agent were {REFERENCE}"
+        return seconds * factor, f"{source}, times what the agent takes elsewhere"
 
     def _factor(self, agent: str, kind: str) -> float | None:
         """How many times the reference's time an agent takes, over the tasks on which both are known."""

@@ -99,7 +99,7 @@ class Cell:
             "device": self.device,
             "processes": self.processes,
             "commands": self.commands,
-            "seconds_estimated": self.seconds,
+            "seconds_estimated": None if self.seconds is None else round(self.seconds),
         }
 
 
