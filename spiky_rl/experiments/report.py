@@ -288,7 +288,10 @@ def memory(analysis: Analysis) -> Iterable[Block]:
             [m.label for m in found],
             (Column("n", "seeds"), [str(m.seeds) for m in found]),
             (Column("loss", "return"), spelled([m.drop for m in found], least=2)),
-            note=f"{masked} is {task} with an observation that lacks velocities: who scores as well has remembered them.",
+            note=(
+                f"{masked} is {task} with an observation that lacks velocities. Who scores as well has remembered them, or can do"
+                " without them: what an agent without memory loses tells how much they are needed."
+            ),
         )
 
 
