@@ -13,7 +13,7 @@ from spiky_rl.spec import load_task
 STEPS = 1000
 
 
-def cell(agent, task, env_steps=STEPS):
+def cell(agent, task, env_steps: int | None = STEPS):
     return Cell(
         f"{task}.{agent}", agent, agent, task, 0, {}, "0", "0", env_steps, "cpu", 1, ("train",), ("evaluate",)
     )
