@@ -74,4 +74,4 @@ class Rule(Component, torch.nn.Module):
             credit: Of every control step's action, [T, B].
             keep: [T, B]; 0 where an episode begins with this step.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} is a local rule, so it needs change")

@@ -122,6 +122,11 @@ BROKEN = {
         "self.table * v",
         r"it fails with AttributeError: .*'table' \(mend mine\.py, line 18: return gain",
     ),
+    "sub-steps without their parts": (
+        "    graded = True\n",
+        "    graded = True\n    substeps = 4\n",
+        "it fails with NotImplementedError: Leaky has sub-steps, so it needs advance and emit",
+    ),
     "parameters that do not go together": (
         "ops.abs(v)",
         "1.0 / (gain - 2.0)",
