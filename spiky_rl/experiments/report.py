@@ -225,6 +225,7 @@ def efficiency(analysis: Analysis) -> Iterable[Block]:
             NONE if t is None else f"> {short(t.budget)}" if t.median is None else short(t.median)
             for t in ends
         ]
+        rates = [None if row.label in analysis.anns else row.firing_rate for row in rows]
         yield table(
             f"Training on {task}",
             named,
@@ -239,7 +240,7 @@ def efficiency(analysis: Analysis) -> Iterable[Block]:
             (Column("training", "wall seconds"), spelled([row.seconds for row in rows], each=True)),
             (Column("training", "processor seconds"), spelled([row.processor for row in rows], each=True)),
             (Column("return", "last iterations"), spelled([row.training for row in rows])),
-            (Column("firing rate", "%, when evaluated"), spelled([row.firing_rate for row in rows], 100)),
+            (Column("firing rate", "%, when evaluated"), spelled(rates, 100)),
             (Column("episode", "control steps"), spelled([row.length for row in rows])),
         )
 

@@ -183,6 +183,18 @@ def test_energies_stand_beside_their_prices_and_what_they_leave_out(study: Path)
         assert heading in text
 
 
+def test_networks_without_spikes_have_no_firing_rate(study: Path):
+    lines = (study / "report.md").read_text(encoding="utf-8").splitlines()
+    table = [
+        [cell.strip() for cell in line.split("|")]
+        for line in lines[lines.index(f"**Training on {MASKED}**") :]
+    ]
+    column = next(i for i, name in enumerate(table[2]) if name.startswith("firing rate"))
+    rates = {row[1]: row[column] for row in table[4 : 4 + len(AGENTS)]}
+    assert rates.keys() == set(AGENTS)
+    assert {agent for agent, rate in rates.items() if rate == "–"} == {"mlp_ppo", "gru_ppo"}
+
+
 def claims(text: str) -> dict[str, str]:
     """What the answer's sentences call better and worse."""
     found = re.findall(r"(better|worse) than \w+ (?:is|are) (.*?)(?:;|\. )", text)
