@@ -225,6 +225,10 @@ def resolve(kind: str, name: str) -> type[Component]:
             raise RegistryError(
                 f"{name!r} is no entry of {kind}: it does not derive from {base.__module__}:{base.__name__}"
             )
+        if missing := [key for key in dir(found) if _abstract(found, key)]:
+            raise RegistryError(
+                f"{name!r} is not whole: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
+            )
         return found
     if name not in names(kind):
         raise RegistryError(
@@ -292,6 +296,11 @@ def _own_component(module: Any) -> type[Component]:
         for cls in vars(module).values()
         if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component)
     )
+
+
+def _abstract(cls: type, key: str) -> bool:
+    # components are no ABCs: torch.nn.Module would have to be one
+    return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
 
 
 def _base(kind: str) -> type[Component]:

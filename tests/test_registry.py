@@ -97,6 +97,15 @@ def test_a_neuron_from_a_users_file_trains_through_a_feedforward_network(mine):
     assert losses[-1] < 0.3 * losses[0]
 
 
+def test_a_users_class_without_a_method_of_its_base_is_refused_by_both_names(tmp_path):
+    path = tmp_path / "stops.py"
+    path.write_text(MINE.replace("def step", "def stop"), encoding="utf-8")
+    with pytest.raises(
+        RegistryError, match=r"^n\.neuron\.name: .*Leaky' is not whole: .*define step; see .*:Neuron"
+    ):
+        registry.configure("networks", {"name": "feedforward", "layers": [4], "neuron": f"{path}:Leaky"}, "n")
+
+
 def test_a_file_that_fails_is_executed_again_once_it_is_mended(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("raise OSError('not yet')\n", encoding="utf-8")
@@ -113,6 +122,11 @@ WRONG_NAMES = {
     "class": ("neurons", "spiky_rl.neurons.lif:Lf", "has no 'Lf'; did you mean 'Lif'"),
     "file": ("neurons", "no/such/file.py:Leaky", "there is no file 'no/such/file.py'"),
     "not a component": ("neurons", "math:sqrt", "is no entry of neurons"),
+    "not whole": (
+        "decoders",
+        "spiky_rl.codecs.decoders.base:Decoder",
+        "is not whole: it does not define forward; see .*base:Decoder",
+    ),
     "other kind": ("decoders", "spiky_rl.neurons.lif:Lif", "does not derive from .*base:Decoder"),
 }
 

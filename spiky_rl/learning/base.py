@@ -32,9 +32,14 @@ class Rule(Component, torch.nn.Module):
     no_way_through: ClassVar[tuple[str, ...]] = ()
     """Decoders through which the rule's errors do not pass."""
     local: ClassVar[bool] = False
-    """Whether `change` is to be called after every rollout, for weights that no gradient reaches."""
+    """Whether `change` is to be called after every rollout, for weights that no gradient reaches; who says so defines it."""
     truncate: int = 0
     """Control steps after which a replayed rollout's gradient is cut; 0: never."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.local != (cls.change is not Rule.change):
+            raise TypeError(f"{cls.__name__}: a local rule defines change, and one that defines it is local")
 
     def surrogate(self, surrogate: Surrogate) -> Surrogate:
         """The surrogate that is used where the agent names this one."""
@@ -74,4 +79,4 @@ class Rule(Component, torch.nn.Module):
             credit: Of every control step's action, [T, B].
             keep: [T, B]; 0 where an episode begins with this step.
         """
-        raise NotImplementedError(f"{type(self).__name__} is a local rule, so it needs change")
+        raise NotImplementedError(f"{type(self).__name__} defines no change; a local rule must")

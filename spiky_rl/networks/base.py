@@ -76,15 +76,15 @@ class SpikingNetwork(Component, torch.nn.Module):
 
         ``adapt``: what is plastic changes by what it sees, as in a rollout; `forward` never changes anything.
         """
-        raise NotImplementedError(f"{type(self).__name__} has features that are kept, so it needs extract")
+        raise NotImplementedError(f"{type(self).__name__} defines no extract; a network with features must")
 
     def read(self, cached: Tensor) -> Tensor:
         """The rest of it: what `extract` gave, [..., `features`] -> features [..., F]."""
-        raise NotImplementedError(f"{type(self).__name__} has features that are kept, so it needs read")
+        raise NotImplementedError(f"{type(self).__name__} defines no read; a network with features must")
 
     def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
         """Let local rules change the weights that are theirs, by a rollout [T, B, O] and what its steps were worth [T, B]."""
-        raise NotImplementedError(f"{type(self).__name__} learns by local rules, so it needs learn")
+        raise NotImplementedError(f"{type(self).__name__} defines no learn; a local network must")
 
     def zero_state(self, batch: int, like: Tensor) -> State:
         """Rest, for ``batch`` environments, in the device and type of ``like``."""

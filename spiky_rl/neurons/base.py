@@ -97,11 +97,11 @@ class Neuron(Component):
 
     def advance(self, ops: Any, current: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:
         """One of several sub-steps -> the highest distance to threshold so far in this step, and the new states."""
-        raise NotImplementedError(f"{type(self).__name__} has sub-steps, so it needs advance and emit")
+        raise NotImplementedError(f"{type(self).__name__} defines no advance; a neuron with substeps must")
 
     def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:
         """After the sub-steps: output and the states that the next step starts from."""
-        raise NotImplementedError(f"{type(self).__name__} has sub-steps, so it needs advance and emit")
+        raise NotImplementedError(f"{type(self).__name__} defines no emit; a neuron with substeps must")
 
 
 class Ode(Neuron):

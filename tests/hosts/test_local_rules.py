@@ -7,7 +7,7 @@ from spiky_rl.hosts.rsl_rl.config import runner_config
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.hosts.skrl.config import runner_config as skrl_config
 from spiky_rl.learning.base import Rule
-from spiky_rl.registry import configure
+from spiky_rl.registry import RegistryError, configure
 from spiky_rl.spec import SpecError
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import rollout
@@ -24,6 +24,18 @@ class Witness(Rule):
 
     def change(self, layers, signals, credit, keep):
         self.seen = (list(layers), [s.clone() for s in signals], credit.clone(), keep)
+
+
+@pytest.mark.parametrize(
+    "body", ["local = True", "local = True\n    def chnage(self): pass", "def change(self): pass"]
+)
+def test_a_rule_that_says_local_and_its_change_come_together(tmp_path, body):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        f"from spiky_rl.learning.base import Rule\n\nclass Mine(Rule):\n    {body}\n", encoding="utf-8"
+    )
+    with pytest.raises(RegistryError, match="mine.py, line 3: TypeError: Mine: a local rule defines change"):
+        configure("learning", f"{path}:Mine", "learning")
 
 
 def runner(rule, stateful, critic=None) -> Runner:

@@ -68,7 +68,6 @@ BROKEN = {
         r"has no option 'learn'; write options = \{\*\*params, 'dt': DT",
     ),
     "no states": ('    states = ("v",)\n', "", "declares no 'states'; see spiky_rl/neurons/base.py"),
-    "no step": ("def step", "def stop", "its step must return a pair: its output, and a tuple of its states"),
     "unknown op": (
         "ops.abs",
         "ops.absolute",
@@ -125,7 +124,7 @@ BROKEN = {
     "sub-steps without their parts": (
         "    graded = True\n",
         "    graded = True\n    substeps = 4\n",
-        "it fails with NotImplementedError: Leaky has sub-steps, so it needs advance and emit",
+        "it fails with NotImplementedError: Leaky defines no advance; a neuron with substeps must",
     ),
     "parameters that do not go together": (
         "ops.abs(v)",
@@ -180,6 +179,9 @@ class Sine(Surrogate):
 
     def derivative(self, ops, x, slope):
         return ops.cos(slope * x)
+
+    def primitive(self, ops, x, slope):
+        return 0.5 + ops.sin(slope * x) / slope
 '''
 
 

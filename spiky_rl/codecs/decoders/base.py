@@ -63,7 +63,7 @@ class Decoder(Component, torch.nn.Module):
 
     def read(self, potentials: Tensor) -> Tensor:
         """Potentials [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
-        raise NotImplementedError(f"{type(self).__name__} has a potential, so it needs read")
+        raise NotImplementedError(f"{type(self).__name__} defines no read; a decoder with a potential must")
 
     def operations(self, spikes: Tensor) -> Tensor:
         """Effective operations for spikes [T, K, B, N]: non-zero inputs times F, [T, B]."""
