@@ -1,11 +1,11 @@
 """Where Isaac Lab finds its robots: NVIDIA's asset server, the user's own folder, or look-alikes derived from Newton's wheel.
 
-The look-alikes need no network. Their masses and joints are Newton's, so their scores are no Isaac Lab baselines.
+The look-alikes need no network. They follow the MJCF models in Newton's wheel, not the asset server's files, so their
+scores are no Isaac Lab baselines.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -17,10 +17,9 @@ import threading
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 from spiky_rl.files import cache_folder
-from spiky_rl.registry import UserError
+from spiky_rl.hosts.isaaclab.lookalikes import GROUND, LAYOUT, AssetError, derive, newton_version
 
 logger = logging.getLogger(__name__)
 
@@ -28,55 +27,12 @@ MODES = ("auto", "local", "nucleus")
 LOCAL_TASKS = ("Isaac-Cartpole", "Isaac-Ant", "Isaac-Humanoid")
 """Task families that the local assets serve, with their ``-Direct`` twins."""
 
-LAYOUT = 2
-"""Counts up whenever the derived files change, so that an older cache is left alone."""
 ROOT = "ISAACSIM_ASSET_ROOT"
 """The environment variable that Isaac Lab reads once, at import."""
 REGION = "ISAACSIM_ASSET_REGION_PROFILE"
 """Isaac Lab's own choice among its servers: whoever sets it means them."""
 PATIENCE = 3.0
 """Seconds that the asset server has for its answer."""
-
-GROUND = "Isaac/IsaacLab/Environments/Grid/default_ground_plane_checker_v1/default_ground_plane.usda"
-CARTPOLE = "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd"
-ANT = "Isaac/Robots/IsaacSim/Ant/ant_instanceable.usd"
-HUMANOID = "Isaac/Robots/IsaacSim/Humanoid/humanoid_instanceable.usd"
-
-HUMANOID_JOINTS = {
-    "abdomen_x": "pelvis",
-    "left_elbow": "left_lower_arm",
-    "right_elbow": "right_lower_arm",
-    "left_knee": "left_shin",
-    "right_knee": "right_shin",
-}
-"""Newton's name of a joint -> the name that Isaac Lab's configuration asks for."""
-
-PAINT = (
-    (r"foot|ankle|hand|shin|lower_arm|slider", (0.015, 0.025, 0.05)),
-    (r"aux|leg|thigh|arm|pole", (0.03, 0.13, 0.36)),
-    (r"", (0.85, 0.16, 0.02)),
-)
-"""Colours of the robots' shapes, linear red green blue: the first pattern that a shape's path holds."""
-
-GROUND_PLANE = """#usda 1.0
-(
-    defaultPrim = "ground"
-    metersPerUnit = 1
-    upAxis = "Z"
-)
-
-def Xform "ground"
-{
-    def Plane "plane" (prepend apiSchemas = ["PhysicsCollisionAPI"])
-    {
-        uniform token axis = "Z"
-    }
-}
-"""
-
-
-class AssetError(UserError):
-    """The robots of a task cannot be had; the message says what to do."""
 
 
 def configure_assets(mode: str) -> str:
@@ -103,7 +59,7 @@ def configure_assets(mode: str) -> str:
     derived = local_asset_root()
     require_unread(str(derived))
     os.environ[ROOT] = str(derived)
-    return f"local (derived from Newton {newton_version()})"
+    return f"local (look-alikes {LAYOUT}, derived from Newton {newton_version()})"
 
 
 def local_asset_root() -> Path:
@@ -124,58 +80,6 @@ def local_asset_root() -> Path:
     finally:
         shutil.rmtree(build, ignore_errors=True)
     return root
-
-
-def derive(source: Path, root: Path) -> None:
-    """Write Isaac Lab's four files below ``root`` from Newton's example assets in ``source``."""
-    from pxr import Sdf
-
-    for target in (GROUND, CARTPOLE, ANT, HUMANOID):
-        (root / target).parent.mkdir(parents=True)
-    (root / GROUND).write_text(GROUND_PLANE)
-
-    for name, target in (("cartpole_single_pendulum", CARTPOLE), ("ant", ANT), ("humanoid", HUMANOID)):
-        layer: Any = Sdf.Layer.OpenAsAnonymous(str(source / f"{name}.usda"))
-        if target == CARTPOLE:
-            layer.defaultPrim = "cartpole"
-        if target == HUMANOID:
-            rename_joints(layer, HUMANOID_JOINTS)
-        paint(layer)
-        layer.Export(str(root / target))
-
-
-def rename_joints(layer: Any, names: dict[str, str]) -> None:
-    """Rename the joints of a ``Sdf.Layer``. Raises AssetError for one that the layer lacks."""
-    from pxr import Sdf
-
-    joints = {prim.name: prim.path for prim in prims(layer) if prim.typeName.endswith("Joint")}
-    edits = Sdf.BatchNamespaceEdit()
-    for old, new in names.items():
-        if old not in joints:
-            raise AssetError(
-                f"Newton {newton_version()} has no humanoid joint {old}: another version is needed"
-            )
-        edits.Add(Sdf.NamespaceEdit.Rename(joints[old], new))
-    if not layer.Apply(edits):
-        raise AssetError(f"Newton's humanoid joints cannot be renamed: {', '.join(names)}")
-
-
-def paint(layer: Any) -> None:
-    """Colour the shapes of a ``Sdf.Layer`` by PAINT, for Newton's assets have no materials."""
-    from pxr import Sdf
-
-    for prim in prims(layer):
-        if prim.typeName in ("Capsule", "Cube", "Sphere"):
-            colour = next(colour for pattern, colour in PAINT if re.search(pattern, str(prim.path)))
-            attribute: Any = Sdf.AttributeSpec(prim, "primvars:displayColor", Sdf.ValueTypeNames.Color3fArray)
-            attribute.default = [colour]
-
-
-def prims(layer: Any) -> list[Any]:
-    """Every prim of a ``Sdf.Layer``."""
-    paths = []
-    layer.Traverse("/", paths.append)
-    return [layer.GetPrimAtPath(path) for path in paths if path.IsPrimPath()]
 
 
 def missing_asset(error: BaseException) -> str | None:
@@ -233,13 +137,6 @@ def ask(address: str) -> str:
             return ""
     except OSError as error:
         return str(error)
-
-
-def newton_version() -> str:
-    try:
-        return importlib.metadata.version("newton")
-    except importlib.metadata.PackageNotFoundError as error:
-        raise AssetError('Newton is not installed: pip install "spiky-rl[isaaclab]"') from error
 
 
 def newton_folder() -> Path:

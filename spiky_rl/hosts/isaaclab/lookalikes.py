@@ -1,0 +1,224 @@
+"""Look-alikes of Isaac Lab's robots, derived from Newton's example assets and true to the MJCF models beside them.
+
+Newton's wheel holds NVIDIA's robots twice: as USD files, which have the prims and joints that Isaac Lab's tasks ask
+for, and as ``nv_ant.xml`` and ``nv_humanoid.xml``. Where the two disagree the MJCF model counts, and it is read here:
+no number of it is written down twice. ``docs/robots.md`` compares what is simulated in the end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.registry import UserError
+
+LAYOUT = 3
+"""Counts up whenever the derived files change: the robots' version, which results and checkpoints name."""
+
+GROUND = "Isaac/IsaacLab/Environments/Grid/default_ground_plane_checker_v1/default_ground_plane.usda"
+CARTPOLE = "Isaac/IsaacLab/Robots/Classic/Cartpole/cartpole.usd"
+ANT = "Isaac/Robots/IsaacSim/Ant/ant_instanceable.usd"
+HUMANOID = "Isaac/Robots/IsaacSim/Humanoid/humanoid_instanceable.usd"
+
+HUMANOID_JOINTS = {
+    "abdomen_x": "pelvis",
+    "left_elbow": "left_lower_arm",
+    "right_elbow": "right_lower_arm",
+    "left_knee": "left_shin",
+    "right_knee": "right_shin",
+}
+"""Newton's name of a joint -> the name that Isaac Lab's configuration asks for."""
+
+PAINT = (
+    (r"foot|ankle|hand|shin|lower_arm|slider", (0.015, 0.025, 0.05)),
+    (r"aux|leg|thigh|arm|pole", (0.03, 0.13, 0.36)),
+    (r"", (0.85, 0.16, 0.02)),
+)
+"""Colours of the robots' shapes, linear red green blue: the first pattern that a shape's path holds."""
+
+GROUND_PLANE = """#usda 1.0
+(
+    defaultPrim = "ground"
+    metersPerUnit = 1
+    upAxis = "Z"
+)
+
+def Xform "ground"
+{
+    def Plane "plane" (prepend apiSchemas = ["PhysicsCollisionAPI"])
+    {
+        uniform token axis = "Z"
+    }
+
+    def Scope "Looks"
+    {
+        def Material "theGrid"
+        {
+            def Shader "Shader"
+            {
+            }
+        }
+    }
+}
+"""
+"""The ground: Isaac Lab tints the shader at this place, whether or not it is bound."""
+
+
+class AssetError(UserError):
+    """The robots of a task cannot be had; the message says what to do."""
+
+
+def derive(source: Path, root: Path) -> None:
+    """Write Isaac Lab's four files below ``root`` from Newton's example assets in ``source``."""
+    from pxr import Sdf
+
+    for target in (GROUND, CARTPOLE, ANT, HUMANOID):
+        (root / target).parent.mkdir(parents=True)
+    (root / GROUND).write_text(GROUND_PLANE)
+
+    for name, target in (("cartpole_single_pendulum", CARTPOLE), ("ant", ANT), ("humanoid", HUMANOID)):
+        layer: Any = Sdf.Layer.OpenAsAnonymous(str(source / f"{name}.usda"))
+        if target == CARTPOLE:
+            layer.defaultPrim = "cartpole"
+        else:
+            follow_mjcf(layer, source / f"nv_{name}.xml")
+        if target == HUMANOID:
+            remove_collision_groups(layer)
+            rename_joints(layer, HUMANOID_JOINTS)
+        paint(layer)
+        layer.Export(str(root / target))
+
+
+def mjcf_model(path: Path) -> tuple[Any, Any]:
+    """The MJCF file at ``path`` as MuJoCo's specification and compiled model."""
+    mujoco: Any = importlib.import_module("mujoco")  # a compiled module, whose names no checker sees
+    spec = mujoco.MjSpec.from_file(str(path))
+    for sensor in list(spec.sensors):  # some name a site that is not there; MuJoCo refuses the file for it
+        spec.delete(sensor)
+    return spec, spec.compile()
+
+
+def follow_mjcf(layer: Any, path: Path) -> None:
+    """Give bodies, shapes and joints of a ``Sdf.Layer`` what the MJCF model of the same robot says of them."""
+    spec, model = mjcf_model(path)
+    materials: dict[tuple[float, ...], Any] = {}
+    for prim in prims(layer):
+        if "physics:density" in prim.attributes:
+            shapes = prim.nameChildren["collisions"].nameChildren
+            write(prim, "physics:density", "Float", spec.geom(shapes[0].name).density)
+        elif prim.nameParent is not None and prim.nameParent.name == "collisions":
+            follow_geom(prim, model.geom(prim.name), materials)
+        elif prim.typeName == "PhysicsRevoluteJoint":
+            body = prim.relationships["physics:body1"].targetPathList.explicitItems[0].name
+            joint = model.joint(model.body(body).jntadr[0])
+            lower, upper = map(math.degrees, joint.range)
+            write(prim, "physics:lowerLimit", "Float", lower)
+            write(prim, "physics:upperLimit", "Float", upper)
+            follow_limits(prim, joint)
+        elif prim.typeName == "PhysicsJoint":
+            for axis in ("rotX", "rotY", "rotZ"):
+                if (name := prim.attributes.get(f"mjcf:{axis}:name")) is not None:
+                    joint = model.joint(name.default)
+                    lower, upper = map(math.degrees, joint.range)
+                    write(prim, f"limit:{axis}:physics:low", "Float", lower)
+                    write(prim, f"limit:{axis}:physics:high", "Float", upper)
+                    follow_limits(prim, joint)
+
+
+def follow_limits(prim: Any, joint: Any) -> None:
+    """How hard a joint's limits are, as MuJoCo's own parameters, which Newton passes on."""
+    write(prim, "mjc:solreflimit", "Double2", tuple(joint.solref))
+    write(prim, "mjc:solimplimit", "DoubleArray", list(joint.solimp))
+
+
+def follow_geom(prim: Any, geom: Any, materials: dict[tuple[float, ...], Any]) -> None:
+    """A shape's contact parameters; shapes of the same friction share one of the layer's ``materials``."""
+    from pxr import Sdf
+
+    write(prim, "mjc:condim", "Int", int(geom.condim[0]))
+    write(prim, "mjc:solref", "Double2", tuple(geom.solref))
+    write(prim, "mjc:solimp", "DoubleArray", list(geom.solimp))
+    write(prim, "mjc:margin", "Double", float(geom.margin[0]))
+    friction = tuple(geom.friction)
+    if friction not in materials:
+        root = prim.layer.GetPrimAtPath(prim.path.GetPrefixes()[0])
+        material = Sdf.PrimSpec(root, f"friction_{len(materials)}", Sdf.SpecifierDef, "Material")
+        schemas(material, "PhysicsMaterialAPI")
+        names = "physics:dynamicFriction physics:staticFriction mjc:torsionalfriction mjc:rollingfriction"
+        for name, value in zip(names.split(), (friction[0], *friction), strict=True):
+            write(material, name, "Float", value)
+        materials[friction] = material
+    schemas(prim, "MaterialBindingAPI")
+    binding: Any = Sdf.RelationshipSpec(prim, "material:binding:physics", False)
+    binding.targetPathList.explicitItems = [materials[friction].path]
+
+
+def remove_collision_groups(layer: Any) -> None:
+    """Remove the collision groups, for Newton lets a shape of a group collide with that group alone: not with the ground.
+
+    They only keep neighbours apart, which every joint does by itself.
+    """
+    for prim in prims(layer):
+        if prim.typeName == "PhysicsCollisionGroup":
+            del prim.nameParent.nameChildren[prim.name]
+
+
+def rename_joints(layer: Any, names: dict[str, str]) -> None:
+    """Rename the joints of a ``Sdf.Layer``. Raises AssetError for one that the layer lacks."""
+    from pxr import Sdf
+
+    joints = {prim.name: prim.path for prim in prims(layer) if prim.typeName.endswith("Joint")}
+    edits = Sdf.BatchNamespaceEdit()
+    for old, new in names.items():
+        if old not in joints:
+            raise AssetError(
+                f"Newton {newton_version()} has no humanoid joint {old}: another version is needed"
+            )
+        edits.Add(Sdf.NamespaceEdit.Rename(joints[old], new))
+    if not layer.Apply(edits):
+        raise AssetError(f"Newton's humanoid joints cannot be renamed: {', '.join(names)}")
+
+
+def paint(layer: Any) -> None:
+    """Colour the shapes of a ``Sdf.Layer`` by PAINT, for Newton's assets have no materials."""
+    for prim in prims(layer):
+        if prim.typeName in ("Capsule", "Cube", "Sphere"):
+            colour = next(colour for pattern, colour in PAINT if re.search(pattern, str(prim.path)))
+            write(prim, "primvars:displayColor", "Color3fArray", [colour])
+
+
+def write(prim: Any, name: str, kind: str, value: Any) -> None:
+    """Set the attribute ``name`` of a prim, of the USD type ``kind`` where it is new."""
+    from pxr import Sdf
+
+    attribute: Any = prim.attributes.get(name) or Sdf.AttributeSpec(
+        prim, name, getattr(Sdf.ValueTypeNames, kind)
+    )
+    attribute.default = value
+
+
+def schemas(prim: Any, name: str) -> None:
+    """Apply one more API schema to a prim."""
+    from pxr import Sdf
+
+    applied = prim.GetInfo("apiSchemas")
+    prim.SetInfo("apiSchemas", Sdf.TokenListOp.Create(prependedItems=[*applied.prependedItems, name]))
+
+
+def prims(layer: Any) -> list[Any]:
+    """Every prim of a ``Sdf.Layer``."""
+    paths = []
+    layer.Traverse("/", paths.append)
+    return [layer.GetPrimAtPath(path) for path in paths if path.IsPrimPath()]
+
+
+def newton_version() -> str:
+    """The installed Newton's version. Raises AssetError where there is none."""
+    try:
+        return importlib.metadata.version("newton")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise AssetError('Newton is not installed: pip install "spiky-rl[isaaclab]"') from error
