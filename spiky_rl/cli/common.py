@@ -262,7 +262,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
 
     assets = configure_assets(args.assets)
 
-    from spiky_rl.hosts.isaaclab.environment import resolve_task
+    from spiky_rl.hosts.isaaclab.environment import require_files, resolve_task
 
     task = resolve_task(task_spec.id if task_spec else args.task)
     for name in data.get("tasks") or {}:
@@ -274,6 +274,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     library = args.rl_library
     configuration = importlib.import_module(f"spiky_rl.hosts.{library}.config")
     env_cfg, host = load_host(library, task, [*_env_of(task_spec), *env_overrides])
+    require_files(env_cfg)
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
     config = configuration.runner_config(spec)
     experiment = args.experiment_name or spec.runner.get("experiment_name", "")
@@ -353,15 +354,15 @@ def shape(tree: dict[str, Any]) -> dict[str, Any]:
 
 def find_checkpoint(args: argparse.Namespace, plan: Plan) -> Path:
     """The checkpoint that the arguments name, if it is one of this task, agent and network. Raises UserError."""
-    from spiky_rl.hosts.common import runs
-    from spiky_rl.hosts.common.checkpoints import check_identity, read_checkpoint
+    from spiky_rl.hosts.common import checkpoints, runs
 
     checkpoint = runs.find_checkpoint(
         args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent, plan.library
     )
-    loaded = read_checkpoint(str(checkpoint), library=plan.library)
-    check_identity(loaded, plan.identity, str(checkpoint))
+    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
+    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
     check_network(loaded, plan.spec, checkpoint)
+    checkpoints.warn_of_other_robots(loaded, plan.assets, str(checkpoint))
     return checkpoint
 
 

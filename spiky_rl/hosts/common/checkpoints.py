@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 
 from spiky_rl.registry import UserError
+
+logger = logging.getLogger(__name__)
 
 KEYS = {
     "rsl_rl": ("actor_state_dict", "critic_state_dict", "iter"),
@@ -56,6 +59,13 @@ def check_identity(loaded: dict[str, Any], identity: dict[str, Any], path: str) 
             raise CheckpointError(
                 f"{path}: a checkpoint of {key} {theirs[key]!r}, not {identity[key]!r}; pass --{key} {theirs[key]}"
             )
+
+
+def warn_of_other_robots(loaded: dict[str, Any], assets: str, path: str) -> None:
+    """Say in one line where a checkpoint was trained on other robots than ``assets``, for scores do not carry over."""
+    identity = ((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity") or {}
+    if (theirs := identity.get("assets")) not in (None, assets):
+        logger.warning("%s: was trained on other robots: %s, not %s", path, theirs, assets)
 
 
 def random_state(device: str) -> dict[str, Any]:

@@ -31,6 +31,10 @@ ROOT = "ISAACSIM_ASSET_ROOT"
 """The environment variable that Isaac Lab reads once, at import."""
 REGION = "ISAACSIM_ASSET_REGION_PROFILE"
 """Isaac Lab's own choice among its servers: whoever sets it means them."""
+OWN_PACK = f"or set {ROOT} to a folder that holds NVIDIA's asset pack"
+NEWTON_REPOSITORY = "https://github.com/newton-physics/newton-assets"
+NEWTON_ASSETS = "https://raw.githubusercontent.com/newton-physics/newton-assets/main"
+"""Where Isaac Lab looks for the robots that Newton's makers host, unless NEWTON_ASSET_DIR says otherwise."""
 PATIENCE = 3.0
 """Seconds that the asset server has for its answer."""
 
@@ -83,14 +87,26 @@ def local_asset_root() -> Path:
 
 
 def missing_asset(error: BaseException) -> str | None:
-    """The remedy for Isaac Lab's error about an asset it cannot find, or None for any other error."""
-    if not isinstance(error, FileNotFoundError) or ".usd" not in str(error):
+    """Where the file lies that Isaac Lab's error cannot find, and the remedy; None for any other error."""
+    found = re.search(r"(\w+://|/|[A-Za-z]:[\\/])\S+\.\w+", str(error))
+    if not isinstance(error, FileNotFoundError) or found is None:
         return None
-    if is_derived(os.environ.get(ROOT, "")):
-        remedy = f"the local assets serve {', '.join(LOCAL_TASKS)} only; use the asset server with --assets nucleus"
-    else:
-        remedy = f"is the asset server reachable? {', '.join(LOCAL_TASKS)} also run with --assets local"
-    return f"{error}: {remedy}, or set {ROOT} to a folder that holds NVIDIA's asset pack"
+    place, here, own = found[0], ", ".join(LOCAL_TASKS), os.environ.get(ROOT, "")
+    read = sys.modules.get("isaaclab.utils.assets")
+    root = own or (read.NUCLEUS_ASSET_ROOT_DIR if read is not None else server())
+    name = place.removeprefix(root).removeprefix(NEWTON_ASSETS).lstrip("/\\")
+    if place.startswith(NEWTON_ASSETS):
+        return (
+            f"{name} lies in {NEWTON_REPOSITORY}, whatever --assets says, and cannot be fetched from there: "
+            f"set NEWTON_ASSET_DIR to a checkout of it"
+        )
+    if not place.startswith(root):
+        return f"{place} is needed, which no --assets holds; see to it that it can be read from there"
+    if is_derived(root):
+        return f"{name} lies on the asset server, and the local assets serve {here}: use --assets nucleus, {OWN_PACK}"
+    if own:
+        return f"{place} is not there, where {ROOT}={own} has it looked for; correct it, or unset it"
+    return f"{place}: is the asset server reachable? {here} also run with --assets local; {OWN_PACK}"
 
 
 def is_derived(root: str) -> bool:

@@ -8,6 +8,7 @@ import importlib.metadata
 import io
 import logging
 import math
+import os
 import re
 import sys
 import time
@@ -21,7 +22,7 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from spiky_rl.hosts.isaaclab.assets import AssetError, missing_asset
+from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
 from spiky_rl.registry import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -163,6 +164,24 @@ def fits(value: Any, current: Any, declared: str) -> bool:
         return True
     kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
     return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})
+
+
+def require_files(env_cfg: Any) -> None:
+    """Raise AssetError, before a simulator starts, for a robot or a thing whose file the local assets do not have."""
+    from isaaclab.assets import AssetBaseCfg
+
+    root, nodes, seen = os.environ.get(ROOT, ""), [(env_cfg, False)], set[int]()
+    while is_derived(root) and nodes:
+        node, is_spawned = nodes.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        is_spawned = is_spawned or isinstance(node, AssetBaseCfg)  # not a marker, which is seldom drawn
+        parts = dict(enumerate(node)) if isinstance(node, (list, tuple)) else fields(node)
+        path = str(parts.get("usd_path")) if is_spawned else ""
+        if path.startswith(root) and not os.path.isfile(path):
+            raise AssetError(missing_asset(FileNotFoundError(path)) or path)
+        nodes += [(part, is_spawned) for part in parts.values()]
 
 
 def write_config(path: Path, config: Any) -> None:
