@@ -43,6 +43,8 @@ class SpikingNetwork(Component, torch.nn.Module):
     """Whether `learn` is to be called after every rollout."""
     features: int | None = None
     """Width of what `extract` gives; None: nothing in this network is fixed, and a host has nothing to cache."""
+    updates: int = 0
+    """PPO updates so far. A number of Python's, so that no forward pass waits for a device to read it."""
 
     @classmethod
     @abstractmethod
@@ -96,3 +98,18 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     def advance(self) -> None:
         """Count one update: slope schedules and the noise of random encoders go by it."""
+        self.updates += 1
+
+    def get_extra_state(self) -> Tensor:
+        """The number of updates for ``state_dict``: a tensor, as rsl_rl sends every value of it to its other processes."""
+        return torch.tensor(self.updates, device=self.readout.weight.device)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Take the number of updates over from a checkpoint."""
+        self.updates = int(state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # in older checkpoints the number of updates is a buffer of this name
+        if prefix + "updates" in state_dict:
+            state_dict[prefix + "_extra_state"] = state_dict.pop(prefix + "updates")
+        super()._load_from_state_dict(state_dict, prefix, *args)

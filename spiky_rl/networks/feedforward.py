@@ -194,8 +194,6 @@ class FeedForward(SpikingNetwork):
         self.sparsity: Any = None if sparsity is None else sparsity.build()
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self.updates: Tensor
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
@@ -230,9 +228,7 @@ class FeedForward(SpikingNetwork):
         share: float = 1.0,
     ) -> tuple[Tensor, State]:
         """``share``: of the whole pass that this part of it is, and so of what activity costs."""
-        slope = (
-            self.surrogate.slope_at(int(self.updates)) if self.surrogate.schedule else self.surrogate.slope
-        )
+        slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         before, sizes = [s.squeeze(0) for s in state or ()], len(self.encoder.state_sizes)
         signal, after = self.encoder.encode(x, None if state is None else tuple(before[:sizes]), keep)
@@ -367,5 +363,5 @@ class FeedForward(SpikingNetwork):
             self.learning.change(self.layers, record.signal, credit, keep)
 
     def advance(self) -> None:  # noqa: D102
-        self.updates += 1
-        self.encoder.redraw(int(self.updates))
+        super().advance()
+        self.encoder.redraw(self.updates)

@@ -165,8 +165,6 @@ class Reservoir(SpikingNetwork):
         self.parameters_of_neuron = Parameters(self.neuron, size)
         built = surrogate.build()
         self.surrogate, self.ops = built, TorchOps(built, built.slope)
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
-        self.updates: Tensor
         self.wiring: Wiring = graph.build().wire(size, np.random.default_rng(seed))
         self.unit = calibration.rheobase(self.neuron, self.ops)
         self.synapse_decay = math.exp(-self.neuron.dt / tau_synapse)
@@ -225,8 +223,8 @@ class Reservoir(SpikingNetwork):
         return self.decoder[-1]  # type: ignore[return-value]
 
     def advance(self) -> None:  # noqa: D102
-        self.updates += 1
-        self.encoder.redraw(int(self.updates))
+        super().advance()
+        self.encoder.redraw(self.updates)
 
     def run_on(self, backend: str) -> None:  # noqa: D102
         dispatch.check(backend)

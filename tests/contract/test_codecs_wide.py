@@ -138,12 +138,14 @@ def test_a_topographic_signal_is_copies_of_the_observations_layout(name):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_signals_repeat_until_the_noise_is_drawn_anew_and_follow_the_number_of_updates(name):
     built, x = encoder(name), observations()
+    buffers = [buffer.data_ptr() for buffer in built.buffers()]
     drawn = []
     for updates in (1, 2, 1):
         built.redraw(updates)
         drawn.append(built(x))
         assert torch.equal(built(x), drawn[-1])
     assert torch.equal(drawn[0], drawn[2])
+    assert buffers == [buffer.data_ptr() for buffer in built.buffers()], "where a captured graph reads it"
     other = encoder(name)
     built.redraw(5)
     other.load_state_dict(built.state_dict())

@@ -41,7 +41,7 @@ def test_cached_features_give_the_stored_log_probabilities(case):
 def test_every_epoch_trains_on_the_features_of_the_rollout(case):
     run = runner(*CASES[case], num_envs=16)
     actor = run.alg.actor
-    trained = ("decoder", "distribution", "updates")  # the last counts the updates themselves
+    trained = ("decoder", "distribution", "_extra_state")  # the last counts the updates themselves
     fixed = {k: v.clone() for k, v in actor.state_dict().items() if not any(part in k for part in trained)}
     rollout(run)
     kept = run.alg.storage.observations["actor_features"].clone()

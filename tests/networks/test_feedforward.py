@@ -197,8 +197,27 @@ def test_the_slope_follows_its_schedule_over_updates():
         constant = build(surrogate={"name": "arctangent", "slope": slope})
         assert torch.allclose(gradient(scheduled), gradient(constant), atol=1e-12), updates
         scheduled.advance()
-    assert int(scheduled.updates) == duration + 2
-    assert "updates" in scheduled.state_dict(), "a resumed run goes on where it was"
+    assert (
+        scheduled.updates == duration + 2 and type(scheduled.updates) is int
+    ), "no forward pass asks a device"
+    resumed = build(surrogate={"name": "arctangent", "slope": start, "schedule": [final, duration]})
+    resumed.load_state_dict(scheduled.state_dict())
+    assert resumed.updates == duration + 2, "a resumed run goes on where it was"
+
+
+def test_checkpoints_in_which_the_number_of_updates_was_a_buffer_still_load():
+    network = build()
+    old = network.state_dict()
+    old["updates"] = old.pop("_extra_state") + 7
+    network.load_state_dict(old)
+    assert network.updates == 7
+    # as part of a host's model, whose names have a prefix
+    torch.nn.ModuleDict({"network": network}).load_state_dict({f"network.{k}": v for k, v in old.items()})
+    assert network.updates == 7 and "updates" in old, "what was loaded from stays as it was"
+
+
+def test_every_value_of_a_networks_state_is_a_tensor_that_can_be_sent_to_another_process():
+    assert all(isinstance(value, torch.Tensor) for value in build().state_dict().values())
 
 
 def test_advance_draws_the_noise_of_a_random_encoder_anew():

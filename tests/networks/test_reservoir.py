@@ -275,7 +275,7 @@ def test_the_noise_of_a_random_encoder_is_drawn_anew_after_an_update():
     noise = net.encoder.noise.clone()
     net.advance()
     assert not torch.equal(noise, net.encoder.noise)
-    assert int(net.updates) == 1
+    assert net.updates == 1
 
 
 def test_a_named_backend_of_another_device_is_kept_for_the_device_that_the_host_will_choose(monkeypatch):

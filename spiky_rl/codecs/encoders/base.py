@@ -40,7 +40,7 @@ class Encoder(Component, torch.nn.Module):
         return self(x), ()
 
     def redraw(self, updates: int) -> None:
-        """Draw the noise of a random encoder anew; called once after every PPO update."""
+        """Draw the noise of a random encoder anew, in place: a captured graph reads the same memory. Once per PPO update."""
 
     def operations(self, x: Tensor) -> Tensor:
         """Operations of the encoder itself for x [T, B, O]: [T, B]. Arithmetic, whatever its result; no comparisons."""

@@ -64,7 +64,7 @@ class Population(Encoder):
         return torch.stack(spikes, dim=1)
 
     def redraw(self, updates: int) -> None:  # noqa: D102
-        self.noise = uniform_noise(self.seed + updates, *self.noise.shape).to(self.noise)
+        self.noise.copy_(uniform_noise(self.seed + updates, *self.noise.shape))
 
     def operations(self, x: Tensor) -> Tensor:
         """Three operations per field: difference, scaling, square (the exponential is not counted)."""

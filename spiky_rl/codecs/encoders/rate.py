@@ -50,7 +50,7 @@ class Rate(Encoder):
         return (self.noise[:, None] < probability.unsqueeze(1)).to(x.dtype)
 
     def redraw(self, updates: int) -> None:  # noqa: D102
-        self.noise = uniform_noise(self.seed + updates, *self.noise.shape).to(self.noise)
+        self.noise.copy_(uniform_noise(self.seed + updates, *self.noise.shape))
 
     def operations(self, x: Tensor) -> Tensor:
         """One per observation: its scaling."""
