@@ -71,7 +71,7 @@ class Rule(Component, torch.nn.Module):
     def change(
         self, layers: Sequence[Any], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
-        """What a `local` rule makes of a rollout: weights changed in place.
+        """What a `local` rule makes of a rollout: weights that have no gradient, changed in place.
 
         Args:
             layers: All of them.

@@ -1,5 +1,7 @@
 """Local rules under PPO: they see the rollout as the policy saw it and what its actions were worth; no optimiser touches theirs."""
 
+import functools
+
 import pytest
 import torch
 
@@ -38,34 +40,52 @@ def test_a_rule_that_says_local_and_its_change_come_together(tmp_path, body):
         configure("learning", f"{path}:Mine", "learning")
 
 
-def runner(rule, stateful, critic=None) -> Runner:
+def runner(rule, stateful, critic=None, encoder="direct", **changes) -> Runner:
     torch.manual_seed(0)
-    return Runner(PointEnv(8), config({**NETWORK, "stateful": stateful, "learning": rule}, critic=critic))
+    network = {**NETWORK, "stateful": stateful, "learning": rule, "encoder": encoder}
+    settings = config(network, critic=critic)
+    settings["actor"]["obs_normalization"] = True
+    return Runner(PointEnv(8), settings | changes)
 
 
+POISSON = {"name": "population", "mode": "poisson", "fields": 4}
+
+
+@pytest.mark.parametrize("encoder", ["direct", "rate", POISSON], ids=["direct", "rate", "population"])
 @pytest.mark.parametrize("stateful", [False, True])
-def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful):
-    run = runner(f"{__file__}:Witness", stateful)
-    for _ in range(2):  # the second rollout starts in the middle of episodes
-        spikes = []
-        handle = run.alg.actor.network.layers[-1].register_forward_hook(
-            lambda *a: spikes.append(a[2][0][0].clone())
-        )
-        run.alg.actor.network.run_on("torch")
-        # layer by layer, so that the hook is called
-        run.alg.actor.network._plain = False
+def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful, encoder):
+    run = runner(f"{__file__}:Witness", stateful, encoder=encoder)
+    network = run.alg.actor.network
+    network.run_on("torch")
+    network._plain = False  # layer by layer, so that the hooks are called
+    for _ in range(
+        2
+    ):  # the second rollout starts in the middle of episodes, with a normalisation that has moved
+        signals: list[list[torch.Tensor]] = [[], [], []]
+
+        def watch(layer, arguments, results, index):
+            signals[index].append(arguments[1][0].clone())
+            signals[index + 1] += [results[0][0].clone()] * (index == 1)
+
+        hooks = [
+            layer.register_forward_hook(functools.partial(watch, index=i))
+            for i, layer in enumerate(network.layers)
+        ]
         rollout(run)
-        handle.remove()
+        for hook in hooks:
+            hook.remove()
         advantages, dones = run.alg.storage.advantages.clone(), run.alg.storage.dones.clone()
-        with torch.no_grad():
-            for group in run.alg.optimizer.param_groups:
-                group["lr"] = 0.0  # the rule comes after the update: keep the weights of the rollout
+        mean = run.alg.actor.obs_normalizer.mean.clone()
         run.alg.update()
-    layers, signals, credit, keep = run.alg.actor.network.learning.seen
-    assert len(layers) == 2 and len(signals) == 3
-    expected = torch.stack(spikes)  # [T, K, B, N]
-    found = signals[-1] if stateful else signals[-1][0].unflatten(1, (24, 8)).transpose(0, 1)
-    assert expected.sum() > 50 and torch.equal(found, expected)
+        assert not torch.equal(
+            mean, run.alg.actor.obs_normalizer.mean
+        ), "the update moves what the rollout saw"
+    layers, seen, credit, keep = network.learning.seen
+    assert len(layers) == 2 and len(seen) == 3
+    for watched, found in zip(signals, seen, strict=True):
+        expected = torch.stack(watched)  # [T, K or 1, B, C]
+        found = found if stateful else found[0].unflatten(1, (24, 8)).transpose(0, 1)
+        assert expected.abs().sum() > 50 and torch.equal(found, expected)
     assert credit.mean().abs() < 1e-5 and credit.std() == pytest.approx(1.0, rel=1e-3)
     order = credit.view(24, 8)
     assert torch.allclose(order, (advantages - advantages.mean()).squeeze(-1) / advantages.std(), atol=1e-4)
@@ -73,6 +93,50 @@ def test_a_rule_sees_the_spikes_of_the_rollout_and_its_advantages(stateful):
         assert torch.equal(keep[1:], 1.0 - dones[:-1].squeeze(-1).float()) and keep[0].all()
     else:
         assert keep is None
+
+
+class Doubling(Rule):
+    """A local rule that doubles its weights, and notes what they were."""
+
+    local = True
+
+    def attach(self, layers, decoder, outputs):
+        for layer in layers:
+            layer.connection.requires_grad_(False)
+
+    def change(self, layers, signals, credit, keep):
+        for layer in layers:
+            layer.connection.weight.mul_(2.0)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_what_a_rule_learns_comes_after_ppo_whose_ratios_are_of_the_weights_that_acted(stateful):
+    run = runner(f"{__file__}:Doubling", stateful)
+    rollout(run)
+    weights = [layer.connection.weight for layer in run.alg.actor.network.layers]
+    before, during = [w.clone() for w in weights], []
+    log_prob = run.alg.actor.get_output_log_prob
+
+    def watch(actions):
+        during.append(all(torch.equal(w, b) for w, b in zip(weights, before, strict=True)))
+        return log_prob(actions)
+
+    run.alg.actor.get_output_log_prob = watch
+    run.alg.update()
+    assert len(during) == 4 and all(during)
+    assert all(torch.equal(w, 2.0 * b) for w, b in zip(weights, before, strict=True))
+
+
+def test_a_rule_learns_where_torch_compile_wraps_the_actor():
+    run = runner({"name": "rstdp", "layers": [1]}, False)
+    rollout(run)
+    run.alg.actor = torch.compile(
+        run.alg.actor, backend="eager"
+    )  # as PPO.compile, without minutes of a compiler
+    weight = run.alg.get_policy().network.layers[1].connection.weight
+    before = weight.clone()
+    run.alg.update()
+    assert not torch.equal(weight, before)
 
 
 @pytest.mark.parametrize("rule", ["stdp", "rstdp"])

@@ -130,7 +130,15 @@ class SpikingModel(MLPModel):
         hidden_state: HiddenState = None,
         stochastic_output: bool = False,
     ) -> Tensor:
-        """As `MLPModel.forward`. With ``masks``, ``obs`` is [T, trajectories, ...] and the output [T - burn_in, B, ...]."""
+        """As `MLPModel.forward`, in float32 even under autocast.
+
+        With ``masks``, ``obs`` is [T, trajectories, ...] and the output [T - burn_in, B, ...].
+        """
+        device = self.network.readout.weight.device.type
+        if torch.is_autocast_enabled(device):
+            # rsl_rl has it in updates alone, and a current rounded to bfloat16 flips spikes of the rollout
+            with torch.autocast(device, enabled=False):
+                return self.forward(obs, masks, hidden_state, stochastic_output)
         if masks is not None and not self.is_recurrent:
             flat: Any = unpad_trajectories(obs, masks)  # type: ignore[arg-type]
             obs = flat

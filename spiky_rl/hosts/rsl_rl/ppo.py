@@ -87,17 +87,36 @@ class SpikingPPO(PPO):
             model.state = state
 
     def update(self) -> dict[str, float]:
-        """As `PPO.update`; the actor's local rules, if it has any, then learn from the same rollout and its advantages."""
+        """As `PPO.update`, and the actor's local rules, if it has any, learn from the same rollout and its advantages.
+
+        They see the network as it made the rollout: its normalisation, noise and weights are moved by `PPO.update`. What they
+        learn is laid aside until that is done, for PPO's ratios are those of the weights that acted.
+        """
+        actor = self.get_policy()  # torch.compile wraps self.actor
+        learned = (
+            self._locally_learned(actor) if isinstance(actor, SpikingModel) and actor.network.local else []
+        )
         losses = super().update()
-        if isinstance(self.actor, SpikingModel) and self.actor.network.local:
-            rollout = self.storage
-            states = rollout.saved_hidden_state_a
-            first = None if states is None else tuple(s[0] for s in states)
-            # what was advantageous of what was done, whatever the scale of rewards is
-            credit = rollout.advantages
-            credit = (credit - credit.mean()) / (credit.std() + 1e-8)
-            self.actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
+        with torch.no_grad():
+            for weight, value in learned:
+                weight.copy_(value)
         return losses
+
+    def _locally_learned(self, actor: SpikingModel) -> list[tuple[Tensor, Tensor]]:
+        """The weights that no gradient reaches, which stay as they are, and what local rules would make of each."""
+        rollout = self.storage
+        states = rollout.saved_hidden_state_a
+        first = None if states is None else tuple(s[0] for s in states)
+        # what was advantageous of what was done, whatever the scale of rewards is
+        credit = rollout.advantages
+        credit = (credit - credit.mean()) / (credit.std() + 1e-8)
+        weights = [p for p in actor.network.parameters() if not p.requires_grad]
+        before = [w.clone() for w in weights]
+        actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
+        learned = [(w, w.clone()) for w in weights]
+        for weight, value in zip(weights, before, strict=True):
+            weight.copy_(value)
+        return learned
 
     @property
     def learning_rate(self) -> float:

@@ -1,0 +1,135 @@
+"""PPO's ratios are 1 before the first step of the optimiser: for every agent, in bfloat16 autocast and under torch.compile."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from spiky_rl import registry
+from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.spec import resolve_agent
+from tests.hosts.image_env import ImageEnv
+from tests.hosts.point_env import LIF, PointEnv, config
+from tests.hosts.test_reservoir import PLASTIC, RESERVOIR
+from tests.hosts.test_rsl_rl_model import rollout
+
+ENVS = 8
+AGENTS = [name for name in registry.names("agents") if "classifier" not in name]
+SPIKING = [name for name in AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "gru_ppo")]
+SCHEDULED = {"name": "arctangent", "slope": 2.0, "schedule": [10.0, 6]}
+
+
+def agent_runner(agent: str, *overrides: str) -> Runner:
+    """An agent's own configuration on the point mass, seen by a camera where its network is convolutional."""
+    torch.manual_seed(0)
+    images = "conv" in agent
+    host = config() | {"obs_groups": {"actor": ["policy"], "critic": ["critic" if images else "policy"]}}
+    host["algorithm"] = {"class_name": "PPO", "num_learning_epochs": 1, "num_mini_batches": 2}
+    host.pop("save_interval")
+    small = ["agent.network.layers=[6,8,16]"] if images else []
+    small += ["agent.network.control=gain"] * (
+        "reservoir" in agent
+    )  # the search for a rate takes ten seconds
+    merged = resolve_agent(agent, "Isaac-Point", host, [*small, *overrides])
+    return Runner((ImageEnv if images else PointEnv)(ENVS), runner_config(merged) | {"save_interval": 100})
+
+
+def first_ratios(run: Runner) -> torch.Tensor:
+    """The ratios of the update's first minibatch, as `PPO.update` computes them."""
+    alg, ratios = run.alg, []
+    model, generators = alg.get_policy(), ("mini_batch_generator", "recurrent_mini_batch_generator")
+    log_prob, batches = model.get_output_log_prob, []
+
+    def watch(actions):
+        value = log_prob(actions)
+        ratios.append((value - batches[-1].old_actions_log_prob.squeeze(-1)).exp().detach())
+        return value
+
+    def watched(make):
+        def generate(*arguments):
+            for batch in make(*arguments):
+                batches.append(batch)
+                yield batch
+
+        return generate
+
+    model.get_output_log_prob = watch
+    for name in generators:
+        setattr(alg.storage, name, watched(getattr(alg.storage, name)))
+    alg.update()
+    return ratios[0]
+
+
+@pytest.mark.parametrize("agent", SPIKING)
+def test_ratios_are_one_in_autocast_for_every_spiking_agent(agent):
+    # the reference, whose matrix products heed autocast as those on a GPU do; the CPU's kernels never did
+    run = agent_runner(agent, "agent.algorithm.use_mixed_precision=true", "agent.network.backend=torch")
+    assert run.alg.use_mixed_precision
+    rollout(run)
+    ratios = first_ratios(run)
+    assert ratios.numel() >= ENVS and torch.allclose(ratios, torch.ones_like(ratios), atol=2e-5)
+
+
+def test_autocast_does_reach_an_anns_ratios():
+    """What the test above would see of a network that ran in bfloat16."""
+    run = agent_runner("mlp_ppo", "agent.algorithm.use_mixed_precision=true")
+    rollout(run)
+    assert (first_ratios(run) - 1.0).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("backend", ["torch", "auto"])
+def test_values_of_a_spiking_critic_are_the_rollouts_in_autocast(backend):
+    torch.manual_seed(0)
+    run = Runner(PointEnv(ENVS), config(None, critic={**LIF, "layers": [16], "backend": backend}))
+    rollout(run)
+    with torch.autocast("cpu", torch.bfloat16):
+        values = run.alg.critic(run.alg.storage.observations.flatten(0, 1))
+    assert values.dtype == torch.float32
+    assert torch.allclose(values, run.alg.storage.values.flatten(0, 1), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stateful", [False, True])
+def test_ratios_are_one_under_torch_compile(stateful):
+    torch.manual_seed(0)
+    network = {**LIF, "layers": [16], "stateful": stateful, "surrogate": SCHEDULED}
+    run = Runner(PointEnv(ENVS), config(network) | {"torch_compile_mode": "default"})
+    assert type(run.alg.actor) is not type(run.alg.get_policy())
+    rollout(run)
+    ratios = first_ratios(run)
+    assert torch.allclose(ratios, torch.ones_like(ratios), atol=1e-5)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what reads a number from a tensor, for which a program waits on a GPU and which no captured graph can hold."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+NETWORKS = [
+    {"name": "feedforward", **LIF, "layers": [16, 12], "stateful": stateful, "surrogate": SCHEDULED, "encoder": encoder}
+    for stateful, encoder in itertools.product([False, True], ["direct", "rate", "population", "beside"])
+] + [RESERVOIR, PLASTIC]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "network", NETWORKS, ids=lambda n: f"{n['name']}-{n.get('encoder')}-{n.get('stateful')}"
+)
+def test_no_forward_pass_waits_for_the_device(network):
+    torch.manual_seed(0)
+    run = Runner(PointEnv(ENVS), config(network))
+    actor, obs = run.alg.actor, run.env.get_observations()
+    actor.network.run_on("torch")
+    with Waits() as waits:
+        actor(actor.with_features(obs))
+        actor.network.advance()
+        actor(actor.with_features(obs))
+        assert waits.count == 0
+        int(torch.ones(()))
+    assert waits.count == 1, "the count sees one that is there"
