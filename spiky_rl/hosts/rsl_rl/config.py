@@ -69,33 +69,57 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
         raise SpecError(
             f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {algorithm.get('schedule')}"
         )
-    if burn_in and algorithm.get("class_name", "PPO") != "PPO":
-        raise SpecError(
-            f"agent.burn_in: not available with agent.algorithm.class_name: {algorithm['class_name']}"
-        )
     if algorithm.get("symmetry_cfg") and any(n is not None and n.cls.cached(n.options) for n in networks.values()):  # type: ignore[attr-defined]
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
             " mirrored; leave it out"
         )
-    for role in (*networks, "algorithm"):
-        check_class(role, config[role])
-    ours = burn_in or any(networks.values()) or any(algorithm.get(key) for key in OWN_OPTIONS)
-    if ours and algorithm.get("class_name", "PPO") == "PPO":
-        algorithm |= {"class_name": f"{CLASSES}:SpikingPPO", "burn_in": burn_in}
-    else:
-        for key in OWN_OPTIONS:
-            algorithm.pop(key, None)
+    for role in networks:
+        resolved(role, config[role].get("class_name", "MLPModel"))
+    set_algorithm(spec, algorithm, burn_in)
     return config
 
 
-def check_class(role: str, settings: dict[str, Any]) -> None:
-    """Raise SpecError for a ``class_name`` that rsl_rl would not find."""
+def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> None:
+    """Put our PPO in the place of rsl_rl's where the agent needs it. Raises SpecError for a class that cannot train the agent."""
+    from rsl_rl.algorithms import PPO
+
+    from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
+
+    networks = {"network": spec.network, "critic_network": spec.critic_network}
+    # what no PPO but ours does: rsl_rl's would say nothing and learn from something else
+    needs = {f"agent.algorithm.{key}": algorithm[key] for key in OWN_OPTIONS if algorithm.get(key)}
+    needs |= {"agent.burn_in": burn_in} if burn_in else {}
+    for key, network in networks.items():
+        if network is not None and network.cls.cached(network.options):  # type: ignore[attr-defined]
+            needs[f"agent.{key}"] = network.name
+        if rule := local_rule(network):
+            needs[f"agent.{key}.learning"] = rule
+    name = algorithm.get("class_name", "PPO")
+    if name == "PPO" and (needs or any(networks.values())):
+        name = algorithm["class_name"] = f"{CLASSES}:SpikingPPO"
+    cls = resolved("algorithm", name)
+    if not (isinstance(cls, type) and issubclass(cls, PPO)):
+        raise SpecError(
+            f"agent.algorithm.class_name: {name!r} is no PPO; allowed are PPO and module:Class of one derived from it"
+        )
+    if issubclass(cls, SpikingPPO):
+        algorithm["burn_in"] = burn_in
+        return
+    for key, value in needs.items():
+        raise SpecError(
+            f"agent.algorithm.class_name: {name!r} cannot train {key}: {value}; allowed are PPO and module:Class of one"
+            f" derived from {CLASSES}:SpikingPPO"
+        )
+    for key in OWN_OPTIONS:
+        algorithm.pop(key, None)
+
+
+def resolved(role: str, name: Any) -> Any:
+    """What a ``class_name`` names. Raises SpecError for one that rsl_rl would not find."""
     from rsl_rl.utils import resolve_callable
 
-    name = settings.get("class_name")
-    if name is not None:
-        try:
-            resolve_callable(name)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise SpecError(f"agent.{role}.class_name: rsl_rl finds no {name!r}: {error}") from None
+    try:
+        return resolve_callable(name)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise SpecError(f"agent.{role}.class_name: rsl_rl finds no {name!r}: {error}") from None

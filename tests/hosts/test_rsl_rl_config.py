@@ -1,0 +1,78 @@
+"""Which algorithm trains an agent under rsl_rl, and which are refused by name before anything is simulated."""
+
+import pytest
+from rsl_rl.algorithms import PPO
+
+from spiky_rl.hosts.rsl_rl import SpikingPPO
+from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.spec import SpecError, resolve_agent
+from tests.hosts.point_env import config
+
+OURS = "spiky_rl.hosts.rsl_rl:SpikingPPO"
+CLASS = "agent.algorithm.class_name"
+
+
+class Plain(PPO):
+    """A PPO of a user's own that knows nothing of ours."""
+
+
+class Derived(SpikingPPO):
+    """One that does."""
+
+
+def algorithm(agent: str, *overrides: str) -> dict:
+    host = config() | {"algorithm": {"class_name": "PPO", "schedule": "fixed"}}
+    host["algorithm"] |= {"learning_rate": 1e-3}
+    layers = [] if agent == "mlp_ppo" or "reservoir" in agent else ["agent.network.layers=[8,8]"]
+    return runner_config(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["algorithm"]
+
+
+@pytest.mark.parametrize(
+    "name", ["Distillation", "rsl_rl.algorithms:Distillation", "os:system", "RolloutStorage"]
+)
+@pytest.mark.parametrize("agent", ["mlp_ppo", "lif_ppo"])
+def test_an_algorithm_that_is_no_ppo_is_refused_by_name(name, agent):
+    with pytest.raises(SpecError, match=rf"agent\.algorithm\.class_name: .*'?{name}'?.*") as caught:
+        algorithm(agent, f"{CLASS}={name}")
+    assert "\n" not in str(caught.value)
+
+
+PLAIN = ("rsl_rl.algorithms:PPO", f"{__name__}:Plain")
+NEEDS = {
+    ("lif_reservoir_ppo",): r"agent\.network: reservoir",
+    ("lif_rstdp",): r"agent\.network\.learning: rstdp",
+    ("lif_stateful_ppo", "agent.burn_in=4"): r"agent\.burn_in: 4",
+    (
+        "mlp_ppo",
+        "agent.algorithm.learning_rate_floor=1e-4",
+    ): r"agent\.algorithm\.learning_rate_floor: 0\.0001",
+    (
+        "mlp_ppo",
+        "agent.algorithm.critic_learning_rate=0.01",
+    ): r"agent\.algorithm\.critic_learning_rate: 0\.01",
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("case", NEEDS)
+def test_what_only_our_ppo_does_is_refused_with_another_instead_of_being_left_undone(name, case):
+    message = rf"class_name: '{name}' cannot train {NEEDS[case]}; allowed are PPO and module:Class of one derived from"
+    with pytest.raises(SpecError, match=message):
+        algorithm(
+            *case, f"{CLASS}={name}", *["agent.algorithm.critic_learning_rate=null"] * ("mlp" not in case[0])
+        )
+
+
+@pytest.mark.parametrize("case", NEEDS)
+def test_a_class_derived_from_our_ppo_takes_its_place_and_gets_its_options(case):
+    chosen = algorithm(*case, f"{CLASS}={__name__}:Derived")
+    ours = algorithm(*case)
+    assert ours["class_name"] == OURS
+    assert chosen == ours | {"class_name": f"{__name__}:Derived"}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_another_ppo_trains_what_asks_for_nothing_of_ours(name):
+    chosen = algorithm("lif_ppo", f"{CLASS}={name}", "agent.algorithm.critic_learning_rate=null")
+    assert chosen["class_name"] == name
+    assert not {"learning_rate_floor", "critic_learning_rate", "burn_in"} & set(chosen)
