@@ -98,7 +98,7 @@ def test_a_library_is_imported_in_its_home_only():
             assert module.startswith(home), f"{module} imports {name}"
 
 
-def test_the_isaac_lab_host_uses_of_the_rsl_rl_host_nothing_but_its_configuration():
+def test_the_isaac_lab_host_uses_of_the_learners_hosts_what_its_own_command_needs_of_them():
     used = {
         (module, name)
         for module in MODULES
@@ -106,7 +106,9 @@ def test_the_isaac_lab_host_uses_of_the_rsl_rl_host_nothing_but_its_configuratio
         for name in imports(tree_of(module))
         if name.startswith("spiky_rl.hosts.") and not name.startswith("spiky_rl.hosts.isaaclab")
     }
-    assert used <= {("spiky_rl/hosts/isaaclab/agents.py", "spiky_rl.hosts.rsl_rl.config.runner_config")}
+    needed = ("rsl_rl.config.runner_config", "skrl.config.host_tree", "skrl.config.isaaclab_config")
+    needed += ("skrl.components.offer_to_isaaclab",)
+    assert used <= {("spiky_rl/hosts/isaaclab/agents.py", f"spiky_rl.hosts.{name}") for name in needed}
 
 
 def python(*arguments: str) -> str:

@@ -2,27 +2,26 @@
 
 Isaac Lab imports this module before it trains or plays anything, so nothing here may fail: an agent file that cannot be
 read is left out with a warning. ``--agent`` is a key of the task's gym specification; its value must be a function.
+
+What its command needs to be told for them, `spiky_rl.hosts.isaaclab.command` says.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from spiky_rl import registry, spec
+from spiky_rl.hosts.isaaclab import command
 
 log = logging.getLogger(__name__)
 
-HOST_ENTRY = "rsl_rl_cfg_entry_point"
-
 
 def add_agents() -> None:
-    """Add every agent to every task that has an rsl_rl configuration."""
-    import gymnasium
-    import isaaclab_tasks  # noqa: F401  pylint: disable=unused-import
-
+    """Add every agent to every task that has a configuration for a library that can train it."""
     agents = []
     for name in registry.names("agents"):
         try:
@@ -30,38 +29,86 @@ def add_agents() -> None:
             agents.append(name)
         except registry.RegistryError as error:
             log.warning("spiky_rl leaves out the agent %r: %s", name, error)
+    command.prepare(sys.argv, agents)
+
+    import gymnasium
+    import isaaclab_tasks  # noqa: F401  pylint: disable=unused-import
+
     for task in gymnasium.registry.values():
-        if HOST_ENTRY in task.kwargs:
+        if any(_host_entry(library) in task.kwargs for library in CONFIGURATIONS):
             for name in agents:
                 task.kwargs.setdefault(name, _entry(task.id, name))
 
 
 def _entry(task: str, agent: str) -> Callable[[], Any]:
     def configuration() -> Any:
-        return isaaclab_config(task, agent)
+        try:
+            return isaaclab_config(task, agent, command.asking_library())
+        except registry.UserError as error:
+            # as our own commands end: Isaac Lab has none but tracebacks for what a user said
+            log.error("error: %s", error)
+            raise SystemExit(2) from None
 
     configuration.__name__ = f"{agent}_cfg"
     return configuration
 
 
-def isaaclab_config(task: str, agent: str) -> Any:
-    """Isaac Lab's configuration object of an agent on a task: the task's own, with what the agent changes."""
+def isaaclab_config(task: str, agent: str, library: str = "rsl_rl") -> Any:
+    """Isaac Lab's configuration of an agent on a task for an RL library: the task's own, with what the agent changes.
+
+    Raises SpecError for a library that has no PPO of ours, and for a task that Isaac Lab does not configure for it.
+    """
+    import gymnasium
+    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
+
+    known = gymnasium.spec(task).kwargs
+    there = [name for name in CONFIGURATIONS if _host_entry(name) in known]
+    if library not in there:
+        raise spec.SpecError(
+            f"--rl_library {library}: is not available with --agent {agent} on {task}; it allows {' and '.join(there)}"
+        )
+    command.read_without_code()
+    return CONFIGURATIONS[library](task, agent, load_cfg_from_registry(task, _host_entry(library)))
+
+
+def _host_entry(library: str) -> str:
+    return f"{library}_cfg_entry_point"
+
+
+def _merged(task: str, agent: str, host: Any) -> spec.AgentSpec:
+    return spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
+
+
+def _rsl_rl(task: str, agent: str, host: Any) -> Any:
+    """Isaac Lab's configuration object ``host``, changed."""
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
-    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
     from spiky_rl.hosts.isaaclab.environment import plain_agent
     from spiky_rl.hosts.rsl_rl.config import runner_config
 
-    host: Any = load_cfg_from_registry(task, HOST_ENTRY)
     # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
-    merged = spec.resolve_agent(agent, task, plain_agent(copy.deepcopy(host)), task_spec=spec.load_task(task))
-    config = runner_config(merged)
+    config = runner_config(_merged(task, agent, plain_agent(copy.deepcopy(host))))
     if "rnn_type" in config["actor"]:
         host.actor, host.critic = (_as(RslRlRNNModelCfg, model) for model in (host.actor, host.critic))
     _assign(host, config)
     host.device = "cuda:0" if torch.cuda.is_available() else "cpu"
     return host
+
+
+def _skrl(task: str, agent: str, host: Any) -> Any:
+    """A nested dict, as Isaac Lab's is."""
+    from spiky_rl.hosts.skrl.components import offer_to_isaaclab
+    from spiky_rl.hosts.skrl.config import host_tree, isaaclab_config as skrl_config
+
+    config = skrl_config(_merged(task, agent, host_tree(host, task)), host)
+    offer_to_isaaclab()
+    log.warning("spiky_rl: skrl's runner, extended by spiky_rl's models, trains %s", agent)
+    return config
+
+
+CONFIGURATIONS: dict[str, Callable[[str, str, Any], Any]] = {"rsl_rl": _rsl_rl, "skrl": _skrl}
+"""What makes a configuration, by RL library."""
 
 
 def _as(cls: type, model: Any) -> Any:

@@ -1,7 +1,7 @@
 """skrl as a host: the models that our configuration of its runner names, and the agents that it makes of them.
 
 ``class: spiky_rl.hosts.skrl:SpikingPolicy`` makes a policy, ``...:SpikingValue`` a value function, either of a spiking
-network or of an ANN. Nothing of skrl is patched: its runner, agents, models and environment wrapper are subclassed.
+network or of an ANN. Runner, agents, models and environment wrapper are subclasses of skrl's.
 """
 
 from spiky_rl.hosts.skrl.models import SpikingPolicy, SpikingValue

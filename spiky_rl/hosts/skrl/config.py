@@ -173,6 +173,29 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     }
 
 
+def isaaclab_config(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """skrl's configuration for Isaac Lab's own skrl command, which sees to seed, trainer and run folder as ``raw`` says.
+
+    Raises SpecError for what that command's view of an environment cannot give a network.
+    """
+    config = runner_config(spec)
+    states = ["critic"] if config["states"] else ["policy"]
+    for role, groups in (("actor", ["policy"]), ("critic", states)):
+        if config["obs_groups"][role] != groups:
+            raise SpecError(
+                f"agent.obs_groups.{role}: {config['obs_groups'][role]} is not available with Isaac Lab's own skrl command,"
+                f" which allows {groups} here; scripts/train.py --rl_library skrl has no such limit"
+            )
+    config["seed"] = raw.get("seed", 42)
+    config["agent"]["experiment"] = {
+        **{"experiment_name": "", "write_interval": "auto", "checkpoint_interval": "auto"},
+        **raw["agent"].get("experiment", {}),
+        "directory": spec.runner.get("experiment_name", ""),
+    }
+    config["trainer"] = {**raw.get("trainer", {}), "timesteps": config["trainer"]["timesteps"]}
+    return config
+
+
 def _reads_states(model: Mapping[str, Any]) -> bool:
     return any(part.get("input") == "STATES" for part in model.get("network") or ())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import logging
 import math
 import time
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from skrl.utils.runner.torch import Runner as SkrlRunner
 from torch import Tensor, nn
 
 from spiky_rl import files
@@ -24,6 +22,7 @@ from spiky_rl.hosts.common.checkpoints import (
 )
 from spiky_rl.hosts.common.observe import write_pictures
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
+from spiky_rl.hosts.skrl.components import ComponentRunner
 from spiky_rl.hosts.skrl.environment import Environment
 from spiky_rl.hosts.skrl.episodes import Episodes, write_training
 from spiky_rl.hosts.skrl.observe import Played, last_activity, raster
@@ -37,7 +36,7 @@ PARTS = {
 """What can be loaded by itself, in rsl_rl's words, and the modules of skrl's that belong to it."""
 
 
-class Runner(HostRunner, SkrlRunner):
+class Runner(HostRunner, ComponentRunner):
     """Trains with skrl's agents, models from our configuration, and skrl's own update."""
 
     def __init__(
@@ -63,27 +62,13 @@ class Runner(HostRunner, SkrlRunner):
         self.current_learning_iteration = 0
         self.episodes = Episodes(env.num_envs, env.device)
         self._folder, self._writer, self._elapsed = log_dir, None, 0.0
-        settings = {key: config[key] for key in ("memory", "agent", "trainer")}
-        models = {
-            role: {**model, "num_envs": env.num_envs} if isinstance(model, Mapping) else model
-            for role, model in config["models"].items()
-        }
+        settings = {key: config[key] for key in ("models", "memory", "agent", "trainer")}
         # skrl seeds every generator: with the seed that torch has, so that who made the runner decides it
         seed = torch.initial_seed() % 2**32
         with quiet():
-            SkrlRunner.__init__(self, self.environment, {"seed": seed, "models": models, **settings})
+            ComponentRunner.__init__(self, self.environment, {"seed": seed, **settings})
         self.alg: SpikingPPO | SpikingRecurrentPPO = self.agent  # type: ignore[assignment]
         self.policy, self.value = self.alg.policy, self.alg.value
-
-    def _component(self, name: str) -> type:
-        """As skrl's, whose table is closed: beside it ``module:Class``, and our agents in the place of its PPO."""
-        module, colon, attribute = name.partition(":")
-        if colon:
-            return getattr(importlib.import_module(module), attribute)
-        if name.lower() == "ppo":
-            recurrent = any(model.stateful for model in self._models["agent"].values())  # type: ignore[union-attr]
-            return SpikingRecurrentPPO if recurrent else SpikingPPO
-        return super()._component(name)
 
     @property
     def models(self) -> Iterable[nn.Module]:

@@ -1,0 +1,174 @@
+"""Our agents in Isaac Lab's own command: what it is told for them, and that checkpoints carry no code into it."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from rsl_rl.runners import OnPolicyRunner
+
+from spiky_rl.hosts.isaaclab import command
+from tests.hosts.point_env import LIF, PointEnv, config
+
+AGENTS = ("lif_ppo", "mlp_ppo")
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """What the command sets is gone after a test, and a folder of the user's own is the asset root."""
+    monkeypatch.delenv(command.SAFE_LOAD, raising=False)
+    monkeypatch.setenv("ISAACSIM_ASSET_ROOT", str(Path(__file__).parent))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("program", ["/bin/isaaclab", "/lib/isaaclab/__main__.py", "isaaclab"])
+@pytest.mark.parametrize(
+    "agent", [["--agent", "lif_ppo"], ["--agent=lif_ppo"], ["--agent", "x", "--agent", "mlp_ppo"]]
+)
+def test_a_machine_without_a_gpu_is_told_its_device_and_assets_in_one_line_each(program, agent, caplog):
+    arguments = [program, "play", "--rl_library", "skrl", *agent]
+    command.prepare(arguments, AGENTS)
+    assert arguments[-2:] == ["--device", "cpu"]
+    assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["spiky_rl"] * 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["/bin/isaaclab", "train", "--agent", "rsl_rl_cfg_entry_point"],
+        ["/bin/isaaclab", "train"],
+        ["/bin/isaaclab", "zero_agent", "--agent", "lif_ppo"],
+        ["/bin/isaaclab"],
+        ["scripts/train.py", "--agent", "lif_ppo"],
+        ["/spiky_rl/cli/__main__.py", "train", "--agent", "lif_ppo"],
+        ["/bin/isaaclab", "train", "--agent"],
+    ],
+)
+def test_runs_that_are_not_ours_are_left_alone(arguments, caplog):
+    before = list(arguments)
+    command.prepare(arguments, AGENTS)
+    assert arguments == before and not caplog.records
+
+
+def test_what_the_user_says_of_the_device_stands():
+    arguments = ["isaaclab", "train", "--device", "cuda:0", "--agent", "lif_ppo"]
+    command.prepare(arguments, AGENTS)
+    assert arguments.count("--device") == 1
+
+
+def test_the_library_is_that_of_the_backend_that_calls():
+    def ask():
+        return command.asking_library()
+
+    backend = {"__name__": f"{command.BACKENDS}train_rl_games", "command": command}
+    assert (types.FunctionType(ask.__code__, backend)(), ask()) == ("rl_games", "rsl_rl")
+
+
+class Attack:
+    """Opens a file when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return open, (self.marker, "w")
+
+
+def attack(path: Path, marker: Path, library: str) -> None:
+    """A checkpoint of the library's that executes code where it is unpickled."""
+    keys = {"rsl_rl": ("actor_state_dict", "iter"), "skrl": ("policy", "optimizer")}[library]
+    torch.save(dict.fromkeys(keys, {}) | {"infos": Attack(marker)}, path)
+
+
+def loads(library: str, path: Path) -> None:
+    """Load a checkpoint as Isaac Lab's command does: rsl_rl's runner and skrl's agent, neither of them ours."""
+    torch.manual_seed(0)
+    network = {**LIF, "layers": [16]}
+    if library == "rsl_rl":
+        OnPolicyRunner(PointEnv(), config(network) | {"multi_gpu": None}).load(str(path))
+        return
+    skrl = pytest.importorskip("tests.hosts.skrl_case", reason="the skrl extra is not installed")
+    skrl.runner(network=skrl.SPIKING).alg.load(str(path))
+
+
+@pytest.mark.parametrize("library", ["rsl_rl", "skrl"])
+def test_code_in_a_checkpoint_is_not_executed_by_isaac_labs_command(library, tmp_path):
+    path, marker = tmp_path / "model.pt", tmp_path / "executed"
+    attack(path, marker, library)
+    with contextlib.suppress(KeyError, RuntimeError):  # it is not whole; that is found once its code has run
+        loads(library, path)
+    assert marker.exists(), "without us it is"
+    marker.unlink()
+    command.read_without_code()
+    with pytest.raises(Exception, match="Weights only load failed"):
+        loads(library, path)
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("library", ["rsl_rl", "skrl"])
+def test_isaac_labs_own_command_trains_and_plays_our_agents(library, tmp_path):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    pytest.importorskip(library, reason=f"the {library} extra is not installed")
+    environment = {k: v for k, v in os.environ.items() if k != "ISAACSIM_ASSET_ROOT"}
+
+    def isaaclab(action: str, *arguments: str) -> subprocess.Popen:
+        line = [sys.executable, "-m", "isaaclab", action, "--rl_library", library, "--task", "Isaac-Cartpole"]
+        line += ["--agent", "lif_ppo", "--num_envs", "8", *arguments]
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(line, cwd=tmp_path, env=environment, **both)
+
+    training = isaaclab("train", "--max_iterations", "2")
+    said = training.communicate(timeout=600)[0]
+    assert training.returncode == 0, said[-3000:]
+    assert "Training time" in said and len(re.findall("^spiky_rl: ", said, re.MULTILINE)) >= 2
+    assert list(tmp_path.glob(f"logs/{library}/cartpole/*/run.json"))
+
+    playing = isaaclab("play", "--checkpoint", "latest")
+    output = []
+    for line in playing.stdout:
+        output.append(line)
+        if "Policy playback is running" in line:
+            time.sleep(5.0)
+            playing.send_signal(signal.SIGINT)
+    assert playing.wait(timeout=60) == 0, "".join(output)[-3000:]
+    assert any("Policy playback is running" in line for line in output)
+
+    path, marker = tmp_path / "attack.pt", tmp_path / "executed"
+    attack(path, marker, library)
+    attacked = isaaclab("play", "--checkpoint", str(path))
+    said = attacked.communicate(timeout=600)[0]
+    assert attacked.returncode != 0 and "Weights only load failed" in said
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_library_that_cannot_train_our_agents_is_refused_in_one_line(tmp_path):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    script = """
+import types
+from spiky_rl.hosts.isaaclab import agents
+import gymnasium
+
+def train(): return entry()
+
+entry = gymnasium.spec("Isaac-Cartpole").kwargs["lif_ppo"]
+types.FunctionType(train.__code__, {"__name__": "isaaclab_rl.entrypoints.backends.train_sb3", "entry": entry})()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    line = done.stderr.strip().splitlines()[-1]
+    assert line == (
+        "error: --rl_library sb3: is not available with --agent lif_ppo on Isaac-Cartpole; it allows rsl_rl and skrl"
+    )
