@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import torch
@@ -102,7 +102,7 @@ class SpikingPPO(PPO):
                 weight.copy_(value)
         return losses
 
-    def _locally_learned(self, actor: SpikingModel) -> list[tuple[Tensor, Tensor]]:
+    def _locally_learned(self, actor: SpikingModel) -> Sequence[tuple[Tensor, Tensor]]:
         """The weights that no gradient reaches, which stay as they are, and what local rules would make of each."""
         rollout = self.storage
         states = rollout.saved_hidden_state_a
@@ -113,10 +113,10 @@ class SpikingPPO(PPO):
         weights = [p for p in actor.network.parameters() if not p.requires_grad]
         before = [w.clone() for w in weights]
         actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
-        learned = [(w, w.clone()) for w in weights]
+        learned = [w.clone() for w in weights]
         for weight, value in zip(weights, before, strict=True):
             weight.copy_(value)
-        return learned
+        return list(zip(weights, learned, strict=True))
 
     @property
     def learning_rate(self) -> float:
