@@ -72,6 +72,14 @@ def test_ratios_are_one_in_autocast_for_every_spiking_agent(agent):
     assert ratios.numel() >= ENVS and torch.allclose(ratios, torch.ones_like(ratios), atol=2e-5)
 
 
+@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in SPIKING])
+def test_ratios_are_one_for_every_agent_without_spikes(agent):
+    run = agent_runner(agent)
+    rollout(run)
+    ratios = first_ratios(run)
+    assert ratios.numel() >= ENVS and torch.allclose(ratios, torch.ones_like(ratios), atol=2e-5)
+
+
 def test_autocast_does_reach_an_anns_ratios():
     """What the test above would see of a network that ran in bfloat16."""
     run = agent_runner("mlp_ppo", "agent.algorithm.use_mixed_precision=true")
