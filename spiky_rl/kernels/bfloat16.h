@@ -30,10 +30,12 @@ static bool tiles() {
 #endif
 }
 
-// Weights as the instructions read them: pairs of neighbours in N side by side, [N / 2, C, 2], padded with zeros.
+// Weights as the instructions read them: pairs of neighbours in N side by side, [N / 2, C, 2], padded with zeros. Null: no
+// memory.
 static Half *pack_weights(const float *w, long C, long N) {
   const long width = PADDED(C, 32), depth = PADDED(N, 32);
   Half *packed = (Half *)aligned_alloc(64, sizeof(Half) * depth * width);
+  if (!packed) return nullptr;
   memset(packed, 0, sizeof(Half) * depth * width);
   for (long c = 0; c < C; c++)
     for (long n = 0; n < N; n++) packed[((n / 2) * width + c) * 2 + n % 2] = (Half)rounded(w[c * N + n]);

@@ -31,16 +31,33 @@ struct Geometry {
   }
 };
 
-template <typename T> static T *aligned(long count) { return (T *)aligned_alloc(64, PADDED_TO(sizeof(T) * MORE(count, 1), 64)); }
+// Pieces of memory that are given back together.
+struct Memory {
+  void *pieces[8];
+  int count = 0;
+  bool missing = false;  // a piece was refused
+
+  Memory() = default;
+  Memory(const Memory &) = delete;
+  ~Memory() {
+    while (count) free(pieces[--count]);
+  }
+  template <typename T> T *take(long size) {
+    void *piece = aligned_alloc(64, PADDED_TO(sizeof(T) * MORE(size, 1), 64));
+    missing |= !piece;
+    return (T *)(pieces[count++] = piece);
+  }
+};
 
 INLINE long events_of_row(const float *x, Word *bits, long inputs, int *index) {
   return x ? events_of(x, inputs, index, bits) : events_of_bits(bits, inputs, index);
 }
 
-// Weights as events read them: [channels, kernel rows, kernel columns from right to left, lanes].
-static float *weights_by_input(const Geometry &g, const float *w) {
+// Weights as events read them: [channels, kernel rows, kernel columns from right to left, lanes]. Null: no memory.
+static float *weights_by_input(const Geometry &g, const float *w, Memory &memory) {
   const long size = g.kernel, taps = g.channels * size * size;
-  float *found = aligned<float>(taps * g.lanes());
+  float *found = memory.take<float>(taps * g.lanes());
+  if (!found) return nullptr;
   memset(found, 0, sizeof(float) * taps * g.lanes());
   for (long n = 0; n < g.outputs; n++)
     for (long tap = 0; tap < taps; tap++)
@@ -53,9 +70,10 @@ static long place_in_patch(const Geometry &g, long tap) {  // of [channels, kern
   const long taps = g.kernel * g.kernel;
   return tap % taps / g.kernel * g.patch_line() + tap % g.kernel * g.channels + tap / taps;
 }
-static float *weights_by_output(const Geometry &g, const float *w) {
+static float *weights_by_output(const Geometry &g, const float *w, Memory &memory) {
   const long taps = g.channels * g.kernel * g.kernel;
-  float *found = aligned<float>(g.outputs * g.patch());
+  float *found = memory.take<float>(g.outputs * g.patch());
+  if (!found) return nullptr;
   memset(found, 0, sizeof(float) * g.outputs * g.patch());
   for (long n = 0; n < g.outputs; n++)
     for (long t = 0; t < taps; t++) found[n * g.patch() + place_in_patch(g, t)] = w[n * taps + t];
@@ -130,24 +148,33 @@ static void pool_blocks(const Geometry &g, const float *current, float *largest,
       }
 }
 
-// y [rows, outputs, blocks], `where` [rows, blocks, outputs] if wanted; `bits` and a null x as in `linear_rows`.
-extern "C" void spiky_convolution(const Geometry *geometry, const float *x, Word *bits, const float *weight, const float *bias,
-                                  float *y, uint8_t *where, long rows, int threads) {
+// y [rows, outputs, blocks], `where` [rows, blocks, outputs] if wanted; `bits` and a null x as in `linear_rows`. Not 0: no
+// memory.
+extern "C" int spiky_convolution(const Geometry *geometry, const float *x, Word *bits, const float *weight, const float *bias,
+                                 float *y, uint8_t *where, long rows, int threads) {
   const Geometry g = *geometry;
   const long inputs = g.inputs(), lanes = g.lanes(), blocks = g.blocks();
   const long line = g.columns() * g.pool, places = g.rows() * g.pool * line;
-  float *w = weights_by_input(g, weight);
-  Reach *reach = aligned<Reach>(inputs);
+  Memory shared;
+  const float *w = weights_by_input(g, weight, shared);
+  Reach *reach = shared.take<Reach>(inputs);
+  if (shared.missing) return 1;
   for (long i = 0; i < inputs; i++) reach[i] = reach_of(g, i);
-#pragma omp parallel if (threads > 1) num_threads(threads)
+  int failed = 0;
+#pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
   {
-    int *index = aligned<int>(inputs);
-    float *current = aligned<float>(places * lanes), *largest = aligned<float>(blocks * lanes), *start = aligned<float>(lanes);
-    uint8_t *unused = aligned<uint8_t>(blocks * g.outputs);
-    memset(start, 0, sizeof(float) * lanes);
-    memcpy(start, bias, sizeof(float) * g.outputs);
+    Memory own;
+    int *index = own.take<int>(inputs);
+    float *current = own.take<float>(places * lanes), *largest = own.take<float>(blocks * lanes), *start = own.take<float>(lanes);
+    uint8_t *unused = own.take<uint8_t>(blocks * g.outputs);
+    failed |= own.missing;
+    if (!own.missing) {
+      memset(start, 0, sizeof(float) * lanes);
+      memcpy(start, bias, sizeof(float) * g.outputs);
+    }
 #pragma omp for
     for (long r = 0; r < rows; r++) {
+      if (own.missing) continue;
       const float *row = x ? x + r * inputs : nullptr;
       const long count = events_of_row(row, bits ? bits + r * WORDS(inputs) : nullptr, inputs, index);
       for (long p = 0; p < line; p++) memcpy(current + p * lanes, start, sizeof(float) * lanes);
@@ -158,22 +185,21 @@ extern "C" void spiky_convolution(const Geometry *geometry, const float *x, Word
       for (long n = 0; n < g.outputs; n++)
         for (long b = 0; b < blocks; b++) out[n * blocks + b] = largest[b * lanes + n];
     }
-    free(index), free(current), free(largest), free(start), free(unused);
   }
-  free(w), free(reach);
+  return failed;
 }
 
 // Where the patches begin: block b's largest current, number i in the block, has the one at corner[b] + offset[i].
-struct Places {
+struct Places : Memory {
   int *inputs, *corner, *offset;  // of an input: its place in a padded map
 
   explicit Places(const Geometry &g)
-      : inputs(aligned<int>(g.inputs())), corner(aligned<int>(g.blocks())), offset(aligned<int>(g.pool * g.pool)) {
+      : inputs(take<int>(g.inputs())), corner(take<int>(g.blocks())), offset(take<int>(g.pool * g.pool)) {
+    if (missing) return;
     for (long c = 0; c < g.inputs(); c++) inputs[c] = (int)g.place_of(c);
     for (long b = 0; b < g.blocks(); b++) corner[b] = (int)g.corner(b / g.columns() * g.pool, b % g.columns() * g.pool);
     for (long i = 0; i < g.pool * g.pool; i++) offset[i] = (int)g.corner(i / g.pool, i % g.pool);
   }
-  ~Places() { free(inputs), free(corner), free(offset); }
 };
 
 // sum [R, NV vectors] += the patches of a map that one channel's gradients belong to, times these
@@ -232,12 +258,14 @@ static long fill_map(const Geometry &g, const float *x, Word *bits, const int *p
   return count;
 }
 
-// Gradients of the weights of the outputs from `first` to `last`, and of their biases, as of all samples.
-static void weight_gradient(const Geometry &g, const float *x, Word *bits, const uint8_t *where, const float *grad,
-                            const Places &places, float *grad_w, float *grad_bias, long rows, long first, long last) {
+// Gradients of the weights of the outputs from `first` to `last`, and of their biases, as of all samples. Not 0: no memory.
+static int weight_gradient(const Geometry &g, const float *x, Word *bits, const uint8_t *where, const float *grad,
+                           const Places &places, float *grad_w, float *grad_bias, long rows, long first, long last) {
   const long blocks = g.blocks(), taps = g.channels * g.kernel * g.kernel, own = (last - first) * g.patch();
-  int *index = aligned<int>(g.inputs());
-  float *map = aligned<float>(g.map()), *sum = aligned<float>(own);
+  Memory memory;
+  int *index = memory.take<int>(g.inputs());
+  float *map = memory.take<float>(g.map()), *sum = memory.take<float>(own);
+  if (memory.missing) return 1;
   memset(map, 0, sizeof(float) * g.map());
   memset(sum, 0, sizeof(float) * own);
   memset(grad_bias + first, 0, sizeof(float) * (last - first));
@@ -252,11 +280,11 @@ static void weight_gradient(const Geometry &g, const float *x, Word *bits, const
   }
   for (long n = first; n < last; n++)
     for (long t = 0; t < taps; t++) grad_w[n * taps + t] = sum[(n - first) * g.patch() + place_in_patch(g, t)];
-  free(index), free(map), free(sum);
+  return 0;
 }
 
 // Gradients of the inputs of the samples that a thread takes.
-struct InputGradient {
+struct InputGradient : Memory {
   const Geometry &g;
   const Places &places;
   const float *w;
@@ -265,10 +293,8 @@ struct InputGradient {
   int *index;
 
   InputGradient(const Geometry &geometry, const Places &at, const float *weights)
-      : g(geometry), places(at), w(weights), map(aligned<float>(g.map())), turned(aligned<float>(g.outputs)),
-        patch(aligned<float>(g.patch())), masks(aligned<Word>(g.pool * g.pool * WORDS(g.outputs))),
-        index(aligned<int>(g.outputs)) {}
-  ~InputGradient() { free(map), free(turned), free(patch), free(masks), free(index); }
+      : g(geometry), places(at), w(weights), map(take<float>(g.map())), turned(take<float>(g.outputs)),
+        patch(take<float>(g.patch())), masks(take<Word>(g.pool * g.pool * WORDS(g.outputs))), index(take<int>(g.outputs)) {}
 
   // One sample's: of all outputs that a place of the kernel gave the largest current, the weights go there together.
   void operator()(const uint8_t *where, const float *grad, float *grad_x) {
@@ -294,25 +320,31 @@ struct InputGradient {
   }
 };
 
-// Gradients of the weights, the biases and, if wanted, the inputs; of the events' bits where x is null.
-extern "C" void spiky_convolution_gradient(const Geometry *geometry, const float *x, Word *bits, const uint8_t *where,
-                                           const float *weight, const float *grad, float *grad_w, float *grad_bias,
-                                           float *grad_x, long rows, int threads) {
+// Gradients of the weights, the biases and, if wanted, the inputs; of the events' bits where x is null. Not 0: no memory.
+extern "C" int spiky_convolution_gradient(const Geometry *geometry, const float *x, Word *bits, const uint8_t *where,
+                                          const float *weight, const float *grad, float *grad_w, float *grad_bias,
+                                          float *grad_x, long rows, int threads) {
   const Geometry g = *geometry;
   const Places places(g);
+  Memory shared;
+  const float *w = weights_by_output(g, weight, shared);
+  if (places.missing || shared.missing) return 1;
   const long blocks = g.blocks(), share = (g.outputs + threads - 1) / threads;
-  float *w = weights_by_output(g, weight);
-#pragma omp parallel if (threads > 1) num_threads(threads)
+  int failed = 0;
+#pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
   {
 #pragma omp for nowait
     for (long first = 0; first < g.outputs; first += share)
-      weight_gradient(g, x, bits, where, grad, places, grad_w, grad_bias, rows, first, LESS(first + share, g.outputs));
+      failed |= weight_gradient(g, x, bits, where, grad, places, grad_w, grad_bias, rows, first, LESS(first + share, g.outputs));
     if (grad_x) {
       InputGradient sample(g, places, w);
+      failed |= sample.missing;
 #pragma omp for
-      for (long r = 0; r < rows; r++)
+      for (long r = 0; r < rows; r++) {
+        if (sample.missing) continue;
         sample(where + r * blocks * g.outputs, grad + r * g.outputs * blocks, grad_x + r * g.inputs());
+      }
     }
   }
-  free(w);
+  return failed;
 }

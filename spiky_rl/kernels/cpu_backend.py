@@ -53,7 +53,7 @@ def core() -> ctypes.CDLL:
     found.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
     found.spiky_pack.argtypes = found.spiky_unpack.argtypes = [pointer, pointer, long, long]
     found.spiky_stack_forward.argtypes = found.spiky_stack_backward.argtypes = [pointer]
-    for name in ("linear", "linear_gradient", "pack", "unpack"):
+    for name in ("linear_gradient", "pack", "unpack"):
         getattr(found, f"spiky_{name}").restype = None
     return found
 
@@ -65,7 +65,6 @@ def convolutions() -> ctypes.CDLL:
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     found.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
     found.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
-    found.spiky_convolution.restype = found.spiky_convolution_gradient.restype = None
     return found
 
 
@@ -174,10 +173,12 @@ def linear(
     rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
     y = weight.new_empty(rows, weight.shape[0])
     x = None if x is None else x.contiguous()
-    core().spiky_linear(
+    failed = core().spiky_linear(
         *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
         *(rows, weight.shape[1], weight.shape[0], int(binary), torch.get_num_threads()),
     )
+    if failed:
+        raise MemoryError(f"no memory for the events of {rows} samples")
     LAUNCHES["linear"] += 1
     return y
 
@@ -219,11 +220,13 @@ def convolution(
     """Fill y [rows, N] with the pooled currents of x [rows, C], and where they are given its ``bits`` and each maximum's ``place``."""
     refuse_unfit(weight)
     held = (x.contiguous(), bits, weight.contiguous(), bias.contiguous(), y, place)
-    convolutions().spiky_convolution(
+    failed = convolutions().spiky_convolution(
         (ctypes.c_long * len(shape))(*shape),
         *(None if t is None else t.data_ptr() for t in held),
         *(x.shape[0], torch.get_num_threads()),
     )
+    if failed:
+        raise MemoryError(f"no memory for the currents of {x.shape[0]} samples")
     LAUNCHES["convolution"] += 1
 
 
@@ -234,12 +237,14 @@ def convolution_gradient(
     x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
     grad_x, grad_weight, grad_bias = found
     held = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
-    convolutions().spiky_convolution_gradient(
+    failed = convolutions().spiky_convolution_gradient(
         (ctypes.c_long * len(shape))(*shape),
         *(None if t is None else t.data_ptr() for t in held),
         grad_x.data_ptr() if grad_x.numel() else None,
         *(place.shape[0], torch.get_num_threads()),
     )
+    if failed:
+        raise MemoryError(f"no memory for the gradients of {place.shape[0]} samples")
     LAUNCHES["convolution backward"] += 1
 
 

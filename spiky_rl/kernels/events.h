@@ -135,11 +135,10 @@ static void dense_rows(const float *x, long inputs, const float *w, const float 
 }
 
 // y [rows, outputs] = x [rows, inputs] w [inputs, outputs] + bias. `bits`, if given: [rows, WORDS(inputs)], the events.
-// From bits alone where x is null.
+// From bits alone where x is null. `index` has room for the numbers of all inputs.
 static void linear_rows(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
-                        long outputs, int binary) {
+                        long outputs, int binary, int *index) {
   if (!binary && outputs >= WIDTH) return dense_rows(x, inputs, w, bias, y, outputs, rows);
-  int *index = (int *)malloc(sizeof(int) * inputs);
   for (long r = 0; r < rows; r++) {
     Word *word = bits ? bits + r * WORDS(inputs) : nullptr;
     const float *row = x ? x + r * inputs : nullptr;
@@ -147,16 +146,26 @@ static void linear_rows(const float *x, Word *bits, const float *w, const float 
     if (binary) event_row<true>(row, index, count, w, bias, y + r * outputs, outputs);
     else event_row<false>(row, index, count, w, bias, y + r * outputs, outputs);
   }
-  free(index);
 }
 
 #define PART 32  // rows that a thread takes at once
-extern "C" void spiky_linear(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
-                             long outputs, int binary, int threads) {
-#pragma omp parallel for if (threads > 1) num_threads(threads)
-  for (long r = 0; r < rows; r += PART)
-    linear_rows(x ? x + r * inputs : nullptr, bits ? bits + r * WORDS(inputs) : nullptr, w, bias, y + r * outputs,
-                rows - r < PART ? rows - r : PART, inputs, outputs, binary);
+// Not 0: no memory.
+extern "C" int spiky_linear(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
+                            long outputs, int binary, int threads) {
+  int failed = 0;
+#pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
+  {
+    int *index = (int *)malloc(sizeof(int) * (inputs > 0 ? inputs : 1));
+    failed |= !index;
+#pragma omp for
+    for (long r = 0; r < rows; r += PART) {
+      if (!index) continue;
+      linear_rows(x ? x + r * inputs : nullptr, bits ? bits + r * WORDS(inputs) : nullptr, w, bias, y + r * outputs,
+                  rows - r < PART ? rows - r : PART, inputs, outputs, binary, index);
+    }
+    free(index);
+  }
+  return failed;
 }
 
 // sum [n, n + NV vectors) += the gradient rows that `mask` names

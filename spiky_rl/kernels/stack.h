@@ -43,6 +43,7 @@ struct Stack {
 // What one thread works in.
 struct Room {
   float *signal[2], *current, *gradient[2], *lanes;
+  int *index;
   Word *bits;
   Half *halves;
 };
@@ -71,6 +72,7 @@ static long furnish(Room &room, char *start, const Stack &s, long R, bool backwa
   const long steps = s.T * s.K, floats = sizeof(float) * steps * R * widest(s);
   for (int i = 0; i < 2; i++) room.signal[i] = (float *)take(place, floats);
   room.current = (float *)take(place, floats);
+  room.index = (int *)take(place, sizeof(int) * widest(s));
   if (backward) {
     long lanes = 1;
     for (long l = 0; l < s.count; l++) {
@@ -110,7 +112,7 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
     const long current_batch = layer.current ? s.B : R;
     for (long t = 0; t < steps; t++)
       linear_rows(signal + t * batch * layer.C, layer.bits ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight,
-                  layer.bias, current + t * current_batch * layer.N, R, layer.C, layer.N, layer.binary);
+                  layer.bias, current + t * current_batch * layer.N, R, layer.C, layer.N, layer.binary, room.index);
     Job job = job_of(s, layer, l, b, R);
     job.current = current, job.current_batch = current_batch;
     job.last = layer.last ? layer.last + b * layer.N : nullptr;
@@ -172,7 +174,7 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
       for (long t = 0; t < steps; t++)
         linear_rows(layer.binary ? nullptr : input + (t * s.B + b) * C,
                     layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight, layer.bias,
-                    room.current + t * R * N, R, C, N, layer.binary);
+                    room.current + t * R * N, R, C, N, layer.binary, room.index);
       job.current = room.current;
     }
     job.grad_output = top ? s.grad_output + b * N : room.gradient[1 - side];
@@ -206,7 +208,7 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
     if (s.bfloat16) rounded_product(gradient, packed[l], room.halves, below, steps * R, C, N);
     else
 #endif
-      linear_rows(gradient, nullptr, transposed[l], nullptr, below, steps * R, N, C, 0);
+      linear_rows(gradient, nullptr, transposed[l], nullptr, below, steps * R, N, C, 0, room.index);
     if (first)
       for (long t = 0; t < steps; t++)
         memcpy(s.grad_x + (t * s.B + b) * C, below + t * R * C, sizeof(float) * R * C);
@@ -214,6 +216,12 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
   return 0;
 }
 
+// Frees what `prepare` made of the first `count` layers.
+static void dispose(Layer *layers, long count) {
+  for (long l = 0; l < count; l++)
+    if (layers[l].output_major) free((void *)layers[l].weight);
+  free(layers);
+}
 // The layers with all weights input-major: copies of those that are not. Null: no memory.
 static Layer *prepare(const Stack &s) {
   Layer *found = (Layer *)malloc(sizeof(Layer) * s.count);
@@ -224,7 +232,7 @@ static Layer *prepare(const Stack &s) {
     if (!found[l].output_major) continue;
     float *turned = (float *)malloc(sizeof(float) * C * N);
     if (!turned) {
-      free(found);
+      dispose(found, l);
       return nullptr;
     }
     for (long n = 0; n < N; n++)
@@ -232,11 +240,6 @@ static Layer *prepare(const Stack &s) {
     found[l].weight = turned;
   }
   return found;
-}
-static void dispose(const Stack &s, Layer *layers) {
-  for (long l = 0; l < s.count; l++)
-    if (layers[l].output_major) free((void *)layers[l].weight);
-  free(layers);
 }
 
 // What one of `count` threads does of a forward pass.
@@ -266,7 +269,7 @@ extern "C" int spiky_stack_forward(const Stack *stack) {
   } else
 #endif
     failed = forward_share(s, R, bytes, 0, 1);
-  dispose(s, layers);
+  dispose(layers, s.count);
   return failed;
 }
 
@@ -299,6 +302,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
 #if HAS_BFLOAT16
     if (s.bfloat16) {
       packed[l] = pack_weights(layer.weight, layer.C, layer.N);
+      failed |= !packed[l];
       continue;
     }
 #endif
@@ -308,19 +312,21 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     transposed[l] = turned;
     failed |= !turned;
   }
-#pragma omp parallel if (threads > 1) num_threads(threads)
+  const bool begun = !failed;
+#pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
   {
     Room room;
-    char *memory = (char *)aligned_alloc(64, bytes);
-    Layer *own = (Layer *)malloc(sizeof(Layer) * n);
-    if (!memory || !own) failed = 1;
-    if (!failed) {
+    char *memory = begun ? (char *)aligned_alloc(64, bytes) : nullptr;
+    Layer *own = begun ? (Layer *)malloc(sizeof(Layer) * n) : nullptr;
+    const bool ready = memory && own;
+    failed |= !ready;
+    if (ready) {
       furnish(room, memory, s, R, true);
       memcpy(own, s.layers, sizeof(Layer) * n);
     }
 #ifdef _OPENMP
-    float *place = sums + (threads > 1 ? omp_get_thread_num() * size : 0);
-    for (long l = 0; threads > 1 && l < n && !failed; l++) {
+    float *place = ready && threads > 1 ? sums + omp_get_thread_num() * size : nullptr;
+    for (long l = 0; threads > 1 && l < n && ready; l++) {
       const Layer &layer = s.layers[l];
       own[l].grad_weight = layer.grad_weight ? place : nullptr;
       own[l].grad_bias = layer.grad_bias ? place + layer.C * layer.N : nullptr;
@@ -330,7 +336,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
 #endif
 #pragma omp for schedule(static)
     for (long b = 0; b < s.B; b += R)
-      if (!failed && backward_rows(s, own, transposed, packed, room, b, s.B - b < R ? s.B - b : R)) failed = 1;
+      if (ready) failed |= backward_rows(s, own, transposed, packed, room, b, s.B - b < R ? s.B - b : R);
     free(memory);
     free(own);
   }
@@ -350,6 +356,6 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     if (packed) free((void *)packed[l]);
   }
   free(transposed), free(packed), free(sums);
-  dispose(s, layers);
+  dispose(layers, n);
   return failed;
 }
