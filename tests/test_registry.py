@@ -13,7 +13,7 @@ from spiky_rl.neurons.lif import Lif
 from spiky_rl.registry import Option, RegistryError
 
 MINE = '''
-"""A neuron of the user's own: a leaky integrator whose output is graded."""
+"""A neuron of the user's own: a leaky integrator, tau dv/dt = -v + I, whose output tanh(v) is graded."""
 
 from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
 

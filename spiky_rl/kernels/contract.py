@@ -2,29 +2,56 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from spiky_rl.kernels import emit, trace
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Param
+from spiky_rl.neurons.base import Neuron, Ode, Param
 from spiky_rl.surrogates.base import Surrogate
 
 REST = 1e-6
 """How far from zero a state may be after one step from rest without input: rounding, in any neuron's units."""
+BEFORE = {
+    "step": ("ops", "current"),
+    "advance": ("ops", "current", "peak"),
+    "emit": ("ops", "peak"),
+    "flow": ("ops", "current"),
+    "integrate": ("ops", "current"),
+    "threshold": ("ops",),
+    "distance": ("ops",),
+    "reset": ("ops", "spike"),
+}
+"""A neuron's functions, and what each of them takes before the states and parameters."""
+SAMPLES, STEPS = 64, 8
+"""Neurons that are driven, and for how many steps, to find states at which an integration is compared with its flow."""
+FINER = (1e-4, 1e-5)
+"""Steps of the comparison, in units of the neuron's own."""
+AGREEMENT, SHARE = 1e-3, 0.1
+"""How far, relative to the rate, and of how many samples the two may differ: at a kink of the equation they do."""
+LAST_DIGITS = 1e-14
+"""Of a state, relative to it: what is lost where two of them are subtracted."""
+_AGREED: set[tuple[type, str]] = set()
+"""What was compared before."""
 
 
 def check(neuron: Neuron, surrogate: Surrogate) -> None:
     """Raise `TraceError` that names the neuron and says what it lacks.
 
-    A text and the units of its parameters; a step within the op vocabulary that returns an output and every state; silence
-    at rest: zero for every state is a fixed point without input, because episodes begin there.
+    A text and the units of its parameters; functions whose arguments stand in the order that is declared; a step within
+    the op vocabulary that returns an output and every state; silence at rest: zero for every state is a fixed point without
+    input, because episodes begin there; an integration that follows the flow, where there is one.
     """
-    _check_text(neuron)
+    _check_text(neuron.declared)
+    _check_arguments(neuron.declared)
     for varying in (False, True):
         emit.program(neuron, surrogate, (varying,) * len(neuron.params))
     _check_rest(neuron, surrogate)
+    _check_flow(neuron.declared, surrogate)
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
@@ -37,8 +64,10 @@ def check_surrogate(surrogate: Surrogate) -> None:
 def _check_text(neuron: Neuron) -> None:
     cls = type(neuron)
     module = sys.modules.get(cls.__module__)
-    if not (vars(cls).get("__doc__") or getattr(module, "__doc__", None)):
-        raise trace.error(neuron, "it has no docstring; say its equations, its units and its source")
+    text = f"{vars(cls).get('__doc__') or ''}{getattr(module, '__doc__', None) or ''}"
+    if sys.flags.optimize < 2 and not any(sign in text for sign in ("=", "<-")):
+        lack = "its docstring holds no equation" if text.strip() else "it has no docstring"
+        raise trace.error(neuron, f"{lack}; say its equations, its units and its source")
     for name, param in neuron.params.items():
         if not isinstance(param, Param):
             raise trace.error(
@@ -52,6 +81,50 @@ def _check_text(neuron: Neuron) -> None:
             raise trace.error(
                 neuron, f"its parameter {name!r} is missing in its options; write options = {{**params, ...}}"
             )
+
+
+def _check_arguments(neuron: Neuron) -> None:
+    """They are passed by position: in another order than the declared one a neuron would compute with another's numbers."""
+    for function, before in BEFORE.items():
+        if not hasattr(neuron, function):
+            continue
+        expected = [(name,) for name in neuron.states]
+        expected += [_names(neuron, name, function) for name in neuron.params]
+        taken = list(inspect.signature(getattr(neuron, function)).parameters.values())
+        rest = any(p.kind is p.VAR_POSITIONAL for p in taken)
+        names = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        names = names[len(before) :]
+        fits = len(names) == len(expected) or (rest and len(names) < len(expected))
+        if not fits or any(
+            name.strip("_") not in ("", *allowed) for name, allowed in zip(names, expected, strict=False)
+        ):
+            wanted = ", ".join((*before, *(allowed[0] for allowed in expected)))
+            given = ", ".join(str(p).partition(":")[0].partition("=")[0] for p in taken)
+            raise trace.error(
+                neuron,
+                f"its {function} takes ({given}), and its states and params are declared in the order ({wanted}); arguments"
+                f" are passed by position: give them these names in this order{_place(neuron, function)}",
+            )
+
+
+def _names(neuron: Neuron, param: str, function: str) -> tuple[str, ...]:
+    """What a parameter may be called where a function takes it: a time constant by its decay, except in the flow."""
+    if neuron.params[param].transform != "decay" or function == "flow":
+        return (param,)
+    decay = param.replace("tau", "decay") if "tau" in param else f"decay_{param}"
+    only = sum(p.transform == "decay" for p in neuron.params.values()) == 1
+    return (decay, "decay") if only else (decay,)
+
+
+def _place(neuron: Neuron, function: str) -> str:
+    """Where a function is to be mended: its line if it is the neuron's own, else the neuron's file."""
+    cls = type(neuron)
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    code = getattr(inspect.unwrap(getattr(cls, function)), "__code__", None)
+    if file is None:
+        return ""
+    line = f", line {code.co_firstlineno}" if code is not None and code.co_filename == file else ""
+    return f" (mend {Path(file).name}{line})"
 
 
 def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
@@ -68,3 +141,60 @@ def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
             )
     if float(output) != 0.0:
         raise trace.error(neuron, f"its output at rest and without input is {float(output):g}; it must be 0")
+
+
+def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
+    """Over a fine step from states that the neuron comes to, `integrate` moves them as `flow` says."""
+    if not isinstance(neuron, Ode) or type(neuron).flow is Ode.flow:
+        return
+    if (key := (type(neuron), repr(neuron.chosen))) in _AGREED:
+        return
+    ops = TorchOps(surrogate)
+    current, states = _driven(neuron, ops)
+    times = [neuron.chosen[name] for name in neuron.params]
+    errors, rates, flow, h = [], [], [], 1.0
+    below = torch.ones(SAMPLES, dtype=torch.bool)
+    for step in FINER:
+        finer = type(neuron)(**{**neuron.chosen, "dt": step * neuron.dt})
+        h, numbers = finer.dt / finer.substeps, [finer.number(name) for name in neuron.params]
+        flow = trace.call(neuron, finer.flow, ops, current, *states, *times)
+        after = trace.call(neuron, finer.integrate, ops, current, *states, *numbers)
+        for what, values in (("flow", flow), ("integrate", after)):
+            if not isinstance(values, tuple | list) or len(values) != len(states):
+                raise trace.error(
+                    neuron, f"its {what} must return a tuple of {len(states)}, one for every state"
+                )
+        flow, after = ([x + torch.zeros_like(current) for x in values] for values in (flow, after))
+        rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
+        errors.append([(rate - wanted).abs() for rate, wanted in zip(rates, flow, strict=True)])
+        for place in (states, after):  # beyond the threshold nothing has to be integrated
+            below &= trace.call(neuron, finer.threshold, ops, *place, *numbers) < 0.0
+    for name, old, rate, wanted, coarse, fine in zip(
+        neuron.states, states, rates, flow, *errors, strict=True
+    ):
+        known = below & rate.isfinite()
+        # an error of the step falls with it; a difference of two states has lost their last digits
+        allowed = AGREEMENT * torch.maximum(rate.abs(), wanted.abs()) + LAST_DIGITS / h * old.abs()
+        wrong = known & ~((fine <= allowed) | (fine <= 0.5 * coarse))
+        if wrong.sum() > SHARE * known.sum():
+            worst = (fine * wrong).nan_to_num(torch.inf).argmax()
+            at = ", ".join(f"{n} = {x[worst]:.3g}" for n, x in zip(neuron.states, states, strict=True))
+            raise trace.error(
+                neuron,
+                f"its integrate does not follow its flow: with {at} and a current of {current[worst]:.3g} the state {name!r}"
+                f" changes by {rate[worst]:.4g} per ms, and flow says {wanted[worst]:.4g}; mend one, or leave flow out"
+                f"{_place(neuron, 'integrate')}",
+            )
+    _AGREED.add(key)
+
+
+def _driven(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, list[Tensor]]:
+    """Currents of all sizes, and the states that they bring the neuron to."""
+    generator = torch.Generator().manual_seed(0)
+    size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
+    current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
+    states = [torch.zeros_like(current) for _ in neuron.states]
+    numbers = [neuron.number(name) for name in neuron.params]
+    for _ in range(STEPS):
+        _, states = trace.call(neuron, neuron.step, ops, current, *states, *numbers)
+    return current, list(states)

@@ -48,7 +48,7 @@ class Timed(Wrapped):
             drive = (tau / dt * (1.0 - decay)) * synapse
             synapse = decay * synapse
             after = self.inner.integrate(ops, drive, *states, *params)
-            before, beyond = (self.inner.threshold(ops, *s, *params) for s in (states, after))
+            before, beyond = (self.inner.distance(ops, *s, *params) for s in (states, after))
             rise = ops.max(beyond - before, self.chosen["slope"] * dt)
             fraction = ops.min(ops.max(-before / rise, 0.0), 1.0)
             crossing = tuple(s + fraction * (a - s) for s, a in zip(states, after, strict=True))

@@ -33,6 +33,10 @@ class Wrapped(Neuron):
         of = type(neuron)
         return cls(of=f"{of.__module__}:{of.__qualname__}", **neuron.chosen, **own)
 
+    @property
+    def declared(self) -> Neuron:  # noqa: D102
+        return self.inner
+
     def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
         return self.inner.limits(name)
 
@@ -56,7 +60,7 @@ class Unreset(Wrapped):
     def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
         states, params = self.split(states_and_params)
         states = self.inner.integrate(ops, current, *states, *params)
-        spike = ops.spike(self.inner.threshold(ops, *states, *params))
+        spike = ops.spike(self.inner.distance(ops, *states, *params))
         return spike, self._reset(ops, ops.detach(spike), states, params)
 
     def advance(
@@ -64,7 +68,7 @@ class Unreset(Wrapped):
     ) -> tuple[Any, Values]:  # noqa: D102
         states, params = self.split(states_and_params)
         states = self.inner.integrate(ops, current, *states, *params)
-        distance = self.inner.threshold(ops, *states, *params)
+        distance = self.inner.distance(ops, *states, *params)
         return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), states, params)
 
     def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102

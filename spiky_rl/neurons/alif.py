@@ -48,14 +48,22 @@ class Alif(Ode):
         # as every ODE's, but the spike reaches the reset undetached: the trace keeps its gradient
         states, params = self.split(states_and_params)
         states = self.integrate(ops, current, *states, *params)
-        spike = ops.spike(self.threshold(ops, *states, *params))
+        spike = ops.spike(self.distance(ops, *states, *params))
         return spike, self.reset(ops, spike, *states, *params)
 
     def flow(
-        self, ops: Any, current: Any, v: Any, a: Any, tau: Any, threshold: Any, tau_a: Any, adaptation: Any
+        self,
+        ops: Any,
+        current: Any,
+        v: Any,
+        a: Any,
+        tau: Any,
+        threshold: Any,
+        tau_adaptation: Any,
+        adaptation: Any,
     ) -> Values:  # noqa: D102
         gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / tau))
-        return (gain * current - v) / tau, -a / tau_a
+        return (gain * current - v) / tau, -a / tau_adaptation
 
     def integrate(
         self,
@@ -65,19 +73,27 @@ class Alif(Ode):
         a: Any,
         decay: Any,
         threshold: Any,
-        decay_a: Any,
+        decay_adaptation: Any,
         adaptation: Any,
     ) -> Values:  # noqa: D102
         gain = 1.0 - decay if self.chosen["input_gain"] == "ode" else 1.0
-        return decay * v + gain * current, decay_a * a
+        return decay * v + gain * current, decay_adaptation * a
 
     def threshold(
-        self, ops: Any, v: Any, a: Any, decay: Any, threshold: Any, decay_a: Any, adaptation: Any
+        self, ops: Any, v: Any, a: Any, decay: Any, threshold: Any, decay_adaptation: Any, adaptation: Any
     ) -> Any:  # noqa: D102
         return v - (threshold + adaptation * a)
 
     def reset(
-        self, ops: Any, spike: Any, v: Any, a: Any, decay: Any, threshold: Any, decay_a: Any, adaptation: Any
+        self,
+        ops: Any,
+        spike: Any,
+        v: Any,
+        a: Any,
+        decay: Any,
+        threshold: Any,
+        decay_adaptation: Any,
+        adaptation: Any,
     ) -> Values:  # noqa: D102
         jump = ops.detach(spike) if self.chosen["detach_reset"] else spike
         return v - jump * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - jump), a + spike

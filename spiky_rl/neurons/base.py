@@ -40,6 +40,7 @@ class Param(Option):
 DT = Option(1.0, "inner time step", low=1e-6, unit="ms")
 LEARN = Option([], "parameters to learn, one value per neuron")
 DETACH_RESET = Option(True, "whether gradients stop at the reset")
+SCALE = Option(1.0, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit="1")
 
 
 class Neuron(Component):
@@ -55,6 +56,11 @@ class Neuron(Component):
     """Whether outputs carry values, instead of 0 and 1."""
     substeps: int = 1
     """Parts into which a step is divided. More than one: the step is `advance`, that many times, then `emit`."""
+
+    @property
+    def declared(self) -> Neuron:
+        """The neuron whose text and functions an author wrote: this one, or the one that this one stands in for."""
+        return self
 
     def __init__(self, **chosen: Any) -> None:
         self.chosen = chosen
@@ -107,16 +113,19 @@ class Neuron(Component):
 class Ode(Neuron):
     """A neuron that is an ordinary differential equation with a threshold and a reset.
 
-    The three define it; `integrate` solves the flow over one (sub-)step, `step` is built from all four.
+    `step` is built from `integrate`, `threshold` and `reset`. `flow`, the equation itself, is what the exact engines
+    solve; a neuron that is not for them may leave it out.
     """
 
-    @abstractmethod
     def flow(self, ops: Any, current: Any, *states_and_params: Any) -> Values:
-        """d state / dt, per ms, of every state. Unlike in `step`, time constants come in ms."""
+        """d state / dt, per ms, of every state, which `integrate` must follow. Unlike in `step`, time constants come in ms."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines no flow; an exact engine needs its equation"
+        )
 
     @abstractmethod
     def threshold(self, ops: Any, *states_and_params: Any) -> Any:
-        """Distance to the threshold: the neuron spikes where it is 0 or more."""
+        """Distance to the threshold in the potential's unit: the neuron spikes where it is 0 or more."""
 
     @abstractmethod
     def reset(self, ops: Any, spike: Any, *states_and_params: Any) -> Values:
@@ -139,7 +148,7 @@ class Ode(Neuron):
                 peak, states = self.advance(ops, current, peak, *states, *params)
             return self.emit(ops, peak, *states, *params)
         states = self.integrate(ops, current, *states, *params)
-        spike = ops.spike(self.threshold(ops, *states, *params))
+        spike = ops.spike(self.distance(ops, *states, *params))
         reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
         return spike, self.reset(ops, reset, *states, *params)
 
@@ -148,11 +157,16 @@ class Ode(Neuron):
     ) -> tuple[Any, Values]:  # noqa: D102
         _, params = self.split(states_and_params)
         states = self.integrate(ops, current, *states_and_params)
-        distance = self.threshold(ops, *states, *params)
+        distance = self.distance(ops, *states, *params)
         return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), *states, *params)
 
     def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
         return ops.spike(peak), self.split(states_and_params)[0]
+
+    def distance(self, ops: Any, *states_and_params: Any) -> Any:
+        """The distance to the threshold as the surrogate sees it: measured in the option ``scale``, where there is one."""
+        distance, scale = self.threshold(ops, *states_and_params), self.chosen.get("scale", 1.0)
+        return distance if scale == 1.0 else distance / scale
 
     def split(self, states_and_params: Values) -> tuple[Values, Values]:
         """States, parameters."""

@@ -25,9 +25,10 @@ Source: Hodgkin & Huxley (1952), in today's sign; Rush & Larsen (1978).
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from spiky_rl.neurons.base import BELOW_ANY, DT, LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import BELOW_ANY, DT, LEARN, SCALE, Ode, Param, Values
 from spiky_rl.registry import Option
 
 CHANNELS = ("sodium", "potassium", "leak")
@@ -57,9 +58,7 @@ class HodgkinHuxley(Ode):
         "hysteresis": Option(
             20.0, "fall below the threshold after which a neuron can spike again", low=0.0, unit="mV"
         ),
-        "scale": Option(
-            50.0, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit="mV"
-        ),
+        "scale": replace(SCALE, default=50.0, unit="mV"),
         "substeps": Option(10, "parts into which a step is divided", low=1),
         "dt": DT,
         "learn": LEARN,
@@ -120,7 +119,13 @@ class HodgkinHuxley(Ode):
     def threshold(
         self, ops: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any, *_: Any
     ) -> Any:  # noqa: D102
-        distance = (v - (self.chosen["threshold"] - self.rest)) * (1.0 / self.chosen["scale"])
+        return v - (self.chosen["threshold"] - self.rest)
+
+    def distance(
+        self, ops: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any, *params: Any
+    ) -> Any:  # noqa: D102
+        # as every ODE's, but a neuron that is refractory is far from its threshold
+        distance = self.threshold(ops, v, m, h, n, refractory, *params) * (1.0 / self.chosen["scale"])
         return ops.where(refractory > 0.5, BELOW_ANY, distance)
 
     def reset(

@@ -18,9 +18,10 @@ Source: Izhikevich (2003); patterns after its figure 2.
 # pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from spiky_rl.neurons.base import DT, LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import DT, LEARN, SCALE, Ode, Param, Values
 from spiky_rl.registry import Option, RegistryError
 
 PATTERNS = {
@@ -59,9 +60,7 @@ class Izhikevich(Ode):
         ),
         **params,
         "peak": Option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV"),
-        "scale": Option(
-            50.0, "distance to the peak that counts as one for the surrogate", low=1e-3, unit="mV"
-        ),
+        "scale": replace(SCALE, default=50.0, unit="mV"),
         "substeps": Option(4, "parts into which a step is divided", low=1),
         "dt": DT,
         "learn": LEARN,
@@ -96,7 +95,7 @@ class Izhikevich(Ode):
     def threshold(
         self, ops: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
     ) -> Any:  # noqa: D102
-        return (v - (self.chosen["peak"] - _rest(ops, b))) / self.chosen["scale"]
+        return v - (self.chosen["peak"] - _rest(ops, b))
 
     def reset(
         self, ops: Any, spike: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any

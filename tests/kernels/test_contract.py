@@ -42,6 +42,12 @@ def configure(path, text, **options):
 
 BROKEN = {
     "no docstring": (DOCSTRING, "", "it has no docstring; say its equations, its units and its source"),
+    "docstring without an equation": (
+        DOCSTRING,
+        '"""A leaky integrator."""\n',
+        "its docstring holds no equation; say its equations, its units and its source",
+    ),
+    "blank docstring": (DOCSTRING, '"""  """\n', "it has no docstring; say its equations"),
     "no unit": (
         ', unit="ms"',
         "",
@@ -82,7 +88,13 @@ BROKEN = {
     "number of states": (
         'states = ("v",)',
         'states = ("v", "w")',
-        r"it fails with TypeError: Leaky\.step\(\) takes 6 positional arguments but 7 were given",
+        r"its step takes \(ops, current, v, decay, gain\), and its states and params are declared in the order \(ops, current, v,"
+        r" w, decay, gain\); .* \(mend mine\.py, line 16\)",
+    ),
+    "parameters in another order": (
+        "v, decay, gain)",
+        "v, gain, decay)",
+        r"its step takes \(ops, current, v, gain, decay\), and .* in the order \(ops, current, v, decay, gain\)",
     ),
     "too few states returned": ("(v,)\n", "()\n", "it declares 1 states and returns 0"),
     "too many states returned": ("(v,)\n", "(v, v)\n", "it declares 1 states and returns 2"),

@@ -34,7 +34,9 @@ ANSWER = 42
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(shutil.which("g++") is None, reason="the sanitizers are tested with g++, which is missing"),
+    pytest.mark.skipif(
+        shutil.which("g++") is None, reason="the sanitizers are tested with g++, which is missing"
+    ),
 ]
 
 

@@ -179,9 +179,6 @@ class LavaCuba(Ode):
     }
     options = {**params, "detach_reset": DETACH_RESET, "dt": DT, "learn": LEARN}
 
-    def flow(self, ops, current, v, u, threshold):
-        raise NotImplementedError
-
     def integrate(self, ops, current, v, u, threshold):
         u = 0.75 * u + current
         return (1.0 - 410 / 4096) * v + u, u

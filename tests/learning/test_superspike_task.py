@@ -39,9 +39,6 @@ class Synaptic(Ode):
     }
     options = {**params, "detach_reset": DETACH_RESET, "dt": DT, "learn": LEARN}
 
-    def flow(self, ops, current, v, i, rest, tau, tau_synapse, threshold, refractory):
-        return (i - v) / tau, -i / tau_synapse, 0.0 * rest
-
     def integrate(self, ops, current, v, i, rest, decay, decay_synapse, threshold, refractory):
         i = decay_synapse * i + current
         free = decay * v + (1.0 - decay) * i

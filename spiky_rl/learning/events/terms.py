@@ -76,7 +76,7 @@ class Terms:
             neuron, lambda ops, current, states, times, _: neuron.flow(ops, current, *states, *times)
         )
         self._threshold = _programs(
-            neuron, lambda ops, _, states, __, params: (neuron.threshold(ops, *states, *params),)
+            neuron, lambda ops, _, states, __, params: (neuron.distance(ops, *states, *params),)
         )
         self._reset = {
             spike: _programs(

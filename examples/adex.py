@@ -1,0 +1,67 @@
+"""Adaptive exponential integrate-and-fire in mV: a membrane with an upstroke, and a current that slows its firing down.
+
+    tau dV/dt = -V + sharpness (exp((V - soft)/sharpness) - exp(-soft/sharpness)) - w + gain I(t)
+    tau_w dw/dt = coupling V - w;   V >= peak:  emit a spike, V <- 0, w <- w + jump
+
+V is relative to rest, and w is what the adaptation current would do to a resting membrane; both are in mV. The second
+exponential takes away what the first one adds at rest. One sub-step solves the leak and the adaptation exactly, with the
+upstroke and the other's value as they were at its start; the exponent is bounded, because what lies beyond the peak is reset.
+Not included: noise, synaptic currents, refractoriness.
+
+Source: Brette & Gerstner (2005), with its conductances divided by that of the leak.
+"""
+
+from dataclasses import replace
+
+from spiky_rl.neurons.base import DT, LEARN, SCALE, Ode, Param
+from spiky_rl.registry import Option
+
+LARGEST_EXPONENT = 5.0
+
+
+class AdEx(Ode):
+    """See the module's text for the equations."""
+
+    states = ("v", "w")
+    params = {
+        # no transform="decay": that is the decay over a whole step, and this neuron divides its steps
+        "tau": Param(9.4, "membrane time constant", low=1e-3, unit="ms"),
+        "tau_w": Param(144.0, "time constant of the adaptation", low=1e-3, unit="ms"),
+        "soft": Param(20.2, "potential at which the upstroke takes over", low=1e-3, unit="mV"),
+        "sharpness": Param(2.0, "how gradually it does", low=0.1, unit="mV"),
+        "coupling": Param(0.13, "adaptation per potential", low=0.0, unit="1"),
+        "jump": Param(2.7, "rise of the adaptation per spike", low=0.0, unit="mV"),
+        "gain": Param(30.0, "input per unit of the network's current", low=1e-3, unit="mV"),
+    }
+    options = {
+        **params,
+        "peak": Option(40.0, "potential at which a spike is emitted", low=1e-3, unit="mV"),
+        "scale": replace(SCALE, default=20.0, unit="mV"),
+        "substeps": Option(4, "parts into which a step is divided", low=1),
+        "dt": DT,
+        "learn": LEARN,
+    }
+
+    def __init__(self, **chosen):
+        super().__init__(**chosen)
+        self.substeps = chosen["substeps"]
+
+    def drive(self, ops, current, v, w, soft, sharpness, gain):
+        """What the membrane decays to, in mV."""
+        exponent = ops.min((v - soft) / sharpness, LARGEST_EXPONENT)
+        return gain * current - w + sharpness * (ops.exp(exponent) - ops.exp(-soft / sharpness))
+
+    def flow(self, ops, current, v, w, tau, tau_w, soft, sharpness, coupling, jump, gain):
+        return (self.drive(ops, current, v, w, soft, sharpness, gain) - v) / tau, (coupling * v - w) / tau_w
+
+    def integrate(self, ops, current, v, w, tau, tau_w, soft, sharpness, coupling, jump, gain):
+        h = self.dt / self.substeps
+        decay, decay_w = ops.exp(-h / tau), ops.exp(-h / tau_w)
+        target = self.drive(ops, current, v, w, soft, sharpness, gain)
+        return decay * v + (1.0 - decay) * target, decay_w * w + (1.0 - decay_w) * coupling * v
+
+    def threshold(self, ops, v, *_):
+        return v - self.chosen["peak"]
+
+    def reset(self, ops, spike, v, w, tau, tau_w, soft, sharpness, coupling, jump, gain):
+        return v * (1.0 - spike), w + jump * spike

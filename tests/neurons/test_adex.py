@@ -1,0 +1,66 @@
+"""An adaptive exponential neuron written from docs/kernels.md alone: what a neuron of one's own gets from one file."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import cpu_backend
+from tests.kernels.cases import compare, configured, distinct, inputs, run
+from tests.neurons.drive import build, constant, intervals, numbers, vocabulary
+from tests.neurons.drive import run as drive
+
+ADEX = f"{Path(__file__).resolve().parents[2] / 'examples' / 'adex.py'}:AdEx"
+BATCH, WIDTH = 9, 61
+LONG = {"time": 10, "steps": 16}
+GRADIENT = 1e-6
+"""Of gradients and states, relative to the largest."""
+
+
+def test_it_keeps_the_contract_where_an_agent_names_it():
+    settings = {"name": "feedforward", "layers": [8, 8], "neuron": {"name": ADEX, "learn": ["tau_w", "soft"]}}
+    network = registry.configure("networks", settings, "agent.network").build(inputs=3, outputs=2)
+    features, _ = network(torch.ones(2, 4, 3), None)
+    assert features.shape == (2, 4, 2) and features.isfinite().all()
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["numbers", "learned"])
+def test_its_kernels_spikes_and_gradients_are_the_references(learned):
+    if reason := cpu_backend.available():
+        pytest.skip(reason)
+    neuron = configured(ADEX, learned)
+    parameters, tensors = distinct(neuron, WIDTH), inputs(neuron, BATCH, WIDTH)
+    found, expected = (run(backend, neuron, parameters, tensors) for backend in ("cpu", "torch"))
+    assert 0.02 < expected[0].mean() < 0.5, "it spikes"
+    compare(found, expected, GRADIENT)
+
+
+def test_no_spike_flips_in_160_steps():
+    if reason := cpu_backend.available():
+        pytest.skip(reason)
+    neuron = configured(ADEX, learned=False)
+    parameters, tensors = distinct(neuron, WIDTH), inputs(neuron, BATCH, WIDTH, **LONG)
+    found, expected = (
+        run(backend, neuron, parameters, tensors, LONG["steps"]) for backend in ("cpu", "torch")
+    )
+    assert torch.equal(found[0], expected[0]) and expected[0].sum() > 1000
+
+
+def test_its_firing_slows_down_to_a_steady_rate():
+    spikes, _ = drive(ADEX, constant([1.0], 1000))
+    found = intervals(spikes[:, 0])
+    assert found[0] < 0.5 * found[-1] and sorted(found[:8]) == found[:8]
+    assert max(found[-5:]) - min(found[-5:]) <= 1
+    silent, v = drive(ADEX, constant([0.5], 1000))
+    assert silent.sum() == 0 and v[-1] == pytest.approx(
+        0.5 * 30.0 / 1.13, rel=0.01
+    ), "V = gain I / (1 + coupling)"
+
+
+@pytest.mark.parametrize("scale", [1.0, 20.0])
+def test_the_surrogate_sees_its_distance_to_the_threshold_in_units_of_the_scale(scale):
+    neuron, ops = build(ADEX, scale=scale, substeps=1), vocabulary()
+    v = torch.tensor([30.0], dtype=torch.float64)
+    seen = neuron.distance(ops, v, 0.0 * v, *numbers(neuron))
+    assert seen.item() == pytest.approx((30.0 - 40.0) / scale)
