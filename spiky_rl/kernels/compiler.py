@@ -1,7 +1,8 @@
 """The host's C++ compiler, called once per text: plain-C shared objects in a cache.
 
 A cache entry is named by everything it depends on: text, flags, compiler and CPU. It is compiled beside its place and moved
-into it, so processes that compile the same text at once do not disturb each other.
+into it, so processes that compile the same text at once do not disturb each other. Folder and entries are this user's alone;
+what another user owns or may write is not loaded.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 from spiky_rl import files
+from spiky_rl.kernels import ownership
 from spiky_rl.registry import UserError
 
 log = logging.getLogger(__name__)
@@ -37,13 +39,17 @@ FLAGS = (
     "-shared",
     "-w",
 )
-TIMEOUT = 300.0
+TIMEOUT = 120.0
+"""Seconds that a compiler has for a text, which it takes three or four on an idle machine."""
+VERSION_TIMEOUT = 20.0
+"""Seconds that it has to tell its version."""
 SEAL = 32
-"""Bytes of the digest at the end of a cache entry: to load half of one would end the process."""
+"""Bytes of the digest at the end of a cache entry: to load half of one would end the process. No protection: anyone can
+write a digest."""
 
 
 class CompileError(UserError):
-    """There is no compiler, or it did not accept the text."""
+    """There is no compiler, or it did not accept the text, or it did not come back."""
 
 
 @cache
@@ -71,7 +77,7 @@ def identity() -> str:
     """Compiler, its version, and the CPU that -march=native means."""
     words = command()
     assert words is not None
-    version = _run([*words, "--version"]).stdout
+    version = _run([*words, "--version"], limit=VERSION_TIMEOUT).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = "".join(
@@ -84,10 +90,13 @@ def identity() -> str:
 
 @cache
 def folder() -> Path:
-    """Where shared objects are kept: the cache, or a temporary folder where that cannot be written."""
+    """Where shared objects are kept: the cache, or a temporary folder where that cannot be written.
+
+    Raises UserError where the cache is another user's, or others may write to it.
+    """
     try:
         wanted = files.cache_folder() / "kernels"
-        wanted.mkdir(parents=True, exist_ok=True)
+        ownership.make_private(wanted)
         with tempfile.TemporaryFile(dir=wanted):
             return wanted
     except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
@@ -102,17 +111,19 @@ def folder() -> Path:
 
 
 @cache
-def library(text: str) -> ctypes.CDLL:
-    """The shared object of a C++ text. Raises `CompileError` with the compiler's last words."""
+def library(text: str, of: str) -> ctypes.CDLL:
+    """The shared object of a C++ text; ``of``: whose kernels these are. Raises `CompileError` with the compiler's words."""
     if command() is None:
         raise CompileError(missing())
     key = hashlib.sha256("\0".join([text, *FLAGS, identity(), "sealed"]).encode()).hexdigest()[:24]
     path = folder() / f"{key}.so"
     if path.is_file():
+        ownership.refuse_foreign(path)
         try:
             return _load(path)
         except OSError as error:
             log.warning("%s is damaged and compiled again (%s)", path, error)
+    log.info("compiling the kernels of %s with %s, once: some seconds", of, shlex.join(command() or ()))
     try:
         files.write(path, lambda beside: compile_to(beside, text))
         return _load(path)
@@ -131,6 +142,7 @@ def compile_to(path: Path, text: str) -> None:
         result = _run([*words, *FLAGS, *parallel, "-x", "c++", "-", "-o", str(path)], text)
         if result.returncode == 0:
             try:
+                path.chmod(ownership.PRIVATE)
                 ctypes.CDLL(str(path))
                 seal = _seal(path.read_bytes())
                 with path.open("ab") as file:
@@ -142,8 +154,9 @@ def compile_to(path: Path, text: str) -> None:
                     " compiler, or SPIKY_RL_CACHE to a folder whose files may be executed"
                 ) from error
         last = last or result.stderr or result.stdout or f"exit code {result.returncode}"
+    log.debug("the compiler's words:\n%s", last)
     raise CompileError(
-        f"the compiler {shlex.join(words)!r} did not accept a kernel; its last words:\n{_tail(last)}"
+        f"the compiler {shlex.join(words)!r} did not accept a kernel: {_complaint(last)}; set CXX to another"
     )
 
 
@@ -158,8 +171,9 @@ def _load(path: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(path))
 
 
-def _run(line: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
-    """A call of the compiler. It and all that it starts end with a call that takes too long."""
+def _run(line: Sequence[str], text: str = "", limit: float | None = None) -> subprocess.CompletedProcess[str]:
+    """A call of the compiler. It and all that it starts end with a call that takes longer than ``limit``, or `TIMEOUT`."""
+    limit = TIMEOUT if limit is None else limit
     try:
         with subprocess.Popen(
             line,
@@ -171,18 +185,20 @@ def _run(line: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str
             start_new_session=True,
         ) as process:
             try:
-                output, errors = process.communicate(text, TIMEOUT)
+                output, errors = process.communicate(text, limit)
             except BaseException:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
         return subprocess.CompletedProcess(line, process.returncode, output, errors)
     except subprocess.TimeoutExpired as error:
         raise CompileError(
-            f"the compiler {line[0]!r} did not finish within {TIMEOUT:g} s; set CXX to another"
+            f"the compiler {line[0]!r} did not finish within {limit:g} s; set CXX to another"
         ) from error
     except OSError as error:
         raise CompileError(f"the compiler {line[0]!r} does not start: {error}") from error
 
 
-def _tail(text: str, lines: int = 12) -> str:
-    return "\n".join(text.strip().splitlines()[-lines:])
+def _complaint(text: str) -> str:
+    """The first error that a compiler names, or the last that it says."""
+    lines = [line.strip() for line in text.strip().splitlines()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no word")

@@ -47,7 +47,7 @@ def available() -> str | None:
 def core() -> ctypes.CDLL:
     """The kernels that do not depend on a neuron."""
     text = "\n".join(programs.header(name) for name in ("lanes", "job", "events", "bfloat16", "stack"))
-    found = compiler.library(text)
+    found = compiler.library(text, "linear layers and stacks")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     found.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
     found.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
@@ -61,7 +61,8 @@ def core() -> ctypes.CDLL:
 @cache
 def convolutions() -> ctypes.CDLL:
     """The kernels of convolutions, which not every network has."""
-    found = compiler.library("\n".join(programs.header(name) for name in ("lanes", "events", "convolution")))
+    text = "\n".join(programs.header(name) for name in ("lanes", "events", "convolution"))
+    found = compiler.library(text, "convolutions")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     found.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
     found.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
@@ -71,12 +72,11 @@ def convolutions() -> ctypes.CDLL:
 @cache
 def kernels(key: str) -> ctypes.CDLL:
     """A neuron's compiled program. Raises `CompileError` that names the neuron."""
+    name = key.partition("-")[0]
     try:
-        found = compiler.library(programs.source(programs.KNOWN[key]))
+        found = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
     except CompileError as error:
-        raise CompileError(
-            f"neuron {key.partition('-')[0]!r} cannot be compiled; backend: torch runs it.\n{error}"
-        ) from error
+        raise CompileError(f"neuron {name!r} cannot be compiled: {error}; backend: torch runs it") from error
     found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
     found.spiky_forward.restype = None
     return found

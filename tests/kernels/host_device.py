@@ -79,7 +79,7 @@ def before():
 def kernels(key):
     """A neuron's CUDA text, compiled for the host."""
     text = "\n".join([before(), FUNCTIONS, programs.source(programs.KNOWN[key]), AFTER])
-    return compiler.library(text)
+    return compiler.library(text, f"{key} on a device of the host")
 
 
 def launch(key, which, values, current):

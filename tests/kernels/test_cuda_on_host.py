@@ -141,7 +141,8 @@ extern "C" void sweep_max(const float *x, float *device, float *cpu, long n) {
 
 def sweep(name, x, size):
     """Both lanes' results for float32 numbers."""
-    library = compiler.library("\n".join([host_device.before(), programs.header("lanes"), COMPARED]))
+    text = "\n".join([host_device.before(), programs.header("lanes"), COMPARED])
+    library = compiler.library(text, "both lanes")
     x = np.ascontiguousarray(x, dtype=np.float32)
     found = [np.empty(size, dtype=np.float32) for _ in range(2)]
     pointers = [ctypes.c_void_p(a.ctypes.data) for a in (x, *found)]

@@ -259,9 +259,9 @@ def caught(monkeypatch, check, right, wrong):
     """Whether the check fails once ``right`` is ``wrong`` in what is compiled. It really is in there."""
     seen, library = [], compiler.library
 
-    def faulty(text):
+    def faulty(text, of):
         seen.append(right in text)
-        return library(text.replace(right, wrong))
+        return library(text.replace(right, wrong), of)
 
     monkeypatch.setattr(compiler, "library", faulty)
     with pytest.raises(AssertionError) as failure:

@@ -1,0 +1,91 @@
+"""Whose code a process loads from the cache of kernels, and what is said while they are compiled."""
+
+import os
+import shutil
+import stat
+
+import pytest
+
+from spiky_rl.kernels import compiler
+from tests.kernels.test_compiler import LIBRARY, NETWORK, TEXT, entries, python
+
+pytestmark = pytest.mark.skipif(compiler.command() is None, reason=compiler.missing())
+
+WORDY = LIBRARY.replace("basicConfig(", 'basicConfig(level="INFO", ')
+
+
+def test_one_line_says_what_is_compiled_and_none_what_is_taken_from_the_cache(tmp_path):
+    _, (line,) = python(tmp_path, WORDY, TEXT)
+    assert line.startswith("log INFO compiling the kernels of a test with ")
+    assert python(tmp_path, WORDY, TEXT) == ("42", [])
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022])
+def test_folder_and_entries_are_this_users_alone_whatever_the_umask(umask, tmp_path):
+    code = f"import os; os.umask({umask})\n{LIBRARY}"
+    for _ in range(2):
+        assert python(tmp_path, code, TEXT) == ("42", [])
+    (entry,) = entries(tmp_path)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (entry.parent, entry)] == [0o700, 0o700]
+
+
+def test_a_folder_that_was_readable_by_others_is_closed(tmp_path):
+    (tmp_path / "kernels").mkdir(mode=0o755)
+    assert python(tmp_path, LIBRARY, TEXT) == ("42", [])
+    assert stat.S_IMODE((tmp_path / "kernels").stat().st_mode) == 0o700
+
+
+FOREIGN = """
+import logging, sys
+from spiky_rl import registry
+from spiky_rl.kernels import compiler
+logging.basicConfig(format="log %(levelname)s %(message)s")
+try:
+    print(compiler.library(sys.argv[1], "a test").answer())
+except registry.UserError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777, 0o720])
+@pytest.mark.parametrize("what", ["folder", "entry"])
+def test_nothing_is_loaded_from_where_others_may_write(what, mode, tmp_path):
+    assert python(tmp_path, FOREIGN, TEXT) == ("42", [])
+    (entry,) = entries(tmp_path)
+    path = entry if what == "entry" else entry.parent
+    path.chmod(mode)
+    printed, log = python(tmp_path, FOREIGN, TEXT)
+    assert printed == (
+        f"refused: {path} may be written by other users (mode {mode:o}), so no code is loaded from it: remove it (rm -r {path})"
+        " and run again, or set SPIKY_RL_CACHE to a folder of your own"
+    )
+    assert log == [] and stat.S_IMODE(path.stat().st_mode) == mode, "nothing is mended in silence"
+    shutil.rmtree(path, ignore_errors=True)
+    path.unlink(missing_ok=True)
+    assert python(tmp_path, FOREIGN, TEXT) == ("42", []), "the remedy is one"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("what", ["folder", "entry"])
+def test_nothing_is_loaded_that_another_user_owns(what, tmp_path):
+    assert python(tmp_path, FOREIGN, TEXT) == ("42", [])
+    (entry,) = entries(tmp_path)
+    path = entry if what == "entry" else entry.parent
+    os.chown(path, 12345, -1)
+    printed, log = python(tmp_path, FOREIGN, TEXT)
+    assert printed == (
+        f"refused: {path} belongs to user 12345; user root loads no code from it: set SPIKY_RL_CACHE to a folder of your own"
+    )
+    assert log == []
+
+
+def test_a_network_stops_with_the_reason_where_the_cache_is_open_to_others(tmp_path):
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels").chmod(0o777)
+    printed, log = python(tmp_path, NETWORK, "", SPIKY_RL_CACHE=tmp_path)
+    for backend, line in zip(("auto", "cpu"), printed.splitlines(), strict=True):
+        assert (
+            line.startswith(f"{backend} refused: ")
+            and f"{tmp_path}/kernels may be written by other users" in line
+        )
+    assert not [line for line in log if "torch backend" in line], "no slow run instead"
