@@ -118,13 +118,12 @@ def _names(neuron: Neuron, param: str, function: str) -> tuple[str, ...]:
 
 def _place(neuron: Neuron, function: str) -> str:
     """Where a function is to be mended: its line if it is the neuron's own, else the neuron's file."""
-    cls = type(neuron)
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    code = getattr(inspect.unwrap(getattr(cls, function)), "__code__", None)
-    if file is None:
+    own = next(iter(trace.files(neuron)), None)
+    if own is None:
         return ""
-    line = f", line {code.co_firstlineno}" if code is not None and code.co_filename == file else ""
-    return f" (mend {Path(file).name}{line})"
+    code = getattr(inspect.unwrap(getattr(type(neuron), function)), "__code__", None)
+    line = f", line {code.co_firstlineno}" if code is not None and code.co_filename == own else ""
+    return f" (mend {Path(own).name}{line})"
 
 
 def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:

@@ -70,6 +70,10 @@ REFUSED = {
 """What Python would do with a value in its own way, or refuse without a hint."""
 
 
+BASES = ("spiky_rl.registry", "spiky_rl.neurons.base", "spiky_rl.surrogates.base")
+"""Modules of a component that its author did not write."""
+
+
 class TraceError(RegistryError):
     """A step that leaves the op vocabulary."""
 
@@ -77,7 +81,22 @@ class TraceError(RegistryError):
 def error(owner: Component, message: str) -> TraceError:
     """What is wrong with a neuron or a surrogate, with its name."""
     kind = "surrogate" if isinstance(owner, Surrogate) else "neuron"
-    return TraceError(f"{kind} {type(owner).__name__!r}: {message}")
+    return TraceError(f"{kind} {type(_written(owner)).__name__!r}: {message}")
+
+
+def files(owner: Component) -> list[str]:
+    """Where the author of a neuron or surrogate wrote it, its own file first."""
+    modules = [
+        sys.modules.get(cls.__module__)
+        for cls in type(_written(owner)).__mro__
+        if cls.__module__ not in BASES
+    ]
+    return [file for module in modules if (file := getattr(module, "__file__", None))]
+
+
+def _written(owner: Component) -> Component:
+    """What an author wrote: a neuron may stand in for another."""
+    return getattr(owner, "declared", owner)
 
 
 def call(owner: Component, function: Callable[..., Any], *args: Any) -> Any:
@@ -88,13 +107,11 @@ def call(owner: Component, function: Callable[..., Any], *args: Any) -> Any:
         # numpy wraps a refusal in an error of its own
         refusal = next((e for e in (reason, reason.__cause__) if isinstance(e, TraceError)), None)
         message = str(refusal or f"it fails with {type(reason).__name__}: {reason}")
-        own = {getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in type(owner).__mro__}
+        own = files(owner)
         lines = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.filename in own]
-        where = (
-            f" (mend {Path(lines[-1].filename).name}, line {lines[-1].lineno}: {lines[-1].line})"
-            if lines
-            else ""
-        )
+        line = f", line {lines[-1].lineno}: {lines[-1].line}" if lines else ""
+        file = lines[-1].filename if lines else next(iter(own), None)
+        where = f" (mend {Path(file).name}{line})" if file else ""
         raise error(owner, message + where) from (None if refusal else reason)
 
 

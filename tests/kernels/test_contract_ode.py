@@ -120,6 +120,13 @@ def test_what_a_function_does_not_use_may_be_left_to_a_star_or_an_underscore(tmp
     check(tmp_path / "mine.py", text)
 
 
+def test_what_fails_in_the_base_is_to_be_mended_in_the_authors_file(tmp_path):
+    text = GOOD.replace("return v * (1.0 - spike), a + spike", "return v * (1.0 - spike)")
+    text = text.replace("current - a), decay_a * a", "current - a)")
+    with pytest.raises(RegistryError, match=r"a loop over a value, or unpacking it, .* \(mend mine\.py\)$"):
+        check(tmp_path / "mine.py", text)
+
+
 DISAGREEMENTS = {
     "the sign of the leak": ("(current - a - v)", "(current - a + v)"),
     "the sign of the input": ("(current - a - v)", "(-current - a - v)"),
