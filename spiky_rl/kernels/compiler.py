@@ -88,6 +88,21 @@ def identity() -> str:
     return f"{words} {version} {platform.machine()} {cpu}"
 
 
+def refuse_foreign_cache() -> None:
+    """Raise UserError as `folder` will, without making one: what can be said before there is anything to compile."""
+    try:
+        wanted = _wanted()
+        exists = command() is not None and wanted.is_dir()
+    except (OSError, RuntimeError):  # no cache that can be read: `folder` says so and takes another
+        return
+    if exists:
+        ownership.refuse_foreign(wanted)
+
+
+def _wanted() -> Path:
+    return files.cache_folder() / "kernels"
+
+
 @cache
 def folder() -> Path:
     """Where shared objects are kept: the cache, or a temporary folder where that cannot be written.
@@ -95,7 +110,7 @@ def folder() -> Path:
     Raises UserError where the cache is another user's, or others may write to it.
     """
     try:
-        wanted = files.cache_folder() / "kernels"
+        wanted = _wanted()
         ownership.make_private(wanted)
         with tempfile.TemporaryFile(dir=wanted):
             return wanted

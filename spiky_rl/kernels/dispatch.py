@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import convolution as event_driven
-from spiky_rl.kernels import cpu_backend, operators, torch_backend
+from spiky_rl.kernels import compiler, cpu_backend, operators, torch_backend
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.registry import RegistryError, nearest
@@ -42,9 +42,14 @@ def backend(name: str) -> ModuleType:
 
 
 def check(name: str) -> None:
-    """Raise `RegistryError` if ``name`` is neither ``auto`` nor a backend that runs here."""
+    """Raise `RegistryError` if ``name`` is neither ``auto`` nor a backend that runs here.
+
+    Raises UserError where ``auto`` will want kernels for this CPU whose cache is not to be trusted.
+    """
     if name != "auto":
         backend(name)
+    elif not torch.cuda.is_available():
+        compiler.refuse_foreign_cache()
 
 
 @cache
@@ -64,8 +69,21 @@ def _named(name: str, device: str) -> str:
     return operators.name_of(automatic(device) if name == "auto" else backend(name))
 
 
-# not traced, its result a constant: torch.compiler.assume_constant_result does it too, and takes seconds to import
-setattr(_named, "_dynamo_marked_constant", True)
+@cache
+def _fall(device: str, dtype: torch.dtype) -> None:
+    """Log, once for each of them, that ``auto`` gives the torch backend what compiled kernels cannot take."""
+    reason = "spikes are smooth" if dtype == torch.float32 else f"the signal is {dtype}, not torch.float32"
+    log.warning("neurons on %s run on the torch backend, which is slow: %s", device, reason)
+
+
+def _say_fall(device: str, dtype: torch.dtype) -> None:
+    """As `_fall`: what `choose` calls while a graph is compiled, too."""
+    _fall(device, dtype)
+
+
+# not traced, their results constants: torch.compiler.assume_constant_result does it too, and takes seconds to import
+for function in (_named, _say_fall):
+    setattr(function, "_dynamo_marked_constant", True)
 
 
 def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> ModuleType:
@@ -75,6 +93,7 @@ def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> ModuleType:
     """
     unfit = x.dtype != torch.float32 or (ops is not None and ops.soft_spike)
     if name == "auto" and unfit:
+        _say_fall(x.device.type, x.dtype)
         return torch_backend
     if torch.compiler.is_compiling():
         module = operators.BACKENDS[_named(name, x.device.type)]

@@ -13,7 +13,10 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.registry import RegistryError
 
 STEPS, BATCH, WIDTH, INPUTS, OUTPUTS = 3, 4, 6, 5, 2
-CACHED = (dispatch.backend, dispatch.automatic, cpu_backend.available, cupy_backend.available, precision.fast)
+CACHED = (
+    *(dispatch.backend, dispatch.automatic, dispatch._fall),  # pylint: disable=protected-access
+    *(cpu_backend.available, cupy_backend.available, precision.fast),
+)
 
 compiled = pytest.mark.skipif(
     cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
@@ -195,13 +198,11 @@ def test_auto_chooses_the_compiled_backend_of_the_device_and_says_so_once(caplog
 @pytest.mark.parametrize(
     ("dtype", "smooth"), [(torch.float64, False), (torch.float16, False), (torch.float32, True)]
 )
-def test_auto_runs_on_torch_what_no_kernel_takes(dtype, smooth, caplog):
-    caplog.set_level(logging.INFO)
+def test_auto_runs_on_torch_what_no_kernel_takes(dtype, smooth):
     total = launches()
     assert unroll("auto", current(dtype), smooth).dtype == dtype
     assert dispatch.linear("auto", *(torch.ones(2, 2, dtype=torch.float64),) * 2, None).dtype == torch.float64
     assert launches() == total
-    assert chosen(caplog) == [], "there was nothing to choose"
 
 
 def test_auto_on_a_device_without_kernels_runs_on_torch_with_one_warning(caplog):
@@ -288,6 +289,34 @@ def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monk
         unroll("cupy", current())
     with pytest.raises(RegistryError, match="backend 'cupy' computes on cuda, the tensor lies on cpu"):
         network(backend="cupy")(torch.ones(1, BATCH, INPUTS), None)
+
+
+# What auto leaves to torch
+
+
+@pytest.mark.parametrize(
+    ("dtype", "smooth", "reason"),
+    [
+        (torch.float64, False, "the signal is torch.float64, not torch.float32"),
+        (torch.bfloat16, False, "the signal is torch.bfloat16, not torch.float32"),
+        (torch.float32, True, "spikes are smooth"),
+    ],
+)
+def test_what_auto_leaves_to_torch_is_said_once_with_the_reason(dtype, smooth, reason, caplog):
+    for _ in range(2):
+        unroll("auto", current(dtype), smooth)
+    line = f"neurons on cpu run on the torch backend, which is slow: {reason}"
+    assert chosen(caplog) == [("WARNING", line)]
+    unroll("torch", current(dtype), smooth)
+    assert len(chosen(caplog)) == 1, "what is named is no surprise"
+
+
+def test_a_network_that_is_compiled_says_it_too(caplog):
+    x = torch.ones(1, BATCH, INPUTS, dtype=torch.float64)
+    torch.compile(network().double(), backend="eager", fullgraph=True)(x, None)
+    assert [line for _, line in chosen(caplog)] == [
+        "neurons on cpu run on the torch backend, which is slow: the signal is torch.float64, not torch.float32"
+    ]
 
 
 # What an agent says

@@ -89,3 +89,22 @@ def test_a_network_stops_with_the_reason_where_the_cache_is_open_to_others(tmp_p
             and f"{tmp_path}/kernels may be written by other users" in line
         )
     assert not [line for line in log if "torch backend" in line], "no slow run instead"
+
+
+CHECK = """
+from spiky_rl import registry
+try:
+    registry.configure("networks", {"name": "feedforward", "layers": [3]}, "agent.network")
+    print("configured")
+except registry.UserError as error:
+    print("refused:", error)
+"""
+
+
+def test_an_agent_is_refused_before_anything_is_built_and_nothing_is_made_where_there_is_no_cache(tmp_path):
+    assert python(tmp_path, CHECK, CUDA_VISIBLE_DEVICES="") == ("configured", [])
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "kernels").mkdir()
+    (tmp_path / "kernels").chmod(0o777)
+    printed, _ = python(tmp_path, CHECK, CUDA_VISIBLE_DEVICES="")
+    assert printed.startswith(f"refused: {tmp_path}/kernels may be written by other users")
