@@ -39,10 +39,10 @@ FLAGS = (
     "-shared",
     "-w",
 )
-TIMEOUT = 120.0
-"""Seconds that a compiler has for a text, which it takes three or four on an idle machine."""
+TIMEOUT = 300.0
+"""Seconds that a compiler has for a text: three or four on an idle machine, a minute on one with ten times as much to do."""
 VERSION_TIMEOUT = 20.0
-"""Seconds that it has to tell its version."""
+"""Seconds that it has to tell its version, which is asked for first: one that never answers is known by then."""
 SEAL = 32
 """Bytes of the digest at the end of a cache entry: to load half of one would end the process. No protection: anyone can
 write a digest."""

@@ -356,6 +356,19 @@ def test_what_does_not_fit_is_refused_by_name(change, message):
         GOLDEN.solve(**change)
 
 
+class Flowless(Lif):
+    """A leaky neuron of which only the step is known."""
+
+    flow = Ode.flow
+
+
+def test_a_neuron_without_its_equation_is_refused():
+    with pytest.raises(
+        registry.UserError, match="neuron 'Flowless': .* Flowless defines no flow; an exact engine needs"
+    ):
+        solve(default(Flowless), [[0.0]], [], 6.0)
+
+
 def test_a_neuron_that_is_no_ode_is_refused():
     neuron = registry.configure("neurons", "sigma_delta", "neuron").build()
     with pytest.raises(registry.UserError, match="'SigmaDelta' is no ODE"):
