@@ -7,18 +7,19 @@ and ``path/to/file.py:Class`` (anything on disk).
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import inspect
-import math
+import os
 import sys
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
+
+from spiky_rl.config.options import Option, RegistryError, UserError, nearest, short
 
 PACKAGE = Path(__file__).parent
 
@@ -47,55 +48,6 @@ HELPERS = {
     *("adjoint", "exact", "filters", "spike_times", "timed", "traces", "wrapped"),
 }
 """Files of a room that are no entries: what its entries share."""
-
-
-class UserError(ValueError):
-    """Bad input: the message says what is wrong and what to do, and is all that a user needs."""
-
-
-class RegistryError(UserError):
-    """A name that is not in the registry, or a value that a component does not accept."""
-
-
-@dataclass(frozen=True)
-class Option:
-    """One setting of a component: its default, its meaning and what it may be."""
-
-    default: Any
-    doc: str
-    low: float | None = None
-    high: float | None = None
-    """Inclusive range of a number; of a list: of its elements, which are then whole numbers."""
-    unit: str = ""
-    choices: tuple[str, ...] = ()
-
-    def check(self, path: str, value: Any) -> Any:
-        """The value in its declared type. Raises RegistryError that names ``path``, the value and what is allowed."""
-        if self.choices:
-            if value not in self.choices:
-                raise RegistryError(
-                    f"{path}: {value!r} is not allowed; choose from {', '.join(self.choices)}{nearest(value, self.choices)}"
-                )
-            return value
-        kind = type(self.default)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if kind in (list, tuple) and isinstance(value, list | tuple):
-            if self.low is not None:
-                for element in value:
-                    if not isinstance(element, int) or isinstance(element, bool):
-                        raise RegistryError(f"{path}: expected whole numbers, got {element!r}")
-                    check_range(path, element, self.low, self.high)
-            return tuple(value)
-        wrong = not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
-        if value is not None and self.default is not None and wrong:
-            raise RegistryError(f"{path}: expected {describe(kind)}, got {value!r}")
-        if value is None and self.default is not None:
-            raise RegistryError(f"{path}: expected {describe(kind)}, got nothing")
-        numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not numeric and (self.low is not None or self.high is not None):
-            raise RegistryError(f"{path}: expected {describe(float)}, got {value!r}")
-        return check_range(path, value, self.low, self.high)
 
 
 class Component:
@@ -148,41 +100,6 @@ def _settings(part: Any) -> Any:
     return None if part is None else part.settings()
 
 
-def describe(kind: type) -> str:
-    """The plain word for a Python type, as error messages use it."""
-    words = {
-        float: "a number",
-        int: "a whole number",
-        str: "text",
-        bool: "true or false",
-        list: "a list",
-        tuple: "a list",
-        dict: "a mapping",
-    }
-    return words.get(kind, kind.__name__)
-
-
-def check_range(path: str, value: Any, low: float | None, high: float | None) -> Any:
-    """The value, if it lies in [low, high] and is finite."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
-            raise RegistryError(f"{path}: {value!r} is out of range; it must be finite")
-        if low is not None and value < low or high is not None and value > high:
-            bounds = (
-                f"at least {low}"
-                if high is None
-                else f"at most {high}" if low is None else f"between {low} and {high}"
-            )
-            raise RegistryError(f"{path}: {value!r} is out of range; it must be {bounds}")
-    return value
-
-
-def nearest(value: Any, valid: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the valid name nearest to ``value``, or nothing."""
-    match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
-    return f"; did you mean '{match[0]}'?" if match else ""
-
-
 def data_dir(kind: str) -> Path:
     """The folder of ``agents`` or ``tasks``: inside an installed package, beside it in a checkout."""
     for folder in (PACKAGE / kind, PACKAGE.parent / kind):
@@ -215,7 +132,10 @@ def resolve(kind: str, name: str) -> type[Component]:
     """The class that ``name`` stands for. Raises RegistryError that names the nearest entry."""
     target, _, attribute = name.rpartition(":")
     if target:
-        module = _load_file(Path(target)) if target.endswith(".py") else _load_module(target, name)
+        try:
+            module = _load_file(Path(target)) if target.endswith(".py") else load_module(target)
+        except RegistryError as error:
+            raise RegistryError(f"{name!r}: {error}") from error.__cause__
         if not hasattr(module, attribute):
             public = [key for key in vars(module) if key[0] != "_"]
             raise RegistryError(f"{name!r}: {target} has no {attribute!r}{nearest(attribute, public)}")
@@ -229,6 +149,7 @@ def resolve(kind: str, name: str) -> type[Component]:
             raise RegistryError(
                 f"{name!r} is not whole: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
             )
+        _check_declarations(name, found)
         return found
     if name not in names(kind):
         raise RegistryError(
@@ -246,7 +167,7 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
     """
     settings = {"name": settings} if isinstance(settings, str) else settings
     if not isinstance(settings, Mapping):
-        raise RegistryError(f"{path}: expected a name or a mapping, got {settings!r}")
+        raise RegistryError(f"{path}: expected a name or a mapping, got {short(settings)}")
     if not isinstance(settings.get("name"), str):
         raise RegistryError(f"{path}.name: name one of {', '.join(names(kind))}")
     try:
@@ -279,8 +200,15 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
             )
         else:
             parts[key] = configure(part_kind, _named(given, default), place)
-    cls.validate(path, options)
-    cls.validate_parts(path, options, parts)
+    try:
+        cls.validate(path, options)
+        cls.validate_parts(path, options, parts)
+    except UserError:
+        raise
+    except Exception as error:
+        if ":" not in settings["name"]:
+            raise
+        raise RegistryError(f"{path}: {settings['name']!r} cannot be checked: {_fault(error)}") from error
     return Configured(settings["name"], cls, options, parts)
 
 
@@ -298,6 +226,19 @@ def _own_component(module: Any) -> type[Component]:
     )
 
 
+def _check_declarations(name: str, cls: type[Component]) -> None:
+    """Refuse a class from outside the package whose options or parts are not declared as ours are."""
+    if not isinstance(cls.options, Mapping) or not all(isinstance(o, Option) for o in cls.options.values()):
+        raise RegistryError(f"{name!r}: its options are no mapping of names to {Option.__module__}:Option")
+    fine = isinstance(cls.parts, Mapping) and all(
+        isinstance(part, tuple) and len(part) == 2 and part[0] in ROOMS for part in cls.parts.values()
+    )
+    if not fine:
+        raise RegistryError(
+            f"{name!r}: its parts are no mapping of names to (kind, default), kind one of {', '.join(ROOMS)}"
+        )
+
+
 def _abstract(cls: type, key: str) -> bool:
     # components are no ABCs: torch.nn.Module would have to be one
     return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
@@ -310,16 +251,30 @@ def _base(kind: str) -> type[Component]:
     return _own_component(importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.base"))
 
 
-def _load_module(target: str, name: str) -> Any:
+def load_module(target: str) -> Any:
+    """The module of that name. Raises RegistryError in one line, whatever importing it does: it may be anybody's."""
+    if target.startswith("."):
+        raise RegistryError(
+            f"{target!r} is a relative name; write the whole name of the module, as Python imports it"
+        )
     try:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
-        raise RegistryError(f"{name!r}: there is no module {error.name!r}") from None
+        raise RegistryError(f"there is no module {error.name!r}") from None
+    except (Exception, SystemExit) as error:
+        raise RegistryError(f"the module {target!r} cannot be imported: {_fault(error)}") from error
+
+
+def _fault(error: BaseException) -> str:
+    """What went wrong in code that is not ours, in one line."""
+    if isinstance(error, SystemExit):
+        return f"it ends the program when it is imported (exit code {error.code}); take that out of its top level"
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _load_file(path: Path) -> Any:
-    if not path.is_file():
-        raise RegistryError(f"there is no file {str(path)!r}")
+    if not os.path.isfile(path):
+        raise RegistryError(f"there is no file {short(str(path))}")
     key = f"spiky_rl_file_{path.resolve()}"
     if key not in sys.modules:
         spec = importlib.util.spec_from_file_location(key, path)
@@ -327,8 +282,8 @@ def _load_file(path: Path) -> Any:
         sys.modules[key] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[key]
+        except (Exception, SystemExit) as error:
+            sys.modules.pop(key, None)
             line = next(
                 (
                     f.lineno
@@ -338,5 +293,5 @@ def _load_file(path: Path) -> Any:
                 None,
             )
             where = f"{path}, line {line}" if line else str(path)
-            raise RegistryError(f"{where}: {type(error).__name__}: {error}") from error
+            raise RegistryError(f"{where}: {_fault(error)}") from error
     return sys.modules[key]

@@ -14,42 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from yaml.constructor import ConstructorError
-
 from spiky_rl import registry
-from spiky_rl.registry import Configured, Option, RegistryError, nearest
-from spiky_rl.schema import NETWORKS, RUNNER, TASK
+from spiky_rl.config import together
+from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
+from spiky_rl.registry import Configured, Option, RegistryError, nearest, short
+from spiky_rl.schema import MEASURES, MOST_STEPS, NETWORKS, OPTIONAL, RUNNER, TASK
 
 
 class SpecError(RegistryError):
     """A file or an override that does not describe an agent or a task."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML that reads 5e-4 as a number and refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As the parent's, without duplicates."""
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise ConstructorError(None, None, f"{key!r} cannot be a key", key_node.start_mark)
-            if key in seen:
-                raise ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*)(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
 
 
 @dataclass(frozen=True)
@@ -146,9 +124,11 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     data = _with_paths(read_yaml(path), path.parent.absolute())
     layer = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     _check_layer(layer, path.name)
+    if not isinstance(data.get("summary", ""), str):
+        raise SpecError(f"{path.name}: summary: expected text, got {short(data['summary'])}")
     tasks = data.get("tasks") or {}
     if not isinstance(tasks, Mapping):
-        raise SpecError(f"{path.name}: tasks: expected a mapping of gym ids, got {tasks!r}")
+        raise SpecError(f"{path.name}: tasks: expected a mapping of gym ids, got {short(tasks)}")
     for task, override in tasks.items():
         _check_layer(override, f"{path.name} for {task}")
     return path.stem, data, path.name
@@ -190,6 +170,7 @@ def resolve_agent(
             )
             for key in NETWORKS
         }
+        together.check(tree)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{_origin(path, origins)}: {error}") from None
@@ -213,9 +194,9 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
             if not isinstance(node, dict):
                 raise SpecError(f"command line: {text!r} sets a key below one that is set already")
         try:
-            node[keys[-1]] = yaml.load(value, _Loader)
-        except yaml.YAMLError:
-            raise SpecError(f"command line: {path}: {value!r} is no value") from None
+            node[keys[-1]] = parse_yaml(value)
+        except ReadingError as error:
+            raise SpecError(f"command line: {path}: {short(value)} is no value: {error}") from None
     _check_layer(layer, "command line")
     return layer
 
@@ -256,13 +237,11 @@ def merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, An
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises SpecError that names the file and the line."""
+    """The mapping in a YAML file. Raises SpecError that names the file, and the key or the line."""
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise SpecError(f"cannot read {str(path)!r}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+        data = read_file(path, parse_yaml)
+    except ReadingError as error:
+        raise SpecError(str(error)) from None
     if not isinstance(data, dict):
         raise SpecError(f"{path.name}: expected a mapping of keys to values")
     return data
@@ -281,9 +260,16 @@ def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
 
     def check(node: Any, schema: Mapping[str, Any], path: str) -> None:
         if not isinstance(node, Mapping):
-            raise SpecError(f"{origin}: {path[:-1]}: expected a mapping, got {node!r}")
+            raise SpecError(f"{origin}: {path[:-1]}: expected a mapping, got {short(node)}")
         for key, value in node.items():
             if path == "agent." and key in NETWORKS:
+                if not value:
+                    raise SpecError(
+                        f"{origin}: agent.{key}: {json.dumps(value)} names no network; write a name such as feedforward, or take an"
+                        f" agent without one, such as mlp_ppo, and leave {key} out"
+                    )
+                continue
+            if value is None and key in OPTIONAL:
                 continue
             if key not in schema:
                 known = (*schema, *NETWORKS) if path == "agent." else tuple(schema)
@@ -332,7 +318,9 @@ def _check_task(data: Mapping[str, Any], file: str) -> None:
                         f"num_envs: expected a number for cpu and one for cuda, got {value!r}"
                     )
                 for kind, count in value.items():
-                    Option(1, "", low=1).check(f"num_envs.{kind}", count)
+                    Option(1, "", low=1, high=MOST_STEPS).check(f"num_envs.{kind}", count)
+            if key == "measure":
+                Option("", "", choices=MEASURES).check(key, value)
             if key == "steps_per_second":
                 for kind, speed in value.items():
                     Option("", "", choices=("cpu", "cuda")).check(f"steps_per_second: {kind}", kind)
@@ -350,15 +338,29 @@ def _with_layers(tree: Mapping[str, Any], key: str) -> Any:
     if not isinstance(named, str | Mapping):
         return named
     settings: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
-    return with_layers(
-        settings, tree.get("actor" if key == "network" else "critic", {}).get("hidden_dims", ())
-    )
+    role = "actor" if key == "network" else "critic"
+    hidden_dims = tree.get(role, {}).get("hidden_dims", ())
+    return with_layers(settings, hidden_dims, f"agent.{key}")
 
 
-def with_layers(settings: Mapping[str, Any], hidden_dims: Iterable[int]) -> dict[str, Any]:
-    """A network's settings with ``hidden_dims`` for its layers, where it has layers and names none."""
-    lacks = "layers" in _options(settings.get("name")) and not settings.get("layers")
-    return {**settings, "layers": list(hidden_dims)} if lacks else dict(settings)
+def with_layers(
+    settings: Mapping[str, Any], hidden_dims: Iterable[int], path: str = "network"
+) -> dict[str, Any]:
+    """A network's settings with ``hidden_dims`` for its layers, where it has layers and names none.
+
+    Raises RegistryError for one that has none at all: nothing of it would spike.
+    """
+    if "layers" not in _options(settings.get("name")):
+        return dict(settings)
+    layers = settings.get("layers", list(hidden_dims))
+    if layers is None or isinstance(layers, list | tuple) and not layers:
+        origin = (
+            "; leave it out to take the hidden layers of the ANN in its place" if "layers" in settings else ""
+        )
+        raise RegistryError(
+            f"{path}.layers: {layers!r} is no layer; give at least one number of neurons{origin}"
+        )
+    return {**settings, "layers": layers}
 
 
 def _options(network: Any) -> Iterable[str]:

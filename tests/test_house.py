@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "spiky_rl"
 FLOORS = [
-    {"__init__", "registry", "schema", "spec", "files"},
+    {"__init__", "registry", "schema", "spec", "files", "config"},
     {"surrogates", "neurons"},
     {"kernels"},
     {"codecs", "connections", "graphs", "networks", "penalties", "plasticity"},

@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 
 from spiky_rl import files
+from spiky_rl.config import sizes
+from spiky_rl.config.arguments import positive, seed_number
 from spiky_rl.registry import UserError
 from spiky_rl.schema import RUNNER
 from spiky_rl.spec import (
@@ -56,7 +58,7 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split()
         hint = next((nearest_flag(flag, flags) for flag in unknown if flag.startswith("-")), "")
-        sys.stderr.write(f"{self.prog}: error: {message}{hint}\n")
+        sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
 
 
@@ -65,28 +67,6 @@ def nearest_flag(flag: str, flags: Sequence[str]) -> str:
     from spiky_rl.registry import nearest
 
     return nearest(flag, flags)
-
-
-def positive(text: str) -> int:
-    """A whole number above zero."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
-
-
-def seed_number(text: str) -> int:
-    """A whole number from zero, or -1."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {text!r}") from None
-    if not -1 <= value < 2**31:
-        raise argparse.ArgumentTypeError(f"must be between -1 and {2**31 - 1}, got {value}")
-    return value
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -168,6 +148,15 @@ def check_device(device: str | None, distributed: bool = False) -> str:
     if index >= torch.cuda.device_count():
         raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return f"cuda:{index}"
+
+
+def memory_of(device: str) -> int:
+    """Bytes of memory that a device has."""
+    if device == "cpu":
+        return sizes.machine_memory()
+    import torch
+
+    return torch.cuda.get_device_properties(device).total_memory
 
 
 def check_writable(folder: Path) -> None:
@@ -263,6 +252,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     assets = configure_assets(args.assets)
 
     from spiky_rl.hosts.isaaclab.environment import require_files, resolve_task
+    from spiky_rl.hosts.isaaclab.limits import check_groups
 
     task = resolve_task(task_spec.id if task_spec else args.task)
     for name in data.get("tasks") or {}:
@@ -276,6 +266,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     env_cfg, host = load_host(library, task, [*_env_of(task_spec), *env_overrides])
     require_files(env_cfg)
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
+    check_groups(env_cfg, spec.runner.get("obs_groups") or {})
     config = configuration.runner_config(spec)
     experiment = args.experiment_name or spec.runner.get("experiment_name", "")
     if library == "rsl_rl":
@@ -284,6 +275,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     seed = random.randrange(10_000) if seed == -1 else seed
     rank = int(os.environ.get("RANK", "0")) if distributed else 0
     num_envs = args.num_envs or default_num_envs(task_spec, env_cfg, device)
+    sizes.check(spec, num_envs, memory_of(device))
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     label = task_spec.label if task_spec else task
     return Plan(

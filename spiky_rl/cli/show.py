@@ -8,6 +8,7 @@ from typing import Any
 
 from spiky_rl import registry
 from spiky_rl.cli import common
+from spiky_rl.config.options import describe
 from spiky_rl.registry import UserError
 from spiky_rl.spec import load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
@@ -159,7 +160,9 @@ def _allowed(option: registry.Option) -> str:
         return " | ".join(option.choices)
     if option.low is not None and option.high is not None:
         return f"{option.low} to {option.high}"
-    return f">= {option.low}" if option.low is not None else registry.describe(type(option.default))
+    if option.above is not None:
+        return f"> {option.above}"
+    return f">= {option.low}" if option.low is not None else describe(type(option.default))
 
 
 def _plain(value: Any) -> str:

@@ -61,7 +61,7 @@ def read_json(path: Path) -> Any:
     """A file's content; None for one that is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return None
 
 

@@ -7,13 +7,13 @@ what reads the others.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.config.reading import ReadingError, parse_json
 from spiky_rl.experiments.budget import parse as parse_budget
 from spiky_rl.experiments.cells import ERROR, VERSION
 from spiky_rl.experiments.cells import RESULT as RESULT_FILE
@@ -367,10 +367,12 @@ def result_from(data: Mapping[str, Any]) -> Result:
 def _read(path: Path, check: Check) -> dict[str, Any]:
     """The JSON file's content. Raises ResultsError that names the file and what is wrong with it."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultsError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
+    except ReadingError as error:
+        raise ResultsError(f"{path.name}: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path.name}: no JSON: {error}") from None
     if not isinstance(data, dict) or data.get("version") != VERSION:
         version = data.get("version") if isinstance(data, dict) else None

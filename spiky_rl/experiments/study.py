@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl import registry
+from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.experiments.budget import Budget
 from spiky_rl.experiments.budget import parse as parse_budget
-from spiky_rl.registry import UserError, nearest
+from spiky_rl.registry import UserError, nearest, short
 from spiky_rl.spec import load_task, parse_overrides, read_agent, read_yaml
 
 RANDOM = "random"
@@ -160,15 +161,13 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
     """``agent.key=v1,v2`` arguments; lists and mappings may stand among the values. Raises StudyError."""
-    import yaml
-
     found: dict[str, list[Any]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
         try:
-            listed = yaml.safe_load(f"[{values}]") if equals else None
-        except yaml.YAMLError:
-            listed = None
+            listed = parse_yaml(f"[{values}]") if equals else None
+        except ReadingError as error:
+            raise StudyError(f"vary: {short(text)}: {error}") from None
         if not listed or key in found:
             raise StudyError(f"vary: {text!r}: write every key once, as agent.key=value,value")
         found[key] = listed

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from spiky_rl import files, registry
+from spiky_rl.config.reading import ReadingError, parse_json, read_file
 from spiky_rl.graphs.base import Graph, Wiring
-from spiky_rl.registry import Option, RegistryError, nearest
+from spiky_rl.registry import Option, RegistryError, nearest, short
 
 VERSION = 1
 FORMAT = "spiky_rl grown graph"
@@ -143,11 +144,9 @@ def _rows(matrix: Any) -> str:
 def read(path: Path) -> GrownGraph:
     """The graph of a file. Raises RegistryError that names file, key, value and what is allowed."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RegistryError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise RegistryError(f"{path}: is no JSON text: {error}") from None
+        data = read_file(path, parse_json)
+    except ReadingError as error:
+        raise RegistryError(str(error)) from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise RegistryError(f"{path}: is no grown graph; its format has to be {FORMAT!r}")
     if data.get("version") != VERSION:
@@ -159,7 +158,7 @@ def read(path: Path) -> GrownGraph:
         if key not in data:
             raise RegistryError(f"{path}: {key}: is missing; it has to be {allowed}")
         if not check(data[key]):
-            raise RegistryError(f"{path}: {key}: {_short(data[key])} is not allowed; it has to be {allowed}")
+            raise RegistryError(f"{path}: {key}: {short(data[key])} is not allowed; it has to be {allowed}")
     size = len(data["states"])
     for i, edge in enumerate(data["edges"]):
         if max(edge) >= size:
@@ -169,11 +168,6 @@ def read(path: Path) -> GrownGraph:
         np.array(data["states"], int), np.array(data["edges"], int).reshape(-1, 2), rule,
         data["seed"], float(data["fitness"]), data["measured"], data["versions"],
     )  # fmt: skip
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _number(value: Any) -> bool:

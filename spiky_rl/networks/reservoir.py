@@ -69,10 +69,14 @@ class Reservoir(SpikingNetwork):
         "bias": Option(1.1, "mean constant current, in rheobases: 1 is where a neuron begins to fire"),
         "spread": Option(0.1, "neurons' constant currents are uniform within plus or minus this", low=0.0),
         "tau_synapse": Option(5.0, "time constant of the recurrent synapses", low=1e-3, unit="ms"),
-        "traces": Option([20.0], "time constants of the features, each a trace per neuron", unit="ms"),
+        "traces": Option(
+            [20.0], "time constants of the features, each a trace per neuron", low=1e-3, unit="ms", of=float
+        ),
         "hidden": Option([], "hidden layers of the readout; empty: it is linear", low=1),
         "train_input": Option(False, "train the input weights too, by BPTT over the rollout"),
-        "seed": Option(None, "of wiring and input weights; by default the run's own seed decides", low=0),
+        "seed": Option(
+            None, "of wiring and input weights; by default the run's own seed decides", low=0, of=int
+        ),
         "backend": Option("auto", "what runs neurons and connections: auto, torch, cpu or cupy"),
     }
     parts = {
@@ -96,12 +100,8 @@ class Reservoir(SpikingNetwork):
     def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
         with at(f"{path}.backend"):
             dispatch.check(options["backend"])
-        if options["seed"] is not None and not isinstance(options["seed"], int):
-            raise RegistryError(f"{path}.seed: expected a whole number, got {options['seed']!r}")
         if not options["traces"]:
             raise RegistryError(f"{path}.traces: name at least one time constant, such as 20.0")
-        for tau in options["traces"]:
-            Option(20.0, "", low=1e-3).check(f"{path}.traces", tau)
 
     @classmethod
     def validate_parts(

@@ -23,6 +23,7 @@ from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
+from spiky_rl.hosts.isaaclab.limits import check_numbers, check_times
 from spiky_rl.registry import UserError, nearest
 
 logger = logging.getLogger(__name__)
@@ -99,6 +100,7 @@ def load_configs(
         agent = plain_agent(agent_cfg)
     for key, value in values:
         override_value(env_cfg, key, value)
+    check_times(env_cfg)
     return env_cfg, agent
 
 
@@ -149,6 +151,7 @@ def override_value(env_cfg: Any, path: str, text: str) -> None:
         raise OverrideError(
             f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
         )
+    check_numbers(path, value, node)
     if (type(node), type(value)) in ((float, int), (tuple, list)):
         value = type(node)(value)
     if isinstance(owner, dict):

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from spiky_rl.hosts.common.rules import local_rule
+from spiky_rl.hosts.rsl_rl.classes import check_class, check_classes
 from spiky_rl.schema import SKRL_ONLY
 from spiky_rl.spec import AgentSpec, SpecError
 
@@ -74,8 +75,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
             " mirrored; leave it out"
         )
-    for role in networks:
-        resolved(role, config[role].get("class_name", "MLPModel"))
+    check_classes(config, spec.origins)
     set_algorithm(spec, algorithm, burn_in)
     return config
 
@@ -98,8 +98,8 @@ def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> N
     name = algorithm.get("class_name", "PPO")
     if name == "PPO" and (needs or any(networks.values())):
         name = algorithm["class_name"] = f"{CLASSES}:SpikingPPO"
-    cls = resolved("algorithm", name)
-    if not (isinstance(cls, type) and issubclass(cls, PPO)):
+    cls = check_class("algorithm", algorithm) or PPO
+    if not issubclass(cls, PPO):
         raise SpecError(
             f"agent.algorithm.class_name: {name!r} is no PPO; allowed are PPO and module:Class of one derived from it"
         )
@@ -113,13 +113,3 @@ def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> N
         )
     for key in OWN_OPTIONS:
         algorithm.pop(key, None)
-
-
-def resolved(role: str, name: Any) -> Any:
-    """What a ``class_name`` names. Raises SpecError for one that rsl_rl would not find."""
-    from rsl_rl.utils import resolve_callable
-
-    try:
-        return resolve_callable(name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise SpecError(f"agent.{role}.class_name: rsl_rl finds no {name!r}: {error}") from None

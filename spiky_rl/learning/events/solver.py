@@ -26,9 +26,9 @@ from scipy.integrate import DOP853
 from scipy.optimize import brentq
 from torch import Tensor
 
+from spiky_rl.config.options import UserError, check_range, nearest
 from spiky_rl.learning.events.terms import Array, Terms
 from spiky_rl.neurons.base import Ode
-from spiky_rl.registry import UserError, check_range, nearest
 
 PROBES = 8
 """Points of a step at which thresholds are looked at."""

@@ -1,0 +1,178 @@
+"""YAML and JSON that people write: read within limits, so that no file hangs, fills the memory or means something else.
+
+Of YAML, what configurations need: text, numbers, ``true`` and ``false``, lists, mappings with text for keys, aliases and
+merge keys (``<<:``). No tags, and nothing that YAML 1.1 makes of text: ``2024-01-01`` is text and no date, ``1:30`` is not 90,
+``010`` is not 8. A key that stands twice, a number that is not finite or has no place in 64 bits, an alias that contains itself
+and one that multiplies are errors that name the key or the line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spiky_rl.config.options import LARGEST_INTEGER, UserError, short
+
+DEEPEST = 64
+"""Lists and mappings inside each other."""
+MOST_NODES = 20_000
+"""Values of a YAML text, with what its aliases stand for: the largest of ours has 200."""
+LONGEST = 2**28
+"""Bytes of a file: a result with a long curve has some 10^5."""
+
+
+class ReadingError(UserError):
+    """A text that is no YAML or JSON, or holds what a configuration cannot."""
+
+
+def read_file(path: Path, parse: Callable[[str], Any]) -> Any:
+    """What ``parse`` makes of a file's text. Raises ReadingError that names the file, and what is wrong with it."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ReadingError(f"cannot read {str(path)!r}: it is no file")
+        if (size := path.stat().st_size) > LONGEST:
+            raise ReadingError(f"cannot read {str(path)!r}: {size:,} bytes; at most {LONGEST:,}")
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ReadingError(f"cannot read {str(path)!r}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        kind = "no JSON" if parse is parse_json else "not valid YAML"
+        raise ReadingError(f"{path}: {kind}: {error}") from None
+    try:
+        return parse(text)
+    except ReadingError as error:
+        raise ReadingError(f"{path}: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ReadingError that names the key, or the line."""
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise ReadingError(f"not valid YAML: {' '.join(str(error).split())}") from None
+    return _checked(value)
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text. Raises ReadingError that names the key, or the line."""
+    try:
+        value = json.loads(text, object_pairs_hook=_unique)
+    except RecursionError:
+        raise ReadingError(f"no JSON: nested more than {DEEPEST} deep") from None
+    except ValueError as error:
+        raise ReadingError(f"no JSON: {error}") from None
+    return _checked(value)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader without tags, dates and base 60, with limits."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.depth, self.nodes = 0, 0
+        self.sizes: dict[int, int] = {}
+        """Identity of a node that is read -> its values, with those of aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """As the parent's, within the limits and without tags."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            node = self.anchors.get(event.anchor)
+            if node is not None and id(node) not in self.sizes:
+                raise _fault(f"the alias *{event.anchor} stands inside of what it stands for", event)
+            self._count(0 if node is None else self.sizes[id(node)], event)
+            return super().compose_node(parent, index)
+        if getattr(event, "tag", None) is not None:
+            raise _fault(f"the tag {event.tag} is not read; write the value alone", event)
+        before = self.nodes
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise _fault(f"nested more than {DEEPEST} deep", event)
+        self._count(1, event)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        self.sizes[id(node)] = self.nodes - before
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As the parent's, with keys that are text and stand once. Keys are compared before merge keys add theirs."""
+        mapping: Any = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in mapping.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _fault("a list or a mapping cannot be a key", key)
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise _fault(f"the key {short(key.value)} is no text; write it in quotes", key)
+            if key.value in seen:
+                raise _fault(f"the key {short(key.value)} stands twice", key)
+            seen.add(key.value)
+        return mapping
+
+    def _count(self, nodes: int, event: yaml.Event) -> None:
+        self.nodes += nodes
+        if self.nodes > MOST_NODES:
+            raise _fault(f"more than {MOST_NODES:,} values, with those of aliases", event)
+
+
+def _fault(problem: str, where: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
+
+
+_LEFT_OUT = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value", "int", "float")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _LEFT_OUT]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(
+        r"^[-+]?(\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|\.\d[\d_]*([eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.(inf|Inf|INF))$|^\.(nan|NaN|NAN)$"
+    ),
+    list("-+.0123456789"),
+)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without a key that stands twice."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"the key {short(twice)} stands twice")
+    return value
+
+
+def _checked(value: Any) -> Any:
+    """The value, if all that is in it can be a configuration's."""
+
+    def check(node: Any, path: str, depth: int) -> None:
+        where = f"{path}: " if path else ""
+        if depth > DEEPEST:
+            raise ReadingError(f"{re.split('[.[]', path)[0]}: nested more than {DEEPEST} deep")
+        if isinstance(node, dict):
+            for key, below in node.items():
+                check(key, path, depth)
+                check(below, f"{path}.{key}" if path else key, depth + 1)
+        elif isinstance(node, list):
+            for i, below in enumerate(node):
+                check(below, f"{path}[{i}]", depth + 1)
+        elif isinstance(node, float) and not math.isfinite(node):
+            raise ReadingError(f"{where}expected a finite number, got {node}")
+        elif isinstance(node, int) and not -LARGEST_INTEGER <= node <= LARGEST_INTEGER:
+            raise ReadingError(
+                f"{where}{short(node)} is out of range; whole numbers are at most {LARGEST_INTEGER}"
+            )
+        elif isinstance(node, str) and any(c == "\0" or "\ud800" <= c <= "\udfff" for c in node):
+            raise ReadingError(f"{where}{short(node)} holds a character that is none")
+
+    check(value, "", 0)
+    return value

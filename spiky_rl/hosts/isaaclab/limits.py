@@ -1,0 +1,56 @@
+"""Numbers that no simulation can be configured with, refused before one starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from spiky_rl.config.options import LARGEST_INTEGER, Option, UserError, nearest, short
+
+
+def check_times(env_cfg: Any) -> None:
+    """Refuse times that no simulation has. Raises UserError that names the field, the value and what is allowed."""
+    bounds = {
+        "env.sim.dt": (getattr(env_cfg.sim, "dt", None), Option(0.01, "", above=0.0, high=1.0)),
+        "env.decimation": (getattr(env_cfg, "decimation", None), Option(1, "", low=1, high=100_000)),
+        "env.episode_length_s": (
+            getattr(env_cfg, "episode_length_s", None),
+            Option(1.0, "", above=0.0, high=1e9),
+        ),
+    }
+    for path, (value, option) in bounds.items():
+        if isinstance(value, int | float):
+            option.check(path, value)
+
+
+def check_numbers(path: str, value: Any, current: Any) -> None:
+    """Refuse numbers that are none or have no place in 64 bits; infinity may stay where a field has it already."""
+    for number in value if isinstance(value, list | tuple) else (value,):
+        endless = (
+            isinstance(number, float)
+            and math.isinf(number)
+            and isinstance(current, float)
+            and math.isinf(current)
+        )
+        if isinstance(number, float) and not math.isfinite(number) and not endless:
+            raise UserError(f"{path}: expected a finite number, got {number}")
+        if isinstance(number, int) and abs(number) > LARGEST_INTEGER:
+            raise UserError(f"{path}: {short(number)} is out of range; it must be at most {LARGEST_INTEGER}")
+
+
+def check_groups(env_cfg: Any, observed: Mapping[str, Sequence[str]]) -> None:
+    """Refuse ``obs_groups`` that name a group which the task does not have. Raises UserError.
+
+    A task without an observation manager says what it observes in its first step only.
+    """
+    observations = getattr(env_cfg, "observations", None)
+    if observations is None:
+        return
+    known = [name for name, group in vars(observations).items() if group is not None]
+    for role, groups in observed.items():
+        for group in (group for group in groups if group not in known):
+            raise UserError(
+                f"agent.obs_groups.{role}: the task has no observation group {group!r}; it has {', '.join(known)}"
+                f"{nearest(group, known)}"
+            )

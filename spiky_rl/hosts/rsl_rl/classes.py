@@ -1,0 +1,93 @@
+"""Classes and functions that a specification names for rsl_rl, checked by what they are before anything is built of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from spiky_rl.registry import RegistryError, load_module, short
+from spiky_rl.spec import SpecError
+
+BASES = {
+    "actor": "rsl_rl.models:MLPModel",
+    "critic": "rsl_rl.models:MLPModel",
+    "actor.distribution_cfg": "rsl_rl.modules.distribution:Distribution",
+    "algorithm": "builtins:object",
+}
+"""Group of the specification -> what its ``class_name`` has to derive from."""
+GIVEN = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
+"""Arguments that rsl_rl gives a model or a distribution by itself."""
+
+
+def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
+    """Raise SpecError for a class that rsl_rl would not find, or that is none of what it stands for.
+
+    Options of Isaac Lab's distribution that another one in its place does not have are left out.
+    """
+    for role in ("actor", "critic", "algorithm"):
+        cls = check_class(role, config[role])
+        if cls is not None and role != "algorithm":
+            _check_arguments(f"agent.{role}", cls, config[role])
+    distribution = config["actor"].get("distribution_cfg")
+    if distribution:
+        for key in ("std_range", "action_range"):
+            if key in distribution and not distribution[key]:
+                del distribution[key]  # empty: rsl_rl's own
+        cls = check_class("actor.distribution_cfg", distribution)
+        if cls is not None:
+            for key in set(distribution) - {"class_name"} - set(inspect.signature(cls).parameters):
+                if origins.get(f"actor.distribution_cfg.{key}") == "Isaac Lab":
+                    del distribution[key]
+            _check_arguments("agent.actor.distribution_cfg", cls, distribution)
+    if symmetry := config["algorithm"].get("symmetry_cfg"):
+        path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
+        function = _resolve(path, symmetry["data_augmentation_func"])
+        if not callable(function):
+            raise SpecError(f"{path}: {short(symmetry['data_augmentation_func'])} is no function")
+
+
+def check_class(role: str, settings: Mapping[str, Any]) -> type | None:
+    """The class that a group's ``class_name`` stands for; None where it has none. Raises SpecError."""
+    name = settings.get("class_name")
+    if name is None:
+        return None
+    path = f"agent.{role}.class_name"
+    cls = _resolve(path, name)
+    module, _, base = BASES[role].partition(":")
+    if not inspect.isclass(cls) or not issubclass(cls, getattr(load_module(module), base)):
+        kind = "a class" if role == "algorithm" else f"a class that derives from {module}.{base}"
+        raise SpecError(f"{path}: {short(name)} is not {kind}")
+    return cls
+
+
+def _resolve(path: str, name: Any) -> Any:
+    from rsl_rl.utils import resolve_callable
+
+    try:
+        if isinstance(name, str) and ":" in name:
+            load_module(name.rpartition(":")[0])
+        return resolve_callable(name)
+    except RegistryError as error:
+        raise SpecError(f"{path}: {short(name)}: {error}") from None
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise SpecError(f"{path}: rsl_rl finds no {short(name)}: {error}") from None
+
+
+def _check_arguments(path: str, cls: type, settings: Mapping[str, Any]) -> None:
+    """Refuse options that a class's constructor does not take, and those that it misses."""
+    parameters = inspect.signature(cls).parameters
+    own = {
+        name: p
+        for name, p in parameters.items()
+        if name not in GIVEN and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in settings:
+        if key != "class_name" and key not in own and not anything:
+            raise SpecError(
+                f"{path}.{key}: {cls.__name__} has no such option; it has {', '.join(own) or 'none'}"
+            )
+    for key, parameter in own.items():
+        if parameter.default is parameter.empty and key not in settings:
+            raise SpecError(f"{path}.{key}: is missing; {cls.__name__} has no default for it")
