@@ -81,7 +81,14 @@ class Configured:
 
     def build(self, **context: Any) -> Any:
         """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
-        return self.cls(**self.options, **self.parts, **context)
+        try:
+            return self.cls(**self.options, **self.parts, **context)
+        except UserError:
+            raise
+        except Exception as error:
+            if ":" not in self.name:
+                raise
+            raise RegistryError(f"{self.name!r} cannot be built: {_fault(error)}") from error
 
     def settings(self) -> dict[str, Any]:
         """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
@@ -265,11 +272,15 @@ def load_module(target: str) -> Any:
         raise RegistryError(f"the module {target!r} cannot be imported: {_fault(error)}") from error
 
 
-def _fault(error: BaseException) -> str:
-    """What went wrong in code that is not ours, in one line."""
+def _fault(error: BaseException, file: str | None = None) -> str:
+    """Where and how code that is not ours went wrong, in one line; the line is that of ``file``, or of what raised it."""
+    frames = traceback.extract_tb(error.__traceback__)[::-1]
+    frame = next((f for f in frames if file in (None, f.filename)), None)
+    text = f"{type(error).__name__}: {error}"
     if isinstance(error, SystemExit):
-        return f"it ends the program when it is imported (exit code {error.code}); take that out of its top level"
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        text = f"it ends the program when it is imported (exit code {error.code}); take that out of its top level"
+    where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""
+    return where + " ".join(text.split())
 
 
 def _load_file(path: Path) -> Any:
@@ -284,14 +295,5 @@ def _load_file(path: Path) -> Any:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
             sys.modules.pop(key, None)
-            line = next(
-                (
-                    f.lineno
-                    for f in traceback.extract_tb(error.__traceback__)[::-1]
-                    if f.filename == str(path)
-                ),
-                None,
-            )
-            where = f"{path}, line {line}" if line else str(path)
-            raise RegistryError(f"{where}: {_fault(error)}") from error
+            raise RegistryError(_fault(error, str(path))) from error
     return sys.modules[key]

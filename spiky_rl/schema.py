@@ -23,11 +23,13 @@ ACTIVATIONS = (
 """What rsl_rl knows."""
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")
 """Modes of torch.compile that rsl_rl takes: the others capture CUDA graphs, which its algorithms do not go with."""
+MOST_LAYERS = 100
+"""Of a network."""
 MOST_STEPS = 2**31 - 1
 """Of iterations, steps and episodes: what counters of 32 bits hold."""
 MODEL: dict[str, Any] = {
     "class_name": Option("MLPModel", "rsl_rl model, or module:Class; set by spiky_rl where a network spikes"),
-    "hidden_dims": Option([], "hidden layers", low=1, least=1),
+    "hidden_dims": Option([], "hidden layers", low=1, least=1, most=MOST_LAYERS),
     "activation": Option("elu", "activation of an ANN", choices=ACTIVATIONS),
     "obs_normalization": Option(False, "normalise observations by their running mean and deviation"),
     "rnn_type": Option("gru", "recurrent unit of an RNNModel", choices=("gru", "lstm")),

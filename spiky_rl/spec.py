@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -293,12 +294,12 @@ def _with_paths(node: Any, folder: Path) -> Any:
         return {key: _with_paths(value, folder) for key, value in node.items()}
     if isinstance(node, str):
         target, _, attribute = node.rpartition(":")
-        if target.endswith(".py") and (folder / target).is_file():
+        if target.endswith(".py") and os.path.isfile(folder / target):
             return f"{folder / target}:{attribute}"
         # ours keep their names, so that a run's specification is the same on every machine
         if (
             node.endswith(".json")
-            and (folder / node).is_file()
+            and os.path.isfile(folder / node)
             and folder != registry.data_dir("agents").absolute()
         ):
             return str(folder / node)

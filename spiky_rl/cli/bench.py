@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
+import os
 import statistics
 import sys
 import time
@@ -24,7 +25,9 @@ from spiky_rl import files, registry
 from spiky_rl.cli import bench_plot, common, contenders
 from spiky_rl.cli.bench_common import check_file, check_name, keep_memory
 from spiky_rl.cli.contenders import CONTENDERS, REFERENCES, Contender, Setting
-from spiky_rl.registry import UserError
+from spiky_rl.config import sizes
+from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.registry import Option, UserError
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least."""
@@ -269,6 +272,17 @@ def chosen_neurons(names: Sequence[str]) -> list[str]:
     return found
 
 
+def check_sizes(args: argparse.Namespace, device: str) -> None:
+    """Refuse what no machine does, or this one's memory cannot hold. Raises UserError."""
+    for steps in args.steps:
+        FeedForward.options["steps"].check("--steps", steps)
+    Option(1, "", low=1, high=os.cpu_count()).check("--threads", args.threads)
+    batch = max(args.batch)
+    sizes.require(
+        {f"--batch {batch}": sizes.NUMBER * batch * sum(contenders.WIDTHS)}, common.memory_of(device)
+    )
+
+
 def bench(argv: list[str]) -> int:
     """Time, print, write. Exit code 1 where a contender failed. ``classify`` before all else: see `bench_classify`."""
     if argv[:1] == ["classify"]:
@@ -277,7 +291,9 @@ def bench(argv: list[str]) -> int:
         return bench_classify.bench(argv[1:])
     args = parser().parse_args(argv)
     device = common.check_device(args.device)
-    names, neurons = chosen(args.contenders), chosen_neurons(args.neurons)
+    check_sizes(args, device)
+    neurons = chosen_neurons(args.neurons)
+    names = chosen(args.contenders)
     if "train" not in args.modes and all(CONTENDERS[name].alone for name in names):
         raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
     if args.json:

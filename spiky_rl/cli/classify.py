@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.stopping import stoppable
+from spiky_rl.config import sizes
 from spiky_rl.hosts.common.rules import local_rule
 from spiky_rl.spec import AgentSpec, read_agent, resolve_agent
 
@@ -96,6 +97,9 @@ def classify(argv: list[str]) -> int:
     spec = resolve(args)
     common.check_writable(args.log_root)
     device = common.check_device(args.device)
+    sizes.require(
+        sizes.models(spec, f"--batch_size {args.batch_size}", args.batch_size), common.memory_of(device)
+    )
 
     from spiky_rl.datasets import samples
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.cli import common
+from spiky_rl.config import sizes
 from spiky_rl.registry import UserError
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ def check(args: argparse.Namespace) -> None:
         raise common.UsageError(
             f"--min_size {args.min_size}: must be between 2 and --max_size, which is {args.max_size}"
         )
+    needed = {f"--max_size {args.max_size}": 8 * args.max_size**2}  # a matrix of all its edges
+    needed[f"--population {args.population}"] = 1000 * args.population  # objects of a rule, at least
+    needed[f"--hidden {args.hidden}"] = 8 * args.population * (args.hidden or 0)
+    sizes.require(needed, sizes.machine_memory())
     folder = args.out.absolute().parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise common.UsageError(f"--out {args.out}: {str(folder)!r} is no folder that this user can write to")

@@ -43,6 +43,8 @@ class Option:
     """Type of a list's elements; of a value whose default is None."""
     least: int = 0
     """Elements that a list needs, where it is given."""
+    most: int | None = None
+    """Elements that a list may have."""
     lengths: tuple[int, ...] = ()
     """How many elements a list may have; empty: any number."""
 
@@ -71,12 +73,18 @@ class Option:
             raise RegistryError(
                 f"{path}: expected a list, got {'nothing' if value is None else short(value)}"
             )
-        if len(value) < self.least or self.lengths and len(value) not in self.lengths:
-            allowed = " or ".join(map(str, self.lengths)) or f"at least {self.least}"
+        too_long = self.most is not None and len(value) > self.most
+        if len(value) < self.least or too_long or self.lengths and len(value) not in self.lengths:
+            allowed = " or ".join(map(str, self.lengths)) or (
+                f"at most {self.most}" if too_long else f"at least {self.least}"
+            )
             raise RegistryError(
                 f"{path}: {short(list(value))} has {len(value)} values; it must have {allowed}"
             )
         elements = [_typed(path, element, kind, plural=True) for element in value]
+        if kind is str and len(set(elements)) < len(elements):
+            twice = next(name for i, name in enumerate(elements) if name in elements[:i])
+            raise RegistryError(f"{path}: {short(twice)} stands twice")
         return tuple(check_range(path, element, self.low, self.high, self.above) for element in elements)
 
 

@@ -46,38 +46,38 @@ def machine_memory() -> int:
     return have
 
 
-def require(parts: Mapping[str, int], have: int, remedy: str) -> None:
+def require(parts: Mapping[str, int], have: int) -> None:
     """Raise UserError where ``parts``, each a number of bytes under its name, are more than the machine ``have``."""
     total = sum(parts.values())
     if total > have:
         largest = max(parts, key=lambda name: parts[name])
         raise UserError(
-            f"{largest}: would take at least {readable(parts[largest])} of memory, and there are {readable(have)}; {remedy}"
+            f"{largest}: would take at least {readable(parts[largest])} of memory, and there are {readable(have)}; make it"
+            " smaller"
         )
 
 
 def check(spec: AgentSpec, num_envs: int, have: int) -> None:
     """Refuse a run that cannot fit into ``have`` bytes. Raises UserError that names what is largest, and its memory."""
     steps = spec.runner.get("num_steps_per_env", RUNNER["num_steps_per_env"].default)
-    parts = {
-        f"a rollout of --num_envs {num_envs} x agent.num_steps_per_env {steps}": STORED
-        * NUMBER
-        * num_envs
-        * steps
-    }
+    rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
+    stored = {rollout: STORED * NUMBER * num_envs * steps}
+    require({**stored, **models(spec, f"--num_envs {num_envs}", num_envs)}, have)
+
+
+def models(spec: AgentSpec, rows: str, count: int) -> dict[str, int]:
+    """Bytes of a specification's models at least, where they see ``count`` samples at once; ``rows`` says how that is set."""
+    parts: dict[str, int] = {}
     for role, key, network in (
         ("actor", "network", spec.network),
         ("critic", "critic_network", spec.critic_network),
     ):
-        if network is None:
-            model = spec.runner.get(role) or {}
-            weights, width, name = _ann(model), sum(model.get("hidden_dims") or ()), f"agent.{role}"
-        else:
-            weights, width = _network(network)
-            name = f"agent.{key}"
+        model = spec.runner.get(role) or {}
+        name = f"agent.{role}" if network is None else f"agent.{key}"
+        weights, width = _ann(model) if network is None else _network(network)
         parts[f"{name} with {weights:,} weights"] = NUMBER * LEARNED * weights
-        parts[f"{name} with {width:,} neurons in --num_envs {num_envs}"] = NUMBER * width * num_envs
-    require(parts, have, "make it smaller")
+        parts[f"{name} with {width:,} neurons and {rows}"] = NUMBER * width * count
+    return parts
 
 
 def _chain(widths: Iterable[int]) -> int:
@@ -86,16 +86,18 @@ def _chain(widths: Iterable[int]) -> int:
     return sum(widths) + sum(above * below for above, below in pairwise(widths))
 
 
-def _ann(model: Mapping[str, Any]) -> int:
-    weights = _chain(model.get("hidden_dims") or ())
+def _ann(model: Mapping[str, Any]) -> tuple[int, int]:
+    """(weights, neurons) of an ANN."""
+    widths = model.get("hidden_dims") or ()
+    weights, width = _chain(widths), sum(widths)
     if model.get("class_name") == "RNNModel":
-        width, layers = (
+        state, layers = (
             model.get(key, RUNNER["actor"][key].default) for key in ("rnn_hidden_dim", "rnn_num_layers")
         )
-        weights += (
-            (3 if model.get("rnn_type", "gru") == "gru" else 4) * width * (width * (2 * layers - 1) + 2)
-        )
-    return weights
+        gates = 3 if model.get("rnn_type", "gru") == "gru" else 4
+        weights += gates * state * (state * (2 * layers - 1) + 2)
+        width += state * layers
+    return weights, width
 
 
 def _network(network: Configured) -> tuple[int, int]:

@@ -22,7 +22,12 @@ SCHEDULES = {
 
 def check(runner: Mapping[str, Any]) -> None:
     """Refuse a merged specification whose values contradict each other. Raises RegistryError that names the key."""
-    _check_distribution(runner.get("actor", {}).get("distribution_cfg") or {})
+    actor = runner.get("actor", {})
+    if "distribution_cfg" in actor and not (actor["distribution_cfg"] or {}).get("class_name"):
+        raise RegistryError(
+            "agent.actor.distribution_cfg.class_name: is missing; name one, such as GaussianDistribution"
+        )
+    _check_distribution(actor.get("distribution_cfg") or {})
     algorithm = runner.get("algorithm", {})
     for group, keys in NEEDED.items():
         settings = algorithm.get(group)

@@ -27,7 +27,7 @@ class Recurrent(Within):
     options = {
         "gain": Option(0.5, "scale of the initial weights", low=0.0),
         "density": Option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0),
-        "delays": Option(1, "longest delay, in inner steps", low=1),
+        "delays": Option(1, "longest delay, in inner steps", low=1, high=10_000),
         "self_connections": Option(False, "whether a neuron projects to itself"),
         "dale": Option(False, "all weights out of a neuron have one sign"),
         "inhibitory": Option(0.2, "with dale: fraction of neurons that inhibit", low=0.0, high=1.0),

@@ -18,7 +18,7 @@ class ErdosRenyi(Graph):
     """See the module's text."""
 
     options = {
-        "density": Option(0.1, "probability of a synapse", low=0.0, high=1.0),
+        "density": Option(0.1, "probability of a synapse", low=1e-4, high=1.0),
         "inhibitory": Option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0),
         "strength": Option(4.0, "of an inhibitory synapse, in excitatory ones", low=0.0),
         "spread": Option(0.3, "standard deviation of the weights, in their mean", low=0.0),

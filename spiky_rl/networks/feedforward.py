@@ -26,6 +26,7 @@ from spiky_rl.networks.layer import Layer
 from spiky_rl.networks.place import at
 from spiky_rl.penalties.base import charged
 from spiky_rl.registry import Configured, Option, RegistryError, names, resolve
+from spiky_rl.schema import MOST_LAYERS
 
 CPU_ROWS = 2048
 """Samples of a stateless network that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of
@@ -72,8 +73,9 @@ class FeedForward(SpikingNetwork):
             [],
             "neurons per layer (channels, where it is convolutional); empty: the hidden layers of Isaac Lab's own network",
             low=1,
+            most=MOST_LAYERS,
         ),
-        "steps": Option(4, "K: inner steps per control step", low=1),
+        "steps": Option(4, "K: inner steps per control step", low=1, high=10_000),
         "stateful": Option(False, "carry membranes from one control step to the next, through the episode"),
         "backend": Option("auto", "what runs neurons and connections: auto, torch, cpu or cupy"),
         "gradient_precision": Option(

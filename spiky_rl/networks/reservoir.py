@@ -52,13 +52,15 @@ class Reservoir(SpikingNetwork):
 
     options = {
         "size": Option(256, "N: neurons", low=2),
-        "steps": Option(10, "K: inner steps per control step", low=1),
+        "steps": Option(10, "K: inner steps per control step", low=1, high=10_000),
         "control": Option(
             "rate",
             "what sets the strength of the recurrent synapses",
             choices=("rate", "gain", "spectral_radius"),
         ),
-        "target_rate": Option(20.0, "with control rate: mean rate of the neurons", low=0.1, unit="Hz"),
+        "target_rate": Option(
+            20.0, "with control rate: mean rate of the neurons", low=0.1, high=1e3, unit="Hz"
+        ),
         "gain": Option(
             1.0, "with control gain: weights are scaled by gain / sqrt(synapses per neuron)", low=0.0
         ),

@@ -81,8 +81,8 @@ def load_configs(
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
         choices, values = [], []
         for override in overrides or []:
-            key, equals, value = override.partition("=")
-            if not equals or not (key in SELECTORS or key.startswith("env.")):
+            key, _, value = override.partition("=")
+            if not value or not (key in SELECTORS or key.startswith("env.")):
                 allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
                 raise OverrideError(f"override {override!r}: expected {allowed}or env.KEY=VALUE")
             if key in SELECTORS or value in presets.get(key, ()):
@@ -162,7 +162,9 @@ def override_value(env_cfg: Any, path: str, text: str) -> None:
 
 def fits(value: Any, current: Any, declared: str) -> bool:
     """Whether ``value`` may replace ``current``: the same kind, or one that the field's annotation names."""
-    named = re.findall(r"\w+", declared) + ["NoneType"] * ("None" in declared)
+    # what stands inside of dict[str, float] is not what the field itself may be
+    outside = re.sub(r"\b(dict|list|tuple|set|type|Sequence|Mapping)\[[^\]]*\]", r"\1", declared)
+    named = re.findall(r"\w+", outside) + ["NoneType"] * ("None" in outside)
     if current is None or type(value).__name__ in named:
         return True
     kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}

@@ -13,6 +13,10 @@ def check_times(env_cfg: Any) -> None:
     """Refuse times that no simulation has. Raises UserError that names the field, the value and what is allowed."""
     bounds = {
         "env.sim.dt": (getattr(env_cfg.sim, "dt", None), Option(0.01, "", above=0.0, high=1.0)),
+        "env.sim.render_interval": (
+            getattr(env_cfg.sim, "render_interval", None),
+            Option(1, "", low=1, high=100_000),
+        ),
         "env.decimation": (getattr(env_cfg, "decimation", None), Option(1, "", low=1, high=100_000)),
         "env.episode_length_s": (
             getattr(env_cfg, "episode_length_s", None),
@@ -26,6 +30,9 @@ def check_times(env_cfg: Any) -> None:
 
 def check_numbers(path: str, value: Any, current: Any) -> None:
     """Refuse numbers that are none or have no place in 64 bits; infinity may stay where a field has it already."""
+    numbers = isinstance(current, tuple) and all(isinstance(number, int | float) for number in current)
+    if numbers and isinstance(value, list | tuple) and len(value) != len(current):
+        raise UserError(f"{path}: expected {len(current)} numbers such as {current}, got {short(value)}")
     for number in value if isinstance(value, list | tuple) else (value,):
         endless = (
             isinstance(number, float)
@@ -48,7 +55,8 @@ def check_groups(env_cfg: Any, observed: Mapping[str, Sequence[str]]) -> None:
     if observations is None:
         return
     known = [name for name, group in vars(observations).items() if group is not None]
-    for role, groups in observed.items():
+    default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
+    for role, groups in {**default, **observed}.items():
         for group in (group for group in groups if group not in known):
             raise UserError(
                 f"agent.obs_groups.{role}: the task has no observation group {group!r}; it has {', '.join(known)}"

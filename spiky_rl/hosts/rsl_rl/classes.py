@@ -29,6 +29,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         cls = check_class(role, config[role])
         if cls is not None and role != "algorithm":
             _check_arguments(f"agent.{role}", cls, config[role])
+            _check_images(role, cls, config)
     distribution = config["actor"].get("distribution_cfg")
     if distribution:
         for key in ("std_range", "action_range"):
@@ -91,3 +92,18 @@ def _check_arguments(path: str, cls: type, settings: Mapping[str, Any]) -> None:
     for key, parameter in own.items():
         if parameter.default is parameter.empty and key not in settings:
             raise SpecError(f"{path}.{key}: is missing; {cls.__name__} has no default for it")
+
+
+def _check_images(role: str, cls: type, config: Mapping[str, Any]) -> None:
+    """Refuse a CNN where there are no images, and CNNs to be shared where there are none."""
+    from rsl_rl.models import CNNModel
+
+    if issubclass(cls, CNNModel):
+        if not config[role].get("cnn_cfg"):
+            raise SpecError(
+                f"agent.{role}.class_name: {cls.__name__} is for tasks with images, whose cnn_cfg Isaac Lab registers"
+            )
+    elif config["algorithm"].get("share_cnn_encoders"):
+        raise SpecError(
+            f"agent.algorithm.share_cnn_encoders: true needs two CNNs, and agent.{role} is a {cls.__name__}; set it to false"
+        )
