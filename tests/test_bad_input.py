@@ -126,6 +126,7 @@ VALUES = {
     "network={name: feedforward, neuron: {name: lif, learn: [[tau]]}}": [
         "learn: expected names, got ['tau']"
     ],
+    "network={name: feedforward, neuron: {name: lif, tau: 1e300}}": ["tau: 1e+300", "3.4e+38"],
     "network={name: reservoir, traces: [0]}": ["network.traces: 0.0", "at least 0.001"],
     "network={name: reservoir, seed: 1.5}": ["network.seed: expected a whole number, got 1.5"],
     # texts

@@ -10,6 +10,8 @@ from typing import Any
 
 LARGEST_INTEGER = 2**63 - 1
 """What an integer of 64 bits holds: what torch and the simulators count with."""
+LARGEST_FLOAT = 3.4e38
+"""What a float of 32 bits holds: what networks compute with."""
 
 PLURALS = {float: "numbers", int: "whole numbers", str: "names", bool: "true or false"}
 """The plain words for several of a type."""
@@ -118,8 +120,11 @@ def check_range(
             parts = [("at least", low), ("above", above), ("at most", high)]
             bounds = " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
         raise RegistryError(f"{path}: {short(value)} is out of range; it must be {bounds}")
-    if abs(value) > LARGEST_INTEGER and isinstance(value, int):
-        raise RegistryError(f"{path}: {short(value)} is out of range; it must be at most {LARGEST_INTEGER}")
+    largest = LARGEST_INTEGER if isinstance(value, int) else LARGEST_FLOAT
+    if abs(value) > largest:
+        raise RegistryError(
+            f"{path}: {short(value)} is out of range; it must be between -{largest} and {largest}"
+        )
     return value
 
 

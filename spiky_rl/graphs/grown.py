@@ -9,6 +9,7 @@ Source: Barandiaran & Stovold (2025), Developmental Graph Cellular Automata.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class Grown(Graph):
 def find(file: str) -> Path:
     """Where a graph lies: at its path, or, one of ours, beside the agents."""
     shipped = registry.data_dir("agents") / file
-    return shipped if shipped.is_file() and not Path(file).is_file() else Path(file)
+    return shipped if os.path.isfile(shipped) and not os.path.isfile(file) else Path(file)
 
 
 def write(path: Path, graph: GrownGraph) -> None:

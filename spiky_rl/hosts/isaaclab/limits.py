@@ -17,6 +17,10 @@ def check_times(env_cfg: Any) -> None:
             getattr(env_cfg.sim, "render_interval", None),
             Option(1, "", low=1, high=100_000),
         ),
+        "env.scene.env_spacing": (
+            getattr(env_cfg.scene, "env_spacing", None),
+            Option(1.0, "", low=0.0, high=1e6),
+        ),
         "env.decimation": (getattr(env_cfg, "decimation", None), Option(1, "", low=1, high=100_000)),
         "env.episode_length_s": (
             getattr(env_cfg, "episode_length_s", None),
