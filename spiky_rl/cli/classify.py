@@ -203,7 +203,7 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     latest: Path | None = None
     display = show.EpochDisplay(f"{spec.name} on {held.name}", first, args.epochs - 1)
     try:
-        with display, stoppable("stopping after this epoch") as asked:
+        with stoppable("stopping after this epoch") as asked, display:
             for epoch in trainer.epochs():
                 before, latest = latest, folder / f"model_{epoch.index}.pt"
                 checkpoint.save(latest, trainer, identity)
@@ -231,7 +231,7 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     if board is not None:
         board.close()
     print(folder / "result.json" if latest is not None else f"{spec.name} on {held.name}: {outcome}")
-    return 1 if outcome.startswith("failed") else 0
+    return 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
 
 
 def main() -> int:

@@ -6,33 +6,24 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.classify_training import Trainer
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError, read_mapping
+from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from spiky_rl.spec import AgentSpec
 
 LIBRARY = "classify"
 """What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
-KEYS = ("network", "optimizer", "history", "random", "infos")
 
 
 def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
     """Write a checkpoint, atomically."""
-    content = {**trainer.state(), "infos": {"spiky_rl": {"identity": identity}}}
-    files.write(path, lambda beside: torch.save(content, beside))
+    write_checkpoint(path, {**trainer.state(), "infos": {"spiky_rl": {"identity": identity}}})
 
 
 def read(path: Path, device: str) -> dict[str, Any]:
     """A checkpoint's content. Raises CheckpointError for anything else."""
-    loaded = read_mapping(str(path), device)
-    missing = [key for key in KEYS if key not in loaded]
-    if missing:
-        raise CheckpointError(f"{path}: no checkpoint of a classification: {', '.join(missing)} missing")
-    return loaded
+    return read_checkpoint(str(path), device, LIBRARY)
 
 
 def resume(args: argparse.Namespace, trainer: Trainer, identity: dict[str, Any], spec: AgentSpec) -> Path:

@@ -10,7 +10,7 @@ import os
 import random
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from spiky_rl import files
+from spiky_rl.cli.running import run as run
 from spiky_rl.config import sizes
 from spiky_rl.config.arguments import positive, seed_number
 from spiky_rl.registry import UserError
@@ -230,6 +231,12 @@ class Plan:
 
 def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError."""
+    from spiky_rl.cli import processes
+
+    processes.settle(distributed)
+    for flag in ("experiment_name", "run_name"):
+        if name := getattr(args, flag, None):
+            files.require_plain_name(f"--{flag}", name)
     agent_overrides, env_overrides = split_overrides(args.overrides)
     if getattr(args, "max_iterations", None) is not None:
         agent_overrides.append(f"agent.max_iterations={args.max_iterations}")
@@ -344,12 +351,16 @@ def shape(tree: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def find_checkpoint(args: argparse.Namespace, plan: Plan) -> Path:
-    """The checkpoint that the arguments name, if it is one of this task, agent and network. Raises UserError."""
+def find_checkpoint(args: argparse.Namespace, plan: Plan, goes_on: bool = False) -> Path:
+    """The checkpoint that the arguments name, if it is one of this task, agent and network. Raises UserError.
+
+    ``goes_on``: with the training, of the seed that was given; else that may be the environments' alone.
+    """
     from spiky_rl.hosts.common import checkpoints, runs
 
+    seed = None if args.seed is None else plan.seed
     checkpoint = runs.find_checkpoint(
-        args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent, plan.library
+        args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent, plan.library, seed, goes_on
     )
     loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
     checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
@@ -374,18 +385,3 @@ def _env_of(task_spec: TaskSpec | None) -> list[str]:
     """The task file's environment overrides as Isaac Lab writes them."""
     values = {} if task_spec is None else flatten(task_spec.env)
     return [f"env.{path}={value}" for path, value in values.items()]
-
-
-def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
-    """Run a command: bad input ends in one line on stderr and exit code 2, a failure while running in exit code 1."""
-    try:
-        return command(sys.argv[1:] if argv is None else argv)
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
-    except BrokenPipeError:  # the reader has enough, as `| head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141

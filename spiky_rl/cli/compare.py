@@ -149,7 +149,7 @@ def compare(argv: list[str]) -> int:
     print_end(out, states, interrupted)
     print_report(out)
     if interrupted:
-        return 130
+        return stopped.exit_code
     return 1 if BROKEN in states.values() else 0
 
 

@@ -83,8 +83,8 @@ def evaluate(argv: list[str]) -> int:
         "solved": plan.task_spec.solved if plan.task_spec else None,
         "versions": runs.versions(),
     }
-    print_table(conditions, plan.task_spec.measure if plan.task_spec else "")
     files.write_json(out, result)
+    print_table(conditions, plan.task_spec.measure if plan.task_spec else "")
     print(out)
     return 0
 

@@ -97,14 +97,14 @@ def play(argv: list[str]) -> int:
         "rows": rows,
         "versions": runs.versions(),
     }
+    path = folder / "playback.json"
+    files.write_json(path, result)
     print_table(rows, measure)
     if playback.cost is not None:
         ann = playback.ann_operations if policy.network is not None else 0.0
         print(f"energy per action: {energy_text(playback.cost, ann_operations=ann)}")
-    for path in films:
-        print(path)
-    path = folder / "playback.json"
-    files.write_json(path, result)
+    for film_path in films:
+        print(film_path)
     print(path)
     return 0
 

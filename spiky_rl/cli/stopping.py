@@ -1,30 +1,63 @@
-"""Ctrl-C and SIGTERM as a wish that a command fulfils where nothing is lost."""
+"""Ctrl-C, SIGTERM and SIGHUP as a wish that a command fulfils where nothing is lost."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from spiky_rl.cli.common import log
 
 
-@contextmanager
-def stoppable(message: str) -> Iterator[Callable[[], bool]]:
-    """Gives a function that tells whether a stop was asked for, which ``message`` announces; a second one stops at once."""
-    asked = False
+class Asked:
+    """Tells whether a stop was asked for, and how."""
 
-    def ask(*_: Any) -> None:
-        nonlocal asked
-        if asked:
+    def __init__(self, message: str) -> None:
+        self.message = message
+        """Announces what a first signal leads to."""
+        self.signal = 0
+        """The signal that asked; 0: none did."""
+
+    def __call__(self) -> bool:
+        return self.signal != 0
+
+    @property
+    def exit_code(self) -> int:
+        """What shells call a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 0 for none."""
+        return 128 + self.signal if self.signal else 0
+
+    def ask(self, number: int, *_: Any) -> None:
+        """Take a signal; a second one stops at once."""
+        if number == signal.SIGHUP:
+            leave_terminal()
+        if self.signal:
             raise KeyboardInterrupt
-        asked = True
-        log.info(message)
+        self.signal = number
+        log.info(self.message)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+def leave_terminal() -> None:
+    """Write to nowhere what would go to a terminal: it has hung up, and writing to it fails."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        if stream.isatty():
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+@contextmanager
+def stoppable(message: str) -> Iterator[Asked]:
+    """Gives what tells whether a stop was asked for, which ``message`` announces; a second signal stops at once."""
+    asked = Asked(message)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup asks for
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, asked.ask) for number in numbers}
     try:
-        yield lambda: asked
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -13,7 +13,8 @@ from typing import Any
 from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import Plan, log
-from spiky_rl.cli.stopping import stoppable
+from spiky_rl.cli.running import DISKS, explained
+from spiky_rl.cli.stopping import Asked, stoppable
 from spiky_rl.experiments.budget import Budget
 from spiky_rl.experiments.budget import parse as parse_budget
 from spiky_rl.registry import UserError
@@ -83,9 +84,6 @@ def train(argv: list[str]) -> int:
         unavailable = {"--distributed": args.distributed, "--logger": args.logger != "tensorboard"}
         for flag in (flag for flag, asked in unavailable.items() if asked):
             raise common.UsageError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
-    if args.distributed and "WORLD_SIZE" not in os.environ:
-        start = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
-        raise common.UsageError(f"--distributed: start the processes with {start}")
     if args.logger != "tensorboard" and importlib.util.find_spec(args.logger) is None:
         raise common.UsageError(
             f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
@@ -96,11 +94,13 @@ def train(argv: list[str]) -> int:
         plan.config["logger"] = args.logger
         if args.log_project_name:
             plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
-    checkpoint = common.find_checkpoint(args, plan) if args.checkpoint else None
+    checkpoint = common.find_checkpoint(args, plan, goes_on=True) if args.checkpoint else None
     folder = make_folder(args, plan) if plan.rank == 0 else None
-    runner, outcome, activity = run(args, plan, checkpoint, folder)
+    with stoppable("stopping once the simulator has started") as asked:
+        runner, outcome, activity = run(args, plan, checkpoint, folder, asked)
+    code = 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
     if folder is None:
-        return 1 if outcome.startswith("failed") else 0
+        return code
 
     from spiky_rl.hosts.common import runs
 
@@ -121,7 +121,7 @@ def train(argv: list[str]) -> int:
     )
     summarise(result, outcome, args)
     print(folder / "result.json")
-    return 1 if outcome.startswith("failed") else 0
+    return code
 
 
 def require_whole_minibatches(plan: Plan) -> None:
@@ -156,8 +156,14 @@ def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
     """The run folder, with all that the run is made from."""
     from spiky_rl.hosts.common import runs
 
-    folder = runs.new_run(args.log_root, plan.experiment, args.run_name, plan.task, plan.agent, plan.library)
-    common.write_params(folder, plan)
+    try:
+        folder = runs.new_run(
+            args.log_root, plan.experiment, args.run_name, plan.task, plan.agent, plan.library, plan.seed
+        )
+        common.write_params(folder, plan)
+    except OSError as error:
+        where = error.filename or str(args.log_root)
+        raise common.UsageError(f"cannot write runs to {where!r}: {error.strerror}; see --log_root") from None
     log.info(
         "%s on %s, %d environments, %s, seed %d", plan.agent, plan.task, plan.num_envs, plan.device, plan.seed
     )
@@ -167,10 +173,10 @@ def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
 
 
 def run(
-    args: argparse.Namespace, plan: Plan, checkpoint: Path | None, folder: Path | None
+    args: argparse.Namespace, plan: Plan, checkpoint: Path | None, folder: Path | None, asked: Asked
 ) -> tuple[Any, str, Any]:
     """Simulate and train; returns the runner, how it ended (``finished``, ``stopped`` or ``failed: why``) and the last
-    iteration's activity, None before the first."""
+    iteration's activity, None before the first. ``asked``: whether to stop."""
     import torch
 
     from spiky_rl.cli.display import Display
@@ -231,12 +237,9 @@ def run(
         best = Best(runner, folder, plan.setting("num_steps_per_env"))
         activity = None
         try:
-            with (
-                stoppable("stopping after this iteration") as asked,
-                Display(
-                    f"{plan.agent} on {plan.task}", first, first + iterations - 1, plan.rank == 0, share
-                ) as display,
-            ):
+            asked.message = "stopping after this iteration"
+            title = f"{plan.agent} on {plan.task}"
+            with Display(title, first, first + iterations - 1, plan.rank == 0, share) as display:
 
                 def after(iteration: Any) -> None:
                     nonlocal activity, spent
@@ -244,18 +247,30 @@ def run(
                     display(iteration)
                     best(iteration)
                     if folder is not None:
-                        files.write_json(folder / PROGRESS, heartbeat(iteration, display))
-                    spent = share is not None and anywhere(share(iteration.progress) >= 1.0, plan.device)
-                    if spent or anywhere(asked(), plan.device):
+                        files.write_json(folder / PROGRESS, heartbeat(iteration, display), durable=False)
+                    spent = share is not None and bool(
+                        anywhere(share(iteration.progress) >= 1.0, plan.device)
+                    )
+                    asked.signal = anywhere(asked.signal, plan.device)
+                    if spent or asked():
                         raise Stop
 
                 runner.on_iteration = after
+                asked.signal = anywhere(asked.signal, plan.device)  # while the simulator started
+                if asked():
+                    raise Stop
                 if iterations > 0:  # a resumed run may have spent its budget already
                     runner.learn(iterations, plan.setting("init_at_random_ep_len"))
         except (Stop, KeyboardInterrupt):
             outcome = "finished" if spent else "stopped"
-        except (NonFiniteError, FloatingPointError) as error:
+        except FloatingPointError as error:
             outcome = f"failed: {error}"
+        except NonFiniteError as error:  # perhaps the learner's doing
+            outcome = f"failed: {error}; {runner.facts()}"
+        except OSError as error:
+            if error.errno not in DISKS or isinstance(error, BrokenPipeError):
+                raise
+            outcome = f"failed: {explained(error)}; {runner.kept()}"
         if args.video and folder is not None:
             env.finish()
     return runner, outcome, activity
@@ -294,17 +309,17 @@ class Best:
             self.runner.save(str(self.folder / "best.pt"))
 
 
-def anywhere(asked: bool, device: str) -> bool:
-    """Whether any process of a distributed run was asked to stop: all of them stop after the same iteration."""
+def anywhere(number: int, device: str) -> int:
+    """The largest ``number`` of all processes of a distributed run: what one is asked for, all do after the same iteration."""
     import torch.distributed as dist
 
     if not (dist.is_available() and dist.is_initialized()):
-        return asked
+        return number
     import torch
 
-    flag = torch.tensor(float(asked), device=device)
-    dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-    return bool(flag)
+    largest = torch.tensor(float(number), device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) -> None:
@@ -326,9 +341,10 @@ def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) ->
         print(f"  firing rate      {result['firing_rate']:.1%} of all inner steps")
     print(f"  operations       {result['synops_per_step']:,.0f} per control step")
     print(f"  time             {seconds:.0f} s: {shares}")
-    print(f"  play it          python scripts/play.py {where}")
+    if result["iterations"]:
+        print(f"  play it          python scripts/play.py {where}")
     print(f"  watch it         tensorboard --logdir {args.log_root}")
-    if outcome != "finished":
+    if outcome != "finished" and result["iterations"]:
         print(f"  go on            python scripts/train.py {where}")
 
 

@@ -26,6 +26,8 @@ from spiky_rl.experiments.grid import EVALUATION, OUT
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, 3
 """Exit codes."""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask for an end; a step that took one ends with 128 more than its number."""
 CPU = "cpu.json"
 """Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
 TAIL = 30
@@ -50,7 +52,7 @@ def end_with(parent: int) -> None:
 def work(folder: Path, out: Path) -> int:
     """Bring the cell in ``folder`` of the study in ``out`` to its end; one of the exit codes."""
     asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
     with cells.locked(folder) as lock:
         cell = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
@@ -129,10 +131,10 @@ def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list
                     code = process.wait(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    if signal.SIGTERM in asked and not told:  # SIGINT reaches the whole group by itself
+                    if signal.SIGTERM in asked and not told:  # the others reach the whole group by themselves
                         told = True
                         process.terminate()
-    if asked:
+    if asked or code - 128 in STOPS:
         raise Interrupted
     if code != 0:
         with open(folder / LOG, "rb") as log:

@@ -150,7 +150,7 @@ def test_a_stop_keeps_what_was_done(tmp_path):
     until(lambda: share(tmp_path / "out", "Isaac-Cartpole.lif_ppo.seed0") > 0.0, process, "training")
     process.send_signal(signal.SIGTERM)
     code, said = ended(process)
-    assert code == 130
+    assert code == 128 + signal.SIGTERM
     assert "run the same command again" in said
     folder = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
     assert list(folder.glob("run/*/*/*/model_*.pt"))

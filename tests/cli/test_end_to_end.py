@@ -192,7 +192,7 @@ def test_same_seed_gives_the_same_result(tmp_path):
     assert other["mean_return_final"] != first["mean_return_final"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
     line = [
         sys.executable,
@@ -215,7 +215,7 @@ def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
     run = Path(rest.strip().splitlines()[-1]).parent
     result = result_of(run)
     assert result["outcome"] == "stopped" and 3 <= result["iterations"] < 5000

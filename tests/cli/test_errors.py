@@ -14,6 +14,7 @@ from spiky_rl.cli import common
 from spiky_rl.cli.play import play
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
+from spiky_rl.hosts.common.checkpoints import random_state
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -71,6 +72,8 @@ LIGHT = {
     "text for a count": (["--num_envs", "many"], ["--num_envs", "expected a whole number, got 'many'"]),
     "unknown flag": (["--num-envs", "8"], ["--num-envs", "mean '--num_envs'"]),
     "library": (["--rl_library", "skrll"], ["--rl_library", "'skrll'", "rsl_rl"]),
+    "experiment above": (["--experiment_name", "../x"], ["--experiment_name '../x'", "plain folder name"]),
+    "absolute experiment": (["--experiment_name", "/tmp/x"], ["--experiment_name '/tmp/x'", "plain folder"]),
     "assets": (["--assets", "cloud"], ["--assets", "'cloud'", "'auto', 'local', 'nucleus'"]),
 }
 
@@ -92,6 +95,8 @@ TRAINING = {
     "logger": (["--logger", "tensorbord"], ["--logger", "'tensorbord'", "'tensorboard'"]),
     "distributed": (["--distributed"], ["--distributed", "torchrun"]),
     "distributed skrl": (["--rl_library", "skrl", "--distributed"], ["--distributed", "--rl_library skrl"]),
+    "run name above": (["--run_name", "../x"], ["--run_name '../x'", "plain folder name"]),
+    "run name with a folder": (["--run_name", "a/b"], ["--run_name 'a/b'", "plain folder name"]),
     "two budgets": (["--budget", "wall=3", "--max_iterations", "3"], ["--budget and --max_iterations"]),
     "unknown budget": (["--budget", "steps=3"], ["--budget", "'steps'", "mean 'env_steps'"]),
     "empty budget": (["--budget", "wall=0"], ["--budget", "wall", "'0'"]),
@@ -355,7 +360,7 @@ def checkpoint(folder: Path, name: str) -> Path:
     path = folder / f"{name}.pt"
     content = CHECKPOINTS[name]
     if "task" in content:
-        infos = {"spiky_rl": {"identity": content}}
+        infos = {"spiky_rl": {"identity": content, "progress": {}, "random": random_state("cpu")}}
         content = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0, "infos": infos}
     torch.save(content, path)
     return path

@@ -236,9 +236,12 @@ def saved(folder):
 NAN_LOSS = {
     "seen in the report": (
         {"num_learning_epochs": 1, "num_mini_batches": 1},
-        "iteration 2: the value loss is nan; the last good",
+        "iteration 2: the value loss is nan, at a learning rate of 0.001; lower .*; the last good checkpoint is .*model_0.pt",
     ),
-    "seen by the next minibatch": ({}, "iteration 2: the loss is no number; the last good"),
+    "seen by the next minibatch": (
+        {},
+        r"iteration 2: (actor|critic)\..* no numbers, at a learning rate of 0.001; lower",
+    ),
 }
 
 
@@ -347,46 +350,3 @@ def test_a_result_without_a_finished_episode_has_no_return(tmp_path):
     progress = Progress(iterations=1, returns=[math.nan], lengths=[math.nan])
     result = runs.write_result(tmp_path / "result.json", progress)
     assert result["mean_return_final"] is result["mean_return_best"] is result["mean_length_final"] is None
-
-
-def a_run(root, agent="lif", checkpoints=("model_0.pt", "model_9.pt", "model_10.pt", "best.pt")):
-    folder = runs.new_run(root, "point", "", "Isaac-Point", agent)
-    for name in checkpoints:
-        (folder / name).touch()
-    return folder
-
-
-def find(name, root, agent="lif"):
-    return runs.find_checkpoint(name, root, "point", "Isaac-Point", agent)
-
-
-def test_latest_and_best_are_those_of_the_newest_run_of_this_agent(tmp_path):
-    old, new, other = a_run(tmp_path), a_run(tmp_path), a_run(tmp_path, agent="mlp")
-    a_run(tmp_path, checkpoints=())  # ended before its first checkpoint
-    assert find("latest", tmp_path) == new / "model_10.pt"
-    assert find("best", tmp_path) == new / "best.pt"
-    assert find("latest", tmp_path, agent="mlp") == other / "model_10.pt"
-    (new / "run.json").write_text("{", encoding="utf-8")
-    assert find("latest", tmp_path) == old / "model_10.pt", "an unreadable manifest hides no other run"
-
-
-def test_a_path_and_a_run_folder_are_checkpoints_too(tmp_path):
-    folder = a_run(tmp_path)
-    assert find(str(folder / "model_9.pt"), tmp_path) == folder / "model_9.pt"
-    assert find(str(folder), tmp_path) == folder / "model_10.pt"
-
-
-def test_a_checkpoint_that_is_not_there_is_named_with_what_to_do(tmp_path):
-    empty = a_run(tmp_path, checkpoints=())
-    for name in (str(tmp_path / "model_3.pt"), str(empty), "lates"):
-        with pytest.raises(CheckpointError, match="--checkpoint .*there is no such file"):
-            find(name, tmp_path)
-    for name in ("latest", "best"):
-        with pytest.raises(CheckpointError, match=f"--checkpoint {name}: no run of lif on Isaac-Point"):
-            find(name, tmp_path)
-
-
-def test_runs_of_the_same_second_get_folders_of_their_own(tmp_path):
-    folders = {a_run(tmp_path) for _ in range(3)}
-    assert len(folders) == 3
-    assert {folder.parent for folder in folders} == {tmp_path / "rsl_rl" / "point"}

@@ -1,16 +1,22 @@
-"""Checkpoints: read without executing code, refused where they belong to another run, random states included."""
+"""Checkpoints: written whole, read without executing code, refused where they are damaged or belong to another run."""
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import random
 import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from spiky_rl import files
+from spiky_rl.hosts.common.progress import Progress
 from spiky_rl.registry import UserError
 
 logger = logging.getLogger(__name__)
@@ -18,12 +24,26 @@ logger = logging.getLogger(__name__)
 KEYS = {
     "rsl_rl": ("actor_state_dict", "critic_state_dict", "iter"),
     "skrl": ("policy", "value", "iter"),
+    "classify": ("network", "optimizer", "history", "random", "infos"),
 }
-"""What a library's checkpoints hold at least: its own names for the models, and the iteration."""
+"""What a library's checkpoints hold at least: its own names for the models, and the iteration; and a classification's."""
 
 
 class CheckpointError(UserError):
     """A file that is no checkpoint, or one of another run."""
+
+
+def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all. Raises OSError that names ``path``."""
+    buffer = io.BytesIO()
+    torch.save(dict(content), buffer)  # torch itself does not say why it could not write a file
+    files.write(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Checkpoints of a run in the order of their iterations."""
+    named = [path for path in folder.glob("model_*.pt") if re.fullmatch(r"model_\d+", path.stem)]
+    return sorted(named, key=lambda path: int(path.stem.partition("_")[2]))
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
@@ -31,6 +51,11 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
     if not os.path.isfile(path):
         raise CheckpointError(f"there is no checkpoint {path!r}")
     try:
+        # torch writes a checksum of every part and reads without looking at it
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"{broken} is not what was written")
         loaded = torch.load(path, weights_only=True, map_location=map_location)
     except (
         Exception
@@ -41,19 +66,83 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
 
 
 def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl") -> dict[str, Any]:
-    """The content of a library's checkpoint. Raises CheckpointError."""
+    """The content of a library's checkpoint, whole, finite and of the right kinds. Raises CheckpointError."""
     held = read_mapping(path, map_location)
     missing = [key for key in KEYS[library] if key not in held]
     if missing:
         other = next((name for name, keys in KEYS.items() if all(key in held for key in keys)), None)
-        hint = f"; it is {other}'s: pass --rl_library {other}" if other else ""
+        hint = f"; it is {other}'s: pass --rl_library {other}" if other in ("rsl_rl", "skrl") else ""
         raise CheckpointError(f"{path}: no {library} checkpoint: {', '.join(missing)} missing{hint}")
+    for key, value in held.items():
+        for name, tensor in tensors(value, key):
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise CheckpointError(
+                    f"{path}: {name} has values that are no numbers; use an older checkpoint"
+                )
+    try:
+        check_metadata(held, library)
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path}: damaged: {detail}") from None
     return held
+
+
+def tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors inside nested containers, with their dotted names."""
+    if isinstance(value, torch.Tensor):
+        yield name, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from tensors(item, f"{name}.{key}")
+
+
+def check_metadata(held: Mapping[str, Any], library: str) -> None:
+    """Raise an exception that names what is damaged of the iteration and of what our runners keep beside the networks."""
+    is_host = library != "classify"
+    if is_host:
+        require(held["iter"], int, "iter")
+    infos = held.get("infos")
+    if infos is None:  # rsl_rl's own
+        return
+    saved = require(infos, Mapping, "infos").get("spiky_rl")
+    if is_host and saved is None:
+        return
+    ours: Mapping[str, Any] = require(saved, Mapping, "infos.spiky_rl")
+    identity = require(ours.get("identity"), Mapping, "identity")
+    for key in ("task", "agent", "dataset", "assets", "data", "split"):
+        if key in identity:
+            require(identity[key], str, f"identity.{key}")
+    if "seed" in identity:
+        require(identity["seed"], int, "identity.seed")
+    if "spec" in identity:
+        spec = require(identity["spec"], Mapping, "identity.spec")
+        for key in ("actor", "critic", "network", "critic_network"):
+            if spec.get(key) is not None:
+                require(spec[key], Mapping, f"identity.spec.{key}")
+    check_random_state((ours if is_host else held).get("random"))
+    if is_host:
+        progress = Progress.saved(ours.get("progress"))
+        if held["iter"] != max(progress.iterations - 1, 0):
+            raise ValueError(f"iter is {held['iter']}, but progress.iterations is {progress.iterations}")
+
+
+def require(value: Any, kind: type, name: str) -> Any:
+    """``value``, if it is of a kind; a number must not be negative. Raises ValueError that names it."""
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+        allowed = {int: "a whole number of 0 or more", str: "text"}.get(kind, "a mapping")
+        raise ValueError(f"{name} is {value!r:.60}, expected {allowed}")
+    return value
+
+
+def identity_of(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint says of itself; nothing where another program wrote it."""
+    return ((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity") or {}
 
 
 def check_identity(loaded: dict[str, Any], identity: dict[str, Any], path: str) -> None:
     """Refuse a checkpoint that says it belongs to another task or agent."""
-    theirs = ((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity", {})
+    theirs = identity_of(loaded)
     for key in ("task", "agent"):
         if key in theirs and key in identity and theirs[key] != identity[key]:
             raise CheckpointError(
@@ -82,12 +171,41 @@ def random_state(device: str) -> dict[str, Any]:
     return state
 
 
+def check_random_state(state: Any) -> None:
+    """Raise an exception where the generators could not be put into a saved state."""
+    require(state, Mapping, "random")
+    for name in ("torch", "numpy", "python"):
+        try:
+            if name == "torch":
+                torch.Generator().set_state(state[name].cpu())
+            elif name == "numpy":
+                np.random.RandomState().set_state(_numpy(state))
+            else:
+                random.Random().setstate(_python(state))
+        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+            raise ValueError(f"random.{name} is no state of that generator ({error})") from None
+
+
 def restore_random_state(state: dict[str, Any], device: str) -> None:
     """Put the generators where `random_state` found them."""
     torch.set_rng_state(state["torch"].cpu())
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
+    np.random.set_state(_numpy(state))
+    random.setstate(_python(state))
     if device.startswith("cuda") and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def _numpy(state: Mapping[str, Any]) -> tuple:
+    """NumPy's state. Raises ValueError where its parts are not what NumPy takes unchecked."""
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    if not 0 <= position <= len(keys) or has_gauss not in (0, 1) or not isinstance(gauss, float):
+        raise ValueError(f"position {position!r}, gauss {has_gauss!r} {gauss!r}")
+    return kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss
+
+
+def _python(state: Mapping[str, Any]) -> tuple:
+    """Python's state. Raises ValueError where its parts are not what Python takes unchecked."""
+    version, words, gauss = state["python"]
+    if not (gauss is None or isinstance(gauss, float)):
+        raise ValueError(f"gauss {gauss!r}")
+    return version, tuple(words), gauss

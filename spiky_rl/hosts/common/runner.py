@@ -2,62 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from spiky_rl.hosts.common.checkpoints import random_state
+from spiky_rl.hosts.common.checkpoints import numbered, random_state
 from spiky_rl.hosts.common.observe import Activity, write_activity
+from spiky_rl.hosts.common.progress import Progress
+
+log = logging.getLogger(__name__)
 
 
 class Stop(Exception):
     """Ends training after the iteration at hand; the run is saved."""
-
-
-@dataclass
-class Progress:
-    """What a run has done so far; saved with every checkpoint, so that a resumed run counts on."""
-
-    iterations: int = 0
-    env_steps: int = 0
-    seconds_simulation: float = 0.0
-    seconds_inference: float = 0.0
-    seconds_learning: float = 0.0
-    returns: list[float] = field(default_factory=list)
-    """Mean return of each iteration; NaN until the first episode ends."""
-    lengths: list[float] = field(default_factory=list)
-    """Mean episode length of each iteration, in control steps."""
-    firing_rate: float = 0.0
-    synops_per_step: float = 0.0
-    seconds: list[float] = field(default_factory=list)
-    """Seconds of simulation, inference and learning when each iteration ended."""
-    firing: list[float] = field(default_factory=list)
-    """The actor's firing rate at the end of each iteration."""
-    operations: list[float] = field(default_factory=list)
-    """Its effective synaptic operations per control step then."""
-    steps: list[int] = field(default_factory=list)
-    """Environment steps done when each iteration ended."""
-
-    @property
-    def seconds_total(self) -> float:
-        """Of simulation, inference and learning."""
-        return self.seconds_simulation + self.seconds_inference + self.seconds_learning
-
-    @property
-    def total_operations(self) -> float:
-        """Effective synaptic operations of all control steps so far, each iteration's at the rate at which it ended."""
-        before = [0, *self.steps[:-1]]
-        return sum(
-            (after - start) * each
-            for start, after, each in zip(before, self.steps, self.operations, strict=True)
-        )
 
 
 @dataclass(frozen=True)
@@ -85,6 +51,10 @@ class HostRunner(ABC):
     notes: Mapping[str, str]
     on_iteration: Callable[[Iteration], None]
     current_learning_iteration: int
+    alg: Any
+    """The library's algorithm, which has an ``optimizer``."""
+    is_booked: bool = True
+    """Whether the weights are those with which the last booked iteration ended."""
     _simulated: float = 0.0
 
     def keep_books(
@@ -122,22 +92,70 @@ class HostRunner(ABC):
 
     @contextmanager
     def learning(self) -> Iterator[None]:
-        """Around a training: on any end that is not a crash of the learner itself, the last finished iteration is saved."""
+        """Around a training: however it ends, its last finished iteration is saved, if no update has begun to change it.
+
+        Raises FloatingPointError where the networks' weights are no numbers, and names them.
+        """
         self._simulated = getattr(self.env, "seconds_simulation", 0.0)
+        self.is_booked = True
         try:
             yield
-        except (Stop, KeyboardInterrupt, RuntimeError) as error:
-            finite = all(p.isfinite().all() for model in self.models for p in model.parameters())
-            if self.folder is not None and self.progress.iterations and finite:
-                path = Path(self.folder) / f"model_{self.progress.iterations - 1}.pt"
-                if not path.exists():
-                    self.save(str(path))
-            if isinstance(error, RuntimeError) and not finite:
-                # a loss that is no number spoils the weights, and torch then refuses to sample from them
-                raise FloatingPointError(
-                    f"iteration {self.progress.iterations}: the loss is no number; the last good checkpoint is kept"
-                ) from error
+        except BaseException as error:
+            spoilt = self.spoilt()
+            if spoilt is None:
+                self.save_last()
+            if isinstance(error, RuntimeError) and spoilt is not None:
+                # torch refuses to sample from such weights, and a simulation cannot move by such actions
+                self.fail(self.progress.iterations, f"{spoilt} has values that are no numbers")
             raise
+
+    def save_last(self) -> None:
+        """Save the last finished iteration, if it is not saved yet and the weights are still its own."""
+        if self.folder is None or not self.progress.iterations:
+            return
+        path = Path(self.folder) / f"model_{self.progress.iterations - 1}.pt"
+        if path.exists():
+            return
+        if not self.is_booked:
+            log.warning("ended within an update, so nothing new is saved; %s", self.kept())
+            return
+        try:
+            self.save(str(path))
+        except (OSError, RuntimeError) as error:  # what ended the training goes on being raised
+            log.error("the last finished iteration could not be saved (%s); %s", error, self.kept())
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """All that is trained, with names."""
+        for role, model in zip(("actor", "critic"), self.models, strict=True):
+            for name, weight in model.named_parameters():
+                yield f"{role}.{name}", weight.detach()
+
+    def spoilt(self) -> str | None:
+        """The first weight with values that are no numbers; None: all are finite. One answer from the device."""
+        names, weights = zip(*self.named_weights(), strict=True)
+        finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()
+        return None if all(finite) else names[finite.index(False)]
+
+    def facts(self) -> str:
+        """What an exploding training shows by: the largest weight and the learning rate; and the last good checkpoint."""
+        name, largest = max(
+            ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
+        )
+        rate = self.alg.optimizer.param_groups[0]["lr"]
+        return f"the largest weight is {largest:.3g} in {name}, the learning rate {rate:.3g}; {self.kept()}"
+
+    def kept(self) -> str:
+        """The last good checkpoint in words."""
+        held = numbered(Path(self.folder)) if self.folder is not None else []
+        return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
+
+    def fail(self, index: int, what: str) -> None:
+        """Raise FloatingPointError: what is no number in iteration ``index``, what to do, and what is kept."""
+        rate = self.alg.optimizer.param_groups[0]["lr"]
+        raise FloatingPointError(
+            f"iteration {index}: {what}, at a learning rate of {rate:.3g};"
+            f" lower agent.algorithm.learning_rate; {self.kept()}"
+        )
 
     def write_notes(self) -> None:
         """The notes, once the writer is there."""
@@ -154,12 +172,12 @@ class HostRunner(ABC):
         }
 
     def require_finite(self, index: int, losses: Mapping[str, float]) -> None:
-        """Raise FloatingPointError for a loss that is no number."""
+        """Raise FloatingPointError for a loss or a weight that is no number."""
         for name, value in losses.items():
             if not np.isfinite(value):
-                raise FloatingPointError(
-                    f"iteration {index}: the {name} loss is {value}; the last good checkpoint is kept"
-                )
+                self.fail(index, f"the {name} loss is {value}")
+        if (spoilt := self.spoilt()) is not None:  # the last minibatch may have done that
+            self.fail(index, f"{spoilt} has values that are no numbers")
 
     def book(
         self,
@@ -198,6 +216,7 @@ class HostRunner(ABC):
         progress.seconds.append(progress.seconds_total)
         progress.firing.append(activity.rate)
         progress.operations.append(activity.operations)
+        self.is_booked = True
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)

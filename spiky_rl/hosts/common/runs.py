@@ -9,15 +9,17 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import logging
 import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from spiky_rl import __version__, files
-from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.hosts.common.runner import Progress
+from spiky_rl.hosts.common.checkpoints import CheckpointError, identity_of, numbered, read_checkpoint
+from spiky_rl.hosts.common.progress import Progress
+
+log = logging.getLogger(__name__)
 
 BEST = "best.pt"
 FINAL = 10
@@ -25,9 +27,18 @@ FINAL = 10
 
 
 def new_run(
-    root: Path, experiment: str, run_name: str, task: str, agent: str, library: str = "rsl_rl"
+    root: Path,
+    experiment: str,
+    run_name: str,
+    task: str,
+    agent: str,
+    library: str = "rsl_rl",
+    seed: int | None = None,
 ) -> Path:
-    """Make a run folder with its manifest."""
+    """Make a run folder with its manifest. Raises UserError for names that are no plain folder names."""
+    files.require_plain_name("--experiment_name", experiment)
+    if run_name:
+        files.require_plain_name("--run_name", run_name)
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     parent = root / library / experiment
     name = f"{stamp}_{run_name}" if run_name else stamp
@@ -46,35 +57,97 @@ def new_run(
         "task": task,
         "created_at": now,
         "metadata": {"agent": agent},
+        "seed": seed,
     }
     files.write_json(folder / "run.json", manifest)
     return folder
 
 
 def find_checkpoint(
-    name: str, root: Path, experiment: str, task: str, agent: str, library: str = "rsl_rl"
+    name: str,
+    root: Path,
+    experiment: str,
+    task: str,
+    agent: str,
+    library: str = "rsl_rl",
+    seed: int | None = None,
+    only: bool = True,
 ) -> Path:
-    """The file that ``latest``, ``best``, a run folder or a path stands for. Raises CheckpointError."""
+    """The file that ``latest``, ``best``, a run folder or a path stands for.
+
+    Of a run's checkpoints it is the newest that is whole; each damaged one is named in a warning. Raises CheckpointError.
+
+    Args:
+        name: ``latest``, ``best``, a run folder or a file.
+        root: Folder of all runs.
+        experiment: Folder of the task's runs below ``root/library``.
+        task: Of the run.
+        agent: Of the run.
+        library: Whose run it is.
+        seed: Of the run that ``latest`` and ``best`` are looked for in; None: any.
+        only: Whether a run of another seed is refused, or taken where there is none of ``seed``.
+    """
     if name not in ("latest", "best"):
         path = Path(name)
-        found = _numbered(path)[-1:] if os.path.isdir(path) else [path] if os.path.isfile(path) else []
-        if not found:
+        if path.is_file():
+            return path
+        held = numbered(path) if path.is_dir() else []
+        if not held:
             raise CheckpointError(
                 f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name"
             )
-        return found[0]
+        return _newest_whole(held, library) or _none_whole(name, len(held))
     parent = root / library / experiment
-    for folder in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
-        manifest = _manifest(folder)
-        if manifest.get("task") == task and manifest.get("metadata", {}).get("agent") == agent:
-            run = folder.parent
-            if name == "best" and (run / BEST).is_file():
-                return run / BEST
-            if numbered := _numbered(run):
-                return numbered[-1]
+    damaged, seeds = 0, set()
+    for manifest_file in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
+        manifest, run = _manifest(manifest_file), manifest_file.parent
+        if manifest.get("task") != task or _agent(manifest) != agent:
+            continue
+        theirs = manifest.get("seed")
+        if seed is not None and theirs not in (None, seed):
+            seeds.add(theirs)
+            continue
+        held = numbered(run) + ([run / BEST] if name == "best" and (run / BEST).is_file() else [])
+        path = _newest_whole(held, library)
+        if path is None:
+            damaged += len(held)
+            continue
+        if theirs is None:  # a run of before manifests had it
+            theirs = identity_of(read_checkpoint(str(path), library=library)).get("seed")
+        if seed in (None, theirs):
+            return path
+        seeds.add(theirs)
+    if seeds and not only:
+        log.info("--seed %s: no run was trained with it; taking the newest run", seed)
+        return find_checkpoint(name, root, experiment, task, agent, library)
+    if seeds:
+        raise CheckpointError(
+            f"--checkpoint {name}: no run of {agent} on {task} with --seed {seed} lies in {str(parent)!r}, only with"
+            f" {', '.join(sorted(map(str, seeds)))}; leave --seed out, or name the checkpoint's file"
+        )
+    if damaged:
+        _none_whole(name, damaged)
     raise CheckpointError(
         f"--checkpoint {name}: no run of {agent} on {task} with a checkpoint lies in {str(parent)!r}; train one first"
     )
+
+
+def _newest_whole(held: list[Path], library: str) -> Path | None:
+    """The last of a run's checkpoints that can be read; what killed writers left beside them is removed."""
+    if held:
+        files.remove_leftovers(held[0].parent)
+    for path in reversed(held):
+        try:
+            read_checkpoint(str(path), library=library)
+            return path
+        except CheckpointError as error:
+            log.warning("%s; looking for an older one", error)
+    return None
+
+
+def _none_whole(name: str, count: int) -> Path:
+    """Raise CheckpointError: all are damaged."""
+    raise CheckpointError(f"--checkpoint {name}: all {count} checkpoints are damaged; train again without it")
 
 
 def write_result(path: Path, progress: Progress, **more: Any) -> dict[str, Any]:
@@ -129,18 +202,17 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _numbered(folder: Path) -> list[Path]:
-    """Checkpoints of a run in the order of their iterations."""
-    found = [p for p in folder.glob("model_*.pt") if re.fullmatch(r"model_\d+", p.stem)]
-    return sorted(found, key=lambda p: int(p.stem.partition("_")[2]))
-
-
 def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
+
+
+def _agent(manifest: dict[str, Any]) -> Any:
+    metadata = manifest.get("metadata")
+    return metadata.get("agent") if isinstance(metadata, dict) else None
 
 
 def _created(path: Path) -> str:

@@ -43,7 +43,7 @@ class UnknownTask(UserError):
 
 
 class NonFiniteError(RuntimeError):
-    """The simulation produced an observation or a reward that is no number."""
+    """The simulation produced an observation or a reward that is no number, or was given such an action."""
 
 
 def resolve_task(name: str) -> str:
@@ -295,24 +295,32 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         observations, rewards, dones, extras = super().step(actions)
         leaves: dict[Any, Any] = dict(observations.items(include_nested=True, leaves_only=True))
         # One answer from the device for all of them, which also makes the time above true.
-        finite = torch.stack([values.isfinite().all() for values in (rewards, *leaves.values())])
+        finite = torch.stack([values.isfinite().all() for values in (actions, rewards, *leaves.values())])
         if not finite.all():
-            self.explain(rewards, leaves)
+            self.explain(actions, rewards, leaves)
         self.seconds_simulation += time.perf_counter() - start
         return observations, rewards, dones, extras
 
-    def explain(self, rewards: torch.Tensor, leaves: Mapping[Any, torch.Tensor]) -> None:
-        """Raise NonFiniteError for the terms that are no number."""
-        bad = ~rewards.isfinite()
-        faults = [f"reward {name}" for name in self.reward_terms(bad)]
-        for key, values in leaves.items():
-            for name, part in self.terms(".".join(key) if isinstance(key, tuple) else key, values):
-                broken = ~part.isfinite().flatten(1).all(1)
-                bad = bad | broken
-                faults += [f"observation {name}"] if broken.any() else []
+    def explain(
+        self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Mapping[Any, torch.Tensor]
+    ) -> None:
+        """Raise NonFiniteError for the terms that are no number, or for the actions, if they were none before."""
+        bad = ~actions.isfinite().flatten(1).all(1)
+        faults = ["actions"] if bad.any() else []
+        if not faults:
+            bad = ~rewards.isfinite()
+            faults = [f"reward {name}" for name in self.reward_terms(bad)]
+            for key, values in leaves.items():
+                for name, part in self.terms(".".join(key) if isinstance(key, tuple) else key, values):
+                    broken = ~part.isfinite().flatten(1).all(1)
+                    bad = bad | broken
+                    faults += [f"observation {name}"] if broken.any() else []
         step, hit = self.unwrapped.common_step_counter, bad.nonzero().flatten().tolist()
         where = f"in {len(hit)} of {self.num_envs} environments, the first is {hit[0]}"
-        raise NonFiniteError(f"environment step {step}: {', '.join(faults)} not finite {where}")
+        largest = float(actions.nan_to_num(0.0).abs().max())
+        raise NonFiniteError(
+            f"environment step {step}: {', '.join(faults)} not finite {where}; the largest action was {largest:.3g}"
+        )
 
     def terms(self, name: str, values: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
         """The named parts of an observation [B, ...]: its columns by term where the task's manager knows them."""
@@ -324,9 +332,9 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         return list(zip(names, values.split(widths, dim=1), strict=True))
 
     def reward_terms(self, bad: torch.Tensor) -> list[str]:
-        """The reward terms that are no number in the first of the ``bad`` environments [B]."""
+        """The reward terms that are no number in the first of the ``bad`` environments [B]; their total where all are."""
         manager = getattr(self.unwrapped, "reward_manager", None)
         if manager is None or not bad.any():
             return ["total"] if bad.any() else []
         terms = manager.get_active_iterable_terms(int(bad.nonzero()[0]))
-        return [name for name, values in terms if not all(map(math.isfinite, values))]
+        return [name for name, values in terms if not all(map(math.isfinite, values))] or ["total"]

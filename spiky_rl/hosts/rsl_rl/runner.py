@@ -17,12 +17,12 @@ from rsl_rl.runners import OnPolicyRunner
 from rsl_rl.utils.logger import Logger
 from torch import nn
 
-from spiky_rl import files
 from spiky_rl.hosts.common.checkpoints import (
     CheckpointError,
     check_identity,
     read_checkpoint,
     restore_random_state,
+    write_checkpoint,
 )
 from spiky_rl.hosts.common.observe import write_pictures
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
@@ -60,6 +60,10 @@ class Runner(HostRunner, OnPolicyRunner):
             super().__init__(env, train_cfg, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.keep_books(identity, picture_interval, notes, on_iteration)
+        self._update = self.alg.update
+        self.alg.update = (
+            self._guarded_update
+        )  # rsl_rl's loop has no other place from which to see an update begin
         self.logger = _QuietLogger(
             log_dir,
             self.cfg,
@@ -104,7 +108,7 @@ class Runner(HostRunner, OnPolicyRunner):
         return self.logger.writer
 
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; on any end that is not a crash of the learner itself, the last finished iteration is saved."""
+        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says."""
         try:
             with self.learning():
                 with contextlib.redirect_stdout(io.StringIO()):
@@ -116,6 +120,11 @@ class Runner(HostRunner, OnPolicyRunner):
             if close := getattr(self.logger.writer, "close", None):
                 close()
 
+    def _guarded_update(self) -> dict[str, float]:
+        """The algorithm's update."""
+        self.is_booked = False
+        return self._update()
+
     def get_inference_policy(self, device: str | None = None) -> Played:  # type: ignore[override]
         """The actor as playback uses it, in evaluation mode, on ``device``."""
         return Played(super().get_inference_policy(device))
@@ -125,7 +134,7 @@ class Runner(HostRunner, OnPolicyRunner):
         state = self.alg.save()
         state["iter"] = max(self.progress.iterations - 1, 0)
         state["infos"] = {**(infos or {}), "spiky_rl": self.state_of_run()}
-        files.write(Path(path), lambda beside: torch.save(state, beside))
+        write_checkpoint(Path(path), state)
         self.logger.save_model(path, self.current_learning_iteration)
 
     def load(
@@ -183,6 +192,10 @@ class _QuietLogger(Logger):
 
     def log(self, it: int, start_it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict, **rest: Any) -> None:  # type: ignore[override]
         """Write the scalars, print nothing, and hand on to the runner."""
-        with contextlib.redirect_stdout(io.StringIO()):
-            super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)
+        except OSError:  # a full disk; the iteration is finished all the same
+            self.after(it, total_it, collect_time, learn_time, loss_dict)
+            raise
         self.after(it, total_it, collect_time, learn_time, loss_dict)

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiky_rl import files
 from spiky_rl.hosts.common.checkpoints import (
     CheckpointError,
     check_identity,
     read_checkpoint,
     restore_random_state,
+    write_checkpoint,
 )
 from spiky_rl.hosts.common.observe import write_pictures
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
@@ -86,7 +86,7 @@ class Runner(HostRunner, ComponentRunner):
         return self._writer
 
     def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; on any end that is not a crash of the learner itself, the last finished iteration is saved."""
+        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says."""
         if self.folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -145,6 +145,7 @@ class Runner(HostRunner, ComponentRunner):
             observations = following
             if step == steps - 1:
                 collected = time.time()
+                self.is_booked = False  # the update follows
             agent.post_interaction(**clock)
         return observations, collected - begun, time.time() - collected
 
@@ -192,7 +193,7 @@ class Runner(HostRunner, ComponentRunner):
         state: dict[str, Any] = {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}
         state["iter"] = max(self.progress.iterations - 1, 0)
         state["infos"] = {**(infos or {}), "spiky_rl": self.state_of_run()}
-        files.write(Path(path), lambda beside: torch.save(state, beside))
+        write_checkpoint(Path(path), state)
 
     def load(
         self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None

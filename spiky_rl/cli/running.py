@@ -1,0 +1,95 @@
+"""How a command runs: streams that take what is printed, one line for an error, and the exit code."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from spiky_rl.registry import UserError
+
+PLACES = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+"""Errors of a file or folder that was named, or that is not the user's: bad input."""
+DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+"""Errors of a disk or a terminal that no longer takes what is written."""
+
+
+def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
+    """Run a command: bad input ends in one line on stderr and exit code 2, a failure while running in exit code 1."""
+    prepare_streams()
+    prepare_libraries()
+    try:
+        code = command(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here an error can still be told
+        return code
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:  # the reader has enough, as `| head` has
+        discard_output()
+        return 141
+    except OSError as error:
+        if error.errno not in PLACES | DISKS:
+            raise
+        if error.filename is None:
+            discard_output()
+        sys.stderr.write(f"error: {explained(error)}\n")
+        return 2 if error.errno in PLACES else 1
+
+
+def explained(error: OSError) -> str:
+    """What failed, in one line."""
+    return f"{error.filename or 'cannot write'}: {error.strerror}"
+
+
+def prepare_streams() -> None:
+    """Give closed streams somewhere to write to, and let characters that a terminal lacks be replaced, not fail."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            # else the next file to be opened gets this number, and what libraries print goes into it
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+
+
+def prepare_libraries() -> None:
+    """Keep libraries from failing, or from talking, over what a command answers for."""
+    if shutil.which("git") is None:
+        os.environ.setdefault(
+            "GIT_PYTHON_REFRESH", "quiet"
+        )  # rsl_rl notes the state of repositories, where it can
+    threading.excepthook = leave_to_main_thread
+
+
+def leave_to_main_thread(failure: Any) -> None:
+    """Print no traceback of a full disk: TensorBoard's writer hands it to the main thread, which ends with one line."""
+    if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISKS:
+        logging.getLogger("spiky_rl").debug("%s: %s", failure.thread, failure.exc_value)
+    else:
+        threading.__excepthook__(failure)
+
+
+def discard_output() -> None:
+    """What is printed from here on goes nowhere; the interpreter's last flush does not fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,160 @@
+"""A damaged checkpoint is refused by name and in one line: any byte of it, its metadata, and weights that are no numbers."""
+
+import copy
+import math
+import random
+
+import pytest
+import torch
+
+from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+from tests.hosts.test_runner import runner
+
+FLIPS = 400
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A checkpoint of four iterations, as bytes and as content."""
+    path = tmp_path_factory.mktemp("good") / "model_3.pt"
+    run = runner()
+    run.learn(4)
+    run.save(str(path))
+    return path.read_bytes(), torch.load(path, weights_only=True)
+
+
+def leaves(value, name=""):
+    """Everything in nested containers, by name."""
+    if isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(item, f"{name}.{key}")
+    else:
+        yield name, value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value)
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(good, tmp_path):
+    whole, content = good
+    path, generator, refused = tmp_path / "model.pt", random.Random(0), 0
+    for place in generator.sample(range(len(whole)), FLIPS):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            held = read_checkpoint(str(path))
+        except CheckpointError as error:
+            refused += 1
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+        else:
+            assert dict(leaves(held)) == dict(leaves(content)), place
+    assert refused > FLIPS // 2, "most of the file is weights and states"
+
+
+def test_torch_alone_does_not_notice_a_flipped_bit_in_a_weight(good, tmp_path):
+    """Why the checksums are looked at: a reader that does not gets another weight."""
+    whole, content = good
+    weight = next(value for value in content["actor_state_dict"].values() if value.numel() > 100)
+    damaged = bytearray(whole)
+    damaged[whole.index(weight.numpy().tobytes()) + 2] ^= 64
+    path = tmp_path / "model.pt"
+    path.write_bytes(damaged)
+    held = torch.load(path, weights_only=True)
+    assert dict(leaves(held)) != dict(leaves(content))
+    with pytest.raises(CheckpointError, match="no checkpoint, or a damaged one .* is not what was written"):
+        read_checkpoint(str(path))
+
+
+def put(path, value):
+    """A change of the content: ``value`` at a dotted path, or its removal."""
+
+    def change(content):
+        *parents, last = path.split("/")
+        node = content
+        for part in parents:
+            node = node[int(part) if isinstance(node, list) else part]
+        last = int(last) if isinstance(node, list) else last
+        if value is REMOVED:
+            del node[last]
+        else:
+            node[last] = value
+
+    return change
+
+
+REMOVED = object()
+OURS = "infos/spiky_rl"
+STATE = f"{OURS}/random"
+DAMAGES = {
+    "iteration is text": (put("iter", "3"), "iter is '3', expected a whole number of 0 or more"),
+    "iteration is negative": (put("iter", -1), "iter is -1"),
+    "iteration is a fraction": (put("iter", 2.5), "iter is 2.5"),
+    "iteration is a truth": (put("iter", True), "iter is True"),
+    "iteration is a tensor": (put("iter", torch.ones(3)), "iter is tensor"),
+    "iteration is another": (put("iter", 2), "iter is 2, but progress.iterations is 4"),
+    "no iteration": (put("iter", REMOVED), "iter missing"),
+    "infos is a list": (put("infos", [1]), "infos is \\[1\\], expected a mapping"),
+    "infos is text": (put("infos", "x"), "infos is 'x'"),
+    "infos of ours is a number": (put(OURS, 3), "infos.spiky_rl is 3"),
+    "no identity": (put(f"{OURS}/identity", REMOVED), "identity is None, expected a mapping"),
+    "identity is a list": (put(f"{OURS}/identity", []), "identity is \\[\\]"),
+    "task is a number": (put(f"{OURS}/identity/task", 3), "identity.task is 3, expected text"),
+    "agent is a mapping": (put(f"{OURS}/identity/agent", {}), "identity.agent is {}"),
+    "seed is text": (put(f"{OURS}/identity/seed", "0"), "identity.seed is '0'"),
+    "spec is text": (put(f"{OURS}/identity/spec", "x"), "identity.spec is 'x'"),
+    "network is a list": (put(f"{OURS}/identity/spec", {"network": [1]}), "identity.spec.network is"),
+    "actor is text": (put(f"{OURS}/identity/spec", {"actor": "x"}), "identity.spec.actor is 'x'"),
+    "no progress": (put(f"{OURS}/progress", REMOVED), "progress is None"),
+    "progress is a list": (put(f"{OURS}/progress", [4]), "progress is \\[4\\]"),
+    "unknown progress": (put(f"{OURS}/progress/speed", 1), "unknown entry 'speed'"),
+    "steps are negative": (put(f"{OURS}/progress/env_steps", -5), "progress.env_steps holds -5"),
+    "steps are text": (put(f"{OURS}/progress/env_steps", "5"), "progress.env_steps holds '5'"),
+    "time is NaN": (put(f"{OURS}/progress/seconds_learning", math.nan), "seconds_learning holds nan"),
+    "returns are no list": (put(f"{OURS}/progress/returns", 1.0), "progress.returns is 1.0"),
+    "a return is text": (put(f"{OURS}/progress/returns/0", "x"), "progress.returns holds 'x'"),
+    "a return is infinite": (put(f"{OURS}/progress/returns/1", math.inf), "progress.returns holds inf"),
+    "a count is a list": (put(f"{OURS}/progress/iterations", [4]), "progress.iterations is \\[4\\]"),
+    "courses of two lengths": (put(f"{OURS}/progress/steps/0", REMOVED), "courses of different lengths"),
+    "no random states": (put(STATE, REMOVED), "random is None"),
+    "random states are text": (put(STATE, "x"), "random is 'x'"),
+    "no state of torch": (put(f"{STATE}/torch", REMOVED), "random.torch is no state"),
+    "short state of torch": (put(f"{STATE}/torch", torch.zeros(5, dtype=torch.uint8)), "random.torch is no"),
+    "torch's state is floats": (put(f"{STATE}/torch", torch.zeros(5056)), "random.torch is no state"),
+    "short state of NumPy": (put(f"{STATE}/numpy/1", torch.zeros(7)), "random.numpy is no state"),
+    "NumPy's position": (put(f"{STATE}/numpy/2", 10**6), "random.numpy is no state .*position 1000000"),
+    "NumPy's kind": (put(f"{STATE}/numpy/0", "PCG"), "random.numpy is no state"),
+    "Python's words": (put(f"{STATE}/python/1", [1, 2]), "random.python is no state"),
+    "Python's version": (put(f"{STATE}/python/0", 99), "random.python is no state"),
+    "Python's gauss": (put(f"{STATE}/python/2", "x"), "random.python is no state .*gauss 'x'"),
+    "Python's state is a number": (put(f"{STATE}/python", 3), "random.python is no state"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_damaged_metadata_is_refused_by_name(case, good, tmp_path):
+    change, message = DAMAGES[case]
+    content = copy.deepcopy(good[1])
+    change(content)
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        read_checkpoint(str(path))
+    assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("part", ["actor_state_dict", "critic_state_dict", "optimizer_state_dict"])
+def test_weights_that_are_no_numbers_are_refused_by_name(part, value, good, tmp_path):
+    content = copy.deepcopy(good[1])
+    states = content[part]["state"][0] if part == "optimizer_state_dict" else content[part]
+    name = next(name for name, tensor in states.items() if tensor.is_floating_point() and tensor.ndim)
+    states[name].view(-1)[-1] = value
+    path = tmp_path / "model.pt"
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=f"{part}.*{name} has values that are no numbers"):
+        read_checkpoint(str(path))
+
+
+def test_checkpoints_without_our_metadata_are_read_as_before(good, tmp_path):
+    path = tmp_path / "model.pt"
+    for infos in (None, {}, {"other": 1}):
+        torch.save({**good[1], "infos": infos}, path)
+        assert read_checkpoint(str(path))["iter"] == 3

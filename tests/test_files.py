@@ -1,0 +1,108 @@
+"""Files are whole or absent, on the disk before they are in place, and what killed writers left goes away."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from spiky_rl import files
+
+ROOT = Path(__file__).parents[1]
+WRITER = """
+import pathlib, sys, time
+from spiky_rl import files
+
+def fill(beside):
+    beside.write_text("half")
+    print("writing", flush=True)
+    time.sleep(600)
+
+files.write(pathlib.Path(sys.argv[1]), fill)
+"""
+
+
+def writer(path: Path) -> subprocess.Popen:
+    """A process that is in the middle of writing ``path``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    return process
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_writers_file_is_not(tmp_path):
+    killed, living = writer(tmp_path / "killed"), writer(tmp_path / "living")
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert len(names(tmp_path)) == 2
+    files.write_json(tmp_path / "another", {})
+    left = names(tmp_path)
+    living.kill()
+    living.communicate()
+    assert len(left) == 2 and left[0].startswith(".living.") and left[1] == "another"
+
+
+@pytest.mark.parametrize(("age", "stays"), [(1.0, True), (2 * files.ABANDONED, False)])
+@pytest.mark.parametrize("where", ["0123abcd-", ""], ids=["another machine", "an older version"])
+def test_a_leftover_of_a_writer_elsewhere_goes_after_a_day(where, age, stays, tmp_path):
+    left = tmp_path / f".model_3.pt.{where}{os.getpid()}-01234567.part"
+    left.touch()
+    os.utime(left, (time.time() - age, time.time() - age))
+    files.remove_leftovers(tmp_path)
+    assert left.exists() == stays
+
+
+@pytest.mark.parametrize(
+    "name", [".film.part", ".a.1-2.part", "x.0123abcd-1-01234567.part", ".x.1-zzzzzzzz.part"]
+)
+def test_files_of_other_programs_are_left_alone(name, tmp_path):
+    other = tmp_path / name
+    other.touch()
+    os.utime(other, (0, 0))
+    files.remove_leftovers(tmp_path)
+    assert other.exists()
+
+
+def test_a_file_is_on_the_disk_before_it_is_in_place_and_its_name_is_after(tmp_path, monkeypatch):
+    events = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(descriptor):
+        events.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).suffix))
+        sync(descriptor)
+
+    def move(source, target):
+        events.append(("move", Path(target).suffix))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", move)
+    files.write_json(tmp_path / "a.json", {})
+    assert events == [("sync", ".part"), ("move", ".json"), ("sync", "")]
+    events.clear()
+    files.write_json(tmp_path / "b.json", {}, durable=False)
+    assert events == [("move", ".json")]
+
+
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    def full(beside):
+        beside.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError) as caught:
+        files.write(tmp_path / "model.pt", full)
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "model.pt"))
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as caught:
+        files.write(tmp_path / "file" / "below" / "x", Path.touch)
+    assert str(tmp_path / "file") in caught.value.filename
+    assert names(tmp_path) == ["file"]
