@@ -201,9 +201,10 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     log.info("run folder: %s", folder)
     board, outcome, first = show.writer(folder), "finished", len(trainer.history.loss)
     latest: Path | None = None
+    code = 0
     display = show.EpochDisplay(f"{spec.name} on {held.name}", first, args.epochs - 1)
     try:
-        with stoppable("stopping after this epoch") as asked, display:
+        with display, stoppable("stopping after this epoch") as asked:
             for epoch in trainer.epochs():
                 before, latest = latest, folder / f"model_{epoch.index}.pt"
                 checkpoint.save(latest, trainer, identity)
@@ -215,10 +216,10 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
                 if board is not None:
                     show.write_epoch(board, epoch)
                 if asked() and epoch.index < epoch.last:
-                    outcome = "stopped"
+                    outcome, code = "stopped", asked.exit_code
                     break
     except KeyboardInterrupt:
-        outcome = "stopped"
+        outcome, code = "stopped", 130
     except FloatingPointError as error:
         outcome = f"failed: {error}"
     if latest is not None:
@@ -231,7 +232,7 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     if board is not None:
         board.close()
     print(folder / "result.json" if latest is not None else f"{spec.name} on {held.name}: {outcome}")
-    return 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
+    return 1 if outcome.startswith("failed") else code
 
 
 def main() -> int:

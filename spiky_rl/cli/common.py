@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from spiky_rl import files
-from spiky_rl.cli.running import run as run
+from spiky_rl.cli import processes, running
 from spiky_rl.config import sizes
 from spiky_rl.config.arguments import positive, seed_number
 from spiky_rl.registry import UserError
@@ -35,6 +35,7 @@ from spiky_rl.spec import (
 )
 
 log = logging.getLogger("spiky_rl")
+run = running.run
 
 FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
 """Values of the environment that have a flag, and the flag."""
@@ -231,8 +232,6 @@ class Plan:
 
 def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError."""
-    from spiky_rl.cli import processes
-
     processes.settle(distributed)
     for flag in ("experiment_name", "run_name"):
         if name := getattr(args, flag, None):

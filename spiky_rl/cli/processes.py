@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
-from spiky_rl.cli.common import UsageError, log
+from spiky_rl.registry import UserError
+
+log = logging.getLogger(__name__)
 
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
@@ -15,7 +18,7 @@ def settle(distributed: bool) -> None:
     """Check what torchrun sets, or take it away from a process that runs alone, before a library reads it.
 
     A batch job or another program's shell may have left it: rsl_rl and skrl would wait for processes that never come.
-    Raises UsageError.
+    Raises UserError.
     """
     if not distributed:
         left = [key for key in NUMBERS if os.environ.pop(key, None) not in (None, "1", "0")]
@@ -24,13 +27,13 @@ def settle(distributed: bool) -> None:
         return
     missing = [key for key in NUMBERS + ADDRESS if not os.environ.get(key)]
     if missing:
-        raise UsageError(f"--distributed: {', '.join(missing)} not set; start the processes with {START}")
+        raise UserError(f"--distributed: {', '.join(missing)} not set; start the processes with {START}")
     for key in NUMBERS:
         if not os.environ[key].isdecimal():
-            raise UsageError(
+            raise UserError(
                 f"--distributed: {key}={os.environ[key]!r} is no whole number; start with {START}"
             )
     processes = int(os.environ["WORLD_SIZE"])
     for key in NUMBERS[1:]:
         if int(os.environ[key]) >= processes:
-            raise UsageError(f"--distributed: {key}={os.environ[key]}: must be below WORLD_SIZE={processes}")
+            raise UserError(f"--distributed: {key}={os.environ[key]}: must be below WORLD_SIZE={processes}")

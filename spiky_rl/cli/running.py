@@ -67,7 +67,10 @@ def prepare_streams() -> None:
             # else the next file to be opened gets this number, and what libraries print goes into it
             os.open(os.devnull, os.O_RDWR)
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w", encoding="utf-8"))
+            # for as long as the process runs
+            mode = "r" if number == 0 else "w"
+            stream = open(os.devnull, mode, encoding="utf-8")  # pylint: disable=consider-using-with
+            setattr(sys, name, stream)
     for stream in (sys.stdout, sys.stderr):
         if getattr(stream, "errors", None) == "strict":
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]

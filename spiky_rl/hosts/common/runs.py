@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any
 
