@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.stopping import stoppable
@@ -44,7 +45,9 @@ def parser() -> argparse.ArgumentParser:
     add("--agent", help="file stem of agents/, or a path to a YAML file; default: one that fits the dataset")
     add("--epochs", type=common.positive, default=30, help="passes over the samples, in all")
     add(
-        "--seed", type=common.seed_number, default=0, help="of weights, order, augmentation; -1: a random one"
+        "--seed",
+        type=common.seed_number,
+        help="of weights, order, augmentation; -1: a random one; default: 0",
     )
     add("--hold_out", "--hold-out", type=common.positive, metavar="K",
         help="samples to hold out, of every class its part; default: the official test set, else a fifth")  # fmt: skip
@@ -96,6 +99,8 @@ def classify(argv: list[str]) -> int:
     common.setup_logging(args.verbose)
     spec = resolve(args)
     common.check_writable(args.log_root)
+    if args.run_name:
+        files.require_plain_name("--run_name", args.run_name)
     device = common.check_device(args.device)
     sizes.require(
         sizes.models(spec, f"--batch_size {args.batch_size}", args.batch_size), common.memory_of(device)
@@ -133,7 +138,8 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     for key, value in DATASETS[args.dataset].items():
         if getattr(args, key) is None:
             setattr(args, key, value)
-    args.seed = random.randrange(10_000) if args.seed == -1 else args.seed
+    args.run_seed = None if args.seed == -1 else args.seed  # of the run to go on with, where one is named
+    args.seed = random.randrange(10_000) if args.seed == -1 else args.seed or 0
     return args
 
 
@@ -192,7 +198,9 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     }  # fmt: skip
     if args.checkpoint:
         checkpoint.resume(args, trainer, identity, spec)
-    folder = runs.new_run(args.log_root, held.name, args.run_name, held.name, spec.name, checkpoint.LIBRARY)
+    folder = runs.new_run(
+        args.log_root, held.name, args.run_name, held.name, spec.name, checkpoint.LIBRARY, args.seed
+    )
     results.write_spec(folder, spec)
     log.info(
         "%s on %s, %d samples to learn from and %d held out, %s, seed %d",

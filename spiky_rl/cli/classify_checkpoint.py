@@ -29,7 +29,9 @@ def read(path: Path, device: str) -> dict[str, Any]:
 def resume(args: argparse.Namespace, trainer: Trainer, identity: dict[str, Any], spec: AgentSpec) -> Path:
     """Go on from what ``--checkpoint`` names. Raises UserError where it is of other data or another network."""
     dataset = identity["dataset"]
-    path = runs.find_checkpoint(args.checkpoint, args.log_root, dataset, dataset, spec.name, LIBRARY)
+    path = runs.find_checkpoint(
+        args.checkpoint, args.log_root, dataset, dataset, spec.name, LIBRARY, args.run_seed
+    )
     loaded = read(path, trainer.device)
     theirs = loaded["infos"]["spiky_rl"]["identity"]
     for key, flag in (("dataset", "--dataset"), ("agent", "--agent")):

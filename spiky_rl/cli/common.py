@@ -357,7 +357,7 @@ def find_checkpoint(args: argparse.Namespace, plan: Plan, goes_on: bool = False)
     """
     from spiky_rl.hosts.common import checkpoints, runs
 
-    seed = None if args.seed is None else plan.seed
+    seed = None if args.seed == -1 else args.seed
     checkpoint = runs.find_checkpoint(
         args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent, plan.library, seed, goes_on
     )

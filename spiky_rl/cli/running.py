@@ -60,15 +60,16 @@ def explained(error: OSError) -> str:
 
 def prepare_streams() -> None:
     """Give closed streams somewhere to write to, and let characters that a terminal lacks be replaced, not fail."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             # else the next file to be opened gets this number, and what libraries print goes into it
             os.open(os.devnull, os.O_RDWR)
+    for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
             # for as long as the process runs
-            mode = "r" if number == 0 else "w"
             stream = open(os.devnull, mode, encoding="utf-8")  # pylint: disable=consider-using-with
             setattr(sys, name, stream)
     for stream in (sys.stdout, sys.stderr):

@@ -20,6 +20,8 @@ class Asked:
         """Announces what a first signal leads to."""
         self.signal = 0
         """The signal that asked; 0: none did."""
+        # one that has hung up no longer says that it is a terminal
+        self.terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
 
     def __call__(self) -> bool:
         return self.signal != 0
@@ -32,20 +34,18 @@ class Asked:
     def ask(self, number: int, *_: Any) -> None:
         """Take a signal; a second one stops at once."""
         if number == signal.SIGHUP:
-            leave_terminal()
+            self.leave_terminals()
         if self.signal:
             raise KeyboardInterrupt
         self.signal = number
         log.info(self.message)
 
-
-def leave_terminal() -> None:
-    """Write to nowhere what would go to a terminal: it has hung up, and writing to it fails."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        if stream.isatty():
-            os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
+    def leave_terminals(self) -> None:
+        """Write to nowhere what would go to a terminal: it has hung up, and writing to it fails."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in self.terminals:
+            os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 @contextmanager

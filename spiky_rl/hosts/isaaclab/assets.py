@@ -67,13 +67,19 @@ def configure_assets(mode: str) -> str:
 
 
 def local_asset_root() -> Path:
-    """The folder of the look-alikes, built on first use; several processes may build it at once."""
-    root = cache_folder() / f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}"
-    if root.is_dir():
-        return root
+    """The folder of the look-alikes, built on first use; several processes may build it at once. Raises AssetError."""
+    remedy = "set SPIKY_RL_CACHE to a folder that can be written"
+    try:
+        root = cache_folder() / f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}"
+        if root.is_dir():
+            return root
+        root.parent.mkdir(parents=True, exist_ok=True)
+        build = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    except OSError as error:
+        raise AssetError(f"robots cannot be kept in {error.filename}: {error.strerror}; {remedy}") from None
+    except RuntimeError as error:  # this user has no home
+        raise AssetError(f"robots cannot be kept: {error}; {remedy}") from None
     logger.info("deriving robots and ground from Newton %s in %s", newton_version(), root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    build = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
         derive(newton_folder(), build)
         build.chmod(0o755)
