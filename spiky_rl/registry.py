@@ -55,8 +55,8 @@ class Component:
 
     options: ClassVar[Mapping[str, Option]] = {}
     """Its values, each with default, meaning and range."""
-    parts: ClassVar[Mapping[str, tuple[str, str | None]]] = {}
-    """Its components: key -> (kind, name of the default); a part without a default may be absent."""
+    parts: ClassVar[Mapping[str, tuple[str, str | Mapping[str, Any] | None]]] = {}
+    """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
     listed: ClassVar[tuple[str, ...]] = ()
     """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
 
@@ -219,9 +219,11 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
     return Configured(settings["name"], cls, options, parts)
 
 
-def _named(settings: Any, default: str | None) -> Any:
-    """A part's settings; those that name no component are the default's."""
-    return {"name": default, **settings} if isinstance(settings, Mapping) and default else settings
+def _named(settings: Any, default: str | Mapping[str, Any] | None) -> Any:
+    """A part's settings; those that name no component are the default's, over its own."""
+    if not isinstance(settings, Mapping) or default is None or "name" in settings:
+        return settings
+    return {**({"name": default} if isinstance(default, str) else default), **settings}
 
 
 def _own_component(module: Any) -> type[Component]:

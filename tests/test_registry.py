@@ -217,7 +217,8 @@ def test_defaults_are_completed():
         "tau": 2.0,
         "dt": 1.0,
     }
-    assert configured.parts["neuron"].options["tau"] == 20.0
+    neuron = configured.parts["neuron"].options
+    assert (neuron["tau"], neuron["input_gain"]) == (2.0, "unit")
     parts = {"encoder", "connection", "recurrent", "neuron", "surrogate", "learning", "sparsity", "decoder"}
     assert set(configured.parts) == parts
 
@@ -226,6 +227,20 @@ def test_a_part_without_a_name_is_the_default_part():
     configured = registry.configure("networks", {"name": "feedforward", "neuron": {"tau": 5.0}}, "network")
     assert configured.parts["neuron"].name == "lif"
     assert configured.parts["neuron"].options["tau"] == 5.0
+
+
+def test_a_default_part_may_have_settings_of_its_own():
+    def neuron(**settings):
+        return registry.configure("networks", {"name": "reservoir", **settings}, "n").parts["neuron"].options
+
+    assert (neuron()["tau"], neuron()["input_gain"]) == (20.0, "ode")
+    changed = neuron(neuron={"tau": 10.0})
+    assert (changed["tau"], changed["input_gain"]) == (
+        10.0,
+        "ode",
+    ), "what is not said stays the default part's"
+    named = neuron(neuron={"name": "lif"})
+    assert (named["tau"], named["input_gain"]) == (2.0, "unit"), "what is named begins with its own defaults"
 
 
 def test_whole_numbers_become_numbers_where_a_number_is_meant():

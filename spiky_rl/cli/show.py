@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +121,17 @@ def show_component(kind: str, name: str) -> None:
             )
         )
     rows += [
-        (key, default or "none", f"one of show.py {part_kind}", "component")
+        (key, _component(default), f"one of show.py {part_kind}", "component")
         for key, (part_kind, default) in cls.parts.items()
     ]
     print_columns(rows)
+
+
+def _component(default: Any) -> str:
+    """The default of a part, as an agent would write it."""
+    if isinstance(default, Mapping):
+        return f"{{{', '.join(f'{key}: {value}' for key, value in default.items())}}}"
+    return default or "none"
 
 
 def show_source(kind: str, name: str) -> None:

@@ -84,7 +84,7 @@ class Reservoir(SpikingNetwork):
     parts = {
         "encoder": ("encoders", "direct"),
         "graph": ("graphs", "erdos_renyi"),
-        "neuron": ("neurons", "lif"),
+        "neuron": ("neurons", {"name": "lif", "tau": 20.0, "input_gain": "ode"}),
         "surrogate": ("surrogates", "arctangent"),
         "plasticity": ("plasticities", None),
     }

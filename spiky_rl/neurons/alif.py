@@ -3,9 +3,9 @@
     tau dV/dt = -V + I(t);   tau_adaptation da/dt = -a;   V >= threshold + adaptation a:  emit a spike, a <- a + 1,
     then V <- V - threshold ("subtract") or V <- 0 ("zero")
 
-Both equations are solved exactly for a current held constant over the step; ``input_gain`` is that of `lif`. The trace a
-counts the neuron's own recent spikes: it decays before the threshold is compared and is raised after it, so that no spike
-has to be remembered. A step's increment is 1, not 1 - exp(-dt/tau_adaptation): an ``adaptation`` for a trace normalised in
+Both equations are solved exactly for a current held constant over the step; ``input_gain`` is that of `lif`, its default
+too. The trace a counts the neuron's own recent spikes: it decays before the threshold is compared and is raised after it, so
+that no spike has to be remembered. A step's increment is 1, not 1 - exp(-dt/tau_adaptation): an ``adaptation`` for a trace normalised in
 that way (1.8 in Bellec et al.) is about tau_adaptation/dt times one for this neuron. The increment carries a gradient even
 where the reset is detached, which is how credit reaches back as far as tau_adaptation.
 
@@ -28,7 +28,7 @@ class Alif(Ode):
 
     states = ("v", "a")
     params = {
-        "tau": Param(20.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
+        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
         "threshold": Param(1.0, "potential at which a rested neuron spikes", low=1e-3, unit="1"),
         "tau_adaptation": Param(
             200.0, "time constant of the adaptation", low=1e-3, unit="ms", transform="decay"
@@ -39,7 +39,7 @@ class Alif(Ode):
         **params,
         "reset": Option("subtract", "what a spike does to the membrane", choices=("subtract", "zero")),
         "detach_reset": DETACH_RESET,
-        "input_gain": Option("ode", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
+        "input_gain": Option("unit", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
         "dt": DT,
         "learn": LEARN,
     }

@@ -2,10 +2,13 @@
 
     tau dV/dt = -V + I(t);   V >= threshold:  emit a spike, then V <- V - threshold ("subtract") or V <- 0 ("zero")
 
-Solved exactly for a current held constant over the step (zero-order hold): V <- a V + (1 - a) I with a = exp(-dt/tau).
-``input_gain: unit`` drops the factor (1 - a), as snnTorch, PopSAN and Loihi do: one unit of current then moves the
-membrane by one, whatever tau. V is relative to rest and measured in units of the threshold's default. Not included: a
-synaptic current of its own, and refractoriness.
+Solved exactly for a current held constant over the step (zero-order hold): V <- a V + (1 - a) I with a = exp(-dt/tau). That is
+``input_gain: ode``. The default, ``unit``, drops the factor (1 - a), as snnTorch, PopSAN and Loihi do: one unit of current then
+moves the membrane by one, whatever tau. It and the short tau are there because a control step has few inner steps, in which
+the equation's own gain with tau = 20 ms hardly brings a membrane to its threshold: such layers stay silent and learn nothing.
+
+V is relative to rest and measured in units of the threshold's default. Not included: a synaptic current of its own, and
+refractoriness.
 
 Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter & Diesmann (1999).
 """
@@ -23,14 +26,14 @@ class Lif(Ode):
 
     states = ("v",)
     params = {
-        "tau": Param(20.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
+        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
         "threshold": Param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1"),
     }
     options = {
         **params,
         "reset": Option("subtract", "what a spike does to the membrane", choices=("subtract", "zero")),
         "detach_reset": DETACH_RESET,
-        "input_gain": Option("ode", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
+        "input_gain": Option("unit", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
         "dt": DT,
         "learn": LEARN,
     }

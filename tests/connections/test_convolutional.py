@@ -37,9 +37,12 @@ def connection(inputs=MAPS, outputs=OUTPUTS, seed=0, **options) -> Convolutional
     return configured.build(inputs=inputs, outputs=outputs)
 
 
+LEAKY = {"name": "lif", "tau": 2.0, "input_gain": "ode"}
+
+
 def network(layers, inputs=MAPS, outputs=2, seed=0, **settings):
     torch.manual_seed(seed)
-    base = {"name": "feedforward", "layers": layers, "steps": STEPS, "neuron": {"name": "lif", "tau": 2.0}}
+    base = {"name": "feedforward", "layers": layers, "steps": STEPS, "neuron": LEAKY}
     configured = registry.configure("networks", {**base, "connection": DIGITS, **settings}, "network")
     return configured.build(inputs=inputs, outputs=outputs)
 
@@ -94,7 +97,7 @@ def test_a_layer_equals_torchs_convolution_and_a_lif_written_out():
 
 @pytest.mark.parametrize("pooling", [{}, {"pool": 2}, {"pool": 2, "pooling": "average"}], ids=str)
 def test_gradients_of_all_weights_equal_finite_differences_with_soft_spikes(pooling):
-    neuron = {"name": "lif", "tau": 2.0, "detach_reset": False}
+    neuron = {**LEAKY, "detach_reset": False}
     net = network([3, 2], neuron=neuron, connection={**DIGITS, **pooling}).double()
     net.soft_spike = True
     x = torch.randn(1, BATCH, math.prod(MAPS), dtype=torch.float64)

@@ -20,6 +20,8 @@ LATE = ((1.0, 9.0, 20.0), (3.0, 12.0, 22.0))
 WEIGHTS = ((4.0, 2.0), (1.5, 5.0), (4.5, 3.5))
 """Inputs to the first and the second neuron, and these two to the output."""
 OWN = "tests.learning.nets:"
+SLOW = {"tau": 20.0, "input_gain": "ode"}
+"""The leaky membrane that the golden values are of."""
 
 
 class Partial(Lif):
@@ -104,7 +106,7 @@ def six(gradients: Gradients) -> np.ndarray:
 
 
 GOLDEN = Net(
-    {"name": "lif", "reset": "zero"},
+    {"name": "lif", "reset": "zero", **SLOW},
     inputs=EARLY,
     duration=50.0,
     loss=34.532443582,
@@ -120,23 +122,23 @@ RECURRENT = Net(
 )
 NETS = {
     "lif": Net(
-        {"name": "lif", "reset": "zero"},
+        {"name": "lif", "reset": "zero", **SLOW},
         loss=34.53244358,
         gradient=GOLDEN.gradient,
     ),
-    "lif, subtract": Net({"name": "lif", "reset": "subtract"}),
+    "lif, subtract": Net({"name": "lif", "reset": "subtract", **SLOW}),
     "lif, own reset": Net(
-        {"name": f"{OWN}Partial"},
+        {"name": f"{OWN}Partial", **SLOW},
         loss=48.59035017,
         gradient=(10.649400648, 8.852310790, 5.240403732, 4.353842209, 3.080897895, 3.069302983),
     ),
     "alif": Net(
-        {"name": "alif", "reset": "zero", "tau_adaptation": 100.0, "adaptation": 0.15},
+        {"name": "alif", "reset": "zero", "tau_adaptation": 100.0, "adaptation": 0.15, **SLOW},
         scale=1.4,
         loss=78.37557068,
         gradient=(11.556673020, 7.405390722, 5.388806919, 3.798381279, 4.780747450, 3.955017971),
     ),
-    "alif, subtract": Net({"name": "alif", "tau_adaptation": 30.0, "adaptation": 0.3}, scale=1.4),
+    "alif, subtract": Net({"name": "alif", "tau_adaptation": 30.0, "adaptation": 0.3, **SLOW}, scale=1.4),
     "quadratic": Net(
         {"name": "quadratic", "tau": 10.0, "critical": 1.0, "peak": 2.0, "reset": -0.5},
         scale=0.8,

@@ -11,7 +11,7 @@ from spiky_rl import registry
 from spiky_rl.learning.adjoint import solve
 from spiky_rl.neurons.base import DT, LEARN, Ode
 from spiky_rl.neurons.lif import Lif
-from tests.learning.nets import GOLDEN, NETS, OUTPUT, RECURRENT, Ringing, six
+from tests.learning.nets import GOLDEN, NETS, OUTPUT, RECURRENT, SLOW, Ringing, six
 
 SPIKES = {
     "golden": (
@@ -175,7 +175,7 @@ def test_the_gradient_goes_through_many_neurons_connected_at_random(name, scale)
 
 @pytest.mark.parametrize("margin", [1e-4, 1e-6, 1e-8])
 def test_a_spike_is_found_whose_potential_only_just_reaches_the_threshold(margin):
-    neuron = registry.configure("neurons", {"name": "lif", "reset": "zero"}, "neuron").build()
+    neuron = registry.configure("neurons", {"name": "lif", "reset": "zero", **SLOW}, "neuron").build()
     tau, synapse = 20.0, 5.0
     top = math.log(tau / synapse) * tau * synapse / (tau - synapse)
     peak = synapse / (tau - synapse) * (math.exp(-top / tau) - math.exp(-top / synapse))
@@ -258,7 +258,7 @@ def test_a_neuron_without_reset_spikes_once_per_crossing_from_below():
 
 
 def test_neurons_that_spike_at_the_same_time_all_spike():
-    neuron = registry.configure("neurons", {"name": "lif", "reset": "zero"}, "neuron").build()
+    neuron = registry.configure("neurons", {"name": "lif", "reset": "zero", **SLOW}, "neuron").build()
     weights = [[5.0, 0.0, 0.0], [5.0, 0.0, 0.0]]
     solution = solve(neuron, weights, [[1.0, 2.0]], 30.0)
     assert [spike.neuron for spike in solution.spikes][:2] == [0, 1]
@@ -321,7 +321,7 @@ def test_a_reset_that_leaves_a_neuron_above_its_threshold_is_refused():
 
 
 def test_spikes_without_end_are_refused():
-    neuron = registry.configure("neurons", "lif", "neuron").build()
+    neuron = registry.configure("neurons", {"name": "lif", **SLOW}, "neuron").build()
     with pytest.raises(registry.UserError, match="max_spikes: more than 50 spikes .* of neuron 0"):
         solve(neuron, [[9.0, 90.0]], [[1.0]], 300.0, max_spikes=50)
 

@@ -124,7 +124,7 @@ def test_the_policy_gradient_of_escape_noise_learns_it_too(seed):
 
 
 DELAY, CUES, UPDATES = 22, 64, 400
-ADAPTIVE = {"name": "alif", "tau": 4.0, "tau_adaptation": 200.0, "adaptation": 0.5}
+ADAPTIVE = {"name": "alif", "tau": 4.0, "input_gain": "ode", "tau_adaptation": 200.0, "adaptation": 0.5}
 
 
 def stored(count, g):
@@ -145,7 +145,7 @@ def recall_error(seed, rule="eprop", neuron="alif", learned=True):
     """Fraction of wrong answers after training, where only the error of the last step, 22 control steps later, teaches."""
     torch.manual_seed(seed)
     settings = {"name": "feedforward", "layers": [40], "stateful": True, "surrogate": "triangle", "learning": rule,
-                "neuron": ADAPTIVE if neuron == "alif" else {"name": "lif", "tau": 4.0},
+                "neuron": ADAPTIVE if neuron == "alif" else {"name": "lif", "tau": 4.0, "input_gain": "ode"},
                 "decoder": {"name": "membrane", "tau": 4.0}}  # fmt: skip
     net = registry.configure("networks", settings, "net").build(inputs=4, outputs=2)
     net.layers[0].requires_grad_(learned)

@@ -76,7 +76,8 @@ def test_gradients_are_those_of_finite_differences(spikes):
 
 def leaky(weights, times):
     """Our leaky neuron with the time constant of an alpha kernel's rise for membrane and synapse, driven by the same spikes."""
-    neuron = registry.configure("neurons", {"name": "lif", "tau": 7.0, "reset": "subtract"}, "neuron").build()
+    settings = {"name": "lif", "tau": 7.0, "input_gain": "ode", "reset": "subtract"}
+    neuron = registry.configure("neurons", settings, "neuron").build()
     return solve(neuron, math.e * weights.numpy(), times, 50.0, tau_synapse=7.0)
 
 

@@ -12,9 +12,10 @@ from spiky_rl.learning.timed import Once, Timed
 from spiky_rl.networks.feedforward import CPU_ROWS
 
 OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
+SLOW = {"tau": 20.0, "input_gain": "ode"}
 ODES = {
-    "lif": (6.0, {"reset": "zero"}),
-    "alif": (8.0, {}),
+    "lif": (6.0, {"reset": "zero", **SLOW}),
+    "alif": (8.0, SLOW),
     "quadratic": (4.0, {"tau": 10.0}),
     "izhikevich": (60.0, {}),
     "resonate": (3.0, {"dt": 1.0}),
@@ -116,7 +117,7 @@ GOLDEN = torch.tensor(
 
 def golden(dt):
     """Times of the output's first two spikes and the gradient of their loss, at this step."""
-    neuron, params = timed("lif", tau=20.0, reset="zero", dt=dt)
+    neuron, params = timed("lif", reset="zero", dt=dt, **SLOW)
     steps = round(50.0 / dt)
     x = events(((1.0, 9.0), (3.0, 12.0)), steps, dt)
     first = torch.tensor([[4.0, 2.0], [1.5, 5.0]], dtype=torch.float64, requires_grad=True)
@@ -141,7 +142,7 @@ def test_it_converges_to_eventprop_in_continuous_time():
 
 
 def test_a_spikes_charge_is_one_whenever_it_comes():
-    neuron, params = timed("lif", tau=20.0, reset="zero")
+    neuron, params = timed("lif", reset="zero", **SLOW)
     current = torch.linspace(0.5, 3.0, 40, dtype=torch.float64).view(1, 1, 1, 40)
     rest = tuple(torch.zeros(1, 40, dtype=torch.float64) for _ in neuron.states)
     sent, last = torch_backend.unroll(neuron, OPS, current, 30, rest, params)
@@ -170,7 +171,7 @@ def test_a_neuron_beyond_the_band_is_pushed_back_and_a_silent_one_is_woken():
 def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_the_paper():
     """Inputs at 0, 2 and 4 ms, alpha functions of 7 ms; in continuous time the spike comes at 4.642210282230."""
     built = registry.configure(
-        "neurons", {"name": "lif", "tau": 7.0, "reset": "zero", "dt": 0.02}, "n"
+        "neurons", {"name": "lif", "tau": 7.0, "input_gain": "ode", "reset": "zero", "dt": 0.02}, "n"
     ).build()
     neuron = Once.wrap(built, "spikeprop", tau_synapse=7.0, slope=1e-9)
     params, steps = tuple(neuron.number(p) for p in neuron.params), 1500

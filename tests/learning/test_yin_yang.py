@@ -52,7 +52,7 @@ def accuracy(seed: int, epochs: int) -> float:
     rule = {"name": "eventprop", "tau_synapse": 5.0, "lowest": 0.3 / STEPS, "highest": 0.3 / STEPS}
     settings = {
         "name": "feedforward", "layers": [HIDDEN], "steps": 1, "stateful": True, "learning": rule,
-        "neuron": {"name": "lif", "tau": 20.0, "reset": "zero", "dt": DT},
+        "neuron": {"name": "lif", "tau": 20.0, "input_gain": "ode", "reset": "zero", "dt": DT},
         "connection": {"name": "linear", "bias": False},
         "decoder": {"name": "membrane", "tau": 20.0, "dt": DT},
     }  # fmt: skip

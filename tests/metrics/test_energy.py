@@ -26,10 +26,10 @@ def of(name, **options):
 
 def test_lif_is_counted_as_by_hand():
     # decay v + gain i; v - threshold; v - spike threshold, where the product selects
-    assert of("lif") == Arithmetic(additions=3, multiplications=2)
+    assert of("lif", input_gain="ode") == Arithmetic(additions=3, multiplications=2)
     assert of("lif", input_gain="unit") == Arithmetic(additions=3, multiplications=1)
     # a reset to zero selects
-    assert of("lif", reset="zero") == Arithmetic(additions=2, multiplications=2)
+    assert of("lif", input_gain="ode", reset="zero") == Arithmetic(additions=2, multiplications=2)
 
 
 def test_sigma_delta_is_counted_without_what_only_its_gradient_needs():
@@ -104,7 +104,7 @@ def test_a_reservoir_counts_its_synapses_traces_and_hidden_readout():
     settings = {"name": "reservoir", "size": 20, "traces": [20.0, 50.0], "hidden": [6], "steps": 5, "seed": 0}
     torch.manual_seed(0)
     network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
-    cost, each = measured(network), of("lif")
+    cost, each = measured(network), of("lif", input_gain="ode")
     around, elu = updates.of_synapse_and_traces(2), updates.of_activation(nn.ELU())
     assert around == Arithmetic(additions=5, multiplications=3)
     assert cost.neuron_updates == 5 * 20 + 6

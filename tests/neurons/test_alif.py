@@ -8,6 +8,7 @@ import torch
 from spiky_rl.kernels import torch_backend
 from tests.neurons.drive import build, constant, intervals, numbers, run, spike_steps, vocabulary
 
+SLOW = {"tau": 20.0, "input_gain": "ode"}
 DECAY, DECAY_OF_TRACE = math.exp(-1 / 20), math.exp(-1 / 200)
 
 
@@ -21,7 +22,7 @@ DECAY, DECAY_OF_TRACE = math.exp(-1 / 20), math.exp(-1 / 200)
 )
 def test_intervals_lengthen_to_the_steady_one_of_the_continuous_neuron(adaptation, drive, first, steady):
     dt = 0.05
-    spikes, _ = run("alif", constant([drive], 16000), adaptation=adaptation, reset="zero", dt=dt)
+    spikes, _ = run("alif", constant([drive], 16000), adaptation=adaptation, reset="zero", dt=dt, **SLOW)
     measured = [dt * n for n in intervals(spikes[:, 0])]
     assert measured[:5] == pytest.approx(first, abs=2 * dt)
     assert measured[-1] == pytest.approx(steady, abs=2 * dt)
@@ -42,6 +43,7 @@ def test_equals_the_recursion_of_lsnn_which_resets_one_step_late(adaptation, cou
         constant([DECAY * 2.0 + 1 - DECAY], 2000),
         start=(1 - DECAY, 0.0),
         adaptation=adaptation * DECAY / DECAY_OF_TRACE,
+        **SLOW,
     )
     assert spikes.sum() == count
     assert spike_steps(spikes[:, 0])[0] == 13
@@ -50,8 +52,8 @@ def test_equals_the_recursion_of_lsnn_which_resets_one_step_late(adaptation, cou
 
 def test_intervals_never_shorten_and_adaptation_costs_more_than_two_fifths_of_the_rate():
     current = constant([2.0], 2000)
-    adapting = intervals(run("alif", current, adaptation=0.184, dt=0.5)[0][:, 0])
-    plain = intervals(run("alif", current, adaptation=0.0, dt=0.5)[0][:, 0])
+    adapting = intervals(run("alif", current, adaptation=0.184, dt=0.5, **SLOW)[0][:, 0])
+    plain = intervals(run("alif", current, adaptation=0.0, dt=0.5, **SLOW)[0][:, 0])
     assert all(later >= sooner - 1 for sooner, later in zip(adapting, adapting[1:], strict=False))
     assert plain[-1] < 0.6 * adapting[-1]
 

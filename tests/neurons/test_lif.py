@@ -14,7 +14,9 @@ TAU, STEPS = 20.0, 50
 
 def run(current, tau=TAU, dtype=torch.float64, **options):
     """Spikes [K, B, N] and potentials after each step for current [K, B, N]."""
-    neuron = registry.configure("neurons", {"name": "lif", "tau": tau, **options}, "neuron").build()
+    neuron = registry.configure(
+        "neurons", {"name": "lif", "tau": tau, "input_gain": "ode", **options}, "neuron"
+    ).build()
     ops = TorchOps(registry.configure("surrogates", "fast_sigmoid", "surrogate").build())
     trace = []
     decay = math.exp(-neuron.dt / tau)
