@@ -11,6 +11,7 @@ import traceback
 
 from spiky_rl.cli import common
 from spiky_rl.cli.train import parser
+from spiky_rl.hosts.common.silence import expected_to_spike, state_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 
 
@@ -30,6 +31,16 @@ def planned(library, logs, agent):
     return common.prepare(
         parser().parse_args([*line, "--rl_library", library, "--log_root", logs, "--seed", "0"])
     )
+
+
+def warnings(runner, activity):
+    """What training would warn of if it went on like this: ``silent`` or ``saturated`` layers."""
+    network = next(iter(runner.models)).network if activity.layers else None
+    return [
+        state_of(layer)
+        for i, layer in enumerate(activity.layers)
+        if expected_to_spike(network, i) and state_of(layer)
+    ]
 
 
 def main(library, logs, *agents):
@@ -54,6 +65,7 @@ def main(library, logs, *agents):
                 found |= {
                     "iterations": runner.progress.iterations,
                     "rate": seen[-1].activity.rate,
+                    "warned": warnings(runner, seen[-1].activity),
                     "operations": seen[-1].activity.operations,
                     "losses": seen[-1].losses,
                     "action": action.flatten().tolist(),

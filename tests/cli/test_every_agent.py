@@ -75,3 +75,4 @@ def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
     assert len(row["action"]) == 16
     assert row["operations"] > 0
     assert (row["rate"] > 0) == (agent in SPIKING)
+    assert row["warned"] == [], "no layer of a shipped agent is silent or saturated from the start"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from spiky_rl.hosts.common.checkpoints import numbered, random_state
 from spiky_rl.hosts.common.observe import Activity, write_activity
 from spiky_rl.hosts.common.progress import Progress
+from spiky_rl.hosts.common.silence import Watch
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class HostRunner(ABC):
     """The library's algorithm, which has an ``optimizer``."""
     is_booked: bool = True
     """Whether the weights are those with which the last booked iteration ended."""
+    watch: Watch
     _simulated: float = 0.0
 
     def keep_books(
@@ -69,6 +71,7 @@ class HostRunner(ABC):
         self.progress = Progress()
         self.picture_interval = picture_interval
         self.notes = notes or {}
+        self.watch = Watch()
         self.on_iteration = on_iteration or (lambda iteration: None)
 
     @property
@@ -220,6 +223,9 @@ class HostRunner(ABC):
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)
+        network = getattr(next(iter(self.models)), "network", None)
+        if network is not None and self.folder is not None:  # the other ranks of a distributed run have none
+            self.watch(network, activity)
         total = collecting + learning
         self.on_iteration(Iteration(index, last, progress, activity, losses, env_steps / total, total))
 

@@ -1,0 +1,79 @@
+"""A warning for a layer that stays silent or saturated: hardly a gradient passes through it, and nothing else says so."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from spiky_rl.codecs.encoders.delta import Delta
+from spiky_rl.codecs.encoders.sigma_delta import SigmaDelta
+from spiky_rl.hosts.common.observe import Activity
+from spiky_rl.metrics.spikes import Firing
+from spiky_rl.networks.base import SpikingNetwork
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5
+"""Iterations in a row after which a layer is warned of."""
+SILENT_RATE, SATURATED_RATE = 0.01, 0.9
+"""Spikes per neuron and inner step below which a layer may count as silent, and above which as saturated."""
+MOST = 0.5
+"""Fraction of a layer's neurons that then never spike, or always do, in all that is looked at."""
+
+
+class Watch:
+    """Call it with every iteration of one training; it warns of each layer once."""
+
+    def __init__(self) -> None:
+        self.lasting: dict[int, tuple[str, int]] = {}
+        self.warned: set[int] = set()
+
+    def __call__(self, network: SpikingNetwork, activity: Activity) -> None:
+        """Look at what the actor's ``network`` does by now."""
+        for i, layer in enumerate(activity.layers):
+            before, count = self.lasting.get(i, ("", 0))
+            now = state_of(layer) if expected_to_spike(network, i) else ""
+            count = count + 1 if now == before else 1
+            self.lasting[i] = now, count
+            if now and count >= PATIENCE and i not in self.warned:
+                self.warned.add(i)
+                share, what = (layer.silent, "never") if now == "silent" else (layer.saturated, "always")
+                log.warning(
+                    "layer %d of the actor is %s: for %d iterations it has fired at %.1f %%, and %.0f %% of its neurons %s spike; it"
+                    " hardly learns%s",
+                    *(i + 1, now, count, 100.0 * layer.rate, 100.0 * share, what, remedy(network, i, now)),
+                )
+
+
+def state_of(layer: Firing) -> str:
+    """``silent``, ``saturated``, or empty."""
+    if layer.rate < SILENT_RATE and layer.silent > MOST:
+        return "silent"
+    return "saturated" if layer.rate > SATURATED_RATE and layer.saturated > MOST else ""
+
+
+def expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
+    """Whether silence would be a fault: not where events carry values, nor where none are sent while nothing changes."""
+    if network.stateful and isinstance(getattr(network, "encoder", None), Delta | SigmaDelta):
+        return False
+    layers: Any = getattr(network, "layers", ())
+    return not layers or not layers[layer].neuron.graded
+
+
+def remedy(network: SpikingNetwork, layer: int, state: str) -> str:
+    """What to change, by the keys that this network has."""
+    more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
+    layers: Any = getattr(network, "layers", ())
+    driving = [key for key in ("bias", "input_scaling") if key in type(network).options]
+    parts, gain = [], ""
+    if layers:
+        link, neuron = type(layers[layer].connection).options, layers[layer].neuron
+        driving += [f"connection.{key}" for key in ("gain", "offset") if key in link]
+        driving += ["neuron.gain"] if "gain" in neuron.params else []
+        parts = [f"{less} agent.network.neuron.threshold"] if "threshold" in neuron.params else []
+        gain = neuron.chosen.get("input_gain", "")
+    if driving:
+        parts = [f"{more} {' or '.join(f'agent.network.{key}' for key in driving)}", *parts]
+    if state == "silent" and gain == "ode":
+        parts.append("set agent.network.neuron.input_gain=unit with a tau of a few inner steps")
+    return f"; {', or '.join(parts)}" if parts else ""

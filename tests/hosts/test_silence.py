@@ -1,0 +1,97 @@
+"""Training warns of a layer that stays silent or saturated, once, with the keys that mend it; and of nothing else."""
+
+import logging
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.hosts.common import silence
+from spiky_rl.hosts.common.silence import PATIENCE, remedy
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from tests.hosts import skrl_case
+from tests.hosts.point_env import LIF, PointEnv, config
+
+LAYERS = {"name": "feedforward", "layers": [16, 12], **LIF}
+DEAF = {**LIF["neuron"], "threshold": 100.0}
+EVENTS = {"steps": 1, "stateful": True, "connection": {"bias": False}}
+
+
+def rsl_rl(network, folder):
+    torch.manual_seed(0)
+    return Runner(PointEnv(), config(network, steps=4), str(folder))
+
+
+def skrl(network, folder):
+    return skrl_case.runner("agent.num_steps_per_env=4", network=network, folder=folder)
+
+
+class Lines(logging.Handler):
+    """Keeps what is logged, whoever has set up logging before."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+def warned(network, folder, host=rsl_rl, iterations=PATIENCE + 2):
+    """The lines of a short training."""
+    handler = Lines()
+    silence.log.addHandler(handler)
+    try:
+        host({**LAYERS, **network}, folder).learn(iterations)
+    finally:
+        silence.log.removeHandler(handler)
+    return handler.lines
+
+
+@pytest.mark.parametrize("host", [rsl_rl, skrl])
+def test_a_silent_layer_is_warned_of_once_with_the_keys_that_mend_it(host, tmp_path):
+    (line,) = warned({"neuron": [LIF["neuron"], DEAF]}, tmp_path, host)
+    assert line.startswith(f"layer 2 of the actor is silent: for {PATIENCE} iterations it has fired at 0.0 %")
+    keys = "agent.network.connection.gain or agent.network.connection.offset"
+    assert line.endswith(f"; raise {keys}, or lower agent.network.neuron.threshold")
+
+
+def test_a_saturated_layer_is_warned_of(tmp_path):
+    (line,) = warned({"connection": [LIF["connection"], {"offset": 50.0}]}, tmp_path)
+    assert (
+        line.startswith("layer 2 of the actor is saturated") and "lower agent.network.connection.gain" in line
+    )
+
+
+def test_nothing_is_said_before_it_has_lasted(tmp_path):
+    assert not warned({"neuron": DEAF}, tmp_path, iterations=PATIENCE - 1)
+
+
+QUIET = {
+    "layers that fire": {},
+    "sigma-delta neurons": {
+        "neuron": {"name": "sigma_delta", "threshold": 1e6},
+        **EVENTS,
+        "decoder": "sigma_delta",
+    },
+    "an encoder that sends changes": {"encoder": {"name": "delta", "threshold": 1e6}, **EVENTS},
+}
+
+
+@pytest.mark.parametrize("case", QUIET)
+def test_nothing_is_said_of(case, tmp_path):
+    assert not warned(QUIET[case], tmp_path)
+
+
+def built(**settings):
+    return registry.configure("networks", settings, "n").build(inputs=4, outputs=1)
+
+
+def test_the_remedy_names_only_what_there_is():
+    ode = built(name="feedforward", layers=[3], neuron={"tau": 20.0, "input_gain": "ode"})
+    assert "set agent.network.neuron.input_gain=unit" in remedy(ode, 0, "silent")
+    assert "input_gain" not in remedy(ode, 0, "saturated")
+    izhikevich = remedy(built(name="feedforward", layers=[3], neuron="izhikevich"), 0, "silent")
+    assert "agent.network.neuron.gain" in izhikevich and "threshold" not in izhikevich
+    reservoir = built(name="reservoir", size=30)
+    assert remedy(reservoir, 0, "silent") == "; raise agent.network.bias or agent.network.input_scaling"
