@@ -1,20 +1,102 @@
 """A trained policy without Python: TorchScript and ONNX, state explicit.
 
-Both run the torch reference step. The state is one flat tensor [1, S], rest is zero.
+Both run the torch reference step. The state is one flat tensor [1, S], rest is zero. Files say so themselves: see `about`.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.model import SpikingModel
+
+
+LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights above which ONNX, a protobuf, must keep them in a file beside it."""
+
+
+def write_onnx(model: Any, path: Path, verbose: bool = False) -> None:
+    """Write any of rsl_rl's models or ours as one ONNX file whose metadata say how it is to be run, as `about` describes.
+
+    Above 2 GB the weights lie beside it, in ``path``.data.
+    """
+    wrapped = model.as_onnx(verbose=verbose).to("cpu").eval()
+    example = wrapped.get_dummy_inputs()
+    size = sum(t.numel() * t.element_size() for t in (*wrapped.parameters(), *wrapped.buffers()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.data")
+    beside.unlink(missing_ok=True)  # of an earlier export
+    torch.onnx.export(
+        wrapped, example, str(path), opset_version=18, verbose=verbose, external_data=size > LARGEST_FILE,
+        input_names=wrapped.input_names, output_names=wrapped.output_names,
+    )  # fmt: skip
+    with torch.no_grad():
+        outputs = wrapped(*example)
+    # rsl_rl's GRU gives a None where its LSTM gives a cell
+    outputs = [x for x in outputs if x is not None] if isinstance(outputs, tuple) else [outputs]
+    carried = len(outputs) - 1
+    inputs = list(zip(wrapped.input_names, example, strict=True))
+    described = about(
+        model,
+        {name: list(x.shape) for name, x in inputs[: len(inputs) - carried]},
+        {wrapped.output_names[0]: list(outputs[0].shape)},
+        [
+            {"input": name, "output": after, "shape": list(x.shape), "rest": 0.0}
+            for (name, x), after in zip(
+                inputs[len(inputs) - carried :], wrapped.output_names[1:], strict=True
+            )
+        ],
+        "After each call give every state output to the state input of the next call.",
+        "give every state input its rest value, in every element",
+    )
+    graph = onnx.load(str(path), load_external_data=False)
+    onnx.helper.set_model_props(graph, {key: _text(value) for key, value in described.items()})
+    onnx.save(graph, str(path))
+
+
+def about(
+    model: Any,
+    observations: dict[str, Any],
+    actions: dict[str, Any],
+    state: list[Any],
+    between: str,
+    begins: str,
+) -> dict[str, Any]:
+    """What a file says of itself, for whoever runs it without this package: ONNX as metadata, each value but text as JSON;
+    TorchScript as the JSON in the attribute ``about``.
+
+    Args:
+        model: What is exported.
+        observations: Names and shapes of the inputs that observations go to.
+        actions: Name and shape of the output.
+        state: Of each carried state the input before a control step, the output after it, its shape and value at rest.
+        between: What is to be done with the state from one control step to the next.
+        begins: What is to be done with it when an episode begins.
+    """
+    groups = ", ".join(model.obs_groups)
+    return {
+        "producer": "spiky_rl",
+        "usage": f"One call per control step and robot. Observations are the task's groups {groups}, in this order, as the"
+        " environment gives them; normalisation is inside. Actions are the mean of the policy, as the environment takes them."
+        + (f" {between}" if state else ""),
+        "observations": observations,
+        "actions": actions,
+        "state": state,
+        "episode_begins": begins if state else "nothing is carried from one control step to the next",
+    }
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class _Core(nn.Module):
@@ -52,6 +134,11 @@ class JitPolicy(nn.Module):
         self.is_recurrent = core.is_recurrent
         self.register_buffer("state", torch.zeros_like(core.example[1]))
         self.state: Tensor
+        held = [{"shape": list(self.state.shape), "rest": 0.0}] if core.is_recurrent else []
+        names = {"x": list(core.example[0].shape)}, {"": [1, *model.output_shape]}
+        self.about: str = json.dumps(
+            about(model, *names, held, "The state is inside, and a call advances it.", "call reset()")
+        )
         with torch.no_grad(), warnings.catch_warnings():
             # control flow depends on shapes alone, and those are the ones the export is for
             warnings.simplefilter("ignore", TracerWarning)

@@ -26,6 +26,7 @@ from spiky_rl.hosts.common.checkpoints import (
 )
 from spiky_rl.hosts.common.observe import write_pictures
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
+from spiky_rl.hosts.rsl_rl.export import write_onnx
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.rsl_rl.observe import Played, last_activity, raster
 
@@ -128,6 +129,10 @@ class Runner(HostRunner, OnPolicyRunner):
     def get_inference_policy(self, device: str | None = None) -> Played:  # type: ignore[override]
         """The actor as playback uses it, in evaluation mode, on ``device``."""
         return Played(super().get_inference_policy(device))
+
+    def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
+        """As `OnPolicyRunner`'s: one file, whose metadata say how it is to be run."""
+        write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)
 
     def save(self, path: str, infos: dict | None = None) -> None:
         """As `OnPolicyRunner.save`, atomically, with progress, identity and random states; no code in the file."""
