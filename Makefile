@@ -63,8 +63,8 @@ format: setup ## let black rewrite the files
 bench: setup ## time the kernels and the policies
 	$(BIN)/python scripts/bench.py $(BENCH_ARGS)
 
-docs: setup ## the API pages, from the docstrings, into site/
-	$(BIN)/python -m pdoc --docformat markdown --math --output-directory site spiky_rl
+docs: setup ## README, guides and API pages into site/
+	$(BIN)/python docs/pages.py
 
 build: setup ## wheel and sdist into dist/
 	$(BIN)/python -m build --no-isolation
