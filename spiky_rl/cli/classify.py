@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
+from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import stoppable
 from spiky_rl.config import sizes
 from spiky_rl.hosts.common.rules import local_rule
@@ -115,6 +116,7 @@ def classify(argv: list[str]) -> int:
         args.binary,
         args.recordings if args.synthetic else 0,
         args.download,
+        Bar,
     )
     require_state(spec, held)
     return run(args, spec, held, part(args, held), device)

@@ -1,15 +1,79 @@
-"""What training shows: a live panel in a terminal, one plain line per iteration elsewhere."""
+"""What commands show while they work: training a live panel or a line per iteration, all others a bar or a line now and then."""
 
 from __future__ import annotations
 
 import datetime
+import logging
 import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from spiky_rl.hosts.common.runner import Iteration, Progress
+from spiky_rl.cli.common import log
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.common.runner import Iteration, Progress
+
+QUIET_S = 30.0
+"""Seconds between two lines of a `Bar` that has no terminal."""
+
+
+class Bar:
+    """Context manager; call it with the share of the work that is done: a bar with the time left, on stderr.
+
+    Where stderr is no terminal it logs a line every `QUIET_S` seconds. What is logged meanwhile stands above the bar.
+    """
+
+    def __init__(self, title: str, detail: str = "") -> None:
+        self.title, self.detail = title, detail
+        self.live: Any = None
+        self.task: Any = None
+        self.started = self.told = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        self.started = self.told = time.monotonic()
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+            words = TextColumn("{task.description}", markup=False)
+            detail = TextColumn("{task.fields[detail]}", markup=False)
+            self.live = Progress(
+                words, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), detail,
+                console=Console(stderr=True), transient=True, redirect_stdout=False,
+            )  # fmt: skip
+            self.task = self.live.add_task(self.title, total=1.0, detail=self.detail)
+            self.live.start()
+            log_to(sys.stderr)  # which is rich's by now
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
+            log_to(sys.stderr)
+
+    def __call__(self, share: float, detail: str | None = None) -> None:
+        """Show that ``share`` of the work, in [0, 1], is done, and beside it ``detail`` in the place of what stood there."""
+        self.detail = self.detail if detail is None else detail
+        if self.live is not None:
+            self.live.update(self.task, completed=min(share, 1.0), detail=self.detail)
+        elif (now := time.monotonic()) - self.told > QUIET_S:
+            self.told = now
+            left = (now - self.started) * (1.0 - share) / max(share, 1e-9)
+            log.info("%s: %.0f %%, %s left  %s", self.title, 100.0 * share, duration(left), self.detail)
+
+
+def log_to(stream: Any) -> None:
+    """Let our messages go to ``stream``: one that is drawn on moves them out of its picture's way."""
+    for handler in log.handlers:
+        if isinstance(handler, logging.StreamHandler):
+            handler.setStream(stream)
+
+
+def duration(seconds: float) -> str:
+    """As hours, minutes and seconds."""
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Display:
@@ -35,11 +99,13 @@ class Display:
 
             self.live = Live(self._panel(None), refresh_per_second=4, transient=False)
             self.live.start()
+            log_to(sys.stderr)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.live is not None:
             self.live.stop()
+            log_to(sys.stderr)
 
     def __call__(self, iteration: Iteration) -> None:
         """Show an iteration."""
@@ -60,7 +126,7 @@ class Display:
             # a resumed run has used some of its budget already
             self.begun = 0.0 if self.share is None else done * (1.0 - 1.0 / len(iteration.progress.steps))
         seconds = (time.time() - self.started) / max(done - self.begun, 1e-9) * (1.0 - done)
-        return str(datetime.timedelta(seconds=round(seconds)))
+        return duration(seconds)
 
     def _panel(self, iteration: Iteration | None) -> Any:
         from rich.panel import Panel

@@ -15,6 +15,7 @@ from typing import Any
 from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import Plan, log
+from spiky_rl.cli.display import Bar
 
 RANDOM = "random"
 """In the place of a checkpoint: actions of N(0, 1), PPO's initial noise."""
@@ -135,7 +136,8 @@ def simulate(
         groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
             evaluation = Evaluation(env, names, args.episodes, groups, plan.seed)
-            return evaluation.run(policy)
+            with Bar("evaluating", f"{len(names)} conditions x {args.episodes} episodes") as bar:
+                return evaluation.run(policy, bar)
 
 
 def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:

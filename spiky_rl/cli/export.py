@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from spiky_rl.cli.common import UsageError, log
+from spiky_rl.cli.display import Bar
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 ONNX_TOLERANCE = 1e-4
@@ -24,6 +25,7 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
     every control step, and its action and its new state must agree. Raises UsageError where they do not.
     """
     policy = runner.alg.get_policy()
+    log.info("exporting to %s", folder)
     runner.export_policy_to_jit(str(folder))
     _export_onnx(runner, folder)
     scripted = torch.jit.load(folder / "policy.pt")
@@ -35,7 +37,7 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
         network.run_on("torch")
     worst_script = worst_graph = 0.0
     steps = flips = 0
-    with torch.inference_mode():
+    with torch.inference_mode(), Bar("comparing exports", "over an episode") as bar:
         env.reset()
         policy.reset()
         scripted.reset()
@@ -55,6 +57,7 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
             _, _, dones, _ = env.step(whole)
             if dones[0]:
                 break
+            bar(steps / env.max_episode_length)
     if network:
         network.run_on(backend)
     policy.to(runner.device)

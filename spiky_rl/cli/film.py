@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from spiky_rl.cli.common import log
+from spiky_rl.cli.display import Bar
 from spiky_rl.hosts.isaaclab.camera import Camera
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.metrics.film import Frame, RasterPanel, beside, write_film
@@ -18,11 +19,11 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
     camera = Camera(env)
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), Bar("filming", f"{steps} control steps") as bar:
         env.reset()
         policy.reset()
         obs = env.get_observations()
-        for _ in range(steps):
+        for step in range(steps):
             if (spikes := policy.spikes(obs)) is not None:
                 panel.add(spikes)
                 frames.append(beside(camera.frame(), panel.frame()))
@@ -30,7 +31,9 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
                 frames.append(camera.frame())
             obs, _, dones, _ = env.step(policy(obs))
             policy.reset(dones)
+            bar((step + 1) / steps)
     camera.close()
+    log.info("writing %s and its GIF", path)
     return write_film(path, frames, 1.0 / env.unwrapped.step_dt)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import math
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.cli import common
+from spiky_rl.cli.common import log
+from spiky_rl.cli.display import Bar
 from spiky_rl.config import sizes
 from spiky_rl.registry import UserError
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 TASKS = ("narma10", "narma30", "memory")
 """Those of `spiky_rl.growth.scoring`, which imports torch."""
-EVERY = 10
-"""Tournaments between two plain lines without an improvement."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,6 +77,7 @@ def check(args: argparse.Namespace) -> None:
 def grow(argv: list[str]) -> int:
     """Evolve, and keep the best graph in its file."""
     args = parser().parse_args(argv)
+    common.setup_logging(verbose=False)
     check(args)
     import numpy as np
     import torch
@@ -95,10 +94,11 @@ def grow(argv: list[str]) -> int:
         if progress.improved and progress.best is not None:
             best = progress.best
             write(args.out, as_file(best.cells, best.rule, score, best.fitness))
-        display(progress)
+        shown(progress)
 
     limits = Limits(args.min_size, args.max_size)
-    with announced(args.out), Display(args.tournaments, score.settings()["unit"]) as display:
+    with announced(args.out), Bar("evolving", f"{args.tournaments} tournaments") as bar:
+        shown = Shown(bar, args.tournaments, score.settings()["unit"])
         best = evolve(
             score,
             np.random.default_rng(seed),
@@ -130,48 +130,21 @@ def announced(out: Path) -> Iterator[None]:
         raise
 
 
-class Display:
-    """A live line in a terminal that rich can draw on, plain lines elsewhere."""
+class Shown:
+    """How far the evolution is: a bar, and a line for every better graph."""
 
-    def __init__(self, tournaments: int, unit: str) -> None:
-        self.tournaments, self.unit = tournaments, unit
-        self.live: Any = None
-        self.task: Any = None
-        self.started = time.monotonic()
-
-    def __enter__(self) -> Display:
-        if sys.stdout.isatty() and importlib.util.find_spec("rich"):
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = (MofNCompleteColumn(), TextColumn("tournaments"), BarColumn(), TimeRemainingColumn())
-            self.live = Progress(*columns, TextColumn("{task.description}"))
-            self.live.start()
-            self.task = self.live.add_task("no graph yet", total=self.tournaments)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.live is not None:
-            self.live.stop()
+    def __init__(self, bar: Bar, tournaments: int, unit: str) -> None:
+        self.bar, self.tournaments, self.unit = bar, tournaments, unit
 
     def __call__(self, progress: Progress) -> None:
         """Show where the evolution stands."""
-        if self.live is not None:
-            self.live.update(self.task, completed=progress.tournament, description=self.best(progress))
-        elif progress.improved or progress.tournament % EVERY == 0 or progress.tournament == self.tournaments:
-            seconds = time.monotonic() - self.started
-            print(
-                f"tournament {progress.tournament:4d}/{self.tournaments}  {self.best(progress)}"
-                f"  {progress.growths} growths, {progress.measured} measured, {seconds:.0f} s",
-                flush=True,
-            )
-
-    def best(self, progress: Progress) -> str:
-        """The best so far in words."""
-        best = progress.best
-        if best is None or not math.isfinite(best.fitness):
-            return "no valid graph yet"
-        mark = " (better)" if progress.improved else ""
-        return f"{self.unit} {best.fitness:.4f} with {best.cells.size} nodes{mark}"
+        best, words = progress.best, "no valid graph yet"
+        if best is not None and math.isfinite(best.fitness):
+            words = f"{self.unit} {best.fitness:.4f} with {best.cells.size} nodes"
+        if progress.improved:
+            where = f"tournament {progress.tournament:4d}/{self.tournaments}"
+            log.info("%s  %s  %d growths, %d measured", where, words, progress.growths, progress.measured)
+        self.bar(progress.tournament / self.tournaments, words)
 
 
 def main() -> int:

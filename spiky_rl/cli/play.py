@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
+from spiky_rl.cli.display import Bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,7 +61,8 @@ def play(argv: list[str]) -> int:
         runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         policy = runner.get_inference_policy(plan.device)
-        playback = episodes(env, policy, args.episodes, Measures(env))
+        with Bar("playing", f"{args.episodes} episodes") as bar:
+            playback = episodes(env, policy, args.episodes, Measures(env), bar)
         rows = playback.rows
         films = []
         if args.video:
@@ -116,7 +119,7 @@ class Playback:
     rows: list[dict[str, float]]
     """Of every episode."""
     cost: Any
-    """`spiky_rl.metrics.energy.Cost` of an action, a mean over the episodes; None where it is not known."""
+    """`spiky_rl.metrics.energy.Cost` of an action, a mean over all of these episodes; None where it is not known."""
     ann_operations: float
     """Multiply-accumulates of the ANN in the policy's place."""
     actions_per_second: float
@@ -132,11 +135,13 @@ class Playback:
         }
 
 
-def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> Playback:
+def episodes(
+    env: Any, policy: Any, wanted: int, measures: Any, tell: Callable[[float], None] = lambda share: None
+) -> Playback:
     """Play until ``wanted`` episodes have ended, taking the same number from every environment as far as it goes.
 
     Counting whichever episodes end first would favour the short ones: environment i gives its first
-    ``wanted // num_envs`` episodes, one more where i is below the rest.
+    ``wanted // num_envs`` episodes, one more where i is below the rest. ``tell`` gets to know what share is done.
     """
     import torch
 
@@ -146,20 +151,23 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> Playback:
     count, device = env.num_envs, env.device
     quota = [wanted // count + (i < wanted % count) for i in range(count)]
     rows: list[dict[str, float]] = []
-    total = torch.zeros(count, device=device)
-    length = torch.zeros(count, device=device)
-    rates, operations, costs, of_episodes, seen = [], [], [], [], None
-    seconds = 0.0
+    total, length = (torch.zeros(count, device=device) for _ in range(2))
+    # of the episode at hand, summed over its control steps
+    rate, operations = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
+    costs, weights, seen = [], [], None
+    seconds, steps = 0.0, 0
     with torch.inference_mode():
         env.reset()
         policy.reset()
         measures.restart()
         obs = env.get_observations().to(device)
         while any(quota):
-            seen = policy.activity(obs)
-            rates.append(seen.rate)
-            operations.append(seen.operations)
+            running = torch.tensor([i for i in range(count) if quota[i]], device=device)
+            seen = policy.activity(obs, running)
+            rate[running] += seen.rates.to(rate)
+            operations[running] += seen.operations_each.to(rate)
             costs.append(seen.cost)
+            weights.append(len(running))
             began = finished(device)
             actions = policy(obs)
             seconds += finished(device) - began
@@ -167,25 +175,32 @@ def episodes(env: Any, policy: Any, wanted: int, measures: Any) -> Playback:
             policy.reset(dones)
             total += rewards
             length += 1
+            steps += 1
             ended = measures.step(dones)
             for place, i in enumerate(dones.nonzero().flatten().tolist()):
                 if quota[i]:
                     quota[i] -= 1
-                    steps = int(length[i])
-                    row = {"episode": len(rows), "environment": i, "return": float(total[i]), "length": steps}
+                    row = {"episode": len(rows), "environment": i, "return": float(total[i])}
+                    row["length"] = int(length[i])
                     row |= {name: float(values[place]) for name, values in ended.items()}
-                    row["firing_rate"] = statistics.mean(rates[-steps:])
-                    row["operations"] = statistics.mean(operations[-steps:])
+                    row["firing_rate"] = float(rate[i] / length[i])
+                    row["operations"] = float(operations[i] / length[i])
                     rows.append(row)
-                    if seen.cost is not None:
-                        of_episodes.append(mean(costs[-steps:]))
-            total, length = total * (dones == 0), length * (dones == 0)
+            for sums in (total, length, rate, operations):
+                sums *= dones == 0
+            tell(_share(rows, quota, length, env.max_episode_length))
     return Playback(
         rows,
-        mean(of_episodes) if of_episodes else None,
+        mean(costs, weights) if seen is not None and seen.cost is not None else None,
         seen.ann_operations if seen is not None else 0.0,
-        count * len(rates) / seconds,
+        count * steps / seconds,
     )
+
+
+def _share(rows: Sequence[Any], quota: Sequence[int], length: Any, longest: int) -> float:
+    """What of all wanted episodes is played: those that ended, and of those at hand as much as if none ended early."""
+    parts = sum(min(steps / longest, 1.0) for left, steps in zip(quota, length.tolist(), strict=True) if left)
+    return (len(rows) + parts) / (len(rows) + sum(quota))
 
 
 def print_table(rows: list[dict[str, float]], measure: str) -> None:

@@ -9,6 +9,8 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -19,9 +21,15 @@ from spiky_rl.registry import UserError
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
-SHOWN = 10
-"""Times that a download says how far it is."""
 TIMEOUT_S = 30.0
+Shown = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
+"""Opens a display under a title; what it gives is told which share of a file is there, and that in words."""
+
+
+@contextmanager
+def unseen(title: str) -> Iterator[Callable[[float, str], None]]:  # pylint: disable=unused-argument
+    """No display."""
+    yield lambda share, words: None
 
 
 class DownloadError(UserError):
@@ -40,12 +48,13 @@ class Archive:
     folder: str
     """What it unpacks to; empty: any number of folders."""
 
-    def fetch(self, folder: Path) -> None:
+    def fetch(self, folder: Path, shown: Shown = unseen) -> None:
         """Download and unpack it into ``folder``, unless it is there. Raises DownloadError, with what to do by hand."""
         if self.folder and (folder / self.folder).is_dir():
             return
         if not (folder / self.name).is_file():
-            files.write(folder / self.name, self._download)
+            with shown(self.name) as tell:
+                files.write(folder / self.name, lambda place: self._download(place, tell))
         self.unpack(folder)
 
     def unpack(self, folder: Path) -> None:
@@ -65,11 +74,11 @@ class Archive:
                 if not (folder / part.name).exists():
                     shutil.move(part, folder / part.name)
 
-    def _download(self, place: Path) -> None:
+    def _download(self, place: Path, tell: Callable[[float, str], None]) -> None:
         digest = hashlib.new(self.algorithm)
         try:
             with urllib.request.urlopen(self.url, timeout=TIMEOUT_S) as answer, place.open("wb") as file:
-                _copy(answer, file, digest, self.name, int(answer.headers.get("Content-Length") or 0))
+                _copy(answer, file, digest, int(answer.headers.get("Content-Length") or 0), tell)
         except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
             raise DownloadError(
                 f"cannot download {self.url}: {getattr(error, 'reason', error)}; get it on a machine that can, and put it"
@@ -81,13 +90,14 @@ class Archive:
             )
 
 
-def _copy(answer: IO[bytes], file: IO[bytes], digest: "hashlib._Hash", name: str, size: int) -> None:
-    """Copy, hash, and say how far it is."""
-    done = shown = 0
+def _copy(
+    answer: IO[bytes], file: IO[bytes], digest: "hashlib._Hash", size: int, tell: Callable[[float, str], None]
+) -> None:
+    """Copy, hash, and tell how far it is; a server may not say the ``size``, which is then 0."""
+    done = 0
     while chunk := answer.read(CHUNK):
         file.write(chunk)
         digest.update(chunk)
         done += len(chunk)
-        if size and done * SHOWN // size > shown:
-            shown = done * SHOWN // size
-            log.info("%s: %d of %d MB", name, done // 10**6, size // 10**6)
+        of = f" of {size // 10**6}" if size else ""
+        tell(done / size if size else 0.0, f"{done // 10**6}{of} MB")

@@ -12,6 +12,7 @@ import numpy as np
 
 from spiky_rl import files
 from spiky_rl.datasets import digits, nmnist, stmnist
+from spiky_rl.datasets.download import Shown, unseen
 from spiky_rl.datasets.events import Recordings
 from spiky_rl.datasets.frames import Binning, digest, frames
 from spiky_rl.datasets.synthetic import Synthetic
@@ -59,6 +60,7 @@ def load(
     binary: bool = False,
     synthetic: int = 0,
     download: bool = False,
+    shown: Shown = unseen,
 ) -> Samples:
     """A dataset as frames.
 
@@ -69,6 +71,7 @@ def load(
         binary: Whether a frame says that there were events, or how many.
         synthetic: Simulate so many recordings instead of reading real ones; 0: read.
         download: Fetch what is missing.
+        shown: What displays how far a download is.
 
     Raises:
         UserError: The name is unknown, the data are missing or damaged, or an option does not go with the dataset.
@@ -82,7 +85,7 @@ def load(
         images, labels = digits.load()
         held = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:16]
         return Samples(name, images[:, None, None], labels, np.zeros(len(labels), bool), held)
-    recordings = _recordings(name, data, synthetic, download)
+    recordings = _recordings(name, data, synthetic, download, shown)
     binning = Binning(bins, *recordings.window, recordings.sensor, binary)
     if recordings.synthetic:
         log.warning("synthetic recordings (%s): no result of them is one of N-MNIST", recordings.synthetic)
@@ -98,7 +101,7 @@ def load(
     )
 
 
-def _recordings(name: str, data: Path, synthetic: int, download: bool) -> Recordings:
+def _recordings(name: str, data: Path, synthetic: int, download: bool, shown: Shown) -> Recordings:
     if synthetic:
         images, labels, source = digits.like_mnist(data)
         if synthetic > len(labels):
@@ -108,5 +111,5 @@ def _recordings(name: str, data: Path, synthetic: int, download: bool) -> Record
         return Synthetic(images[:synthetic], labels[:synthetic], source, seed=0)
     if download:
         for archive in nmnist.ARCHIVES:
-            archive.fetch(data / nmnist.FOLDERS[0])
+            archive.fetch(data / nmnist.FOLDERS[0], shown)
     return nmnist.find(data) if name == "nmnist" else stmnist.find(data)

@@ -136,13 +136,13 @@ COUNTS = (
 """Fields of `Cost` that grow with the number of passes."""
 
 
-def mean(costs: Sequence[Cost]) -> Cost:
-    """Of passes of one model. Raises ValueError where there are none."""
+def mean(costs: Sequence[Cost], weights: Sequence[float] | None = None) -> Cost:
+    """Of passes of one model, each counted by its weight. Raises ValueError where there are none."""
     if not costs:
         raise ValueError("the mean of no costs")
     moving = (*COUNTS, "activation_sparsity", "connection_sparsity")
     return dataclasses.replace(
-        costs[-1], **{name: statistics.fmean(getattr(c, name) for c in costs) for name in moving}
+        costs[-1], **{name: statistics.fmean((getattr(c, name) for c in costs), weights) for name in moving}
     )
 
 

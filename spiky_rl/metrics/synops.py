@@ -176,6 +176,11 @@ def effective_operations(record: Record) -> float:
     return float(sum(operations.float().mean().item() for operations in record.operations))
 
 
+def operations_by_environment(record: Record) -> Tensor:
+    """As `effective_operations`, of every environment, [B]."""
+    return torch.stack([operations.double().mean(0) for operations in record.operations]).sum(0)
+
+
 def dense_operations(model: torch.nn.Module) -> int:
     """Multiply-accumulates of one pass through an ANN's linear and recurrent modules, and of the CNNs of rsl_rl's CNNModel."""
     total = 0

@@ -40,20 +40,50 @@ class Nothing:
         return {}
 
 
-def rsl_rl(network=None, actor=None):
+def rsl_rl(network=None, environment=Point, actor=None):
     torch.manual_seed(0)
     settings = config(network)
     settings["actor"] |= actor or {}
-    return Runner(Point(ENVIRONMENTS), settings)
+    return Runner(environment(ENVIRONMENTS), settings)
 
 
-def skrl(network=None):
+def skrl(network=None, environment=Point):
     network = None if network is None else {"name": "feedforward", **network}
-    return skrl_case.runner(env=Point(ENVIRONMENTS), network=network)
+    return skrl_case.runner(env=environment(ENVIRONMENTS), network=network)
 
 
 def played(run):
     return episodes(run.env, run.get_inference_policy(), EPISODES, Nothing())
+
+
+def per_action(rows):
+    """Operations of an action, from the means of episodes of different lengths."""
+    return sum(row["operations"] * row["length"] for row in rows) / sum(row["length"] for row in rows)
+
+
+class Uneven(Point):
+    """Environment 0 sees nothing at all, and environment 1 three times what there is."""
+
+    def get_observations(self):
+        obs = super().get_observations()
+        obs["policy"][0] = 0.0
+        obs["policy"][1] *= 3.0
+        return obs
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+@pytest.mark.parametrize("host", [rsl_rl, skrl])
+def test_an_episodes_row_is_of_its_own_environment(host, stateful):
+    unbiased = {**LIF["connection"], "bias": False}
+    playback = played(host({**SPIKING, "stateful": stateful, "connection": unbiased}, Uneven))
+    by_place = {
+        place: [r for r in playback.rows if r["environment"] == place] for place in range(ENVIRONMENTS)
+    }
+    assert all((r["firing_rate"], r["operations"]) == (0.0, 0.0) for r in by_place[0]), "no input, no spike"
+    others = [r for place in (1, 2, 3) for r in by_place[place]]
+    assert all(r["firing_rate"] > 0.01 and r["operations"] > 0.0 for r in others)
+    assert len({r["firing_rate"] for r in others}) == len(others), "no two episodes are alike"
+    assert playback.cost.effective_operations == pytest.approx(per_action(playback.rows), rel=1e-5)
 
 
 @pytest.mark.parametrize("host", [rsl_rl, skrl])
@@ -65,8 +95,7 @@ def test_playback_of_a_spiking_policy_has_the_cost_of_an_action_and_its_anns(hos
     assert (
         0 < cost["effective_acs"] < cost["dense_operations"] == OBSERVED * 16 + 4 * (16 * 12 + 12 * ACTIONS)
     )
-    mean = sum(row["operations"] for row in playback.rows) / EPISODES
-    assert cost["effective_operations"] == pytest.approx(mean, rel=1e-5)
+    assert cost["effective_operations"] == pytest.approx(per_action(playback.rows), rel=1e-5)
     assert cost["neuron_updates"] == 4 * (16 + 12 + ACTIONS)
     assert 0 < cost["activation_sparsity"] < 1
     assert set(cost["energy_nj"]) == set(PRICES)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from spiky_rl.metrics.energy import PRICES, Cost
 from spiky_rl.metrics.meter import Meter, meter_of, of_ann
-from spiky_rl.metrics.spikes import Firing, firing, mean_rate, picture, timelines
-from spiky_rl.metrics.synops import dense_operations, effective_operations
+from spiky_rl.metrics.spikes import Firing, firing, mean_rate, picture, rate_by_environment, timelines
+from spiky_rl.metrics.synops import dense_operations, effective_operations, operations_by_environment
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 
 SAMPLES = 512
@@ -32,12 +32,17 @@ class Activity:
     """Multiply-accumulates of the ANN in the model's place: Isaac Lab's own network for the task."""
     cost: Cost | None
     """What the control step cost, by kind of operation; None for a network from elsewhere, whose connections are not known."""
+    rates: Tensor
+    """``rate`` of every environment by itself, [B]."""
+    operations_each: Tensor
+    """``operations`` of every environment by itself, [B]."""
 
 
 def ann_activity(model: nn.Module, body: nn.Module, run: Callable[[], Any], samples: int) -> Activity:
     """Of a model that does not spike, when ``run`` sends ``samples`` observations through its ``body`` once."""
     operations = dense_operations(model)
-    return Activity([], 0.0, operations, operations, of_ann(body, run, samples))
+    each = torch.full((samples,), float(operations))
+    return Activity([], 0.0, operations, operations, of_ann(body, run, samples), torch.zeros_like(each), each)
 
 
 def activity(
@@ -57,7 +62,10 @@ def activity(
     layers = firing(record)
     meter = meter or meter_of(network)
     cost = None if meter is None else meter(record)
-    return Activity(layers, mean_rate(layers, record), effective_operations(record), ann_operations, cost)
+    return Activity(
+        layers, mean_rate(layers, record), effective_operations(record), ann_operations, cost,
+        rate_by_environment(record), operations_by_environment(record),
+    )  # fmt: skip
 
 
 def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -129,10 +129,14 @@ class Evaluation:
             found[group] = part.unflatten(1, shape)
         return found
 
-    def run(self, policy: Any) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
+    def run(
+        self, policy: Any, tell: Callable[[float], None] = lambda share: None
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
         """Results by condition, and the cost of an action under the first of them; None where it is not known.
 
-        ``policy``: None for random actions, whose firing rate and operations are None.
+        Args:
+            policy: None for random actions, whose firing rate and operations are None.
+            tell: Called after every control step with the share of the longest episode that is over.
         """
         env, acting = self.env, policy or self.chance()
         measures = Measures(env)
@@ -167,6 +171,7 @@ class Evaluation:
                 ended[name] = torch.where(over & first, everywhere, ended[name])
             first = first & ~over
             steps += 1
+            tell(steps / env.max_episode_length)
         results = {
             name: {
                 "text": condition.text,
@@ -203,10 +208,10 @@ def _of_activity(found: list[tuple[int, Any]]) -> dict[str, Any]:
 
 
 def _cost(found: list[tuple[int, Any]], actions_per_second: float) -> dict[str, Any] | None:
-    costs = [seen.cost for count, seen in found for _ in range(count)]
+    costs = [seen.cost for _, seen in found]
     if not costs or costs[0] is None:
         return None
-    cost = mean(costs)
+    cost = mean(costs, [count for count, _ in found])
     return {
         **cost.as_dict(),
         "ann_dense_operations": found[0][1].ann_operations,

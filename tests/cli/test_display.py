@@ -1,0 +1,75 @@
+"""The bar of commands at work: on a terminal's stderr alone, a line now and then elsewhere, nothing of it on stdout."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spiky_rl.cli import common, display
+from spiky_rl.cli.display import Bar
+
+ROOT = Path(__file__).parents[2]
+WORK = """
+import time
+from spiky_rl.cli import common
+from spiky_rl.cli.display import Bar
+common.setup_logging(verbose=False)
+with Bar("playing", "16 episodes") as bar:
+    for i in range(10):
+        time.sleep(0.05)
+        bar((i + 1) / 10)
+        if i == 4:
+            common.log.info("half of it")
+print("the answer")
+"""
+
+
+def test_on_a_terminal_a_bar_stands_on_stderr_and_messages_above_it():
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=theirs
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(ours, 65536)
+            except OSError:  # the terminal's other end is closed
+                break
+        stdout, _ = process.communicate(timeout=60)
+    os.close(ours)
+    assert process.returncode == 0
+    assert stdout == b"the answer\n"
+    text = seen.decode()
+    assert "playing" in text and "50%" in text and "16 episodes" in text
+    assert "half of it\r\n" in text, "on a line of its own"
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """What goes to stderr, a line each, while stderr is no terminal."""
+    common.setup_logging(verbose=False)
+    lines = []
+    monkeypatch.setattr(common.log.handlers[0], "emit", lambda record: lines.append(record.getMessage()))
+    return lines
+
+
+def test_without_a_terminal_short_work_is_silent(logged, capsys):
+    with Bar("playing") as bar:
+        for i in range(100):
+            bar(i / 100)
+    assert logged == [] and capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_long_work_says_now_and_then_how_far_it_is(logged, monkeypatch, capsys):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(display.time, "monotonic", lambda: float(next(clock)))
+    with Bar("playing", "16 episodes") as bar:
+        for i in range(1, 11):
+            bar(i / 10)
+    assert logged[0] == "playing: 40 %, 0:01:00 left  16 episodes"
+    assert len(logged) == 2 and capsys.readouterr().out == ""
