@@ -25,9 +25,10 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
     every control step, and its action and its new state must agree. Raises UsageError where they do not.
     """
     policy = runner.alg.get_policy()
-    log.info("exporting to %s", folder)
-    runner.export_policy_to_jit(str(folder))
-    _export_onnx(runner, folder)
+    with Bar("exporting", "TorchScript, ONNX") as bar:
+        runner.export_policy_to_jit(str(folder))
+        bar(0.2)
+        _export_onnx(runner, folder)
     scripted = torch.jit.load(folder / "policy.pt")
     graph = _session(folder / "policy.onnx")
     policy.to("cpu")

@@ -16,23 +16,24 @@ from spiky_rl.metrics.film import Frame, RasterPanel, beside, write_film
 
 def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
     """Play ``steps`` control steps from a fresh episode; environment 0 with its spikes beside it, or alone for an ANN."""
-    camera = Camera(env)
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
-    with torch.inference_mode(), Bar("filming", f"{steps} control steps") as bar:
-        env.reset()
-        policy.reset()
-        obs = env.get_observations()
-        for step in range(steps):
-            if (spikes := policy.spikes(obs)) is not None:
-                panel.add(spikes)
-                frames.append(beside(camera.frame(), panel.frame()))
-            else:
-                frames.append(camera.frame())
-            obs, _, dones, _ = env.step(policy(obs))
-            policy.reset(dones)
-            bar((step + 1) / steps)
-    camera.close()
+    with Bar("filming", f"{steps} control steps") as bar:
+        camera = Camera(env)
+        with torch.inference_mode():
+            env.reset()
+            policy.reset()
+            obs = env.get_observations()
+            for step in range(steps):
+                if (spikes := policy.spikes(obs)) is not None:
+                    panel.add(spikes)
+                    frames.append(beside(camera.frame(), panel.frame()))
+                else:
+                    frames.append(camera.frame())
+                obs, _, dones, _ = env.step(policy(obs))
+                policy.reset(dones)
+                bar((step + 1) / steps)
+        camera.close()
     log.info("writing %s and its GIF", path)
     return write_film(path, frames, 1.0 / env.unwrapped.step_dt)
 
