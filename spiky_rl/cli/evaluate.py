@@ -136,8 +136,8 @@ def simulate(
         groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
             evaluation = Evaluation(env, names, args.episodes, groups, plan.seed)
-            with Bar("evaluating", f"{len(names)} conditions x {args.episodes} episodes") as bar:
-                return evaluation.run(policy, bar)
+            with Bar("evaluating", f"{len(names)} conditions x {args.episodes} episodes") as shown:
+                return evaluation.run(policy, shown)
 
 
 def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:

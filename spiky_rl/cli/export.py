@@ -25,9 +25,9 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
     every control step, and its action and its new state must agree. Raises UsageError where they do not.
     """
     policy = runner.alg.get_policy()
-    with Bar("exporting", "TorchScript, ONNX") as bar:
+    with Bar("exporting", "TorchScript, ONNX") as shown:
         runner.export_policy_to_jit(str(folder))
-        bar(0.2)
+        shown(0.2)
         _export_onnx(runner, folder)
     scripted = torch.jit.load(folder / "policy.pt")
     graph = _session(folder / "policy.onnx")
@@ -38,7 +38,7 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
         network.run_on("torch")
     worst_script = worst_graph = 0.0
     steps = flips = 0
-    with torch.inference_mode(), Bar("comparing exports", "over an episode") as bar:
+    with torch.inference_mode(), Bar("comparing exports", "over an episode") as shown:
         env.reset()
         policy.reset()
         scripted.reset()
@@ -58,7 +58,7 @@ def export(runner: Any, env: Any, folder: Path) -> dict[str, Any]:
             _, _, dones, _ = env.step(whole)
             if dones[0]:
                 break
-            bar(steps / env.max_episode_length)
+            shown(steps / env.max_episode_length)
     if network:
         network.run_on(backend)
     policy.to(runner.device)

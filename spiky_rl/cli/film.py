@@ -18,7 +18,7 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
     """Play ``steps`` control steps from a fresh episode; environment 0 with its spikes beside it, or alone for an ANN."""
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
-    with Bar("filming", f"{steps} control steps") as bar:
+    with Bar("filming", f"{steps} control steps") as shown:
         camera = Camera(env)
         with torch.inference_mode():
             env.reset()
@@ -32,7 +32,7 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
                     frames.append(camera.frame())
                 obs, _, dones, _ = env.step(policy(obs))
                 policy.reset(dones)
-                bar((step + 1) / steps)
+                shown((step + 1) / steps)
         camera.close()
     log.info("writing %s and its GIF", path)
     return write_film(path, frames, 1.0 / env.unwrapped.step_dt)

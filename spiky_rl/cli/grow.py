@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
@@ -97,8 +97,8 @@ def grow(argv: list[str]) -> int:
         shown(progress)
 
     limits = Limits(args.min_size, args.max_size)
-    with announced(args.out), Bar("evolving", f"{args.tournaments} tournaments") as bar:
-        shown = Shown(bar, args.tournaments, score.settings()["unit"])
+    with announced(args.out), Bar("evolving", f"{args.tournaments} tournaments") as tell:
+        shown = Shown(tell, args.tournaments, score.settings()["unit"])
         best = evolve(
             score,
             np.random.default_rng(seed),
@@ -133,8 +133,8 @@ def announced(out: Path) -> Iterator[None]:
 class Shown:
     """How far the evolution is: a bar, and a line for every better graph."""
 
-    def __init__(self, bar: Bar, tournaments: int, unit: str) -> None:
-        self.bar, self.tournaments, self.unit = bar, tournaments, unit
+    def __init__(self, tell: Bar, tournaments: int, unit: str) -> None:
+        self.tell, self.tournaments, self.unit = tell, tournaments, unit
 
     def __call__(self, progress: Progress) -> None:
         """Show where the evolution stands."""
@@ -144,7 +144,7 @@ class Shown:
         if progress.improved:
             where = f"tournament {progress.tournament:4d}/{self.tournaments}"
             log.info("%s  %s  %d growths, %d measured", where, words, progress.growths, progress.measured)
-        self.bar(progress.tournament / self.tournaments, words)
+        self.tell(progress.tournament / self.tournaments, words)
 
 
 def main() -> int:

@@ -61,8 +61,8 @@ def play(argv: list[str]) -> int:
         runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         policy = runner.get_inference_policy(plan.device)
-        with Bar("playing", f"{args.episodes} episodes") as bar:
-            playback = episodes(env, policy, args.episodes, Measures(env), bar)
+        with Bar("playing", f"{args.episodes} episodes") as shown:
+            playback = episodes(env, policy, args.episodes, Measures(env), shown)
         rows = playback.rows
         films = []
         if args.video:
