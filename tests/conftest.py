@@ -1,9 +1,136 @@
-"""One thread: small tensors are slower on more, and a busy machine makes it forty times so."""
+"""No test feels another, in whatever order and worker they run: the process starts with the same settings for all of them,
+draws the same random numbers for each, and is put back after each test and each file.
+"""
 
+import contextlib
+import logging
 import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 
+# One thread: small tensors are slower on more, and a busy machine makes it forty times so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy
+import pytest
 import torch
 
+from spiky_rl.hosts.isaaclab.assets import configure_assets
+
 torch.set_num_threads(1)
+
+# Isaac Lab reads once, at its import, where its robots lie: said here, before any test can import it.
+if find_spec("isaaclab") and find_spec("newton"):
+    configure_assets("local")
+
+IMPORTED = ("PXR_PLUGINPATH_NAME", "PYGAME_HIDE_SUPPORT_PROMPT", "TORCHINDUCTOR_CACHE_DIR")
+"""Variables that Isaac Lab's packages set when they are imported, which happens once: they stay."""
+LOGGERS = (None, "spiky_rl")
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGPIPE")]
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name not in IMPORTED}
+
+
+def set_environment(values: dict[str, str]) -> None:
+    for name in set(environment()) - set(values):
+        del os.environ[name]
+    os.environ.update(values)
+
+
+def logs() -> list[tuple]:
+    loggers = map(logging.getLogger, LOGGERS)
+    return [(log, list(log.handlers), log.level, log.propagate, log.disabled) for log in loggers]
+
+
+def set_logs(values: list[tuple]) -> None:
+    for log, handlers, level, log.propagate, log.disabled in values:
+        log.handlers[:] = handlers
+        log.setLevel(level)
+
+
+def set_handlers(values: list) -> None:
+    for number, handler in zip(SIGNALS, values, strict=True):
+        if handler is not None:  # none that Python set
+            signal.signal(number, handler)
+
+
+STATE = [
+    (environment, set_environment),
+    (os.getcwd, os.chdir),
+    (logs, set_logs),
+    (lambda: list(map(signal.getsignal, SIGNALS)), set_handlers),
+    (lambda: list(sys.argv), lambda values: sys.argv.__setitem__(slice(None), values)),
+    (lambda: list(sys.path), lambda values: sys.path.__setitem__(slice(None), values)),
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+]
+"""What all tests of a process share: how it is read and how it is set."""
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """Put the process back as it was at the start."""
+    before = [(read(), write) for read, write in STATE]
+    try:
+        yield
+    finally:
+        for values, write in before:
+            write(values)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _file_leaves_no_trace() -> Iterator[None]:
+    with restored():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _test_leaves_no_trace(_file_leaves_no_trace) -> Iterator[None]:
+    with restored():
+        yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Before a test's own fixtures, so that what they draw depends on no other test."""
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--shuffle",
+        type=int,
+        metavar="SEED",
+        help="run the files in an order drawn by SEED, and the tests of each file too",
+    )
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    seed = config.getoption("shuffle")
+    return None if seed is None else f"shuffled: --shuffle {seed}"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The shuffle; pytest then brings together what shares a parametrised fixture of a file."""
+    if config.getoption("shuffle") is None:
+        return
+    draw = random.Random(config.getoption("shuffle"))
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.nodeid.partition("::")[0], []).append(item)
+    order = list(files.values())
+    draw.shuffle(order)
+    for tests in order:
+        draw.shuffle(tests)
+    items[:] = [item for tests in order for item in tests]

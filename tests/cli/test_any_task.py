@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytestmark = pytest.mark.timeout(900)
 
@@ -72,10 +74,12 @@ def outside(tmp_path_factory) -> Path:
 
 
 def train(task: str, agent: str, logs: Path, extra: Path | None = None) -> subprocess.CompletedProcess:
+    line = [str(ROOT / "scripts/train.py"), "--task", task, "--agent", agent, *RUN, "--log_root", str(logs)]
+    if extra is None:
+        return processes.run(*line)
     path = os.pathsep.join(str(p) for p in (extra, os.environ.get("PYTHONPATH")) if p)
-    line = [sys.executable, str(ROOT / "scripts/train.py"), "--task", task, "--agent", agent, *RUN]
     return subprocess.run(
-        [*line, "--log_root", str(logs)], cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, *line], cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
         capture_output=True, text=True, check=False, timeout=880,
     )  # fmt: skip
 

@@ -8,18 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.cli import bench, bench_plot, contenders
+from spiky_rl.cli import bench, bench_plot, common, contenders
 from spiky_rl.cli.contenders import CONTENDERS, REFERENCES, Setting
 from spiky_rl.registry import UserError
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCHES = 3, (2, 64)
 PEERS = [name for name, entry in CONTENDERS.items() if entry.package]
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "scripts/bench.py"), *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +29,9 @@ def measured(tmp_path_factory):
         "lif",
         "alif",
     ]
-    done = command(*sizes, *names, "--json", str(folder / "rows.json"), "--plot", str(folder / "plot.png"))
+    files = ["--json", str(folder / "rows.json"), "--plot", str(folder / "plot.png")]
+    line = [sys.executable, str(ROOT / "scripts/bench.py"), *sizes, *names, *files]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((folder / "rows.json").read_text()), done.stdout, folder
 
@@ -119,11 +116,13 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_bad_input_is_refused_before_anything_is_timed(case):
+def test_bad_input_is_refused_before_anything_is_timed(case, capsys):
     arguments, words = WRONG[case]
-    done = command(*arguments)
-    assert done.returncode == 2 and done.stdout == ""
-    assert all(word in done.stderr for word in words), done.stderr
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(common.run(bench.bench, arguments))
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and all(word in shown.err for word in words), shown.err
 
 
 def test_a_peer_that_is_not_installed_is_refused_where_it_was_asked_for(monkeypatch):

@@ -1,5 +1,6 @@
 """A comparison survives being killed, tells a failed cell from the others, and refuses what is none before it begins."""
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.experiments import study
+from tests import processes
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -38,24 +40,25 @@ class Broken(Rate):
 '''
 
 
-def command(out, agents, *more):
-    """``compare.py`` as a user runs it."""
-    line = [
-        sys.executable,
-        str(ROOT / "scripts" / "compare.py"),
-        "--agents",
-        agents,
-        *SMALL,
-        "--out",
-        str(out),
-        *more,
-    ]
-    return subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def line(out, agents, *more):
+    return [ROOT / "scripts" / "compare.py", "--agents", agents, *SMALL, "--out", out, *more]
 
 
-def ended(process):
-    said = process.communicate(timeout=3 * PATIENCE)[0]
-    return process.returncode, said
+@contextlib.contextmanager
+def started(*command):
+    """``compare.py`` as a user runs it; killed at the end, if it still runs."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen([sys.executable, *map(str, line(*command))], cwd=ROOT, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def finished(*command):
+    """The exit code of ``compare.py`` and what it said."""
+    done = processes.run(*line(*command))
+    return done.returncode, done.stdout + done.stderr
 
 
 def until(condition, process, what):
@@ -87,12 +90,9 @@ def killed(tmp_path_factory):
     (folder / "broken.yaml").write_text(agent)
     out, agents = folder / "out", f"lif_ppo,{folder / 'broken.yaml'}"
     budget = ("--budget", "env_steps=40000")
-    first = command(out, agents, *budget)
-    until(lambda: 0.0 < share(out, "Isaac-Cartpole.lif_ppo.seed0") < 0.7, first, "training")
-    first.kill()
-    first.wait()
-    first.stdout.close()
-    code, said = ended(command(out, agents, *budget))
+    with started(out, agents, *budget) as first:
+        until(lambda: 0.0 < share(out, "Isaac-Cartpole.lif_ppo.seed0") < 0.7, first, "training")
+    code, said = finished(out, agents, *budget)
     return out, code, said, agents, budget
 
 
@@ -130,11 +130,10 @@ def test_finished_cells_are_skipped_and_more_seeds_are_added(killed):
     out, _, _, agents, budget = killed
     result = out / "cells" / "Isaac-Cartpole.lif_ppo.seed0" / "result.json"
     before = result.read_bytes(), result.stat().st_mtime_ns
-    line = command(out, "lif_ppo", *budget, "--dry-run", "--seeds", "0-1")
-    code, said = ended(line)
+    code, said = finished(out, "lif_ppo", *budget, "--dry-run", "--seeds", "0-1")
     assert code == 0 and "2 of them finished" in said
     assert "Isaac-Cartpole.lif_ppo.seed1" in said and "Isaac-Cartpole.broken.seed1" in said
-    code, _ = ended(command(out, agents, *budget))
+    code, _ = finished(out, agents, *budget)
     assert code == 1
     assert (result.read_bytes(), result.stat().st_mtime_ns) == before
 
@@ -146,11 +145,11 @@ def test_the_report_names_the_failed_cell(killed):
 
 
 def test_a_stop_keeps_what_was_done(tmp_path):
-    process = command(tmp_path / "out", "lif_ppo", "--budget", "env_steps=400000")
-    until(lambda: share(tmp_path / "out", "Isaac-Cartpole.lif_ppo.seed0") > 0.0, process, "training")
-    process.send_signal(signal.SIGTERM)
-    code, said = ended(process)
-    assert code == 128 + signal.SIGTERM
+    with started(tmp_path / "out", "lif_ppo", "--budget", "env_steps=400000") as process:
+        until(lambda: share(tmp_path / "out", "Isaac-Cartpole.lif_ppo.seed0") > 0.0, process, "training")
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=3 * PATIENCE)[0]
+    assert process.returncode == 128 + signal.SIGTERM
     assert "run the same command again" in said
     folder = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
     assert list(folder.glob("run/*/*/*/model_*.pt"))
@@ -168,13 +167,13 @@ def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_pat
     names = [f"Isaac-Cartpole.{agent}.seed0" for agent in ("lif_ppo", "mlp_ppo")]
     try:
         more = ["--engine", "ray", "--ray_address", cluster.address, "--budget", "env_steps=150000"]
-        process = command(out, "lif_ppo,mlp_ppo", *more)
-        until(lambda: all(share(out, name) > 0.0 for name in names), process, "two trainings at once")
-        cluster.remove_node(nodes[0], allow_graceful=False)
-        code, said = ended(process)
+        with started(out, "lif_ppo,mlp_ppo", *more) as process:
+            until(lambda: all(share(out, name) > 0.0 for name in names), process, "two trainings at once")
+            cluster.remove_node(nodes[0], allow_graceful=False)
+            said = process.communicate(timeout=3 * PATIENCE)[0]
     finally:
         cluster.shutdown()
-    assert code == 0, said
+    assert process.returncode == 0, said
     results = [json.loads((out / "cells" / name / "result.json").read_text()) for name in names]
     assert sorted(result["resumed"] for result in results) == [0, 1]
     assert sorted(starts(out, name, "train") for name in names) == [1, 2]

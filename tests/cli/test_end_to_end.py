@@ -6,9 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
@@ -17,14 +20,19 @@ TASK = ["--task", "Isaac-Cartpole-v0", "--device", "cpu", "--assets", "local"]
 ITERATIONS = 60
 
 
-def command(script: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, check=False, timeout=280)
+def alone(path: Path, *arguments: object) -> subprocess.CompletedProcess:
+    """A command from its very start."""
+    line = [sys.executable, path, *map(str, arguments)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
 
 
-def train(root: Path, *arguments: str) -> Path:
+def command(script: str, *arguments: object, start: Callable = processes.run) -> subprocess.CompletedProcess:
+    return start(ROOT / "scripts" / script, *TASK, *arguments)
+
+
+def train(root: Path, *arguments: object, start: Callable = processes.run) -> Path:
     """Train; returns the run folder."""
-    done = command("train.py", *TASK, "--log_root", str(root), *arguments)
+    done = command("train.py", "--log_root", root, *arguments, start=start)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     result = Path(done.stdout.strip().splitlines()[-1])
     assert result.name == "result.json" and result.is_file(), "the path of the result is printed last"
@@ -49,6 +57,7 @@ def trained(tmp_path_factory) -> Path:
         str(ITERATIONS),
         "--run_name",
         "e2e",
+        start=alone,
     )
 
 
@@ -83,7 +92,7 @@ def test_training_learns_to_balance_and_writes_isaac_labs_layout(trained):
 
 def test_playback_measures_films_and_exports(trained):
     done = command(
-        "play.py", *TASK, "--agent", "lif_ppo", "--log_root", str(trained.parents[2]), "--num_envs", "4",
+        "play.py", "--agent", "lif_ppo", "--log_root", trained.parents[2], "--num_envs", "4",
         "--episodes", "6", "--export",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -105,8 +114,8 @@ def test_playback_films_the_robot_and_its_spikes(trained):
     except GraphicsError as error:
         pytest.skip(str(error))
     done = command(
-        "play.py", *TASK, "--agent", "lif_ppo", "--log_root", str(trained.parents[2]), "--num_envs", "1", "--episodes", "1",
-        "--checkpoint", "best", "--video", "--video_length", "20",
+        "play.py", "--agent", "lif_ppo", "--log_root", trained.parents[2], "--num_envs", "1", "--episodes", "1",
+        "--checkpoint", "best", "--video", "--video_length", "20", start=alone,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     with av.open(str(trained / "videos" / "play" / "best.mp4")) as film:
@@ -120,7 +129,7 @@ def test_playback_films_the_robot_and_its_spikes(trained):
 def test_resuming_goes_on_from_the_next_iteration(trained):
     root = trained.parents[2]
     done = command(
-        "train.py", *TASK, "--log_root", str(root), "--agent", "lif_ppo", "--num_envs", "512", "--max_iterations", "2",
+        "train.py", "--log_root", root, "--agent", "lif_ppo", "--num_envs", "512", "--max_iterations", "2",
         "--checkpoint", str(trained / f"model_{ITERATIONS - 1}.pt"), "--experiment_name", "resumed",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
@@ -129,15 +138,7 @@ def test_resuming_goes_on_from_the_next_iteration(trained):
     assert result_of(run)["iterations"] == ITERATIONS + 2
     assert (run / f"model_{ITERATIONS + 1}.pt").is_file()
     refused = command(
-        "train.py",
-        *TASK,
-        "--log_root",
-        str(root),
-        "--agent",
-        "lif_ppo",
-        "--checkpoint",
-        str(trained),
-        "agent.network.steps=8",
+        "train.py", "--log_root", root, "--agent", "lif_ppo", "--checkpoint", trained, "agent.network.steps=8"
     )
     assert refused.returncode == 2 and "agent.network.steps=4" in refused.stderr
 

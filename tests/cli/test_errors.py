@@ -15,6 +15,7 @@ from spiky_rl.cli.play import play
 from spiky_rl.cli.show import show
 from spiky_rl.cli.train import train
 from spiky_rl.hosts.common.checkpoints import random_state
+from tests import processes
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -27,8 +28,6 @@ CARTPOLE = ["--task", "cartpole", "--device", "cpu", "--assets", "local"]
 @pytest.fixture
 def command(capsys):
     """Runs a command in this process; returns its exit code and what it wrote to stderr."""
-    log = common.log
-    before = log.handlers, log.propagate, log.level
 
     def run(name: str, *argv: object) -> tuple[int, str]:
         try:
@@ -37,8 +36,7 @@ def command(capsys):
             code = end.code
         return code, capsys.readouterr().err
 
-    yield run
-    log.handlers, log.propagate, log.level = before
+    return run
 
 
 def assert_refused(code: int, stderr: str, *words: str) -> None:
@@ -200,25 +198,6 @@ def test_show_merges_an_agent_with_the_configuration_of_the_library_asked_for(ca
 
 # What Isaac Lab has to be imported for: one process runs all of these lines, and no simulator starts in it.
 
-DRIVER = """
-import contextlib, io, json, sys
-from spiky_rl.cli import common
-from spiky_rl.cli.play import play
-from spiky_rl.cli.train import train
-results = {}
-for case, (name, argv) in json.loads(sys.stdin.read()).items():
-    stderr = io.StringIO()
-    with contextlib.redirect_stderr(stderr):
-        try:
-            code = common.run({"train": train, "play": play}[name], argv)
-        except SystemExit as end:
-            code = end.code
-        except Exception as error:
-            code = 1
-            print("Traceback:", repr(error), file=stderr)
-    results[case] = code, stderr.getvalue()
-print("RESULTS" + json.dumps(results))
-"""
 IDENTITY = {"task": "Isaac-Cartpole", "agent": "lif_ppo"}
 CHECKPOINTS = {
     "foreign": {"model": {}, "epoch": 3},
@@ -379,10 +358,7 @@ def outcomes(tmp_path_factory):
         case: (name, [*CARTPOLE, "--log_root", str(logs), *(a.format(**files) for a in arguments)])
         for case, (name, arguments, _) in HEAVY.items()
     }
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        cwd=ROOT, input=json.dumps(lines), capture_output=True, text=True, check=False, timeout=240,
-    )  # fmt: skip
+    done = processes.run("-m", "tests.cli.refused", stdin=json.dumps(lines))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.rpartition("RESULTS")[2]), files, logs
 

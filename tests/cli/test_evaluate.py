@@ -2,9 +2,8 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -12,22 +11,22 @@ from spiky_rl import registry, spec
 from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import evaluate
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
+from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytestmark = pytest.mark.timeout(900)
 
-ROOT = Path(__file__).parents[2]
+ROOT = processes.ROOT
 ROBOTS = ["--device", "cpu", "--assets", "local"]
 EPISODES = 3
 SHORT, STEPS = "env.episode_length_s=1.5", 90
 
 
-def command(script: str, *arguments: object) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "scripts" / script), *map(str, arguments), *ROBOTS]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=880)
+def command(script: str, *arguments: object) -> CompletedProcess:
+    return processes.run(ROOT / "scripts" / script, *arguments, *ROBOTS)
 
 
-def evaluated(*arguments: object) -> tuple[dict, subprocess.CompletedProcess]:
+def evaluated(*arguments: object) -> tuple[dict, CompletedProcess]:
     """What the command wrote, and what it said; the path of the file stands last."""
     done = command("evaluate.py", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -63,7 +62,7 @@ def of(run: Path) -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def whole(run) -> tuple[dict, subprocess.CompletedProcess]:
+def whole(run) -> tuple[dict, CompletedProcess]:
     """All conditions."""
     return evaluated(*of(run))
 
@@ -151,8 +150,7 @@ def policies(request, tmp_path_factory) -> dict[str, dict]:
     if request.param == "skrl":
         pytest.importorskip("skrl", reason="the skrl extra is not installed")
     logs = str(tmp_path_factory.mktemp("logs"))
-    line = [sys.executable, "-m", "tests.cli.evaluated_agents", request.param, logs, *AGENTS]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=880)
+    done = processes.run("-m", "tests.cli.evaluated_agents", request.param, logs, *AGENTS)
     rows = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"agent"')]
     assert len(rows) == len(AGENTS), done.stdout[-1000:] + done.stderr[-3000:]
     return {row["agent"]: row for row in rows}
@@ -221,14 +219,10 @@ def test_a_bad_command_line_is_refused_in_one_line(case, tmp_path, capsys):
     file = tmp_path / "file"
     file.touch()
     arguments, words = ([text.format(folder=tmp_path, file=file) for text in part] for part in LIGHT[case])
-    handlers, propagate, level = common.log.handlers, common.log.propagate, common.log.level
     try:
         code = common.run(evaluate, ["--task", "cartpole", "--log_root", str(tmp_path / "logs"), *arguments])
     except SystemExit as end:
         code = end.code
-    finally:
-        common.log.handlers, common.log.propagate = handlers, propagate
-        common.log.setLevel(level)
     stderr = capsys.readouterr().err
     assert code == 2 and len(stderr.splitlines()) == 1
     assert all(word in stderr for word in words), stderr
@@ -249,28 +243,17 @@ HEAVY = {
         ["--checkpoint latest", "train one first"],
     ),
 }
-DRIVER = """
-import contextlib, io, json, sys
-from spiky_rl.cli import common
-from spiky_rl.cli.evaluate import evaluate
-results = {}
-for case, argv in json.loads(sys.stdin.read()).items():
-    with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        code = common.run(evaluate, argv)
-    results[case] = code, stderr.getvalue()
-print("RESULTS" + json.dumps(results))
-"""
 
 
 @pytest.fixture(scope="module")
 def refusals(tmp_path_factory) -> dict[str, tuple[int, str]]:
     """What Isaac Lab has to be imported for: one process runs all of these lines, and no simulator starts in it."""
     logs = str(tmp_path_factory.mktemp("logs"))
-    lines = {case: [*arguments, *ROBOTS, "--log_root", logs] for case, (arguments, _) in HEAVY.items()}
-    done = subprocess.run(
-        [sys.executable, "-c", DRIVER],
-        cwd=ROOT, input=json.dumps(lines), capture_output=True, text=True, check=False, timeout=280,
-    )  # fmt: skip
+    lines = {
+        case: ("evaluate", [*arguments, *ROBOTS, "--log_root", logs])
+        for case, (arguments, _) in HEAVY.items()
+    }
+    done = processes.run("-m", "tests.cli.refused", stdin=json.dumps(lines))
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.rpartition("RESULTS")[2])
 

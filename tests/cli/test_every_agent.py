@@ -2,19 +2,16 @@
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from spiky_rl import registry, spec
 from spiky_rl.hosts.common.rules import local_rule
+from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytestmark = pytest.mark.timeout(900)
 
-ROOT = Path(__file__).parents[2]
 LIBRARIES = ["rsl_rl", "skrl"]
 
 
@@ -45,15 +42,8 @@ def library(request):
 def trained(library, tmp_path_factory) -> dict[str, dict]:
     """What each agent did, by name, from one process with one simulator."""
     agents = [agent for agent in AGENTS if library != "skrl" or not changes_by_itself(agent)]
-    line = [
-        sys.executable,
-        "-m",
-        "tests.cli.every_agent",
-        library,
-        str(tmp_path_factory.mktemp("logs")),
-        *agents,
-    ]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=880)
+    logs = tmp_path_factory.mktemp("logs")
+    done = processes.run("-m", "tests.cli.every_agent", library, logs, *agents)
     rows = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"agent"')]
     assert len(rows) == len(agents), done.stdout[-1000:] + done.stderr[-3000:]
     return {row["agent"]: row for row in rows}

@@ -2,9 +2,8 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -14,8 +13,9 @@ from spiky_rl.kernels import cpu_backend, dispatch, torch_backend
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.layer import Parameters
 from spiky_rl.spec import read_agent
+from tests import processes
 
-ROOT = Path(__file__).parents[2]
+ROOT = processes.ROOT
 BATCH, WIDTH, STEPS = 7, 37, 5
 
 
@@ -26,9 +26,8 @@ def mine(tmp_path) -> Path:
     return tmp_path / "mine"
 
 
-def command(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "scripts" / script), *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+def command(script: str, *arguments: str) -> CompletedProcess:
+    return processes.run(ROOT / "scripts" / script, *arguments)
 
 
 def test_an_agent_finds_a_file_beside_itself_from_any_folder(mine, monkeypatch, tmp_path):

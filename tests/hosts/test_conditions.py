@@ -2,9 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,8 +21,8 @@ from spiky_rl.hosts.isaaclab.conditions import (
     drawing,
     sensors_of,
 )
+from tests import processes
 
-ROOT = Path(__file__).parents[2]
 SEED, EPISODES, SENSORS = 3, 400, 5
 
 
@@ -140,8 +137,7 @@ def test_conditions_that_there_are_not_are_refused(names, words):
 def real(request) -> dict:
     """What the conditions did to a robot with a fixed base, and to one that is free to go."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-    line = [sys.executable, "-m", "tests.hosts.conditions_case", request.param]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    done = processes.run("-m", "tests.hosts.conditions_case", request.param)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.rpartition("RESULT")[2])
     arrays = {key: torch.tensor(found[key]) for key in ("start", "end", "pushed", "velocity")}

@@ -1,15 +1,13 @@
-"""The real Isaac Lab tasks, a few steps each, in processes of their own: a process holds one simulation."""
+"""The real Isaac Lab tasks, a few steps each, each in a process of its own: a process holds one simulation."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
+from tests import processes
+
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-ROOT = Path(__file__).parents[2]
 STEPS, ENVS = 5, 4
 
 SCRIPT = """
@@ -46,10 +44,9 @@ with simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=1) as gym_e
         ("Isaac-Humanoid-v0", "Isaac-Humanoid", None, 21, [400, 200, 100]),
     ],
 )
-def test_real_task_runs_unmodified_on_the_derived_assets(name, task, observations, actions, hidden):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, name], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+def test_real_task_runs_unmodified_on_the_derived_assets(name, task, observations, actions, hidden, tmp_path):
+    (tmp_path / "steps.py").write_text(SCRIPT)
+    done = processes.run(tmp_path / "steps.py", name)
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.rpartition("RESULT")[2])
     assert result["task"] == task

@@ -1,22 +1,21 @@
 """The commands through skrl, on the real Isaac-Cartpole: train, resume, play, refuse."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
+
+from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
-ROOT = Path(__file__).parents[2]
 TASK = ["--task", "Isaac-Cartpole-v0", "--device", "cpu", "--assets", "local", "--rl_library", "skrl"]
 
 
-def command(script: str, *arguments: str) -> subprocess.CompletedProcess:
-    line = [sys.executable, str(ROOT / "scripts" / script), *TASK, *arguments]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=500)
+def command(script: str, *arguments: str) -> CompletedProcess:
+    return processes.run(processes.ROOT / "scripts" / script, *TASK, *arguments)
 
 
 def trained(root: Path, *arguments: str) -> Path:
