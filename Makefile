@@ -42,9 +42,11 @@ endef
 run: setup ## train a small spiking agent on Cartpole, on the CPU if there is no GPU
 	$(BIN)/python scripts/train.py $(RUN_ARGS)
 
-# A file's tests stay together: some share a simulator or a training run.
+# A file's tests stay together: some share a simulator or a training run. Files are handed out in their alphabetical order, in
+# which those that start simulators come early, and not by their number of tests: else the longest files would run last.
+# PYTEST_ARGS="--shuffle SEED" draws another order.
 test: setup ## the fast tests, on up to four cores
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-slow: setup ## the slow tests (training runs, builds)
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
