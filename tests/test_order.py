@@ -21,7 +21,7 @@ def state():
     draws = torch.rand(3, dtype=torch.float32).tolist()
     loggers = [(list(item.handlers), item.level, item.propagate) for item in (log, logging.getLogger("other"))]
     return (
-        draws, loggers, {name: value for name, value in os.environ.items() if "PYTEST" not in name}, os.getcwd(),
+        draws, loggers, [os.environ.get(name) for name in ("SPIKY_RL_CACHE", "PATH")], os.getcwd(),
         list(sys.argv), list(sys.path), signal.getsignal(signal.SIGTERM), torch.get_default_dtype(),
         torch.get_num_threads(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
         torch.get_float32_matmul_precision(),
