@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from spiky_rl.cli.report import print_report
 from spiky_rl.cli.stopping import stoppable
 from spiky_rl.experiments import cells as folders
 from spiky_rl.experiments import engines, grid, study
-from spiky_rl.experiments.engines.base import BROKEN, DONE, Order
+from spiky_rl.experiments.engines.base import BROKEN, DONE, Order, visible
 from spiky_rl.experiments.estimate import Speeds, estimated
 from spiky_rl.experiments.grid import Cell, Resolved
 from spiky_rl.experiments.study import RANDOM, Study
@@ -90,8 +91,12 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--ray_address", help="of a Ray cluster (auto, or host:port); default: one on this machine"
     )
-    found.add_argument("--cell_cpus", type=float, default=1.0, help="with ray: cores of a cell")
-    found.add_argument("--cell_gpus", type=float, help="with ray: GPUs of a cell; default: 1 on cuda, else 0")
+    found.add_argument(
+        "--cell_cpus", type=share, help="with ray: cores of a cell; default: one for each of its processes"
+    )
+    found.add_argument(
+        "--cell_gpus", type=share, help="with ray: GPUs of a cell; default: one per process on cuda, else 0"
+    )
     found.add_argument(
         "--distributed",
         type=common.positive,
@@ -121,6 +126,7 @@ def compare(argv: list[str]) -> int:
     if args.distributed > 1 and asked.library != "rsl_rl":
         raise common.UsageError("--distributed: only with --rl_library rsl_rl")
     engine = engines.create(args.engine, **ray_options(args)) if not args.dry_run else None
+    gpus = () if args.dry_run else own_gpus(args)
     args.assets = settled(args.assets)
     resolve = Resolver(asked, args)
     found = grid.cells(asked, resolve, args.device, args.assets, args.distributed)
@@ -144,7 +150,7 @@ def compare(argv: list[str]) -> int:
         stoppable("stopping; running cells keep a checkpoint") as stopped,
         Table(out, found, finished, args.parallel) as table,
     ):
-        states |= engine.run(Order(left, out, args.parallel, table, stopped))
+        states |= engine.run(Order(left, out, args.parallel, table, stopped, gpus))
         interrupted = stopped()
     print_end(out, states, interrupted)
     print_report(out)
@@ -207,12 +213,57 @@ def is_elsewhere(device: str | None) -> bool:
     return bool(device) and str(device).startswith("cuda") and not torch.cuda.is_available()
 
 
+def share(text: str) -> float:
+    """A finite number of 0 or more: what a cell takes of something."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, got {text}")
+    return value
+
+
 def ray_options(args: argparse.Namespace) -> dict[str, Any]:
     """The engine's options."""
-    gpus = args.cell_gpus
-    if gpus is None and args.engine == "ray":
-        gpus = 1.0 if common.check_device(args.device).startswith("cuda") else 0.0
-    return {"address": args.ray_address, "cpus": args.cell_cpus, "gpus": gpus} if args.engine == "ray" else {}
+    if args.engine != "ray":
+        return {}
+    on_cuda = common.check_device(args.device).startswith("cuda")
+    cpus, gpus = cell_share(on_cuda, args.distributed, args.cell_cpus, args.cell_gpus)
+    return {"address": args.ray_address, "cpus": cpus, "gpus": gpus}
+
+
+def cell_share(
+    on_cuda: bool, processes: int, cpus: float | None = None, gpus: float | None = None
+) -> tuple[float, float]:
+    """Cores and GPUs of a cell: one for each of its processes, unless others are given.
+
+    Raises UsageError where its processes would have less than a GPU each.
+    """
+    cpus = float(processes) if cpus is None else cpus
+    gpus = float(processes if on_cuda else 0) if gpus is None else gpus
+    if on_cuda and 1 < processes > gpus:
+        raise common.UsageError(
+            f"--cell_gpus {gpus:g}: --distributed {processes} takes a GPU for each process; give {processes}"
+        )
+    return cpus, gpus
+
+
+def own_gpus(args: argparse.Namespace) -> tuple[str, ...]:
+    """This machine's GPUs, for its engine to spread cells over; none where the device is the CPU or one that was named.
+
+    Raises UsageError where there are fewer than a cell has processes.
+    """
+    import torch
+
+    if args.engine != "local" or args.device not in (None, "cuda") or not torch.cuda.is_available():
+        return ()
+    gpus = visible(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    if args.distributed > len(gpus):
+        raise common.UsageError(f"--distributed {args.distributed}: there are {len(gpus)} GPUs here")
+    if args.parallel > 1 and len(gpus) > 1:
+        log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
+    return gpus
 
 
 def recorded() -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.cli import common
-from spiky_rl.cli.compare import compare
+from spiky_rl.cli.compare import cell_share, compare
 from spiky_rl.experiments import study
 from tests import processes
 
@@ -179,6 +179,20 @@ def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_pat
     assert sorted(starts(out, name, "train") for name in names) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [((False, 1), (1.0, 0.0)), ((False, 4), (4.0, 0.0)), ((True, 1), (1.0, 1.0)), ((True, 4), (4.0, 4.0)),
+     ((True, 1, 2.0, 0.25), (2.0, 0.25)), ((True, 2, 1.0, 3.0), (1.0, 3.0))],
+)  # fmt: skip
+def test_a_cell_takes_a_core_and_a_gpu_for_each_of_its_processes(given, expected):
+    assert cell_share(*given) == expected
+
+
+def test_less_than_a_gpu_for_each_process_is_refused():
+    with pytest.raises(common.UsageError, match="--cell_gpus 1: --distributed 4 .* give 4"):
+        cell_share(True, 4, None, 1.0)
+
+
 GIVEN = ["--agents", "lif_ppo", *SMALL]
 REFUSED = {
     "unknown agent": (["--agents", "lif_ppo,mlp_poo"], ["'mlp_poo'", "mean 'mlp_ppo'"]),
@@ -190,6 +204,8 @@ REFUSED = {
     "unknown option varied": (["--vary", "agent.network.stpes=2,4"], ["stpes", "mean 'steps'"]),
     "unknown option": (["agent.network.stpes=2"], ["stpes", "mean 'steps'"]),
     "unknown engine": (["--engine", "slurm"], ["slurm", "local"]),
+    "no number of cores": (["--cell_cpus", "nan"], ["--cell_cpus", "nan", "0 or more"]),
+    "less than no GPU": (["--cell_gpus", "-1"], ["--cell_gpus", "-1", "0 or more"]),
     "no study file": (["nowhere.yaml"], ["nowhere.yaml", "No such file"]),
 }
 

@@ -1,7 +1,11 @@
 """Engines bring every cell to its end, so many at once, and one that fails does not touch the others."""
 
+import json
+import os
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +57,51 @@ def test_a_cell_gets_its_part_of_the_cores_unless_the_user_said_otherwise(monkey
     assert base.environment(2, 8)["OMP_NUM_THREADS"] == "3"
 
 
+TWO, FOUR = ["0", "1"], ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown", "expected"),
+    [(0, "", ()), (2, "", ("0", "1")), (2, "3, 5", ("3", "5")), (1, "MIG-a,9", ("MIG-a",))],
+)
+def test_gpus_are_named_as_the_user_shows_them(count, shown, expected):
+    assert base.visible(count, shown) == expected
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "expected"),
+    [([], 1, []), (TWO, 1, TWO), (FOUR, 2, ["0,1", "2,3"]), (["0", "1", "2"], 2, ["0,1"]), (["7", "MIG-a"], 1, ["7", "MIG-a"])],
+)  # fmt: skip
+def test_gpus_are_shared_out_by_the_processes_of_a_cell(gpus, processes, expected):
+    assert base.shares(gpus, processes) == expected
+
+
+@pytest.mark.parametrize(
+    ("found", "taken", "expected"),
+    [([], [], None), (TWO, [], "0"), (TWO, ["0"], "1"), (TWO, ["0", "1", "1"], "0"), (["0,1", "2,3"], ["1"], "2,3"), (TWO, [None], "0")],
+)  # fmt: skip
+def test_a_cell_gets_the_gpus_that_the_fewest_others_use(found, taken, expected):
+    assert base.least_busy(found, taken) == expected
+
+
+def test_cells_at_once_see_different_gpus(tmp_path):
+    seen: dict[str, str] = {}
+
+    def look(_):
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (process / "cmdline").read_text().split("\0")
+                given = (process / "environ").read_text().split("\0")
+            except OSError:  # it has ended since
+                continue
+            if "spiky_rl.experiments.work" in line and str(tmp_path) in line:
+                (seen[line[3]],) = (text for text in given if text.startswith("CUDA_VISIBLE_DEVICES="))
+
+    given = replace(order(tmp_path, look), gpus=("5", "7"))
+    engines.create("local").run(replace(given, cells=given.cells[:2]))
+    assert sorted(seen.values()) == ["CUDA_VISIBLE_DEVICES=5", "CUDA_VISIBLE_DEVICES=7"]
+
+
 def test_without_ray_the_install_line_is_named():
     code = (
         "import sys; sys.modules['ray'] = None\n"
@@ -92,3 +141,84 @@ def test_what_no_machine_of_the_cluster_has_is_refused(cluster, tmp_path):
 def test_a_cluster_that_does_not_answer_is_named(tmp_path):
     with pytest.raises(EngineError, match="--ray_address 127.0.0.1:1"):
         engines.create("ray", address="127.0.0.1:1").run(order(tmp_path))
+
+
+GUARDED = """
+import json, os, sys
+from pathlib import Path
+from spiky_rl import files
+from spiky_rl.experiments import engines
+from spiky_rl.experiments.engines.base import Order
+from tests.experiments.test_grid import cells
+
+out, (cell, *_) = Path(sys.argv[1]), cells()
+files.write_json(out / "cells" / cell.name / "cell.json", {"hash": cell.hash})
+files.write_json(out / "cells" / cell.name / "result.json", {"hash": cell.hash})
+
+def changed(states, told=[]):
+    if not told:
+        told.append(True)
+        import ray
+        address = ray.get_runtime_context().gcs_address
+        print(json.dumps({"address": address, "token": os.environ["RAY_AUTH_TOKEN"]}), flush=True)
+        input()
+
+print(engines.create("ray").run(Order([cell], out, 1, changed, lambda: False)))
+"""
+CLIENT = """
+import logging, sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)
+print("ran as", ray.get(ray.remote(lambda: "a task")._remote(num_cpus=0)))
+"""
+
+
+def client(address: str, **environment: str) -> tuple[str, str]:
+    """What another process of this machine hears that sends a task to a cluster: its answer, and the reason without one."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, address], env={**kept, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        for line in process.stderr:
+            if "InvalidAuthToken" in line:  # it would ask again for minutes
+                process.kill()
+                return process.stdout.read(), line
+        return process.stdout.read(), ""
+
+
+@pytest.mark.slow
+def test_a_cluster_that_a_study_starts_takes_tasks_from_nobody_else(tmp_path):
+    """Whatever the user's environment says of authentication and of other clusters."""
+    root, home = str(Path(__file__).parents[2]), tmp_path / "home"
+    home.mkdir()
+    given = {"PYTHONPATH": root, "HOME": str(home), "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": "127.0.0.1:1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", GUARDED, str(tmp_path / "out")], cwd=root, env={**os.environ, **given},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as study:  # fmt: skip
+        assert study.stdin is not None and study.stdout is not None
+        said = json.loads(study.stdout.readline())
+        address, token = said["address"], said["token"]
+        mode = {"RAY_AUTH_MODE": "token", "HOME": str(home)}
+        strangers = [client(address), client(address, **mode, RAY_AUTH_TOKEN="0" * 64)]
+        known = client(address, **mode, RAY_AUTH_TOKEN=token)
+        lines = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
+        logs = list(Path("/tmp/ray/session_latest/logs").resolve().rglob("*.*"))
+        study.stdin.write("\n")
+        study.stdin.flush()
+        rest = study.stdout.read()
+    assert study.returncode == 0 and DONE in rest, rest
+    assert [(answer, "InvalidAuthToken" in reason) for answer, reason in strangers] == [
+        ("", True),
+        ("", True),
+    ]
+    assert known == ("ran as a task\n", "")
+    assert address.startswith("127.0.0.1:")
+    own = socket.gethostbyname(socket.gethostname())
+    if not own.startswith("127."):
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((own, int(address.partition(":")[2])), timeout=5.0).close()
+    assert len(token) == 64 and not any(token.encode() in line for line in lines)
+    written = [path for path in (*logs, *tmp_path.rglob("*")) if path.is_file()]
+    assert logs and not [path for path in written if token.encode() in path.read_bytes()]

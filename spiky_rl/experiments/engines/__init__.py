@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from spiky_rl.experiments.engines.base import Engine, EngineError
@@ -13,8 +14,8 @@ def create(name: str, **options: Any) -> Engine:
         from spiky_rl.experiments.engines.local import LocalEngine
 
         return LocalEngine()
-    try:
-        from spiky_rl.experiments.engines.ray import RayEngine
-    except ModuleNotFoundError as error:
-        raise EngineError(f"--engine {name}: {error.name} is missing; pip install 'spiky-rl[ray]'") from None
+    if importlib.util.find_spec("ray") is None:
+        raise EngineError(f"--engine {name}: ray is missing; pip install 'spiky-rl[ray]'")
+    from spiky_rl.experiments.engines.ray import RayEngine
+
     return RayEngine(**options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ class Order:
     """Called a few times a second with the states of the cells, by name."""
     asked: Callable[[], bool]
     """Whether to stop: nothing new is begun, and what runs keeps a checkpoint."""
+    gpus: Sequence[str] = ()
+    """GPUs of this machine to spread cells over, as CUDA_VISIBLE_DEVICES names them; none: cells choose by themselves."""
 
 
 class Engine(ABC):
@@ -51,10 +53,31 @@ def command(order: Order, cell: Cell) -> list[str]:
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 
-def environment(parallel: int, available: int) -> dict[str, str]:
-    """A cell's environment: its part of the available cores, unless the user gave a number of threads."""
+def environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
+    """A cell's environment: its part of the available cores, unless the user gave a number of threads; its GPUs, if any."""
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
-    return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel)}
+    own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
+    return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **own}
+
+
+def visible(count: int, shown: str) -> tuple[str, ...]:
+    """Names of the ``count`` GPUs there are: those in CUDA_VISIBLE_DEVICES, ``shown``, or their numbers where it is empty."""
+    names = [name.strip() for name in shown.split(",") if name.strip()]
+    return tuple(names[:count] or map(str, range(count)))
+
+
+def shares(gpus: Sequence[str], processes: int) -> list[str]:
+    """GPUs in shares of one for each process of a cell, as CUDA_VISIBLE_DEVICES takes them; none are left over for a part."""
+    whole = len(gpus) // processes
+    return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
+
+
+def least_busy(found: Sequence[str], taken: Iterable[str | None]) -> str | None:
+    """Of the shares ``found`` the one whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
+    used = [set(share.split(",")) for share in taken if share]
+    return min(
+        found, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
+    )
 
 
 def state_of(code: int) -> str:

@@ -15,6 +15,8 @@ from spiky_rl.experiments.engines.base import (
     command,
     cores,
     environment,
+    least_busy,
+    shares,
     state_of,
 )
 
@@ -28,13 +30,15 @@ class LocalEngine(Engine):
     def run(self, order: Order) -> dict[str, str]:  # noqa: D102
         states = {cell.name: WAITING for cell in order.cells}
         waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()
+        taken = dict[str, str | None]()
         told = False
         while running or (waiting and not order.asked()):
             while waiting and len(running) < order.parallel and not order.asked():
                 cell = waiting.pop(0)
+                taken[cell.name] = least_busy(shares(order.gpus, cell.processes), taken.values())
                 running[cell.name] = subprocess.Popen(  # pylint: disable=consider-using-with
                     [*command(order, cell), str(os.getpid())],
-                    env=environment(order.parallel, cores()),
+                    env=environment(order.parallel, cores(), taken[cell.name]),
                     stdin=subprocess.DEVNULL,
                 )
                 states[cell.name] = RUNNING
@@ -45,7 +49,7 @@ class LocalEngine(Engine):
             for name, process in list(running.items()):
                 if (code := process.poll()) is not None:
                     states[name] = state_of(code)
-                    del running[name]
+                    del running[name], taken[name]
             order.changed(states)
             time.sleep(PAUSE)
         return {name: STOPPED if state == WAITING else state for name, state in states.items()}
