@@ -164,7 +164,11 @@ def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:
     """What became of the cells; of those that failed, the end of their errors."""
     for name in sorted(name for name, state in states.items() if state == BROKEN):
         path = out / "cells" / name / folders.ERROR
-        text = path.read_text(encoding="utf-8") if path.exists() else "it was killed, and left no word"
+        text = (
+            path.read_text(encoding="utf-8", errors="replace")
+            if path.exists()
+            else "it was killed, and left no word"
+        )
         print(f"\n{name} failed; {path}")
         for line in text.splitlines()[-6:]:
             print(f"    {line}")

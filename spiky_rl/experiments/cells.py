@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,15 +22,21 @@ from spiky_rl import files
 from spiky_rl.experiments.grid import Cell
 from spiky_rl.experiments.study import Study, StudyError, extended
 
+log = logging.getLogger(__name__)
+
 RESULT, ERROR, LOG, LOCK = "result.json", "error.txt", "log.txt", "lock"
 VERSION = 1
+HEARTBEAT = ("share", "steps_per_second")
+"""Numbers that ``progress.json`` has from the first iteration on."""
 
 
 def prepare(folder: Path, study: Study) -> Study:
     """The study to work on in ``folder``: the given one, with what the folder's own has beside it. Raises StudyError."""
     path = folder / "study.json"
     if path.exists():
-        held = read_json(path)
+        if (held := read_json(path)) is None:
+            log.warning("%s: is damaged; it is written anew, from what is asked for now", path)
+            return study
         if not isinstance(held, dict) or held.get("version") != VERSION:
             raise StudyError(f"{path}: is no study of this version; move it away or choose another --out")
         return extended(held, study)
@@ -98,7 +105,8 @@ def locked(folder: Path, wait: bool = True) -> Iterator[int]:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """How far a cell's training is, as ``train.py`` last said; empty before its first iteration."""
+    """How far a cell's training is, as ``train.py`` last said; empty before its first iteration, and where that is damaged."""
     found = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
     held = read_json(found[-1]) if found else None
-    return held if isinstance(held, dict) else {}
+    whole = isinstance(held, dict) and all(isinstance(held.get(key), int | float) for key in HEARTBEAT)
+    return held if whole else {}

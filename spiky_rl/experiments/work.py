@@ -1,7 +1,8 @@
 """Works one cell to its end: ``python -m spiky_rl.experiments.work FOLDER OUT PARENT``; trains, evaluates, writes its result.
 
 Each step is a process of its own, and each is skipped where its outcome lies in the folder already. All of them end when
-the process that started them does, even if that was killed.
+the process that started them does, even if that was killed. Files that a crash or a full disk has damaged are not believed:
+their step is done again, from the newest checkpoint that is whole.
 """
 
 from __future__ import annotations
@@ -32,6 +33,20 @@ CPU = "cpu.json"
 """Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
 TAIL = 30
 """Lines of the log that an error keeps."""
+SPENT = (
+    *(
+        "env_steps",
+        "iterations",
+        "mean_return_final",
+        "mean_return_best",
+        "seconds_total",
+        "seconds_simulation",
+    ),
+    *("seconds_inference", "seconds_learning"),
+)
+"""What a cell's result takes from its training's."""
+MEASURED = ("episodes", "conditions", "cost", "solved", "device", "assets", "versions")
+"""What it takes from its evaluation's."""
 
 
 class Failed(Exception):
@@ -76,10 +91,14 @@ def work(folder: Path, out: Path) -> int:
 
 def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
     """The training's result, from an earlier attempt where that got so far; an interrupted one goes on."""
+    found = finished_training(folder)
+    if found is not None and record(folder / EVALUATION, MEASURED) is not None:
+        return found
+    can_go_on = resumable(folder, cell["library"])
     if (found := finished_training(folder)) is not None:
         return found
     arguments = [text.replace(OUT, str(out)) for text in cell["train"]]
-    if any(folder.glob("run/*/*/*/model_*.pt")):
+    if can_go_on:
         arguments += ["--checkpoint", "latest"]
     command = [sys.executable, "-m", "spiky_rl.cli", "train", *arguments]
     if cell["processes"] > 1:
@@ -98,20 +117,75 @@ def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[
 def finished_training(folder: Path) -> dict[str, Any] | None:
     """The result of a training that ran to its end."""
     for path in sorted(folder.glob("run/*/*/*/result.json")):
-        held = cells.read_json(path)
-        if isinstance(held, dict) and held.get("outcome") == "finished":
+        held = record(path, (*SPENT, "curve"))
+        if held is not None and held.get("outcome") == "finished":
             return held
     return None
+
+
+def resumable(folder: Path, library: str) -> bool:
+    """Whether a training of an earlier attempt can go on from a checkpoint; what is damaged of it is put out of the way.
+
+    A run whose last checkpoint is damaged has not finished, whatever its result says: its final policy is lost. Runs without
+    any checkpoint that is whole are kept in ``run.damaged``, and training begins again.
+    """
+    runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
+    if not runs:
+        return False
+    good = False
+    for run in runs:
+        for path in reversed(checkpoints(run)):
+            if is_whole(path, library):
+                good = True
+                break
+            note(folder, f"{path}: no checkpoint, or a damaged one")
+            if (run / RESULT).exists():
+                os.replace(run / RESULT, run / "result.lost.json")
+    if not good:
+        taken = 0
+        while (aside := folder / f"run.damaged{taken or ''}").exists():
+            taken += 1
+        os.replace(folder / "run", aside)
+        note(
+            folder,
+            f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
+        )
+    return good
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's numbered checkpoints, the oldest first."""
+    return sorted(run.glob("model_*.pt"), key=lambda path: (len(path.name), path.name))
+
+
+def is_whole(path: Path, library: str) -> bool:
+    """Whether a checkpoint can be gone on from."""
+    from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+
+    try:
+        read_checkpoint(str(path), library=library)
+    except CheckpointError:
+        return False
+    return True
 
 
 def evaluate(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
     """The evaluation, from an earlier attempt where that got so far."""
     path = folder / EVALUATION
-    if not path.exists() or cells.read_json(path) is None:
+    if (found := record(path, MEASURED)) is None:
         arguments = [text.replace(OUT, str(out)) for text in cell["evaluate"]]
         command = [sys.executable, "-m", "spiky_rl.cli", "evaluate", *arguments]
         step("evaluation", command, folder, lock, asked)
-    return json.loads(path.read_text(encoding="utf-8"))
+        found = record(path, MEASURED)
+    if found is None:
+        raise Failed(f"the evaluation left no result in {path}")
+    return found
+
+
+def record(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
+    """A file's mapping; None where there is none, or one that is damaged or lacks a key."""
+    held = cells.read_json(path) if path.exists() else None
+    return held if isinstance(held, dict) and all(key in held for key in keys) else None
 
 
 def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list[int]) -> None:
@@ -156,14 +230,12 @@ def result(
 ) -> dict[str, Any]:
     """A cell's result, from what its steps found."""
     keys = ("cell", "agent", "label", "variant", "task", "seed", "kind", "hash", "spec_hash", "commands")
-    spent = (
-        "env_steps iterations mean_return_final mean_return_best seconds_total seconds_simulation"
-        " seconds_inference seconds_learning seconds_cpu"
-    ).split()
     attempts = len(list(folder.glob("run/*/*/*/run.json")))
+    training = None
     if trained is not None:
-        alone = attempts == 1 and (folder / CPU).exists()
-        trained = {**trained, "seconds_cpu": cells.read_json(folder / CPU)["seconds"] if alone else None}
+        counted = record(folder / CPU, ("seconds",)) if attempts == 1 else None
+        training = {key: trained[key] for key in SPENT}
+        training["seconds_cpu"] = None if counted is None else counted["seconds"]
     return {
         "version": cells.VERSION,
         **{key: cell[key] for key in keys},
@@ -171,7 +243,7 @@ def result(
         "resumed": max(attempts - 1, 0),
         "budget": cell["budget"],
         "solved": evaluated["solved"],
-        "training": None if trained is None else {key: trained[key] for key in spent},
+        "training": training,
         "curve": None if trained is None else trained["curve"],
         "evaluation": {key: evaluated[key] for key in ("episodes", "conditions")},
         "cost": evaluated["cost"],
@@ -180,20 +252,33 @@ def result(
         "assets": evaluated["assets"],
         "library": cell["library"],
         "versions": evaluated["versions"],
-        "machine": machine(),
+        "machine": machine(gpus(evaluated["device"], cell["processes"])),
         "date": datetime.date.today().isoformat(),
     }
 
 
-def machine() -> str:
-    """The processor, how many of its cores, and how many cells at once."""
+def machine(cards: Sequence[str] = ()) -> str:
+    """The processor, how many of its cores, how many cells at once, and the GPUs that were used, by name."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("model name")
     ]
     cores, at_once = len(os.sched_getaffinity(0)), os.environ.get("SPIKY_RL_CELLS", "1")
-    return f"{names[0] if names else 'unknown processor'}, {cores} cores, {at_once} cells at once"
+    counted = [f"{cards.count(name)} x {name}" for name in dict.fromkeys(cards)]
+    return ", ".join(
+        [names[0] if names else "unknown processor", f"{cores} cores", f"{at_once} cells at once", *counted]
+    )
+
+
+def gpus(device: str, processes: int) -> list[str]:
+    """Names of the GPUs that a cell ran on: one for each of its processes, from the device's number on; none on the CPU."""
+    if not device.startswith("cuda"):
+        return []
+    import torch
+
+    first = int(device.partition(":")[2] or 0)
+    return [torch.cuda.get_device_name(index) for index in range(first, first + processes)]
 
 
 if __name__ == "__main__":

@@ -37,8 +37,8 @@ def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(
         cells.prepare(folder, study.build("other", GIVEN))
 
 
-def test_a_folder_with_cells_of_nobody_and_one_with_a_broken_study_are_refused(folder):
-    (folder / "study.json").write_text("{")
+def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(folder):
+    (folder / "study.json").write_text("{}")
     with pytest.raises(StudyError, match="no study of this version"):
         cells.prepare(folder, study.build("mine", GIVEN))
     (folder / "study.json").unlink()
@@ -79,3 +79,12 @@ def test_a_cell_is_held_by_one_process_and_by_all_that_inherit_it(tmp_path):
         heir.communicate(b"\n")
     with cells.locked(tmp_path, wait=False):
         pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000])
+def test_a_damaged_study_file_is_written_anew(tmp_path, text):
+    (tmp_path / "study.json").write_text(text)
+    asked = study.build("mine", GIVEN)
+    assert cells.prepare(tmp_path, asked) == asked
+    cells.write_plan(tmp_path, asked, planned())
+    assert json.loads((tmp_path / "study.json").read_text()) == asked.data()

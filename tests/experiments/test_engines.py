@@ -21,7 +21,7 @@ def order(out: Path, changed=lambda states: None, asked=lambda: False, parallel=
     """Of three cells that are finished when their turn comes, and one that fails on a bad argument."""
     cells = planned()[2:6]
     for cell in cells:
-        own = {"hash": cell.hash, "train": ["--agent", "lif_poo"], "processes": 1}
+        own = {"hash": cell.hash, "train": ["--agent", "lif_poo"], "processes": 1, "library": "rsl_rl"}
         files.write_json(out / "cells" / cell.name / "cell.json", own)
         if cell is not cells[1]:
             files.write_json(out / "cells" / cell.name / "result.json", {"hash": cell.hash})

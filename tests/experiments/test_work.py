@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from spiky_rl import files
 from spiky_rl.experiments import cells, work
@@ -90,9 +91,112 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
 
 def a_cell(folder: Path, **more) -> Path:
     """A cell whose training fails at once, on a bad argument."""
-    own = {"hash": "a" * 16, "train": ["--task", "cartpole", "--agent", "lif_poo"], "processes": 1, **more}
+    line = ["--task", "cartpole", "--agent", "lif_poo"]
+    own = {"hash": "a" * 16, "train": line, "processes": 1, "library": "rsl_rl", **more}
     files.write_json(folder / "cell.json", own)
     return folder
+
+
+TRAINED = {"outcome": "finished", "curve": {}, **dict.fromkeys(work.SPENT, 1.0)}
+EVALUATED = {**dict.fromkeys(work.MEASURED), "device": "cpu"}
+DAMAGED = ("", '{"outcome": "fin', "[]", "null", '{"outcome": "finished"}', "[" * 100_000)
+
+
+def a_run(folder: Path, name: str, *checkpoints: bool) -> Path:
+    """A run of a cell with checkpoints, whole or of 0 bytes."""
+    run = folder / "run" / "rsl_rl" / "cartpole" / name
+    run.mkdir(parents=True)
+    for index, whole in enumerate(checkpoints):
+        path = run / f"model_{50 * index}.pt"
+        path.touch()
+        if whole:
+            torch.save({"actor_state_dict": {}, "critic_state_dict": {}, "iter": index, "infos": None}, path)
+    return run
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "can_go_on"), [((), False), ((True,), True), ((True, False), True), ((True, True, False, False), True)]
+)  # fmt: skip
+def test_a_training_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, checkpoints, can_go_on):
+    run = a_run(tmp_path, "first", *checkpoints)
+    assert work.resumable(tmp_path, "rsl_rl") == can_go_on
+    assert run.is_dir()
+    said = (tmp_path / "log.txt").read_text() if False in checkpoints else ""
+    assert said.count("a damaged one") == checkpoints.count(False)
+
+
+def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
+    for name in ("run.damaged", "run.damaged1"):
+        a_run(tmp_path, "first", False)
+        a_run(tmp_path, "second", False, False)
+        assert not work.resumable(tmp_path, "rsl_rl")
+        assert len(list(tmp_path.glob(f"{name}/*/*/*/model_*.pt"))) == 3
+        assert not (tmp_path / "run").exists()
+    assert "the training begins again" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole):
+    folder = a_cell(tmp_path / "cell")
+    run = a_run(folder, "first", whole, False)
+    assert worked(folder) == work.FAILED  # on its agent
+    log = (folder / "log.txt").read_text()
+    assert f"{run / 'model_50.pt'}: no checkpoint, or a damaged one" in log
+    assert "cli train" in log and ("--checkpoint latest" in log) == whole
+
+
+def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_path):
+    run = a_run(tmp_path, "first", True, False)
+    files.write_json(run / "result.json", TRAINED)
+    assert work.finished_training(tmp_path) == TRAINED
+    assert work.resumable(tmp_path, "rsl_rl")
+    assert work.finished_training(tmp_path) is None
+    assert json.loads((run / "result.lost.json").read_text()) == TRAINED
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
+    run = a_run(tmp_path, "first", True)
+    for path in (
+        run / "result.json",
+        run / "progress.json",
+        tmp_path / "evaluation.json",
+        tmp_path / "cpu.json",
+    ):
+        path.write_text(text)
+    files.write_json(run / "run.json", {})
+    assert work.finished_training(tmp_path) is None
+    assert work.record(tmp_path / "evaluation.json", work.MEASURED) is None
+    assert cells.progress(tmp_path) == {}
+    keys = (
+        "cell",
+        "agent",
+        "label",
+        "variant",
+        "task",
+        "seed",
+        "kind",
+        "spec_hash",
+        "commands",
+        "budget",
+        "num_envs",
+    )
+    cell = {**dict.fromkeys(keys), "hash": "a", "library": "rsl_rl", "processes": 1}
+    made = work.result(cell, tmp_path, TRAINED, EVALUATED)
+    assert made["training"]["seconds_cpu"] is None and made["resumed"] == 0
+
+
+def test_the_machine_is_named_with_the_cards_that_were_used(monkeypatch):
+    monkeypatch.setenv("SPIKY_RL_CELLS", "3")
+    plain = work.machine()
+    assert plain.endswith("3 cells at once") and f"{len(os.sched_getaffinity(0))} cores" in plain
+    assert work.machine(["NVIDIA A", "NVIDIA B", "NVIDIA A"]) == f"{plain}, 2 x NVIDIA A, 1 x NVIDIA B"
+    assert work.gpus("cpu", 4) == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
+def test_a_cells_cards_have_their_names():
+    assert work.gpus("cuda:0", 1) == [torch.cuda.get_device_name(0)]
 
 
 def worked(folder: Path) -> int:
@@ -135,7 +239,7 @@ def test_a_cell_that_fails_leaves_an_error_with_the_reason_and_keeps_a_corrupt_r
 def test_a_training_that_ended_before_is_not_run_again(tmp_path):
     folder = a_cell(tmp_path / "cell", evaluate=["--task", "cartpole", "--agent", "lif_poo"])
     run_folder = folder / "run" / "rsl_rl" / "cartpole" / "first"
-    files.write_json(run_folder / "result.json", {"outcome": "finished"})
+    files.write_json(run_folder / "result.json", TRAINED)
     assert worked(folder) == work.FAILED
     assert (folder / "error.txt").read_text().startswith("the evaluation ended with exit code 2")
     assert json.loads((folder / "cell.json").read_text())["train"]
