@@ -15,7 +15,7 @@ from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
-from spiky_rl.cli.report import print_report
+from spiky_rl.cli.report import print_report, require_report, require_writable
 from spiky_rl.cli.stopping import stoppable
 from spiky_rl.experiments import cells as folders
 from spiky_rl.experiments import engines, grid, study
@@ -38,6 +38,8 @@ DESIGN = (
     "library",
 )
 """Keys of a study that are flags as well."""
+FEW = 4096
+"""Cells at once, and processes of one, at most."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +68,10 @@ def parser() -> argparse.ArgumentParser:
         " default: the tasks' own numbers of iterations",
     )
     found.add_argument("--question", help="what the study asks")
-    found.add_argument("--baseline", help="the agent to compare with and to normalise by; default: mlp_ppo")
+    found.add_argument(
+        "--baseline",
+        help="the agent to compare with and to normalise by; default: mlp_ppo if there, else the first",
+    )
     found.add_argument("--num_envs", type=common.positive, help="parallel environments of a training")
     found.add_argument(
         "--episodes", type=common.positive, help="of an evaluation, per condition; default: 64"
@@ -76,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--out", type=Path, help="the study's folder; default: beside a study.yaml, else in logs/compare"
     )
-    found.add_argument("--parallel", type=common.positive, default=1, help="cells at once")
+    found.add_argument("--parallel", type=few, default=1, help="cells at once")
     found.add_argument(
         "--device",
         help="cpu, cuda or cuda:N; default: the GPU if there is one; a --dry-run may plan for a GPU elsewhere",
@@ -99,7 +104,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument(
         "--distributed",
-        type=common.positive,
+        type=few,
         default=1,
         metavar="N",
         help="processes of a training, one per GPU or core, through torchrun",
@@ -119,15 +124,16 @@ def compare(argv: list[str]) -> int:
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
     asked = read_study(args)
+    require_report()
     out = (args.out or default_folder(args, asked)).absolute()
-    common.check_writable(out.parent)
-    asked = folders.prepare(out, asked)
+    require_writable("--out", out)
+    asked = study.with_baseline(folders.prepare(out, asked))
     study.check(asked)
     if args.distributed > 1 and asked.library != "rsl_rl":
         raise common.UsageError("--distributed: only with --rl_library rsl_rl")
     engine = engines.create(args.engine, **ray_options(args)) if not args.dry_run else None
     gpus = () if args.dry_run else own_gpus(args)
-    args.assets = settled(args.assets)
+    args.assets, robots = settled(args.assets)
     resolve = Resolver(asked, args)
     found = grid.cells(asked, resolve, args.device, args.assets, args.distributed)
     speeds = Speeds().read([out, *recorded()])
@@ -143,7 +149,7 @@ def compare(argv: list[str]) -> int:
             out / "specs" / f"{digest}.yaml",
             lambda beside, text=text: beside.write_text(text, encoding="utf-8"),
         )
-    folders.write_plan(out, asked, found)
+    folders.write_plan(out, asked, found, robots)
     states = dict.fromkeys(finished, DONE)
     left = [cell for cell in found if cell.name not in finished]
     with (
@@ -197,13 +203,17 @@ def default_folder(args: argparse.Namespace, asked: Study) -> Path:
     )
 
 
-def settled(assets: str) -> str:
-    """Where all cells take their robots from, asked once; ``auto`` remains where the user's environment says it."""
+def settled(assets: str) -> tuple[str, str]:
+    """Where all cells take their robots from, asked once, and which those are, in words.
+
+    ``auto`` remains where the user's environment says it.
+    """
     common.require("isaaclab", "isaaclab")
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
-    source = configure_assets(assets).partition(" ")[0]
-    return source if source in ("local", "nucleus") else "auto"
+    robots = configure_assets(assets)
+    source = robots.partition(" ")[0]
+    return source if source in ("local", "nucleus") else "auto", robots
 
 
 def is_elsewhere(device: str | None) -> bool:
@@ -211,6 +221,13 @@ def is_elsewhere(device: str | None) -> bool:
     import torch
 
     return bool(device) and str(device).startswith("cuda") and not torch.cuda.is_available()
+
+
+def few(text: str) -> int:
+    """A whole number from 1 to `FEW`."""
+    if (value := common.positive(text)) > FEW:
+        raise argparse.ArgumentTypeError(f"must be at most {FEW}, got {text[:40]}")
+    return value
 
 
 def share(text: str) -> float:

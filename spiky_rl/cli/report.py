@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 from spiky_rl.cli import common
@@ -17,10 +19,32 @@ def parser() -> common.Parser:
 def report(argv: list[str]) -> int:
     """Write report.html, report.md, figures/ and tensorboard/."""
     folder = parser().parse_args(argv).folder
-    if not (folder / "study.json").is_file():
-        raise common.UsageError(f"{folder}: is no study's folder; there is no study.json")
+    if not os.path.isfile(folder / "study.json"):
+        raise common.UsageError(f"{str(folder)!r}: is no study's folder; there is no study.json")
+    require_report()
+    require_writable("folder", folder)
     print_report(folder)
     return 0
+
+
+def require_report() -> None:
+    """Raise UsageError where what writes a report is not installed."""
+    for module in ("jinja2", "matplotlib", "tensorboard"):
+        common.require(module, "experiments")
+
+
+def require_writable(name: str, folder: Path) -> None:
+    """Raise UsageError where a study's folder, which ``name`` gives, can neither be written to nor made."""
+    probe = folder.absolute()
+    while not os.path.lexists(probe):
+        probe = probe.parent
+    if not os.path.isdir(probe):
+        raise common.UsageError(f"{name}: {str(folder)!r}: {str(probe)!r} is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=probe):  # as root, or on some file systems, permissions do not tell
+            pass
+    except OSError as error:
+        raise common.UsageError(f"{name}: cannot write to {str(folder)!r}: {error.strerror}") from None
 
 
 def print_report(folder: Path) -> None:

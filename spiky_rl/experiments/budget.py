@@ -15,6 +15,10 @@ KINDS = {
 }
 
 
+MOST = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
+"""Decades of any machine's time."""
+
+
 class Spent(Protocol):
     """What a training has spent so far, such as `spiky_rl.hosts.common.runner.Progress`."""
 
@@ -72,6 +76,8 @@ def parse(data: Any, path: str) -> Budget:
         number = float(str(amount))
     except ValueError:
         number = math.nan
+    if number > MOST[kind]:
+        raise RegistryError(f"{path}: {kind}: at most {MOST[kind]:g} {KINDS[kind]}; got {amount!r}")
     if not math.isfinite(number) or number <= 0:
         raise RegistryError(
             f"{path}: {kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}"

@@ -45,8 +45,19 @@ def prepare(folder: Path, study: Study) -> Study:
     return study
 
 
-def write_plan(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
-    """Write the study, its plan, and every cell's own line. Raises StudyError where a cell was finished as something else."""
+def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
+    """Write the study, its plan, and every cell's own line.
+
+    Args:
+        folder: The study's.
+        study: What is compared.
+        cells: All of its cells.
+        assets: Which robots cells that begin now run with, in words.
+
+    Raises StudyError where a cell was finished as something else, and where cells would begin with other robots than those
+    that there are had.
+    """
+    left = False
     for cell in cells:
         path = folder / "cells" / cell.name / RESULT
         held = read_json(path) if path.exists() else None
@@ -55,13 +66,30 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell]) -> None:
                 f"{path}: was obtained with another specification (hash {held['hash']}, now {cell.hash}): agent, task or"
                 " evaluation changed since; choose another --out, or move that cell away to run it again"
             )
+        left |= not is_finished(path.parent, cell.hash)
+    if left:
+        for cell in cells:
+            theirs = robots(folder / "cells" / cell.name)
+            if theirs not in (None, assets):
+                raise StudyError(
+                    f"{folder / 'cells' / cell.name}: ran with the robots {theirs!r}, and cells that begin now would have"
+                    f" {assets!r}; choose another --out, or move cells of other robots away to run them again"
+                )
     files.write_json(folder / "study.json", study.data())
     files.write_json(folder / "plan.json", {"version": VERSION, "cells": [cell.data() for cell in cells]})
     for cell in cells:
         own = {**cell.data(), "train": list(cell.train), "evaluate": list(cell.evaluate)}
         own["budget"] = None if study.budget is None else vars(study.budget)
         own["library"] = study.library
+        own["assets"] = assets
         files.write_json(folder / "cells" / cell.name / "cell.json", own)
+
+
+def robots(folder: Path) -> str | None:
+    """Which robots a cell was measured with, or has begun to train with; None where it has not begun, or does not say."""
+    name = RESULT if (folder / RESULT).exists() else "cell.json" if (folder / "run").exists() else None
+    held = None if name is None or not (folder / name).exists() else read_json(folder / name)
+    return held.get("assets") if isinstance(held, dict) else None
 
 
 def read_json(path: Path) -> Any:

@@ -26,6 +26,7 @@ FONTS = "system-ui, -apple-system, 'Segoe UI', 'Helvetica Neue', Arial, 'Liberat
 WIDTH, SIZE = 10.0, 9.0
 """Inches of a figure, which a page's column scales; points of its text."""
 STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # a name with dollars is no formula
     **{"svg.fonttype": "none", "svg.hashsalt": "spiky_rl", "font.family": ["DejaVu Sans"], "font.size": SIZE},
     **{"text.color": INK, "axes.labelcolor": MUTED, "xtick.labelcolor": MUTED, "ytick.labelcolor": MUTED},
     **{

@@ -10,11 +10,18 @@ from pathlib import Path
 
 from spiky_rl.experiments.cells import RESULT, read_json
 from spiky_rl.experiments.grid import Cell
+from spiky_rl.experiments.results import ResultsError, number, optional, text
+from spiky_rl.experiments.results import record as mapping
 from spiky_rl.experiments.study import Study
 from spiky_rl.spec import TaskSpec
 
 OVERHEAD = 25.0
 """Seconds for which a cell starts its two simulators and evaluates."""
+TIMED = mapping(
+    {"agent": text, "task": text, "device": text}
+    | {"training": optional(mapping({"seconds_total": number, "env_steps": number}))}
+)
+"""What of a result tells a speed."""
 REFERENCE = "mlp_ppo"
 """The agent that the tasks' files speak of."""
 
@@ -31,9 +38,12 @@ class Speeds:
         for folder in folders:
             for path in sorted(folder.glob(f"cells/*/{RESULT}")):
                 held = read_json(path)
-                if isinstance(held, dict) and held.get("training"):
-                    key = (held["agent"], held["task"], str(held["device"]).partition(":")[0])
-                    spent = held["training"]
+                try:
+                    TIMED("", held)
+                except ResultsError:
+                    continue
+                if (spent := held["training"]) is not None and spent["env_steps"] > 0:
+                    key = (held["agent"], held["task"], held["device"].partition(":")[0])
                     self.known.setdefault(key, []).append(spent["seconds_total"] / spent["env_steps"])
         return self
 

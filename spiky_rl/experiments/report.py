@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from spiky_rl import files
-from spiky_rl.experiments import drawing, figures
+from spiky_rl.experiments import drawing, figures, markdown
 from spiky_rl.experiments.analysis import ALL, Analysis, analyse
 from spiky_rl.experiments.blocks import (
     NONE, Block, Column, Section, count, folded, paragraph, plain, probability, slug, spell, spelled, table,
@@ -51,10 +51,10 @@ def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
             old.unlink()
     for stem, svg in drawn.items():
         _write(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
+    loader = PackageLoader("spiky_rl.experiments")
     for file, is_html in ((MARKDOWN, False), (HTML, True)):
-        templates = Environment(
-            loader=PackageLoader("spiky_rl.experiments"), autoescape=is_html, keep_trailing_newline=True
-        )
+        templates = Environment(loader=loader, autoescape=is_html, keep_trailing_newline=True)
+        templates.filters |= {"plain": markdown.plain, "cell": markdown.cell, "fence": markdown.fence}
         _write(folder / file, templates.get_template(f"{file}.j2").render(context))
     return folder / HTML, folder / MARKDOWN
 

@@ -7,7 +7,6 @@ what reads the others.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,8 @@ from spiky_rl.experiments.study import Study
 from spiky_rl.metrics.energy import Cost
 from spiky_rl.registry import UserError, nearest
 
+LARGEST = 1e100
+"""Of a number that somebody measured, so that its square is one too."""
 LAST_LINES = 8
 """Of an error's traceback, for who reads the report."""
 
@@ -157,7 +158,12 @@ def expects(what: str, fits: Callable[[Any], bool], each: Check | None = None) -
 
 def is_number(value: Any) -> bool:
     """Whether it is a finite one; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def is_name(value: Any) -> bool:
+    """Whether it is a plain name of a file or folder, which leads nowhere else."""
+    return isinstance(value, str) and Path(value).name == value and value != ".." and "\0" not in value
 
 
 anything: Check = expects("anything", lambda value: True)
@@ -247,7 +253,8 @@ PLAN = record(
     {
         "cells": rows(
             record(
-                {key: text for key in "cell agent label task hash".split()}
+                {"cell": expects("a folder's name", is_name)}
+                | {key: text for key in "agent label task hash".split()}
                 | {"seed": whole, "variant": table(anything)}
             )
         )

@@ -16,6 +16,8 @@ from spiky_rl.experiments.drawing import short
 from spiky_rl.experiments.measures import PRICE
 from spiky_rl.experiments.statistics import LEVEL, Interval
 
+OF_TASKS = ("num_envs", "episodes")
+"""What tasks have of their own."""
 FLAT = 0.02
 """Of the way from random actions to the score: a curve that rises more than this in its last tenth has not flattened."""
 
@@ -226,6 +228,7 @@ def design(analysis: Analysis) -> Iterable[tuple[str, str]]:
     if asked.overrides:
         yield "Overrides", " ".join(asked.overrides)
     yield "Learning", f"PPO of {asked.library}"
+    yield "Robots", listed(sorted({result.assets for result in analysis.results})) or "not known yet"
     yield "Score", (
         f"mean return of the final, deterministic policy over {count(asked.episodes, 'undisturbed episode')} that training"
         " did not see; one score per seed"
@@ -343,17 +346,22 @@ def unequal(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Unequal networks", " ".join(grouped({task: text for task, text in sizes.items() if text}))
     yield "Unequal experience", " ".join(grouped({task: text for task, text in steps.items() if text}))
     kinds = {
-        "Machines": ("machine", "Seconds are not comparable between these"),
+        "Machines": (
+            "machine",
+            "Cells ran on these, so that seconds are not comparable and last digits may differ",
+        ),
         "Devices": ("device", "Numbers may differ by device"),
-        "Robots": ("assets", "Cells ran with different robots"),
+        "Robots": ("assets", "Cells ran with different robots, so that their scores are not comparable"),
         "Environments": ("num_envs", "Cells ran with different numbers of environments"),
         "Episodes": ("episodes", "Cells were evaluated over different numbers of episodes"),
     }
     for what, (name, why) in kinds.items():
-        by_task = {
-            task: {str(getattr(r, name)) for r in results if r.task == task} for task in analysis.tasks
-        }
-        values = sorted({value for task in by_task.values() if len(task) > 1 for value in task})
+        # tasks may differ in their numbers, but not in where they ran and with which robots
+        groups = [[r for r in results if r.task == task] for task in analysis.tasks]
+        sets = [
+            {str(getattr(r, name)) for r in group} for group in (groups if name in OF_TASKS else [results])
+        ]
+        values = sorted({value for found in sets if len(found) > 1 for value in found})
         yield what, f"{why}: {'; '.join(values)}." if values else ""
     texts = {
         name: {r.conditions[name].text for r in results if name in r.conditions}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -17,6 +19,11 @@ from spiky_rl.experiments.budget import parse as parse_budget
 from spiky_rl.registry import UserError, nearest, short
 from spiky_rl.spec import load_task, parse_overrides, read_agent, read_yaml
 
+BASELINE = "mlp_ppo"
+"""The agent to compare with where none is named, if it is one of the study's; else the study's first."""
+MOST_CELLS = 100_000
+MOST = {"num_envs": 10**7, "episodes": 10**5}
+"""What no machine of today has room for is a slip of the keyboard."""
 RANDOM = "random"
 """The agent whose actions are noise, measured once per task: what normalised scores count from."""
 
@@ -46,8 +53,8 @@ class Study:
     """Of every evaluation, per condition."""
     conditions: tuple[str, ...] = ("all",)
     """What policies are evaluated under."""
-    baseline: str = "mlp_ppo"
-    """The agent that scores are normalised by and tests compare with."""
+    baseline: str = ""
+    """The agent that scores are normalised by and tests compare with; empty until `with_baseline` chooses."""
     library: str = "rsl_rl"
 
     def data(self) -> dict[str, Any]:
@@ -69,6 +76,11 @@ class Study:
             "library": self.library,
         }
 
+    @property
+    def stems(self) -> list[str]:
+        """The agents' names, which their files give them."""
+        return [Path(agent).stem for agent in self.agents]
+
     def variants(self, agent: str) -> list[dict[str, Any]]:
         """All combinations of what varies. What varies in a network leaves an agent without one as it is."""
         data = read_agent(agent)[1]
@@ -88,7 +100,7 @@ def read(path: Path) -> Study:
     data = read_yaml(path)
     try:
         return build(path.parent.name if path.stem == "study" else path.stem, data)
-    except StudyError as error:
+    except UserError as error:
         raise StudyError(f"{path}: {error}") from None
 
 
@@ -122,13 +134,20 @@ def check(study: Study) -> None:
         if agent == RANDOM:
             raise StudyError("agents: 'random' is measured in every study; it need not be named")
         read_agent(agent)
-    stems = [Path(agent).stem for agent in study.agents]
+    stems = study.stems
     labels = [
         task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks
     ]
     for key, names in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
-        for name in (n for i, n in enumerate(names) if n in names[:i]):
-            raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
+        for name, times in Counter(names).items():
+            if times > 1:
+                raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
+    combinations = math.prod(map(len, study.vary.values()))
+    count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
+    if count > MOST_CELLS:
+        raise StudyError(
+            f"agents x tasks x seeds x values of vary are {count:.3g} cells; at most {MOST_CELLS:,} make a study"
+        )
     for key, values in study.vary.items():
         for value in values:
             parse_overrides([f"{key}={value if isinstance(value, str) else _plain(value)}"])
@@ -138,14 +157,28 @@ def check(study: Study) -> None:
         )
 
 
+def with_baseline(study: Study) -> Study:
+    """The study with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
+    if not study.baseline:
+        return replace(study, baseline=BASELINE if BASELINE in study.stems else study.stems[0])
+    if Path(study.baseline).stem not in study.stems:
+        raise StudyError(
+            f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(study.stems)}"
+            f"{nearest(study.baseline, study.stems)}"
+        )
+    return study
+
+
 def parse_seeds(value: Any) -> tuple[int, ...]:
     """``0-9``, ``0,3,7``, ``0-4,10`` or a list of whole numbers. Raises StudyError."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     seeds: list[int] = []
     for part in parts:
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(part))
+        match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", str(part))
         if match is None:
-            raise StudyError(f"seeds: {part!r} is no seed and no range; write them as 0-9 or 0,1,2")
+            raise StudyError(
+                f"seeds: {_short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
+            )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 2**31:
             raise StudyError(
@@ -179,11 +212,14 @@ def extended(old: Mapping[str, Any], study: Study) -> Study:
 
     Raises StudyError where the two ask different things, naming the key: their cells are not comparable.
     """
+    if not study.baseline:
+        study = replace(study, baseline=str(old.get("baseline", "")))
     new = study.data()
     for key in ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"):
         if old.get(key) != new[key]:
             raise StudyError(
-                f"the folder holds a study with {key}: {old.get(key)!r}, not {new[key]!r}; choose another --out"
+                f"the folder holds a study with {key}: {old.get(key)!r}, not {new[key]!r}; ask for the same, or choose another"
+                " --out"
             )
     if set(old.get("vary", {})) != set(new["vary"]):
         raise StudyError(
@@ -213,6 +249,12 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def _short(value: Any) -> str:
+    """A value for a message, which is to stay one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
+
+
 def _names(key: str, value: Any) -> tuple[str, ...]:
     listed = (
         value.split(",") if isinstance(value, str) and key in ("agents", "tasks", "conditions") else value
@@ -220,26 +262,26 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(listed, list | tuple) or not all(
         isinstance(name, str) and name.strip() for name in listed
     ):
-        raise StudyError(f"{key}: expected a list of names, got {value!r}")
+        raise StudyError(f"{key}: expected a list of names, got {_short(value)}")
     return tuple(name.strip() for name in listed)
 
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise StudyError(f"{key}: expected text, got {value!r}")
+        raise StudyError(f"{key}: expected text, got {_short(value)}")
     return " ".join(value.split())
 
 
 def _count(key: str, value: Any) -> int:
-    return registry.Option(1, "", low=1).check(key, value)
+    return registry.Option(1, "", low=1, high=MOST[key]).check(key, value)
 
 
 def _varied(value: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(value, Mapping):
-        raise StudyError(f"vary: expected a mapping of keys to lists of values, got {value!r}")
+        raise StudyError(f"vary: expected a mapping of keys to lists of values, got {_short(value)}")
     for key, values in value.items():
         if not str(key).startswith("agent.") or not isinstance(values, list | tuple) or not values:
-            raise StudyError(f"vary: {key}: expected agent.key: [value, value], got {values!r}")
+            raise StudyError(f"vary: {key}: expected agent.key: [value, value], got {_short(values)}")
         if any(v in values[:i] for i, v in enumerate(values)):
             raise StudyError(f"vary: {key}: a value stands twice in {values!r}")
     return {key: tuple(values) for key, values in value.items()}

@@ -24,7 +24,7 @@ PATIENCE = 240.0
 """Seconds in which a cell has to get somewhere."""
 SMALL = [
     *("--tasks", "cartpole", "--seeds", "0", "--num_envs", "64", "--device", "cpu", "--assets", "local"),
-    *("--episodes", "2", "--conditions", "nominal,push", "--parallel", "2", "--baseline", "mlp_ppo"),
+    *("--episodes", "2", "--conditions", "nominal,push", "--parallel", "2"),
 ]
 BROKEN = '''
 """A readout that breaks when it is used."""

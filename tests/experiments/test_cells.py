@@ -12,11 +12,13 @@ from spiky_rl.experiments.study import StudyError
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
 
+ROBOTS = "robots of version 3"
+
 
 @pytest.fixture
 def folder(tmp_path):
     """With a study and its plan."""
-    cells.write_plan(tmp_path, study.build("mine", GIVEN), planned())
+    cells.write_plan(tmp_path, study.build("mine", GIVEN), planned(), ROBOTS)
     return tmp_path
 
 
@@ -51,7 +53,7 @@ def test_a_result_of_another_specification_is_not_written_over(folder):
     files.write_json(folder / "cells" / cell.name / "result.json", {"hash": "0" * 16})
     before = (folder / "plan.json").read_text()
     with pytest.raises(StudyError, match=f"{cell.name}.*another specification"):
-        cells.write_plan(folder, study.build("mine", GIVEN), planned())
+        cells.write_plan(folder, study.build("mine", GIVEN), planned(), ROBOTS)
     assert (folder / "plan.json").read_text() == before
 
 
@@ -86,5 +88,22 @@ def test_a_damaged_study_file_is_written_anew(tmp_path, text):
     (tmp_path / "study.json").write_text(text)
     asked = study.build("mine", GIVEN)
     assert cells.prepare(tmp_path, asked) == asked
-    cells.write_plan(tmp_path, asked, planned())
+    cells.write_plan(tmp_path, asked, planned(), ROBOTS)
     assert json.loads((tmp_path / "study.json").read_text()) == asked.data()
+
+
+def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
+    begun, done, *others = planned()
+    files.write_json(folder / "cells" / done.name / "result.json", {"hash": done.hash, "assets": ROBOTS})
+    (folder / "cells" / begun.name / "run").mkdir()
+    asked = study.build("mine", GIVEN)
+    cells.write_plan(folder, asked, planned(), ROBOTS)
+    before = (folder / "cells" / begun.name / "cell.json").read_text()
+    for cell in (done, begun):
+        with pytest.raises(StudyError, match=f"{cell.name}: ran with the robots '{ROBOTS}'.* --out") as error:
+            cells.write_plan(folder, asked, [cell, *others], "robots of version 4")
+        assert "'robots of version 4'" in str(error.value)
+    assert (folder / "cells" / begun.name / "cell.json").read_text() == before
+    cells.write_plan(
+        folder, asked, [done], "robots of version 4"
+    )  # nothing is left to run, so nothing is mixed

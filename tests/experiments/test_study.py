@@ -1,5 +1,7 @@
 """A study says what is compared; what is no comparison is refused before anything runs, by key and value."""
 
+from pathlib import Path
+
 import pytest
 
 from spiky_rl.experiments import study
@@ -7,6 +9,7 @@ from spiky_rl.experiments.budget import Budget
 from spiky_rl.experiments.study import StudyError
 from spiky_rl.registry import UserError
 
+AGENT = str(Path(__file__).parents[2] / "agents" / "lif_ppo.yaml")
 GIVEN = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["cartpole"], "seeds": "0-2"}
 
 
@@ -63,12 +66,54 @@ REFUSED = {
     "the random agent": ({"agents": ["random", "lif_ppo"]}, ["random", "need not be named"]),
     "unknown key": ({"agent": ["lif_ppo"]}, ["agent", "mean 'agents'"]),
     "a budget that is none": ({"budget": {"stpes": 3}}, ["budget", "'stpes'"]),
-    "episodes": ({"episodes": 0}, ["episodes", "0", "at least 1"]),
+    "episodes": ({"episodes": 0}, ["episodes", "0", "between 1 and"]),
     "a varied key that there is not": ({"vary": {"agent.algorithm.gama": [0.9]}}, ["gama", "mean 'gamma'"]),
     "a varied environment": ({"vary": {"env.decimation": [1, 2]}}, ["env.decimation", "agent.key"]),
     "a value twice": ({"vary": {"agent.algorithm.gamma": [0.9, 0.9]}}, ["agent.algorithm.gamma", "twice"]),
     "an unknown library": ({"library": "rslrl"}, ["'rslrl'", "mean 'rsl_rl'"]),
     "agents that are a number": ({"agents": 3}, ["agents", "3"]),
+    "a key that is no text": ({7: ["lif_ppo"]}, ["7", "no such key", "agents"]),
+    "an agent without a name": ({"agents": ["lif_ppo", ""]}, ["agents", "list of names"]),
+    "an agent that is nothing": ({"agents": ["lif_ppo", None]}, ["agents", "list of names"]),
+    "agents that are a mapping": ({"agents": {"lif_ppo": 1}}, ["agents", "list of names"]),
+    "an agent of two folders": ({"agents": ["lif_ppo", AGENT]}, ["agents", "'lif_ppo'", "twice"]),
+    "an agent's file that is not there": ({"agents": ["nowhere/own.yaml"]}, ["nowhere/own.yaml"]),
+    "an agent of a long text": ({"agents": [["x" * 100_000]]}, ["agents", "characters"]),
+    "a task's file that is not there": ({"tasks": ["nowhere/own.yaml"]}, ["nowhere/own.yaml"]),
+    "a negative seed": ({"seeds": [0, -1]}, ["seeds", "-1", "from 0"]),
+    "a negative range": ({"seeds": "-3-2"}, ["seeds", "'-3-2'"]),
+    "a seed above 2^31": ({"seeds": [2**31]}, ["seeds", "2^31"]),
+    "a seed of 5,000 digits": ({"seeds": "9" * 5000}, ["seeds", "from 0 to below 2^31", "characters"]),
+    "a seed that is a fraction": ({"seeds": [0.5]}, ["seeds", "0.5"]),
+    "seeds that are true": ({"seeds": True}, ["seeds", "True"]),
+    "seeds that are a mapping": ({"seeds": {"a": 1}}, ["seeds", "'a'"]),
+    "10^30 seeds": ({"seeds": f"0-{10**30}"}, ["seeds", "below 2^31"]),
+    "too many seeds of a range": ({"seeds": "0-10000"}, ["seeds", "10,001 seeds", "10,000"]),
+    "too many cells of seeds": (
+        {"seeds": ",".join(f"{i}0000-{i}9999" for i in range(1, 9))},
+        ["1.6e+05 cells", "100,000"],
+    ),
+    "10^20 cells": (
+        {"vary": {f"agent.algorithm.k{i}": list(range(10)) for i in range(20)}},
+        ["6e+20 cells", "100,000"],
+    ),
+    "10^30 environments": ({"num_envs": 10**30}, ["num_envs", str(10**30), "between 1 and"]),
+    "no environments": ({"num_envs": -1}, ["num_envs", "-1"]),
+    "10^30 episodes": ({"episodes": 10**30}, ["episodes", "between 1 and"]),
+    "half an episode": ({"episodes": 0.5}, ["episodes", "0.5", "whole number"]),
+    "a budget of 10^30 steps": ({"budget": "env_steps=1e30"}, ["env_steps", "at most 1e+15"]),
+    "a budget of ten billion years": ({"budget": {"wall": 1e30}}, ["wall", "at most 1e+09"]),
+    "an infinite budget": ({"budget": "synops=inf"}, ["synops", "inf"]),
+    "a budget that is no number": ({"budget": "wall=nan"}, ["wall", "nan"]),
+    "two budgets": ({"budget": {"wall": 1, "env_steps": 1}}, ["budget", "one KIND=AMOUNT"]),
+    "a question that is a list": ({"question": ["Why?"]}, ["question", "expected text"]),
+    "a baseline that is a list": ({"baseline": ["mlp_ppo"]}, ["baseline", "expected text"]),
+    "what varies is a list": ({"vary": ["agent.algorithm.gamma"]}, ["vary", "mapping"]),
+    "a varied key without values": ({"vary": {"agent.algorithm.gamma": []}}, ["agent.algorithm.gamma"]),
+    "a varied key that is no text": ({"vary": {3: [1]}}, ["vary", "3"]),
+    "a varied value of the wrong kind": ({"vary": {"agent.algorithm.gamma": ["high"]}}, ["gamma", "'high'"]),
+    "overrides that are a mapping": ({"overrides": {"a": 1}}, ["overrides", "list of names"]),
+    "conditions that are a number": ({"conditions": 3}, ["conditions", "list of names"]),
 }
 
 
@@ -76,9 +121,52 @@ REFUSED = {
 def test_a_study_that_is_no_comparison_is_refused(case):
     given, words = REFUSED[case]
     with pytest.raises(UserError) as error:
-        build(**given)
+        study.build("mine", {**GIVEN, **given})
     for word in words:
         assert word in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("given", "chosen"),
+    [({}, "mlp_ppo"), ({"baseline": "lif_ppo"}, "lif_ppo"), ({"agents": ["lif_ppo", "alif_ppo"]}, "lif_ppo"),
+     ({"agents": ["mlp_ppo", AGENT], "baseline": AGENT}, AGENT)],
+)  # fmt: skip
+def test_the_baseline_is_one_of_the_agents(given, chosen):
+    assert study.with_baseline(build(**given)).baseline == chosen
+
+
+def test_a_baseline_that_is_no_agent_is_refused_by_name():
+    with pytest.raises(
+        StudyError, match="baseline: 'gru_ppo' is no agent of the study; choose from lif_ppo, mlp_ppo"
+    ):
+        study.with_baseline(build(baseline="gru_ppo"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "a: b: c",
+        "- agents",
+        "agents: [lif_ppo\n",
+        "agents: lif_ppo\ntasks: cartpole\nseeds: -1\n",
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_file_that_is_no_study_is_named(tmp_path, text):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match="mine.yaml") as error:
+        study.read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "absent.yaml"):
+        with pytest.raises(UserError, match=path.name):
+            study.read(path)
 
 
 def test_a_file_is_read_and_its_errors_name_it(tmp_path):
@@ -94,15 +182,16 @@ def test_a_file_is_read_and_its_errors_name_it(tmp_path):
 
 
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():
-    held = build(question="Who wins?").data()
+    held = study.with_baseline(build(question="Who wins?")).data()
     grown = study.extended(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))
     assert grown.agents == ("lif_ppo", "mlp_ppo", "gru_ppo")
     assert grown.seeds == (0, 1, 2, 3, 4)
     assert grown.question == "Who wins?"
+    assert study.with_baseline(study.extended(held, build(agents=["gru_ppo"]))).baseline == "mlp_ppo"
 
 
 @pytest.mark.parametrize(
-    "other", [{"budget": "wall=9"}, {"episodes": 3}, {"num_envs": 8}, {"question": "Another?"}, {"overrides": ["env.a=1"]},
+    "other", [{"budget": "wall=9"}, {"episodes": 3}, {"num_envs": 8}, {"question": "Another?"}, {"overrides": ["env.a=1"]}, {"baseline": "lif_ppo"},
               {"vary": {"agent.algorithm.gamma": [0.9]}}, {"conditions": "nominal"}],
 )  # fmt: skip
 def test_a_folder_of_another_study_is_refused(other):
