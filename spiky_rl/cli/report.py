@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from spiky_rl.cli import common
@@ -43,6 +44,8 @@ def require_writable(name: str, folder: Path) -> None:
     try:
         with tempfile.TemporaryFile(dir=probe):  # as root, or on some file systems, permissions do not tell
             pass
+        with suppress(FileNotFoundError):
+            folder.lstat()  # a name may be too long
     except OSError as error:
         raise common.UsageError(f"{name}: cannot write to {str(folder)!r}: {error.strerror}") from None
 
