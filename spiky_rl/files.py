@@ -115,7 +115,7 @@ def require_plain_name(what: str, name: str) -> None:
 
 
 def cache_folder() -> Path:
-    """SPIKY_RL_CACHE, else the user's cache folder."""
-    if "SPIKY_RL_CACHE" in os.environ:
-        return Path(os.environ["SPIKY_RL_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spiky_rl"
+    """SPIKY_RL_CACHE, else the user's cache folder; an empty variable is as one that is not set."""
+    if own := os.environ.get("SPIKY_RL_CACHE"):
+        return Path(own).absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "spiky_rl"

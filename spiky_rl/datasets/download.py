@@ -1,27 +1,34 @@
-"""Archives: fetched, checked, unpacked; whole or absent."""
+"""Archives: fetched, checked, unpacked; whole or absent. A download that was interrupted goes on where it was."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import http
+import http.client
+import io
 import logging
+import os
 import shutil
 import tempfile
 import urllib.error
 import urllib.request
+import urllib.response
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from spiky_rl import files
 from spiky_rl.registry import UserError
 
 log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 TIMEOUT_S = 30.0
+PARTIAL = ".partial"
+"""Behind the name of a file that is not whole yet."""
 Shown = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
 """Opens a display under a title; what it gives is told which share of a file is there, and that in words."""
 
@@ -33,17 +40,16 @@ def unseen(title: str) -> Iterator[Callable[[float, str], None]]:  # pylint: dis
 
 
 class DownloadError(UserError):
-    """A file that could not be fetched, or is not the one that was meant."""
+    """A file that could not be fetched or kept, or is not the one that was meant."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A .zip and its checksum."""
+    """A .zip and its checksums."""
 
     name: str
-    algorithm: str
-    """Of the checksum, as `hashlib` calls it."""
-    checksum: str
+    checksums: Mapping[str, str]
+    """By the names that `hashlib` has for them; all have to be right."""
     url: str
     folder: str
     """What it unpacks to; empty: any number of folders."""
@@ -52,52 +58,122 @@ class Archive:
         """Download and unpack it into ``folder``, unless it is there. Raises DownloadError, with what to do by hand."""
         if self.folder and (folder / self.folder).is_dir():
             return
-        if not (folder / self.name).is_file():
-            with shown(self.name) as tell:
-                files.write(folder / self.name, lambda place: self._download(place, tell))
-        self.unpack(folder)
+        if (folder / self.name).is_file():
+            self.unpack(folder)
+            return
+        partial = folder / f"{self.name}{PARTIAL}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with partial.open("ab") as file, shown(self.name) as tell:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try:
+                    self._download(file, tell)
+                finally:
+                    if not file.tell():
+                        partial.unlink()
+                if wrong := self._wrong(partial):
+                    partial.unlink()
+                    raise DownloadError(f"{self.url}: its {wrong}; the file was not kept")
+                os.replace(partial, folder / self.name)
+        except BlockingIOError:
+            raise DownloadError(f"{partial}: another process is downloading it") from None
+        except OSError as error:
+            raise DownloadError(
+                f"cannot write {str(partial)!r}: {error.strerror or error}; when that is mended, run the same command again"
+            ) from None
+        self._extract(folder)
 
     def unpack(self, folder: Path) -> None:
-        """Unpack ``folder``/``name`` there, all of it or nothing. Raises DownloadError where the checksum is another."""
+        """Unpack ``folder``/``name`` there, all of it or nothing. Raises DownloadError where a checksum is another."""
         path = folder / self.name
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, self.algorithm).hexdigest()
-        if found != self.checksum:
-            raise DownloadError(
-                f"{path}: its {self.algorithm} is {found}, not {self.checksum}; delete it and get it again"
-            )
-        log.info("unpacking %s", path)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacked-") as beside:
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(beside)
-            for part in sorted(Path(beside).iterdir()):
-                if not (folder / part.name).exists():
-                    shutil.move(part, folder / part.name)
-
-    def _download(self, place: Path, tell: Callable[[float, str], None]) -> None:
-        digest = hashlib.new(self.algorithm)
         try:
-            with urllib.request.urlopen(self.url, timeout=TIMEOUT_S) as answer, place.open("wb") as file:
-                _copy(answer, file, digest, int(answer.headers.get("Content-Length") or 0), tell)
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+            wrong = self._wrong(path)
+        except OSError as error:
+            raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        if wrong:
+            raise DownloadError(f"{path}: its {wrong}; delete it and get it again")
+        self._extract(folder)
+
+    def _extract(self, folder: Path) -> None:
+        path = folder / self.name
+        log.info("unpacking %s", path)
+        try:
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacked-") as beside:
+                with zipfile.ZipFile(path) as archive:
+                    archive.extractall(beside)
+                for part in sorted(Path(beside).iterdir()):
+                    if not (folder / part.name).exists():
+                        shutil.move(part, folder / part.name)
+        except (OSError, zipfile.BadZipFile) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DownloadError(f"cannot unpack {path}: {reason}; nothing of it was kept") from None
+
+    def _wrong(self, path: Path) -> str:
+        """How a file's checksums differ from what they have to be; nothing where they do not."""
+        for algorithm, wanted in self.checksums.items():
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, algorithm).hexdigest()
+            if found != wanted:
+                return f"{algorithm} is {found}, not {wanted}"
+        return ""
+
+    def _download(self, file: IO[bytes], tell: Callable[[float, str], None]) -> None:
+        """Bring the file to its end, from where it is if the server can. An OSError is one of the file, not of the net."""
+        done = file.tell()
+        try:
+            with _open(self.url, done) as answer:
+                if (
+                    answer.status != http.HTTPStatus.PARTIAL_CONTENT
+                ):  # from the beginning, whatever was asked for
+                    done = 0
+                    file.truncate(0)
+                size = done + int(answer.headers.get("Content-Length") or 0)
+                for chunk in _chunks(answer):
+                    file.write(chunk)
+                    done += len(chunk)
+                    of = f" of {size // 10**6}" if size > done else ""
+                    tell(done / size if size else 0.0, f"{done // 10**6}{of} MB")
+            file.flush()
+            if done < size:
+                raise _NetError(f"the connection ended after {done} of {size} bytes")
+        except _NetError as error:
+            sums = ", ".join(f"{algorithm} {value}" for algorithm, value in self.checksums.items())
+            again = f" run the same command again to go on after {done // 10**6} MB, or" if done else ""
             raise DownloadError(
-                f"cannot download {self.url}: {getattr(error, 'reason', error)}; get it on a machine that can, and put it"
-                f" into {str(place.parent)!r} as {self.name!r} ({self.algorithm} {self.checksum})"
+                f"cannot download {self.url}: {' '.join(str(error).split())};{again} get it on a machine that can, and put it"
+                f" into {str(Path(file.name).parent)!r} as {self.name!r} ({sums})"
             ) from None
-        if digest.hexdigest() != self.checksum:
-            raise DownloadError(
-                f"{self.url}: its {self.algorithm} is {digest.hexdigest()}, not {self.checksum}; the file was not kept"
-            )
 
 
-def _copy(
-    answer: IO[bytes], file: IO[bytes], digest: "hashlib._Hash", size: int, tell: Callable[[float, str], None]
-) -> None:
-    """Copy, hash, and tell how far it is; a server may not say the ``size``, which is then 0."""
-    done = 0
-    while chunk := answer.read(CHUNK):
-        file.write(chunk)
-        digest.update(chunk)
-        done += len(chunk)
-        of = f" of {size // 10**6}" if size else ""
-        tell(done / size if size else 0.0, f"{done // 10**6}{of} MB")
+class _NetError(Exception):
+    """A server that does not give the file, or a connection that broke."""
+
+
+@contextmanager
+def _open(url: str, start: int) -> Iterator[Any]:
+    """The server's answer, from byte ``start`` on if it can; empty where nothing stands behind that. Raises _NetError."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise _NetError(f"{error.code} {error.reason}") from None
+        answer = urllib.response.addinfourl(
+            io.BytesIO(), http.client.HTTPMessage(), url, http.HTTPStatus.PARTIAL_CONTENT
+        )
+    except (OSError, http.client.HTTPException) as error:
+        raise _NetError(getattr(error, "reason", error) or type(error).__name__) from None
+    with answer:
+        yield answer
+
+
+def _chunks(answer: Any) -> Iterator[bytes]:
+    """The answer, piece by piece. Raises _NetError."""
+    while True:
+        try:
+            chunk = answer.read1(CHUNK)  # what is there, so that little is lost where the connection breaks
+        except (OSError, http.client.HTTPException) as error:
+            raise _NetError(str(error) or type(error).__name__) from None
+        if not chunk:
+            return
+        yield chunk

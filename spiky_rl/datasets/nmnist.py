@@ -5,7 +5,7 @@ on 2^13 microseconds are to be added. The files lie in Train/<class>/NNNNN.bin a
 counts MNIST's images from 1. ``nmnist_*.npz`` is the same in one file: addr = (y*34 + x)*2 + p, dt = microseconds since the
 event before, off = first event of each recording, label.
 
-Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1.
+Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1. Checksums: those that Tonic 1.5.0 (PyPI) checks the same two addresses by.
 """
 
 from __future__ import annotations
@@ -26,15 +26,19 @@ _BASE = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files"
 ARCHIVES = (
     Archive(
         "train.zip",
-        "md5",
-        "20959b8e626244a1b502305a9e6e2031",
+        {
+            "sha256": "1a54ee392a5e5082a0bef52911cd9211f63b950a4905ccd8890553804d3335f9",
+            "md5": "20959b8e626244a1b502305a9e6e2031",
+        },
         f"{_BASE}/39c25547-014b-4137-a934-9d29fa53c7a0/file_downloaded",
         "Train",
     ),
     Archive(
         "test.zip",
-        "md5",
-        "69ca8762b2fe404d9b9bad1103e97832",
+        {
+            "sha256": "6ecfd5d85dbb49a631961d8dc3101871c5be53e645004ee34064f6557d169f09",
+            "md5": "69ca8762b2fe404d9b9bad1103e97832",
+        },
         f"{_BASE}/05a4d654-7e03-4c15-bdfa-9bb2bcbea494/file_downloaded",
         "Test",
     ),

@@ -48,9 +48,7 @@ class Samples:
 
 def data_folder(given: Path | None = None) -> Path:
     """Where the data lie: ``given``, else the environment's SPIKY_RL_DATA, else ``datasets`` in our cache."""
-    if given is not None:
-        return given
-    return Path(os.environ.get("SPIKY_RL_DATA") or files.cache_folder() / "datasets")
+    return (given or Path(os.environ.get("SPIKY_RL_DATA") or files.cache_folder() / "datasets")).absolute()
 
 
 def load(

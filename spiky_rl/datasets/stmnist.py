@@ -22,8 +22,7 @@ HEADER = 128
 """Bytes before the first element of a MATLAB 5 file."""
 ARCHIVE = Archive(
     "STMNIST dataset NUS Tee Research Group.zip",
-    "sha256",
-    "825bb5a64753fff4a2a2c32e3497fa8a951d9c94993e03ba25a057e17d83b884",
+    {"sha256": "825bb5a64753fff4a2a2c32e3497fa8a951d9c94993e03ba25a057e17d83b884"},
     "https://scholarbank.nus.edu.sg/bitstream/10635/168106/2/STMNIST%20dataset%20NUS%20Tee%20Research%20Group.zip",
     "",
 )

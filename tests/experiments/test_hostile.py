@@ -34,7 +34,7 @@ def small(folder: Path) -> Path:
     )
 
 
-def run(command, argv, capsys) -> tuple[int, list[str]]:
+def run(command, argv, capsys) -> tuple[object, list[str]]:
     """The exit code, and what stands on stderr."""
     try:
         code = common.run(command, [str(argument) for argument in argv])
