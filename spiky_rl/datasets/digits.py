@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,11 @@ def like_mnist(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
     """Images [images, 28, 28] from 0 to 255, labels, and whose they are: MNIST's own, else scikit-learn's enlarged."""
     found = [_idx(data / "mnist" / name) for name in (IMAGES, LABELS)]
     if found[0] is not None and found[1] is not None:
+        if found[0].shape != (*found[1].shape, MNIST_SIDE, MNIST_SIDE):
+            raise UserError(
+                f"{data / 'mnist'}: {IMAGES} is {list(found[0].shape)} and {LABELS} {list(found[1].shape)}; they must be"
+                f" [images, {MNIST_SIDE}, {MNIST_SIDE}] and [images]"
+            )
         return found[0].astype(np.float32), found[1].astype(np.int64), "MNIST"
     from scipy.ndimage import zoom
 
@@ -57,10 +63,13 @@ def _idx(path: Path) -> np.ndarray | None:
     packed = path.with_name(f"{path.name}.gz")
     if not (path.is_file() or packed.is_file()):
         return None
-    data = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
-    count = data[3] if data[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(data, ">u4", count, 4)
+    try:
+        data = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    count = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
     start = 4 + 4 * count
+    shape = np.frombuffer(data[4:start].ljust(4 * count, b"\0"), ">u4").astype(int)
     if not count or len(data) - start != np.prod(shape):
         raise UserError(f"{path}: no idx file of bytes, or a truncated one")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)

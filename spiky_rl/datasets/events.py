@@ -89,7 +89,18 @@ class Files(Recordings):
     def contents(self) -> Iterator[bytes]:  # noqa: D102
         for path, label, of_test in zip(self.paths, self.labels, self.of_test, strict=True):
             yield f"{path.name} {label} {of_test}\n".encode()
-            yield path.read_bytes()
+            yield read_bytes(path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A recording's bytes. Raises EventFileError where it cannot be read, or is empty."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EventFileError(f"{path}: cannot be read: {error.strerror}") from None
+    if not data:
+        raise EventFileError(f"{path}: is empty")
+    return data
 
 
 def check_places(path: Path, events: Events, sensor: tuple[int, int], offsets: np.ndarray) -> None:

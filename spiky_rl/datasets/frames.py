@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -73,15 +75,42 @@ def frames(recordings: Recordings, binning: Binning, of: str) -> np.ndarray:
     transform = repr((VERSION, sorted(asdict(binning).items())))
     key = hashlib.sha256(f"{of} {transform}".encode()).hexdigest()[:16]
     path = files.cache_folder() / "frames" / f"{recordings.name}-{key}.npy"
-    if not path.is_file():
-        log.info("counting the events of %d recordings into %d bins: %s", len(recordings), binning.bins, path)
-        files.write(path, lambda beside: _fill(beside, recordings, binning))
+    shape, kind = (len(recordings), *binning.shape), np.uint8 if binning.binary else np.int16
+    if (held := _kept(path, shape, kind)) is not None:
+        return held
+    log.info("counting the events of %d recordings into %d bins: %s", len(recordings), binning.bins, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(path.parent).free, math.prod(shape) * np.dtype(kind).itemsize
+        if needed > free:
+            raise UserError(
+                f"bins: {binning.bins} bins of {len(recordings)} recordings take {needed / 1e9:.3g} GB, and {path.parent} has"
+                f" {free / 1e9:.3g} GB left; take fewer, or set SPIKY_RL_CACHE to another folder"
+            )
+        files.write(path, lambda beside: _fill(beside, recordings, binning, shape, kind))
+    except OSError as error:
+        raise UserError(
+            f"frames cannot be kept in {str(path.parent)!r}: {error.strerror or error}; set SPIKY_RL_CACHE to another folder"
+        ) from None
     return np.load(path, mmap_mode="r")
 
 
-def _fill(place: Path, recordings: Recordings, binning: Binning) -> None:
-    kind = np.uint8 if binning.binary else np.int16
-    held = np.lib.format.open_memmap(place, "w+", kind, (len(recordings), *binning.shape))
+def _kept(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.ndarray | None:
+    """What lies on the disk, mapped; None where there is nothing, or something damaged."""
+    if not path.is_file():
+        return None
+    try:
+        held = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s: damaged frames (%s); they are made anew", path, error)
+        return None
+    return held if held.shape == shape and held.dtype == kind else None
+
+
+def _fill(
+    place: Path, recordings: Recordings, binning: Binning, shape: tuple[int, ...], kind: type[np.generic]
+) -> None:
+    held = np.lib.format.open_memmap(place, "w+", kind, shape)
     for index in range(len(recordings)):
         held[index] = binning(recordings.read(index))
     held.flush()

@@ -11,13 +11,22 @@ Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1. Checksums: those that 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from spiky_rl.datasets.download import Archive
-from spiky_rl.datasets.events import EventFileError, Events, Files, MissingData, Recordings, check_places
+from spiky_rl.datasets.events import (
+    EventFileError,
+    Events,
+    Files,
+    MissingData,
+    Recordings,
+    check_places,
+    read_bytes,
+)
 
 SIDE = 34
 OVERFLOW, OVERFLOW_US = 240, 1 << 13
@@ -79,7 +88,7 @@ class NMnistFiles(NMnist, Files):
 
     def read(self, index: int) -> Events:  # noqa: D102
         path = self.paths[index]
-        return decode(path.read_bytes(), path)
+        return decode(read_bytes(path), path)
 
 
 class NMnistPacked(NMnist):
@@ -89,10 +98,14 @@ class NMnistPacked(NMnist):
         """Raises EventFileError for a file that is damaged or does not hold such recordings."""
         try:
             with np.load(path, allow_pickle=False) as held:
-                self.address, gaps, self.offsets = (held[key] for key in ("addr", "dt", "off"))
-                labels = held["label"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+                arrays = [np.asarray(held[key]) for key in ("addr", "dt", "off", "label")]
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise EventFileError(f"{path}: no packed recordings, or damaged ones: {error}") from None
+        self.address, gaps, self.offsets, labels = arrays
+        if not all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays) or not len(labels):
+            raise EventFileError(
+                f"{path}: addr, dt, off and label must be lists of whole numbers, none of them empty"
+            )
         sound = (
             len(self.offsets) == len(labels) + 1
             and len(self.address) == len(gaps) == self.offsets[-1]
@@ -101,7 +114,9 @@ class NMnistPacked(NMnist):
         )
         if not sound:
             raise EventFileError(f"{path}: off does not divide addr and dt into as many recordings as labels")
-        outside = np.flatnonzero(self.address >= SIDE * SIDE * 2)
+        if unknown := sorted({*labels.tolist()} - {*range(self.classes)}):
+            raise EventFileError(f"{path}: label {unknown[0]} is none of 0 to {self.classes - 1}")
+        outside = np.flatnonzero((self.address < 0) | (self.address >= SIDE * SIDE * 2))
         if len(outside):
             raise EventFileError(f"{path}: addr[{outside[0]}]: {self.address[outside[0]]} is no pixel")
         self.gaps, self.labels, self.of_test = gaps, np.asarray(labels, np.int64), np.zeros(len(labels), bool)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spiky_rl.datasets.download import Archive
-from spiky_rl.datasets.events import EventFileError, Events, Files, MissingData
+from spiky_rl.datasets.events import EventFileError, Events, Files, MissingData, read_bytes
 
 SIDE = 10
 HEADER = 128
@@ -57,7 +57,7 @@ def decode(path: Path) -> Events:
 
 def _check_whole(path: Path) -> None:
     """Raise EventFileError at the first element of a MATLAB 5 file that does not fit into it."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     if len(data) < HEADER:
         raise EventFileError(f"{path}: byte {len(data)}: the file ends within its header of {HEADER} bytes")
     order = "<" if data[126:128] == b"IM" else ">"
