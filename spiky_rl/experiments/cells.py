@@ -136,5 +136,6 @@ def progress(folder: Path) -> dict[str, Any]:
     """How far a cell's training is, as ``train.py`` last said; empty before its first iteration, and where that is damaged."""
     found = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
     held = read_json(found[-1]) if found else None
-    whole = isinstance(held, dict) and all(isinstance(held.get(key), int | float) for key in HEARTBEAT)
-    return held if whole else {}
+    if isinstance(held, dict) and all(isinstance(held.get(key), int | float) for key in HEARTBEAT):
+        return held
+    return {}

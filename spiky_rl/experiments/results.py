@@ -163,7 +163,9 @@ def is_number(value: Any) -> bool:
 
 def is_name(value: Any) -> bool:
     """Whether it is a plain name of a file or folder, which leads nowhere else."""
-    return isinstance(value, str) and Path(value).name == value and value not in ("", "..") and "\0" not in value
+    return (
+        isinstance(value, str) and Path(value).name == value and value not in ("", "..") and "\0" not in value
+    )
 
 
 anything: Check = expects("anything", lambda value: True)

@@ -77,7 +77,10 @@ REFUSED = {
     "agent.algorithm.optimizer=sgd": ("agent.algorithm.optimizer: 'sgd'", "allows adam"),
     "agent.algorithm.class_name=module:Class": ("agent.algorithm.class_name", "allows PPO"),
     "agent.algorithm.use_mixed_precision=true": ("agent.algorithm.use_mixed_precision: True", "allows False"),
-    "agent.algorithm.symmetry_cfg={data_augmentation_func: a:b}": ("agent.algorithm.symmetry_cfg", "allows None"),
+    "agent.algorithm.symmetry_cfg={data_augmentation_func: a:b}": (
+        "agent.algorithm.symmetry_cfg",
+        "allows None",
+    ),
     "agent.actor.class_name=CNNModel": ("agent.actor.class_name: 'CNNModel'", "MLPModel and RNNModel"),
     "agent.actor.distribution_cfg.std_type=scalar": ("std_type: 'scalar'", "allows log"),
     "agent.algorithm.critic_learning_rate=0.1": ("critic_learning_rate", "schedule=fixed, not adaptive"),

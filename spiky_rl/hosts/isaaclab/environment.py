@@ -182,7 +182,7 @@ def require_files(env_cfg: Any) -> None:
             continue
         seen.add(id(node))
         is_spawned = is_spawned or isinstance(node, AssetBaseCfg)  # not a marker, which is seldom drawn
-        parts = dict(enumerate(node)) if isinstance(node, (list, tuple)) else fields(node)
+        parts: dict[Any, Any] = dict(enumerate(node)) if isinstance(node, (list, tuple)) else fields(node)
         path = str(parts.get("usd_path")) if is_spawned else ""
         if path.startswith(root) and not os.path.isfile(path):
             raise AssetError(missing_asset(FileNotFoundError(path)) or path)
