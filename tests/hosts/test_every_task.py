@@ -18,6 +18,7 @@ OFFLINE = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_every_registered_task_trains_or_ends_in_one_true_line(tmp_path):
     line = [sys.executable, "-m", "tests.hosts.every_task_case", str(tmp_path)]
     plain = {key: value for key, value in os.environ.items() if key != "ISAACSIM_ASSET_ROOT"}

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
+pytestmark = pytest.mark.timeout(900)
+
 ROOT = Path(__file__).parents[2]
 WALKERS = ["Isaac-Ant", "Isaac-Humanoid"]
 SLOW = ["Isaac-Ant-Direct", "Isaac-Humanoid-Direct", "Isaac-Cartpole", "Isaac-Cartpole-Direct"]
