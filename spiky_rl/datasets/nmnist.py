@@ -102,7 +102,7 @@ class NMnistPacked(NMnist):
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise EventFileError(f"{path}: no packed recordings, or damaged ones: {error}") from None
         self.address, gaps, self.offsets, labels = arrays
-        if not all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays) or not len(labels):
+        if not all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays) or labels.size == 0:
             raise EventFileError(
                 f"{path}: addr, dt, off and label must be lists of whole numbers, none of them empty"
             )
