@@ -224,6 +224,39 @@ def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_the_simulator_starts_is_not_lost(number, tmp_path):
+    line = [sys.executable, str(ROOT / "scripts" / "train.py"), *TASK, "--log_root", str(tmp_path)]
+    with subprocess.Popen(
+        [*line, "--num_envs", "16", "--max_iterations", "5000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        for text in process.stderr:
+            if text.startswith("starting the simulator"):
+                break
+        process.send_signal(number)
+        printed, said = process.communicate(timeout=280)
+    assert process.returncode == 128 + number
+    assert "stopping once the simulator has started" in said and "Traceback" not in said
+    result = json.loads(Path(printed.strip().splitlines()[-1]).read_text())
+    assert (result["outcome"], result["iterations"]) == ("stopped", 0)
+
+
+@pytest.mark.slow
+def test_an_exploding_learning_rate_is_blamed_and_the_checkpoint_before_is_named(tmp_path):
+    done = command(
+        "train.py", *TASK, "--agent", "mlp_ppo", "--log_root", str(tmp_path), "--num_envs", "16", "--max_iterations", "30",
+        "agent.algorithm.schedule=fixed", "agent.algorithm.learning_rate=10",
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    outcome = json.loads(next(tmp_path.rglob("result.json")).read_text())["outcome"]
+    assert "the policy has exploded, lower agent.algorithm.learning_rate: " in outcome
+    assert "the learning rate 10; the last good checkpoint is " in outcome
+    assert Path(outcome.rpartition(" is ")[2]).is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("agent", "least"), [("lif_ppo", 4.7), ("lif_stateful_ppo", 4.5)])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_agent_reaches_its_bar_on_cartpole(agent, least, seed, tmp_path):

@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 SELECTORS = ("physics", "renderer", "presets")
 """Overrides that choose among the variants that a task declares."""
+EXPLODED = 1e5
+"""An action that no learner means: Isaac Lab's are numbers near one, scaled by the task."""
 CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
 
@@ -317,10 +319,11 @@ class TimedVecEnv(RslRlVecEnvWrapper):
                     faults += [f"observation {name}"] if broken.any() else []
         step, hit = self.unwrapped.common_step_counter, bad.nonzero().flatten().tolist()
         where = f"in {len(hit)} of {self.num_envs} environments, the first is {hit[0]}"
+        what = f"{', '.join(faults)} not finite {where}"
         largest = float(actions.nan_to_num(0.0).abs().max())
-        raise NonFiniteError(
-            f"environment step {step}: {', '.join(faults)} not finite {where}; the largest action was {largest:.3g}"
-        )
+        if faults == ["actions"] or largest > EXPLODED:  # no simulation can follow
+            what = f"the policy has exploded, lower agent.algorithm.learning_rate: {what}"
+        raise NonFiniteError(f"environment step {step}: {what}; the largest action was {largest:.3g}")
 
     def terms(self, name: str, values: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
         """The named parts of an observation [B, ...]: its columns by term where the task's manager knows them."""

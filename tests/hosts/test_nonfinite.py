@@ -1,0 +1,63 @@
+"""Numbers that are none are blamed on who made them: a term of the simulation, their total, or the policy."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("isaaclab_rl", reason="Isaac Lab is not installed: the extra 'isaaclab'")
+
+from spiky_rl.hosts.isaaclab.environment import NonFiniteError, TimedVecEnv
+
+ENVS, STEP = 4, 17
+
+
+def explained(action: float = 0.5, reward: float = 1.0, observation: float = 0.0, terms=(("alive", [1.0]),)):
+    """What is said where environment 2 has these values."""
+    environment = TimedVecEnv.__new__(TimedVecEnv)
+    rewards = SimpleNamespace(get_active_iterable_terms=lambda index: terms)
+    environment.env = SimpleNamespace(  # type: ignore[assignment]
+        unwrapped=SimpleNamespace(common_step_counter=STEP, reward_manager=rewards)
+    )
+    environment.num_envs = ENVS
+    actions, total, seen = torch.full((ENVS, 2), 0.5), torch.ones(ENVS), torch.zeros(ENVS, 3)
+    actions[2, 1], total[2], seen[2, 0] = action, reward, observation
+    with pytest.raises(NonFiniteError) as caught:
+        environment.explain(actions, total, {"policy": seen})
+    return str(caught.value)
+
+
+WHERE = "not finite in 1 of 4 environments, the first is 2"
+
+
+def test_a_term_of_the_reward_is_named():
+    terms = (("alive", [1.0]), ("pole_pos", [math.nan]))
+    assert explained(reward=math.nan, terms=terms) == (
+        f"environment step 17: reward pole_pos {WHERE}; the largest action was 0.5"
+    )
+
+
+def test_a_total_without_a_term_that_is_none_is_named_as_the_total():
+    assert explained(reward=math.inf) == (
+        f"environment step 17: reward total {WHERE}; the largest action was 0.5"
+    )
+
+
+def test_an_observation_is_named():
+    assert f"17: observation policy {WHERE};" in explained(observation=math.nan)
+
+
+@pytest.mark.parametrize("action", [math.nan, math.inf, -math.inf])
+def test_actions_that_are_no_numbers_are_the_policys_whatever_followed(action):
+    said = explained(action=action, reward=math.nan, observation=math.nan)
+    assert said.startswith(
+        f"environment step 17: the policy has exploded, lower agent.algorithm.learning_rate: actions {WHERE}"
+    )
+    assert "reward" not in said and "observation" not in said
+
+
+def test_actions_that_nothing_can_follow_are_the_policys_too():
+    said = explained(action=-2.5e7, reward=math.nan)
+    assert "the policy has exploded, lower agent.algorithm.learning_rate: reward total not finite" in said
+    assert said.endswith("the largest action was 2.5e+07")
