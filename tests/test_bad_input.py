@@ -7,6 +7,7 @@ import copy
 import os
 
 import pytest
+from rsl_rl.modules.distribution import GaussianDistribution
 
 from spiky_rl import registry, spec
 from spiky_rl.cli import bench, classify, common, compare, evaluate, grow, play, show, train
@@ -164,6 +165,26 @@ def test_values_that_rsl_rl_takes_pass_all_checks(overrides):
     from rsl_rl.modules import distribution as module
 
     getattr(module, distribution.pop("class_name"))(3, **distribution)
+
+
+class Headed(GaussianDistribution):
+    """A distribution that a task registers together with the model that gives it its heads."""
+
+    def __init__(self, output_dim: int, heads: int, init_std: float = 1.0, std_type: str = "scalar") -> None:
+        super().__init__(output_dim, init_std, std_type=std_type)
+        self.heads = heads
+
+
+def test_a_class_that_a_task_registers_may_be_given_more_by_its_own_model_and_one_of_the_users_may_not():
+    name = f"{Headed.__module__}:Headed"
+    with pytest.raises(
+        UserError, match="agent.actor.distribution_cfg.heads: is missing; Headed has no default"
+    ):
+        configured("mlp_ppo", f"actor.distribution_cfg.class_name={name}")
+    host = copy.deepcopy(HOST)
+    host["actor"]["distribution_cfg"] = {**GAUSSIAN, "class_name": name}
+    config = runner_config(spec.resolve_agent("mlp_ppo", "Isaac-Point", host))
+    assert config["actor"]["distribution_cfg"] == {**GAUSSIAN, "class_name": name}
 
 
 FILES = {

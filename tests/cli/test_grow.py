@@ -136,7 +136,7 @@ def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path,
     ("argv", "words"),
     [
         (["reservoir"], "name a reservoir: a grown graph's .json, or an agent"),
-        (["reservoir", "none.json"], "none.json: No such file"),
+        (["reservoir", "none.json"], "cannot read 'none.json': No such file"),
         (["reservoir", "lif_ppo"], "network.name: 'feedforward' is no reservoir"),
         (["reservoir", "mlp_ppo"], "is no reservoir"),
         (["reservoir", "lif_pppo"], "mean 'lif_ppo'"),

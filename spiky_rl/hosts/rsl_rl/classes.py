@@ -28,19 +28,21 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     for role in ("actor", "critic", "algorithm"):
         cls = check_class(role, config[role])
         if cls is not None and role != "algorithm":
-            _check_arguments(f"agent.{role}", cls, config[role])
+            _check_arguments(role, cls, config[role], origins)
             _check_images(role, cls, config)
     distribution = config["actor"].get("distribution_cfg")
     if distribution:
         for key in ("std_range", "action_range"):
             if key in distribution and not distribution[key]:
                 del distribution[key]  # empty: rsl_rl's own
-        cls = check_class("actor.distribution_cfg", distribution)
+        role = "actor.distribution_cfg"
+        cls = check_class(role, distribution)
         if cls is not None:
-            for key in set(distribution) - {"class_name"} - set(inspect.signature(cls).parameters):
-                if origins.get(f"actor.distribution_cfg.{key}") == "Isaac Lab":
-                    del distribution[key]
-            _check_arguments("agent.actor.distribution_cfg", cls, distribution)
+            if not _registered(f"{role}.class_name", origins):
+                for key in set(distribution) - {"class_name"} - set(inspect.signature(cls).parameters):
+                    if _registered(f"{role}.{key}", origins):
+                        del distribution[key]
+            _check_arguments(role, cls, distribution, origins)
     if symmetry := config["algorithm"].get("symmetry_cfg"):
         path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
         function = _resolve(path, symmetry["data_augmentation_func"])
@@ -75,8 +77,19 @@ def _resolve(path: str, name: Any) -> Any:
         raise SpecError(f"{path}: rsl_rl finds no {short(name)}: {error}") from None
 
 
-def _check_arguments(path: str, cls: type, settings: Mapping[str, Any]) -> None:
-    """Refuse options that a class's constructor does not take, and those that it misses."""
+def _registered(path: str, origins: Mapping[str, str]) -> bool:
+    """Whether Isaac Lab's own configuration sets this value, and nobody else."""
+    below = [origin for key, origin in origins.items() if key == path or key.startswith(f"{path}.")]
+    return bool(below) and set(below) == {"Isaac Lab"}
+
+
+def _check_arguments(role: str, cls: type, settings: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """Refuse options that a class's constructor does not take, and those that it misses.
+
+    A class that Isaac Lab registers for the task is trusted with what is registered for it: it may be given more by others.
+    """
+    path, ours = f"agent.{role}", cls.__module__.startswith("spiky_rl.")
+    registered = _registered(f"{role}.class_name", origins) and not ours
     parameters = inspect.signature(cls).parameters
     own = {
         name: p
@@ -85,12 +98,14 @@ def _check_arguments(path: str, cls: type, settings: Mapping[str, Any]) -> None:
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for key in settings:
+        if registered and _registered(f"{role}.{key}", origins):
+            continue
         if key != "class_name" and key not in own and not anything:
             raise SpecError(
                 f"{path}.{key}: {cls.__name__} has no such option; it has {', '.join(own) or 'none'}"
             )
     for key, parameter in own.items():
-        if parameter.default is parameter.empty and key not in settings:
+        if parameter.default is parameter.empty and key not in settings and not registered:
             raise SpecError(f"{path}.{key}: is missing; {cls.__name__} has no default for it")
 
 
