@@ -59,7 +59,7 @@ class Reservoir(SpikingNetwork):
             choices=("rate", "gain", "spectral_radius"),
         ),
         "target_rate": Option(
-            20.0, "with control rate: mean rate of the neurons", low=0.1, high=1e3, unit="Hz"
+            20.0, "with control rate: mean rate of the neurons", low=0.1, high=1e5, unit="Hz"
         ),
         "gain": Option(
             1.0, "with control gain: weights are scaled by gain / sqrt(synapses per neuron)", low=0.0
