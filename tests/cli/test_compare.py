@@ -20,8 +20,9 @@ if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 240.0
-"""Seconds in which a cell has to get somewhere."""
+PATIENCE = 800.0
+"""Seconds in which a cell has to get somewhere: for what hangs, not for a busy machine."""
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
 SMALL = [
     *("--tasks", "cartpole", "--seeds", "0", "--num_envs", "64", "--device", "cpu", "--assets", "local"),
     *("--episodes", "2", "--conditions", "nominal,push", "--parallel", "2"),
@@ -148,7 +149,7 @@ def test_a_stop_keeps_what_was_done(tmp_path):
     with started(tmp_path / "out", "lif_ppo", "--budget", "env_steps=400000") as process:
         until(lambda: share(tmp_path / "out", "Isaac-Cartpole.lif_ppo.seed0") > 0.0, process, "training")
         process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=3 * PATIENCE)[0]
+        said = process.communicate(timeout=PATIENCE)[0]
     assert process.returncode == 128 + signal.SIGTERM
     assert "run the same command again" in said
     folder = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
@@ -188,7 +189,7 @@ def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_pat
         with started(out, "lif_ppo,mlp_ppo", *more) as process:
             until(lambda: all(share(out, name) > 0.0 for name in names), process, "two trainings at once")
             cluster.remove_node(nodes[0], allow_graceful=False)
-            said = process.communicate(timeout=3 * PATIENCE)[0]
+            said = process.communicate(timeout=PATIENCE)[0]
     finally:
         cluster.shutdown()
     assert process.returncode == 0, said
