@@ -160,16 +160,16 @@ def test_a_stop_keeps_what_was_done(tmp_path):
 @pytest.mark.slow
 def test_a_cell_whose_newest_checkpoint_and_progress_are_damaged_goes_on(tmp_path):
     name, budget = "Isaac-Cartpole.lif_ppo.seed0", ("--budget", "env_steps=100000")
-    first = command(tmp_path / "out", "lif_ppo", *budget)
-    until(lambda: share(tmp_path / "out", name) > 0.1, first, "training")
-    first.send_signal(signal.SIGTERM)
-    ended(first)
+    with started(tmp_path / "out", "lif_ppo", *budget) as first:
+        until(lambda: share(tmp_path / "out", name) > 0.1, first, "training")
+        first.send_signal(signal.SIGTERM)
+        first.communicate(timeout=PATIENCE)
     held = list((tmp_path / "out" / "cells" / name).glob("run/*/*/*/model_*.pt"))
     assert len(held) > 1
     newest = max(held, key=lambda path: int(path.stem.partition("_")[2]))
     for path in (newest, newest.with_name("progress.json"), newest.with_name("result.json")):
         path.write_bytes(b"")
-    code, said = ended(command(tmp_path / "out", "lif_ppo", *budget))
+    code, said = finished(tmp_path / "out", "lif_ppo", *budget)
     assert code == 0, said
     result = json.loads((tmp_path / "out" / "cells" / name / "result.json").read_text())
     assert result["resumed"] == 1 and result["training"]["env_steps"] >= 100_000

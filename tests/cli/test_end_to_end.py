@@ -246,7 +246,7 @@ def test_a_signal_while_the_simulator_starts_is_not_lost(number, tmp_path):
 @pytest.mark.slow
 def test_an_exploding_learning_rate_is_blamed_and_the_checkpoint_before_is_named(tmp_path):
     done = command(
-        "train.py", *TASK, "--agent", "mlp_ppo", "--log_root", str(tmp_path), "--num_envs", "16", "--max_iterations", "30",
+        "train.py", "--agent", "mlp_ppo", "--log_root", tmp_path, "--num_envs", "16", "--max_iterations", "30",
         "agent.algorithm.schedule=fixed", "agent.algorithm.learning_rate=10",
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr

@@ -3,16 +3,10 @@
 import logging
 from types import SimpleNamespace
 
-import pytest
 import torch
 
-from spiky_rl.cli.common import find_checkpoint, log
-
-
-@pytest.fixture(autouse=True)
-def heard(monkeypatch):
-    """A command that ran in this process before has taken the log for itself."""
-    monkeypatch.setattr(log, "propagate", True)
+from spiky_rl.cli.common import find_checkpoint
+from spiky_rl.hosts.common.checkpoints import random_state
 
 
 def warnings_of(tmp_path, caplog, trained_on, these):
@@ -20,8 +14,9 @@ def warnings_of(tmp_path, caplog, trained_on, these):
     path = tmp_path / "model_0.pt"
     identity = {"task": "Isaac-Ant", "agent": "lif_ppo"} | ({"assets": trained_on} if trained_on else {})
     held = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0}
-    torch.save(held | {"infos": {"spiky_rl": {"identity": identity}}}, path)
-    arguments = SimpleNamespace(checkpoint=str(path), log_root=str(tmp_path))
+    ours = {"identity": identity, "progress": {}, "random": random_state("cpu")}
+    torch.save(held | {"infos": {"spiky_rl": ours}}, path)
+    arguments = SimpleNamespace(checkpoint=str(path), log_root=str(tmp_path), seed=None)
     plan = SimpleNamespace(
         task="Isaac-Ant", agent="lif_ppo", library="rsl_rl", experiment="ant", spec=None, assets=these,
         identity=identity | {"assets": these},

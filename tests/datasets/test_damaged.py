@@ -36,13 +36,9 @@ def refusal(argv, capsys) -> str:
 
 @pytest.fixture(autouse=True)
 def own_places(tmp_path, monkeypatch):
-    """A cache and a folder of runs of our own, and the loggers as they were."""
+    """A cache and a folder of runs of our own."""
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    log = common.log
-    before = log.handlers, log.propagate, log.level
-    yield
-    log.handlers, log.propagate, log.level = before
 
 
 @pytest.mark.parametrize(

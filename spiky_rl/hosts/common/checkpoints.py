@@ -152,8 +152,7 @@ def check_identity(loaded: dict[str, Any], identity: dict[str, Any], path: str) 
 
 def warn_of_other_robots(loaded: dict[str, Any], assets: str, path: str) -> None:
     """Say in one line where a checkpoint was trained on other robots than ``assets``, for scores do not carry over."""
-    identity = ((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity") or {}
-    if (theirs := identity.get("assets")) not in (None, assets):
+    if (theirs := identity_of(loaded).get("assets")) not in (None, assets):
         logger.warning("%s: was trained on other robots: %s, not %s", path, theirs, assets)
 
 
