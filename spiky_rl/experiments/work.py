@@ -129,12 +129,14 @@ def resumable(folder: Path, library: str) -> bool:
     A run whose last checkpoint is damaged has not finished, whatever its result says: its final policy is lost. Runs without
     any checkpoint that is whole are kept in ``run.damaged``, and training begins again.
     """
+    from spiky_rl.hosts.common.checkpoints import numbered
+
     runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
     if not runs:
         return False
     good = False
     for run in runs:
-        for path in reversed(checkpoints(run)):
+        for path in reversed(numbered(run)):
             if is_whole(path, library):
                 good = True
                 break
@@ -151,11 +153,6 @@ def resumable(folder: Path, library: str) -> bool:
             f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
         )
     return good
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """A run's numbered checkpoints, the oldest first."""
-    return sorted(run.glob("model_*.pt"), key=lambda path: (len(path.name), path.name))
 
 
 def is_whole(path: Path, library: str) -> bool:

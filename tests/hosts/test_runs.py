@@ -87,6 +87,19 @@ def test_a_run_without_a_seed_in_its_manifest_has_that_of_its_checkpoint(tmp_pat
         find("latest", tmp_path, seed=4)
 
 
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_run_whose_manifest_is_damaged_is_that_of_its_checkpoint(content, said, tmp_path):
+    from tests.hosts.test_runner import IDENTITY, runner
+
+    older = a_run(tmp_path, agent=IDENTITY["agent"])
+    folder = a_run(tmp_path, checkpoints=())
+    runner(identity={**IDENTITY, "task": "Isaac-Point", "seed": 3}).save(str(folder / "model_0.pt"))
+    (folder / "run.json").write_text(content, encoding="utf-8")
+    assert find("latest", tmp_path, agent=IDENTITY["agent"]) == folder / "model_0.pt"
+    assert find("latest", tmp_path, agent=IDENTITY["agent"], seed=0) == older / "model_10.pt"
+    assert f"{folder / 'run.json'}: is damaged" in said.text
+
+
 @pytest.mark.parametrize("content", [b"", b"half", bytes(1000)])
 @pytest.mark.parametrize("name", ["latest", "best", "folder"])
 def test_a_damaged_newest_checkpoint_makes_way_for_the_newest_whole_one(name, content, said, tmp_path):

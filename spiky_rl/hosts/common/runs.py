@@ -99,7 +99,8 @@ def find_checkpoint(
     parent = root / library / experiment
     damaged, seeds = 0, set()
     for manifest_file in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
-        manifest, run = _manifest(manifest_file), manifest_file.parent
+        run = manifest_file.parent
+        manifest = _manifest(manifest_file) or _restored(run, library)
         if manifest.get("task") != task or _agent(manifest) != agent:
             continue
         theirs = manifest.get("seed")
@@ -209,10 +210,20 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest if isinstance(manifest, dict) else {}
 
 
+def _restored(run: Path, library: str) -> dict[str, Any]:
+    """What a damaged manifest said, by the newest of the run's checkpoints that is whole."""
+    log.warning("%s: is damaged; what the run is of is read from its checkpoints", run / "run.json")
+    path = _newest_whole(numbered(run), library)
+    theirs = {} if path is None else identity_of(read_checkpoint(str(path), library=library))
+    return {"task": theirs.get("task"), "metadata": {"agent": theirs.get("agent")}, "seed": theirs.get("seed")}
+
+
 def _agent(manifest: dict[str, Any]) -> Any:
     metadata = manifest.get("metadata")
     return metadata.get("agent") if isinstance(metadata, dict) else None
 
 
 def _created(path: Path) -> str:
-    return str(_manifest(path).get("created_at", ""))
+    """When a run was made, in the manifest's words; of a damaged one, when that was written."""
+    written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat()
+    return str(_manifest(path).get("created_at", written))
