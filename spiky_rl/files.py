@@ -9,8 +9,10 @@ import json
 import os
 import re
 import secrets
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +114,31 @@ def require_plain_name(what: str, name: str) -> None:
             f"{what} {name!r}: must be a plain folder name: letters, digits and . _ - + =, the first a letter, digit or _,"
             f" at most {LONGEST_NAME} bytes"
         )
+
+
+def require_writable(what: str, folder: Path) -> None:
+    """Raise UserError where ``folder``, which ``what`` gives, can neither be written to nor made; it is not made."""
+    probe = folder.absolute()
+    while not os.path.lexists(probe):
+        probe = probe.parent
+    if not os.path.isdir(probe):
+        raise UserError(f"{what}: cannot write to {str(folder)!r}: {str(probe)!r} is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=probe):  # as root, or on some file systems, permissions do not tell
+            pass
+        with suppress(FileNotFoundError):
+            folder.lstat()  # a name may be too long
+    except OSError as error:
+        raise UserError(f"{what}: cannot write to {str(folder)!r}: {error.strerror}") from None
+
+
+def require_file(what: str, path: Path, endings: Sequence[str] = ()) -> None:
+    """Raise UserError where no file ``path``, which ``what`` gives, can be written: before the work, not after it."""
+    if endings and path.suffix not in endings:
+        raise UserError(f"{what} {str(path)!r}: the ending {path.suffix!r} is none of {', '.join(endings)}")
+    if path.is_dir():
+        raise UserError(f"{what} {str(path)!r}: is a folder; name a file in it")
+    require_writable(what, path.absolute().parent)
 
 
 def cache_folder() -> Path:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from spiky_rl import files, registry
 from spiky_rl.cli import bench_plot, common, contenders
-from spiky_rl.cli.bench_common import check_file, check_name, keep_memory
+from spiky_rl.cli.bench_common import check_name, keep_memory
 from spiky_rl.cli.contenders import CONTENDERS, REFERENCES, Contender, Setting
 from spiky_rl.config import sizes
 from spiky_rl.networks.feedforward import FeedForward
@@ -297,11 +297,11 @@ def bench(argv: list[str]) -> int:
     if "train" not in args.modes and all(CONTENDERS[name].alone for name in names):
         raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
     if args.json:
-        check_file("--json", args.json, (".json",))
+        files.require_file("--json", args.json, (".json",))
     if args.plot or importlib.util.find_spec("matplotlib"):
         common.require("matplotlib", "isaaclab")
         args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
-        check_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+        files.require_file("--plot", args.plot, (".png", ".pdf", ".svg"))
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)

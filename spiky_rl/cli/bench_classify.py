@@ -25,7 +25,7 @@ from torch.nn import functional
 
 from spiky_rl import files
 from spiky_rl.cli import bench_plot, common
-from spiky_rl.cli.bench_common import check_file, keep_memory
+from spiky_rl.cli.bench_common import keep_memory
 from spiky_rl.cli.classify import DATASETS, HOST
 from spiky_rl.cli.classify_training import logits, over_time
 from spiky_rl.datasets import samples
@@ -295,7 +295,7 @@ def bench(argv: list[str]) -> int:
     if importlib.util.find_spec("snntorch") is None:
         raise UserError("bench.py classify: snntorch is not installed; install it with: pip install snntorch")
     path = args.json or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}_classify.json")
-    check_file("--json", path, (".json",))
+    files.require_file("--json", path, (".json",))
     common.setup_logging(False)
     held = load(args.data)
     apart = held.of_test if held.of_test.any() and not held.of_test.all() else None

@@ -1,12 +1,10 @@
-"""What the benchmarks share: names and files that are checked first, and memory that does not decide."""
+"""What the benchmarks share: names that are checked first, and memory that does not decide."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from pathlib import Path
 
-from spiky_rl import files
 from spiky_rl.registry import UserError, nearest
 
 
@@ -24,16 +22,3 @@ def check_name(flag: str, name: str, known: Sequence[str]) -> None:
     """Raise UserError for a name that is none of ``known``."""
     if name not in known:
         raise UserError(f"{flag}: {name!r} is unknown; choose from {', '.join(known)}{nearest(name, known)}")
-
-
-def check_file(flag: str, path: Path, endings: Sequence[str]) -> None:
-    """Raise UserError where no such file can be written: before the measurements, not after them."""
-    check_name(f"{flag} {str(path)!r}: the ending", path.suffix, endings)
-    if path.is_dir():
-        raise UserError(f"{flag} {str(path)!r} is a folder; name a file in it")
-    probe = path.with_name(f".{path.name}.probe")
-    try:
-        files.write(probe, lambda beside: beside.touch())
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"{flag} {str(path)!r} cannot be written: {error.strerror}") from None

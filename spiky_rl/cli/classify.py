@@ -99,7 +99,7 @@ def classify(argv: list[str]) -> int:
     args = complete(parser().parse_intermixed_args(argv))
     common.setup_logging(args.verbose)
     spec = resolve(args)
-    common.check_writable(args.log_root)
+    files.require_writable("--log_root", args.log_root)
     if args.run_name:
         files.require_plain_name("--run_name", args.run_name)
     device = common.check_device(args.device)

@@ -161,21 +161,6 @@ def memory_of(device: str) -> int:
     return torch.cuda.get_device_properties(device).total_memory
 
 
-def check_writable(folder: Path) -> None:
-    """Raise UsageError where no run folder can be made below ``folder``."""
-    probe = folder.absolute()
-    while not os.path.exists(probe):
-        probe = probe.parent
-    if not os.path.isdir(probe) or not os.access(probe, os.W_OK):
-        raise UsageError(
-            f"cannot write runs to {str(folder)!r}: {str(probe)!r} is no folder this user can write to; see --log_root"
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot write runs to {str(folder)!r}: {error.strerror}; see --log_root") from None
-
-
 def setup_logging(verbose: bool) -> None:
     """Our messages on the terminal; the libraries' only when asked for."""
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(name)s: %(message)s")
@@ -241,7 +226,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
         agent_overrides.append(f"agent.max_iterations={args.max_iterations}")
     stem, data, file = read_agent(args.agent)
     parse_overrides(agent_overrides)
-    check_writable(args.log_root)
+    files.require_writable("--log_root", args.log_root)
     task_spec = load_task(args.task)
     require("isaaclab", "isaaclab")
     if args.rl_library == "skrl":

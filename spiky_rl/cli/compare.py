@@ -15,7 +15,7 @@ from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
-from spiky_rl.cli.report import print_report, require_report, require_writable
+from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.cli.stopping import stoppable
 from spiky_rl.experiments import cells as folders
 from spiky_rl.experiments import engines, grid, study
@@ -126,7 +126,7 @@ def compare(argv: list[str]) -> int:
     asked = read_study(args)
     require_report()
     out = (args.out or default_folder(args, asked)).absolute()
-    require_writable("--out", out)
+    files.require_writable("--out", out)
     asked = study.with_baseline(folders.prepare(out, asked))
     study.check(asked)
     if args.distributed > 1 and asked.library != "rsl_rl":

@@ -7,7 +7,6 @@ condition begins in the same state, and random actions are the same in all of th
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -100,17 +99,8 @@ def check(args: argparse.Namespace) -> None:
         raise common.UsageError("--video: evaluate.py films nothing; use play.py")
     if args.checkpoint == RANDOM and args.out is None:
         raise common.UsageError("--checkpoint random: there is no run folder to write to; use --out FILE")
-    if args.out is None:
-        return
-    if args.out.is_dir():
-        raise common.UsageError(f"--out {str(args.out)!r}: is a folder, not a file")
-    folder = args.out.absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise common.UsageError(
-            f"--out {str(args.out)!r}: {str(folder)!r} is no folder this user can write to"
-        )
+    if args.out is not None:
+        files.require_file("--out", args.out)
 
 
 def simulate(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
@@ -55,8 +55,7 @@ def parser() -> argparse.ArgumentParser:
 
 def check(args: argparse.Namespace) -> None:
     """Raise UsageError for what does not go together."""
-    if args.out.suffix != ".json":
-        raise common.UsageError(f"--out {args.out}: name a .json file")
+    files.require_file("--out", args.out, (".json",))
     if args.population < 2:
         raise common.UsageError(f"--population {args.population}: a tournament needs at least 2")
     if not 2 <= args.min_size <= args.max_size:
@@ -67,11 +66,6 @@ def check(args: argparse.Namespace) -> None:
     needed[f"--population {args.population}"] = 1000 * args.population  # objects of a rule, at least
     needed[f"--hidden {args.hidden}"] = 8 * args.population * (args.hidden or 0)
     sizes.require(needed, sizes.machine_memory())
-    folder = args.out.absolute().parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise common.UsageError(f"--out {args.out}: {str(folder)!r} is no folder that this user can write to")
-    if args.out.is_dir():
-        raise common.UsageError(f"--out {args.out}: is a folder")
 
 
 def grow(argv: list[str]) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from scipy.sparse import csgraph, csr_array
 
-from spiky_rl import registry
+from spiky_rl import files, registry
 from spiky_rl.cli import common
 from spiky_rl.graphs import grown
 from spiky_rl.graphs.base import Wiring
@@ -75,10 +75,7 @@ def show(name: str, out: Path | None, compare: bool) -> None:
     """Print structure and measures, and draw the graph."""
     if out is None:
         out = Path(f"{Path(name).stem}.png")
-    if out.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--out {out}: name a .png, .pdf or .svg file")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {str(out.absolute().parent)!r}")
+    files.require_file("--out", out, (".png", ".pdf", ".svg"))
     common.require("matplotlib", "isaaclab")
     torch.set_num_threads(1)
     shown = load(name)
@@ -90,7 +87,7 @@ def show(name: str, out: Path | None, compare: bool) -> None:
     if compare:
         print()
         print_rows(comparison(shown.net))
-    figure(shown).savefig(out, dpi=150)
+    files.write(out, lambda beside: figure(shown).savefig(beside, dpi=150, format=out.suffix[1:]))
     print(f"\npicture: {out}")
 
 

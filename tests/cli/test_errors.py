@@ -124,7 +124,7 @@ def test_a_log_folder_that_cannot_be_one_is_refused(command, tmp_path):
     file.touch()
     for folder in (file, file / "below"):
         result = command("train", "--task", "cartpole", "--log_root", folder)
-        assert_refused(*result, f"cannot write runs to {str(folder)!r}", "--log_root")
+        assert_refused(*result, f"--log_root: cannot write to {str(folder)!r}")
 
 
 def test_an_agent_file_is_refused_by_file_and_key(command, tmp_path):

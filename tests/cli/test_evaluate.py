@@ -209,6 +209,7 @@ LIGHT = {
     "nowhere to write": (["--checkpoint", "random"], ["--checkpoint random", "--out"]),
     "a folder": (["--out", "{folder}"], ["--out", "is a folder"]),
     "below a file": (["--out", "{file}/below/x.json"], ["--out", "{file}", "no folder"]),
+    "no place for files": (["--out", "/proc/x/y.json"], ["--out: cannot write to '/proc/x'"]),
     "abbreviated": (["--cond", "push"], ["--cond", "mean '--conditions'"]),
     "unknown agent": (["--agent", "lif_pppo"], ["'lif_pppo'", "mean 'lif_ppo'"]),
 }
