@@ -350,7 +350,7 @@ COUNTS = {
 def test_every_command_refuses_counts_that_are_none(command, capsys):
     function, arguments, flags = COUNTS[command]
     for flag in flags:
-        assert f"{flag}: must be at most 2147483647" in said(capsys, function, *arguments, flag, HUGE)
+        assert f"{flag}: must be at most" in said(capsys, function, *arguments, flag, HUGE)
         assert f"{flag}: must be at least 1, got 0" in said(capsys, function, *arguments, flag, 0)
         line = said(capsys, function, *arguments, flag, "9" * 5000)
         assert f"{flag}: expected a whole number" in line and len(line) < 300

@@ -17,6 +17,7 @@ from spiky_rl.cli.common import log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.cli.stopping import stoppable
+from spiky_rl.config.arguments import up_to
 from spiky_rl.experiments import cells as folders
 from spiky_rl.experiments import engines, grid, study
 from spiky_rl.experiments.engines.base import BROKEN, DONE, Order, visible
@@ -72,16 +73,18 @@ def parser() -> argparse.ArgumentParser:
         "--baseline",
         help="the agent to compare with and to normalise by; default: mlp_ppo if there, else the first",
     )
-    found.add_argument("--num_envs", type=common.positive, help="parallel environments of a training")
     found.add_argument(
-        "--episodes", type=common.positive, help="of an evaluation, per condition; default: 64"
+        "--num_envs", type=up_to(study.MOST["num_envs"]), help="parallel environments of a training"
+    )
+    found.add_argument(
+        "--episodes", type=up_to(study.MOST["episodes"]), help="of an evaluation, per condition; default: 64"
     )
     found.add_argument("--conditions", help="what policies are evaluated under, as A,B; default: all")
     found.add_argument("--rl_library", dest="library", choices=common.LIBRARIES, help="host library")
     found.add_argument(
         "--out", type=Path, help="the study's folder; default: beside a study.yaml, else in logs/compare"
     )
-    found.add_argument("--parallel", type=few, default=1, help="cells at once")
+    found.add_argument("--parallel", type=up_to(FEW), default=1, help="cells at once")
     found.add_argument(
         "--device",
         help="cpu, cuda or cuda:N; default: the GPU if there is one; a --dry-run may plan for a GPU elsewhere",
@@ -104,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument(
         "--distributed",
-        type=few,
+        type=up_to(FEW),
         default=1,
         metavar="N",
         help="processes of a training, one per GPU or core, through torchrun",
@@ -221,13 +224,6 @@ def is_elsewhere(device: str | None) -> bool:
     import torch
 
     return bool(device) and str(device).startswith("cuda") and not torch.cuda.is_available()
-
-
-def few(text: str) -> int:
-    """A whole number from 1 to `FEW`."""
-    if (value := common.positive(text)) > FEW:
-        raise argparse.ArgumentTypeError(f"must be at most {FEW}, got {text[:40]}")
-    return value
 
 
 def share(text: str) -> float:
