@@ -2,7 +2,7 @@
 
 Of YAML, what configurations need: text, numbers, ``true`` and ``false``, lists, mappings with text for keys, aliases and
 merge keys (``<<:``). No tags, and nothing that YAML 1.1 makes of text: ``2024-01-01`` is text and no date, ``1:30`` is not 90,
-``010`` is not 8. A key that stands twice, a number that is not finite or has no place in 64 bits, an alias that contains itself
+``010`` is not 8, ``on`` and ``no`` are text. A key that stands twice, a number that is not finite or has no place in 64 bits, an alias that contains itself
 and one that multiplies are errors that name the key or the line.
 """
 
@@ -124,11 +124,14 @@ def _fault(problem: str, where: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
-_LEFT_OUT = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value", "int", "float")}
+_LEFT_OUT = {f"tag:yaml.org,2002:{name}" for name in ("timestamp", "value", "int", "float", "bool")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in _LEFT_OUT]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+)$"), list("-+0123456789")
 )

@@ -32,7 +32,7 @@ BAD_YAML = {
     "a key twice": ("a: 1\nb: 2\na: 3", "the key 'a' stands twice.* line 3"),
     "a key twice inside": ("x:\n  a: 1\n  a: 3", "the key 'a' stands twice.* line 3"),
     "a number as key": ("1: a", "the key '1' is no text; write it in quotes.* line 1"),
-    "truth as key": ("on: a", "the key 'on' is no text"),
+    "truth as key": ("true: a", "the key 'true' is no text"),
     "nothing as key": ("~: a", "the key '~' is no text"),
     "a list as key": ("? [a]\n: 1", "a list or a mapping cannot be a key"),
     "infinity": ("a: {b: .inf}", r"a\.b: expected a finite number, got inf"),
@@ -96,7 +96,7 @@ def test_plain_aliases_and_merge_keys_mean_what_yaml_says():
 def test_text_stays_text_and_numbers_are_numbers():
     meant = {
         "2024-01-01": "2024-01-01", "2024-01-01 10:00:00": "2024-01-01 10:00:00", "1:30": "1:30", "010": "010",
-        "=": "=", "nan": "nan", "5e-4": 5e-4, "1_000": 1000, "0x10": 16, "-3": -3, ".5": 0.5, "1.": 1.0, "0": 0,
+        "=": "=", "nan": "nan", "on": "on", "no": "no", "False": False, "5e-4": 5e-4, "1_000": 1000, "0x10": 16, "-3": -3, ".5": 0.5, "1.": 1.0, "0": 0,
         "true": True, "~": None, "": None, "1.5e+3": 1500.0, "9223372036854775807": 2**63 - 1,
     }  # fmt: skip
     assert {text: parse_yaml(text) for text in meant} == meant
