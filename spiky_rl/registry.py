@@ -83,12 +83,12 @@ class Configured:
         """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
         try:
             return self.cls(**self.options, **self.parts, **context)
-        except UserError:
+        except (UserError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             if ":" not in self.name:
                 raise
-            raise RegistryError(f"{self.name!r} cannot be built: {_fault(error)}") from error
+            raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
 
     def settings(self) -> dict[str, Any]:
         """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
@@ -158,10 +158,7 @@ def resolve(kind: str, name: str) -> type[Component]:
             )
         _check_declarations(name, found)
         return found
-    if name not in names(kind):
-        raise RegistryError(
-            f"unknown {SINGULAR.get(kind, kind[:-1])} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
-        )
+    _require_known(kind, name)
     module = importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.{name}")
     return _own_component(module)
 
@@ -172,9 +169,8 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
     ``path`` is where the settings stand, for messages. Raises RegistryError for an unknown name or option and for a
     value of the wrong type or out of range.
     """
+    check_name(kind, settings, path)
     settings = {"name": settings} if isinstance(settings, str) else settings
-    if not isinstance(settings, Mapping):
-        raise RegistryError(f"{path}: expected a name or a mapping, got {short(settings)}")
     if not isinstance(settings.get("name"), str):
         raise RegistryError(f"{path}.name: name one of {', '.join(names(kind))}")
     try:
@@ -210,13 +206,32 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
     try:
         cls.validate(path, options)
         cls.validate_parts(path, options, parts)
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         if ":" not in settings["name"]:
             raise
-        raise RegistryError(f"{path}: {settings['name']!r} cannot be checked: {_fault(error)}") from error
+        raise RegistryError(f"{path}: {settings['name']!r} cannot be checked: {fault(error)}") from error
     return Configured(settings["name"], cls, options, parts)
+
+
+def check_name(kind: str, settings: Any, path: str) -> None:
+    """Refuse settings that are no component's, or of one that the package does not have. Imports and executes nothing."""
+    if not isinstance(settings, str | Mapping):
+        raise RegistryError(f"{path}: expected a name or a mapping, got {short(settings)}")
+    name = settings if isinstance(settings, str) else settings.get("name")
+    if isinstance(name, str) and ":" not in name:
+        try:
+            _require_known(kind, name)
+        except RegistryError as error:
+            raise RegistryError(f"{path}.name: {error}") from None
+
+
+def _require_known(kind: str, name: str) -> None:
+    if name not in names(kind):
+        raise RegistryError(
+            f"unknown {SINGULAR.get(kind, kind[:-1])} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
+        )
 
 
 def _named(settings: Any, default: str | Mapping[str, Any] | None) -> Any:
@@ -270,17 +285,19 @@ def load_module(target: str) -> Any:
         return importlib.import_module(target)
     except ModuleNotFoundError as error:
         raise RegistryError(f"there is no module {error.name!r}") from None
-    except (Exception, SystemExit) as error:
-        raise RegistryError(f"the module {target!r} cannot be imported: {_fault(error)}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise RegistryError(f"the module {target!r} cannot be imported: {fault(error)}") from error
 
 
-def _fault(error: BaseException, file: str | None = None) -> str:
+def fault(error: BaseException, file: str | None = None) -> str:
     """Where and how code that is not ours went wrong, in one line; the line is that of ``file``, or of what raised it."""
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in frames if file in (None, f.filename)), None)
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SystemExit):
-        text = f"it ends the program when it is imported (exit code {error.code}); take that out of its top level"
+        text = f"it ends the program (exit code {error.code}), which a component may not"
     where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""
     return where + " ".join(text.split())
 
@@ -295,7 +312,9 @@ def _load_file(path: Path) -> Any:
         sys.modules[key] = module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             sys.modules.pop(key, None)
-            raise RegistryError(_fault(error, str(path))) from error
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise RegistryError(fault(error, str(path))) from error
     return sys.modules[key]

@@ -24,9 +24,9 @@ ACTIVATIONS = (
 COMPILE_MODES = ("default", "max-autotune-no-cudagraphs")
 """Modes of torch.compile that rsl_rl takes: the others capture CUDA graphs, which its algorithms do not go with."""
 MOST_LAYERS = 100
-"""Of a network."""
+"""Layers of a network."""
 MOST_STEPS = 2**31 - 1
-"""Of iterations, steps and episodes: what counters of 32 bits hold."""
+"""Iterations, steps or episodes: what counters of 32 bits hold."""
 MODEL: dict[str, Any] = {
     "class_name": Option("MLPModel", "rsl_rl model, or module:Class; set by spiky_rl where a network spikes"),
     "hidden_dims": Option([], "hidden layers", low=1, least=1, most=MOST_LAYERS),

@@ -261,37 +261,40 @@ def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
 
     def check(node: Any, schema: Mapping[str, Any], path: str) -> None:
         if not isinstance(node, Mapping):
-            raise SpecError(f"{origin}: {path[:-1]}: expected a mapping, got {short(node)}")
+            raise RegistryError(f"{path[:-1]}: expected a mapping, got {short(node)}")
         for key, value in node.items():
             if path == "agent." and key in NETWORKS:
                 if not value:
-                    raise SpecError(
-                        f"{origin}: agent.{key}: {json.dumps(value)} names no network; write a name such as feedforward, or take an"
-                        f" agent without one, such as mlp_ppo, and leave {key} out"
+                    raise RegistryError(
+                        f"agent.{key}: {json.dumps(value)} names no network; write a name such as feedforward, or take an agent"
+                        f" without one, such as mlp_ppo, and leave {key} out"
                     )
+                registry.check_name("networks", value, f"agent.{key}")
                 continue
             if value is None and key in OPTIONAL:
                 continue
             if key not in schema:
                 known = (*schema, *NETWORKS) if path == "agent." else tuple(schema)
-                raise SpecError(
-                    f"{origin}: {path}{key}: no such key{nearest(key, known) or '; known: ' + ', '.join(known)}"
+                raise RegistryError(
+                    f"{path}{key}: no such key{nearest(key, known) or '; known: ' + ', '.join(known)}"
                 )
             if isinstance(schema[key], Mapping):
                 check(value, schema[key], f"{path}{key}.")
             else:
-                try:
-                    schema[key].check(f"{path}{key}", value)
-                except RegistryError as error:
-                    raise SpecError(f"{origin}: {error}") from None
+                schema[key].check(f"{path}{key}", value)
 
-    check(layer, RUNNER, "agent.")
+    try:
+        check(layer, RUNNER, "agent.")
+    except RegistryError as error:
+        raise SpecError(f"{origin}: {error}") from None
 
 
 def _with_paths(node: Any, folder: Path) -> Any:
     """A file's content, in which ``file.py:Class`` and ``file.json`` mean a file beside it where there is one."""
     if isinstance(node, Mapping):
         return {key: _with_paths(value, folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_paths(element, folder) for element in node]
     if isinstance(node, str):
         target, _, attribute = node.rpartition(":")
         if target.endswith(".py") and os.path.isfile(folder / target):
@@ -333,11 +336,9 @@ def _check_task(data: Mapping[str, Any], file: str) -> None:
     _check_layer(data.get("agent", {}), file)
 
 
-def _with_layers(tree: Mapping[str, Any], key: str) -> Any:
+def _with_layers(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
     """A network's settings; without layers of its own it takes those of the ANN in its place."""
     named = tree[key]
-    if not isinstance(named, str | Mapping):
-        return named
     settings: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
     role = "actor" if key == "network" else "critic"
     hidden_dims = tree.get(role, {}).get("hidden_dims", ())

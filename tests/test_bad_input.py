@@ -201,6 +201,14 @@ FILES = {
         "for Isaac-Cartpole: agent.network: {}",
     ),
     "a whole number of 100 bits": (f"max_iterations: {HUGE}", f"max_iterations: {HUGE} is out of range"),
+    "a network that there is not": (
+        "network: {name: feedforwrd}",
+        "mine.yaml: agent.network.name: unknown network 'feedforwrd'; known: feedforward",
+    ),
+    "a number for a network": (
+        "critic_network: 5",
+        "agent.critic_network: expected a name or a mapping, got 5",
+    ),
     "a key of two lines": ('"a\\nb": 1', "no such key"),
     "a long value": (
         "algorithm: {gamma: " + "v" * 100_000 + "}",
@@ -231,7 +239,10 @@ def test_every_command_refuses_a_bad_agent_file_by_its_name_and_key(command, tmp
 
 TASKS = {
     "aliases that multiply": (LAUGHS, "more than 20,000 values"),
-    "measure": ("id: X\nmeasure: hight", "measure: 'hight' is not allowed; choose from , distance, upright"),
+    "measure": (
+        "id: X\nmeasure: hight",
+        "measure: 'hight' is not allowed; choose from '', distance, upright",
+    ),
     "environments": (f"id: X\nnum_envs: {{cpu: {2**40}, cuda: 1}}", "num_envs.cpu: 1099511627776"),
     "solved": ("id: X\nsolved: .inf", "solved: expected a finite number, got inf"),
     "network": ("id: X\nagent: {network: false}", "agent.network: false names no network"),
@@ -248,8 +259,12 @@ def test_a_bad_task_file_is_refused_by_its_name_and_key(case, tmp_path, capsys):
 
 LIF = "from spiky_rl.neurons.lif import Lif\nclass Mine(Lif):\n    "
 COMPONENTS = {
-    "exits": ("import sys\nsys.exit(0)", "line 2: it ends the program when it is imported (exit code 0)"),
+    "exits": (
+        "import sys\nsys.exit(0)",
+        "line 2: it ends the program (exit code 0), which a component may not",
+    ),
     "raises": ("x = 1\nraise ValueError('a\\nb')", "line 2: ValueError: a b"),
+    "raises what no except clause catches": ("raise GeneratorExit('gone')", "line 1: GeneratorExit: gone"),
     "no Python": ("def x(:", "SyntaxError"),
     "no text": ("\0", "null bytes"),
     "imports nothing": ("import no_such_module", "line 1: ModuleNotFoundError"),
@@ -301,6 +316,7 @@ def test_a_component_that_is_not_there_is_refused(case, tmp_path, capsys):
     [
         ("@classmethod\n    def validate(cls, path, options): raise KeyError('x')", "cannot be checked: .*line 5: KeyError: 'x'"),
         ("def __init__(self, **chosen): raise KeyError('x')", "cannot be built: .*line 4: KeyError: 'x'"),
+        ("@classmethod\n    def validate(cls, path, options): raise SystemExit(0)", "cannot be checked: .*line 5: it ends the program"),
     ],
 )  # fmt: skip
 def test_a_component_whose_own_code_fails_is_named_with_file_and_line(method, message, tmp_path):

@@ -36,13 +36,13 @@ class Option:
     doc: str
     low: float | None = None
     high: float | None = None
-    """Inclusive range of a number; of a list: of its elements, which are then whole numbers."""
+    """Inclusive range of a number, or of a list's elements."""
     unit: str = ""
     choices: tuple[str, ...] = ()
     above: float | None = None
     """A bound that a number has to exceed."""
     of: type | None = None
-    """Type of a list's elements; of a value whose default is None."""
+    """Type of a list's elements (by default whole numbers where they have a range), or of a value whose default is None."""
     least: int = 0
     """Elements that a list needs, where it is given."""
     most: int | None = None
@@ -57,7 +57,7 @@ class Option:
         if self.choices:
             if value not in self.choices:
                 raise RegistryError(
-                    f"{path}: {short(value)} is not allowed; choose from {', '.join(self.choices)}"
+                    f"{path}: {short(value)} is not allowed; choose from {', '.join(name or "''" for name in self.choices)}"
                     f"{nearest(value, self.choices)}"
                 )
             return value

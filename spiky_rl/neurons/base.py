@@ -37,7 +37,7 @@ class Param(Option):
     """``decay``: a time constant, which enters the step as exp(-dt / value)."""
 
 
-DT = Option(1.0, "inner time step", low=1e-6, unit="ms")
+DT = Option(1.0, "inner time step", low=1e-6, high=1000.0, unit="ms")
 LEARN = Option([], "parameters to learn, one value per neuron", of=str)
 DETACH_RESET = Option(True, "whether gradients stop at the reset")
 SCALE = Option(1.0, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit="1")

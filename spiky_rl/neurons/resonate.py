@@ -20,9 +20,10 @@ Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2
 # pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from spiky_rl.neurons.base import LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import DT, LEARN, Ode, Param, Values
 from spiky_rl.registry import Option, RegistryError
 
 SECOND = 1000.0
@@ -46,7 +47,7 @@ class Resonate(Ode):
     options = {
         **params,
         "detach_reset": Option(False, "whether gradients stop at the rise of the refractory variable"),
-        "dt": Option(10.0, "inner time step", low=1e-6, unit="ms"),
+        "dt": replace(DT, default=10.0),
         "learn": LEARN,
     }
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Param, Values
+from spiky_rl.neurons.base import DT, Neuron, Param, Values
 from spiky_rl.registry import Option
 from spiky_rl.surrogates.rectangle import Rectangle
 
@@ -28,7 +28,7 @@ class Membrane(Decoder):
     options = {
         "read": Option("last", "what is read of the potential", choices=("last", "mean", "max")),
         "tau": Option(2.0, "time constant of the readout", low=1e-3, unit="ms"),
-        "dt": Option(1.0, "inner time step", low=1e-6, unit="ms"),
+        "dt": DT,
     }
 
     potential: Neuron

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl.registry import RegistryError, load_module, short
+from spiky_rl.registry import RegistryError, fault, load_module, short
 from spiky_rl.spec import SpecError
 
 BASES = {
@@ -75,6 +75,10 @@ def _resolve(path: str, name: Any) -> Any:
         raise SpecError(f"{path}: {short(name)}: {error}") from None
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise SpecError(f"{path}: rsl_rl finds no {short(name)}: {error}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a name with dots is imported by rsl_rl, and may be anybody's
+        raise SpecError(f"{path}: {short(name)} cannot be imported: {fault(error)}") from error
 
 
 def _registered(path: str, origins: Mapping[str, str]) -> bool:
