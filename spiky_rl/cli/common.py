@@ -260,6 +260,8 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     check_groups(env_cfg, spec.runner.get("obs_groups") or {})
     config = configuration.runner_config(spec)
     experiment = args.experiment_name or spec.runner.get("experiment_name", "")
+    if experiment:
+        files.require_plain_name("agent.experiment_name", experiment)
     if library == "rsl_rl":
         config["experiment_name"] = experiment
     seed = host.get("seed", 42) if args.seed is None else args.seed
@@ -299,7 +301,9 @@ def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> i
 
 def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> None:
     """Refuse to go on with a checkpoint whose network is described differently, even where the weights would fit."""
-    theirs = (((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity") or {}).get("spec")
+    from spiky_rl.hosts.common.checkpoints import identity_of
+
+    theirs = identity_of(loaded).get("spec")
     if theirs is None:
         return
     old, new = shape(theirs), shape(spec.tree())

@@ -15,6 +15,8 @@ from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
+from spiky_rl.cli.stopping import started
+from spiky_rl.config import sizes
 
 RANDOM = "random"
 """In the place of a checkpoint: actions of N(0, 1), PPO's initial noise."""
@@ -53,6 +55,8 @@ def evaluate(argv: list[str]) -> int:
     checkpoint = None if args.checkpoint == RANDOM else common.find_checkpoint(args, plan)
     out = args.out if checkpoint is None or args.out else checkpoint.parent / "evaluation.json"
     plan.num_envs = len(names) * args.episodes
+    rows = f"--episodes {args.episodes} under {len(names)} conditions"
+    sizes.require(sizes.models(plan.spec, rows, plan.num_envs), common.memory_of(plan.device))
     log.info(
         "%s on %s, %d conditions x %d episodes, %s",
         plan.agent,
@@ -113,10 +117,11 @@ def simulate(
     from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
 
     stand_together(plan.env_cfg)
-    with simulation(
+    launched = simulation(
         plan.env_cfg, task_id=plan.gym_id, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
         deterministic=args.deterministic,
-    ) as gym_env:  # fmt: skip
+    )  # fmt: skip
+    with started(launched) as gym_env:
         env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         policy = None
         if checkpoint is not None:

@@ -12,6 +12,7 @@ from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
+from spiky_rl.cli.stopping import started
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,10 +54,11 @@ def play(argv: list[str]) -> int:
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
 
-    with simulation(
+    launched = simulation(
         plan.env_cfg, task_id=plan.gym_id, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
         video=args.video, deterministic=args.deterministic,
-    ) as gym_env:  # fmt: skip
+    )  # fmt: skip
+    with started(launched) as gym_env:
         env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)

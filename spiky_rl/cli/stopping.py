@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from spiky_rl.cli.common import log
@@ -61,3 +61,17 @@ def stoppable(message: str) -> Iterator[Asked]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def started(simulation: AbstractContextManager[Any]) -> Iterator[Any]:
+    """A simulation for a command that a signal ends at once; one that comes while it starts does so after the start.
+
+    Else it would be lost: what a simulator loads meanwhile catches it.
+    """
+    with ExitStack() as entered:
+        with stoppable("stopping once the simulator has started") as asked:
+            running = entered.enter_context(simulation)
+        if asked():
+            signal.raise_signal(asked.signal)
+        yield running

@@ -268,7 +268,7 @@ def run(
         except NonFiniteError as error:  # perhaps the learner's doing
             outcome = f"failed: {error}; {runner.facts()}"
         except OSError as error:
-            if error.errno not in DISKS or isinstance(error, BrokenPipeError):
+            if error.errno not in DISKS:
                 raise
             outcome = f"failed: {explained(error)}; {runner.kept()}"
         if args.video and folder is not None:

@@ -177,7 +177,7 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", str(part))
         if match is None:
             raise StudyError(
-                f"seeds: {_short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
+                f"seeds: {short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 2**31:
@@ -249,12 +249,6 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _short(value: Any) -> str:
-    """A value for a message, which is to stay one line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
-
-
 def _names(key: str, value: Any) -> tuple[str, ...]:
     listed = (
         value.split(",") if isinstance(value, str) and key in ("agents", "tasks", "conditions") else value
@@ -262,13 +256,13 @@ def _names(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(listed, list | tuple) or not all(
         isinstance(name, str) and name.strip() for name in listed
     ):
-        raise StudyError(f"{key}: expected a list of names, got {_short(value)}")
+        raise StudyError(f"{key}: expected a list of names, got {short(value)}")
     return tuple(name.strip() for name in listed)
 
 
 def _text(key: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise StudyError(f"{key}: expected text, got {_short(value)}")
+        raise StudyError(f"{key}: expected text, got {short(value)}")
     return " ".join(value.split())
 
 
@@ -278,10 +272,10 @@ def _count(key: str, value: Any) -> int:
 
 def _varied(value: Any) -> dict[str, tuple[Any, ...]]:
     if not isinstance(value, Mapping):
-        raise StudyError(f"vary: expected a mapping of keys to lists of values, got {_short(value)}")
+        raise StudyError(f"vary: expected a mapping of keys to lists of values, got {short(value)}")
     for key, values in value.items():
         if not str(key).startswith("agent.") or not isinstance(values, list | tuple) or not values:
-            raise StudyError(f"vary: {key}: expected agent.key: [value, value], got {_short(values)}")
+            raise StudyError(f"vary: {key}: expected agent.key: [value, value], got {short(values)}")
         if any(v in values[:i] for i, v in enumerate(values)):
             raise StudyError(f"vary: {key}: a value stands twice in {values!r}")
     return {key: tuple(values) for key, values in value.items()}

@@ -231,6 +231,10 @@ def test_a_bad_command_line_is_refused_in_one_line(case, tmp_path, capsys):
 
 HEAVY = {
     "no run": (["--task", "cartpole"], ["--checkpoint latest", "train one first"]),
+    "no memory for so many": (
+        ["--task", "cartpole", "--checkpoint", "random", "--out", "x.json", "--episodes", "2147483647"],
+        ["--episodes 2147483647 under 7 conditions: would take at least", "make it smaller"],
+    ),
     "two robots": (
         ["--task", "Isaac-Shadow-Handover-Direct"],
         ["push, mass, friction", "right_robot, left_robot"],

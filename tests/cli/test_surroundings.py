@@ -1,5 +1,6 @@
 """What surrounds a command: streams, signals, a batch job's variables, folders that cannot be written, no git, no home."""
 
+import contextlib
 import errno
 import importlib.util
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.cli import common, processes, running
-from spiky_rl.cli.stopping import stoppable
+from spiky_rl.cli.stopping import started, stoppable
 from spiky_rl.experiments import cells, work
 from spiky_rl.registry import UserError
 
@@ -160,6 +161,26 @@ def test_a_first_signal_asks_and_a_second_stops_at_once(number, monkeypatch):
         assert signal.getsignal(number) == signal.SIG_DFL
     finally:
         signal.signal(number, before)
+
+
+def test_an_interrupt_while_a_simulation_starts_ends_the_command_once_it_has_and_closes_it():
+    steps = []
+
+    @contextlib.contextmanager
+    def simulation():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:  # as libraries do that are loaded meanwhile
+            steps.append("lost")
+        steps.append("started")
+        try:
+            yield
+        finally:
+            steps.append("closed")
+
+    with pytest.raises(KeyboardInterrupt), started(simulation()):
+        steps.append("played")
+    assert steps == ["started", "closed"]
 
 
 def test_nohup_is_respected():
