@@ -127,6 +127,23 @@ def test_what_a_rule_learns_comes_after_ppo_whose_ratios_are_of_the_weights_that
     assert all(torch.equal(w, 2.0 * b) for w, b in zip(weights, before, strict=True))
 
 
+class Interrupted(Doubling):
+    """One that Ctrl-C meets at work."""
+
+    def change(self, layers, signals, credit, keep):
+        super().change(layers, signals, credit, keep)
+        raise KeyboardInterrupt
+
+
+def test_a_rule_that_is_interrupted_leaves_the_weights_that_acted():
+    run = runner(f"{__file__}:Interrupted", False)
+    rollout(run)
+    before = {name: weight.clone() for name, weight in run.named_weights()}
+    with pytest.raises(KeyboardInterrupt):
+        run.alg.update()
+    assert all(torch.equal(weight, before[name]) for name, weight in run.named_weights())
+
+
 def test_a_rule_learns_where_torch_compile_wraps_the_actor():
     run = runner({"name": "rstdp", "layers": [1]}, False)
     rollout(run)

@@ -112,11 +112,12 @@ class SpikingPPO(PPO):
         credit = (credit - credit.mean()) / (credit.std() + 1e-8)
         weights = [p for p in actor.network.parameters() if not p.requires_grad]
         before = [w.clone() for w in weights]
-        actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
-        learned = [w.clone() for w in weights]
-        for weight, value in zip(weights, before, strict=True):
-            weight.copy_(value)
-        return list(zip(weights, learned, strict=True))
+        try:
+            actor.learn(rollout.observations, rollout.dones, credit, first)  # type: ignore[arg-type]
+            return [(w, w.clone()) for w in weights]
+        finally:  # an interrupt too leaves the weights that acted
+            for weight, value in zip(weights, before, strict=True):
+                weight.copy_(value)
 
     @property
     def learning_rate(self) -> float:

@@ -61,10 +61,7 @@ class Runner(HostRunner, OnPolicyRunner):
             super().__init__(env, train_cfg, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.keep_books(identity, picture_interval, notes, on_iteration)
-        self._update = self.alg.update
-        self.alg.update = (
-            self._guarded_update
-        )  # rsl_rl's loop has no other place from which to see an update begin
+        self.alg.optimizer.register_step_pre_hook(self._update_begins)
         self.logger = _QuietLogger(
             log_dir,
             self.cfg,
@@ -121,10 +118,9 @@ class Runner(HostRunner, OnPolicyRunner):
             if close := getattr(self.logger.writer, "close", None):
                 close()
 
-    def _guarded_update(self) -> dict[str, float]:
-        """The algorithm's update."""
+    def _update_begins(self, *_: Any) -> None:
+        """Called by the optimizer before each of its steps: from the first one on, an update has changed the weights."""
         self.is_booked = False
-        return self._update()
 
     def get_inference_policy(self, device: str | None = None) -> Played:  # type: ignore[override]
         """The actor as playback uses it, in evaluation mode, on ``device``."""
@@ -200,7 +196,5 @@ class _QuietLogger(Logger):
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)
-        except OSError:  # a full disk; the iteration is finished all the same
+        finally:  # where a disk is full, the iteration is finished all the same
             self.after(it, total_it, collect_time, learn_time, loss_dict)
-            raise
-        self.after(it, total_it, collect_time, learn_time, loss_dict)
