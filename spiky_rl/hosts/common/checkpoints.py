@@ -8,7 +8,7 @@ import os
 import random
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ KEYS = {
     "classify": ("network", "optimizer", "history", "random", "infos"),
 }
 """What a library's checkpoints hold at least: its own names for the models, and the iteration; and a classification's."""
+DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
+"""What reading content of a wrong kind raises."""
 
 
 class CheckpointError(UserError):
@@ -81,7 +83,7 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
                 )
     try:
         check_metadata(held, library)
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+    except DAMAGE as error:
         detail = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: damaged: {detail}") from None
     return held
@@ -173,15 +175,15 @@ def random_state(device: str) -> dict[str, Any]:
 def check_random_state(state: Any) -> None:
     """Raise an exception where the generators could not be put into a saved state."""
     require(state, Mapping, "random")
-    for name in ("torch", "numpy", "python"):
+    generators: dict[str, Callable[[], Any]] = {
+        "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
+        "numpy": lambda: np.random.RandomState().set_state(_numpy(state)),
+        "python": lambda: random.Random().setstate(_python(state)),
+    }
+    for name, take in generators.items():
         try:
-            if name == "torch":
-                torch.Generator().set_state(state[name].cpu())
-            elif name == "numpy":
-                np.random.RandomState().set_state(_numpy(state))
-            else:
-                random.Random().setstate(_python(state))
-        except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError) as error:
+            take()
+        except DAMAGE as error:
             raise ValueError(f"random.{name} is no state of that generator ({error})") from None
 
 

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from spiky_rl import __version__, files
 from spiky_rl.hosts.common.checkpoints import CheckpointError, identity_of, numbered, read_checkpoint
@@ -95,7 +95,9 @@ def find_checkpoint(
             raise CheckpointError(
                 f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name"
             )
-        return _newest_whole(held, library) or _none_whole(name, len(held))
+        if (path := _newest_whole(held, library)) is None:
+            _none_whole(name, len(held))
+        return path
     parent = root / library / experiment
     damaged, seeds = 0, set()
     for manifest_file in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
@@ -145,7 +147,7 @@ def _newest_whole(held: list[Path], library: str) -> Path | None:
     return None
 
 
-def _none_whole(name: str, count: int) -> Path:
+def _none_whole(name: str, count: int) -> NoReturn:
     """Raise CheckpointError: all are damaged."""
     raise CheckpointError(f"--checkpoint {name}: all {count} checkpoints are damaged; train again without it")
 
