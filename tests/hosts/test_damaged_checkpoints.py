@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.hosts.rsl_rl.observe import last_activity
 from tests.hosts.test_runner import runner
 
 FLIPS = 400
@@ -158,3 +159,11 @@ def test_checkpoints_without_our_metadata_are_read_as_before(good, tmp_path):
     for infos in (None, {}, {"other": 1}):
         torch.save({**good[1], "infos": infos}, path)
         assert read_checkpoint(str(path))["iter"] == 3
+
+
+def test_a_clock_that_is_set_back_within_an_iteration_damages_no_checkpoint(tmp_path):
+    run = runner()
+    run.learn(1)
+    run.book(1, 1, 8, (-3600.0, 1.0), {}, ([], []), last_activity(run.alg))
+    run.save(str(tmp_path / "model_1.pt"))
+    assert read_checkpoint(str(tmp_path / "model_1.pt"))["iter"] == 1

@@ -203,9 +203,11 @@ class HostRunner(ABC):
             episodes: Returns and lengths of the latest episodes that ended.
             activity: The actor's.
         """
-        progress, (collecting, learning) = self.progress, seconds
+        progress = self.progress
         simulated = getattr(self.env, "seconds_simulation", 0.0)
         simulation, self._simulated = simulated - self._simulated, simulated
+        # hosts measure by the clock of the day, which may be set back; a simulation has taken its time all the same
+        collecting, learning = max(seconds[0], simulation), max(seconds[1], 0.0)
         progress.iterations = index + 1
         progress.env_steps += env_steps
         progress.seconds_simulation += simulation
