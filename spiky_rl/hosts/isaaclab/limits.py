@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spiky_rl.config.options import LARGEST_INTEGER, Option, UserError, nearest, short
 
+BOUNDS = {
+    "sim.dt": Option(0.01, "", above=0.0, high=1.0),
+    "sim.render_interval": Option(1, "", low=1, high=100_000),
+    "scene.env_spacing": Option(1.0, "", low=0.0, high=1e6),
+    "decimation": Option(1, "", low=1, high=100_000),
+    "episode_length_s": Option(1.0, "", above=0.0, high=1e9),
+}
+"""Fields of every task's configuration, and what they may be."""
+
 
 def check_times(env_cfg: Any) -> None:
-    """Refuse times that no simulation has. Raises UserError that names the field, the value and what is allowed."""
-    bounds = {
-        "env.sim.dt": (getattr(env_cfg.sim, "dt", None), Option(0.01, "", above=0.0, high=1.0)),
-        "env.sim.render_interval": (
-            getattr(env_cfg.sim, "render_interval", None),
-            Option(1, "", low=1, high=100_000),
-        ),
-        "env.scene.env_spacing": (
-            getattr(env_cfg.scene, "env_spacing", None),
-            Option(1.0, "", low=0.0, high=1e6),
-        ),
-        "env.decimation": (getattr(env_cfg, "decimation", None), Option(1, "", low=1, high=100_000)),
-        "env.episode_length_s": (
-            getattr(env_cfg, "episode_length_s", None),
-            Option(1.0, "", above=0.0, high=1e9),
-        ),
-    }
-    for path, (value, option) in bounds.items():
+    """Refuse times and distances that no simulation has. Raises UserError that names the field, the value and what is allowed."""
+    for path, option in BOUNDS.items():
+        value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
         if isinstance(value, int | float):
-            option.check(path, value)
+            option.check(f"env.{path}", value)
 
 
 def check_numbers(path: str, value: Any, current: Any) -> None:
