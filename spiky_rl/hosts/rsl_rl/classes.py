@@ -13,7 +13,7 @@ BASES = {
     "actor": "rsl_rl.models:MLPModel",
     "critic": "rsl_rl.models:MLPModel",
     "actor.distribution_cfg": "rsl_rl.modules.distribution:Distribution",
-    "algorithm": "builtins:object",
+    "algorithm": "rsl_rl.algorithms:PPO",
 }
 """Group of the specification -> what its ``class_name`` has to derive from."""
 GIVEN = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
@@ -25,9 +25,9 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
 
     Options of Isaac Lab's distribution that another one in its place does not have are left out.
     """
-    for role in ("actor", "critic", "algorithm"):
+    for role in ("actor", "critic"):
         cls = check_class(role, config[role])
-        if cls is not None and role != "algorithm":
+        if cls is not None:
             _check_arguments(role, cls, config[role], origins)
             _check_images(role, cls, config)
     distribution = config["actor"].get("distribution_cfg")
@@ -59,8 +59,7 @@ def check_class(role: str, settings: Mapping[str, Any]) -> type | None:
     cls = _resolve(path, name)
     module, _, base = BASES[role].partition(":")
     if not inspect.isclass(cls) or not issubclass(cls, getattr(load_module(module), base)):
-        kind = "a class" if role == "algorithm" else f"a class that derives from {module}.{base}"
-        raise SpecError(f"{path}: {short(name)} is not {kind}")
+        raise SpecError(f"{path}: {short(name)} is not a class that derives from {module}.{base}")
     return cls
 
 
