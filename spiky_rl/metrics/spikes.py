@@ -41,8 +41,8 @@ def mean_rate(layers: Sequence[Firing], record: Record) -> float:
 def rate_by_environment(record: Record) -> Tensor:
     """Mean rate over all neurons of all layers, of every environment, [B]."""
     layers = record.signal[1:]
-    fired = sum((spikes != 0).sum((0, 1, 3)) for spikes in layers)
-    return torch.as_tensor(fired) / sum(spikes[:, :, 0].numel() for spikes in layers)
+    fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)
+    return fired / sum(spikes[:, :, 0].numel() for spikes in layers)
 
 
 def _firing(spikes: Tensor) -> Firing:

@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
@@ -29,6 +28,8 @@ def write_onnx(model: Any, path: Path, verbose: bool = False) -> None:
 
     Above 2 GB the weights lie beside it, in ``path``.data.
     """
+    import onnx
+
     wrapped = model.as_onnx(verbose=verbose).to("cpu").eval()
     example = wrapped.get_dummy_inputs()
     size = sum(t.numel() * t.element_size() for t in (*wrapped.parameters(), *wrapped.buffers()))
