@@ -217,7 +217,11 @@ def _restored(run: Path, library: str) -> dict[str, Any]:
     log.warning("%s: is damaged; what the run is of is read from its checkpoints", run / "run.json")
     path = _newest_whole(numbered(run), library)
     theirs = {} if path is None else identity_of(read_checkpoint(str(path), library=library))
-    return {"task": theirs.get("task"), "metadata": {"agent": theirs.get("agent")}, "seed": theirs.get("seed")}
+    return {
+        "task": theirs.get("task"),
+        "metadata": {"agent": theirs.get("agent")},
+        "seed": theirs.get("seed"),
+    }
 
 
 def _agent(manifest: dict[str, Any]) -> Any:
