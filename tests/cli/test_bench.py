@@ -31,7 +31,7 @@ def measured(tmp_path_factory):
     ]
     files = ["--json", str(folder / "rows.json"), "--plot", str(folder / "plot.png")]
     line = [sys.executable, str(ROOT / "scripts/bench.py"), *sizes, *names, *files]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads((folder / "rows.json").read_text()), done.stdout, folder
 

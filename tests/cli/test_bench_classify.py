@@ -117,7 +117,7 @@ def test_the_command_trains_prints_and_writes_and_says_what_is_simulated(tmp_pat
     monkeypatch.setenv("SPIKY_RL_DATA", str(tmp_path / "nothing"))
     line = [sys.executable, str(ROOT / "scripts/bench.py"), "classify", "--epochs", "1", "--seeds", "0"]
     line += ["--json", str(tmp_path / "result.json")]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr
     assert "synthetic recordings" in done.stdout and "not N-MNIST" in done.stdout
     result = json.loads((tmp_path / "result.json").read_text())

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,7 +192,9 @@ def test_same_seed_gives_the_same_result(tmp_path):
     assert other["mean_return_final"] != first["mean_return_final"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
     line = [
         sys.executable,
@@ -213,9 +214,6 @@ def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
                 break
         process.send_signal(number)
         rest = process.stdout.read()
-        deadline = time.monotonic() + 60
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
     assert process.returncode == 128 + number
     run = Path(rest.strip().splitlines()[-1]).parent
     result = result_of(run)
@@ -236,7 +234,7 @@ def test_a_signal_while_the_simulator_starts_is_not_lost(number, tmp_path):
             if text.startswith("starting the simulator"):
                 break
         process.send_signal(number)
-        printed, said = process.communicate(timeout=280)
+        printed, said = process.communicate(timeout=800)
     assert process.returncode == 128 + number
     assert "stopping once the simulator has started" in said and "Traceback" not in said
     result = json.loads(Path(printed.strip().splitlines()[-1]).read_text())

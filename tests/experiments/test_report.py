@@ -109,7 +109,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes(study: Path, tm
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, "-c", code, "elsewhere", DATE]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=240)
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=800)
     assert tree(tmp_path / "elsewhere") == tree(study)
 
 
@@ -350,7 +350,7 @@ def browse(browser: str, page: Path, folder: Path, *options: str) -> tuple[str, 
     flags += [f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND"]
     flags += ["--enable-logging=stderr", f"--log-net-log={folder / 'net.json'}"]
     command = [browser, *flags, *options, page.absolute().as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=800)
     events = json.loads((folder / "net.json").read_text(encoding="utf-8"))["events"]
     urls = {event.get("params", {}).get("url", "") for event in events}
     fetched = {url for url in urls if (host := urlsplit(url).hostname) and not host.endswith(OWN)}

@@ -183,7 +183,7 @@ except OSError as error:
 def test_a_disk_that_is_full_in_the_middle_of_a_write_keeps_the_last_good_checkpoint(allowed, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path), str(allowed)],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "OSError File too large" in done.stdout

@@ -1,17 +1,15 @@
 """The look-alike robots stand on the ground, weigh what NVIDIA's models weigh, and are the same on the left and on the right."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 pytestmark = pytest.mark.timeout(900)
 
-ROOT = Path(__file__).parents[2]
 WALKERS = ["Isaac-Ant", "Isaac-Humanoid"]
 SLOW = ["Isaac-Ant-Direct", "Isaac-Humanoid-Direct", "Isaac-Cartpole", "Isaac-Cartpole-Direct"]
 
@@ -35,13 +33,7 @@ DIFFERENT = {
     scope="module", params=[*WALKERS, *(pytest.param(task, marks=pytest.mark.slow) for task in SLOW)]
 )
 def probes(request):
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.hosts.robots_case", request.param],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = processes.run("-m", "tests.hosts.robots_case", request.param)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.rpartition("RESULT")[2])
 
