@@ -14,6 +14,7 @@ from spiky_rl.cli import bench, classify, common, compare, evaluate, grow, play,
 from spiky_rl.config import sizes
 from spiky_rl.hosts.rsl_rl.config import runner_config
 from spiky_rl.registry import UserError
+from tests.config.test_reading import LAUGHS
 
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": False}
 GAUSSIAN = {"class_name": "GaussianDistribution", "init_std": 1.0, "std_type": "scalar"}
@@ -24,9 +25,6 @@ HOST = {
     "algorithm": {"class_name": "PPO", "num_learning_epochs": 5, "num_mini_batches": 4, "rnd_cfg": None},
 }
 """What Isaac Lab registers for a task, as a nested dict."""
-LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(
-    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 40)
-)
 HUGE = 10**30
 GIGABYTE = 10**9
 RND = "{num_outputs: 1, predictor_hidden_dims: [4], target_hidden_dims: [2], weight: 1.0"
