@@ -141,8 +141,17 @@ def require_file(what: str, path: Path, endings: Sequence[str] = ()) -> None:
     require_writable(what, path.absolute().parent)
 
 
+class NoHomeError(UserError):
+    """This user has no home folder, and nothing says where a cache may lie."""
+
+
 def cache_folder() -> Path:
-    """SPIKY_RL_CACHE, else the user's cache folder; an empty variable is as one that is not set."""
+    """SPIKY_RL_CACHE, else the user's cache folder; an empty variable is as one that is not set. Raises NoHomeError."""
     if own := os.environ.get("SPIKY_RL_CACHE"):
         return Path(own).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "spiky_rl"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "spiky_rl"
+    except RuntimeError:
+        raise NoHomeError(
+            "this user has no home folder; set SPIKY_RL_CACHE to a folder that can be written"
+        ) from None

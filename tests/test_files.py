@@ -106,3 +106,11 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
         files.write(tmp_path / "file" / "below" / "x", Path.touch)
     assert str(tmp_path / "file") in caught.value.filename
     assert names(tmp_path) == ["file"]
+
+
+def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
+    for key in ("SPIKY_RL_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(key, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # whom no password file knows
+    with pytest.raises(files.UserError, match="no home folder; set SPIKY_RL_CACHE to a folder that can"):
+        files.cache_folder()

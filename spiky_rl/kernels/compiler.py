@@ -93,7 +93,7 @@ def refuse_foreign_cache() -> None:
     try:
         wanted = _wanted()
         exists = command() is not None and wanted.is_dir()
-    except (OSError, RuntimeError):  # no cache that can be read: `folder` says so and takes another
+    except (OSError, files.NoHomeError):  # no cache that can be read: `folder` says so and takes another
         return
     if exists:
         ownership.refuse_foreign(wanted)
@@ -114,7 +114,7 @@ def folder() -> Path:
         ownership.make_private(wanted)
         with tempfile.TemporaryFile(dir=wanted):
             return wanted
-    except (OSError, RuntimeError) as error:  # RuntimeError: this user has no home
+    except (OSError, files.NoHomeError) as error:
         instead = Path(tempfile.mkdtemp(prefix="spiky_rl-kernels-"))
         atexit.register(shutil.rmtree, instead, ignore_errors=True)
         log.warning(

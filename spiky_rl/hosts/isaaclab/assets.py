@@ -18,7 +18,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from spiky_rl.files import cache_folder
+from spiky_rl.files import NoHomeError, cache_folder
 from spiky_rl.hosts.isaaclab.lookalikes import GROUND, LAYOUT, AssetError, derive, newton_version
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,6 @@ def configure_assets(mode: str) -> str:
 
 def local_asset_root() -> Path:
     """The folder of the look-alikes, built on first use; several processes may build it at once. Raises AssetError."""
-    remedy = "set SPIKY_RL_CACHE to a folder that can be written"
     try:
         root = cache_folder() / f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}"
         if root.is_dir():
@@ -76,9 +75,11 @@ def local_asset_root() -> Path:
         root.parent.mkdir(parents=True, exist_ok=True)
         build = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     except OSError as error:
-        raise AssetError(f"robots cannot be kept in {error.filename}: {error.strerror}; {remedy}") from None
-    except RuntimeError as error:  # this user has no home
-        raise AssetError(f"robots cannot be kept: {error}; {remedy}") from None
+        raise AssetError(
+            f"robots cannot be kept in {error.filename}: {error.strerror}; set SPIKY_RL_CACHE to a folder that can be written"
+        ) from None
+    except NoHomeError as error:
+        raise AssetError(f"robots cannot be kept: {error}") from None
     logger.info("deriving robots and ground from Newton %s in %s", newton_version(), root)
     try:
         derive(newton_folder(), build)
