@@ -142,6 +142,7 @@ def test_resuming_goes_on_from_the_next_iteration(trained):
     assert refused.returncode == 2 and "agent.network.steps=4" in refused.stderr
 
 
+@pytest.mark.slow
 def test_isaac_labs_own_command_trains_our_agent_and_plays_our_run(trained, tmp_path):
     """The stock entry point finds the agent; its playback finds the run that our command made, and exports it."""
     from spiky_rl.hosts.isaaclab.assets import local_asset_root
