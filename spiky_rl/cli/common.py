@@ -20,7 +20,7 @@ import yaml
 from spiky_rl import files
 from spiky_rl.cli import processes, running
 from spiky_rl.config import sizes
-from spiky_rl.config.arguments import positive, seed_number
+from spiky_rl.config.arguments import positive, seed_number, up_to
 from spiky_rl.registry import UserError
 from spiky_rl.schema import RUNNER
 from spiky_rl.spec import (
@@ -37,6 +37,8 @@ from spiky_rl.spec import (
 log = logging.getLogger("spiky_rl")
 run = running.run
 
+MOST_FRAMES = 10_000
+"""Of a film: they are held until it is written, some 10 GB of them."""
 FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
 """Values of the environment that have a flag, and the flag."""
 
@@ -100,7 +102,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--log_root", type=Path, default=Path("logs"), help="folder of all runs")
     parser.add_argument("--video", action="store_true", help="record the robot, rendered without a display")
-    parser.add_argument("--video_length", type=positive, default=300, help="control steps per clip")
+    parser.add_argument("--video_length", type=up_to(MOST_FRAMES), default=300, help="control steps per clip")
     parser.add_argument(
         "--deterministic", action="store_true", help="deterministic kernels where there is a choice"
     )
@@ -136,7 +138,7 @@ def check_device(device: str | None, distributed: bool = False) -> str:
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
         raise UsageError(f"--device {device!r}: choose cpu, cuda or cuda:N")
     if distributed and device != "cpu":
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

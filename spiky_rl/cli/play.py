@@ -6,11 +6,12 @@ import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from spiky_rl import files
 from spiky_rl.cli import common
-from spiky_rl.cli.common import log
+from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
 
@@ -42,7 +43,6 @@ def play(argv: list[str]) -> int:
     if args.num_envs is None:
         plan.num_envs = min(plan.num_envs, args.episodes)
 
-    from spiky_rl.hosts.common import runs
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
     from spiky_rl.hosts.isaaclab.measures import Measures
     from spiky_rl.metrics.energy import energy_text
@@ -65,7 +65,9 @@ def play(argv: list[str]) -> int:
         policy = runner.get_inference_policy(plan.device)
         with Bar("playing", f"{args.episodes} episodes") as shown:
             playback = episodes(env, policy, args.episodes, Measures(env), shown)
-        rows = playback.rows
+        # before films and exports, which may fail
+        path = folder / "playback.json"
+        files.write_json(path, result_of(playback, plan, checkpoint))
         films = []
         if args.video:
             from spiky_rl.cli.film import film
@@ -78,32 +80,8 @@ def play(argv: list[str]) -> int:
 
             export(runner, env, folder / "exported")
 
+    rows = playback.rows
     measure = plan.task_spec.measure if plan.task_spec and plan.task_spec.measure in rows[0] else ""
-    result = {
-        "task": plan.task,
-        "agent": plan.agent,
-        "library": plan.library,
-        "checkpoint": str(checkpoint),
-        "device": plan.device,
-        "seed": plan.seed,
-        "assets": plan.assets,
-        "episodes": len(rows),
-        "mean_return": statistics.mean(row["return"] for row in rows),
-        "std_return": statistics.stdev([row["return"] for row in rows]) if len(rows) > 1 else 0.0,
-        "mean_length": statistics.mean(row["length"] for row in rows),
-        "firing_rate": statistics.mean(row["firing_rate"] for row in rows),
-        "synops_per_step": statistics.mean(row["operations"] for row in rows),
-        "measures": {
-            name: statistics.mean(row[name] for row in rows)
-            for name in ("upright", "distance")
-            if name in rows[0]
-        },
-        "cost": None if playback.cost is None else playback.cost_as_dict(),
-        "rows": rows,
-        "versions": runs.versions(),
-    }
-    path = folder / "playback.json"
-    files.write_json(path, result)
     print_table(rows, measure)
     if playback.cost is not None:
         ann = playback.ann_operations if policy.network is not None else 0.0
@@ -135,6 +113,36 @@ class Playback:
             "actions_per_second": self.actions_per_second,
             "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
         }
+
+
+def result_of(playback: Playback, plan: Plan, checkpoint: Path) -> dict[str, Any]:
+    """What ``playback.json`` says."""
+    from spiky_rl.hosts.common import runs
+
+    rows = playback.rows
+    return {
+        "task": plan.task,
+        "agent": plan.agent,
+        "library": plan.library,
+        "checkpoint": str(checkpoint),
+        "device": plan.device,
+        "seed": plan.seed,
+        "assets": plan.assets,
+        "episodes": len(rows),
+        "mean_return": statistics.mean(row["return"] for row in rows),
+        "std_return": statistics.stdev([row["return"] for row in rows]) if len(rows) > 1 else 0.0,
+        "mean_length": statistics.mean(row["length"] for row in rows),
+        "firing_rate": statistics.mean(row["firing_rate"] for row in rows),
+        "synops_per_step": statistics.mean(row["operations"] for row in rows),
+        "measures": {
+            name: statistics.mean(row[name] for row in rows)
+            for name in ("upright", "distance")
+            if name in rows[0]
+        },
+        "cost": None if playback.cost is None else playback.cost_as_dict(),
+        "rows": rows,
+        "versions": runs.versions(),
+    }
 
 
 def episodes(

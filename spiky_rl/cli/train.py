@@ -104,21 +104,25 @@ def train(argv: list[str]) -> int:
 
     from spiky_rl.hosts.common import runs
 
-    result = runs.write_result(
-        folder / "result.json",
-        runner.progress,
-        task=plan.task,
-        agent=plan.agent,
-        library=plan.library,
-        seed=plan.seed,
-        device=plan.device,
-        num_envs=plan.num_envs,
-        assets=plan.assets,
-        outcome=outcome,
-        spec_hash=plan.spec.digest,
-        overrides=args.overrides,
-        cost=None if activity is None or activity.cost is None else activity.cost.as_dict(),
-    )
+    try:
+        result = runs.write_result(
+            folder / "result.json",
+            runner.progress,
+            task=plan.task,
+            agent=plan.agent,
+            library=plan.library,
+            seed=plan.seed,
+            device=plan.device,
+            num_envs=plan.num_envs,
+            assets=plan.assets,
+            outcome=outcome,
+            spec_hash=plan.spec.digest,
+            overrides=args.overrides,
+            cost=None if activity is None or activity.cost is None else activity.cost.as_dict(),
+        )
+    except OSError:  # the disk is full, still
+        log.error("%s", outcome)
+        raise
     summarise(result, outcome, args)
     print(folder / "result.json")
     return code

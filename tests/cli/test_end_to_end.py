@@ -207,8 +207,10 @@ def test_a_signal_saves_and_ends_cleanly(number, tmp_path):
         str(tmp_path),
     ]
     with subprocess.Popen(
-        [*line, "--num_envs", "16", "--max_iterations", "5000"], stdout=subprocess.PIPE, text=True
-    ) as process:
+        [*line, "--num_envs", "16", "--max_iterations", "5000"], stdout=subprocess.PIPE, text=True,
+        # who runs the tests may ignore it, and a process inherits that
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         for text in process.stdout:
             if text.startswith("iteration    3/"):

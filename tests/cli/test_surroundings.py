@@ -213,9 +213,16 @@ raise SystemExit(common.run(command))
 
 def test_a_terminal_that_hangs_up_ends_a_command_in_good_order(tmp_path):
     ours, theirs = os.openpty()
+
+    def begin():
+        os.login_tty(theirs)
+        signal.signal(
+            signal.SIGHUP, signal.SIG_DFL
+        )  # who runs the tests may ignore it, and a process inherits that
+
     with subprocess.Popen(
         [sys.executable, "-c", HANGUP, str(tmp_path / "file")], env=HERE, start_new_session=True,
-        preexec_fn=lambda: os.login_tty(theirs),
+        preexec_fn=begin,
     ) as process:  # fmt: skip
         os.close(theirs)
         assert os.read(ours, 100).startswith(b"ready")
