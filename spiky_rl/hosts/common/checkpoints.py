@@ -177,6 +177,7 @@ def check_random_state(state: Any) -> None:
     require(state, Mapping, "random")
     generators: dict[str, Callable[[], Any]] = {
         "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
+        # pylint: disable-next=no-member  # a compiled class
         "numpy": lambda: np.random.RandomState().set_state(_numpy(state)),
         "python": lambda: random.Random().setstate(_python(state)),
     }
