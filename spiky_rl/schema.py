@@ -72,7 +72,7 @@ ALGORITHM: dict[str, Any] = {
     "class_name": Option(
         "PPO", "rsl_rl algorithm, or module:Class; spiky_rl puts its PPO in the place of 'PPO'"
     ),
-    "learning_rate": Option(1e-3, "initial learning rate", above=0.0),
+    "learning_rate": Option(1e-3, "initial learning rate; 0 leaves a network as it was drawn", low=0.0),
     "schedule": Option("adaptive", "of the learning rate", choices=("adaptive", "fixed")),
     "desired_kl": Option(0.01, "target of the adaptive schedule", above=0.0),
     "learning_rate_floor": Option(0.0, "least learning rate of the adaptive schedule", low=0.0),
