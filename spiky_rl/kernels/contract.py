@@ -33,6 +33,8 @@ FINER = (1e-4, 1e-5)
 """Steps of the comparison, in units of the neuron's own."""
 AGREEMENT, SHARE = 1e-3, 0.1
 """How far, relative to the rate, and of how many samples the two may differ: at a kink of the equation they do."""
+TINY = 1e-300
+"""Below any rate: two that are 0 agree."""
 LAST_DIGITS = 1e-14
 """Of a state, relative to it: what is lost where two of them are subtracted."""
 _AGREED: set[tuple[type, str]] = set()
@@ -151,7 +153,7 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
     ops = TorchOps(surrogate)
     current, states = _driven(neuron, ops)
     times = [neuron.chosen[name] for name in neuron.params]
-    errors, rates, flow, h = [], [], [], 1.0
+    errors, sizes, rates, flow, h = [], [], [], [], 1.0
     below = torch.ones(SAMPLES, dtype=torch.bool)
     for step in FINER:
         finer = type(neuron)(**{**neuron.chosen, "dt": step * neuron.dt})
@@ -165,15 +167,20 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
                 )
         flow, after = ([x + torch.zeros_like(current) for x in values] for values in (flow, after))
         rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
-        errors.append([(rate - wanted).abs() for rate, wanted in zip(rates, flow, strict=True)])
+        sizes = [
+            torch.maximum(rate.abs(), wanted.abs()).clamp_min(TINY)
+            for rate, wanted in zip(rates, flow, strict=True)
+        ]
+        errors.append([(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)])
         for place in (states, after):  # beyond the threshold nothing has to be integrated
             below &= trace.call(neuron, finer.threshold, ops, *place, *numbers) < 0.0
-    for name, old, rate, wanted, coarse, fine in zip(
-        neuron.states, states, rates, flow, *errors, strict=True
+    for name, old, rate, wanted, size, coarse, fine in zip(
+        neuron.states, states, rates, flow, sizes, *errors, strict=True
     ):
         known = below & rate.isfinite()
-        # an error of the step falls with it; a difference of two states has lost their last digits
-        allowed = AGREEMENT * torch.maximum(rate.abs(), wanted.abs()) + LAST_DIGITS / h * old.abs()
+        # an error of the step falls with it, relative to the rate, which may itself depend on the step; a difference of two
+        # states has lost their last digits
+        allowed = AGREEMENT + LAST_DIGITS / h * old.abs() / size
         wrong = known & ~((fine <= allowed) | (fine <= 0.5 * coarse))
         if wrong.sum() > SHARE * known.sum():
             worst = (fine * wrong).nan_to_num(torch.inf).argmax()

@@ -72,7 +72,8 @@ NETWORKS = {
         "stateful": True,
     },
     "reservoir": {"name": "reservoir", "size": 30, "hidden": [4], "seed": 0},
-    **{f"decoder {name}": {"layers": [7, 6], "decoder": name} for name in registry.names("decoders")},
+    # an even number of neurons for each output: of an odd one, a population vector gives the middle neuron a weight of 0
+    **{f"decoder {name}": {"layers": [7, 8], "decoder": name} for name in registry.names("decoders")},
 }
 
 
