@@ -194,6 +194,8 @@ class Plan:
     seed: int
     assets: str
     """Where the robots come from, in words."""
+    physics: str
+    """What steps the worlds."""
     rank: int = 0
     """Of this process among those of a distributed run; 0 keeps the run folder."""
 
@@ -213,6 +215,7 @@ class Plan:
             "agent": self.agent,
             "seed": self.seed,
             "assets": self.assets,
+            "physics": self.physics,
             "spec": self.spec.tree(),
         }
 
@@ -246,6 +249,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
 
     from spiky_rl.hosts.isaaclab.environment import require_files, resolve_task
     from spiky_rl.hosts.isaaclab.limits import check_groups
+    from spiky_rl.hosts.isaaclab.mujoco import choice
 
     task = resolve_task(task_spec.id if task_spec else args.task)
     for name in data.get("tasks") or {}:
@@ -256,6 +260,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
             log.warning("%s: tasks: %s", file, error)
     library = args.rl_library
     configuration = importlib.import_module(f"spiky_rl.hosts.{library}.config")
+    wanted, env_overrides = choice.split(env_overrides)
     env_cfg, host = load_host(library, task, [*_env_of(task_spec), *env_overrides])
     require_files(env_cfg)
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
@@ -271,11 +276,12 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     rank = int(os.environ.get("RANK", "0")) if distributed else 0
     num_envs = args.num_envs or default_num_envs(task_spec, env_cfg, device)
     sizes.check(spec, num_envs, memory_of(device))
+    physics = choice.apply(env_cfg, wanted, device)
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     label = task_spec.label if task_spec else task
     return Plan(
         label, task, stem, task_spec, spec, library, config, experiment,
-        env_cfg, device, num_envs, seed, assets, rank,
+        env_cfg, device, num_envs, seed, assets, physics, rank,
     )  # fmt: skip
 
 

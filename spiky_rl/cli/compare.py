@@ -300,6 +300,7 @@ class Resolver:
     def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Resolved:
         from spiky_rl.cli import train
         from spiky_rl.hosts.isaaclab.conditions import chosen, require
+        from spiky_rl.hosts.isaaclab.mujoco import choice
 
         if agent == RANDOM:
             named = self(task, self.asked.agents[0], self.asked.variants(self.asked.agents[0])[0])
@@ -337,6 +338,7 @@ class Resolver:
             self.known[key] = Resolved(
                 plan.task, tree, plan.spec.digest, plan.num_envs, plan.setting("num_steps_per_env"),
                 plan.setting("max_iterations"), self.args.device if self.elsewhere else plan.device,
+                choice.WARP if self.elsewhere and plan.physics == choice.NATIVE else plan.physics,
             )  # fmt: skip
         return self.known[key]
 

@@ -65,7 +65,7 @@ def evaluate(argv: list[str]) -> int:
         args.episodes,
         plan.device,
     )
-    log.info("robots: %s", plan.assets)
+    log.info("robots: %s; physics: %s", plan.assets, plan.physics)
     log.info("checkpoint: %s", checkpoint or "none: random actions")
     log.info("starting the simulator")
     conditions, cost = simulate(args, plan, names, checkpoint)
@@ -81,6 +81,7 @@ def evaluate(argv: list[str]) -> int:
         "device": plan.device,
         "seed": plan.seed,
         "assets": plan.assets,
+        "physics": plan.physics,
         "episodes": args.episodes,
         "conditions": conditions,
         "cost": cost,

@@ -50,7 +50,7 @@ def play(argv: list[str]) -> int:
     checkpoint = common.find_checkpoint(args, plan)
     folder = checkpoint.parent
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
-    log.info("robots: %s", plan.assets)
+    log.info("robots: %s; physics: %s", plan.assets, plan.physics)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
 
@@ -128,6 +128,7 @@ def result_of(playback: Playback, plan: Plan, checkpoint: Path) -> dict[str, Any
         "device": plan.device,
         "seed": plan.seed,
         "assets": plan.assets,
+        "physics": plan.physics,
         "episodes": len(rows),
         "mean_return": statistics.mean(row["return"] for row in rows),
         "std_return": statistics.stdev([row["return"] for row in rows]) if len(rows) > 1 else 0.0,

@@ -115,6 +115,7 @@ def train(argv: list[str]) -> int:
             device=plan.device,
             num_envs=plan.num_envs,
             assets=plan.assets,
+            physics=plan.physics,
             outcome=outcome,
             spec_hash=plan.spec.digest,
             overrides=args.overrides,
@@ -171,7 +172,7 @@ def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
     log.info(
         "%s on %s, %d environments, %s, seed %d", plan.agent, plan.task, plan.num_envs, plan.device, plan.seed
     )
-    log.info("robots: %s", plan.assets)
+    log.info("robots: %s; physics: %s", plan.assets, plan.physics)
     log.info("run folder: %s", folder)
     return folder
 

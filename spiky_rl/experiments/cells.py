@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl import files
-from spiky_rl.experiments.grid import Cell
+from spiky_rl.experiments.grid import EARLIER_PHYSICS, Cell
 from spiky_rl.experiments.study import Study, StudyError, extended
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
         cells: All of its cells.
         assets: Which robots cells that begin now run with, in words.
 
-    Raises StudyError where a cell was finished as something else, and where cells would begin with other robots than those
-    that there are had.
+    Raises StudyError where a cell was finished as something else, and where cells would begin with other robots or another
+    physics than those that there are had.
     """
     left = False
     for cell in cells:
@@ -69,12 +69,13 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
         left |= not is_finished(path.parent, cell.hash)
     if left:
         for cell in cells:
-            theirs = robots(folder / "cells" / cell.name)
-            if theirs not in (None, assets):
-                raise StudyError(
-                    f"{folder / 'cells' / cell.name}: ran with the robots {theirs!r}, and cells that begin now would have"
-                    f" {assets!r}; choose another --out, or move cells of other robots away to run them again"
-                )
+            for what, ours in (("assets", assets), ("physics", cell.physics)):
+                theirs = begun_with(folder / "cells" / cell.name, what)
+                if theirs not in (None, ours):
+                    raise StudyError(
+                        f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"
+                        f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
+                    )
     files.write_json(folder / "study.json", study.data())
     files.write_json(folder / "plan.json", {"version": VERSION, "cells": [cell.data() for cell in cells]})
     for cell in cells:
@@ -85,11 +86,14 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
         files.write_json(folder / "cells" / cell.name / "cell.json", own)
 
 
-def robots(folder: Path) -> str | None:
-    """Which robots a cell was measured with, or has begun to train with; None where it has not begun, or does not say."""
+def begun_with(folder: Path, what: str) -> str | None:
+    """Which assets or physics a cell was measured with, or has begun to train with; None where it has not begun, or does not
+    say. Before cells said which physics they had, that was always Isaac Lab's."""
     name = RESULT if (folder / RESULT).exists() else "cell.json" if (folder / "run").exists() else None
     held = None if name is None or not (folder / name).exists() else read_json(folder / name)
-    return held.get("assets") if isinstance(held, dict) else None
+    if not isinstance(held, dict):
+        return None
+    return held.get(what, EARLIER_PHYSICS if what == "physics" else None)
 
 
 def read_json(path: Path) -> Any:

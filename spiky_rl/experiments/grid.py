@@ -21,6 +21,9 @@ EVALUATION = "evaluation.json"
 EVALUATION_SEED = 100_000
 """Added to a cell's seed for its evaluation, so that it starts from states that training did not."""
 
+EARLIER_PHYSICS = "newton_mjwarp"
+"""Of cells that do not say what stepped their worlds."""
+
 
 @dataclass(frozen=True)
 class Resolved:
@@ -37,6 +40,8 @@ class Resolved:
     iterations: int
     """The specification's own number of them."""
     device: str
+    physics: str
+    """What steps the worlds."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Cell:
     """That it trains for; None where another budget ends it, 0 for random actions."""
     device: str
     num_envs: int
+    physics: str
     train: tuple[str, ...]
     """Arguments of ``train.py``; empty for random actions."""
     evaluate: tuple[str, ...]
@@ -97,6 +103,7 @@ class Cell:
             "env_steps": self.env_steps,
             "num_envs": self.num_envs,
             "device": self.device,
+            "physics": self.physics,
             "processes": self.processes,
             "commands": self.commands,
             "seconds_estimated": None if self.seconds is None else round(self.seconds),
@@ -180,7 +187,7 @@ def _trained(
     }
     return Cell(
         name, Path(agent).stem, label, resolved.task, seed, dict(variant), digest(defining), resolved.spec_hash,
-        None if counted is None else counted * per_iteration, resolved.device, resolved.num_envs,
+        None if counted is None else counted * per_iteration, resolved.device, resolved.num_envs, resolved.physics,
         tuple(train), tuple(evaluate), processes,
     )  # fmt: skip
 
@@ -195,7 +202,7 @@ def _random(given: _Given, task: str, resolved: Resolved) -> Cell:
     defining = {"environment": overrides, **_measurement(given, task, resolved)}
     return Cell(
         name, RANDOM, RANDOM, resolved.task, 0, {}, digest(defining), None, 0, resolved.device, resolved.num_envs,
-        (), tuple(evaluate),
+        resolved.physics, (), tuple(evaluate),
     )  # fmt: skip
 
 

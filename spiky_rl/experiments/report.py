@@ -372,9 +372,8 @@ def versions(analysis: Analysis) -> Iterable[Block]:
     """What each cell was obtained with: letters stand for software, machine and robots."""
     found = analysis.results
     software = [", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())) for r in found]
-    setups = [
-        f"{s}; {r.machine}; {r.device}; robots: {r.assets}" for s, r in zip(software, found, strict=True)
-    ]
+    places = [f"{r.machine}; {r.device}; robots: {r.assets}; physics: {r.physics}" for r in found]
+    setups = [f"{packages}; {place}" for packages, place in zip(software, places, strict=True)]
     named = {setup: chr(ord("A") + i) if i < 26 else str(i) for i, setup in enumerate(dict.fromkeys(setups))}
     if found:
         yield Block("terms", items=[(name, setup) for setup, name in named.items()])

@@ -16,6 +16,7 @@ from spiky_rl.config.reading import ReadingError, parse_json
 from spiky_rl.experiments.budget import parse as parse_budget
 from spiky_rl.experiments.cells import ERROR, VERSION
 from spiky_rl.experiments.cells import RESULT as RESULT_FILE
+from spiky_rl.experiments.grid import EARLIER_PHYSICS
 from spiky_rl.experiments.study import Study
 from spiky_rl.metrics.energy import Cost
 from spiky_rl.registry import UserError, nearest
@@ -113,6 +114,7 @@ class Result:
     device: str
     num_envs: int
     assets: str
+    physics: str
     library: str
     versions: Mapping[str, str]
     machine: str
@@ -239,16 +241,13 @@ RESULT = record(
     | {"variant": table(anything), "seed": whole, "spec_hash": optional(text), "commands": rows(text)}
     | {"resumed": whole, "budget": optional(BUDGET), "solved": optional(number), "num_envs": whole}
     | {"training": optional(TRAINING), "curve": optional(CURVE), "cost": optional(COST)}
-    | {"evaluation": record({"episodes": whole, "conditions": table(CONDITION)}), "versions": table(text)}
+    | {"evaluation": record({"episodes": whole, "conditions": table(CONDITION)}), "versions": table(text)},
+    {"physics": text},
 )
 DESIGN = record(
     {"name": text, "question": text, "agents": rows(text), "tasks": rows(text), "seeds": rows(whole)}
-    | {
-        "vary": table(rows(anything)),
-        "budget": optional(BUDGET),
-        "num_envs": optional(whole),
-        "overrides": rows(text),
-    }
+    | {"vary": table(rows(anything)), "budget": optional(BUDGET), "num_envs": optional(whole)}
+    | {"overrides": rows(text)}
     | {"episodes": whole, "conditions": rows(text), "baseline": text, "library": text}
 )
 PLAN = record(
@@ -295,16 +294,20 @@ def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]
     results: list[Result] = []
     skipped: list[Skipped] = []
     taken: dict[tuple[str, str, int], str] = {}
+    physics: dict[str, str] = {}
     for cell in [*planned, *(name for name in found if name not in planned)]:
         plan = planned.get(cell)
         outcome = _read_cell(folder / "cells" / cell, plan, bool(planned))
         if isinstance(outcome, Result):
             key = (outcome.label, outcome.task, outcome.seed)
-            if key not in taken:
+            first = physics.setdefault(outcome.task, outcome.physics)
+            if key not in taken and outcome.physics == first:
                 taken[key] = cell
                 results.append(outcome)
                 continue
-            outcome = Skipped(cell, "corrupt", f"the same label, task and seed as {taken[key]}", *key)
+            other = f"its physics is {outcome.physics}, that of others {first}"
+            reason = f"the same label, task and seed as {taken[key]}" if key in taken else other
+            outcome = Skipped(cell, "corrupt", reason, *key)
         elif plan is not None:
             names = {name: getattr(plan, name) for name in ("label", "task", "seed", "variant")}
             outcome = dataclasses.replace(outcome, **names)
@@ -350,6 +353,7 @@ def result_from(data: Mapping[str, Any]) -> Result:
     conditions = data["evaluation"]["conditions"]
     if "nominal" not in conditions:
         raise ResultsError("result.json: evaluation.conditions: missing nominal")
+    data = {"physics": EARLIER_PHYSICS, **data}
     curve = data["curve"]
     if curve is not None:
         lengths = {key: len(values) for key, values in curve.items() if isinstance(values, list)}

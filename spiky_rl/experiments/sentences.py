@@ -16,7 +16,7 @@ from spiky_rl.experiments.drawing import short
 from spiky_rl.experiments.measures import PRICE
 from spiky_rl.experiments.statistics import LEVEL, Interval
 
-OF_TASKS = ("num_envs", "episodes")
+OF_TASKS = ("num_envs", "episodes", "physics")
 """What tasks have of their own."""
 FLAT = 0.02
 """Of the way from random actions to the score: a curve that rises more than this in its last tenth has not flattened."""
@@ -229,6 +229,7 @@ def design(analysis: Analysis) -> Iterable[tuple[str, str]]:
         yield "Overrides", " ".join(asked.overrides)
     yield "Learning", f"PPO of {asked.library}"
     yield "Robots", listed(sorted({result.assets for result in analysis.results})) or "not known yet"
+    yield "Physics", listed(sorted({result.physics for result in analysis.results})) or "not known yet"
     yield "Score", (
         f"mean return of the final, deterministic policy over {count(asked.episodes, 'undisturbed episode')} that training"
         " did not see; one score per seed"
@@ -352,6 +353,7 @@ def unequal(analysis: Analysis) -> Iterable[tuple[str, str]]:
         ),
         "Devices": ("device", "Numbers may differ by device"),
         "Robots": ("assets", "Cells ran with different robots, so that their scores are not comparable"),
+        "Physics": ("physics", "Cells ran with different physics, so that their scores are not comparable"),
         "Environments": ("num_envs", "Cells ran with different numbers of environments"),
         "Episodes": ("episodes", "Cells were evaluated over different numbers of episodes"),
     }

@@ -45,7 +45,7 @@ SPENT = (
     *("seconds_inference", "seconds_learning"),
 )
 """What a cell's result takes from its training's."""
-MEASURED = ("episodes", "conditions", "cost", "solved", "device", "assets", "versions")
+MEASURED = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
 """What it takes from its evaluation's."""
 
 
@@ -247,6 +247,7 @@ def result(
         "device": evaluated["device"],
         "num_envs": cell["num_envs"],
         "assets": evaluated["assets"],
+        "physics": evaluated["physics"],
         "library": cell["library"],
         "versions": evaluated["versions"],
         "machine": machine(gpus(evaluated["device"], cell["processes"])),

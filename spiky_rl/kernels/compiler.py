@@ -126,11 +126,14 @@ def folder() -> Path:
 
 
 @cache
-def library(text: str, of: str) -> ctypes.CDLL:
-    """The shared object of a C++ text; ``of``: whose kernels these are. Raises `CompileError` with the compiler's words."""
+def library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The shared object of a C++ text; ``of``: whose kernels these are; ``flags``: of the compiler, besides `FLAGS`.
+
+    Raises `CompileError` with the compiler's words.
+    """
     if command() is None:
         raise CompileError(missing())
-    key = hashlib.sha256("\0".join([text, *FLAGS, identity(), "sealed"]).encode()).hexdigest()[:24]
+    key = hashlib.sha256("\0".join([text, *FLAGS, *flags, identity(), "sealed"]).encode()).hexdigest()[:24]
     path = folder() / f"{key}.so"
     if path.is_file():
         ownership.refuse_foreign(path)
@@ -140,7 +143,7 @@ def library(text: str, of: str) -> ctypes.CDLL:
             log.warning("%s is damaged and compiled again (%s)", path, error)
     log.info("compiling the kernels of %s with %s, once: some seconds", of, shlex.join(command() or ()))
     try:
-        files.write(path, lambda beside: compile_to(beside, text))
+        files.write(path, lambda beside: compile_to(beside, text, flags))
         return _load(path)
     except OSError as error:
         raise CompileError(
@@ -148,13 +151,15 @@ def library(text: str, of: str) -> ctypes.CDLL:
         ) from error
 
 
-def compile_to(path: Path, text: str) -> None:
+def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
     """Compile, with OpenMP where the compiler has it, and load what came out, so that only what loads is kept."""
     words = command()
     assert words is not None
     last = ""
     for parallel in (["-fopenmp"], []):
-        result = _run([*words, *FLAGS, *parallel, "-x", "c++", "-", "-o", str(path)], text)
+        result = _run(
+            [*words, *FLAGS, *parallel, "-x", "c++", "-", "-x", "none", *flags, "-o", str(path)], text
+        )
         if result.returncode == 0:
             try:
                 path.chmod(ownership.PRIVATE)

@@ -112,7 +112,7 @@ def check_metadata(held: Mapping[str, Any], library: str) -> None:
         return
     ours: Mapping[str, Any] = require(saved, Mapping, "infos.spiky_rl")
     identity = require(ours.get("identity"), Mapping, "identity")
-    for key in ("task", "agent", "dataset", "assets", "data", "split"):
+    for key in ("task", "agent", "dataset", "assets", "physics", "data", "split"):
         if key in identity:
             require(identity[key], str, f"identity.{key}")
     if "seed" in identity:

@@ -1,0 +1,83 @@
+"""Which physics steps a task: Isaac Lab's as its configuration says, or MuJoCo's C library in the place of MuJoCo-Warp."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from spiky_rl.registry import UserError
+
+log = logging.getLogger("spiky_rl")
+
+NATIVE, AUTO, WARP = "mujoco", "auto", "newton_mjwarp"
+MANAGER = "spiky_rl.hosts.isaaclab.mujoco.solver:NewtonMuJoCoManager"
+"""As Isaac Lab's configurations name a class, so that a run's own copy of its configuration can be read by anyone."""
+
+
+class PhysicsError(UserError):
+    """A physics that a task or a machine cannot have."""
+
+
+def split(overrides: Sequence[str]) -> tuple[str, list[str]]:
+    """Which physics is asked for, and the overrides as Isaac Lab knows them; "" where it is one of Isaac Lab's own."""
+    wanted, others = AUTO, []
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if key == "physics" and value in (NATIVE, AUTO):
+            wanted = value
+            others += [f"physics={WARP}"] if value == NATIVE else []
+            continue
+        if key in ("physics", "env.sim.physics") or (key == "presets" and WARP in value.split(",")):
+            wanted = ""
+        others.append(text)
+    return wanted, others
+
+
+def apply(env_cfg: Any, wanted: str, device: str) -> str:
+    """Give a task's configuration the physics that ``wanted`` says; returns the name of what it has then.
+
+    ``auto`` takes MuJoCo's C library wherever MuJoCo-Warp would run on a CPU, and says in one line where it cannot.
+    Raises PhysicsError where it is asked for by name and cannot be had.
+    """
+    name = named(env_cfg.sim.physics)
+    if wanted not in (NATIVE, AUTO) or (wanted == AUTO and (device != "cpu" or name != WARP)):
+        return name
+    if reason := refusal(env_cfg, name, device):
+        if wanted == NATIVE:
+            raise PhysicsError(f"physics={NATIVE}: {reason}; use physics={WARP}")
+        log.warning("physics: %s, several times slower than %s: %s", WARP, NATIVE, reason)
+        return name
+    from isaaclab.utils.string import ResolvableString
+
+    physics = env_cfg.sim.physics
+    physics.class_type = physics.solver_cfg.class_type = ResolvableString(MANAGER)
+    return NATIVE
+
+
+def refusal(env_cfg: Any, name: str, device: str) -> str | None:
+    """Why MuJoCo's C library cannot step a task, as far as it can be known before the simulator starts; None: it can."""
+    if device != "cpu":
+        return f"it steps worlds on the CPU, and the device is {device}"
+    if name != WARP:
+        return f"it takes the place of {WARP}, and the task has {name}"
+    solver = env_cfg.sim.physics.solver_cfg
+    if solver.use_mujoco_cpu:
+        return "use_mujoco_cpu is MuJoCo's own single world"
+    if not solver.use_mujoco_contacts and str(solver.integrator).lower() == "rk4":
+        return "it does not give Newton's contacts to the integrator rk4"
+    from spiky_rl.hosts.isaaclab.mujoco.worlds import available
+
+    return available()
+
+
+def named(physics: Any) -> str:
+    """Isaac Lab's name of a physics configuration."""
+    from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
+
+    if not isinstance(physics, NewtonCfg):
+        return type(physics).__name__.removesuffix("Cfg").removesuffix("Auto").lower()
+    if type(physics.solver_cfg) is MJWarpSolverCfg:
+        return WARP
+    words = type(physics.solver_cfg).__name__.removesuffix("SolverCfg").removesuffix("PADMM").lower()
+    return f"newton_{words}"

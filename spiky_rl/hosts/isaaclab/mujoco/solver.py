@@ -1,0 +1,80 @@
+"""Newton's MuJoCo solver with the worlds stepped by MuJoCo's C library; all else is Newton's and Isaac Lab's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import warp as wp
+from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
+from isaaclab_newton.physics.newton_manager import NewtonManager
+from newton.solvers import SolverMuJoCo
+
+from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, synchronise
+from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
+
+
+class NativeSolver(SolverMuJoCo):
+    """Newton's solver; its models, conversions and contacts are MuJoCo-Warp's, its steps MuJoCo's."""
+
+    def __init__(self, model: Any, **options: Any) -> None:
+        self.worlds: Worlds | None = None
+        self.is_stale = True
+        super().__init__(model, **options)
+        if reason := unsupported(self):
+            raise UnsupportedModel(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
+
+    def _notify_model_changed(self, flags: Any) -> None:
+        super()._notify_model_changed(flags)
+        self.is_stale = True
+
+    def step(self, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float) -> None:
+        """One step of all worlds, as `SolverMuJoCo.step` makes it with MuJoCo-Warp."""
+        self._validate_rne_postconstraint(state_out)
+        if self.worlds is None:
+            self.worlds = Worlds(self.mj_model, self.mjw_data)
+        if self.is_stale:
+            synchronise(self.worlds, self.mjw_model, self.mj_model)
+            self.is_stale = False
+        with wp.ScopedDevice(self.model.device):
+            self._enable_rne_postconstraint(state_out)
+            self._apply_mjc_control(self.model, state_in, control, self.mjw_data)
+            if self.update_data_interval > 0 and self._step % self.update_data_interval == 0:
+                self._update_mjc_data(self.mjw_data, self.model, state_in)
+            given = not self.mjw_model.opt.run_collision_detection
+            if given:
+                self._convert_contacts_to_mjwarp(self.model, state_in, contacts)
+            for each in self.worlds.models:
+                each.opt.timestep = dt
+            self.worlds.ask(
+                wrenches=bool(self.mjw_model.sensor_rne_postconstraint),
+                report=bool(NewtonManager._report_contacts),  # pylint: disable=protected-access
+                given=given,
+            )
+            self.worlds.step()
+            self._update_newton_state(self.model, state_out, self.mjw_data, state_prev=state_in)
+        self._step += 1
+
+
+def unsupported(solver: Any) -> str | None:
+    """What of a model or its options MuJoCo's C library does not step as MuJoCo-Warp does; None: nothing."""
+    given = not solver.mjw_model.opt.run_collision_detection
+    reasons = {
+        "worlds on a GPU": not solver.model.device.is_cpu,
+        "sleeping bodies": bool(solver.enable_sleeping),
+        "MuJoCo's own single world (use_mujoco_cpu)": bool(solver.use_mujoco_cpu),
+        "Newton's contacts with the RK4 integrator": given
+        and solver.mj_model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4,
+        "deformable bodies": bool(solver.mj_model.nflex),
+    }
+    return next((name for name, holds in reasons.items() if holds), None)
+
+
+class NewtonMuJoCoManager(NewtonMJWarpManager):
+    """Isaac Lab's manager of MuJoCo-Warp with the native solver. Isaac Lab tells Newton's managers by the first word of the name."""
+
+    @classmethod
+    def _create_solver(cls, model: Any, solver_cfg: Any) -> NativeSolver:
+        options = cls._filter_solver_kwargs(SolverMuJoCo, solver_cfg)
+        options.pop("ls_parallel", None)  # deprecated; Newton warns of it
+        return NativeSolver(model, **options)

@@ -1,0 +1,334 @@
+// Steps many MuJoCo worlds on threads. Each thread has one mjModel and one mjData; the worlds themselves live in float32
+// arrays of the layout [world, value], which are MuJoCo-Warp's own. Every world is loaded, stepped and stored by itself, so
+// neither the number of threads nor the order in which they take worlds changes a result.
+#include <csetjmp>
+#include <cstring>
+#include <vector>
+
+#include <mujoco/mujoco.h>
+
+// One quantity of all worlds, and where it lives in the model or data of each thread.
+struct Field {
+  char *worlds;         // [world, size]
+  void **threads;       // [thread] -> [size]
+  int size, is_number;  // is_number: float here and double there; else bytes on both sides
+};
+
+// MuJoCo-Warp's contacts of all worlds in one list, and its constraint forces [world, rows].
+struct Contacts {
+  int capacity, addresses, rows;
+  int *count;
+  float *position, *frame, *friction, *distance, *margin, *reference, *friction_reference, *impedance;
+  int *dimension, *geoms, *address, *world;
+  float *force;
+};
+
+struct Batch {
+  int worlds, threads;
+  int wrenches;  // whether the forces between bodies are asked for
+  int report;    // whether contacts and their forces are asked for
+  int given;     // whether contacts are given, not to be found
+  int found_as_warp;
+  mjModel **models;
+  mjData **datas;
+  float *mean_inertia;  // [world]
+  int loads, outcomes, states;
+  Field *load, *outcome, *state;  // before a step; what the forward dynamics found; after a step
+  int *iterations, *constraints;  // [world]
+  Contacts contacts;
+  int *order, *first;  // scratch: contacts in the order of worlds; a world's first, [world + 1]
+  int *warnings;       // [mjNWARNING] how often MuJoCo warned
+  int lost;            // contacts or constraint rows without a place in the arrays
+  int failed;          // the first world whose step MuJoCo broke off, or -1
+  char message[512];
+};
+
+namespace {
+
+struct Found {
+  float position[3], frame[9], friction[5], distance;
+  int dimension, geoms[2], address[10];
+};
+struct Span {
+  int world;
+  size_t first;
+};
+
+thread_local std::jmp_buf *escape = nullptr;
+thread_local char complaint[512];
+void (*other_error)(const char *) = nullptr;
+void (*other_warning)(const char *) = nullptr;
+
+// MuJoCo ends the process after an error; a step is left instead, and the caller told.
+void on_error(const char *message) {
+  if (escape) {
+    std::strncpy(complaint, message, sizeof complaint - 1);
+    std::longjmp(*escape, 1);
+  }
+  if (other_error) other_error(message);
+}
+
+// MuJoCo writes warnings to a file in the working folder; ours are counted in mjData and told once.
+void on_warning(const char *message) {
+  if (!escape && other_warning) other_warning(message);
+}
+
+void load(const Field *fields, int count, int world, int thread) {
+  for (int i = 0; i < count; i++) {
+    const Field &field = fields[i];
+    const long size = field.size;
+    if (!field.is_number) {
+      std::memcpy(field.threads[thread], field.worlds + world * size, size);
+      continue;
+    }
+    const float *from = reinterpret_cast<const float *>(field.worlds) + world * size;
+    mjtNum *to = static_cast<mjtNum *>(field.threads[thread]);
+    for (long k = 0; k < size; k++) to[k] = from[k];
+  }
+}
+
+void store(const Field *fields, int count, int world, int thread) {
+  for (int i = 0; i < count; i++) {
+    const long size = fields[i].size;
+    float *to = reinterpret_cast<float *>(fields[i].worlds) + world * size;
+    const mjtNum *from = static_cast<const mjtNum *>(fields[i].threads[thread]);
+    for (long k = 0; k < size; k++) to[k] = static_cast<float>(from[k]);
+  }
+}
+
+template <typename To, typename From>
+void copy(To *to, const From *from, int size) {
+  for (int k = 0; k < size; k++) to[k] = static_cast<To>(from[k]);
+}
+
+// MuJoCo-Warp turns the friction pyramid of a capsule on a plane to the world's axes where the capsule is steep.
+mjfCollision plane_capsule = nullptr;
+
+int plane_capsule_as_warp(const mjModel *m, mjData *d, mjPreContact *contacts, int plane, int capsule, mjtNum margin) {
+  const int count = plane_capsule(m, d, contacts, plane, capsule, margin);
+  const mjtNum *turn = d->geom_xmat + 9 * capsule;
+  for (int i = 0; i < count; i++) {
+    const mjtNum *normal = contacts[i].normal;
+    mjtNum along = 0, square = 0;
+    for (int k = 0; k < 3; k++) along += normal[k] * turn[3 * k + 2];
+    for (int k = 0; k < 3; k++) {
+      const mjtNum across = turn[3 * k + 2] - along * normal[k];
+      square += across * across;
+    }
+    if (square < 0.25) {
+      const int is_y = normal[1] > -0.5 && normal[1] < 0.5;
+      contacts[i].tangent[0] = 0;
+      contacts[i].tangent[1] = is_y;
+      contacts[i].tangent[2] = !is_y;
+    }
+  }
+  return count;
+}
+
+int constraint_rows(const mjModel *m, const mjContact &contact) {
+  if (contact.efc_address < 0) return 0;
+  return m->opt.cone == mjCONE_ELLIPTIC || contact.dim == 1 ? contact.dim : 2 * (contact.dim - 1);
+}
+
+// The addresses of a contact's rows; returns how many of them the array of forces has no place for.
+int write_addresses(const Contacts &all, const mjModel *m, const mjContact &contact, int *to) {
+  const int rows = constraint_rows(m, contact);
+  int lost = 0;
+  for (int i = 0; i < all.addresses; i++) {
+    const int address = i < rows ? contact.efc_address + i : -1;
+    to[i] = address < all.rows ? address : -1;
+    lost += address >= all.rows;
+  }
+  return lost;
+}
+
+// The stage of mj_forward that finds positions, with the contacts of `order[first .. last]` instead of those that MuJoCo finds.
+int positions_with_given_contacts(const Batch &b, mjModel *m, mjData *d, int world) {
+  const Contacts &all = b.contacts;
+  mj_fwdKinematics(m, d);
+  mj_makeM(m, d);
+  mj_factorM(m, d);
+  m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
+  mj_collision(m, d);
+  m->opt.disableflags &= ~mjDSBL_CONTACT;
+  int lost = 0;
+  for (int i = b.first[world]; i < b.first[world + 1]; i++) {
+    const long k = b.order[i];
+    mjContact contact;
+    std::memset(&contact, 0, sizeof contact);
+    contact.dist = all.distance[k];
+    contact.includemargin = all.margin[k];
+    copy(contact.pos, all.position + 3 * k, 3);
+    copy(contact.frame, all.frame + 9 * k, 9);
+    copy(contact.friction, all.friction + 5 * k, 5);
+    copy(contact.solref, all.reference + mjNREF * k, mjNREF);
+    copy(contact.solreffriction, all.friction_reference + mjNREF * k, mjNREF);
+    copy(contact.solimp, all.impedance + mjNIMP * k, mjNIMP);
+    contact.dim = all.dimension[k];
+    for (int side = 0; side < 2; side++) {
+      contact.geom[side] = all.geoms[2 * k + side];
+      contact.flex[side] = contact.elem[side] = contact.vert[side] = -1;
+    }
+    contact.geom1 = contact.geom[0];
+    contact.geom2 = contact.geom[1];
+    contact.exclude = contact.dist >= contact.includemargin;
+    contact.efc_address = -1;
+    lost += mj_addContact(m, d, &contact);
+  }
+  mj_makeConstraint(m, d);
+  mj_island(m, d);
+  mj_projectConstraint(m, d);
+  mj_transmission(m, d);
+  return lost;
+}
+
+// One step of one world. Returns how many contacts or rows were lost.
+int step_world(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
+  mjModel *m = b.models[thread];
+  mjData *d = b.datas[thread];
+  int lost = 0;
+  load(b.load, b.loads, world, thread);
+  m->stat.meaninertia = b.mean_inertia[world];
+  if (b.given) {
+    lost += positions_with_given_contacts(b, m, d, world);
+    mj_forwardSkip(m, d, mjSTAGE_POS, 1);
+  } else {
+    mj_forwardSkip(m, d, mjSTAGE_NONE, 1);
+  }
+  if (b.wrenches) mj_rnePostConstraint(m, d);
+  store(b.outcome, b.outcomes, world, thread);
+  if (b.iterations) b.iterations[world] = d->solver_niter[0];
+  if (b.constraints) b.constraints[world] = d->nefc;
+  if (b.report || b.given) {
+    const Contacts &all = b.contacts;
+    copy(all.force + static_cast<long>(world) * all.rows, d->efc_force, d->nefc < all.rows ? d->nefc : all.rows);
+    if (b.given) {
+      const int count = b.first[world + 1] - b.first[world];
+      for (int i = 0; i < count && i < d->ncon; i++)
+        lost += write_addresses(all, m, d->contact[i], all.address + static_cast<long>(b.order[b.first[world] + i]) * all.addresses);
+    } else {
+      spans.push_back({world, found.size()});
+      b.first[world + 1] = d->ncon;
+      for (int i = 0; i < d->ncon; i++) {
+        const mjContact &contact = d->contact[i];
+        Found row;
+        copy(row.position, contact.pos, 3);
+        copy(row.frame, contact.frame, 9);
+        copy(row.friction, contact.friction, 5);
+        row.distance = static_cast<float>(contact.dist);
+        row.dimension = contact.dim;
+        copy(row.geoms, contact.geom, 2);
+        lost += write_addresses(all, m, contact, row.address);
+        found.push_back(row);
+      }
+    }
+  }
+  switch (m->opt.integrator) {
+    case mjINT_EULER: mj_Euler(m, d); break;
+    case mjINT_RK4: mj_RungeKutta(m, d, 4); break;
+    default: mj_implicit(m, d);
+  }
+  store(b.state, b.states, world, thread);
+  return lost;
+}
+
+// A step that MuJoCo may break off: then its world is named, and the thread's data made usable again.
+int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
+  std::jmp_buf here;
+  escape = &here;
+  volatile int lost = 0;
+  if (b.report && !b.given) b.first[world + 1] = 0;
+  if (setjmp(here) == 0) {
+    lost = step_world(b, world, thread, found, spans);
+  } else {
+    mj_resetData(b.models[thread], b.datas[thread]);
+#pragma omp critical
+    if (b.failed < 0 || world < b.failed) {
+      b.failed = world;
+      std::memcpy(b.message, complaint, sizeof b.message);
+    }
+  }
+  escape = nullptr;
+  return lost;
+}
+
+void write_found(const Contacts &all, const Found &row, int world, long k) {
+  copy(all.position + 3 * k, row.position, 3);
+  copy(all.frame + 9 * k, row.frame, 9);
+  copy(all.friction + 5 * k, row.friction, 5);
+  all.distance[k] = row.distance;
+  all.dimension[k] = row.dimension;
+  copy(all.geoms + 2 * k, row.geoms, 2);
+  copy(all.address + all.addresses * k, row.address, all.addresses);
+  all.world[k] = world;
+}
+
+void sort_given(Batch &b) {
+  const int count = *b.contacts.count < b.contacts.capacity ? *b.contacts.count : b.contacts.capacity;
+  std::memset(b.first, 0, sizeof(int) * (b.worlds + 1));
+  for (int i = 0; i < count; i++) b.first[b.contacts.world[i] + 1]++;
+  for (int w = 0; w < b.worlds; w++) b.first[w + 1] += b.first[w];
+  std::vector<int> next(b.first, b.first + b.worlds);
+  for (int i = 0; i < count; i++) b.order[next[b.contacts.world[i]]++] = i;
+}
+
+}  // namespace
+
+extern "C" int batch_size() { return sizeof(Batch); }
+extern "C" int mujoco_version() { return mjVERSION_HEADER == mj_version() ? mj_version() : -1; }
+
+extern "C" void batch_step(Batch *batch) {
+  Batch &b = *batch;
+  other_error = mju_user_error;
+  other_warning = mju_user_warning;
+  mju_user_error = on_error;
+  mju_user_warning = on_warning;
+  mjfCollision &entry = mjCOLLISIONFUNC[mjGEOM_PLANE][mjGEOM_CAPSULE];
+  plane_capsule = entry;
+  if (b.found_as_warp) entry = plane_capsule_as_warp;
+  if (b.given) sort_given(b);
+  b.lost = 0;
+  b.failed = -1;
+  int lost = 0;
+#pragma omp parallel num_threads(b.threads) reduction(+ : lost)
+  {
+    thread_local std::vector<Found> found;
+    thread_local std::vector<Span> spans;
+    found.clear();
+    spans.clear();
+#ifdef _OPENMP
+    extern int omp_get_thread_num();
+    const int thread = omp_get_thread_num();
+#else
+    const int thread = 0;
+#endif
+#pragma omp for schedule(dynamic, 8)
+    for (int world = 0; world < b.worlds; world++) lost += guarded_step(b, world, thread, found, spans);
+    if (b.report && !b.given) {
+#pragma omp single
+      {
+        b.first[0] = 0;
+        for (int w = 0; w < b.worlds; w++) b.first[w + 1] += b.first[w];
+        const int count = b.first[b.worlds];
+        *b.contacts.count = count < b.contacts.capacity ? count : b.contacts.capacity;
+        lost += count - *b.contacts.count;
+      }
+      for (const Span &span : spans) {
+        const int count = b.first[span.world + 1] - b.first[span.world];
+        for (int i = 0; i < count; i++) {
+          const long k = b.first[span.world] + i;
+          if (k < b.contacts.capacity) write_found(b.contacts, found[span.first + i], span.world, k);
+        }
+      }
+    }
+  }
+  b.lost = lost;
+  for (int t = 0; t < b.threads; t++)
+    for (int kind = 0; kind < mjNWARNING; kind++) {
+      b.warnings[kind] += b.datas[t]->warning[kind].number;
+      b.datas[t]->warning[kind].number = 0;
+    }
+  entry = plane_capsule;
+  mju_user_error = other_error;
+  mju_user_warning = other_warning;
+}

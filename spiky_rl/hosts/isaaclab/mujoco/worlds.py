@@ -1,0 +1,232 @@
+"""Worlds that live in MuJoCo-Warp's arrays and are stepped by MuJoCo's C library on threads."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+import torch
+
+from spiky_rl.kernels import compiler
+from spiky_rl.kernels.compiler import CompileError
+
+log = logging.getLogger(__name__)
+
+LOADED = (
+    *("qpos", "qvel", "act", "ctrl", "qfrc_applied", "xfrc_applied", "qacc_warmstart"),
+    *("mocap_pos", "mocap_quat", "eq_active"),
+)
+"""What a step reads, by its name in both libraries."""
+OUTCOMES = ("qacc", "qfrc_actuator", "xpos", "xquat")
+"""What the forward dynamics find, and Newton or a sensor reads."""
+WRENCHES = ("cacc", "cvel", "cfrc_int", "xipos", "subtree_com")
+"""What it finds where the forces between bodies are asked for."""
+STATES = ("qpos", "qvel", "act", "qacc_warmstart")
+"""What a step changes."""
+CONTACTS = {
+    "position": "pos",
+    "frame": "frame",
+    "friction": "friction",
+    "distance": "dist",
+    "margin": "includemargin",
+    "reference": "solref",
+    "friction_reference": "solreffriction",
+    "impedance": "solimp",
+    "dimension": "dim",
+    "geoms": "geom",
+    "address": "efc_address",
+    "world": "worldid",
+}
+"""Our name of a contact's quantity -> MuJoCo-Warp's."""
+
+Group = tuple[Mapping[str, Any], Sequence[Any]]
+"""Arrays of all worlds by name, and who holds that name in each thread."""
+INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
+
+
+class FieldStruct(ctypes.Structure):
+    """`worlds.h`'s struct of the same name, as the others here."""
+
+    _fields_ = [("worlds", POINTER), ("threads", POINTER), ("size", INTEGER), ("is_number", INTEGER)]
+
+
+class ContactsStruct(ctypes.Structure):
+    """Contacts of all worlds."""
+
+    _fields_ = [
+        *((name, INTEGER) for name in ("capacity", "addresses", "rows")),
+        *((name, POINTER) for name in ("count", *CONTACTS, "force")),
+    ]
+
+
+class BatchStruct(ctypes.Structure):
+    """All that a step needs."""
+
+    _fields_ = [
+        *((name, INTEGER) for name in ("worlds", "threads", "wrenches", "report", "given", "found_as_warp")),
+        *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
+        *((name, INTEGER) for name in ("loads", "outcomes", "states")),
+        *((name, POINTER) for name in ("load", "outcome", "state", "iterations", "constraints")),
+        ("contacts", ContactsStruct),
+        *((name, POINTER) for name in ("order", "first", "warnings")),
+        *((name, INTEGER) for name in ("lost", "failed")),
+        ("message", ctypes.c_char * 512),
+    ]
+
+
+class StepError(RuntimeError):
+    """MuJoCo broke off the step of a world."""
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The compiled `worlds.h`, linked with the installed MuJoCo. Raises CompileError."""
+    folder = Path(mujoco.__file__).parent
+    shared = sorted(folder.glob("libmujoco.so.*"))
+    if not shared or not (folder / "include").is_dir():
+        raise CompileError(f"the mujoco package in {folder} comes without its library or headers")
+    flags = (
+        f"-I{folder / 'include'}",
+        str(shared[-1]),
+        f"-Wl,-rpath,{folder}",
+        f"-DMUJOCO={mujoco.__version__}",
+    )
+    text = resources(__package__).joinpath("worlds.h").read_text(encoding="utf-8")
+    found = compiler.library(text, "native MuJoCo", flags)
+    if found.mujoco_version() != mujoco.mj_version() or found.batch_size() != ctypes.sizeof(BatchStruct):
+        raise CompileError(f"MuJoCo {mujoco.__version__}: its headers do not fit its library")
+    return found
+
+
+def available() -> str | None:
+    """None: worlds can be stepped natively; else why not, with the remedy."""
+    try:
+        library()
+    except CompileError as error:
+        return str(error)
+    return None
+
+
+class Worlds:
+    """MuJoCo's models and data, one of each per thread, and the worlds that they step.
+
+    ``model``: MuJoCo's; each thread gets a copy. ``data``: MuJoCo-Warp's on the CPU, whose arrays are read and written in place.
+    """
+
+    def __init__(self, model: Any, data: Any, threads: int | None = None) -> None:
+        self.library, self.data = library(), data
+        self.count, self.threads = data.nworld, threads or torch.get_num_threads()
+        self.models = [copy.copy(model) for _ in range(self.threads)]
+        self.datas = [mujoco.MjData(model) for model in self.models]
+        self.kept: dict[str, Any] = {}
+        """What the struct points to."""
+        self.told: set[str] = set()
+        self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, found_as_warp=1)
+        for name, items in (("models", self.models), ("datas", self.datas)):
+            self.keep(
+                batch, name, (POINTER * self.threads)(*(item._address for item in items))
+            )  # pylint: disable=protected-access
+        for name, source in (("iterations", "solver_niter"), ("constraints", "nefc")):
+            self.point(batch, name, getattr(data, source))
+        contact = data.contact
+        contacts = batch.contacts
+        contacts.capacity, contacts.addresses = contact.efc_address.shape
+        contacts.rows = data.efc.force.shape[1]
+        self.point(contacts, "count", data.nacon)
+        self.point(contacts, "force", data.efc.force)
+        for name, source in CONTACTS.items():
+            self.point(contacts, name, getattr(contact, source))
+        sizes = {
+            "order": max(1, contacts.capacity),
+            "first": self.count + 1,
+            "warnings": int(mujoco.mjtWarning.mjNWARNING),
+        }
+        for name, size in sizes.items():
+            self.keep(batch, name, (INTEGER * size)())
+        self.set_fields("state", [({name: getattr(data, name) for name in STATES}, self.datas)])
+        self.ask(wrenches=False, report=False, given=False)
+
+    def ask(self, *, wrenches: bool, report: bool, given: bool) -> None:
+        """What a step finds besides the state: forces between bodies, contacts; whether contacts are ``given`` instead."""
+        batch, now = self.batch, (int(wrenches), int(report), int(given))
+        if "outcome" in self.kept and now == (batch.wrenches, batch.report, batch.given):
+            return
+        batch.wrenches, batch.report, batch.given = now
+        names = OUTCOMES + WRENCHES * wrenches
+        self.set_fields("outcome", [({name: getattr(self.data, name) for name in names}, self.datas)])
+
+    def load(self, differing: Sequence[Group], mean_inertia: np.ndarray) -> None:
+        """Set what the step of each world reads: its state and inputs, and what of the model differs between worlds.
+
+        differing: arrays [world, ...] by name, and who holds that name in each thread. mean_inertia: [world].
+        """
+        inputs = {name: getattr(self.data, name) for name in LOADED}
+        self.set_fields("load", [(inputs, self.datas), *differing])
+        self.point(self.batch, "mean_inertia", mean_inertia)
+
+    def set_fields(self, name: str, groups: Sequence[Group]) -> None:
+        """A table of arrays of all worlds, and of the memory of each thread that they go to or come from."""
+        rows = []
+        for arrays, holders in groups:
+            for key, array in arrays.items():
+                view, places = self.view(f"{name}.{key}", array), [address(holder, key) for holder in holders]
+                if view.size:
+                    self.keep(None, f"{name}.{key} of threads", threads := (POINTER * len(places))(*places))
+                    size, number = view.size // self.count, view.dtype == np.float32
+                    rows.append((view.ctypes.data, ctypes.addressof(threads), size, int(number)))
+        self.keep(self.batch, name, (FieldStruct * len(rows))(*rows))
+        setattr(self.batch, f"{name}s", len(rows))
+
+    def view(self, name: str, array: Any) -> np.ndarray:
+        """A Warp array as NumPy sees it, without a copy."""
+        view = array.numpy() if hasattr(array, "numpy") else array
+        if view.size and not view.flags.c_contiguous:
+            raise ValueError(f"{name}: not contiguous")
+        self.kept[f"{name} view"] = view
+        return view
+
+    def point(self, struct: Any, name: str, array: Any) -> None:
+        view = self.view(name, array)
+        setattr(struct, name, view.ctypes.data if view.size else None)
+
+    def keep(self, struct: Any, name: str, memory: Any) -> None:
+        self.kept[name] = memory
+        if struct is not None:
+            setattr(struct, name, ctypes.addressof(memory))
+
+    def step(self) -> None:
+        """Step every world once. Raises StepError that names the world."""
+        self.library.batch_step(ctypes.byref(self.batch))
+        if self.batch.failed >= 0:
+            raise StepError(
+                f"MuJoCo, world {self.batch.failed}: {self.batch.message.decode(errors='replace')}"
+            )
+        if self.batch.lost:
+            self.tell(
+                "lost",
+                "the arrays for contacts are too small for %d contacts or constraint rows: raise nconmax or njmax",
+                self.batch.lost,
+            )
+        warnings = self.kept["warnings"]
+        for kind, number in enumerate(warnings):
+            if number:
+                self.tell(str(kind), "MuJoCo warns: %s", mujoco.mjtWarning(kind).name)
+
+    def tell(self, what: str, message: str, *values: Any) -> None:
+        """Log once in the life of these worlds."""
+        if what not in self.told:
+            self.told.add(what)
+            log.warning(message, *values)
+
+
+def address(holder: Any, name: str) -> int:
+    """Where a model, its options, or data hold an array."""
+    return getattr(holder, name).ctypes.data
