@@ -34,6 +34,7 @@ def add_agents() -> None:
     import gymnasium
     import isaaclab_tasks  # noqa: F401  pylint: disable=unused-import
 
+    command.offer_physics(sys.argv, agents, gymnasium.registry)
     for task in gymnasium.registry.values():
         if any(_host_entry(library) in task.kwargs for library in CONFIGURATIONS):
             for name in agents:

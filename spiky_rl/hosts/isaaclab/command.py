@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 
@@ -28,16 +29,49 @@ def prepare(arguments: list[str], agents: Collection[str]) -> None:
 
     Isaac Lab reads the asset root when it is first imported, and its command line once our agents are there: call it between.
     """
-    program, agent = Path(arguments[0]), said("--agent", arguments)
-    of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
-    if not of_isaaclab or len(arguments) < 2 or arguments[1] not in COMMANDS or agent not in agents:
+    if not is_ours(arguments, agents):
         return
+    agent = said("--agent", arguments)
     log.warning("spiky_rl: assets for %s: %s", agent, configure_assets("auto"))
     import torch
 
     if said("--device", arguments) is None and not torch.cuda.is_available():
         arguments += ["--device", "cpu"]
         log.warning("spiky_rl: no CUDA device for %s: --device cpu", agent)
+
+
+def is_ours(arguments: list[str], agents: Collection[str]) -> bool:
+    """Whether a command line is Isaac Lab's own, to train or play one of ``agents``."""
+    program = Path(arguments[0])
+    of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
+    return (
+        of_isaaclab
+        and len(arguments) > 1
+        and arguments[1] in COMMANDS
+        and said("--agent", arguments) in agents
+    )
+
+
+def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[str, Any]) -> None:
+    """Let ``isaaclab train`` and ``isaaclab play`` choose native physics for one of ``agents`` on the CPU: ``physics=mujoco``.
+
+    tasks: gymnasium's registry.
+    """
+    task = tasks.get(said("--task", arguments) or "")
+    if not is_ours(arguments, agents) or task is None or said("--device", arguments) != "cpu":
+        return
+    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
+
+    from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
+
+    if reason := worlds.available():
+        log.warning("spiky_rl: no %s: %s", choice.NATIVE, reason)
+        return
+    entry, name = task.kwargs["env_cfg_entry_point"], f"{task.id} with {choice.NATIVE}"
+    task.kwargs[name] = entry
+    task.kwargs["env_cfg_entry_point"] = lambda: choice.offer(load_cfg_from_registry(task.id, name))
+    if not any(text.partition("=")[0] in ("physics", "presets", "env.sim.physics") for text in arguments):
+        log.warning("spiky_rl: physics: %s where the task has %s", choice.NATIVE, choice.WARP)
 
 
 def said(option: str, arguments: list[str]) -> str | None:

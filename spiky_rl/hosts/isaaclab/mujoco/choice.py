@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -48,11 +49,35 @@ def apply(env_cfg: Any, wanted: str, device: str) -> str:
             raise PhysicsError(f"physics={NATIVE}: {reason}; use physics={WARP}")
         log.warning("physics: %s, several times slower than %s: %s", WARP, NATIVE, reason)
         return name
+    replace_manager(env_cfg.sim.physics)
+    return NATIVE
+
+
+def replace_manager(physics: Any) -> Any:
+    """Let a configuration of MuJoCo-Warp name our manager; returns it."""
     from isaaclab.utils.string import ResolvableString
 
-    physics = env_cfg.sim.physics
     physics.class_type = physics.solver_cfg.class_type = ResolvableString(MANAGER)
-    return NATIVE
+    return physics
+
+
+def offer(env_cfg: Any) -> Any:
+    """Add ``mujoco`` to the physics that a task's configuration lets Isaac Lab's own commands choose from; returns it.
+
+    It is the default where MuJoCo-Warp is. For a simulation on a CPU.
+    """
+    from isaaclab_tasks.utils import PresetCfg
+
+    presets = env_cfg.sim.physics
+    if not isinstance(presets, PresetCfg):
+        apply(env_cfg, AUTO, "cpu")
+    elif hasattr(presets, WARP):
+        native = replace_manager(copy.deepcopy(getattr(presets, WARP)))
+        is_default = getattr(presets, "default", None) == getattr(presets, WARP)
+        # a class of its own, because Isaac Lab reads alternatives from the class, and its own is shared by all tasks
+        values = {NATIVE: native, **({"default": native} if is_default else {})}
+        env_cfg.sim.physics = type(type(presets).__name__, (type(presets),), values)()
+    return env_cfg
 
 
 def refusal(env_cfg: Any, name: str, device: str) -> str | None:

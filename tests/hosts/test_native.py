@@ -1,0 +1,106 @@
+"""Isaac Lab's tasks on native physics: each step is MuJoCo-Warp's, whatever Isaac Lab's events change; `auto` says what it takes."""
+
+import json
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
+from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
+from spiky_rl.kernels import compiler
+from tests import processes
+
+GIVEN = "env.sim.physics.solver_cfg.use_mujoco_contacts=False"
+TASKS = [("Isaac-Ant",), ("Isaac-Cartpole",)]
+SLOW = [("Isaac-Humanoid",), ("Isaac-Ant", GIVEN), ("Isaac-Humanoid", GIVEN)]
+SLOW += [(f"Isaac-{name}-Direct",) for name in ("Ant", "Cartpole", "Humanoid")]
+MEDIAN, MOST = 1e-6, 2e-5
+"""Of a position after one step, in metres and radians: of half and of 99 % of all worlds and steps."""
+RELATIVE = 1e-3
+"""Of forces and accelerations, half of them, in their own size."""
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "case", [*TASKS, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)], ids=" ".join
+)
+def test_a_step_of_a_task_is_mujoco_warps_whatever_is_randomised(case):
+    done = processes.run("-m", "tests.hosts.native_case", *case)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    assert len(found) == 10
+    for change, quantities in found.items():
+        assert quantities["qpos"]["median"] <= MEDIAN and quantities["qpos"]["most"] <= MOST, change
+        for name in {"qvel", "qacc", "cfrc_int", "force"} & quantities.keys():
+            assert quantities[name]["median"] <= RELATIVE * quantities[name]["size"], (change, name)
+        assert quantities["contacts"]["most"] <= 1.0 and quantities["contacts"]["median"] == 0.0, change
+    if "Cartpole" not in case[0]:
+        assert all(quantities["contacts"]["size"] >= 1.0 for quantities in found.values())
+
+
+def configured(*overrides, device="cpu", task="Isaac-Ant"):
+    wanted, overrides = choice.split(overrides)
+    cfg, _ = load_configs(resolve_task(task), None, overrides)
+    return choice.apply(cfg, wanted, device), cfg
+
+
+@pytest.mark.parametrize(
+    "overrides, device, name",
+    [
+        ((), "cpu", "mujoco"),
+        (("physics=auto",), "cpu", "mujoco"),
+        (("physics=mujoco",), "cpu", "mujoco"),
+        (("physics=newton_mjwarp",), "cpu", "newton_mjwarp"),
+        (("presets=newton_mjwarp",), "cpu", "newton_mjwarp"),
+        (("physics=newton_kamino",), "cpu", "newton_kamino"),
+        ((), "cuda:0", "newton_mjwarp"),
+        (("physics=isaacsim_physx",), "cuda:0", "physx"),
+    ],
+)
+def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, name):
+    found, cfg = configured(*overrides, device=device)
+    assert found == name
+    assert (str(cfg.sim.physics.class_type) == choice.MANAGER) is (name == "mujoco")
+
+
+@pytest.mark.parametrize(
+    "overrides, device, reason",
+    [
+        (("physics=mujoco",), "cuda:0", "the device is cuda:0"),
+        (("physics=mujoco", GIVEN, "env.sim.physics.solver_cfg.integrator=rk4"), "cpu", "rk4"),
+        (("physics=mujoco", "env.sim.physics.solver_cfg.use_mujoco_cpu=True"), "cpu", "use_mujoco_cpu"),
+    ],
+)
+def test_what_native_physics_cannot_step_is_refused_by_name(overrides, device, reason):
+    with pytest.raises(choice.PhysicsError, match=f"physics=mujoco: .*{reason}.*; use physics=newton_mjwarp"):
+        configured(*overrides, device=device)
+
+
+def test_auto_takes_isaac_labs_physics_where_it_must_and_says_why_in_one_line(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
+    monkeypatch.setattr(compiler, "command", lambda: None)
+    monkeypatch.setattr(compiler, "library", compiler.library.__wrapped__)
+    worlds.library.cache_clear()
+    name, _ = configured()
+    worlds.library.cache_clear()
+    assert name == "newton_mjwarp"
+    (record,) = caplog.records
+    assert "newton_mjwarp" in record.getMessage() and "there is no C++ compiler" in record.getMessage()
+
+
+def test_a_model_whose_solver_differs_between_worlds_is_refused():
+    import numpy as np
+
+    from spiky_rl.hosts.isaaclab.mujoco import parameters
+
+    values = {name: np.zeros((2, 1), np.float32) for name in parameters.SCALARS + parameters.VECTORS}
+    values["tolerance"][1] = 1.0
+    option = SimpleNamespace(
+        **{name: SimpleNamespace(numpy=lambda v=value: v) for name, value in values.items()}
+    )
+    source = SimpleNamespace(opt=option, __dataclass_fields__={})
+    with pytest.raises(parameters.UnsupportedModel, match="tolerance .* differ between worlds"):
+        parameters.synchronise(SimpleNamespace(count=2), source, None)
