@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     found = common.Parser(
         prog="bench.py",
         description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
-        epilog="bench.py classify: a classifier of event recordings beside snnTorch's, see its own --help.",
+        epilog="bench.py classify: a classifier of event recordings beside snnTorch's; bench.py physics: native MuJoCo beside"
+        " MuJoCo-Warp; see their own --help.",
     )
     counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
@@ -284,11 +285,16 @@ def check_sizes(args: argparse.Namespace, device: str) -> None:
 
 
 def bench(argv: list[str]) -> int:
-    """Time, print, write. Exit code 1 where a contender failed. ``classify`` before all else: see `bench_classify`."""
+    """Time, print, write. Exit code 1 where a contender failed. ``classify`` or ``physics`` before all else: see
+    `bench_classify` and `bench_physics`."""
     if argv[:1] == ["classify"]:
         from spiky_rl.cli import bench_classify
 
         return bench_classify.bench(argv[1:])
+    if argv[:1] == ["physics"]:
+        from spiky_rl.cli import bench_physics
+
+        return bench_physics.bench(argv[1:])
     args = parser().parse_args(argv)
     device = common.check_device(args.device)
     check_sizes(args, device)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Sequence
 
 from spiky_rl.registry import UserError
 
@@ -11,7 +13,34 @@ log = logging.getLogger(__name__)
 
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+FLAG = "--processes"
 START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
+
+
+def start(count: int, arguments: Sequence[str]) -> None:
+    """Become torchrun, which trains in ``count`` processes that share this one's CPU threads; does not return.
+
+    arguments: of ``train.py``, which are checked before.
+    """
+    import torch
+
+    threads = max(1, torch.get_num_threads() // count)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    line = [*torchrun, "--module", "spiky_rl.cli", "train", "--distributed", *without(FLAG, arguments)]
+    log.info("%d processes of %d threads, each with as many environments", count, threads)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os.execve(sys.executable, [sys.executable, *line], {**os.environ, "OMP_NUM_THREADS": str(threads)})
+
+
+def without(flag: str, arguments: Sequence[str]) -> list[str]:
+    """Arguments without a flag and its value."""
+    found, skipped = [], False
+    for argument in arguments:
+        if not skipped and argument != flag and not argument.startswith(f"{flag}="):
+            found.append(argument)
+        skipped = not skipped and argument == flag
+    return found
 
 
 def settle(distributed: bool) -> None:

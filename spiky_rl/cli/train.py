@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl import files
-from spiky_rl.cli import common
+from spiky_rl.cli import common, processes
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.running import DISKS, explained
 from spiky_rl.cli.stopping import Asked, stoppable
 from spiky_rl.experiments.budget import Budget
 from spiky_rl.experiments.budget import parse as parse_budget
+from spiky_rl.config.arguments import up_to
 from spiky_rl.registry import UserError
 
 PROGRESS = "progress.json"
@@ -58,6 +59,12 @@ def parser() -> argparse.ArgumentParser:
         help="data-parallel, one process per GPU (or core), started by torchrun",
     )
     found.add_argument(
+        "--processes",
+        type=up_to(1024),
+        metavar="N",
+        help="on a CPU of many cores: train data-parallel in N processes, started here, of --num_envs environments each",
+    )
+    found.add_argument(
         "--resume_optimizer_state",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -81,15 +88,31 @@ def train(argv: list[str]) -> int:
     if args.budget is not None and args.max_iterations is not None:
         raise common.UsageError("--budget and --max_iterations: give one of them")
     if args.rl_library == "skrl":
-        unavailable = {"--distributed": args.distributed, "--logger": args.logger != "tensorboard"}
+        unavailable = {
+            "--distributed": args.distributed,
+            "--processes": args.processes,
+            "--logger": args.logger != "tensorboard",
+        }
         for flag in (flag for flag, asked in unavailable.items() if asked):
             raise common.UsageError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
     if args.logger != "tensorboard" and importlib.util.find_spec(args.logger) is None:
         raise common.UsageError(
             f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
         )
+    if args.processes and args.distributed:
+        raise common.UsageError(
+            "--processes and --distributed: give one of them; the first starts what the second takes part in"
+        )
     plan = common.prepare(args, distributed=args.distributed)
     require_whole_minibatches(plan)
+    if args.processes:
+        if plan.device != "cpu":
+            raise common.UsageError(
+                f"--processes {args.processes}: is for --device cpu, not {plan.device}; use torchrun"
+            )
+        if args.checkpoint:
+            common.find_checkpoint(args, plan, goes_on=True)
+        processes.start(args.processes, argv)
     if plan.library == "rsl_rl":
         plan.config["logger"] = args.logger
         if args.log_project_name:

@@ -12,6 +12,8 @@ import pytest
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
+from spiky_rl.cli.processes import without
+
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES, ENVS, ITERATIONS = 2, 32, 3
 STEPS = PROCESSES * ENVS * 16
@@ -68,3 +70,22 @@ def test_two_processes_make_one_run_with_the_same_weights(tmp_path):
     assert (result["iterations"], result["env_steps"]) == (ITERATIONS, ITERATIONS * STEPS)
     first, second = (torch.load(tmp_path / f"weights{rank}.pt") for rank in range(PROCESSES))
     assert torch.equal(first, second)
+
+
+@pytest.mark.slow
+def test_one_flag_starts_the_processes(tmp_path):
+    line = ["scripts/train.py", "--processes", str(PROCESSES), "--task", "cartpole", "--device", "cpu"]
+    line += ["--assets", "local", "--num_envs", str(ENVS), "--max_iterations", str(ITERATIONS)]
+    done = subprocess.run(
+        [sys.executable, *line, "--log_root", str(tmp_path / "logs")],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2"}, capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{PROCESSES} processes of 1 threads" in done.stderr
+    (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("logs/*/*/*/result.json"))
+    assert (result["iterations"], result["env_steps"]) == (ITERATIONS, ITERATIONS * STEPS)
+
+
+def test_a_flag_is_taken_from_a_command_line_however_it_is_written():
+    given = ["--task", "x", "--processes", "4", "--seed", "4", "--processes=2", "agent.x=4"]
+    assert without("--processes", given) == ["--task", "x", "--seed", "4", "agent.x=4"]
