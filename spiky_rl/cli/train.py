@@ -258,8 +258,8 @@ def run(
             )
         first, share = runner.current_learning_iteration, None
         if args.budget is not None:
-            processes = int(os.environ["WORLD_SIZE"]) if args.distributed else 1
-            total = args.budget.iterations(plan.num_envs * plan.setting("num_steps_per_env") * processes)
+            ranks = int(os.environ["WORLD_SIZE"]) if args.distributed else 1
+            total = args.budget.iterations(plan.num_envs * plan.setting("num_steps_per_env") * ranks)
             iterations = UNCOUNTED if total is None else total - first
             share = args.budget.share if total is None else None
         best = Best(runner, folder, plan.setting("num_steps_per_env"))

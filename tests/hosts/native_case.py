@@ -110,9 +110,10 @@ def gravity(env):
     params = {
         "gravity_distribution_params": ([0.0, 0.0, -2.0], [1.0, 0.0, 2.0]), "operation": "add", "distribution": "uniform"
     }  # fmt: skip
-    term = mdp.randomize_physics_scene_gravity
-    term = term(EventTermCfg(func=term, mode="test", params=params), env) if isinstance(term, type) else term
-    term(env, torch.arange(env.num_envs, dtype=torch.int32), **params)
+    cfg = EventTermCfg(func=mdp.randomize_physics_scene_gravity, mode="test", params=params)  # type: ignore[arg-type]
+    mdp.randomize_physics_scene_gravity(cfg, env)(
+        env, torch.arange(env.num_envs, dtype=torch.int32), **params
+    )
 
 
 RANDOMISED = {

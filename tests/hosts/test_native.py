@@ -103,4 +103,4 @@ def test_a_model_whose_solver_differs_between_worlds_is_refused():
     )
     source = SimpleNamespace(opt=option, __dataclass_fields__={})
     with pytest.raises(parameters.UnsupportedModel, match="tolerance .* differ between worlds"):
-        parameters.synchronise(SimpleNamespace(count=2), source, None)
+        parameters.synchronise(SimpleNamespace(count=2), source, None)  # type: ignore[arg-type]

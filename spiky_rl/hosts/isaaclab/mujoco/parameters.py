@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
-import mujoco
 import numpy as np
 import warp as wp
 
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
 from spiky_rl.registry import UserError
+
+mujoco: Any = importlib.import_module("mujoco")
 
 SCALARS = ("tolerance", "ls_tolerance", "ccd_tolerance", "density", "viscosity")
 """Options that must be the same in all worlds."""
@@ -55,7 +57,7 @@ def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
         for name in COUNTS:
             setattr(model.opt, name, int(getattr(source.opt, name)))
         model.opt.impratio = 1.0 / float(source.opt.impratio_invsqrt.numpy()[0]) ** 2
-        forget_shortcuts(model, moved, moved_shapes(values, differing, compiled))
+        forget_shortcuts(model, moved, moved_shapes(values, compiled))
     of_models = {name: getattr(source, name) for name in sorted(differing)}
     of_options = {name: getattr(source.opt, name) for name in sorted(turning)}
     inertia = np.broadcast_to(source.stat.meaninertia.numpy(), worlds.count).astype(np.float32)
@@ -117,7 +119,7 @@ def inertia_of(quaternions: np.ndarray, diagonals: np.ndarray) -> np.ndarray:
     return np.einsum("nij,nj,nkj->nik", turns, diagonals, turns)
 
 
-def moved_shapes(values: Mapping[str, np.ndarray], differing: set[str], compiled: Any) -> np.ndarray:
+def moved_shapes(values: Mapping[str, np.ndarray], compiled: Any) -> np.ndarray:
     """Which shapes [ngeom] lie or measure otherwise than compiled, in any world."""
     moved = np.zeros(compiled.ngeom, bool)
     for name in PLACES:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-import mujoco
 import warp as wp
 from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
 from isaaclab_newton.physics.newton_manager import NewtonManager
@@ -12,6 +12,8 @@ from newton.solvers import SolverMuJoCo
 
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, synchronise
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
+
+mujoco: Any = importlib.import_module("mujoco")
 
 
 class NativeSolver(SolverMuJoCo):

@@ -28,7 +28,6 @@ struct Batch {
   int wrenches;  // whether the forces between bodies are asked for
   int report;    // whether contacts and their forces are asked for
   int given;     // whether contacts are given, not to be found
-  int found_as_warp;
   mjModel **models;
   mjData **datas;
   float *mean_inertia;  // [world]
@@ -285,7 +284,7 @@ extern "C" void batch_step(Batch *batch) {
   mju_user_warning = on_warning;
   mjfCollision &entry = mjCOLLISIONFUNC[mjGEOM_PLANE][mjGEOM_CAPSULE];
   plane_capsule = entry;
-  if (b.found_as_warp) entry = plane_capsule_as_warp;
+  entry = plane_capsule_as_warp;
   if (b.given) sort_given(b);
   b.lost = 0;
   b.failed = -1;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import importlib
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,13 +12,13 @@ from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 import torch
 
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
 
+mujoco: Any = importlib.import_module("mujoco")
 log = logging.getLogger(__name__)
 
 LOADED = (
@@ -71,7 +72,7 @@ class BatchStruct(ctypes.Structure):
     """All that a step needs."""
 
     _fields_ = [
-        *((name, INTEGER) for name in ("worlds", "threads", "wrenches", "report", "given", "found_as_warp")),
+        *((name, INTEGER) for name in ("worlds", "threads", "wrenches", "report", "given")),
         *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
         *((name, INTEGER) for name in ("loads", "outcomes", "states")),
         *((name, POINTER) for name in ("load", "outcome", "state", "iterations", "constraints")),
@@ -129,7 +130,7 @@ class Worlds:
         self.kept: dict[str, Any] = {}
         """What the struct points to."""
         self.told: set[str] = set()
-        self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, found_as_warp=1)
+        self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads)
         for name, items in (("models", self.models), ("datas", self.datas)):
             self.keep(
                 batch, name, (POINTER * self.threads)(*(item._address for item in items))
