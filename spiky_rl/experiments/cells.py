@@ -69,8 +69,8 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
         left |= not is_finished(path.parent, cell.hash)
     if left:
         for cell in cells:
-            for what, ours in (("assets", assets), ("physics", cell.physics)):
-                theirs = begun_with(folder / "cells" / cell.name, what)
+            for what, key, ours in (("robots", "assets", assets), ("physics", "physics", cell.physics)):
+                theirs = begun_with(folder / "cells" / cell.name, key)
                 if theirs not in (None, ours):
                     raise StudyError(
                         f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"

@@ -40,7 +40,7 @@ class Resolved:
     iterations: int
     """The specification's own number of them."""
     device: str
-    physics: str
+    physics: str = EARLIER_PHYSICS
     """What steps the worlds."""
 
 
@@ -64,7 +64,6 @@ class Cell:
     """That it trains for; None where another budget ends it, 0 for random actions."""
     device: str
     num_envs: int
-    physics: str
     train: tuple[str, ...]
     """Arguments of ``train.py``; empty for random actions."""
     evaluate: tuple[str, ...]
@@ -73,6 +72,8 @@ class Cell:
     """Of a data-parallel training, by torchrun."""
     seconds: float | None = None
     """Estimated."""
+    physics: str = EARLIER_PHYSICS
+    """What steps the worlds."""
 
     @property
     def kind(self) -> str:
@@ -187,8 +188,8 @@ def _trained(
     }
     return Cell(
         name, Path(agent).stem, label, resolved.task, seed, dict(variant), digest(defining), resolved.spec_hash,
-        None if counted is None else counted * per_iteration, resolved.device, resolved.num_envs, resolved.physics,
-        tuple(train), tuple(evaluate), processes,
+        None if counted is None else counted * per_iteration, resolved.device, resolved.num_envs,
+        tuple(train), tuple(evaluate), processes, physics=resolved.physics,
     )  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def _random(given: _Given, task: str, resolved: Resolved) -> Cell:
     defining = {"environment": overrides, **_measurement(given, task, resolved)}
     return Cell(
         name, RANDOM, RANDOM, resolved.task, 0, {}, digest(defining), None, 0, resolved.device, resolved.num_envs,
-        resolved.physics, (), tuple(evaluate),
+        (), tuple(evaluate), physics=resolved.physics,
     )  # fmt: skip
 
 

@@ -342,6 +342,15 @@ def test_without_a_readable_plan_what_is_there_is_analysed(small: Path):
     assert [cell.reason for cell in analysis.skipped] == [f"the same label, task and seed as {LIF0}"]
 
 
+def test_scores_of_another_physics_are_left_out(small: Path):
+    change(small, LIF0, "physics", "mujoco")
+    analysis = analyse(small)
+    assert LIF0 not in {result.cell for result in analysis.results}
+    assert {cell.cell: cell.reason for cell in analysis.skipped}[
+        LIF0
+    ] == "its physics is mujoco, that of others newton_mjwarp"
+
+
 def test_a_folder_without_a_study_is_refused_by_name(tmp_path: Path, small: Path):
     with pytest.raises(ResultsError, match=r"study\.json: there is no such file"):
         analyse(tmp_path / "nowhere")

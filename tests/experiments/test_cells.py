@@ -1,5 +1,6 @@
 """A study's folder: written whole, worked by one process at a time, and never taken over by another study."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -90,6 +91,23 @@ def test_a_damaged_study_file_is_written_anew(tmp_path, text):
     assert cells.prepare(tmp_path, asked) == asked
     cells.write_plan(tmp_path, asked, planned(), ROBOTS)
     assert json.loads((tmp_path / "study.json").read_text()) == asked.data()
+
+
+def test_cells_of_two_physics_do_not_stand_in_one_study(folder):
+    done, *others = planned()
+    held = {"hash": done.hash, "assets": ROBOTS}  # of a version that did not say what stepped its worlds
+    files.write_json(folder / "cells" / done.name / "result.json", held)
+    asked = study.build("mine", GIVEN)
+    cells.write_plan(folder, asked, planned(), ROBOTS)
+    native = [dataclasses.replace(cell, physics="mujoco") for cell in planned()]
+    with pytest.raises(
+        StudyError, match=f"{done.name}: ran with the physics 'newton_mjwarp'.*'mujoco'; choose another --out"
+    ):
+        cells.write_plan(folder, asked, native, ROBOTS)
+    assert (
+        json.loads((folder / "cells" / others[0].name / "cell.json").read_text())["physics"]
+        == "newton_mjwarp"
+    )
 
 
 def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
