@@ -183,6 +183,9 @@ def test_a_class_that_a_task_registers_may_be_given_more_by_its_own_model_and_on
     host["actor"]["distribution_cfg"] = {**GAUSSIAN, "class_name": name}
     config = runner_config(spec.resolve_agent("mlp_ppo", "Isaac-Point", host))
     assert config["actor"]["distribution_cfg"] == {**GAUSSIAN, "class_name": name}
+    # which another model does not give
+    with pytest.raises(UserError, match="agent.actor.distribution_cfg.heads: is missing; Headed has no"):
+        runner_config(spec.resolve_agent("gru_ppo", "Isaac-Point", host))
 
 
 FILES = {

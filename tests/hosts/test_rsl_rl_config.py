@@ -1,7 +1,8 @@
-"""Which algorithm trains an agent under rsl_rl, and which are refused by name before anything is simulated."""
+"""Which algorithm and models an agent gets under rsl_rl, and which are refused by name before anything is simulated."""
 
 import pytest
 from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel
 
 from spiky_rl.hosts.rsl_rl import SpikingPPO
 from spiky_rl.hosts.rsl_rl.config import runner_config
@@ -76,3 +77,31 @@ def test_another_ppo_trains_what_asks_for_nothing_of_ours(name):
     chosen = algorithm("lif_ppo", f"{CLASS}={name}", "agent.algorithm.critic_learning_rate=null")
     assert chosen["class_name"] == name
     assert not {"learning_rate_floor", "critic_learning_rate", "burn_in"} & set(chosen)
+
+
+class Tempered(MLPModel):
+    """A model that a task registers with an option of its own."""
+
+    def __init__(self, obs, obs_groups, obs_set, output_dim, hidden_dims, temperature):
+        super().__init__(obs, obs_groups, obs_set, output_dim, hidden_dims)
+        self.temperature = temperature
+
+
+def actor(agent: str, *overrides: str) -> dict:
+    """Of a task with a model of its own."""
+    host = config()
+    host.pop("save_interval")
+    host["algorithm"] = {"class_name": "PPO"}
+    host["actor"] |= {"class_name": f"{__name__}:Tempered", "temperature": 2.0}
+    layers = ["agent.network.layers=[8]"] if agent == "lif_ppo" else []
+    return runner_config(resolve_agent(agent, "Isaac-Point", host, [*layers, *overrides]))["actor"]
+
+
+@pytest.mark.parametrize(("agent", "given"), [("mlp_ppo", 2.0), ("lif_ppo", None), ("gru_ppo", None)])
+def test_options_of_a_tasks_own_model_are_left_out_where_another_takes_its_place(agent, given):
+    assert actor(agent).get("temperature") == given
+
+
+def test_an_option_that_a_spiking_model_lacks_is_refused_where_somebody_asks_for_it():
+    with pytest.raises(SpecError, match="agent.actor.rnn_type: SpikingModel has no such option; it has "):
+        actor("lif_ppo", "agent.actor.rnn_type=gru")

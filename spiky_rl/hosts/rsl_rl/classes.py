@@ -23,12 +23,14 @@ GIVEN = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
 def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
     """Raise SpecError for a class that rsl_rl would not find, or that is none of what it stands for.
 
-    Options of Isaac Lab's distribution that another one in its place does not have are left out.
+    Options that Isaac Lab registers for its own class are left out where another in its place does not have them.
     """
+    trusted = {}
     for role in ("actor", "critic"):
         cls = check_class(role, config[role])
+        trusted[role] = cls is None or _is_isaac_labs(role, cls, origins)
         if cls is not None:
-            _check_arguments(role, cls, config[role], origins)
+            _check_options(role, cls, config[role], origins, trusted[role])
             _check_images(role, cls, config)
     distribution = config["actor"].get("distribution_cfg")
     if distribution:
@@ -38,11 +40,10 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         role = "actor.distribution_cfg"
         cls = check_class(role, distribution)
         if cls is not None:
-            if not _registered(f"{role}.class_name", origins):
-                for key in set(distribution) - {"class_name"} - set(inspect.signature(cls).parameters):
-                    if _registered(f"{role}.{key}", origins):
-                        del distribution[key]
-            _check_arguments(role, cls, distribution, origins)
+            # what a task's own distribution lacks, only the task's own model gives it
+            _check_options(
+                role, cls, distribution, origins, trusted["actor"] and _is_isaac_labs(role, cls, origins)
+            )
     if symmetry := config["algorithm"].get("symmetry_cfg"):
         path = "agent.algorithm.symmetry_cfg.data_augmentation_func"
         function = _resolve(path, symmetry["data_augmentation_func"])
@@ -86,29 +87,37 @@ def _registered(path: str, origins: Mapping[str, str]) -> bool:
     return bool(below) and set(below) == {"Isaac Lab"}
 
 
-def _check_arguments(role: str, cls: type, settings: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+def _is_isaac_labs(role: str, cls: type, origins: Mapping[str, str]) -> bool:
+    """Whether a group has the class that Isaac Lab registers for the task; our models take its place unnamed."""
+    return _registered(f"{role}.class_name", origins) and not cls.__module__.startswith("spiky_rl.")
+
+
+def _check_options(
+    role: str, cls: type, settings: dict[str, Any], origins: Mapping[str, str], trusted: bool
+) -> None:
     """Refuse options that a class's constructor does not take, and those that it misses.
 
-    A class that Isaac Lab registers for the task is trusted with what is registered for it: it may be given more by others.
+    Args:
+        trusted: The class is the one that Isaac Lab registers for the task: with what is registered for it, and it may be
+            given more by others. Else what Isaac Lab registers for its own class, and this one does not take, is left out.
     """
-    path, ours = f"agent.{role}", cls.__module__.startswith("spiky_rl.")
-    registered = _registered(f"{role}.class_name", origins) and not ours
-    parameters = inspect.signature(cls).parameters
+    path, parameters = f"agent.{role}", inspect.signature(cls).parameters
     own = {
         name: p
         for name, p in parameters.items()
         if name not in GIVEN and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    for key in settings:
-        if registered and _registered(f"{role}.{key}", origins):
+    for key in [key for key in settings if key != "class_name" and key not in own]:
+        if anything or (trusted and _registered(f"{role}.{key}", origins)):
             continue
-        if key != "class_name" and key not in own and not anything:
+        if not _registered(f"{role}.{key}", origins):
             raise SpecError(
                 f"{path}.{key}: {cls.__name__} has no such option; it has {', '.join(own) or 'none'}"
             )
+        del settings[key]
     for key, parameter in own.items():
-        if parameter.default is parameter.empty and key not in settings and not registered:
+        if parameter.default is parameter.empty and key not in settings and not trusted:
             raise SpecError(f"{path}.{key}: is missing; {cls.__name__} has no default for it")
 
 

@@ -11,8 +11,6 @@ from spiky_rl.schema import SKRL_ONLY
 from spiky_rl.spec import AgentSpec, SpecError
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
-RECURRENT = ("rnn_type", "rnn_hidden_dim", "rnn_num_layers")
-"""Options of rsl_rl's RNNModel, which a spiking network in its place has no use for."""
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate")
 """What SpikingPPO understands beyond rsl_rl's PPO."""
 
@@ -51,8 +49,6 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     for role, network in networks.items():
         model = config[role]
         if network is not None:
-            for key in RECURRENT:
-                model.pop(key, None)
             model |= {"class_name": f"{CLASSES}:SpikingModel", "network": network.settings()}
         elif burn_in:
             if model.get("class_name", "MLPModel") != "MLPModel":
