@@ -3,6 +3,7 @@
 python docs/pages.py [FOLDER]
 """
 
+import os
 import re
 import shutil
 import sys
@@ -39,6 +40,8 @@ def contents(top: str) -> str:
 
 def build(folder: Path) -> None:
     """Write all pages, and what they show, into ``folder``."""
+    # else MuJoCo's import asks for windows in a subprocess, which pdoc does not let a module start
+    os.environ.setdefault("MUJOCO_GL", "disable")
     render.configure(docformat="markdown", math=True)
     modules = {name: page(name, path) for name, path in PAGES.items()}
     modules |= {name: doc.Module.from_name(name) for name in extract.walk_specs(["spiky_rl"])}
