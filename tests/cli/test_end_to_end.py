@@ -231,6 +231,7 @@ def test_a_signal_while_the_simulator_starts_is_not_lost(number, tmp_path):
     with subprocess.Popen(
         [*line, "--num_envs", "16", "--max_iterations", "5000"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # as above
     ) as process:  # fmt: skip
         assert process.stderr is not None
         for text in process.stderr:
