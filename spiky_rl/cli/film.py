@@ -9,6 +9,7 @@ import torch
 
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
+from spiky_rl.cli.wrapper import Wrapper
 from spiky_rl.hosts.isaaclab.camera import Camera
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.metrics.film import Frame, RasterPanel, beside, write_film
@@ -38,26 +39,15 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
     return write_film(path, frames, 1.0 / env.unwrapped.step_dt)
 
 
-class Recorder:
+class Recorder(Wrapper):
     """An environment that films a clip of itself every ``interval`` control steps while it is trained on."""
 
     def __init__(self, env: Any, folder: Path, length: int, interval: int) -> None:
-        self.env, self.folder, self.length, self.interval = env, folder, length, interval
+        super().__init__(env)
+        self.folder, self.length, self.interval = folder, length, interval
         self.camera = Camera(env)
         self.count = 0
         self.frames: list[Frame] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.env, name)
-
-    @property
-    def episode_length_buf(self) -> torch.Tensor:
-        """As the environment's; rsl_rl assigns to it."""
-        return self.env.episode_length_buf
-
-    @episode_length_buf.setter
-    def episode_length_buf(self, value: torch.Tensor) -> None:
-        self.env.episode_length_buf = value
 
     def step(self, actions: torch.Tensor) -> Any:
         """As the environment's."""

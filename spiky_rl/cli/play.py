@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl import files
-from spiky_rl.cli import common
+from spiky_rl.cli import common, live
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
@@ -20,9 +20,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = common.Parser(prog="play.py", description="Play a trained policy.")
     common.add_run_arguments(found)
+    live.add_arguments(found)
     found.set_defaults(checkpoint="latest")
     # as many environments as episodes, unless told otherwise
     found.add_argument("--episodes", type=common.positive, default=10, help="episodes to measure")
+    found.add_argument(
+        "--real-time", action="store_true", help="as slow as the world, to be watched with --visualizer"
+    )
     found.add_argument(
         "--export",
         action="store_true",
@@ -39,6 +43,7 @@ def play(argv: list[str]) -> int:
         raise common.UsageError(
             f"--export: not available with --rl_library {args.rl_library}, only with rsl_rl"
         )
+    live.require(args)
     plan = common.prepare(args)
     if args.num_envs is None:
         plan.num_envs = min(plan.num_envs, args.episodes)
@@ -56,13 +61,15 @@ def play(argv: list[str]) -> int:
 
     launched = simulation(
         plan.env_cfg, task_id=plan.gym_id, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
-        video=args.video, deterministic=args.deterministic,
+        video=args.video, deterministic=args.deterministic, **live.asked(args),
     )  # fmt: skip
     with started(launched) as gym_env:
-        env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+        env = live.watched(args, TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions")))
         runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         policy = runner.get_inference_policy(plan.device)
+        if args.visualizer:
+            env.show(policy)
         with Bar("playing", f"{args.episodes} episodes") as shown:
             playback = episodes(env, policy, args.episodes, Measures(env), shown)
         # before films and exports, which may fail

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl import files
-from spiky_rl.cli import common, processes
+from spiky_rl.cli import common, live, processes
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.running import DISKS, explained
 from spiky_rl.cli.stopping import Asked, stoppable
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = common.Parser(prog="train.py", description="Train an agent on an Isaac Lab task.")
     common.add_run_arguments(found)
+    live.add_arguments(found)
     found.add_argument(
         "--max_iterations",
         type=common.positive,
@@ -103,6 +104,7 @@ def train(argv: list[str]) -> int:
         raise common.UsageError(
             "--processes and --distributed: give one of them; the first starts what the second takes part in"
         )
+    live.require(args)
     plan = common.prepare(args, distributed=args.distributed)
     require_whole_minibatches(plan)
     if args.processes:
@@ -227,12 +229,14 @@ def run(
         video=args.video,
         deterministic=args.deterministic,
         distributed=args.distributed and plan.device != "cpu",
+        **live.asked(args, plan.rank),
     ) as gym_env:
         env: Any = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         if args.video and folder is not None:
             from spiky_rl.cli.film import Recorder
 
             env = Recorder(env, folder / "videos" / "train", args.video_length, args.video_interval)
+        env = live.watched(args, env)
         torch.manual_seed(plan.seed + plan.rank)
         runner = plan.runner()(
             env,
@@ -256,6 +260,8 @@ def run(
                 runner.current_learning_iteration,
                 iterations,
             )
+        if args.visualizer:
+            env.show(runner.played)
         first, share = runner.current_learning_iteration, None
         if args.budget is not None:
             ranks = int(os.environ["WORLD_SIZE"]) if args.distributed else 1

@@ -77,15 +77,31 @@ def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tenso
         state: Before the first control step, of a stateful network; None: rest.
         dones: Whether the episode ended with a control step, [T].
     """
+    begins = torch.roll(dones > 0, 1, 0)
+    begins[0] = False
+    record, _ = recorded(network, x, state, begins)
+    return picture(*timelines(record, network.stateful), network.steps)
+
+
+def recorded(
+    network: SpikingNetwork, x: Tensor, state: State | None, begins: Tensor
+) -> tuple[Record, State | None]:
+    """What a network does over one environment's control steps, and its state after them; None for a stateless one.
+
+    Args:
+        network: The network.
+        x: What its model saw, [T, 1, O].
+        state: Before the first control step; None: rest.
+        begins: Whether an episode begins with a control step, at rest, [T].
+    """
     record = Record()
     with torch.no_grad():
-        if network.stateful:
-            begins = torch.roll(dones.float(), 1, 0).view(-1, 1)
-            begins[0] = 0.0
-            network(x, state or network.zero_state(1, x), keep=1.0 - begins, record=record)
-        else:
+        if not network.stateful:
             network(x.transpose(0, 1), network.zero_state(x.shape[0], x), record=record)
-    return picture(*timelines(record, network.stateful), network.steps)
+            return record, None
+        keep = 1.0 - begins.float().view(-1, 1)
+        _, after = network(x, state or network.zero_state(1, x), keep=keep, record=record)
+    return record, after
 
 
 def write_activity(writer: Any, index: int, seen: Activity, seconds: Mapping[str, float]) -> None:

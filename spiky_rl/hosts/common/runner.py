@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from spiky_rl.hosts.common.checkpoints import numbered, random_state
 from spiky_rl.hosts.common.observe import Activity, write_activity
+from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.common.progress import Progress
 from spiky_rl.hosts.common.silence import Watch
 
@@ -78,6 +79,11 @@ class HostRunner(ABC):
     @abstractmethod
     def models(self) -> Iterable[nn.Module]:
         """All that is trained."""
+
+    @property
+    @abstractmethod
+    def played(self) -> PlayedPolicy:
+        """The policy of the rollouts as playback uses it; what it is in the middle of, training or not, stays."""
 
     @property
     @abstractmethod

@@ -47,6 +47,20 @@ def require_graphics() -> None:
     pyglet.options["headless"] = True  # read when newton.viewer is imported
 
 
+def bodies(robot: Any) -> np.ndarray:
+    """Where the bodies of environment 0's robot are: [N, 3], metres."""
+    return robot.data.body_link_pos_w.torch[0].cpu().numpy()
+
+
+def viewpoint(robot: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of environment 0's robot, and the way from there to where all of it is seen: [3] each, metres."""
+    places = bodies(robot)
+    middle = places.mean(0)
+    direction = np.array(FRONT_VIEW if robot.is_fixed_base else SIDE_VIEW)
+    reach = np.linalg.norm(places - middle, axis=-1).max()
+    return middle, direction / np.linalg.norm(direction) * (2.6 + 0.5 * reach)
+
+
 class Camera:
     """Follows the robot of environment 0; needs Newton physics. Raises GraphicsError where nothing can be drawn."""
 
@@ -73,11 +87,7 @@ class Camera:
         renderer = self.viewer.renderer
         renderer.sky_upper, renderer.sky_lower = (0.36, 0.56, 0.82), (0.80, 0.87, 0.93)
         self.robot = next(iter(self.env.scene.articulations.values()))
-        self.target = self.centre()
-        bodies = self.robot.data.body_link_pos_w.torch[0].cpu().numpy()
-        direction = np.array(FRONT_VIEW if self.robot.is_fixed_base else SIDE_VIEW)
-        reach = np.linalg.norm(bodies - self.target, axis=-1).max()
-        self.offset = direction / np.linalg.norm(direction) * (2.6 + 0.5 * reach)
+        self.target, self.offset = viewpoint(self.robot)
 
     def has_visuals(self) -> bool:
         """Whether the robot of environment 0 has shapes to look at beside those that collide."""
@@ -87,16 +97,12 @@ class Camera:
         flags = model.shape_flags.numpy()[model.shape_world.numpy() == 0]
         return bool((flags & int(ShapeFlags.VISIBLE)).any())
 
-    def centre(self) -> np.ndarray:
-        """The middle of the robot's bodies: [3], metres."""
-        return self.robot.data.body_link_pos_w.torch[0].mean(0).cpu().numpy()
-
     def frame(self) -> np.ndarray:
         """The robot as it stands now: uint8 [height, width, 3]."""
         from pyglet.math import Vec3
 
         self.env.sim.forward()  # bodies of an environment that was just reset still lie where they were
-        centre = self.centre()
+        centre = bodies(self.robot).mean(0)
         jumped = np.linalg.norm(centre - self.target) > JUMP
         self.target = centre if jumped else SMOOTHING * self.target + (1 - SMOOTHING) * centre
         self.viewer.camera.pos = Vec3(*(self.target + self.offset).tolist())

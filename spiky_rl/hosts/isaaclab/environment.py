@@ -13,7 +13,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -209,10 +209,14 @@ def simulation(
     video: bool = False,
     deterministic: bool = False,
     distributed: bool = False,
+    visualizers: Sequence[str] | None = None,
+    visible: int | None = None,
 ) -> Iterator[Any]:
     """The task's gym environment, without Kit where its physics allows that; closed at the end.
 
-    ``video`` readies the process for a Camera. Raises AssetError where a robot cannot be fetched.
+    ``video`` readies the process for a Camera. ``visualizers``: names of Isaac Lab's ``--visualizer``, none for an empty list,
+    and those that the task itself has for None; ``visible``: how many environments they show. Raises AssetError where a robot
+    cannot be fetched.
     """
     from argparse import Namespace
 
@@ -227,6 +231,11 @@ def simulation(
         require_graphics()
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     arguments = Namespace(device=device, distributed=distributed, deterministic=deterministic)
+    if visualizers is not None:
+        from spiky_rl.hosts.isaaclab.live.choice import configure
+
+        configure(env_cfg, visualizers)
+        arguments.visualizer, arguments.max_visible_envs = list(visualizers), visible
     validate_distributed_device(arguments)
     launched = contextlib.ExitStack()
     with quiet():

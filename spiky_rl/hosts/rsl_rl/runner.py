@@ -96,6 +96,11 @@ class Runner(HostRunner, OnPolicyRunner):
         return self.alg.actor, self.alg.critic
 
     @property
+    def played(self) -> Played:
+        """The actor as playback uses it."""
+        return Played(self.alg.get_policy())
+
+    @property
     def folder(self) -> str | None:
         """Where the run is kept; None: nowhere."""
         return self.logger.log_dir

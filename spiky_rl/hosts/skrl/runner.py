@@ -76,6 +76,11 @@ class Runner(HostRunner, ComponentRunner):
         return self.policy, self.value
 
     @property
+    def played(self) -> Played:
+        """The policy as playback uses it."""
+        return Played(self.alg, self.environment)
+
+    @property
     def folder(self) -> str | None:
         """Where the run is kept; None: nowhere."""
         return self._folder
@@ -234,7 +239,7 @@ class Runner(HostRunner, ComponentRunner):
         """The policy as playback uses it, in evaluation mode, on ``device``."""
         self.policy.to(device or self.device)
         self.alg.enable_training_mode(False, apply_to_models=True)
-        return Played(self.alg, self.environment)
+        return self.played
 
 
 @contextlib.contextmanager

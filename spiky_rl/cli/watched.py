@@ -1,0 +1,50 @@
+"""An environment that is watched live."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from spiky_rl.cli.wrapper import Wrapper
+from spiky_rl.hosts.common.live import SpikePicture
+from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.isaaclab.live.choice import look_at_first, views
+
+
+class Watched(Wrapper):
+    """Lets the live views of an environment show the spikes of the policy that acts in it."""
+
+    picture: SpikePicture | None = None
+
+    def __init__(self, env: Any, real_time: bool = False) -> None:
+        """``real_time``: a control step takes as long as it does in the world, at least."""
+        super().__init__(env)
+        self.period, self.due = env.unwrapped.step_dt if real_time else 0.0, 0.0
+        look_at_first(env)
+
+    def show(self, policy: PlayedPolicy) -> None:
+        """From now on, ``policy`` acts; of an ANN there are no spikes to show."""
+        shown = views(self.env)
+        if shown and policy.network is not None:
+            self.picture = SpikePicture(policy)
+            for view in shown:
+                view.picture = self.picture
+
+    def get_observations(self) -> Any:
+        """As the environment's; who asks begins an episode."""
+        obs = self.env.get_observations()
+        if self.picture is not None:
+            self.picture.add(obs, torch.ones(1))
+        return obs
+
+    def step(self, actions: torch.Tensor) -> Any:
+        """As the environment's."""
+        obs, rewards, dones, extras = self.env.step(actions)
+        if self.picture is not None:
+            self.picture.add(obs, dones[:1])
+        if self.period:
+            time.sleep(max(0.0, self.due - time.monotonic()))
+            self.due = time.monotonic() + self.period
+        return obs, rewards, dones, extras

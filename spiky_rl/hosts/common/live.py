@@ -1,0 +1,54 @@
+"""The spikes of the last control steps, drawn while a policy acts and only when somebody looks."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.hosts.common.observe import recorded
+from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.metrics.film import Frame, RasterPanel
+from spiky_rl.metrics.spikes import timelines
+
+WIDTH, HEIGHT = 560, 640
+"""Pixels: what the side bar of a page shows without blurring the labels."""
+
+
+class SpikePicture:
+    """The raster of environment 0.
+
+    It keeps what the policy saw, and lets the network run over it once a picture is asked for: acting waits for nothing, and
+    nothing that acts is touched. Where nobody looked for longer than a picture lasts, the network begins at rest with its first
+    column.
+    """
+
+    def __init__(self, policy: PlayedPolicy) -> None:
+        """``policy``: a spiking one."""
+        assert policy.network is not None
+        self.policy, self.network = policy, policy.network
+        self.panel = RasterPanel(WIDTH, HEIGHT, self.network.steps)
+        self.state: Any = None
+        # what was seen since the last picture, and whether an episode began with it
+        self.seen: deque[tuple[Any, Tensor]] = deque(maxlen=self.panel.past.maxlen)
+
+    def add(self, obs: Any, begins: Tensor) -> None:
+        """What the policy sees in the control step to come, a TensorDict of [B, ...]; whether an episode begins there, [1]."""
+        if len(self.seen) == self.seen.maxlen:
+            self.state = None
+        self.seen.append((obs[:1].clone(), begins.clone()))
+
+    def __call__(self) -> Frame:
+        """The picture as it stands; one of nothing before the first control step."""
+        if self.seen:
+            rows, begins = zip(*self.seen, strict=True)
+            self.seen.clear()
+            with torch.no_grad():
+                x = self.policy.seen(torch.cat(rows)).unsqueeze(1)
+            record, self.state = recorded(self.network, x, self.state, torch.cat(begins).to(x.device))
+            spikes, _ = timelines(record, self.network.stateful)
+            for step in zip(*(layer.unflatten(0, (len(rows), -1)) for layer in spikes), strict=True):
+                self.panel.add(step)
+        return self.panel.frame()

@@ -1,0 +1,62 @@
+"""What a live view of ours adds to Isaac Lab's visualizer of the same name."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from isaaclab.visualizers.base_visualizer import BaseVisualizer
+
+log = logging.getLogger(__name__)
+
+PERIOD = 0.04
+"""Seconds from frame to frame, at least."""
+PICTURE_PERIOD = 0.2
+"""Seconds from picture to picture, at least."""
+SHARE = 0.2
+"""Of a run's time that frames take, at most."""
+TITLE = "Spikes of environment 0"
+
+
+class Live(BaseVisualizer):
+    """Draws by the clock instead of in every control step, and shows a picture beside the robot.
+
+    It stands before one of Isaac Lab's visualizers among the bases of a class.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.picture: Callable[[], np.ndarray] | None = None
+        """Draws what is beside the robot: uint8 [height, width, 3]; None: nothing is."""
+        self.waited, self.due, self.picture_due = 0.0, 0.0, 0.0
+
+    def step(self, dt: float) -> None:
+        """As Isaac Lab's, if a frame is due."""
+        begun = time.monotonic()
+        self.waited += dt
+        if begun < self.due:
+            if dt == 0.0:  # paused: Isaac Lab asks again at once
+                time.sleep(self.due - begun)
+            return
+        super().step(self.waited)  # type: ignore[safe-super]
+        self.waited = 0.0
+        if self.picture is not None and begun >= self.picture_due and self.is_watched():
+            self.show(self.picture())
+            self.picture_due = begun + PICTURE_PERIOD
+        spent = time.monotonic() - begun
+        self.due = begun + max(PERIOD, spent / SHARE)
+
+    def is_watched(self) -> bool:
+        """Whether anybody sees the picture."""
+        return True
+
+    @abstractmethod
+    def show(self, picture: np.ndarray) -> None:
+        """Put the picture in the place of the last one."""
+
+    def _log_viewer_url(self, visualizer_name: str, viewer_url: str) -> None:
+        log.info("live view: %s", viewer_url)

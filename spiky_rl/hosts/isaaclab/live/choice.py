@@ -1,0 +1,75 @@
+"""Tells Isaac Lab's simulation to make our visualizers where its own command line would make its own."""
+
+from __future__ import annotations
+
+import importlib
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from spiky_rl.hosts.isaaclab.camera import viewpoint
+from spiky_rl.hosts.isaaclab.live.names import WITH_SPIKES
+
+CONFIGURATIONS = {
+    "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
+    "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
+    "rerun": "isaaclab_visualizers.rerun:RerunVisualizerCfg",
+}
+LOCAL = "127.0.0.1"
+"""Who watches can also pause and reset, and nobody is asked for a password: other machines come in by ssh."""
+
+FURTHER = 2.0
+"""How far the robot is seen from, in a film's distances."""
+
+
+def configure(env_cfg: Any, names: Sequence[str]) -> None:
+    """Put our visualizers into ``env_cfg.sim.visualizer_cfgs``, with what the task itself says of them there."""
+    from isaaclab.utils.string import ResolvableString
+
+    there = env_cfg.sim.visualizer_cfgs or []
+    there = list(there) if isinstance(there, (list, tuple)) else [there]
+    for name in names:
+        if name not in WITH_SPIKES:
+            continue
+        cfg = next((cfg for cfg in there if cfg.visualizer_type == name), None)
+        if cfg is None:
+            module, _, kind = CONFIGURATIONS[name].partition(":")
+            cfg = getattr(importlib.import_module(module), kind)()
+            there.append(cfg)
+        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}:LiveView")
+        cfg.randomly_sample_visible_envs = False  # environment 0 is among those that are seen
+        if name == "viser":
+            cfg.bind_address, cfg.verbose = LOCAL, False
+        if name == "rerun":  # takes a port that is not free for that of another viewer, and writes into it
+            cfg.web_port, cfg.grpc_port = free_port(cfg.web_port), free_port(cfg.grpc_port)
+            cfg.keep_historical_data = True  # else poses are static, and rerun's server never drops those
+    env_cfg.sim.visualizer_cfgs = there
+
+
+def free_port(first: int) -> int:
+    """The first port from ``first`` on that nobody listens on."""
+    for port in range(first, first + 1000):
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError(f"no port is free from {first} to {first + 999}")
+
+
+def views(env: Any) -> list[Any]:
+    """The environment's visualizers that are ours."""
+    from spiky_rl.hosts.isaaclab.live.base import Live
+
+    return [view for view in env.unwrapped.sim.visualizers if isinstance(view, Live)]
+
+
+def look_at_first(env: Any) -> None:
+    """Let every visualizer look at the robot of environment 0 from where a film does, and from further, for it stays there."""
+    scene = env.unwrapped.scene
+    for robot in list(scene.articulations.values())[:1]:
+        middle, offset = viewpoint(robot)
+        for view in env.unwrapped.sim.visualizers:
+            view.set_camera_view(tuple((middle + FURTHER * offset).tolist()), tuple(middle.tolist()))

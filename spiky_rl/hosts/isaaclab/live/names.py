@@ -1,0 +1,67 @@
+"""The names of Isaac Lab's ``--visualizer``, and what each needs; nothing of Isaac Lab is imported for it."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+
+from spiky_rl.hosts.isaaclab.camera import LIBRARIES, GraphicsError
+from spiky_rl.registry import nearest
+
+NEEDS = {
+    "newton_gl": (("pyglet", "imgui_bundle"), "spiky-rl[video]"),
+    "viser": (("viser",), "spiky-rl[live]"),
+    "rerun": (("rerun",), "spiky-rl[live]"),
+    "kit": (("isaacsim",), "spiky-rl[isaacsim]"),
+    "newton_rtx": (("ovrtx",), "isaaclab[ovrtx]"),
+}
+"""The modules that a visualizer imports, and what pip installs them with."""
+WITH_SPIKES = ("newton_gl", "viser", "rerun")
+"""Those that have a module in this package; the others are Isaac Lab's as they are."""
+
+
+def parse(text: str) -> list[str]:
+    """Names with commas between them, or ``none`` for an empty list, which also ends a task's own; for argparse."""
+    asked = list(dict.fromkeys(text.split(",")))
+    if asked == ["none"]:
+        return []
+    for name in asked:
+        if name not in NEEDS:
+            allowed = f"choose {', '.join(NEEDS)}, several with commas between them, or none alone"
+            raise argparse.ArgumentTypeError(f"{name!r}: {allowed}{nearest(name, NEEDS)}")
+    return asked
+
+
+def require(names: list[str], films: bool) -> None:
+    """Raise GraphicsError, before a simulator starts, for a visualizer that cannot run here.
+
+    ``films``: whether the same process films, which it does without a screen.
+    """
+    for name in names:
+        modules, package = NEEDS[name]
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing:
+            remedy = f"install it with: pip install '{package}'"
+            raise GraphicsError(f"--visualizer {name}: {', '.join(missing)} is not installed; {remedy}")
+    if "newton_gl" in names:
+        if films:
+            raise GraphicsError(
+                "--visualizer newton_gl and --video: a process draws on a screen or without one; use viser or rerun"
+            )
+        require_screen()
+
+
+def require_screen() -> None:
+    """Raise GraphicsError where no window can be opened."""
+    try:
+        for library in LIBRARIES:
+            ctypes.CDLL(library)
+        from pyglet.display import get_display
+
+        get_display()
+    except Exception as error:  # the loader's, and pyglet's own where there is no X server
+        raise GraphicsError(
+            f"--visualizer newton_gl: no window can be opened here ({error}); set DISPLAY, or use viser or rerun,"
+            " which a browser shows"
+        ) from None

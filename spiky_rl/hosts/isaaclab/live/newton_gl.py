@@ -1,0 +1,15 @@
+"""newton_gl: a window on this machine's screen, with the spikes in a window of their own within it."""
+
+from __future__ import annotations
+
+import numpy as np
+from isaaclab_visualizers.newton.newton_visualizer import NewtonGLVisualizer
+
+from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+
+
+class LiveView(Live, NewtonGLVisualizer):
+    """Isaac Lab's OpenGL window, with spikes."""
+
+    def show(self, picture: np.ndarray) -> None:  # noqa: D102
+        self._viewer.log_image(TITLE, picture)

@@ -1,0 +1,50 @@
+"""rerun: a page in a browser or rerun's own viewer, with the spikes beside the robot and Isaac Lab's curves."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import rerun
+from isaaclab_visualizers.rerun.rerun_visualizer import RerunVisualizer
+from PIL import Image
+from rerun import blueprint
+
+from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+
+PATH = "spikes"
+"""Where the picture is among rerun's entities."""
+
+
+class LiveView(Live, RerunVisualizer):
+    """Isaac Lab's rerun, with spikes."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.plain: Any = None
+        """Isaac Lab's own layout of the page."""
+
+    def _apply_camera_pose(self, pose: Any) -> None:
+        super()._apply_camera_pose(pose)
+        viewer: Any = self._viewer
+        if self.plain is None:
+            # asked for again with the first curve; it is where Isaac Lab, too, says what its page is to show
+            # pylint: disable=protected-access
+            self.plain, viewer._get_blueprint = viewer._get_blueprint, self.layout
+        rerun.send_blueprint(self.layout())
+
+    def layout(self) -> blueprint.Blueprint:
+        """Isaac Lab's page, and the spikes at its side."""
+        plain = self.plain().root_container
+        for view in plain.contents:
+            if isinstance(view, blueprint.Spatial3DView):  # of all there is; a flat picture is an error there
+                view.contents = ["$origin/**", f"- /{PATH}/**"]
+        spikes = blueprint.Spatial2DView(name=TITLE, origin=f"/{PATH}")
+        sides = blueprint.Horizontal(plain, spikes, column_shares=[2, 1])
+        return blueprint.Blueprint(sides, blueprint.TimePanel(state="hidden"), collapse_panels=True)
+
+    def show(self, picture: np.ndarray) -> None:  # noqa: D102
+        packed = io.BytesIO()
+        Image.fromarray(picture).convert("L").save(packed, "png")  # it is grey, and dots are nothing for JPEG
+        rerun.log(PATH, rerun.EncodedImage(contents=packed.getvalue(), media_type="image/png"))

@@ -1,0 +1,47 @@
+"""viser: a page in a browser, which turns the robot and shows the spikes in its side bar."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from isaaclab_visualizers.viser.viser_visualizer import ViserVisualizer
+
+from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+
+
+class LiveView(Live, ViserVisualizer):
+    """Isaac Lab's viser, with spikes."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.server: Any = None
+        self.image: Any = None
+
+    def _create_viewer(self, record_to_viser: str | None, metadata: dict | None = None) -> None:
+        super()._create_viewer(record_to_viser, metadata)
+        viewer: Any = self._viewer
+        if not hasattr(viewer, "_to_numpy"):
+            # Isaac Lab 3.0.0 calls it for every ground plane, and Newton 1.6.1, which it asks for, has it no more
+            viewer._to_numpy = _to_numpy  # pylint: disable=protected-access
+
+    def _setup_isaaclab_sidebar(self, server: Any) -> None:
+        super()._setup_isaaclab_sidebar(server)
+        self.server = server
+        server.gui.configure_theme(control_width="large", show_share_button=False)
+        self._log_viewer_url("", f"http://localhost:{server.get_port()}")  # not always the one asked for
+
+    def is_watched(self) -> bool:
+        """Whether a browser has the page open."""
+        return bool(self.server.get_clients())
+
+    def show(self, picture: np.ndarray) -> None:  # noqa: D102
+        if self.image is None:
+            self.image = self.server.gui.add_image(picture, label=TITLE, format="png", order=-1.0)
+        else:
+            self.image.image = picture
+
+
+def _to_numpy(values: Any) -> np.ndarray | None:
+    """A Warp array, or None, as NumPy's."""
+    return values if values is None or isinstance(values, np.ndarray) else values.numpy()
