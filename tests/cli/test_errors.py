@@ -1,5 +1,6 @@
 """Every bad command line ends in exit code 2 and one line that names key, value and remedy, and makes no run folder."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -73,6 +74,9 @@ LIGHT = {
     "experiment above": (["--experiment_name", "../x"], ["--experiment_name '../x'", "plain folder name"]),
     "absolute experiment": (["--experiment_name", "/tmp/x"], ["--experiment_name '/tmp/x'", "plain folder"]),
     "assets": (["--assets", "cloud"], ["--assets", "'cloud'", "'auto', 'local', 'nucleus'"]),
+    "visualizer": (["--viz", "vizer"], ["--visualizer", "'vizer'", "viser, rerun", "mean 'viser'"]),
+    "no visualizer": (["--visualizer="], ["--visualizer", "''", "none alone"]),
+    "visible": (["--max_visible_envs", "0"], ["--max_visible_envs", "must be at least 1, got 0"]),
 }
 
 
@@ -115,6 +119,17 @@ def test_what_training_alone_takes_is_refused_too(case, command, tmp_path):
 def test_a_gpu_that_is_not_there_is_refused(device, command, tmp_path):
     result = command("train", "--task", "cartpole", "--device", device, "--log_root", tmp_path)
     assert_refused(*result, f"--device {device}", "no CUDA GPU", "--device cpu")
+
+
+@pytest.mark.parametrize("name", ["train", "play"])
+def test_a_visualizer_that_cannot_run_here_is_refused(name, command, tmp_path, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    arguments = ["--task", "cartpole", "--log_root", tmp_path, "--viz"]
+    assert_refused(*command(name, *arguments, "newton_gl"), "newton_gl", "DISPLAY", "viser or rerun")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    line = "pip install 'spiky-rl[live]'"
+    assert_refused(*command(name, *arguments, "viser"), "--visualizer viser", "viser is not installed", line)
+    assert_no_run(tmp_path)
 
 
 def test_no_task_is_refused(command):

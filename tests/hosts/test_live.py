@@ -1,0 +1,283 @@
+"""Live views: by the clock, with the spikes that the policy's network fires, and without a trace in what is trained."""
+
+import argparse
+import importlib.util
+import socket
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from spiky_rl.hosts.common.live import SpikePicture
+from spiky_rl.hosts.isaaclab.live import names
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from tests.hosts.point_env import LIF, PointEnv, config
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+from isaaclab.visualizers.base_visualizer import BaseVisualizer  # noqa: E402
+from isaaclab.visualizers.visualizer_cfg import _VISUALIZER_TYPES, VisualizerCfg  # noqa: E402
+
+from spiky_rl.cli.watched import Watched  # noqa: E402
+from spiky_rl.hosts.isaaclab.live import base, choice  # noqa: E402
+
+STEPS, DT = 60, 0.02
+
+
+class Screen(BaseVisualizer):
+    """A visualizer that counts: what Isaac Lab's simulation asks one for, and no picture of a robot."""
+
+    clock: "Clock"
+    seconds = 0.0
+    """What a frame takes."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.frames, self.simulated = [], 0.0
+
+    def initialize(self, scene_data_provider):
+        pass
+
+    def step(self, dt):
+        self.frames.append(self.clock.now)
+        self.simulated += dt
+        self.clock.now += self.seconds
+
+    def close(self):
+        pass
+
+    def is_running(self):
+        return True
+
+
+class View(base.Live, Screen):
+    """A live view on it."""
+
+    watched = True
+
+    def __init__(self):
+        super().__init__(VisualizerCfg())
+        self.shown = []
+
+    def is_watched(self):
+        return self.watched
+
+    def show(self, picture):
+        self.shown.append((self.clock.now, picture))
+
+
+class Clock:
+    """Time that passes where a test says so."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+@pytest.fixture
+def view(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(base, "time", clock)
+    shown = View()
+    shown.clock = clock
+    return shown
+
+
+def run(view: View, count: int, seconds: float) -> None:
+    """Control steps that take ``seconds`` each, besides the view."""
+    for _ in range(count):
+        view.clock.now += seconds
+        view.step(DT)
+
+
+def test_frames_go_by_the_clock_and_no_simulated_time_is_lost(view):
+    run(view, 100, base.PERIOD / 10)
+    assert len(view.frames) == 10
+    assert view.simulated + view.waited == pytest.approx(100 * DT)
+
+
+def test_slow_frames_take_their_share_of_the_time_at_most(view):
+    view.seconds, begun = 0.5, view.clock.now
+    run(view, 2000, 0.01)
+    spent = view.seconds * len(view.frames)
+    assert 0.9 * base.SHARE < spent / (view.clock.now - begun) < 1.1 * base.SHARE
+
+
+def test_a_paused_simulation_waits_for_the_next_frame_instead_of_asking_on(view):
+    run(view, 1, 0.0)
+    begun = view.clock.now
+    for _ in range(20):  # as Isaac Lab's simulation does while a view says that it is paused
+        view.step(0.0)
+    assert view.clock.now - begun == pytest.approx(10 * base.PERIOD)
+
+
+def test_the_picture_is_drawn_seldom_and_only_for_somebody(view):
+    view.picture = lambda: "picture"
+    view.watched = False
+    run(view, 100, base.PERIOD)
+    assert len(view.frames) == 100 and not view.shown
+    view.watched = True
+    run(view, 100, base.PERIOD)
+    assert len(view.shown) == pytest.approx(100 * base.PERIOD / base.PICTURE_PERIOD, abs=1)
+
+
+def runner(env, **network) -> Runner:
+    torch.manual_seed(0)
+    return Runner(env, config({**LIF, **network} if network else None))
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_the_picture_has_the_spikes_that_the_policy_fired(stateful):
+    env = PointEnv()
+    policy = runner(env, stateful=stateful).get_inference_policy()
+    picture, fired, ends = SpikePicture(policy), [], 0
+    with torch.inference_mode():
+        obs, begins = env.get_observations(), torch.ones(1)
+        for step in range(STEPS):
+            picture.add(obs, begins)
+            fired.append(policy.spikes(obs))  # in the state that the policy itself is in
+            if step in (0, 7, 8, 31, STEPS - 1):
+                picture()
+            obs, _, dones, _ = env.step(policy(obs))
+            policy.reset(dones)
+            begins = dones[:1]
+            ends += int(begins)
+    assert ends > 2, "episodes ended in between"
+    assert len(picture.panel.past) == STEPS
+    assert any(layer.any() for step in fired for layer in step)
+    for drawn, true in zip(picture.panel.past, fired, strict=True):
+        for dots, spikes in zip(drawn, true, strict=True):
+            assert (torch.from_numpy(dots) == (spikes != 0)).all()
+
+
+def test_what_nobody_looked_at_does_not_pile_up():
+    env = PointEnv()
+    picture = SpikePicture(runner(env, stateful=True).get_inference_policy())
+    longest = picture.panel.past.maxlen
+    for _ in range(3 * longest):
+        picture.add(env.get_observations(), torch.zeros(1))
+    assert len(picture.seen) == longest
+    picture()
+    assert (len(picture.seen), len(picture.panel.past)) == (0, longest)
+
+
+class SeenEnv(PointEnv):
+    """A point mass with what a live view needs of Isaac Lab's environments."""
+
+    step_dt = DT
+
+    def __init__(self, view):
+        super().__init__()
+        self.view = view
+        self.sim, self.scene = SimpleNamespace(visualizers=[view]), SimpleNamespace(articulations={})
+
+    @property
+    def unwrapped(self):
+        return self
+
+    def step(self, actions):
+        self.view.clock.now += base.PICTURE_PERIOD
+        self.view.step(DT)
+        return super().step(actions)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_a_training_that_is_watched_learns_the_same_bit_for_bit(view, stateful):
+    weights = []
+    for env in (PointEnv(), Watched(SeenEnv(view))):
+        run_ = runner(env, stateful=stateful)
+        if isinstance(env, Watched):
+            env.show(run_.played)
+        run_.learn(3)
+        weights.append(run_.alg.get_policy().state_dict())
+    assert len(view.shown) > STEPS, "pictures were drawn"
+    assert (view.shown[-1][1] != view.shown[-2][1]).any()
+    assert all(torch.equal(weights[1][name], value) for name, value in weights[0].items())
+
+
+def test_an_ann_has_no_spikes_to_show(view):
+    env = Watched(SeenEnv(view))
+    env.show(runner(env).played)
+    env.step(torch.zeros(env.num_envs, 2))
+    assert view.picture is None and view.frames and not view.shown
+
+
+def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeypatch):
+    monkeypatch.setattr("spiky_rl.cli.watched.time", view.clock)
+    env = Watched(SeenEnv(view), real_time=True)
+    env.period, begun = 1.0, view.clock.now
+    for _ in range(10):
+        env.step(torch.zeros(env.num_envs, 2))
+    assert view.clock.now - begun == pytest.approx(9.0 + base.PICTURE_PERIOD, abs=0.01)
+
+
+def test_the_names_are_isaac_labs():
+    assert set(names.NEEDS) == set(_VISUALIZER_TYPES)
+    assert names.parse("viser,rerun,viser") == ["viser", "rerun"]
+    assert names.parse("none") == []
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [("vizer", "mean 'viser'"), ("viser,", "''"), ("none,viser", "'none'"), ("newton", "newton_gl")],
+)
+def test_other_names_are_refused(text, words):
+    with pytest.raises(argparse.ArgumentTypeError, match=words) as refused:
+        names.parse(text)
+    assert ", ".join(names.NEEDS) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", names.NEEDS)
+def test_what_is_not_installed_is_named_with_pips_line(name, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda module: None)
+    modules, package = names.NEEDS[name]
+    with pytest.raises(
+        names.GraphicsError, match=f"--visualizer {name}: {', '.join(modules)} .*pip install"
+    ) as refused:
+        names.require([name], films=False)
+    assert f"'{package}'" in str(refused.value)
+
+
+@pytest.mark.parametrize("display", [None, ":4711"])
+def test_a_window_without_a_screen_is_refused(display, monkeypatch):
+    pytest.importorskip("pyglet", reason="the video extra is not installed")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    if display is not None:
+        monkeypatch.setenv("DISPLAY", display)
+    with pytest.raises(
+        names.GraphicsError, match="--visualizer newton_gl: no window .*set DISPLAY, or use viser"
+    ):
+        names.require(["newton_gl"], films=False)
+
+
+def test_a_window_and_a_film_in_one_process_are_refused():
+    pytest.importorskip("pyglet", reason="the video extra is not installed")
+    with pytest.raises(names.GraphicsError, match="newton_gl and --video"):
+        names.require(["newton_gl"], films=True)
+
+
+def test_a_tasks_own_settings_of_a_visualizer_stay():
+    from isaaclab_visualizers.newton import NewtonGLVisualizerCfg
+    from isaaclab_visualizers.viser import ViserVisualizerCfg
+
+    own, other = ViserVisualizerCfg(port=4711), NewtonGLVisualizerCfg()
+    env_cfg = SimpleNamespace(sim=SimpleNamespace(visualizer_cfgs=[own, other]))
+    choice.configure(env_cfg, ["viser", "rerun", "kit"])
+    viser, window, rerun = env_cfg.sim.visualizer_cfgs
+    assert (viser, window) == (own, other)
+    assert (viser.port, viser.bind_address) == (4711, "127.0.0.1")
+    assert str(viser.class_type).startswith("spiky_rl.") and str(rerun.class_type).startswith("spiky_rl.")
+    assert not str(window.class_type).startswith("spiky_rl.")
+
+
+def test_a_port_that_is_taken_is_passed_over():
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert choice.free_port(port) > port
