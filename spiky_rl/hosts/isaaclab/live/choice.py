@@ -36,7 +36,7 @@ def configure(env_cfg: Any, names: Sequence[str]) -> None:
             module, _, kind = CONFIGURATIONS[name].partition(":")
             cfg = getattr(importlib.import_module(module), kind)()
             there.append(cfg)
-        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}:LiveView")
+        cfg.class_type = ResolvableString(f"spiky_rl.hosts.isaaclab.live.{name}_view:LiveView")
         cfg.randomly_sample_visible_envs = False  # environment 0 is among those that are seen
         if name == "viser":
             cfg.bind_address, cfg.verbose = LOCAL, False

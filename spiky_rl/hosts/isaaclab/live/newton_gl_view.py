@@ -12,4 +12,5 @@ class LiveView(Live, NewtonGLVisualizer):
     """Isaac Lab's OpenGL window, with spikes."""
 
     def show(self, picture: np.ndarray) -> None:  # noqa: D102
+        assert self._viewer is not None
         self._viewer.log_image(TITLE, picture)
