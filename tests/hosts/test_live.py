@@ -155,6 +155,19 @@ def test_the_picture_has_the_spikes_that_the_policy_fired(stateful):
             assert (torch.from_numpy(dots) == (spikes != 0)).all()
 
 
+def test_skrls_policy_is_shown_as_it_is_while_it_trains():
+    case = pytest.importorskip("tests.hosts.skrl_case", reason="the skrl extra is not installed")
+    run_ = case.runner(network=case.SPIKING)
+    run_.policy.train()
+    obs, policy = run_.env.get_observations(), run_.played
+    picture = SpikePicture(policy)
+    picture.add(obs, torch.ones(1))
+    picture()
+    assert run_.policy.training
+    for dots, spikes in zip(picture.panel.past[0], policy.spikes(obs), strict=True):
+        assert (torch.from_numpy(dots) == (spikes != 0)).all()
+
+
 def test_what_nobody_looked_at_does_not_pile_up():
     env = PointEnv()
     picture = SpikePicture(runner(env, stateful=True).get_inference_policy())
