@@ -16,6 +16,7 @@ from typing import Any
 
 from spiky_rl import registry, spec
 from spiky_rl.hosts.isaaclab import command
+from spiky_rl.hosts.isaaclab.tasks import register_tasks
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ def add_agents() -> None:
     import gymnasium
     import isaaclab_tasks  # noqa: F401  pylint: disable=unused-import
 
+    register_tasks()
     command.offer_physics(sys.argv, agents, gymnasium.registry)
     for task in gymnasium.registry.values():
         if any(_host_entry(library) in task.kwargs for library in CONFIGURATIONS):

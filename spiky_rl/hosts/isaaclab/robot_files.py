@@ -1,0 +1,297 @@
+"""A robot's MJCF or URDF file as the flat USD file that Isaac Lab's tasks spawn: bodies below the robot, joints beside them.
+
+MuJoCo reads and compiles the file, so masses, inertias, joints and contact parameters are those that MuJoCo would simulate.
+Isaac Lab's own importers for such files need a package that does not install beside Isaac Lab 3.0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy
+
+from spiky_rl.files import NoHomeError, cache_folder, write
+from spiky_rl.hosts.isaaclab.lookalikes import AssetError, follow_geom, follow_limits, write as write_attribute
+
+logger = logging.getLogger(__name__)
+
+LAYOUT = 1
+"""Counts up whenever the same robot gives another file."""
+WORLD = "world"
+"""The body that a robot is fixed to whose first joint holds it to the world."""
+UNKNOWN = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
+"""What this file cannot hold, by MuJoCo's counts."""
+
+
+def robot_spawn(path: str | Path, **fields: Any) -> Any:
+    """Isaac Lab's configuration that spawns the robot of a ``.xml`` (MJCF), ``.urdf`` or USD file.
+
+    The root is free where an MJCF gives it a free joint, else fixed; ``fix_root_link`` says otherwise.
+
+    Args:
+        path: The robot's file; a folder's meshes are found as MuJoCo finds them.
+        fields: Any other field of Isaac Lab's ``UsdFileCfg``.
+
+    Raises AssetError for a file that cannot be read, and for a robot that has what is not supported.
+    """
+    from isaaclab.sim import UsdFileCfg
+
+    path = Path(path)
+    if path.suffix not in (".xml", ".urdf"):
+        return UsdFileCfg(usd_path=str(path), **fields)
+    model = compiled(path)
+    free = model.njnt and model.jnt_type[0] == FREE
+    return UsdFileCfg(**{"usd_path": usd_file(model, path), "fix_root_link": None if free else True, **fields})
+
+
+FREE, BALL, SLIDE, HINGE = range(4)
+"""MuJoCo's kinds of joints."""
+PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
+"""MuJoCo's kinds of geoms."""
+
+
+def compiled(path: Path) -> Any:
+    """MuJoCo's model of the robot in a file. Raises AssetError where there is none, or one that cannot be held."""
+    mujoco: Any = importlib.import_module("mujoco")  # a compiled module, whose names no checker sees
+    if not path.is_file():
+        raise AssetError(f"robot: {path} is no file")
+    try:
+        spec = mujoco.MjSpec.from_file(str(path))
+        spec.compiler.discardvisual = False  # as it is for an MJCF
+        for sensor in list(spec.sensors):  # they are Isaac Lab's to define
+            spec.delete(sensor)
+        model = spec.compile()
+    except ValueError as error:
+        raise AssetError(f"robot: MuJoCo cannot read {path}: {' '.join(str(error).split())}") from None
+    faults = [text for count, text in UNKNOWN.items() if getattr(model, count)]
+    faults += [f"the ball joint {model.joint(i).name!r}" for i in range(model.njnt) if model.jnt_type[i] == BALL]
+    faults += [f"several joints of the body {model.body(i).name!r}" for i in range(model.nbody) if model.body_jntnum[i] > 1]
+    roots = [model.body(i).name for i in range(1, model.nbody) if model.body_parentid[i] == 0]
+    if len(roots) != 1:
+        faults.append(f"{len(roots)} roots where a robot has one: {', '.join(roots) or 'no body'}")
+    if faults:
+        raise AssetError(f"robot: {path} has {'; '.join(faults)}, which is not supported")
+    return model
+
+
+def usd_file(model: Any, source: Path) -> str:
+    """The USD file of a compiled model in the cache, written at first use. Raises AssetError where it cannot be kept."""
+    mujoco: Any = importlib.import_module("mujoco")
+    try:
+        content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
+        mujoco.mj_saveModel(model, None, content)
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        place = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{LAYOUT}.usdc"
+        if not place.is_file():
+            logger.info("writing the robot of %s to %s", source, place)
+            stage = usd_stage(model)
+            write(place, lambda beside: export(stage, beside))
+    except (OSError, NoHomeError) as error:
+        raise AssetError(f"robots cannot be kept: {error}; set SPIKY_RL_CACHE to a folder that can be written") from None
+    return str(place)
+
+
+def export(stage: Any, path: Path) -> None:
+    """Write a stage in USD's binary format, which USD chooses by a file's suffix."""
+    binary = path.with_suffix(".usdc")
+    stage.GetRootLayer().Export(str(binary))
+    os.replace(binary, path)
+
+
+def usd_stage(model: Any) -> Any:
+    """A USD stage with the robot of a compiled model, in the pose that its file defines."""
+    from pxr import Usd, UsdGeom, UsdPhysics
+
+    mujoco: Any = importlib.import_module("mujoco")
+    data = mujoco.MjData(model)
+    mujoco.mj_kinematics(model, data)
+    stage = Usd.Stage.CreateInMemory()
+    UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.z)
+    UsdGeom.SetStageMetersPerUnit(stage, 1.0)
+    robot = UsdGeom.Xform.Define(stage, "/robot")
+    stage.SetDefaultPrim(robot.GetPrim())
+    UsdPhysics.ArticulationRootAPI.Apply(robot.GetPrim())
+    UsdGeom.Scope.Define(stage, "/robot/joints")
+    held = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
+    for i in range(0 if held else 1, model.nbody):
+        add_body(stage, model, data, i)
+    materials: dict[tuple[float, ...], Any] = {}
+    for i in range(model.ngeom):
+        if model.geom_bodyid[i]:  # what stands in the world is the task's
+            add_geom(stage, model, i, materials)
+    for i in range(1 if held else 2, model.nbody):
+        add_joint(stage, model, data, i)
+    for pair in model.exclude_signature:
+        one, two = (stage.GetPrimAtPath(place(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
+        UsdPhysics.FilteredPairsAPI.Apply(one).CreateFilteredPairsRel().AddTarget(two.GetPath())
+    return stage
+
+
+def place(model: Any, body: int) -> str:
+    """Where a body lies on the stage."""
+    return f"/robot/{identifier(model.body(body).name or f'body_{body}')}"
+
+
+def identifier(name: str) -> str:
+    """A name as USD allows it."""
+    from pxr import Tf
+
+    return Tf.MakeValidIdentifier(name)
+
+
+def add_body(stage: Any, model: Any, data: Any, body: int) -> None:
+    """A body with its mass, where it stands relative to the robot's root."""
+    from pxr import Gf, UsdGeom, UsdPhysics
+
+    prim = UsdGeom.Xform.Define(stage, place(model, body))
+    position, rotation = relative(data, 1 if body else 0, body)
+    transform(prim, position, rotation)
+    UsdPhysics.RigidBodyAPI.Apply(prim.GetPrim())
+    mass = UsdPhysics.MassAPI.Apply(prim.GetPrim())
+    if body == 0:  # it is fixed: any mass will do
+        mass.CreateMassAttr(1.0)
+        mass.CreateDiagonalInertiaAttr(vector([1.0, 1.0, 1.0]))
+        return
+    mass.CreateMassAttr(float(model.body_mass[body]))
+    mass.CreateCenterOfMassAttr(vector(model.body_ipos[body]))
+    mass.CreateDiagonalInertiaAttr(vector(model.body_inertia[body]))
+    mass.CreatePrincipalAxesAttr(Gf.Quatf(quaternion(model.body_iquat[body])))
+
+
+def add_joint(stage: Any, model: Any, data: Any, body: int) -> None:
+    """What holds a body to its parent: a hinge, a slide, or nothing that moves."""
+    from pxr import Gf, UsdPhysics
+
+    parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
+    kind = model.jnt_type[number] if number >= 0 else None
+    schema = {HINGE: UsdPhysics.RevoluteJoint, SLIDE: UsdPhysics.PrismaticJoint}.get(kind, UsdPhysics.FixedJoint)
+    name = model.joint(number).name if number >= 0 else f"{model.body(body).name}_fixed"
+    joint = schema.Define(stage, f"/robot/joints/{identifier(name or f'joint_{number}')}")
+    joint.CreateBody0Rel().SetTargets([place(model, parent)])
+    joint.CreateBody1Rel().SetTargets([place(model, body)])
+    anchor, turn = Gf.Vec3d(0.0), Gf.Quatd(1.0)
+    if number >= 0:  # USD's joint moves about the x axis of its own frame
+        anchor = Gf.Vec3d(*model.jnt_pos[number].tolist())
+        turn = Gf.Rotation(Gf.Vec3d.XAxis(), Gf.Vec3d(*model.jnt_axis[number].tolist())).GetQuat()
+    position, rotation = relative(data, parent, body)
+    joint.CreateLocalPos0Attr(vector(position + rotation.Transform(anchor)))
+    joint.CreateLocalRot0Attr(Gf.Quatf(rotation * turn))
+    joint.CreateLocalPos1Attr(vector(anchor))
+    joint.CreateLocalRot1Attr(Gf.Quatf(turn))
+    if number < 0:
+        return
+    joint.CreateAxisAttr("X")
+    if model.jnt_limited[number]:
+        # the file's own pose is the zero of a joint here, whatever MuJoCo calls it
+        limits = model.jnt_range[number] - model.qpos0[model.jnt_qposadr[number]]
+        unit = math.degrees(1.0) if kind == HINGE else 1.0
+        joint.CreateLowerLimitAttr(float(limits[0] * unit))
+        joint.CreateUpperLimitAttr(float(limits[1] * unit))
+    # without a drive Newton gives a joint no actuator; what drives it is said in Isaac Lab's configuration
+    drive = UsdPhysics.DriveAPI.Apply(joint.GetPrim(), "angular" if kind == HINGE else "linear")
+    drive.CreateStiffnessAttr(1e-3)
+    drive.CreateDampingAttr(0.0)
+    prim, dof = stage.GetRootLayer().GetPrimAtPath(joint.GetPath()), int(model.jnt_dofadr[number])
+    follow_limits(prim, model.joint(number))
+    for name, value in (
+        ("armature", model.dof_armature[dof]),
+        ("damping", model.dof_damping[dof]),
+        ("frictionloss", model.dof_frictionloss[dof]),
+        ("stiffness", model.jnt_stiffness[number]),
+    ):
+        write_attribute(prim, f"mjc:{name}", "Double", float(value))
+
+
+def add_geom(stage: Any, model: Any, number: int, materials: dict[tuple[float, ...], Any]) -> None:
+    """A shape of a body: for contacts, or to be seen only."""
+    from pxr import UsdGeom, UsdPhysics
+
+    kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
+    path = f"{place(model, int(model.geom_bodyid[number]))}/{identifier(geom.name or f'geom_{number}')}"
+    if kind == SPHERE:
+        shape = UsdGeom.Sphere.Define(stage, path)
+        shape.CreateRadiusAttr(float(size[0]))
+    elif kind in (CAPSULE, CYLINDER):
+        shape = (UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder).Define(stage, path)
+        shape.CreateRadiusAttr(float(size[0]))
+        shape.CreateHeightAttr(float(2.0 * size[1]))
+        shape.CreateAxisAttr("Z")
+    elif kind == BOX:
+        shape = UsdGeom.Cube.Define(stage, path)
+        shape.CreateSizeAttr(2.0)
+    elif kind == MESH:
+        shape = UsdGeom.Mesh.Define(stage, path)
+        add_mesh(shape, model, int(model.geom_dataid[number]))
+    else:
+        raise AssetError(f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh")
+    transform(shape, model.geom_pos[number], model.geom_quat[number], size if kind == BOX else None)
+    colour = model.mat_rgba[model.geom_matid[number]] if model.geom_matid[number] >= 0 else model.geom_rgba[number]
+    shape.CreateDisplayColorAttr([vector(colour[:3])])
+    if not (model.geom_contype[number] or model.geom_conaffinity[number]):
+        return
+    if any(model.geom_contype[i] == model.geom_conaffinity[i] == 0 for i in geoms_beside(model, number)):
+        shape.CreatePurposeAttr("guide")  # another shape of its body is there to be seen
+    UsdPhysics.CollisionAPI.Apply(shape.GetPrim())
+    if kind == MESH:
+        UsdPhysics.MeshCollisionAPI.Apply(shape.GetPrim()).CreateApproximationAttr("convexHull")
+    prim = stage.GetRootLayer().GetPrimAtPath(path)
+    follow_geom(prim, geom, materials)
+    write_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
+
+
+def geoms_beside(model: Any, number: int) -> range:
+    """All geoms of a geom's body."""
+    body = model.geom_bodyid[number]
+    return range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
+
+
+def add_mesh(shape: Any, model: Any, mesh: int) -> None:
+    """Vertices and triangles of one of MuJoCo's meshes."""
+    from pxr import Vt
+
+    first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
+    shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(model.mesh_vert[first : first + count].copy()))
+    first, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
+    shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(model.mesh_face[first : first + count].flatten()))
+    shape.CreateFaceVertexCountsAttr(Vt.IntArray([3] * int(count)))
+    shape.CreateSubdivisionSchemeAttr("none")
+
+
+def relative(data: Any, parent: int, child: int) -> tuple[Any, Any]:
+    """Position and rotation of one body in the frame of another."""
+    from pxr import Gf
+
+    places = [Gf.Vec3d(*data.xpos[body].tolist()) for body in (parent, child)]
+    turns = [quaternion(data.xquat[body]) for body in (parent, child)]
+    back = turns[0].GetInverse()
+    return back.Transform(places[1] - places[0]), back * turns[1]
+
+
+def transform(shape: Any, position: Any, rotation: Any, scale: Any = None) -> None:
+    """Put a prim where it belongs in its parent's frame."""
+    from pxr import Gf
+
+    shape.AddTranslateOp().Set(Gf.Vec3d(*map(float, position)))
+    shape.AddOrientOp().Set(Gf.Quatf(rotation if isinstance(rotation, Gf.Quatd) else quaternion(rotation)))
+    if scale is not None:
+        shape.AddScaleOp().Set(vector(scale))
+
+
+def vector(values: Any) -> Any:
+    """Three numbers as USD takes them."""
+    from pxr import Gf
+
+    return Gf.Vec3f(*map(float, values))
+
+
+def quaternion(values: Any) -> Any:
+    """MuJoCo's rotation, w first, as USD's, of length 1."""
+    from pxr import Gf
+
+    return Gf.Quatd(*map(float, values)).GetNormalized()

