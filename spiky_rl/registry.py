@@ -140,7 +140,7 @@ def resolve(kind: str, name: str) -> type[Component]:
     target, _, attribute = name.rpartition(":")
     if target:
         try:
-            module = _load_file(Path(target)) if target.endswith(".py") else load_module(target)
+            module = load_module(target)
         except RegistryError as error:
             raise RegistryError(f"{name!r}: {error}") from error.__cause__
         if not hasattr(module, attribute):
@@ -276,7 +276,9 @@ def _base(kind: str) -> type[Component]:
 
 
 def load_module(target: str) -> Any:
-    """The module of that name. Raises RegistryError in one line, whatever importing it does: it may be anybody's."""
+    """The module of that name, or in that ``.py`` file. Raises RegistryError in one line, whatever importing it does."""
+    if target.endswith(".py"):
+        return _load_file(Path(target))
     if target.startswith("."):
         raise RegistryError(
             f"{target!r} is a relative name; write the whole name of the module, as Python imports it"

@@ -148,5 +148,5 @@ TASK: dict[str, Any] = {
     "solved": 0.0,
 }
 """Keys of a task file, each with a value of its type; `TaskSpec` says what they mean."""
-MEASURES = ("", "distance", "upright")
+MEASURES = ("", "distance", "upright", "velocity_error")
 """What a task's ``measure`` may be."""

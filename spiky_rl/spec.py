@@ -42,7 +42,7 @@ class TaskSpec:
     num_envs: Mapping[str, int] = field(default_factory=lambda: {"cpu": 256, "cuda": 4096})
     """Default number of environments per kind of device."""
     measure: str = ""
-    """What playback reports beside the return: ``distance``, ``upright``, or nothing."""
+    """What playback reports beside the return: ``distance``, ``upright``, ``velocity_error``, or nothing."""
     solved: float | None = None
     """Mean return from which the task counts as solved."""
     steps_per_second: Mapping[str, float] = field(default_factory=dict)

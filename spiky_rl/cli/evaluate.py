@@ -143,7 +143,7 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
     from rich.markup import escape
     from rich.table import Table
 
-    titles = {"distance": "went [m]", "upright": "up [s]"}
+    titles = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
     measure = measure if measure in conditions["nominal"]["measures"] else ""
     table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
     table.add_column("condition", no_wrap=True)

@@ -14,6 +14,7 @@ from spiky_rl.cli import common, live
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
+from spiky_rl.schema import MEASURES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -144,7 +145,7 @@ def result_of(playback: Playback, plan: Plan, checkpoint: Path) -> dict[str, Any
         "synops_per_step": statistics.mean(row["operations"] for row in rows),
         "measures": {
             name: statistics.mean(row[name] for row in rows)
-            for name in ("upright", "distance")
+            for name in MEASURES
             if name in rows[0]
         },
         "cost": None if playback.cost is None else playback.cost_as_dict(),
@@ -226,7 +227,11 @@ def print_table(rows: list[dict[str, float]], measure: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    units = {"distance": r"distance \[m]", "upright": r"upright \[s]"}
+    units = {
+        "distance": r"distance \[m]",
+        "upright": r"upright \[s]",
+        "velocity_error": r"velocity error \[m/s]",
+    }
     columns = ["return", "length", *([measure] if measure else []), "firing_rate", "operations"]
     titles = {"firing_rate": "firing rate", "operations": "operations per step", "length": "steps", **units}
     table = Table(title=None, show_footer=True)

@@ -1,4 +1,4 @@
-"""What a task is about, measured per episode beside its reward: metres run, seconds upright."""
+"""What a task is about, measured per episode beside its reward: metres run, seconds upright, commands followed."""
 
 from __future__ import annotations
 
@@ -20,23 +20,36 @@ class Measures:
         self.robot = articulations.get("robot")
         if self.robot is not None and self.robot.is_fixed_base:
             self.robot = None
+        self.command = commanded_velocity(self.env)
         self.restart()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """``upright`` [seconds] everywhere, ``distance`` [metres] where the robot is free to go."""
-        return ("upright",) if self.robot is None else ("upright", "distance")
+        """What is measured of an episode.
+
+        ``upright`` [seconds] everywhere, ``distance`` [metres] where the robot is free to go, ``velocity_error`` [m/s] where it
+        is told how fast: how far its velocity is from that along x and y, on average over the episode.
+        """
+        free = () if self.robot is None else ("distance",)
+        return ("upright", *free, *(() if self.command is None else ("velocity_error",)))
 
     def restart(self) -> None:
         """All environments begin a new episode where they are now."""
         self.steps.zero_()
         self.start = self.last = self.position()
+        if self.command is not None:
+            self.off, self.told = torch.zeros(len(self.steps), device=self.env.device), self.command.command.clone()
 
     def step(self, dones: torch.Tensor) -> dict[str, torch.Tensor]:
         """The measures of the episodes that ``dones`` [B] ends, by name, each [number of ended episodes]."""
         self.steps += 1
         ended = dones.bool()
         measures = {"upright": self.steps[ended] * self.env.step_dt}
+        if self.command is not None:
+            velocity = self.command.robot.data.root_lin_vel_b.torch
+            self.off += (velocity[:, :2] - self.told[:, :2]).norm(dim=-1) * ~ended
+            measures["velocity_error"] = self.off[ended] / (self.steps[ended] - 1).clamp(min=1)
+            self.off, self.told = self.off * ~ended, self.command.command.clone()
         self.steps = self.steps * ~ended
         if self.robot is not None:
             measures["distance"] = (self.last - self.start)[ended].norm(dim=-1)
@@ -49,3 +62,12 @@ class Measures:
         if self.robot is None:
             return torch.zeros(len(self.steps), 0)
         return self.robot.data.root_link_pos_w.torch[:, :2].clone()
+
+
+def commanded_velocity(env: Any) -> Any:
+    """The task's command of a velocity, which is Isaac Lab's in the base's frame; None where it has none."""
+    from isaaclab.envs.mdp import UniformVelocityCommand
+
+    manager = getattr(env, "command_manager", None)
+    terms = [] if manager is None else [manager.get_term(name) for name in manager.active_terms]
+    return next((term for term in terms if isinstance(term, UniformVelocityCommand)), None)

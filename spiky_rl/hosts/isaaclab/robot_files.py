@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 
 LAYOUT = 1
 """Counts up whenever the same robot gives another file."""
-WORLD = "world"
-"""The body that a robot is fixed to whose first joint holds it to the world."""
 UNKNOWN = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
 """What this file cannot hold, by MuJoCo's counts."""
 
@@ -63,7 +61,8 @@ def compiled(path: Path) -> Any:
         raise AssetError(f"robot: {path} is no file")
     try:
         spec = mujoco.MjSpec.from_file(str(path))
-        spec.compiler.discardvisual = False  # as it is for an MJCF
+        # a URDF's links and shapes are kept as they are, as an MJCF's are
+        spec.compiler.discardvisual = spec.compiler.fusestatic = False
         for sensor in list(spec.sensors):  # they are Isaac Lab's to define
             spec.delete(sensor)
         model = spec.compile()
@@ -116,11 +115,12 @@ def usd_stage(model: Any) -> Any:
     UsdGeom.SetStageMetersPerUnit(stage, 1.0)
     robot = UsdGeom.Xform.Define(stage, "/robot")
     stage.SetDefaultPrim(robot.GetPrim())
-    UsdPhysics.ArticulationRootAPI.Apply(robot.GetPrim())
     UsdGeom.Scope.Define(stage, "/robot/joints")
     held = model.body_jntnum[1] and model.jnt_type[model.body_jntadr[1]] != FREE
     for i in range(0 if held else 1, model.nbody):
         add_body(stage, model, data, i)
+    # on the root body, for Isaac Lab to be able to fix it
+    UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(place(model, 0 if held else 1)))
     materials: dict[tuple[float, ...], Any] = {}
     for i in range(model.ngeom):
         if model.geom_bodyid[i]:  # what stands in the world is the task's
@@ -145,11 +145,18 @@ def identifier(name: str) -> str:
     return Tf.MakeValidIdentifier(name)
 
 
+def define(schema: Any, stage: Any, path: str) -> Any:
+    """A new prim. Raises AssetError where two names of the file are one for USD, which has letters, digits and underscores."""
+    if stage.GetPrimAtPath(path):
+        raise AssetError(f"robot: two names of the file are both {path.rpartition('/')[2]!r} in USD; rename one of them")
+    return schema.Define(stage, path)
+
+
 def add_body(stage: Any, model: Any, data: Any, body: int) -> None:
     """A body with its mass, where it stands relative to the robot's root."""
     from pxr import Gf, UsdGeom, UsdPhysics
 
-    prim = UsdGeom.Xform.Define(stage, place(model, body))
+    prim = define(UsdGeom.Xform, stage, place(model, body))
     position, rotation = relative(data, 1 if body else 0, body)
     transform(prim, position, rotation)
     UsdPhysics.RigidBodyAPI.Apply(prim.GetPrim())
@@ -172,7 +179,7 @@ def add_joint(stage: Any, model: Any, data: Any, body: int) -> None:
     kind = model.jnt_type[number] if number >= 0 else None
     schema = {HINGE: UsdPhysics.RevoluteJoint, SLIDE: UsdPhysics.PrismaticJoint}.get(kind, UsdPhysics.FixedJoint)
     name = model.joint(number).name if number >= 0 else f"{model.body(body).name}_fixed"
-    joint = schema.Define(stage, f"/robot/joints/{identifier(name or f'joint_{number}')}")
+    joint = define(schema, stage, f"/robot/joints/{identifier(name or f'joint_{number}')}")
     joint.CreateBody0Rel().SetTargets([place(model, parent)])
     joint.CreateBody1Rel().SetTargets([place(model, body)])
     anchor, turn = Gf.Vec3d(0.0), Gf.Quatd(1.0)
@@ -215,18 +222,18 @@ def add_geom(stage: Any, model: Any, number: int, materials: dict[tuple[float, .
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{place(model, int(model.geom_bodyid[number]))}/{identifier(geom.name or f'geom_{number}')}"
     if kind == SPHERE:
-        shape = UsdGeom.Sphere.Define(stage, path)
+        shape = define(UsdGeom.Sphere, stage, path)
         shape.CreateRadiusAttr(float(size[0]))
     elif kind in (CAPSULE, CYLINDER):
-        shape = (UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder).Define(stage, path)
+        shape = define(UsdGeom.Capsule if kind == CAPSULE else UsdGeom.Cylinder, stage, path)
         shape.CreateRadiusAttr(float(size[0]))
         shape.CreateHeightAttr(float(2.0 * size[1]))
         shape.CreateAxisAttr("Z")
     elif kind == BOX:
-        shape = UsdGeom.Cube.Define(stage, path)
+        shape = define(UsdGeom.Cube, stage, path)
         shape.CreateSizeAttr(2.0)
     elif kind == MESH:
-        shape = UsdGeom.Mesh.Define(stage, path)
+        shape = define(UsdGeom.Mesh, stage, path)
         add_mesh(shape, model, int(model.geom_dataid[number]))
     else:
         raise AssetError(f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh")
