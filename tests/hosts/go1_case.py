@@ -12,6 +12,7 @@ import torch
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
 from spiky_rl.hosts.isaaclab.evaluation import stand_together
+from spiky_rl.hosts.isaaclab.measures import Measures
 from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked
 from tests.hosts.robots_case import ENVS, MIRRORED, SEED, Body, Simulation, beside, mirror, reflect
 
@@ -58,18 +59,23 @@ def main():
         env.reset()
         still = torch.zeros(ENVS, env.num_actions)
         lowest, lifted = [], []
-        for _ in range(SETTLE + REST):
-            env.step(still)
+        for step in range(SETTLE + REST):
+            if step == SETTLE:
+                measures = Measures(env)
+                commands = measures.command.command[:, :2].norm(dim=-1)
+            _, _, dones, _ = env.step(still)
+            if step >= SETTLE:
+                ended = measures.step(torch.full_like(dones, step == SETTLE + REST - 1))
             lowest.append(sim.lowest())
             lifted.append(sim.lifted() / weight)
+        found["velocity_error"], found["command"] = ended["velocity_error"].tolist(), commands.tolist()
         found["height"] = sim.robot.data.root_link_pos_w.torch[:, 2].tolist()
         found["upright"] = sim.robot.data.projected_gravity_b.torch[:, 2].tolist()
         found["lifted"] = np.mean(lifted[-REST:], 0).tolist()
         found["lowest"] = np.min(lowest, 0).tolist()
         found["lowest at rest"] = np.min(lowest[-REST:], 0).tolist()
         sensor = gym_env.unwrapped.scene["contact_forces"]
-        feet, names = sensor.find_sensors(".*_calf") if hasattr(sensor, "find_sensors") else sensor.find_bodies(".*_calf")
-        found["feet"] = names
+        feet, found["feet"] = sensor.find_sensors(".*_calf")
         forces = sensor.data.net_forces_w.torch
         found["on feet"] = (forces[:, feet, 2].sum(1) / weight).tolist()
 

