@@ -296,7 +296,7 @@ def load_module(target: str) -> Any:
 def fault(error: BaseException, file: str | None = None) -> str:
     """Where and how code that is not ours went wrong, in one line; the line is that of ``file``, or of what raised it."""
     frames = traceback.extract_tb(error.__traceback__)[::-1]
-    frame = next((f for f in frames if file in (None, f.filename)), None)
+    frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SystemExit):
         text = f"it ends the program (exit code {error.code}), which a component may not"

@@ -144,9 +144,7 @@ def result_of(playback: Playback, plan: Plan, checkpoint: Path) -> dict[str, Any
         "firing_rate": statistics.mean(row["firing_rate"] for row in rows),
         "synops_per_step": statistics.mean(row["operations"] for row in rows),
         "measures": {
-            name: statistics.mean(row[name] for row in rows)
-            for name in MEASURES
-            if name in rows[0]
+            name: statistics.mean(row[name] for row in rows) for name in MEASURES if name in rows[0]
         },
         "cost": None if playback.cost is None else playback.cost_as_dict(),
         "rows": rows,

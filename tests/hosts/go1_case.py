@@ -40,6 +40,7 @@ def on_the_ground(path):
 def main():
     found = {"assets": configure_assets("local")}
     from spiky_rl.hosts.isaaclab.go1_flat import ROBOT
+
     task = resolve_task("Spiky-Velocity-Flat-Go1")
     cfg, _ = load_configs(task)
     stand_together(cfg)

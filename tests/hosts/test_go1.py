@@ -53,7 +53,9 @@ def test_ground_carries_its_weight_at_the_feet_and_lets_no_shape_through(probes)
 def test_left_and_right_differ_by_no_more_than_the_trunk_s_own_mass(probes):
     symmetry = probes["symmetry"]
     assert symmetry["mass"] == symmetry["range"] == symmetry["drive"] == 0.0
-    assert symmetry["place"] == pytest.approx(0.004, abs=EXACT), "Unitree's trunk has its mass 2 mm to the left"
+    assert symmetry["place"] == pytest.approx(
+        0.004, abs=EXACT
+    ), "Unitree's trunk has its mass 2 mm to the left"
     assert probes["apart"] < 0.1 < 0.3 < probes["moved"]
 
 

@@ -121,7 +121,9 @@ def test_limits_count_from_the_pose_of_the_file(tmp_path):
     ours = simulated(robot(tmp_path), tmp_path)
     dof = ours.joint_qd_start.numpy()[short(ours.joint_label).index("hip")]
     limits = ours.joint_limit_lower.numpy()[dof], ours.joint_limit_upper.numpy()[dof]
-    assert limits == pytest.approx((-0.7, 1.0), abs=1e-6), "-0.5 and 1.2, less the 0.2 that MuJoCo calls this pose"
+    assert limits == pytest.approx(
+        (-0.7, 1.0), abs=1e-6
+    ), "-0.5 and 1.2, less the 0.2 that MuJoCo calls this pose"
     assert ours.joint_armature.numpy()[dof] == pytest.approx(0.02)
     assert ours.joint_friction.numpy()[dof] == pytest.approx(0.1)
 
@@ -132,7 +134,9 @@ def test_shapes_keep_their_contact_parameters_and_what_is_only_seen_touches_noth
     found = {name: rod.GetAttribute(f"mjc:{name}").Get() for name in ("condim", "priority")}
     assert found == {"condim": 4, "priority": 2}
     assert tuple(rod.GetAttribute("mjc:solref").Get()) == (0.01, 0.9)
-    material = stage.GetPrimAtPath("/robot/trunk/box").GetRelationship("material:binding:physics").GetTargets()[0]
+    material = (
+        stage.GetPrimAtPath("/robot/trunk/box").GetRelationship("material:binding:physics").GetTargets()[0]
+    )
     assert stage.GetPrimAtPath(material).GetAttribute("physics:dynamicFriction").Get() == pytest.approx(0.7)
     touching = {p.GetName() for p in stage.Traverse() if p.HasAPI(UsdPhysics.CollisionAPI)}
     assert touching == {"box", "rod", "wedge"}, "neither the floor nor the cylinder"
@@ -191,3 +195,7 @@ def test_robot_that_is_not_supported_is_refused_in_one_line(tmp_path, case):
 def test_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(AssetError, match="nowhere.urdf is no file"):
         robot_spawn(tmp_path / "nowhere.urdf")
+    with pytest.raises(
+        AssetError, match=r"robot.sdf is no file of a kind that can be read: .xml \(MJCF\), .urdf, .usd"
+    ):
+        robot_spawn("robot.sdf")

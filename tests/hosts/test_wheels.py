@@ -73,7 +73,11 @@ def test_wheel_comes_from_the_user_s_file_without_an_index(zoo, tmp_path, monkey
 
 def test_index_that_does_not_have_the_wheel_is_said_with_the_remedy(zoo, tmp_path):
     said = refused(zoo[0], tmp_path)
-    for word in ("robotzoo==1.0 cannot be fetched", "pip download --no-deps robotzoo==1.0", f"set {VARIABLE}"):
+    for word in (
+        "robotzoo==1.0 cannot be fetched",
+        "pip download --no-deps robotzoo==1.0",
+        f"set {VARIABLE}",
+    ):
         assert word in said
 
 
@@ -101,7 +105,11 @@ def test_user_s_file_that_is_not_the_wheel_is_refused(zoo, tmp_path, monkeypatch
     monkeypatch.setenv(VARIABLE, str(file))
     said = refused(wheel, tmp_path)
     assert said.startswith(f"{VARIABLE}={file}: ")
-    assert ("damaged" in said and wheel.sha256 in said) if damage in ("cut", "changed") else "cannot be read" in said
+    assert (
+        ("damaged" in said and wheel.sha256 in said)
+        if damage in ("cut", "changed")
+        else "cannot be read" in said
+    )
 
 
 def test_neither_pip_nor_uv_is_said(zoo, tmp_path, monkeypatch):

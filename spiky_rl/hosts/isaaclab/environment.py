@@ -58,16 +58,15 @@ def resolve_task(name: str) -> str:
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()
-    module, _, bare = name.rpartition(":")
+    module, _, stem = name.rpartition(":")
     if module:
         try:
             load_module(module)
         except RegistryError as error:
             raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
-    name = bare
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
-    bare = re.sub(r"-v\d+$", "", name)
-    for task in (name, bare):
+    bare = re.sub(r"-v\d+$", "", stem)
+    for task in (stem, bare):
         if task in known:
             return task
     close = difflib.get_close_matches(bare, known, n=4, cutoff=0.5)

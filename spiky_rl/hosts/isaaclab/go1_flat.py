@@ -6,6 +6,8 @@ the robot's file, its actuators and the solver's settings.
 
 from __future__ import annotations
 
+from typing import Any
+
 from isaaclab.actuators import DCMotorCfg
 from isaaclab.utils import configclass, replace
 from isaaclab_assets.robots.unitree import UNITREE_GO1_CFG
@@ -30,13 +32,14 @@ class Go1FlatEnvCfg(UnitreeGo1FlatEnvCfg):
 
     def __post_init__(self):
         super().__post_init__()
+        theirs: Any = UNITREE_GO1_CFG.spawn
         self.scene.robot = replace(
             UNITREE_GO1_CFG,
             prim_path="{ENV_REGEX_NS}/Robot",
             spawn=robot_spawn(
                 unpacked(MJLAB) / ROBOT,
                 activate_contact_sensors=True,
-                articulation_props=UNITREE_GO1_CFG.spawn.articulation_props,
+                articulation_props=theirs.articulation_props,
             ),
             # Isaac Lab's actuator network lies on the asset server: gains as in the work that it is from
             actuators={
@@ -57,9 +60,10 @@ class Go1FlatEnvCfg(UnitreeGo1FlatEnvCfg):
         self.commands.base_velocity.debug_vis = False
 
         # capsules and spheres on a plane: MuJoCo's own contacts do, in one step of 5 ms, which is mjlab's too
-        newton = self.sim.physics.newton_mjwarp
+        physics: Any = self.sim.physics
+        newton = physics.newton_mjwarp
         newton.solver_cfg.use_mujoco_contacts = True
         newton.solver_cfg.njmax, newton.solver_cfg.nconmax = 160, 40
         newton.collision_cfg = None
         newton.num_substeps = 1
-        self.sim.physics.default = newton
+        physics.default = newton

@@ -38,7 +38,10 @@ class Measures:
         self.steps.zero_()
         self.start = self.last = self.position()
         if self.command is not None:
-            self.off, self.told = torch.zeros(len(self.steps), device=self.env.device), self.command.command.clone()
+            self.off, self.told = (
+                torch.zeros(len(self.steps), device=self.env.device),
+                self.command.command.clone(),
+            )
 
     def step(self, dones: torch.Tensor) -> dict[str, torch.Tensor]:
         """The measures of the episodes that ``dones`` [B] ends, by name, each [number of ended episodes]."""

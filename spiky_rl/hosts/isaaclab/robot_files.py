@@ -17,14 +17,33 @@ from typing import Any
 import numpy
 
 from spiky_rl.files import NoHomeError, cache_folder, write
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError, follow_geom, follow_limits, write as write_attribute
+from spiky_rl.hosts.isaaclab.lookalikes import (
+    AssetError,
+    follow_geom,
+    follow_limits,
+    write as write_attribute,
+)
+
+# compiled modules, whose names no checker sees
+mujoco: Any = importlib.import_module("mujoco")
+Gf: Any = importlib.import_module("pxr.Gf")
+Tf: Any = importlib.import_module("pxr.Tf")
+Usd: Any = importlib.import_module("pxr.Usd")
+UsdGeom: Any = importlib.import_module("pxr.UsdGeom")
+UsdPhysics: Any = importlib.import_module("pxr.UsdPhysics")
+Vt: Any = importlib.import_module("pxr.Vt")
 
 logger = logging.getLogger(__name__)
 
 LAYOUT = 1
 """Counts up whenever the same robot gives another file."""
-UNKNOWN = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
-"""What this file cannot hold, by MuJoCo's counts."""
+USD = (".usd", ".usda", ".usdc", ".usdz")
+FREE, BALL, SLIDE, HINGE = range(4)
+"""MuJoCo's kinds of joints."""
+PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
+"""MuJoCo's kinds of geoms."""
+UNSUPPORTED = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "flexible bodies"}
+"""What a file of ours cannot hold, by MuJoCo's counts."""
 
 
 def robot_spawn(path: str | Path, **fields: Any) -> Any:
@@ -40,23 +59,22 @@ def robot_spawn(path: str | Path, **fields: Any) -> Any:
     """
     from isaaclab.sim import UsdFileCfg
 
+    if str(path).endswith(USD):
+        return UsdFileCfg(usd_path=str(path), **fields)
     path = Path(path)
     if path.suffix not in (".xml", ".urdf"):
-        return UsdFileCfg(usd_path=str(path), **fields)
+        raise AssetError(
+            f"robot: {path} is no file of a kind that can be read: .xml (MJCF), .urdf, {', '.join(USD)}"
+        )
     model = compiled(path)
     free = model.njnt and model.jnt_type[0] == FREE
-    return UsdFileCfg(**{"usd_path": usd_file(model, path), "fix_root_link": None if free else True, **fields})
-
-
-FREE, BALL, SLIDE, HINGE = range(4)
-"""MuJoCo's kinds of joints."""
-PLANE, FIELD, SPHERE, CAPSULE, ELLIPSOID, CYLINDER, BOX, MESH = range(8)
-"""MuJoCo's kinds of geoms."""
+    return UsdFileCfg(
+        **{"usd_path": usd_file(model, path), "fix_root_link": None if free else True, **fields}
+    )
 
 
 def compiled(path: Path) -> Any:
     """MuJoCo's model of the robot in a file. Raises AssetError where there is none, or one that cannot be held."""
-    mujoco: Any = importlib.import_module("mujoco")  # a compiled module, whose names no checker sees
     if not path.is_file():
         raise AssetError(f"robot: {path} is no file")
     try:
@@ -68,9 +86,15 @@ def compiled(path: Path) -> Any:
         model = spec.compile()
     except ValueError as error:
         raise AssetError(f"robot: MuJoCo cannot read {path}: {' '.join(str(error).split())}") from None
-    faults = [text for count, text in UNKNOWN.items() if getattr(model, count)]
-    faults += [f"the ball joint {model.joint(i).name!r}" for i in range(model.njnt) if model.jnt_type[i] == BALL]
-    faults += [f"several joints of the body {model.body(i).name!r}" for i in range(model.nbody) if model.body_jntnum[i] > 1]
+    faults = [text for count, text in UNSUPPORTED.items() if getattr(model, count)]
+    faults += [
+        f"the ball joint {model.joint(i).name!r}" for i in range(model.njnt) if model.jnt_type[i] == BALL
+    ]
+    faults += [
+        f"several joints of the body {model.body(i).name!r}"
+        for i in range(model.nbody)
+        if model.body_jntnum[i] > 1
+    ]
     roots = [model.body(i).name for i in range(1, model.nbody) if model.body_parentid[i] == 0]
     if len(roots) != 1:
         faults.append(f"{len(roots)} roots where a robot has one: {', '.join(roots) or 'no body'}")
@@ -81,19 +105,20 @@ def compiled(path: Path) -> Any:
 
 def usd_file(model: Any, source: Path) -> str:
     """The USD file of a compiled model in the cache, written at first use. Raises AssetError where it cannot be kept."""
-    mujoco: Any = importlib.import_module("mujoco")
     try:
         content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
         mujoco.mj_saveModel(model, None, content)
         digest = hashlib.sha256(content).hexdigest()[:16]
-        place = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{LAYOUT}.usdc"
-        if not place.is_file():
-            logger.info("writing the robot of %s to %s", source, place)
+        file = cache_folder() / "robots" / f"{source.stem}-{digest}-layout-{LAYOUT}.usdc"
+        if not file.is_file():
+            logger.info("writing the robot of %s to %s", source, file)
             stage = usd_stage(model)
-            write(place, lambda beside: export(stage, beside))
+            write(file, lambda beside: export(stage, beside))
     except (OSError, NoHomeError) as error:
-        raise AssetError(f"robots cannot be kept: {error}; set SPIKY_RL_CACHE to a folder that can be written") from None
-    return str(place)
+        raise AssetError(
+            f"robots cannot be kept: {error}; set SPIKY_RL_CACHE to a folder that can be written"
+        ) from None
+    return str(file)
 
 
 def export(stage: Any, path: Path) -> None:
@@ -105,9 +130,6 @@ def export(stage: Any, path: Path) -> None:
 
 def usd_stage(model: Any) -> Any:
     """A USD stage with the robot of a compiled model, in the pose that its file defines."""
-    from pxr import Usd, UsdGeom, UsdPhysics
-
-    mujoco: Any = importlib.import_module("mujoco")
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     stage = Usd.Stage.CreateInMemory()
@@ -140,22 +162,20 @@ def place(model: Any, body: int) -> str:
 
 def identifier(name: str) -> str:
     """A name as USD allows it."""
-    from pxr import Tf
-
     return Tf.MakeValidIdentifier(name)
 
 
 def define(schema: Any, stage: Any, path: str) -> Any:
     """A new prim. Raises AssetError where two names of the file are one for USD, which has letters, digits and underscores."""
     if stage.GetPrimAtPath(path):
-        raise AssetError(f"robot: two names of the file are both {path.rpartition('/')[2]!r} in USD; rename one of them")
+        raise AssetError(
+            f"robot: two names of the file are both {path.rpartition('/')[2]!r} in USD; rename one of them"
+        )
     return schema.Define(stage, path)
 
 
 def add_body(stage: Any, model: Any, data: Any, body: int) -> None:
     """A body with its mass, where it stands relative to the robot's root."""
-    from pxr import Gf, UsdGeom, UsdPhysics
-
     prim = define(UsdGeom.Xform, stage, place(model, body))
     position, rotation = relative(data, 1 if body else 0, body)
     transform(prim, position, rotation)
@@ -173,11 +193,11 @@ def add_body(stage: Any, model: Any, data: Any, body: int) -> None:
 
 def add_joint(stage: Any, model: Any, data: Any, body: int) -> None:
     """What holds a body to its parent: a hinge, a slide, or nothing that moves."""
-    from pxr import Gf, UsdPhysics
-
     parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
     kind = model.jnt_type[number] if number >= 0 else None
-    schema = {HINGE: UsdPhysics.RevoluteJoint, SLIDE: UsdPhysics.PrismaticJoint}.get(kind, UsdPhysics.FixedJoint)
+    schema: Any = UsdPhysics.FixedJoint
+    if kind is not None:
+        schema = UsdPhysics.RevoluteJoint if kind == HINGE else UsdPhysics.PrismaticJoint
     name = model.joint(number).name if number >= 0 else f"{model.body(body).name}_fixed"
     joint = define(schema, stage, f"/robot/joints/{identifier(name or f'joint_{number}')}")
     joint.CreateBody0Rel().SetTargets([place(model, parent)])
@@ -217,8 +237,6 @@ def add_joint(stage: Any, model: Any, data: Any, body: int) -> None:
 
 def add_geom(stage: Any, model: Any, number: int, materials: dict[tuple[float, ...], Any]) -> None:
     """A shape of a body: for contacts, or to be seen only."""
-    from pxr import UsdGeom, UsdPhysics
-
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{place(model, int(model.geom_bodyid[number]))}/{identifier(geom.name or f'geom_{number}')}"
     if kind == SPHERE:
@@ -236,9 +254,13 @@ def add_geom(stage: Any, model: Any, number: int, materials: dict[tuple[float, .
         shape = define(UsdGeom.Mesh, stage, path)
         add_mesh(shape, model, int(model.geom_dataid[number]))
     else:
-        raise AssetError(f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh")
+        raise AssetError(
+            f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh"
+        )
     transform(shape, model.geom_pos[number], model.geom_quat[number], size if kind == BOX else None)
-    colour = model.mat_rgba[model.geom_matid[number]] if model.geom_matid[number] >= 0 else model.geom_rgba[number]
+    colour = (
+        model.mat_rgba[model.geom_matid[number]] if model.geom_matid[number] >= 0 else model.geom_rgba[number]
+    )
     shape.CreateDisplayColorAttr([vector(colour[:3])])
     if not (model.geom_contype[number] or model.geom_conaffinity[number]):
         return
@@ -260,8 +282,6 @@ def geoms_beside(model: Any, number: int) -> range:
 
 def add_mesh(shape: Any, model: Any, mesh: int) -> None:
     """Vertices and triangles of one of MuJoCo's meshes."""
-    from pxr import Vt
-
     first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
     shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(model.mesh_vert[first : first + count].copy()))
     first, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
@@ -272,8 +292,6 @@ def add_mesh(shape: Any, model: Any, mesh: int) -> None:
 
 def relative(data: Any, parent: int, child: int) -> tuple[Any, Any]:
     """Position and rotation of one body in the frame of another."""
-    from pxr import Gf
-
     places = [Gf.Vec3d(*data.xpos[body].tolist()) for body in (parent, child)]
     turns = [quaternion(data.xquat[body]) for body in (parent, child)]
     back = turns[0].GetInverse()
@@ -282,8 +300,6 @@ def relative(data: Any, parent: int, child: int) -> tuple[Any, Any]:
 
 def transform(shape: Any, position: Any, rotation: Any, scale: Any = None) -> None:
     """Put a prim where it belongs in its parent's frame."""
-    from pxr import Gf
-
     shape.AddTranslateOp().Set(Gf.Vec3d(*map(float, position)))
     shape.AddOrientOp().Set(Gf.Quatf(rotation if isinstance(rotation, Gf.Quatd) else quaternion(rotation)))
     if scale is not None:
@@ -292,13 +308,9 @@ def transform(shape: Any, position: Any, rotation: Any, scale: Any = None) -> No
 
 def vector(values: Any) -> Any:
     """Three numbers as USD takes them."""
-    from pxr import Gf
-
     return Gf.Vec3f(*map(float, values))
 
 
 def quaternion(values: Any) -> Any:
     """MuJoCo's rotation, w first, as USD's, of length 1."""
-    from pxr import Gf
-
     return Gf.Quatd(*map(float, values)).GetNormalized()

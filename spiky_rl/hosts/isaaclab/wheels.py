@@ -84,7 +84,15 @@ def fetch(wheel: Wheel, folder: Path) -> None:
     if own := os.environ.get(wheel.variable):
         unpack(wheel, Path(own), folder)
         return
-    installer = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-compile", "--no-input"]
+    installer = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--no-compile",
+        "--no-input",
+    ]
     if importlib.util.find_spec("pip") is None:
         installer = ["uv", "pip", "install", "--python", sys.executable]
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as requirements:
@@ -101,7 +109,9 @@ def fetch(wheel: Wheel, folder: Path) -> None:
                 env={"PIP_RETRIES": "1", "PIP_TIMEOUT": "15", **os.environ, "PIP_USER": "0"},
             )
         except FileNotFoundError:
-            raise AssetError(f"{wheel.pinned} is needed and there is neither pip nor uv; {remedy(wheel)}") from None
+            raise AssetError(
+                f"{wheel.pinned} is needed and there is neither pip nor uv; {remedy(wheel)}"
+            ) from None
     if done.returncode:
         reason = " ".join(done.stderr[max(done.stderr.lower().find("error"), 0) :].split())
         raise AssetError(f"{wheel.pinned} cannot be fetched ({reason[:LONGEST_REASON]}); {remedy(wheel)}")

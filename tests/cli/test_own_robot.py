@@ -1,0 +1,48 @@
+"""A task of one's own from a robot's file: found by its file, trained and played by our commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests import processes
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+from spiky_rl.hosts.isaaclab.environment import UnknownTask, resolve_task  # noqa: E402
+
+pytestmark = pytest.mark.timeout(900)
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own_robot.py"
+TASK = ["--device", "cpu", "--assets", "local", "--experiment_name", "own"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere.py:Own-Arm", ["'nowhere.py:Own-Arm'", "there is no file 'nowhere.py'"]),
+        ("no_package.tasks:Own-Arm", ["there is no module 'no_package'"]),
+        ("broken.py:Own-Arm", ["broken.py, line 2", "ZeroDivisionError"]),
+        ("empty.py:Own-Arm-That-Is-Not", ["'empty.py:Own-Arm-That-Is-Not' is not registered"]),
+    ],
+)
+def test_file_that_registers_no_such_task_is_said_in_one_line(tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("# a task\n1 / 0\n")
+    (tmp_path / "empty.py").write_text("")
+    with pytest.raises(UnknownTask) as refused:
+        resolve_task(name)
+    assert str(refused.value).startswith("task: ") and "\n" not in str(refused.value)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.slow
+def test_robot_of_the_example_trains_and_plays(tmp_path):
+    line = ["--task", f"{EXAMPLE}:Own-Arm", *TASK, "--agent", "lif_ppo", "--log_root", tmp_path]
+    done = processes.run("scripts/train.py", *line, "--num_envs", 16, "--max_iterations", 2)
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = processes.run("scripts/play.py", *line, "--num_envs", 4, "--episodes", 4)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(next(tmp_path.rglob("play*.json")).read_text())
+    assert result["task"] == "Own-Arm" and result["mean_length"] == 250, "five seconds"
