@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 from typing import Any
 
 import numpy as np
-import rerun
 from isaaclab_visualizers.rerun.rerun_visualizer import RerunVisualizer
 from PIL import Image
-from rerun import blueprint
 
 from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+
+rerun: Any = importlib.import_module("rerun")
+blueprint: Any = importlib.import_module("rerun.blueprint")
 
 PATH = "spikes"
 """Where the picture is among rerun's entities."""
@@ -34,7 +36,7 @@ class LiveView(Live, RerunVisualizer):
             self.plain, viewer._get_blueprint = viewer._get_blueprint, self.layout
         rerun.send_blueprint(self.layout())
 
-    def layout(self) -> blueprint.Blueprint:
+    def layout(self) -> Any:
         """Isaac Lab's page, and the spikes at its side."""
         plain = self.plain().root_container
         for view in plain.contents:
