@@ -102,7 +102,7 @@ def named(physics: Any) -> str:
 
     if not isinstance(physics, NewtonCfg):
         return type(physics).__name__.removesuffix("Cfg").removesuffix("Auto").lower()
-    if type(physics.solver_cfg) is MJWarpSolverCfg:
+    if isinstance(physics.solver_cfg, MJWarpSolverCfg):
         return WARP
     words = type(physics.solver_cfg).__name__.removesuffix("SolverCfg").removesuffix("PADMM").lower()
     return f"newton_{words}"

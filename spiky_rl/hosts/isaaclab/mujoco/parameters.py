@@ -111,11 +111,14 @@ def same_inertia(values: Mapping[str, np.ndarray], differing: set[str], compiled
 
 
 def inertia_of(quaternions: np.ndarray, diagonals: np.ndarray) -> np.ndarray:
-    """Inertia tensors [n, 3, 3] of frames [n, 4] and principal moments [n, 3]."""
-    turns = np.empty((len(quaternions), 9))
-    for turn, quaternion in zip(turns, quaternions, strict=True):
-        mujoco.mju_quat2Mat(turn, quaternion)
-    turns = turns.reshape(-1, 3, 3)
+    """Inertia tensors [n, 3, 3] of frames, unit quaternions [n, 4], and principal moments [n, 3]."""
+    w, x, y, z = quaternions.T
+    rows = (
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    )
+    turns = np.stack(rows, axis=1).reshape(-1, 3, 3)
     return np.einsum("nij,nj,nkj->nik", turns, diagonals, turns)
 
 
