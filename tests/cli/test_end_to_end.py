@@ -249,12 +249,12 @@ def test_a_signal_while_the_simulator_starts_is_not_lost(number, tmp_path):
 def test_an_exploding_learning_rate_is_blamed_and_the_checkpoint_before_is_named(tmp_path):
     done = command(
         "train.py", "--agent", "mlp_ppo", "--log_root", tmp_path, "--num_envs", "16", "--max_iterations", "30",
-        "agent.algorithm.schedule=fixed", "agent.algorithm.learning_rate=10",
+        "agent.algorithm.schedule=fixed", "agent.algorithm.learning_rate=1000",
     )  # fmt: skip
     assert done.returncode == 1 and "Traceback" not in done.stderr
     outcome = json.loads(next(tmp_path.rglob("result.json")).read_text())["outcome"]
     assert "the policy has exploded, lower agent.algorithm.learning_rate: " in outcome
-    assert "the learning rate 10; the last good checkpoint is " in outcome
+    assert "the learning rate 1e+03; the last good checkpoint is " in outcome
     assert Path(outcome.rpartition(" is ")[2]).is_file()
 
 
