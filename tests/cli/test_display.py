@@ -19,7 +19,7 @@ from spiky_rl.cli.display import Bar
 common.setup_logging(verbose=False)
 with Bar("playing", "16 episodes") as bar:
     for i in range(10):
-        time.sleep(0.05)
+        time.sleep(2.0 if i == 5 else 0.05)  # half of it stays long enough to be drawn by a busy machine, too
         bar((i + 1) / 10)
         if i == 4:
             common.log.info("half of it")
