@@ -6,6 +6,7 @@ that a busy machine slows both. On one thread the process's own CPU seconds coun
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -135,13 +136,15 @@ class Racer:
 
     def run(self, steps: int) -> dict[str, float]:
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{steps}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which its answer tells
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
         return self.answer()
 
     def close(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
 
 

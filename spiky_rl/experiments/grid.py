@@ -171,7 +171,7 @@ def _trained(
     varied = [assignment(key, value) for key, value in variant.items()]
     root = ["--log_root", f"{OUT}/cells/{name}/run"]
     common = ["--task", task, "--agent", agent, *given.flags]
-    overrides = [*study.overrides, *varied]
+    overrides = [*study.overrides, *_named(study, resolved), *varied]
     budget = [] if study.budget is None else ["--budget", str(study.budget)]
     train = [*common, "--seed", str(seed), "--num_envs", str(resolved.num_envs), *budget, *root, *overrides]
     evaluate = [*common, *_measured(study, seed, name), "--checkpoint", "latest", *root, *overrides]
@@ -198,7 +198,7 @@ def _random(given: _Given, task: str, resolved: Resolved) -> Cell:
     name = _folder_name(f"{resolved.task}.{RANDOM}")
     overrides = [text for text in study.overrides if not text.startswith("agent.")]
     # any agent of the task's will do: what it would have done is not looked at
-    common = ["--task", task, "--agent", study.agents[0], *given.flags]
+    common = ["--task", task, "--agent", study.agents[0], *given.flags, *_named(study, resolved)]
     evaluate = [*common, *_measured(study, 0, name), "--checkpoint", RANDOM, *overrides]
     defining = {"environment": overrides, **_measurement(given, task, resolved)}
     return Cell(
@@ -213,6 +213,15 @@ def _flags(study: Study, device: str | None, assets: str) -> tuple[str, ...]:
         *(("--assets", assets) if assets != "auto" else ()),
         *(("--rl_library", study.library) if study.library != "rsl_rl" else ()),
     )
+
+
+def _named(study: Study, resolved: Resolved) -> list[str]:
+    """The physics that was chosen for a cell, so that no other is chosen where or when it is worked on."""
+    physics = f"physics={resolved.physics}"
+    chosen = resolved.physics != EARLIER_PHYSICS and not any(
+        t.startswith("physics=") for t in study.overrides
+    )
+    return [physics] if chosen else []
 
 
 def _measured(study: Study, seed: int, name: str) -> list[str]:

@@ -93,12 +93,14 @@ class Twice:
         return found
 
 
-def everyone(env, term, **params):
-    """Let one of Isaac Lab's event terms change all robots."""
+def everyone(env, term, first=False, **params):
+    """Let one of Isaac Lab's event terms change all robots: all of their bodies, or the ``first`` alone."""
     from isaaclab.managers import EventTermCfg
 
     ids = torch.arange(env.num_envs, dtype=torch.int32)
     params["asset_cfg"] = entity(env, robot_of(env)[0])
+    if first:
+        params["asset_cfg"].body_ids = [0]
     if isinstance(term, type):
         term = term(EventTermCfg(func=term, mode="test", params=params), env)
     term(env, ids, **params)
@@ -125,6 +127,14 @@ RANDOMISED = {
     "surface friction": lambda env: everyone(
         env, mdp.randomize_rigid_body_material, static_friction_range=(0.2, 1.5), dynamic_friction_range=(0.2, 1.5),
         restitution_range=(0.0, 0.0), num_buckets=64, make_consistent=True,
+    ),
+    "margins": lambda env: everyone(
+        env, mdp.randomize_rigid_body_collider_offsets, rest_offset_distribution_params=(0.0, 0.002),
+        contact_offset_distribution_params=(0.005, 0.02),
+    ),
+    "mass of one body": lambda env: everyone(
+        env, mdp.randomize_rigid_body_mass, first=True, mass_distribution_params=(0.5, 2.0), operation="scale",
+        distribution="log_uniform", recompute_inertia=True, min_mass=1e-6,
     ),
     "mass": lambda env: everyone(
         env, mdp.randomize_rigid_body_mass, mass_distribution_params=(0.5, 2.0), operation="scale",

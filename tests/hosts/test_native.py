@@ -31,7 +31,7 @@ def test_a_step_of_a_task_is_mujoco_warps_whatever_is_randomised(case):
     done = processes.run("-m", "tests.hosts.native_case", *case)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.rpartition("RESULT")[2])
-    assert len(found) == 10
+    assert len(found) == 12
     for change, quantities in found.items():
         assert quantities["qpos"]["median"] <= MEDIAN and quantities["qpos"]["most"] <= MOST, change
         for name in {"qvel", "qacc", "cfrc_int", "force"} & quantities.keys():

@@ -95,12 +95,25 @@ def compiled(path: Path) -> Any:
         for i in range(model.nbody)
         if model.body_jntnum[i] > 1
     ]
+    faults += [
+        f"a spring of the joint {model.joint(i).name!r} whose rest (springref) is not the pose of the file"
+        for i in range(model.njnt)
+        if model.jnt_stiffness[i] and not numpy.array_equal(*rests(model, i))
+    ]
+    if model.body_gravcomp.any():
+        faults.append("gravity compensation")
     roots = [model.body(i).name for i in range(1, model.nbody) if model.body_parentid[i] == 0]
     if len(roots) != 1:
         faults.append(f"{len(roots)} roots where a robot has one: {', '.join(roots) or 'no body'}")
     if faults:
         raise AssetError(f"robot: {path} has {'; '.join(faults)}, which is not supported")
     return model
+
+
+def rests(model: Any, joint: int) -> tuple[Any, Any]:
+    """Where a joint's spring and where the joint itself is zero."""
+    place_of = int(model.jnt_qposadr[joint])
+    return model.qpos_spring[place_of], model.qpos0[place_of]
 
 
 def usd_file(model: Any, source: Path) -> str:
@@ -151,6 +164,8 @@ def usd_stage(model: Any) -> Any:
         add_joint(stage, model, data, i)
     for pair in model.exclude_signature:
         one, two = (stage.GetPrimAtPath(place(model, int(i))) for i in (pair >> 16, pair & 0xFFFF))
+        if not one or not two:  # the world of a robot that floats; the ground is the task's
+            continue
         UsdPhysics.FilteredPairsAPI.Apply(one).CreateFilteredPairsRel().AddTarget(two.GetPath())
     return stage
 

@@ -86,6 +86,7 @@ def fetch(wheel: Wheel, folder: Path) -> None:
         return
     installer = [
         sys.executable,
+        "-P",
         "-m",
         "pip",
         "--disable-pip-version-check",
@@ -108,7 +109,7 @@ def fetch(wheel: Wheel, folder: Path) -> None:
                 check=False,
                 env={"PIP_RETRIES": "1", "PIP_TIMEOUT": "15", **os.environ, "PIP_USER": "0"},
             )
-        except FileNotFoundError:
+        except OSError:
             raise AssetError(
                 f"{wheel.pinned} is needed and there is neither pip nor uv; {remedy(wheel)}"
             ) from None

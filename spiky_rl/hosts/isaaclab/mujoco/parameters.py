@@ -16,6 +16,8 @@ mujoco: Any = importlib.import_module("mujoco")
 
 SCALARS = ("tolerance", "ls_tolerance", "ccd_tolerance", "density", "viscosity")
 """Options that must be the same in all worlds."""
+RATIO = "impratio_invsqrt"
+"""Another of these, by MuJoCo-Warp's name."""
 VECTORS = ("gravity", "wind", "magnetic")
 """Options that may differ between worlds."""
 COUNTS = (
@@ -37,13 +39,19 @@ def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
     """Give every thread's model the values of ``source``, MuJoCo-Warp's model; ``compiled``: MuJoCo's as it was compiled."""
     values = values_of(source, compiled, worlds.count)
     differing = {name for name, value in values.items() if (value != value[:1]).any()}
-    options = {name: getattr(source.opt, name).numpy() for name in SCALARS + VECTORS}
+    options = {name: getattr(source.opt, name).numpy() for name in SCALARS + VECTORS + (RATIO,)}
     turning = {name for name, value in options.items() if (value != value[:1]).any()}
-    if refused := sorted(turning.intersection(SCALARS)):
+    if refused := sorted(turning.difference(VECTORS)):
         reason = f"{', '.join(refused)} of the solver differ between worlds"
+        raise UnsupportedModel(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
+    if values["body_gravcomp"].any() and not compiled.ngravcomp:  # MuJoCo looks at none of them then
+        reason = "gravity compensation of a robot that was made without"
         raise UnsupportedModel(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
     kept = same_inertia(values, differing, compiled)
     moved = ~kept
+    reach = (values["geom_margin"] + values["geom_gap"]).max(0)
+    margins = np.zeros(compiled.nbody)
+    np.maximum.at(margins, compiled.geom_bodyid, reach)
     for model in worlds.models:
         for name, value in values.items():
             target = getattr(model, name)
@@ -56,8 +64,9 @@ def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
             setattr(model.opt, name, float(options[name][0]))
         for name in COUNTS:
             setattr(model.opt, name, int(getattr(source.opt, name)))
-        model.opt.impratio = 1.0 / float(source.opt.impratio_invsqrt.numpy()[0]) ** 2
+        model.opt.impratio = 1.0 / float(options[RATIO][0]) ** 2
         forget_shortcuts(model, moved, moved_shapes(values, compiled))
+        model.body_margin[:] = margins
     of_models = {name: getattr(source, name) for name in sorted(differing)}
     of_options = {name: getattr(source.opt, name) for name in sorted(turning)}
     inertia = np.broadcast_to(source.stat.meaninertia.numpy(), worlds.count).astype(np.float32)
@@ -95,19 +104,13 @@ def same_inertia(values: Mapping[str, np.ndarray], differing: set[str], compiled
 
     Newton turns principal axes that are not unique otherwise than MuJoCo, whose volumes for collisions lie in its own.
     """
-    if differing.intersection(INERTIAL):
-        ranges = [
-            np.ptp(values[name].reshape(-1, compiled.nbody, width), axis=0)
-            for name, width in zip(INERTIAL, (3, 4, 3), strict=True)
-        ]
-        steady = ~np.concatenate(ranges, axis=1).any(axis=1)
-    else:
-        steady = np.ones(compiled.nbody, bool)
+    if differing.intersection(INERTIAL):  # every world then gets Newton's frames of all bodies
+        return np.zeros(compiled.nbody, bool)
     theirs = [values[name][0].reshape(compiled.nbody, -1).astype(np.float64) for name in INERTIAL]
     ours = [getattr(compiled, name) for name in INERTIAL]
     apart = np.abs(inertia_of(*theirs[1:]) - inertia_of(*ours[1:])).max((1, 2))
     size = np.abs(ours[2]).max(1)
-    return steady & (apart <= CLOSE * size) & (np.abs(theirs[0] - ours[0]).max(1) <= CLOSE)
+    return (apart <= CLOSE * size) & (np.abs(theirs[0] - ours[0]).max(1) <= CLOSE)
 
 
 def inertia_of(quaternions: np.ndarray, diagonals: np.ndarray) -> np.ndarray:
@@ -142,10 +145,6 @@ def forget_shortcuts(model: Any, bodies: np.ndarray, shapes: np.ndarray) -> None
     model.body_sameframe[bodies] = 0
     shapes = shapes | bodies[model.geom_bodyid]
     model.geom_sameframe[shapes] = 0
-    if (
-        shapes.any()
-    ):  # boxes around shapes lie in the old frames; without them every pair of near bodies is looked at
-        model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
-    margins = np.zeros(model.nbody)
-    np.maximum.at(margins, model.geom_bodyid, model.geom_margin)
-    model.body_margin[:] = margins
+    # the boxes around a body's shapes lie in the frame that it was compiled in, which is not Newton's: it moves every centre of
+    # mass by a millimetre to compile, and back. Without the boxes every pair of shapes of near bodies is looked at.
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)

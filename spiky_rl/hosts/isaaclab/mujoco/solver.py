@@ -46,6 +46,7 @@ class NativeSolver(SolverMuJoCo):
             given = not self.mjw_model.opt.run_collision_detection
             if given:
                 self._convert_contacts_to_mjwarp(self.model, state_in, contacts)
+            self.mjw_model.opt.timestep.fill_(dt)
             for each in self.worlds.models:
                 each.opt.timestep = dt
             self.worlds.ask(

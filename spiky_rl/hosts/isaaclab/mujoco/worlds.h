@@ -2,7 +2,11 @@
 // arrays of the layout [world, value], which are MuJoCo-Warp's own. Every world is loaded, stepped and stored by itself, so
 // neither the number of threads nor the order in which they take worlds changes a result.
 #include <csetjmp>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
+#include <mutex>
 #include <vector>
 
 #include <mujoco/mujoco.h>
@@ -28,6 +32,7 @@ struct Batch {
   int wrenches;  // whether the forces between bodies are asked for
   int report;    // whether contacts and their forces are asked for
   int given;     // whether contacts are given, not to be found
+  int disabled;  // the models' disable flags
   mjModel **models;
   mjData **datas;
   float *mean_inertia;  // [world]
@@ -64,7 +69,9 @@ void on_error(const char *message) {
     std::strncpy(complaint, message, sizeof complaint - 1);
     std::longjmp(*escape, 1);
   }
-  if (other_error) other_error(message);
+  if (other_error) return other_error(message);
+  std::fprintf(stderr, "MuJoCo: %s\n", message);
+  std::abort();
 }
 
 // MuJoCo writes warnings to a file in the working folder; ours are counted in mjData and told once.
@@ -92,6 +99,13 @@ void store(const Field *fields, int count, int world, int thread) {
     float *to = reinterpret_cast<float *>(fields[i].worlds) + world * size;
     const mjtNum *from = static_cast<const mjtNum *>(fields[i].threads[thread]);
     for (long k = 0; k < size; k++) to[k] = static_cast<float>(from[k]);
+  }
+}
+
+void spoil(const Field *fields, int count, int world) {
+  for (int i = 0; i < count; i++) {
+    float *to = reinterpret_cast<float *>(fields[i].worlds) + static_cast<long>(world) * fields[i].size;
+    for (int k = 0; k < fields[i].size; k++) to[k] = std::numeric_limits<float>::quiet_NaN();
   }
 }
 
@@ -149,7 +163,7 @@ int positions_with_given_contacts(const Batch &b, mjModel *m, mjData *d, int wor
   mj_factorM(m, d);
   m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
   mj_collision(m, d);
-  m->opt.disableflags &= ~mjDSBL_CONTACT;
+  m->opt.disableflags = b.disabled;
   int lost = 0;
   for (int i = b.first[world]; i < b.first[world + 1]; i++) {
     const long k = b.order[i];
@@ -231,7 +245,7 @@ int step_world(Batch &b, int world, int thread, std::vector<Found> &found, std::
   return lost;
 }
 
-// A step that MuJoCo may break off: then its world is named, and the thread's data made usable again.
+// A step that MuJoCo may break off: then its world is named and is no number from here on, and the thread is usable again.
 int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
   std::jmp_buf here;
   escape = &here;
@@ -240,7 +254,10 @@ int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std
   if (setjmp(here) == 0) {
     lost = step_world(b, world, thread, found, spans);
   } else {
+    b.models[thread]->opt.disableflags = b.disabled;
     mj_resetData(b.models[thread], b.datas[thread]);
+    spoil(b.outcome, b.outcomes, world);
+    spoil(b.state, b.states, world);
 #pragma omp critical
     if (b.failed < 0 || world < b.failed) {
       b.failed = world;
@@ -276,8 +293,19 @@ void sort_given(Batch &b) {
 extern "C" int batch_size() { return sizeof(Batch); }
 extern "C" int mujoco_version() { return mjVERSION_HEADER == mj_version() ? mj_version() : -1; }
 
+extern "C" int has_threads() {
+#ifdef _OPENMP
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 extern "C" void batch_step(Batch *batch) {
+  static std::mutex turn;  // MuJoCo's handlers are the process's
+  const std::lock_guard<std::mutex> guard(turn);
   Batch &b = *batch;
+  b.disabled = b.models[0]->opt.disableflags;
   other_error = mju_user_error;
   other_warning = mju_user_warning;
   mju_user_error = on_error;

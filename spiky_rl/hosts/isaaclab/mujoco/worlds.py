@@ -72,7 +72,7 @@ class BatchStruct(ctypes.Structure):
     """All that a step needs."""
 
     _fields_ = [
-        *((name, INTEGER) for name in ("worlds", "threads", "wrenches", "report", "given")),
+        *((name, INTEGER) for name in ("worlds", "threads", "wrenches", "report", "given", "disabled")),
         *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
         *((name, INTEGER) for name in ("loads", "outcomes", "states")),
         *((name, POINTER) for name in ("load", "outcome", "state", "iterations", "constraints")),
@@ -81,10 +81,6 @@ class BatchStruct(ctypes.Structure):
         *((name, INTEGER) for name in ("lost", "failed")),
         ("message", ctypes.c_char * 512),
     ]
-
-
-class StepError(RuntimeError):
-    """MuJoCo broke off the step of a world."""
 
 
 @cache
@@ -125,6 +121,9 @@ class Worlds:
     def __init__(self, model: Any, data: Any, threads: int | None = None) -> None:
         self.library, self.data = library(), data
         self.count, self.threads = data.nworld, threads or torch.get_num_threads()
+        if self.threads > 1 and not self.library.has_threads():
+            log.warning("physics: the C++ compiler has no OpenMP, so the worlds are stepped on one thread")
+            self.threads = 1
         self.models = [copy.copy(model) for _ in range(self.threads)]
         self.datas = [mujoco.MjData(model) for model in self.models]
         self.kept: dict[str, Any] = {}
@@ -204,12 +203,11 @@ class Worlds:
             setattr(struct, name, ctypes.addressof(memory))
 
     def step(self) -> None:
-        """Step every world once. Raises StepError that names the world."""
+        """Step every world once. One whose step MuJoCo breaks off is no number until it is reset."""
         self.library.batch_step(ctypes.byref(self.batch))
         if self.batch.failed >= 0:
-            raise StepError(
-                f"MuJoCo, world {self.batch.failed}: {self.batch.message.decode(errors='replace')}"
-            )
+            message = self.batch.message.decode(errors="replace")
+            self.tell(message, "MuJoCo broke off the step of world %d: %s", self.batch.failed, message)
         if self.batch.lost:
             self.tell(
                 "lost",
