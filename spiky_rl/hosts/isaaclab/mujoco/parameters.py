@@ -145,6 +145,8 @@ def forget_shortcuts(model: Any, bodies: np.ndarray, shapes: np.ndarray) -> None
     model.body_sameframe[bodies] = 0
     shapes = shapes | bodies[model.geom_bodyid]
     model.geom_sameframe[shapes] = 0
+    # MuJoCo-Warp solves all constraints of a world at once, too; to look for islands takes longer than they save
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_ISLAND)
     # the boxes around a body's shapes lie in the frame that it was compiled in, which is not Newton's: it moves every centre of
     # mass by a millimetre to compile, and back. Without the boxes every pair of shapes of near bodies is looked at.
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MIDPHASE)
