@@ -96,7 +96,10 @@ def test_a_model_whose_solver_differs_between_worlds_is_refused():
 
     from spiky_rl.hosts.isaaclab.mujoco import parameters
 
-    values = {name: np.zeros((2, 1), np.float32) for name in parameters.SCALARS + parameters.VECTORS}
+    values = {
+        name: np.zeros((2, 1), np.float32)
+        for name in (*parameters.SCALARS, *parameters.VECTORS, parameters.RATIO)
+    }
     values["tolerance"][1] = 1.0
     option = SimpleNamespace(
         **{name: SimpleNamespace(numpy=lambda v=value: v) for name, value in values.items()}
