@@ -18,6 +18,8 @@ PAGES = {
     **{f"docs.{p.stem}": p for p in sorted((ROOT / "docs").glob("*.md"))},
 }
 """Module names that pdoc files the pages under, and their texts."""
+LEFT_OUT = r"!spiky_rl\.hosts\.isaaclab\.live\.\w+_view"
+"""Modules that need the extra `live`, which is not everywhere."""
 BESIDE = ("docs/*.png", "docs/*.gif", "examples/*", "studies/*/report.html", "studies/*/figures/*")
 """What pages show or lead to."""
 
@@ -44,7 +46,7 @@ def build(folder: Path) -> None:
     os.environ.setdefault("MUJOCO_GL", "disable")
     render.configure(docformat="markdown", math=True)
     modules = {name: page(name, path) for name, path in PAGES.items()}
-    modules |= {name: doc.Module.from_name(name) for name in extract.walk_specs(["spiky_rl"])}
+    modules |= {name: doc.Module.from_name(name) for name in extract.walk_specs(["spiky_rl", LEFT_OUT])}
     for module in modules.values():
         out = folder / f"{module.fullname.replace('.', '/')}.html"
         out.parent.mkdir(parents=True, exist_ok=True)
