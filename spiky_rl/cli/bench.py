@@ -189,7 +189,7 @@ class Race:
         return calls
 
     def _seconds(self, row: Row, x: Tensor, calls: int) -> float:
-        """Of one call, over several: process time, or wall time on a GPU and on several threads."""
+        """Seconds of one call, measured over several: process time, or wall time on a GPU and on several threads."""
         module, device = self.modules[row.contender], self.setting.device
         run = module.learn if row.mode == "train" else module
         clock = time.process_time if device == "cpu" and self.threads == 1 else time.perf_counter

@@ -46,7 +46,7 @@ BATCH = 50
 BASE = "snntorch"
 """Whose time ratios are relative to."""
 RATES = (0.8, 0.2)
-"""Of its steps, those at which an output neuron should spike: the right class's, and the others'."""
+"""Share of steps at which an output neuron should spike: the right class's, and the others'."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +92,7 @@ class Ours(torch.nn.Module):
         return logits(self.network, frames)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Of outputs [B, classes]."""
+        """Cross entropy of outputs [B, classes]."""
         return functional.cross_entropy(output, labels)
 
 
@@ -121,7 +121,7 @@ class SnnTorch(Ours):
         return torch.stack([self.readout(spikes) for spikes in self.spikes(frames)]).mean(0)
 
     def spikes(self, frames: Tensor) -> Iterator[Tensor]:
-        """Of the last hidden layer, [B, N] for each step."""
+        """Spikes of the last hidden layer, [B, N] for each step."""
         potentials: list[Tensor | None] = [None] * len(self.stages)
         for frame in frames:
             signal = frame.view(-1, *self.maps)
@@ -147,7 +147,7 @@ class Counted(SnnTorch):
         return torch.stack(found)
 
     def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Of output spikes [T, B, classes]."""
+        """The criterion's loss of output spikes [T, B, classes]."""
         return self.criterion(output, labels)
 
 
@@ -174,7 +174,7 @@ class Run:
     contender: str
     seed: int
     accuracy: list[float] = field(default_factory=list)
-    """Of the held-out recordings."""
+    """Share of the held-out recordings that are told right, after each epoch."""
     loss: list[float] = field(default_factory=list)
     """Mean over the epoch's batches."""
     seconds: list[float] = field(default_factory=list)

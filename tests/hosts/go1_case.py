@@ -14,7 +14,7 @@ from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resol
 from spiky_rl.hosts.isaaclab.evaluation import stand_together
 from spiky_rl.hosts.isaaclab.measures import Measures
 from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked
-from tests.hosts.robots_case import ENVS, MIRRORED, SEED, Body, Simulation, beside, mirror, reflect
+from tests.hosts.robots_case import ENVS, SEED, Body, Simulation, beside, mirror, mirrored
 
 SETTLE, REST = 150, 60
 """Control steps until a robot that was let fall stands still, and those over which contact forces are averaged."""
@@ -80,18 +80,7 @@ def main():
         forces = sensor.data.net_forces_w.torch
         found["on feet"] = (forces[:, feet, 2].sum(1) / weight).tolist()
 
-        env.reset()
-        back, signs = reflect(env, sim, partners)
-        generator, half, apart = torch.Generator().manual_seed(SEED), ENVS // 2, []
-        for _ in range(MIRRORED):
-            actions = torch.zeros(ENVS, env.num_actions)
-            actions[:half] = torch.rand(half, env.num_actions, generator=generator) * 2 - 1
-            actions[half:] = (actions[:half] * signs)[:, back]
-            env.step(actions)
-            place = sim.robot.data.joint_pos.torch
-            apart.append(float((place[half:] - (place[:half] * signs)[:, back]).abs().max()))
-        found["apart"] = max(apart)
-        found["moved"] = float((place - sim.robot.data.default_joint_pos.torch).abs().max())
+        found["apart"], found["moved"] = mirrored(env, sim, partners)
     print("RESULT" + json.dumps(found))
 
 

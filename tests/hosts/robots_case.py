@@ -282,6 +282,22 @@ def reflect(env, sim, partners):
     return back, signs
 
 
+def mirrored(env, sim, partners, walker=True):
+    """How far a robot and its mirror image are apart after the same random actions, mirrored, and how far they have moved."""
+    env.reset()
+    back, signs = reflect(env, sim, partners)
+    generator, half, apart = torch.Generator().manual_seed(SEED), ENVS // 2, []
+    for _ in range(MIRRORED):
+        actions = torch.zeros(ENVS, env.num_actions)
+        actions[:half] = torch.rand(half, env.num_actions, generator=generator) * 2 - 1
+        image = actions[:half] * signs[: env.num_actions]  # the cartpole acts on its first joint alone
+        actions[half:] = image[:, back] if walker else image
+        env.step(actions)
+        place = sim.robot.data.joint_pos.torch
+        apart.append(float((place[half:] - (place[:half] * signs)[:, back]).abs().max()))
+    return max(apart), float((place - sim.robot.data.default_joint_pos.torch).abs().max())
+
+
 def main(task):
     assets = configure_assets("local")
     task = resolve_task(task)
@@ -323,19 +339,7 @@ def main(task):
             found["lowest"] = np.min(lowest, 0).tolist()
             found["lowest at rest"] = np.min(lowest[-REST:], 0).tolist()
 
-        env.reset()
-        back, signs = reflect(env, sim, partners)
-        generator, half, apart = torch.Generator().manual_seed(SEED), ENVS // 2, []
-        for _ in range(MIRRORED):
-            actions = torch.zeros(ENVS, env.num_actions)
-            actions[:half] = torch.rand(half, env.num_actions, generator=generator) * 2 - 1
-            image = actions[:half] * signs[: env.num_actions]  # the cartpole acts on its first joint alone
-            actions[half:] = image[:, back] if walker else image
-            env.step(actions)
-            place = sim.robot.data.joint_pos.torch
-            apart.append(float((place[half:] - (place[:half] * signs)[:, back]).abs().max()))
-        found["apart"] = max(apart)
-        found["moved"] = float((place - sim.robot.data.default_joint_pos.torch).abs().max())
+        found["apart"], found["moved"] = mirrored(env, sim, partners, walker)
     print("RESULT" + json.dumps(found))
 
 

@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 from spiky_rl.files import NoHomeError, cache_folder
@@ -67,30 +68,42 @@ def configure_assets(mode: str) -> str:
 
 
 def local_asset_root() -> Path:
-    """The folder of the look-alikes, built on first use; several processes may build it at once. Raises AssetError."""
+    """The folder of the look-alikes, built on first use. Raises AssetError."""
+
+    def build(folder: Path) -> None:
+        logger.info("deriving robots and ground from Newton %s in the cache", newton_version())
+        derive(newton_folder(), folder)
+
+    return made_once(f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}", build)
+
+
+def made_once(name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder in the cache, filled at first use; several processes may do so at once, and what is there is whole.
+
+    Raises AssetError where it cannot be kept.
+    """
     try:
-        root = cache_folder() / f"isaaclab-assets-newton-{newton_version()}-layout-{LAYOUT}"
-        if root.is_dir():
-            return root
-        root.parent.mkdir(parents=True, exist_ok=True)
-        build = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+        folder = cache_folder() / name
+        if folder.is_dir():
+            return folder
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     except OSError as error:
         raise AssetError(
             f"robots cannot be kept in {error.filename}: {error.strerror}; set SPIKY_RL_CACHE to a folder that can be written"
         ) from None
     except NoHomeError as error:
         raise AssetError(f"robots cannot be kept: {error}") from None
-    logger.info("deriving robots and ground from Newton %s in %s", newton_version(), root)
     try:
-        derive(newton_folder(), build)
+        fill(build)
         build.chmod(0o755)
-        os.replace(build, root)
-    except OSError:
-        if not root.is_dir():  # else another process was faster
-            raise
+        os.replace(build, folder)
+    except OSError as error:
+        if not folder.is_dir():  # else another process was faster
+            raise AssetError(f"robots cannot be kept in {folder}: {error.strerror}") from None
     finally:
         shutil.rmtree(build, ignore_errors=True)
-    return root
+    return folder
 
 
 def missing_asset(error: BaseException) -> str | None:

@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from spiky_rl.files import NoHomeError, cache_folder
+from spiky_rl.hosts.isaaclab.assets import made_once
 from spiky_rl.hosts.isaaclab.lookalikes import AssetError
 
 logger = logging.getLogger(__name__)
@@ -51,32 +50,8 @@ MJLAB = Wheel(
 
 
 def unpacked(wheel: Wheel) -> Path:
-    """The folder in the cache that holds what is in a wheel, fetched at first use. Raises AssetError with the remedy.
-
-    Several processes may fetch at once; what lies in the cache is whole and of the pinned digest.
-    """
-    try:
-        folder = cache_folder() / "robots" / f"{wheel.name}-{wheel.version}"
-        if folder.is_dir():
-            return folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        build = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise AssetError(
-            f"robots cannot be kept in {error.filename}: {error.strerror}; set SPIKY_RL_CACHE to a folder that can be written"
-        ) from None
-    except NoHomeError as error:
-        raise AssetError(f"robots cannot be kept: {error}") from None
-    try:
-        fetch(wheel, build)
-        build.chmod(0o755)
-        os.replace(build, folder)
-    except OSError as error:
-        if not folder.is_dir():  # else another process was faster
-            raise AssetError(f"{wheel.pinned} cannot be kept in {folder}: {error.strerror}") from None
-    finally:
-        shutil.rmtree(build, ignore_errors=True)
-    return folder
+    """The folder in the cache that holds what is in a wheel, fetched at first use. Raises AssetError with the remedy."""
+    return made_once(f"robots/{wheel.name}-{wheel.version}", lambda folder: fetch(wheel, folder))
 
 
 def fetch(wheel: Wheel, folder: Path) -> None:
