@@ -1,5 +1,6 @@
 """The cells of a study: complete, balanced, named for what they are, and hashed by all that decides their results."""
 
+import dataclasses
 import shlex
 
 import pytest
@@ -110,3 +111,16 @@ def test_other_agents_and_more_seeds_leave_a_hash_alone():
         for cell in cells(agents=["lif_ppo", "mlp_ppo", "gru_ppo"], seeds="0-5", question="Why?")
     }
     assert before.items() <= after.items()
+
+
+def test_a_cells_commands_name_the_physics_that_was_chosen_for_it():
+    def native(*arguments):
+        return dataclasses.replace(resolve(*arguments), physics="mujoco")
+
+    for cell in grid.cells(study.build("mine", GIVEN), native):
+        assert "physics=mujoco" in cell.evaluate and ("physics=mujoco" in cell.train or not cell.train)
+    given = {**GIVEN, "overrides": ["physics=mujoco"]}
+    assert all(
+        cell.evaluate.count("physics=mujoco") == 1 for cell in grid.cells(study.build("mine", given), native)
+    )
+    assert not [text for cell in cells() for text in cell.evaluate if text.startswith("physics=")]

@@ -60,10 +60,12 @@ def configured(*overrides, device="cpu", task="Isaac-Ant"):
         (("physics=isaacsim_physx",), "cuda:0", "physx"),
     ],
 )
-def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, name):
+def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, name, monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     found, cfg = configured(*overrides, device=device)
     assert found == name
     assert (str(cfg.sim.physics.class_type) == choice.MANAGER) is (name == "mujoco")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

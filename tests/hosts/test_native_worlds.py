@@ -210,9 +210,8 @@ def test_contacts_that_have_no_place_are_told_once(caplog):
     both.native()
     both.native()
     assert int(both.data.nacon.numpy()[0]) == 3
-    assert [record.getMessage() for record in caplog.records if "too small" in record.getMessage()] == [
-        record.getMessage() for record in caplog.records
-    ][:1]
+    (record,) = caplog.records
+    assert "too small" in record.getMessage()
 
 
 def test_a_model_that_differs_between_worlds_is_stepped_with_each_worlds_own():
