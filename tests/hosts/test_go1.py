@@ -1,6 +1,8 @@
 """The Go1 is the robot of its file, stands on its feet, trains, and is refused in one line where its wheel cannot be had."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -86,7 +88,17 @@ def test_wheel_that_cannot_be_had_is_said_before_a_simulator_starts(tmp_path, mo
     damaged.write_bytes(b"no wheel")
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(MJLAB.variable, str(damaged))
-    done = processes.run("scripts/train.py", *TASK, "--agent", "mlp_ppo", "--log_root", tmp_path / "logs")
+    # a process of its own: another cache is another place of the robots, which Isaac Lab reads at its import
+    line = [
+        sys.executable,
+        "scripts/train.py",
+        *TASK,
+        "--agent",
+        "mlp_ppo",
+        "--log_root",
+        str(tmp_path / "logs"),
+    ]
+    done = subprocess.run(line, cwd=processes.ROOT, capture_output=True, text=True, check=False)
     errors = [line for line in done.stderr.splitlines() if "error:" in line]
     assert (done.returncode, len(errors)) == (2, 1) and done.stderr.endswith(errors[0] + "\n"), done.stderr
     assert f"{MJLAB.variable}={damaged}" in errors[0] and MJLAB.sha256 in errors[0]
