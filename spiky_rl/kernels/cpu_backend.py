@@ -6,12 +6,14 @@ import ctypes
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.kernels import compiler, programs
 from spiky_rl.kernels.compiler import CompileError
+from spiky_rl.kernels.feedback import Feedback
 
 DEVICE = "cpu"
 LAUNCHES: Counter[str] = Counter()
@@ -33,6 +35,55 @@ class Job(ctypes.Structure):
     ]
 
 
+class Within(ctypes.Structure):
+    """`recurrent.h`'s struct."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "turned", "packed", "grad_weight", "trace")),
+        ("delays", ctypes.c_long),
+        ("decay", ctypes.c_float),
+        *((name, ctypes.c_int) for name in ("filtered", "binary", "cut")),
+    ]
+
+    def fill(self, feedback: Feedback, synapses: Tensor) -> None:
+        """Take over what does not change with the direction; ``synapses`` [D N, N] must outlive it."""
+        self.weight, self.delays, self.binary = synapses.data_ptr(), feedback.delays, feedback.binary
+        self.decay, self.filtered = feedback.decay or 0.0, feedback.decay is not None
+        self.cut = feedback.cut
+
+
+_GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
+
+
+class Layer(ctypes.Structure):
+    """`stack.h`'s struct."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("weight", "bias", "params", "uniforms", "forward", "backward")
+        ),
+        *((name, ctypes.c_void_p) for name in ("state", "last", "bits", "input", "current", *_GRADIENTS)),
+        *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
+        ("binary", ctypes.c_int),
+        ("output_major", ctypes.c_int),
+        ("within", Within),
+    ]
+
+
+class Stack(ctypes.Structure):
+    """`stack.h`'s struct."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("layers", "x", "keep", "output", "last_step", "offset", "grad_output", "grad_x")
+        ),
+        *((name, ctypes.c_long) for name in ("count", "T", "K", "B")),
+        *((name, ctypes.c_int) for name in ("constant", "bfloat16", "threads")),
+    ]
+
+
 @cache
 def available() -> str | None:
     """None: this backend runs; else the reason why not, with the remedy."""
@@ -46,7 +97,9 @@ def available() -> str | None:
 @cache
 def core() -> ctypes.CDLL:
     """The kernels that do not depend on a neuron."""
-    text = "\n".join(programs.header(name) for name in ("lanes", "job", "events", "bfloat16", "stack"))
+    text = "\n".join(
+        programs.header(name) for name in ("lanes", "job", "events", "bfloat16", "recurrent", "stack")
+    )
     found = compiler.library(text, "linear layers and stacks")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     found.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
@@ -137,6 +190,97 @@ def backward(
         raise MemoryError(f"no memory for the states of {steps * current.shape[0]} steps")
     LAUNCHES[f"{key} backward"] += 1
     return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
+
+
+def recurrent_forward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    synapses: Tensor,
+    uniforms: Sequence[float],
+    steps: int,
+    feedback: Feedback,
+    last: bool,
+    trace: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`, of a neuron whose output returns into its current by ``synapses`` [D N, N]."""
+    T, _, B, N = current.shape
+    output = current.new_empty(T, steps, B, N)
+    count = programs.KNOWN[key].states + feedback.states
+    final = current.new_empty((count, B, N) if last else (0,))
+    potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+    layer, stack, held = _loop(key, current, state, params, keep, synapses, uniforms, steps, feedback)
+    layer.within.trace = potentials.data_ptr() if trace else None
+    stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
+    if B and core().spiky_stack_forward(ctypes.addressof(stack)):
+        raise MemoryError(f"no memory to run {B} samples")
+    LAUNCHES[f"{key} recurrent"] += 1
+    del held
+    return output, final, potentials
+
+
+def recurrent_backward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    synapses: Tensor,
+    uniforms: Sequence[float],
+    steps: int,
+    feedback: Feedback,
+    bfloat16: bool,
+    grad_output: Tensor | None,
+    grad_last: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of current, state, params and synapses, as large as they are (empty: there is none)."""
+    T, _, B, N = current.shape
+    layer, stack, held = _loop(key, current, state, params, keep, synapses, uniforms, steps, feedback)
+    found = [current.new_zeros((0,) if x is None else x.shape) for x in (current, state, params, synapses)]
+    gradients = [current.new_zeros(T, steps, B, N) if grad_output is None else grad_output.contiguous()]
+    stack.grad_output, stack.bfloat16 = gradients[0].data_ptr(), bfloat16
+    if grad_last is not None:
+        gradients.append(grad_last.contiguous())
+        layer.grad_last = gradients[1].data_ptr()
+    stack.grad_x, layer.within.grad_weight = found[0].data_ptr(), found[3].data_ptr()
+    layer.grad_state = None if state is None else found[1].data_ptr()
+    layer.grad_params = None if params is None else found[2].data_ptr()
+    if B and core().spiky_stack_backward(ctypes.addressof(stack)):
+        raise MemoryError(f"no memory for the gradients of {B} samples")
+    LAUNCHES[f"{key} recurrent backward"] += 1
+    del held
+    return found[0], found[1], found[2], found[3]
+
+
+def _loop(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    synapses: Tensor,
+    uniforms: Sequence[float],
+    steps: int,
+    feedback: Feedback,
+) -> tuple[Layer, Stack, list[Any]]:
+    """A stack of one layer without a map, and what must outlive it."""
+    refuse_unfit(synapses)
+    T, inner, B, N = current.shape
+    x, own = current.contiguous(), synapses.contiguous()
+    others = [None if t is None else t.to(x.dtype).contiguous() for t in (state, params, keep)]
+    numbers = (ctypes.c_float * max(1, len(uniforms)))(*uniforms)
+    library = kernels(key)
+    layer = Layer(C=N, N=N, states=programs.KNOWN[key].states, uniforms=ctypes.addressof(numbers))
+    layer.state, layer.params, at_start = (None if t is None else t.data_ptr() for t in others)
+    layer.parameters = 0 if params is None else params.shape[0]
+    layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
+    layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
+    layer.within.fill(feedback, own)
+    stack = Stack(ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=steps, B=B)
+    stack.constant, stack.threads = inner == 1, torch.get_num_threads()
+    return layer, stack, [layer, x, own, *others, numbers]
 
 
 def _job(

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import convolution as event_driven
+from spiky_rl.kernels import recurrent as loops
 from spiky_rl.kernels import compiler, cpu_backend, operators, torch_backend
+from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.registry import RegistryError, nearest
@@ -112,6 +114,29 @@ def unroll(
     if module is torch_backend:
         return torch_backend.unroll(neuron, ops, current, *args, **kwargs)
     return operators.unroll(module, neuron, ops, current, *args, **kwargs)
+
+
+def recurrent(
+    name: str,
+    neuron: Neuron,
+    ops: TorchOps,
+    feedback: Feedback,
+    synapses: Tensor,
+    current: Tensor,
+    *args: Any,
+    bfloat16: bool = False,
+    **kwargs: Any,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `unroll`, of neurons whose output returns into their current; arguments as `torch_backend.recurrent`'s.
+
+    ``bfloat16``: errors may return in bfloat16.
+    """
+    module = choose(name, current, ops)
+    if module is torch_backend:
+        return torch_backend.recurrent(neuron, ops, feedback, synapses, current, *args, **kwargs)
+    return loops.recurrent(
+        module, neuron, ops, feedback, synapses, current, *args, bfloat16=bfloat16, **kwargs
+    )
 
 
 def linear(

@@ -238,6 +238,37 @@ static void add_gradient(const Word *bits, const float *grad, float *grad_w, flo
   }
 }
 
+// Weight gradient of an input that is not binary: [C, N] += x' g, a tile of RC x NV vectors at a time.
+template <int RC, int NV>
+static void outer_tile(const float *x, const float *g, float *sum, long rows, long C, long N, long c, long v) {
+  F total[RC][NV] = {};
+  for (long r = 0; r < rows; r++) {
+    F row[NV];
+    for (int i = 0; i < NV; i++) row[i] = load(g + r * N + (v + i) * WIDTH);
+    for (int k = 0; k < RC; k++)
+      for (int i = 0; i < NV; i++) total[k][i] = multiply_add(LANE(x[r * C + c + k]), row[i], total[k][i]);
+  }
+  for (int k = 0; k < RC; k++)
+    for (int i = 0; i < NV; i++) {
+      float *to = sum + (c + k) * N + (v + i) * WIDTH;
+      store(to, load(to) + total[k][i]);
+    }
+}
+static void outer_product(const float *x, const float *g, float *sum, long rows, long C, long N) {
+  const long whole = N / WIDTH;
+  long v = 0;
+  for (; v + MV <= whole; v += MV) {
+    long c = 0;
+    for (; c + MR <= C; c += MR) outer_tile<MR, MV>(x, g, sum, rows, C, N, c, v);
+    for (; c < C; c++) outer_tile<1, MV>(x, g, sum, rows, C, N, c, v);
+  }
+  for (; v < whole; v++)
+    for (long c = 0; c < C; c++) outer_tile<1, 1>(x, g, sum, rows, C, N, c, v);
+  for (long r = 0; r < rows; r++)
+    for (long c = 0; c < C; c++)
+      for (long n = whole * WIDTH; n < N; n++) sum[c * N + n] += x[r * C + c] * g[r * N + n];
+}
+
 extern "C" void spiky_linear_gradient(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long rows,
                                       long inputs, long outputs) {
   memset(grad_w, 0, sizeof(float) * inputs * outputs);

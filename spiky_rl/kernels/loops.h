@@ -285,22 +285,27 @@ extern "C" void spiky_forward(const Job *j) {
   for (long first = 0; first < L; first += LANES) forward_lanes(*j, first);
 }
 
+static bool backward_lanes(const Job &j, long first, float *scratch) {
+  if (!scratch) return false;
+  if (first + LANES <= j.B * j.N) backward_chunk<true>(j, first, scratch, LANES);
+  else backward_chunk<false>(j, first, scratch, LANES);
+  return true;
+}
+
 extern "C" int spiky_backward(const Job *j) {
-  const long L = j->B * j->N;
+  const long L = j->B * j->N, room = sizeof(float) * j->T * j->K * KEPT * KEPT_STATES * LANES;
   int failed = 0;
-#pragma omp parallel if (j->threads > 1) num_threads(j->threads)
+  if (j->threads <= 1) {
+    float *scratch = (float *)malloc(room);
+    for (long first = 0; first < L; first += LANES) failed |= !backward_lanes(*j, first, scratch);
+    free(scratch);
+    return failed;
+  }
+#pragma omp parallel num_threads(j->threads) reduction(| : failed)
   {
-    float *scratch = (float *)malloc(sizeof(float) * j->T * j->K * KEPT * KEPT_STATES * LANES);
-    if (!scratch) {
-#pragma omp atomic write
-      failed = 1;
-    }
+    float *scratch = (float *)malloc(room);
 #pragma omp for
-    for (long first = 0; first < L; first += LANES) {
-      if (!scratch) continue;
-      if (first + LANES <= L) backward_chunk<true>(*j, first, scratch, LANES);
-      else backward_chunk<false>(*j, first, scratch, LANES);
-    }
+    for (long first = 0; first < L; first += LANES) failed |= !backward_lanes(*j, first, scratch);
     free(scratch);
   }
   return failed;

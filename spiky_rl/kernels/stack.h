@@ -4,17 +4,17 @@
 #pragma once
 
 struct Layer {
-  const float *weight;  // [C, N]; [N, C] where output_major
+  const float *weight;  // [C, N]; [N, C] where output_major; null: the signal is the current
   const float *bias;    // [N], or null
   const float *params;  // [parameters, N], or null
   const float *uniforms;
   void (*forward)(const Job *);
   int (*backward)(const Job *);
-  const float *state;      // [states, B, N], or null: rest
+  const float *state;      // [states, B, N], those of the loop behind the neuron's; or null: rest
   float *last;             // the same, or null
   Word *bits;              // events of the layer's input, [T K, B, words]; null: not kept, or the input is not binary
   float *input;            // graded input, [T K, B, C]; null: not kept, binary, or the stack's x
-  float *current;          // [T K or T, B, N], or null: not kept
+  float *current;          // [T K or T, B, N], or null: not kept; a recurrent layer's never is
   const float *grad_last;  // as state, or null
   float *grad_state;       // as state, or null
   float *grad_weight;      // [C, N], or null
@@ -23,6 +23,7 @@ struct Layer {
   long C, N, states, parameters;
   int binary;  // the input is 0 or 1
   int output_major;
+  Within within;
 };
 
 struct Stack {
@@ -46,6 +47,7 @@ struct Room {
   int *index;
   Word *bits;
   Half *halves;
+  Memory memory;
 };
 
 #define CACHED 131072  // floats of a layer's signals that stay in the second-level cache: 512 KiB
@@ -66,6 +68,29 @@ static void *take(char *&place, long bytes) {
   if (place) place += (bytes + 63) / 64 * 64;
   return found;
 }
+// What the recurrent layers of a stack want of a thread, the largest of each.
+static void furnish_memory(Memory &m, char *&place, const Stack &s, long R, bool backward) {
+  long events = 0, sent = 0, recalled = 0, size = 0, states = 0, early = 0;
+  const auto raise = [](long &most, long value) { most = value > most ? value : most; };
+  for (long l = 0; l < s.count; l++) {
+    const Layer &layer = s.layers[l];
+    if (!layer.within.weight) continue;
+    const long D = layer.within.delays, rows = (D + s.T * s.K) * R;
+    if (layer.within.binary) raise(events, rows * WORDS(layer.N));
+    else raise(sent, rows * layer.N);
+    raise(recalled, D * layer.N), raise(size, R * layer.N), raise(states, layer.states * R * layer.N);
+    raise(early, D * R * layer.N);
+  }
+  if (!size) return;
+  m.events = (Word *)take(place, sizeof(Word) * events);
+  m.index = (int *)take(place, sizeof(int) * recalled);
+  m.since = (int *)take(place, sizeof(int) * s.T * R);
+  const auto floats = [&](long count) { return (float *)take(place, sizeof(float) * count); };
+  m.sent = floats(sent), m.state = floats(states), m.gathered = floats(R * recalled);
+  m.synapse = floats(size), m.arriving = floats(size), m.output = floats(size);
+  if (backward) m.path = floats(s.T * s.K * states), m.grad_state = floats(states), m.early = floats(early);
+}
+
 // Carves a thread's room out of one allocation; called twice, first to measure.
 static long furnish(Room &room, char *start, const Stack &s, long R, bool backward) {
   char *place = start ? start : (char *)64;
@@ -73,6 +98,7 @@ static long furnish(Room &room, char *start, const Stack &s, long R, bool backwa
   for (int i = 0; i < 2; i++) room.signal[i] = (float *)take(place, floats);
   room.current = (float *)take(place, floats);
   room.index = (int *)take(place, sizeof(int) * widest(s));
+  furnish_memory(room.memory, place, s, R, backward);
   if (backward) {
     long lanes = 1;
     for (long l = 0; l < s.count; l++) {
@@ -99,6 +125,20 @@ static Job job_of(const Stack &s, const Layer &layer, long l, long b, long R) {
   return job;
 }
 
+static Loop loop_of(const Stack &s, const Layer &layer, const Job &job, const Room &room, long b, long R) {
+  Loop loop = {};
+  loop.within = layer.within;
+  if (loop.within.trace) loop.within.trace += b * layer.N;
+  loop.forward = layer.forward, loop.backward = layer.backward;
+  loop.step = job;
+  loop.step.T = loop.step.K = 1, loop.step.batch = loop.step.current_batch = loop.step.output_batch = R;
+  loop.step.constant = 0, loop.step.keep = nullptr;
+  loop.keep = s.keep ? s.keep + b : nullptr;
+  loop.state = job.state, loop.states = layer.states;
+  loop.T = s.T, loop.K = s.K, loop.B = s.B, loop.R = R, loop.N = layer.N, loop.m = room.memory;
+  return loop;
+}
+
 // Rows b to b + R through all layers.
 static void forward_rows(const Stack &s, Room &room, long b, long R) {
   const float *signal = s.x + b * s.layers[0].C;
@@ -110,16 +150,22 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
       memcpy(layer.input + (t * s.B + b) * layer.C, signal + t * batch * layer.C, sizeof(float) * R * layer.C);
     float *current = layer.current ? layer.current + b * layer.N : room.current;
     const long current_batch = layer.current ? s.B : R;
-    for (long t = 0; t < steps; t++)
+    for (long t = 0; layer.weight && t < steps; t++)
       linear_rows(signal + t * batch * layer.C, layer.bits ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight,
                   layer.bias, current + t * current_batch * layer.N, R, layer.C, layer.N, layer.binary, room.index);
     Job job = job_of(s, layer, l, b, R);
-    job.current = current, job.current_batch = current_batch;
     job.last = layer.last ? layer.last + b * layer.N : nullptr;
     const bool whole = l == s.count - 1 && s.output;
     job.output = whole ? s.output + b * layer.N : room.signal[l % 2];
     job.output_batch = whole ? s.B : R;
-    layer.forward(&job);
+    if (layer.within.weight) {
+      const float *from = layer.weight ? current : signal;
+      loop_forward(loop_of(s, layer, job, room, b, R), from, (layer.weight ? current_batch : batch) * layer.N, job.constant,
+                   room.memory.output, 0, job.output, job.output_batch * layer.N, nullptr, job.last);
+    } else {
+      job.current = current, job.current_batch = current_batch;
+      layer.forward(&job);
+    }
     signal = room.signal[l % 2], batch = R;
     for (long t = 0; s.last_step && l == s.count - 1 && t < s.T; t++)
       for (long r = 0; r < R; r++)
@@ -129,35 +175,27 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
   }
 }
 
-// Weight gradient of an input that is not binary: [C, N] += x' g, a tile of RC x NV vectors at a time.
-template <int RC, int NV>
-static void outer_tile(const float *x, const float *g, float *sum, long rows, long C, long N, long c, long v) {
-  F total[RC][NV] = {};
-  for (long r = 0; r < rows; r++) {
-    F row[NV];
-    for (int i = 0; i < NV; i++) row[i] = load(g + r * N + (v + i) * WIDTH);
-    for (int k = 0; k < RC; k++)
-      for (int i = 0; i < NV; i++) total[k][i] = multiply_add(LANE(x[r * C + c + k]), row[i], total[k][i]);
-  }
-  for (int k = 0; k < RC; k++)
-    for (int i = 0; i < NV; i++) {
-      float *to = sum + (c + k) * N + (v + i) * WIDTH;
-      store(to, load(to) + total[k][i]);
+// Gradients of a recurrent layer's rows: from its feed-forward current, in the room or `signal`, to the current's gradient.
+static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, const Job &job, Room &room, const float *signal,
+                         long side) {
+  const long size = loop.R * loop.N, steps = s.T * s.K;
+  float *of_output = room.gradient[1 - side], *arrived = room.signal[1], *drive = room.gradient[side];
+  const float *current = layer.weight ? room.current : signal;
+  loop_forward(loop, current, layer.weight ? size : s.B * loop.N, job.constant, drive, size, room.memory.output, 0,
+               room.memory.path, nullptr);
+  for (long step = 0; job.grad_output != of_output && step < steps; step++)
+    memcpy(of_output + step * size, job.grad_output + step * job.output_batch * loop.N, sizeof(float) * size);
+  if (loop_backward(loop, drive, of_output, job.grad_last, job.grad_state, job.grad_current, arrived, layer.grad_params,
+                    layer.parameters, room.lanes, room.halves))
+    return 1;
+  loop_weight_gradient(loop, arrived, room.bits, drive, layer.within.grad_weight);
+  for (long t = 0; job.constant && t < s.T; t++)  // of a current that is the same in all inner steps: their sum
+    for (long i = 0; i < size; i++) {
+      float sum = 0;
+      for (long k = s.K - 1; k >= 0; k--) sum += job.grad_current[(t * s.K + k) * size + i];
+      job.grad_current[t * size + i] = sum;
     }
-}
-static void outer_product(const float *x, const float *g, float *sum, long rows, long C, long N) {
-  const long whole = N / WIDTH;
-  long v = 0;
-  for (; v + MV <= whole; v += MV) {
-    long c = 0;
-    for (; c + MR <= C; c += MR) outer_tile<MR, MV>(x, g, sum, rows, C, N, c, v);
-    for (; c < C; c++) outer_tile<1, MV>(x, g, sum, rows, C, N, c, v);
-  }
-  for (; v < whole; v++)
-    for (long c = 0; c < C; c++) outer_tile<1, 1>(x, g, sum, rows, C, N, c, v);
-  for (long r = 0; r < rows; r++)
-    for (long c = 0; c < C; c++)
-      for (long n = whole * WIDTH; n < N; n++) sum[c * N + n] += x[r * C + c] * g[r * N + n];
+  return 0;
 }
 
 // Gradients of rows b to b + R, added to those of `layers` (a thread's own copies of the stack's).
@@ -169,14 +207,6 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
     const long steps = first && s.constant ? s.T : s.T * s.K, words = WORDS(layer.C), C = layer.C, N = layer.N;
     const float *input = first ? s.x : layer.input;  // graded; binary ones are in the bits
     Job job = job_of(s, layer, l, b, R);
-    if (layer.current) job.current = layer.current + b * N, job.current_batch = s.B;
-    else {  // again from its input
-      for (long t = 0; t < steps; t++)
-        linear_rows(layer.binary ? nullptr : input + (t * s.B + b) * C,
-                    layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight, layer.bias,
-                    room.current + t * R * N, R, C, N, layer.binary, room.index);
-      job.current = room.current;
-    }
     job.grad_output = top ? s.grad_output + b * N : room.gradient[1 - side];
     job.output_batch = top ? s.B : R;
     job.grad_last = layer.grad_last ? layer.grad_last + b * N : nullptr;
@@ -184,15 +214,21 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
     job.grad_params = layer.grad_params ? room.lanes : nullptr;
     float *gradient = room.signal[0];
     job.grad_current = gradient;
-    if (job.current_batch != R) {  // current and its gradient share their strides: bring the current here
+    if (layer.current)  // current and its gradient share their strides: bring the current here
       for (long t = 0; t < steps; t++)
-        memcpy(room.current + t * R * N, job.current + t * s.B * N, sizeof(float) * R * N);
-      job.current = room.current, job.current_batch = R;
+        memcpy(room.current + t * R * N, layer.current + (t * s.B + b) * N, sizeof(float) * R * N);
+    for (long t = 0; !layer.current && layer.weight && t < steps; t++)  // again from its input
+      linear_rows(layer.binary ? nullptr : input + (t * s.B + b) * C,
+                  layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight, layer.bias,
+                  room.current + t * R * N, R, C, N, layer.binary, room.index);
+    job.current = room.current;
+    if (layer.within.weight) {
+      if (backward_loop(s, layer, loop_of(s, layer, job, room, b, R), job, room, input + b * C, side)) return 1;
+    } else {
+      if (layer.backward(&job)) return 1;
+      for (long q = 0; layer.grad_params && q < layer.parameters; q++)
+        for (long i = 0; i < R * N; i++) layer.grad_params[q * N + i % N] += room.lanes[q * R * N + i];
     }
-    if (layer.backward(&job)) return 1;
-    for (long q = 0; layer.grad_params && q < layer.parameters; q++)
-      for (long r = 0; r < R; r++)
-        for (long n = 0; n < N; n++) layer.grad_params[q * N + n] += room.lanes[(q * R + r) * N + n];
     if (layer.grad_weight && layer.binary) {
       for (long t = 0; t < steps; t++)
         memcpy(room.bits + t * R * words, layer.bits + (t * s.B + b) * words, sizeof(Word) * R * words);
@@ -203,12 +239,14 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
         for (long n = 0; n < N; n++) layer.grad_bias[n] += gradient[r * N + n];
     }
     if (first && !s.grad_x) continue;
-    float *below = room.gradient[side];
+    float *below = layer.weight ? room.gradient[side] : gradient;
+    if (layer.weight) {
 #if HAS_BFLOAT16
-    if (s.bfloat16) rounded_product(gradient, packed[l], room.halves, below, steps * R, C, N);
-    else
+      if (s.bfloat16) rounded_product(gradient, packed[l], room.halves, below, steps * R, C, N);
+      else
 #endif
-      linear_rows(gradient, nullptr, transposed[l], nullptr, below, steps * R, N, C, 0, room.index);
+        linear_rows(gradient, nullptr, transposed[l], nullptr, below, steps * R, N, C, 0, room.index);
+    }
     if (first)
       for (long t = 0; t < steps; t++)
         memcpy(s.grad_x + (t * s.B + b) * C, below + t * R * C, sizeof(float) * R * C);
@@ -273,8 +311,15 @@ extern "C" int spiky_stack_forward(const Stack *stack) {
   return failed;
 }
 
+static long synapses_within(const Layer &layer) { return layer.within.weight ? layer.within.delays * layer.N * layer.N : 0; }
 static long gradients_of(const Layer &layer) {
-  return layer.C * layer.N + layer.N + layer.parameters * layer.N;
+  return layer.C * layer.N + layer.N + layer.parameters * layer.N + synapses_within(layer);
+}
+static float *turned_copy(const float *w, long C, long N) {
+  float *turned = (float *)malloc(sizeof(float) * C * N);
+  for (long c = 0; turned && c < C; c++)
+    for (long n = 0; n < N; n++) turned[n * C + c] = w[c * N + n];
+  return turned;
 }
 
 // Gradients start from zero. With several threads each adds up its own rows, and the threads' sums are added in order.
@@ -298,7 +343,16 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     if (layer.grad_weight) memset(layer.grad_weight, 0, sizeof(float) * layer.C * layer.N);
     if (layer.grad_bias) memset(layer.grad_bias, 0, sizeof(float) * layer.N);
     if (layer.grad_params) memset(layer.grad_params, 0, sizeof(float) * layer.parameters * layer.N);
-    if (l == 0 && !s.grad_x) continue;
+    if (layer.within.weight) {
+      const long recalled = layer.within.delays * layer.N;
+      memset(layer.within.grad_weight, 0, sizeof(float) * recalled * layer.N);
+#if HAS_BFLOAT16
+      if (s.bfloat16) failed |= !(layers[l].within.packed = pack_weights(layer.within.weight, recalled, layer.N));
+      else
+#endif
+        failed |= !(layers[l].within.turned = turned_copy(layer.within.weight, recalled, layer.N));
+    }
+    if (!layer.weight || (l == 0 && !s.grad_x)) continue;
 #if HAS_BFLOAT16
     if (s.bfloat16) {
       packed[l] = pack_weights(layer.weight, layer.C, layer.N);
@@ -306,11 +360,8 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
       continue;
     }
 #endif
-    float *turned = (float *)malloc(sizeof(float) * layer.C * layer.N);
-    for (long c = 0; turned && c < layer.C; c++)
-      for (long k = 0; k < layer.N; k++) turned[k * layer.C + c] = layer.weight[c * layer.N + k];
-    transposed[l] = turned;
-    failed |= !turned;
+    transposed[l] = turned_copy(layer.weight, layer.C, layer.N);
+    failed |= !transposed[l];
   }
   const bool begun = !failed;
 #pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
@@ -331,6 +382,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
       own[l].grad_weight = layer.grad_weight ? place : nullptr;
       own[l].grad_bias = layer.grad_bias ? place + layer.C * layer.N : nullptr;
       own[l].grad_params = layer.grad_params ? place + layer.C * layer.N + layer.N : nullptr;
+      own[l].within.grad_weight = place + gradients_of(layer) - synapses_within(layer);
       place += gradients_of(layer);
     }
 #endif
@@ -348,12 +400,15 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
       for (long i = 0; layer.grad_bias && i < layer.N; i++) layer.grad_bias[i] += place[layer.C * layer.N + i];
       for (long i = 0; layer.grad_params && i < layer.parameters * layer.N; i++)
         layer.grad_params[i] += place[layer.C * layer.N + layer.N + i];
+      for (long i = 0; i < synapses_within(layer); i++)
+        layer.within.grad_weight[i] += place[gradients_of(layer) - synapses_within(layer) + i];
       place += gradients_of(layer);
     }
   }
   for (long l = 0; l < n; l++) {
     if (transposed) free((void *)transposed[l]);
     if (packed) free((void *)packed[l]);
+    free((void *)layers[l].within.turned), free((void *)layers[l].within.packed);
   }
   free(transposed), free(packed), free(sums);
   dispose(layers, n);

@@ -15,38 +15,13 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import cpu_backend, operators, programs
+from spiky_rl.kernels.cpu_backend import Layer
+from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
-_GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
-
-
-class CLayer(ctypes.Structure):
-    """`stack.h`'s Layer."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("weight", "bias", "params", "uniforms", "forward", "backward")
-        ),
-        *((name, ctypes.c_void_p) for name in ("state", "last", "bits", "input", "current", *_GRADIENTS)),
-        *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
-        ("binary", ctypes.c_int),
-        ("output_major", ctypes.c_int),
-    ]
-
-
-class CStack(ctypes.Structure):
-    """`stack.h`'s Stack."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("layers", "x", "keep", "output", "last_step", "offset", "grad_output", "grad_x")
-        ),
-        *((name, ctypes.c_long) for name in ("count", "T", "K", "B")),
-        *((name, ctypes.c_int) for name in ("constant", "bfloat16", "threads")),
-    ]
+_PER_STAGE = 5
+"""Tensors of a stage that may have a gradient."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +41,15 @@ class Stage:
     """Whether the map's bias is part of the current."""
     output_major: bool = False
     """Whether the map's weight is [N, C], as torch's, or [C, N]."""
+    feedback: Feedback | None = None
+    """How its output returns into its current, if it does."""
+    synapses: Callable[[], Tensor] | None = None
+    """By what weights it then does, [D N, N]."""
+
+    @property
+    def states(self) -> int:
+        """Tensors [B, N] of state."""
+        return len(self.neuron.states) + (self.feedback.states if self.feedback else 0)
 
 
 class Stack:
@@ -75,10 +59,11 @@ class Stack:
         self.stages = tuple(stages)
         self.bfloat16, self.recompute = bfloat16, recompute
         self.inputs = stages[0].map.in_features
-        self.states = sum(len(stage.neuron.states) for stage in stages)
+        self.states = sum(stage.states for stage in stages)
+        self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
-        self._layers = (CLayer * len(stages))()
-        self._stack = CStack(layers=ctypes.addressof(self._layers), count=len(stages))
+        self._layers = (Layer * len(stages))()
+        self._stack = cpu_backend.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
         self._forward = cpu_backend.core().spiky_stack_forward
         self._maps: list[Any] = [
             stage.map._parameters for stage in stages
@@ -102,10 +87,11 @@ class Stack:
         for stage in self.stages:
             own = stage.ops or ops
             calls.append(programs.call(stage.neuron, own, stage.parameters(), stage.map.out_features))
-            count = len(stage.neuron.states)
+            count = stage.states
             state = None if rest is None else torch.stack(rest[:count]).to(x.dtype)
             rest = None if rest is None else rest[count:]
             tensors += [stage.map.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
+            tensors.append(None if stage.synapses is None else stage.synapses())
         # within the function gradients are off, and what needs one is asked of the tensors alone
         recorded = torch.is_grad_enabled()
         output, *last = _Run.apply(self, calls, steps, recorded, x, keep, *tensors)  # type: ignore[misc]
@@ -114,7 +100,7 @@ class Stack:
     def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
         """Signal [T, K or 1, B, C] -> output of the last stage's last inner step plus ``offset`` [N]: [T, B, N].
 
-        From rest, without gradients or learned neurons: what a rollout wants, and what can be set up once.
+        From rest, without gradients, learned neurons or recurrence: what a rollout wants, and what can be set up once.
         """
         maps = self._maps
         seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
@@ -129,7 +115,7 @@ class Stack:
         found = x.new_empty(T, B, offset.shape[0])
         if B == 0:
             return found
-        stack = CStack.from_buffer_copy(
+        stack = cpu_backend.Stack.from_buffer_copy(
             self._stack
         )  # of its own: other threads may be running the same network
         stack.x, stack.last_step, stack.offset = x.data_ptr(), found.data_ptr(), offset.data_ptr()
@@ -145,16 +131,17 @@ class Stack:
         for layer, stage in zip(self._layers, self.stages, strict=True):
             call = programs.call(stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features)
             bias = stage.map.bias if stage.biased else None
-            self._held.append(_fill(layer, stage, call, stage.map.weight, bias, None))
+            self._held.append(_fill(layer, stage, call, stage.map.weight, bias, None, None))
 
 
 def _fill(
-    layer: CLayer,
+    layer: Layer,
     stage: Stage,
     call: programs.Call,
     weight: Tensor,
     bias: Tensor | None,
     state: Tensor | None,
+    synapses: Tensor | None,
 ) -> list[Any]:
     """What a layer reads; returns what must outlive it."""
     cpu_backend.refuse_unfit(weight)
@@ -169,7 +156,10 @@ def _fill(
     layer.N, layer.C = stage.map.out_features, stage.map.in_features
     layer.states, layer.parameters = len(stage.neuron.states), 0 if params is None else params.shape[0]
     layer.binary, layer.output_major = stage.binary, stage.output_major
-    return [numbers, weight, params, state, bias]
+    if stage.feedback is not None and synapses is not None:
+        synapses = synapses.detach().contiguous()
+        layer.within.fill(stage.feedback, synapses)
+    return [numbers, weight, params, state, bias, synapses]
 
 
 def _misfit(what: str, found: int, wanted: int) -> ValueError:
@@ -181,7 +171,7 @@ def _pointer(x: Tensor | None) -> int | None:
 
 
 class _Run(torch.autograd.Function):
-    """A stack with states and gradients; per stage: weight, bias, params, state."""
+    """A stack with states and gradients; per stage: weight, bias, params, state, synapses."""
 
     @staticmethod
     def forward(
@@ -201,12 +191,12 @@ class _Run(torch.autograd.Function):
             raise _misfit("channels", C, stack.inputs)
         wanted = recorded and any(ctx.needs_input_grad)
         output = x.new_empty(T, steps, B, stack.stages[-1].map.out_features)
-        layers, held, last, signals, currents = (CLayer * len(calls))(), [], [], [], []
+        layers, held, last, signals, currents = (Layer * len(calls))(), [], [], [], []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
-            weight, bias, params, state = tensors[4 * i : 4 * i + 4]
-            operators.fit(T, B, stage.map.out_features, state, params, keep, len(stage.neuron.states))
+            weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
+            operators.fit(T, B, stage.map.out_features, state, params, keep, stage.states)
             state = None if state is None else state.contiguous()
-            held.append(_fill(layer, stage, call, weight, bias, state))
+            held.append(_fill(layer, stage, call, weight, bias, state, synapses))
             inner = K if i == 0 else steps
             if state is not None:
                 last.append(torch.empty_like(state))
@@ -220,11 +210,11 @@ class _Run(torch.autograd.Function):
             else:
                 signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
                 layer.input = _pointer(signals[-1])
-            # the first current is cheap to compute again where it is constant over the step
-            kept = wanted and not stack.recompute and not (i == 0 and K == 1)
+            # the first current is cheap to compute again where it is constant over the step, as a recurrent layer's is
+            kept = wanted and not stack.recompute and not (i == 0 and K == 1) and stage.feedback is None
             currents.append(x.new_empty(T, inner, B, stage.map.out_features) if kept else None)
             layer.current = _pointer(currents[-1])
-        c = CStack(
+        c = cpu_backend.Stack(
             *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
             **{"count": len(calls), "T": T, "K": steps, "B": B},
             **{"constant": K == 1, "threads": torch.get_num_threads()},
@@ -257,31 +247,33 @@ class _Run(torch.autograd.Function):
             grad_output = like.new_zeros(T, ctx.steps, B, stack.stages[-1].map.out_features)
         grad_output = grad_output.contiguous()
         found: list[Tensor | None] = []
-        layers, held = (CLayer * n)(), []
+        layers, held = (Layer * n)(), []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
-            weight, bias, params, state = tensors[4 * i : 4 * i + 4]
+            weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             state = None if state is None else state.contiguous()
-            held.append(_fill(layer, stage, call, weight, bias, state))
+            held.append(_fill(layer, stage, call, weight, bias, state, synapses))
             setattr(layer, "bits" if stage.binary else "input", _pointer(signals[i]))
             layer.current = _pointer(currents[i])
             if state is not None and grad_last[i] is not None:
                 held.append([grad_last[i].contiguous()])
                 layer.grad_last = held[-1][0].data_ptr()
             grad_weight = like.new_empty(stage.map.in_features, stage.map.out_features)
-            grad_bias, grad_params, grad_state = (
+            grad_bias, grad_params, grad_state, grad_synapses = (
                 None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
-                for t in (bias, params, state)
+                for t in (bias, params, state, synapses)
             )
             layer.grad_weight, layer.grad_bias = grad_weight.data_ptr(), _pointer(grad_bias)
             layer.grad_params, layer.grad_state = _pointer(grad_params), _pointer(grad_state)
+            layer.within.grad_weight = _pointer(grad_synapses)
             found += [
                 grad_weight.t() if stage.output_major else grad_weight,
                 grad_bias,
                 grad_params,
                 grad_state,
+                grad_synapses,
             ]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[4] else None
-        c = CStack(
+        c = cpu_backend.Stack(
             *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
             **{"grad_output": grad_output.data_ptr(), "grad_x": _pointer(grad_x)},
             **{"count": n, "T": T, "K": ctx.steps, "B": B},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
@@ -51,3 +52,41 @@ def unroll(
             if trace is not None:
                 trace.append(state[0])
     return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), state if carried else ()
+
+
+def recurrent(
+    neuron: Neuron,
+    ops: TorchOps,
+    feedback: Feedback,
+    synapses: Tensor,
+    current: Tensor,
+    steps: int,
+    state: tuple[Tensor, ...] | None,
+    params: tuple[Tensor | float, ...],
+    keep: Tensor | None = None,
+    trace: list[Tensor] | None = None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As `unroll`, with the layer's own output returned into its current by ``synapses`` [D N, N].
+
+    ``state`` has the neuron's states, then those of the ``feedback``.
+    """
+    count, D, outputs = len(neuron.states), feedback.delays, []
+    rest = torch.zeros_like(current[0, 0])
+    states = (rest,) * (count + feedback.states) if state is None else state
+    for t in range(current.shape[0]):
+        if keep is not None:
+            states = tuple(s * keep[t].unsqueeze(-1) for s in states)
+        for k in range(steps):
+            own, past, arrived = states[:count], states[count : count + D], states[count + D :]
+            arriving = torch.cat(past, -1) @ synapses
+            if feedback.decay is not None:
+                arriving = feedback.decay * arrived[0] + arriving
+                arrived = (arriving,)
+            drive = current[t, k if current.shape[1] > 1 else 0] + arriving
+            output, own = neuron.step(ops, drive, *own, *params)
+            outputs.append(output)
+            if trace is not None:
+                trace.append(own[0])
+            states = (*own, output.detach() if feedback.cut else output, *past[:-1], *arrived)
+    found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+    return found, () if state is None else states

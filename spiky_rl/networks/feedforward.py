@@ -183,9 +183,7 @@ class FeedForward(SpikingNetwork):
         self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
         self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
         self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
-        self._plain = all(
-            layer.recurrent is None and getattr(layer.connection, "plain", False) for layer in stack
-        )
+        self._plain = all(getattr(layer.connection, "plain", False) for layer in stack)
         self._maps = [(layer._modules, "connection", Linear) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
         self._stack: Stack | None = None
@@ -317,7 +315,8 @@ class FeedForward(SpikingNetwork):
         stack, decoder = self._stack, self._modules["decoder"]
         if stack is None:
             stack = self._stack = self._build_stack()
-        if before is None and decoder.last_step and not stack.learned and not torch.is_grad_enabled():  # type: ignore[union-attr]
+        plain = not stack.learned and not stack.recurrent and not torch.is_grad_enabled()
+        if before is None and decoder.last_step and plain:  # type: ignore[union-attr]
             return stack.last_step(signal, self.steps, ops, decoder.readout.bias), ()  # type: ignore[union-attr]
         output, after = stack(signal, self.steps, ops, before, keep)
         if self.decoder.potential is not None:
@@ -334,7 +333,11 @@ class FeedForward(SpikingNetwork):
 
     def _build_stack(self) -> Stack:
         stages = [
-            Stage(layer.connection, layer.neuron, layer.parameters_of_neuron, None, layer.binary)
+            Stage(
+                *(layer.connection, layer.neuron, layer.parameters_of_neuron, None, layer.binary),
+                feedback=layer.feedback,
+                synapses=None if layer.recurrent is None else layer.recurrent.synapses,
+            )
             for layer in self.layers
         ]
         if self.decoder.potential is not None:

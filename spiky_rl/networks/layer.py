@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spiky_rl.connections.base import Within
 from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.recompute import recomputed
 from spiky_rl.neurons.base import Neuron, Param
@@ -86,8 +87,13 @@ class Layer(torch.nn.Module):
         self.recurrent = recurrent
         self.width = connection.width
         self.parameters_of_neuron = Parameters(neuron, self.width)
-        self.states = len(neuron.states) + (recurrent.delays if recurrent else 0)
-        """Tensors [B, N] of state: the neuron's, then the spikes of the last inner steps, the latest first."""
+        self.feedback = (
+            Feedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
+            if recurrent
+            else None
+        )
+        self.states = len(neuron.states) + (self.feedback.states if self.feedback else 0)
+        """Tensors [B, N] of state: the neuron's, then the feedback's."""
         self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
             backend,
             binary,
@@ -113,13 +119,13 @@ class Layer(torch.nn.Module):
             current = self.connection(
                 self.rule.before(signal), self.backend, self.binary, self.bfloat16_gradient
             )
-            if self.recurrent is not None:
-                output, new = self._unroll(ops, current, steps, state, keep, trace)
-                new = new if carried else ()
+            arguments = (current, steps, state if carried else None, self.parameters_of_neuron(), keep, trace)
+            if self.recurrent is None or self.feedback is None:
+                output, new = dispatch.unroll(self.backend, self.neuron, ops, *arguments)
             else:
-                output, new = dispatch.unroll(
-                    *(self.backend, self.neuron, ops, current, steps, state if carried else None),
-                    *(self.parameters_of_neuron(), keep, trace),
+                output, new = dispatch.recurrent(
+                    *(self.backend, self.neuron, ops, self.feedback, self.recurrent.synapses(), *arguments),
+                    bfloat16=self.bfloat16_gradient,
                 )
             return self.rule.after(self, signal, current, output, keep), *new
 
@@ -129,38 +135,6 @@ class Layer(torch.nn.Module):
         else:
             output, *new = run(signal, *(state or ()))
         return output, tuple(new)
-
-    def _unroll(
-        self,
-        ops: TorchOps,
-        current: Tensor,
-        steps: int,
-        state: tuple[Tensor, ...],
-        keep: Tensor | None,
-        trace: list[Tensor] | None,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Inner step by inner step, because each current holds spikes of the ones before."""
-        assert self.recurrent is not None
-        synapses, params = self.recurrent.synapses().t(), self.parameters_of_neuron()
-        binary, count, outputs = not self.neuron.graded, len(self.neuron.states), []
-        rest = state or (torch.zeros_like(current[0, 0]),) * self.states
-        own, past = tuple(rest[:count]), tuple(rest[count:])
-        for t in range(current.shape[0]):
-            if keep is not None:
-                here = keep[t].unsqueeze(-1)
-                own, past = tuple(s * here for s in own), tuple(s * here for s in past)
-            for k in range(steps):
-                spikes = past[0] if len(past) == 1 else torch.cat(past, -1)
-                feedback = dispatch.linear(
-                    self.backend, spikes, synapses, None, binary, self.bfloat16_gradient
-                )
-                drive = current[t, k if current.shape[1] > 1 else 0] + feedback
-                output, own = dispatch.unroll(
-                    *(self.backend, self.neuron, ops, drive[None, None], 1, own, params, None, trace)
-                )
-                outputs.append(output[0, 0])
-                past = (outputs[-1].detach() if self.rule.cut_recurrent else outputs[-1], *past[:-1])
-        return torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:]), (*own, *past)
 
     def fan_out(self, reader: Any) -> float:
         """Synapses that one of this layer's events reaches, on the mean, given the next layer's connection or the decoder."""

@@ -1,0 +1,227 @@
+// The loop of a recurrent layer over time, forward and adjoint, for a few rows of the batch at a time.
+//
+//   I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
+//
+// Nothing is saved by the forward but its inputs: the adjoint runs the rows forward again, keeps the state before every step
+// and the spikes as bits, and walks back. What a row's past holds from before its episode counts as 0.
+#pragma once
+
+struct Within {
+  const float *weight;  // [D N, N], input-major; null: the layer is not recurrent
+  const float *turned;  // its transpose [N, D N], or
+  const Half *packed;   // itself in bfloat16: what the adjoint multiplies with
+  float *grad_weight;   // as weight
+  float *trace;         // [T K, B, N]: first state after every step, or null
+  long delays;          // D
+  float decay;          // of I per inner step, where it is filtered: then it is one more state
+  int filtered;
+  int binary;  // the layer's output is 0 or 1
+  int cut;     // output that returns carries no gradient
+};
+
+// What a thread remembers of the rows.
+struct Memory {
+  Word *events;  // [D + T K, R, words]: output, from D steps before the first on; or, where it is graded,
+  float *sent;   // [D + T K, R, N]
+  int *since;    // [T, R]: the step with which a control step's episode began; -D: before this call
+  int *index;    // [D N]
+  float *state;  // [states, R, N]
+  float *synapse, *arriving, *output;  // [R, N]: I, its new part, z
+  float *gathered;                     // [R, D N]
+  float *path;        // adjoint only: [T K, states, R, N], the states before every step
+  float *grad_state;  // adjoint only: [states, R, N]
+  float *early;       // adjoint only: [D, R, N], gradient of output before the first step, the earliest first
+};
+
+struct Loop {
+  Within within;
+  void (*forward)(const Job *);
+  int (*backward)(const Job *);
+  Job step;            // of one step of R rows
+  const float *keep;   // [T, B] from the first row on, or null
+  const float *state;  // [states + D + filtered, B, N] from the first row on, or null: rest
+  long T, K, B, R, N, states;
+  Memory m;
+};
+
+static long loop_states(const Within &w, long states) { return states + (w.weight ? w.delays + w.filtered : 0); }
+
+INLINE bool loop_recalls(const Loop &l, long t, long step, long r, long d) { return step - d >= l.m.since[t * l.R + r]; }
+
+static void loop_remember(const Loop &l, long step, const float *output) {
+  const long N = l.N, words = WORDS(N), at = (l.within.delays + step) * l.R;
+  for (long r = 0; r < l.R; r++) {
+    if (!l.within.binary) memcpy(l.m.sent + (at + r) * N, output + r * N, sizeof(float) * N);
+    else
+      for (long w = 0; w < words; w++)
+        l.m.events[(at + r) * words + w] = bits_of(output + r * N + w * 64, N - w * 64 < 64 ? N - w * 64 : 64);
+  }
+}
+
+static void loop_begin(const Loop &l) {
+  const long size = l.R * l.N, D = l.within.delays;
+  for (long t = 0; t < l.T; t++)
+    for (long r = 0; r < l.R; r++) {
+      const bool begins = l.keep && l.keep[t * l.B + r] == 0.0f;
+      l.m.since[t * l.R + r] = begins ? (int)(t * l.K) : t ? l.m.since[(t - 1) * l.R + r] : (int)-D;
+    }
+  memset(l.m.state, 0, sizeof(float) * l.states * size);
+  memset(l.m.synapse, 0, sizeof(float) * size);
+  memset(l.m.output, 0, sizeof(float) * size);
+  for (long q = 0; l.state && q < l.states; q++)
+    memcpy(l.m.state + q * size, l.state + q * l.B * l.N, sizeof(float) * size);
+  for (long d = 1; d <= D; d++)
+    loop_remember(l, -d, l.state ? l.state + (l.states + d - 1) * l.B * l.N : l.m.output);
+  if (l.state && l.within.filtered)
+    memcpy(l.m.synapse, l.state + (l.states + D) * l.B * l.N, sizeof(float) * size);
+}
+
+// Output of `d` steps before, as floats: what of it a row still recalls.
+static void loop_recall(const Loop &l, long t, long step, long r, long d, float *to) {
+  if (loop_recalls(l, t, step, r, d))
+    memcpy(to, l.m.sent + ((l.within.delays + step - d) * l.R + r) * l.N, sizeof(float) * l.N);
+  else memset(to, 0, sizeof(float) * l.N);
+}
+
+// What arrives in a step, [R, N].
+static void loop_arriving(const Loop &l, long t, long step, float *to) {
+  const long N = l.N, D = l.within.delays, words = WORDS(N);
+  for (long r = 0; r < l.R; r++) {
+    long count = 0;
+    for (long d = 1; d <= D; d++) {
+      if (!l.within.binary) loop_recall(l, t, step, r, d, l.m.gathered + (r * D + d - 1) * N);
+      else if (loop_recalls(l, t, step, r, d)) {
+        const Word *bits = l.m.events + ((D + step - d) * l.R + r) * words;
+        for (long w = 0; w < words; w++)
+          for (Word word = bits[w]; word; word &= word - 1)
+            l.m.index[count++] = (int)((d - 1) * N + w * 64 + __builtin_ctzll(word));
+      }
+    }
+    if (l.within.binary) event_row<true>(nullptr, l.m.index, count, l.within.weight, nullptr, to + r * N, N);
+  }
+  if (!l.within.binary) linear_rows(l.m.gathered, nullptr, l.within.weight, nullptr, to, l.R, D * N, N, 0, l.m.index);
+}
+
+// All steps: `current` becomes `drive`, which may lie where it does, and output; strides are floats from one step to the next.
+// With `path` the states before every step are kept. `last` is as state, or null.
+static void loop_forward(const Loop &l, const float *current, long current_stride, bool constant, float *drive,
+                         long drive_stride, float *output, long output_stride, float *path, float *last) {
+  const long size = l.R * l.N, D = l.within.delays;
+  loop_begin(l);
+  for (long t = 0, step = 0; t < l.T; t++)
+    for (long k = 0; k < l.K; k++, step++) {
+      const float *from = current + (constant ? t : step) * current_stride;
+      float *to = drive + step * drive_stride, *out = output + step * output_stride;
+      loop_arriving(l, t, step, l.m.arriving);
+      const float *arrived = l.m.arriving;
+      if (l.within.filtered) {
+        for (long r = 0; k == 0 && l.keep && r < l.R; r++)
+          for (long n = 0; n < l.N; n++) l.m.synapse[r * l.N + n] *= l.keep[t * l.B + r];
+        for (long i = 0; i < size; i++) l.m.synapse[i] = l.within.decay * l.m.synapse[i] + l.m.arriving[i];
+        arrived = l.m.synapse;
+      }
+      for (long i = 0; i < size; i++) to[i] = from[i] + arrived[i];
+      if (path) memcpy(path + step * l.states * size, l.m.state, sizeof(float) * l.states * size);
+      Job job = l.step;
+      job.keep = k == 0 && l.keep ? l.keep + t * l.B : nullptr;
+      job.current = to, job.output = out, job.state = job.last = l.m.state;
+      job.trace = l.within.trace ? l.within.trace + step * l.B * l.N : nullptr;
+      l.forward(&job);
+      loop_remember(l, step, out);
+    }
+  if (!last) return;
+  const long steps = l.T * l.K, stride = l.B * l.N;
+  for (long q = 0; q < l.states; q++) memcpy(last + q * stride, l.m.state + q * size, sizeof(float) * size);
+  for (long d = 1; d <= D; d++)
+    for (long r = 0; r < l.R; r++) {
+      float *to = last + (l.states + d - 1) * stride + r * l.N;
+      const long at = (D + steps - d) * l.R + r;
+      const bool recalls = steps - d >= l.m.since[(l.T - 1) * l.R + r];
+      for (long n = 0; n < l.N; n++) {
+        const float z = l.within.binary ? (float)(l.m.events[at * WORDS(l.N) + n / 64] >> (n % 64) & 1) : l.m.sent[at * l.N + n];
+        to[n] = recalls ? z : 0.0f;
+      }
+    }
+  if (l.within.filtered) memcpy(last + (l.states + D) * stride, l.m.synapse, sizeof(float) * size);
+}
+
+// Adds the gradient [R, D N] of what a step recalled to the outputs' own: `grad_output` [T K, R, N], and `early`.
+static void loop_return(const Loop &l, long t, long step, const float *grad, float *grad_output) {
+  const long N = l.N, D = l.within.delays;
+  for (long d = 1; d <= D; d++)
+    for (long r = 0; r < l.R; r++) {
+      if (!loop_recalls(l, t, step, r, d) || (l.within.cut && step >= d)) continue;
+      const float *from = grad + (r * D + d - 1) * N;
+      float *to = (step >= d ? grad_output + (step - d) * l.R * N : l.m.early + (D + step - d) * l.R * N) + r * N;
+      for (long n = 0; n < N; n++) to[n] += from[n];
+    }
+}
+
+// After `loop_forward` with `path`. `drive` and `grad_output` are [T K, R, N], the latter is added to; so are `grad_drive`, the
+// gradient of current, and `grad_synapse`, that of I. `lanes` is room for a step's [parameters, R, N]. Not 0: no memory.
+static int loop_backward(const Loop &l, const float *drive, float *grad_output, const float *grad_last, float *grad_state,
+                         float *grad_drive, float *grad_synapse, float *grad_params, long parameters, float *lanes,
+                         Half *halves) {
+  const long N = l.N, size = l.R * N, D = l.within.delays, steps = l.T * l.K, stride = l.B * N;
+  float *carried = l.m.synapse;
+  memset(l.m.early, 0, sizeof(float) * D * size);
+  memset(l.m.grad_state, 0, sizeof(float) * l.states * size);
+  memset(carried, 0, sizeof(float) * size);
+  if (grad_last) {
+    for (long q = 0; q < l.states; q++) memcpy(l.m.grad_state + q * size, grad_last + q * stride, sizeof(float) * size);
+    for (long d = 1; d <= D; d++)
+      for (long r = 0; r < l.R; r++)
+        memcpy(l.m.gathered + (r * D + d - 1) * N, grad_last + (l.states + d - 1) * stride + r * N, sizeof(float) * N);
+    loop_return(l, l.T - 1, steps, l.m.gathered, grad_output);
+    if (l.within.filtered) memcpy(carried, grad_last + (l.states + D) * stride, sizeof(float) * size);
+  }
+  for (long t = l.T - 1, step = steps - 1; t >= 0; t--)
+    for (long k = l.K - 1; k >= 0; k--, step--) {
+      Job job = l.step;
+      job.keep = k == 0 && l.keep ? l.keep + t * l.B : nullptr;
+      job.current = drive + step * size, job.state = l.m.path + step * l.states * size;
+      job.grad_output = grad_output + step * size, job.grad_current = grad_drive + step * size;
+      job.grad_last = job.grad_state = l.m.grad_state;
+      job.grad_params = grad_params ? lanes : nullptr;
+      if (l.backward(&job)) return 1;
+      for (long q = 0; grad_params && q < parameters; q++)
+        for (long i = 0; i < size; i++) grad_params[q * N + i % N] += lanes[q * size + i];
+      float *arrived = grad_synapse + step * size;
+      memcpy(arrived, grad_drive + step * size, sizeof(float) * size);
+      if (l.within.filtered)
+        for (long i = 0; i < size; i++) {
+          arrived[i] += carried[i];
+          carried[i] = l.within.decay * arrived[i] * (job.keep ? job.keep[i / N] : 1.0f);
+        }
+#if HAS_BFLOAT16
+      if (l.within.packed) rounded_product(arrived, l.within.packed, halves, l.m.gathered, l.R, D * N, N);
+      else
+#endif
+        linear_rows(arrived, nullptr, l.within.turned, nullptr, l.m.gathered, l.R, N, D * N, 0, l.m.index);
+      loop_return(l, t, step, l.m.gathered, grad_output);
+    }
+  if (!grad_state) return 0;
+  for (long q = 0; q < l.states; q++) memcpy(grad_state + q * stride, l.m.grad_state + q * size, sizeof(float) * size);
+  for (long d = 1; d <= D; d++)
+    memcpy(grad_state + (l.states + d - 1) * stride, l.m.early + (D - d) * size, sizeof(float) * size);
+  if (l.within.filtered) memcpy(grad_state + (l.states + D) * stride, carried, sizeof(float) * size);
+  return 0;
+}
+
+// Adds the gradient of the recurrent weights; `bits` and `numbers` are room for [T K, R, words] and [T K, R, N].
+static void loop_weight_gradient(const Loop &l, const float *grad_synapse, Word *bits, float *numbers, float *grad_weight) {
+  const long N = l.N, D = l.within.delays, words = WORDS(N), rows = l.T * l.K * l.R;
+  for (long d = 1; d <= D; d++) {
+    float *to = grad_weight + (d - 1) * N * N;
+    for (long t = 0, step = 0, row = 0; t < l.T; t++)
+      for (long k = 0; k < l.K; k++, step++)
+        for (long r = 0; r < l.R; r++, row++) {
+          const long at = ((D + step - d) * l.R + r) * words;
+          if (!l.within.binary) loop_recall(l, t, step, r, d, numbers + row * N);
+          else if (loop_recalls(l, t, step, r, d)) memcpy(bits + row * words, l.m.events + at, sizeof(Word) * words);
+          else memset(bits + row * words, 0, sizeof(Word) * words);
+        }
+    if (l.within.binary) add_gradient(bits, grad_synapse, to, nullptr, rows, N, N);
+    else outer_product(numbers, grad_synapse, to, rows, N, N);
+  }
+}

@@ -1,0 +1,150 @@
+"""The recurrent loop in one call computes what the torch reference computes step by step, and so does its gradient."""
+
+import itertools
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import cpu_backend, recurrent, torch_backend
+from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks.layer import Parameters
+
+T, K, B = 3, 4, 21
+
+pytestmark = pytest.mark.skipif(
+    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+)
+
+NEURONS = {
+    "lif": {"name": "lif", "tau": 2.0, "input_gain": "unit"},
+    "learned": {"name": "lif", "tau": 2.0, "input_gain": "unit", "learn": ["tau", "threshold"]},
+    "alif": {"name": "alif", "tau": 2.0, "input_gain": "unit", "tau_adaptation": 20.0, "adaptation": 0.2},
+    "sigma_delta": {"name": "sigma_delta"},
+}
+FEEDBACKS = {"next step": (1, None), "delays": (3, None), "filtered": (1, 0.75), "both": (2, 0.5)}
+
+
+def exact(*shape, seed, scale=1.0):
+    """Multiples of 1/64: their sums are the same in every order."""
+    drawn = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return (drawn * scale * 64).round() / 64
+
+
+def case(neuron, feedback, width, constant=False, cut=False):
+    """A neuron, its parameters, the feedback, and tensors that need a gradient: current, synapses and states."""
+    built = registry.configure("neurons", NEURONS[neuron], "neuron").build()
+    surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
+    delays, decay = FEEDBACKS[feedback]
+    loop = Feedback(delays, binary=not built.graded, decay=decay, cut=cut)
+    current = exact(T, 1 if constant else K, B, width, seed=1)
+    synapses = exact(delays * width, width, seed=2, scale=width**-0.5)
+    states = [exact(B, width, seed=3 + i, scale=0.3) for i in range(len(built.states) + loop.states)]
+    past = slice(len(built.states), len(built.states) + delays)
+    states[past] = [(s > 0).float() for s in states[past]]
+    tensors = [x.requires_grad_() for x in (current, synapses, *states)]
+    return built, TorchOps(surrogate, 2.0), Parameters(built, width), loop, tensors
+
+
+def keep():
+    found = (torch.rand(T, B, generator=torch.Generator().manual_seed(9)) > 0.4).float()
+    found[:, 0], found[:, 1] = 0.0, 1.0
+    return found
+
+
+def both(neuron, feedback, width, resets=True, state=True, **settings):
+    """(outputs, states, gradients) of the kernels and of the reference."""
+    found = []
+    for module in (cpu_backend, torch_backend):
+        built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, width, **settings)
+        arguments = (built, ops, loop, synapses, current, K, tuple(states) if state else None, parameters())
+        run = torch_backend.recurrent if module is torch_backend else recurrent.recurrent
+        chosen = () if module is torch_backend else (module,)
+        output, last = run(*chosen, *arguments, keep() if resets else None)
+        weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(8))
+        loss = (output * weights).sum() + sum((s * s * 0.1).sum() for s in last)
+        inputs = [current, synapses, *(states if state else ()), *parameters.parameters()]
+        gradients = torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+        found.append((output, last, gradients))
+    return found
+
+
+def equal(a, b):
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def relative(found, expected):
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6)).item()
+
+
+@pytest.mark.parametrize("width", [5, 33, 128])
+@pytest.mark.parametrize(("neuron", "feedback"), list(itertools.product(NEURONS, FEEDBACKS)))
+def test_outputs_and_states_are_the_references_to_the_bit_and_gradients_nearly(neuron, feedback, width):
+    (output, last, gradients), (wanted, states, expected) = both(neuron, feedback, width)
+    assert 0.02 < float((wanted != 0).float().mean()) < 0.98, "neither silent nor saturated"
+    graded = neuron == "sigma_delta"  # what returns is then no sum of the weights alone
+    assert relative(output, wanted) < 1e-5 if graded else torch.equal(output, wanted)
+    assert graded or equal(last, states)
+    assert max(relative(a, b) for a, b in zip(gradients, expected, strict=True)) < 2e-5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"constant": True},
+        {"cut": True},
+        {"resets": False},
+        {"state": False},
+        {"state": False, "constant": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("feedback", FEEDBACKS)
+def test_a_constant_current_a_cut_and_a_start_from_rest_are_the_references_too(feedback, settings):
+    (output, last, gradients), (wanted, states, expected) = both("alif", feedback, 33, **settings)
+    assert torch.equal(output, wanted) and equal(last, states)
+    assert max(relative(a, b) for a, b in zip(gradients, expected, strict=True)) < 2e-5
+
+
+def test_a_batch_its_parts_and_two_threads_give_the_same_bits():
+    built, ops, parameters, loop, (current, synapses, *states) = case("alif", "both", 70)
+    arguments = (cpu_backend, built, ops, loop, synapses.detach())
+    whole, _ = recurrent.recurrent(
+        *arguments, current.detach(), K, tuple(s.detach() for s in states), parameters()
+    )
+    for rows in (slice(0, 1), slice(3, 20)):
+        own = tuple(s.detach()[rows] for s in states)
+        part, _ = recurrent.recurrent(*arguments, current.detach()[:, :, rows], K, own, parameters())
+        assert torch.equal(part, whole[:, :, rows])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        again, _ = recurrent.recurrent(
+            *arguments, current.detach(), K, tuple(s.detach() for s in states), parameters()
+        )
+        (_, _, gradients), (_, _, expected) = both("learned", "delays", 70)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(again, whole)
+    assert max(relative(a, b) for a, b in zip(gradients, expected, strict=True)) < 2e-5
+
+
+def test_a_trace_has_the_potentials_of_every_step():
+    for learned in (False, True):
+        built, ops, parameters, loop, (current, synapses, *states) = case("alif", "delays", 33)
+        traces: list[list[torch.Tensor]] = [[], []]
+        with torch.set_grad_enabled(learned):
+            arguments = (built, ops, loop, synapses, current, K, tuple(states), parameters(), keep())
+            torch_backend.recurrent(*arguments, traces[0])
+            recurrent.recurrent(cpu_backend, *arguments, traces[1])
+        assert len(traces[1]) == T * K and equal(traces[1], traces[0])
+
+
+def test_what_does_not_fit_is_refused_before_it_is_read():
+    built, ops, parameters, loop, (current, synapses, *states) = case("lif", "delays", 33)
+    arguments = (cpu_backend, built, ops, loop)
+    with pytest.raises(ValueError, match="synapses of shape"):
+        recurrent.recurrent(*arguments, synapses[:-1], current, K, tuple(states), parameters())
+    with pytest.raises(ValueError, match="states of shape"):
+        recurrent.recurrent(*arguments, synapses, current, K, tuple(states[:-1]), parameters())
