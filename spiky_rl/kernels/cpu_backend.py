@@ -14,74 +14,11 @@ from torch import Tensor
 from spiky_rl.kernels import compiler, programs
 from spiky_rl.kernels.compiler import CompileError
 from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.structures import Job, Layer, Stack
 
 DEVICE = "cpu"
 LAUNCHES: Counter[str] = Counter()
 """How often each kernel ran in this process: the proof that it did."""
-POINTERS = (
-    *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),
-    *("grad_output", "grad_last", "grad_current", "grad_state", "grad_params", "scratch"),
-)
-
-
-class Job(ctypes.Structure):
-    """`job.h`'s struct."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in POINTERS),
-        *((name, ctypes.c_long) for name in ("T", "K", "B", "N", "batch", "current_batch", "output_batch")),
-        ("constant", ctypes.c_int),
-        ("threads", ctypes.c_int),
-    ]
-
-
-class Within(ctypes.Structure):
-    """`recurrent.h`'s struct."""
-
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "turned", "packed", "grad_weight", "trace")),
-        ("delays", ctypes.c_long),
-        ("decay", ctypes.c_float),
-        *((name, ctypes.c_int) for name in ("filtered", "binary", "cut")),
-    ]
-
-    def fill(self, feedback: Feedback, synapses: Tensor) -> None:
-        """Take over what does not change with the direction; ``synapses`` [D N, N] must outlive it."""
-        self.weight, self.delays, self.binary = synapses.data_ptr(), feedback.delays, feedback.binary
-        self.decay, self.filtered = feedback.decay or 0.0, feedback.decay is not None
-        self.cut = feedback.cut
-
-
-_GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
-
-
-class Layer(ctypes.Structure):
-    """`stack.h`'s struct."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("weight", "bias", "params", "uniforms", "forward", "backward")
-        ),
-        *((name, ctypes.c_void_p) for name in ("state", "last", "bits", "input", "current", *_GRADIENTS)),
-        *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
-        ("binary", ctypes.c_int),
-        ("output_major", ctypes.c_int),
-        ("within", Within),
-    ]
-
-
-class Stack(ctypes.Structure):
-    """`stack.h`'s struct."""
-
-    _fields_ = [
-        *(
-            (name, ctypes.c_void_p)
-            for name in ("layers", "x", "keep", "output", "last_step", "offset", "grad_output", "grad_x")
-        ),
-        *((name, ctypes.c_long) for name in ("count", "T", "K", "B")),
-        *((name, ctypes.c_int) for name in ("constant", "bfloat16", "threads")),
-    ]
 
 
 @cache
@@ -98,7 +35,8 @@ def available() -> str | None:
 def core() -> ctypes.CDLL:
     """The kernels that do not depend on a neuron."""
     text = "\n".join(
-        programs.header(name) for name in ("lanes", "job", "events", "bfloat16", "recurrent", "stack")
+        programs.header(name)
+        for name in ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack")
     )
     found = compiler.library(text, "linear layers and stacks")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int

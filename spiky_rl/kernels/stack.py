@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import cpu_backend, operators, programs
-from spiky_rl.kernels.cpu_backend import Layer
+from spiky_rl.kernels import cpu_backend, operators, programs, structures
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.structures import Layer
 from spiky_rl.neurons.base import Neuron
 
 _PER_STAGE = 5
@@ -63,7 +63,7 @@ class Stack:
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
         self._layers = (Layer * len(stages))()
-        self._stack = cpu_backend.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
+        self._stack = structures.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
         self._forward = cpu_backend.core().spiky_stack_forward
         self._maps: list[Any] = [
             stage.map._parameters for stage in stages
@@ -115,7 +115,7 @@ class Stack:
         found = x.new_empty(T, B, offset.shape[0])
         if B == 0:
             return found
-        stack = cpu_backend.Stack.from_buffer_copy(
+        stack = structures.Stack.from_buffer_copy(
             self._stack
         )  # of its own: other threads may be running the same network
         stack.x, stack.last_step, stack.offset = x.data_ptr(), found.data_ptr(), offset.data_ptr()
@@ -214,7 +214,7 @@ class _Run(torch.autograd.Function):
             kept = wanted and not stack.recompute and not (i == 0 and K == 1) and stage.feedback is None
             currents.append(x.new_empty(T, inner, B, stage.map.out_features) if kept else None)
             layer.current = _pointer(currents[-1])
-        c = cpu_backend.Stack(
+        c = structures.Stack(
             *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
             **{"count": len(calls), "T": T, "K": steps, "B": B},
             **{"constant": K == 1, "threads": torch.get_num_threads()},
@@ -273,7 +273,7 @@ class _Run(torch.autograd.Function):
                 grad_synapses,
             ]
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[4] else None
-        c = cpu_backend.Stack(
+        c = structures.Stack(
             *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
             **{"grad_output": grad_output.data_ptr(), "grad_x": _pointer(grad_x)},
             **{"count": n, "T": T, "K": ctx.steps, "B": B},

@@ -335,7 +335,7 @@ class FeedForward(SpikingNetwork):
         stages = [
             Stage(
                 *(layer.connection, layer.neuron, layer.parameters_of_neuron, None, layer.binary),
-                feedback=layer.feedback,
+                feedback=layer.loop,
                 synapses=None if layer.recurrent is None else layer.recurrent.synapses,
             )
             for layer in self.layers

@@ -87,12 +87,12 @@ class Layer(torch.nn.Module):
         self.recurrent = recurrent
         self.width = connection.width
         self.parameters_of_neuron = Parameters(neuron, self.width)
-        self.feedback = (
+        self.loop = (
             Feedback(recurrent.delays, binary=not neuron.graded, cut=rule.cut_recurrent)
             if recurrent
             else None
         )
-        self.states = len(neuron.states) + (self.feedback.states if self.feedback else 0)
+        self.states = len(neuron.states) + (self.loop.states if self.loop else 0)
         """Tensors [B, N] of state: the neuron's, then the feedback's."""
         self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
             backend,
@@ -120,11 +120,11 @@ class Layer(torch.nn.Module):
                 self.rule.before(signal), self.backend, self.binary, self.bfloat16_gradient
             )
             arguments = (current, steps, state if carried else None, self.parameters_of_neuron(), keep, trace)
-            if self.recurrent is None or self.feedback is None:
+            if self.recurrent is None or self.loop is None:
                 output, new = dispatch.unroll(self.backend, self.neuron, ops, *arguments)
             else:
                 output, new = dispatch.recurrent(
-                    *(self.backend, self.neuron, ops, self.feedback, self.recurrent.synapses(), *arguments),
+                    *(self.backend, self.neuron, ops, self.loop, self.recurrent.synapses(), *arguments),
                     bfloat16=self.bfloat16_gradient,
                 )
             return self.rule.after(self, signal, current, output, keep), *new

@@ -20,16 +20,18 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.graphs.base import Wiring
 from spiky_rl.kernels import contract, dispatch
+from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks import calibration
 from spiky_rl.networks.base import Record, SpikingNetwork, State
@@ -41,10 +43,6 @@ from spiky_rl.registry import Configured, Option, RegistryError
 
 SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
 """What a rate is measured on: series of observations, control steps of each, and how many of them are left out."""
-BIAS_SHARE, INPUT_SHARE = 0.6, 0.8
-"""Of the target rate: what constant currents, and what these with the input, may give before recurrence."""
-LARGEST_SHIFT = 10.0
-"""Of the bias, in rheobases."""
 
 
 class Reservoir(SpikingNetwork):
@@ -169,8 +167,9 @@ class Reservoir(SpikingNetwork):
         self.surrogate, self.ops = built, TorchOps(built, built.slope)
         self.wiring: Wiring = graph.build().wire(size, np.random.default_rng(seed))
         self.unit = calibration.rheobase(self.neuron, self.ops)
-        self.synapse_decay = math.exp(-self.neuron.dt / tau_synapse)
+        self.feedback = Feedback(delays=1, binary=True, decay=math.exp(-self.neuron.dt / tau_synapse))
         self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in traces)
+        self.filter = Potential(dt=self.neuron.dt, learn=(), tau=traces[0])  # run with each of the decays
         self.features = None if train_input else size * len(traces)
         drawn = torch.rand(self.encoder.width, size, generator=generator)
         self.input_weight = nn.Parameter(
@@ -196,6 +195,7 @@ class Reservoir(SpikingNetwork):
                 unit=self.unit, dt=self.neuron.dt,
             )  # fmt: skip
             self.plasticity = changing
+            changing.backend = backend
             self.state_sizes += changing.state_sizes
         self.backend = backend
 
@@ -231,6 +231,8 @@ class Reservoir(SpikingNetwork):
     def run_on(self, backend: str) -> None:  # noqa: D102
         dispatch.check(backend)
         self.backend = backend
+        if self.plasticity is not None:
+            self.plasticity.backend = backend
 
     def drive(self, u: np.ndarray) -> np.ndarray:
         """Inputs [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
@@ -257,53 +259,72 @@ class Reservoir(SpikingNetwork):
         driven = dispatch.linear(
             self.backend, signal, self.input_weight.t(), bias, self.encoder.binary
         )  # [T, K or 1, B, N]
-        params, weight = self.parameters_of_neuron(), self.weight.t()
-        states, features = before[own:], []
-        count, taus = len(self.neuron.states), len(self.trace_decays)
-        spikes: list[Tensor] = []
+        states = before[own:]
         potentials: list[Tensor] | None = None if record is None else []
-        for t in range(x.shape[0]):
-            if keep is not None:
-                states = [s * keep[t].unsqueeze(-1) for s in states]
-            cell, (fired, synapse), traces = states[:count], states[count : count + 2], states[count + 2 :]
-            traces, extra = traces[:taus], traces[taus:]
-            for k in range(self.steps):
-                arriving = dispatch.linear(self.backend, fired, weight, None, binary=True)
-                synapse = self.synapse_decay * synapse + arriving
-                current = driven[t, k if driven.shape[1] > 1 else 0] + synapse
-                if plastic is not None:
-                    current = current + self.bias
-                output, new = dispatch.unroll(
-                    *(self.backend, self.neuron, self.ops, current[None, None], 1, tuple(cell), params),
-                    trace=potentials,
-                )
-                fired, cell = output[0, 0], list(new)
-                traces = [torch.lerp(fired, r, d) for r, d in zip(traces, self.trace_decays, strict=True)]
-                if plastic is not None:
-                    extra = list(plastic.observe(fired, tuple(extra)))
-                if record is not None:
-                    spikes.append(fired)
-            if plastic is not None:
+        if plastic is None:
+            spikes, features, states = self._loop(driven, states, keep, potentials)
+        else:
+            parts = []
+            for t in range(x.shape[0]):
+                episode = None if keep is None else keep[t : t + 1]
+                part = self._loop(driven[t : t + 1] + self.bias, states, episode, potentials, plastic)
+                states = part[2]
+                parts.append(part[:2])
                 plastic.adapt(self.weight, self.bias)
-            states = [*cell, fired, synapse, *traces, *extra]
-            features.append(torch.cat(traces, -1))
-        found = torch.stack(features)
+            spikes, features = (torch.cat(each) for each in zip(*parts, strict=True))
         if record is not None:
             assert potentials is not None
-            self._record(record, x, signal, torch.stack(spikes), torch.stack(potentials), found)
+            self._record(record, x, signal, spikes, torch.stack(potentials), features)
         after = () if state is None else tuple(s.unsqueeze(0) for s in (*encoded, *states))
-        return found, after
+        return features, after
+
+    def _loop(
+        self,
+        current: Tensor,
+        states: Sequence[Tensor],
+        keep: Tensor | None,
+        potentials: list[Tensor] | None,
+        plastic: Plasticity | None = None,
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Current [T, K or 1, B, N] -> spikes [T, K, B, N], their traces [T, B, `features`] and the new states.
+
+        ``plastic`` watches a single control step.
+        """
+        count, taus = len(self.neuron.states) + self.feedback.states, len(self.trace_decays)
+        own, traces, extra = states[:count], states[count : count + taus], states[count + taus :]
+        spikes, new = dispatch.recurrent(
+            *(
+                self.backend,
+                self.neuron,
+                self.ops,
+                self.feedback,
+                self.weight,
+                current,
+                self.steps,
+                tuple(own),
+            ),
+            *(self.parameters_of_neuron(), keep, potentials),
+        )
+        features, after = [], [*new]
+        for trace, decay in zip(traces, self.trace_decays, strict=True):
+            found, last = dispatch.unroll(
+                self.backend, self.filter, self.ops, spikes, self.steps, (trace,), (decay,), keep
+            )
+            features.append(found[:, -1])
+            after += last
+        if keep is not None:
+            extra = [s * keep.prod(0).unsqueeze(-1) for s in extra]
+        after += extra if plastic is None else plastic.observe(spikes[0], tuple(extra))
+        return spikes, torch.cat(features, -1), after
 
     def _record(
         self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, found: Tensor
     ) -> None:
-        shape = (x.shape[0], self.steps, x.shape[1], self.size)
-        spikes = spikes.view(shape)
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
         later = sum(a * b for a, b in itertools.pairwise(self.readout_widths))
         record.signal += [signal, spikes]
-        record.potentials.append(potentials.view(shape))
+        record.potentials.append(potentials.view_as(spikes))
         record.operations += [
             self.encoder.operations(x),
             (signal != 0).sum((1, 3)) * self.size,
@@ -325,7 +346,7 @@ class Reservoir(SpikingNetwork):
         x = calibration.observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
         if control == "rate":
-            self._calibrate_rate(weight, target, x)
+            calibration.reach(self, weight, target, lambda: self._rate(x))
         elif control == "gain":
             self.weight = gain * weight
         else:
@@ -343,46 +364,6 @@ class Reservoir(SpikingNetwork):
             )
         # a neuron that kept silent here must not become loud by its first spike
         self.deviation = deviation.clamp(min=0.3 * float(deviation.mean()))
-
-    def _calibrate_rate(self, weight: Tensor, target: float, x: Tensor) -> None:
-        """Bring neurons to the target rate: the current alone to a part of it at most, input to more, recurrence to all.
-
-        Each of the three is taken as it was asked for where that does not fire too much, and reduced where it does. Where
-        recurrence, which may also inhibit, does not reach the target, the bias makes up for it.
-        """
-        bias, drawn = self.bias.clone(), self.input_weight.detach().clone()
-
-        def with_bias(shift: float) -> float:
-            self.bias = bias + shift * self.unit
-            return self._rate(x)
-
-        def with_input(factor: float) -> float:
-            self.input_weight.data = factor * drawn
-            return self._rate(x)
-
-        def with_strength(strength: float) -> float:
-            self.weight = strength * weight
-            return self._rate(x)
-
-        with_strength(0.0)
-        with_input(0.0)
-        if with_bias(0.0) > BIAS_SHARE * target:
-            with_bias(calibration.bisect(with_bias, BIAS_SHARE * target, -LARGEST_SHIFT, 0.0) or 0.0)
-        if with_input(1.0) > INPUT_SHARE * target:
-            with_input(calibration.bisect(with_input, INPUT_SHARE * target, 0.0, 1.0) or 1.0)
-        found = calibration.bisect(with_strength, target, 0.0, calibration.LARGEST_GAIN)
-        if found is not None:
-            with_strength(found)
-            return
-        with_strength(1.0)
-        bias = self.bias.clone()
-        shift = calibration.bisect(with_bias, target, -LARGEST_SHIFT, LARGEST_SHIFT)
-        if shift is None:
-            raise RegistryError(
-                f"target_rate: {target} Hz cannot be reached by this reservoir, whatever its bias;"
-                f" it fires at most at {with_bias(LARGEST_SHIFT):.1f} Hz"
-            )
-        with_bias(shift)
 
     def _rate(self, x: Tensor) -> float:
         """Mean rate on observations [T, B, O], in Hz."""

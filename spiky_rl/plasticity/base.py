@@ -19,10 +19,12 @@ class Plasticity(Component, torch.nn.Module):
 
     state_sizes: tuple[int, ...] = ()
     """Width of every state [B, size] that it carries with the reservoir's own; rest is zero."""
+    backend: str = "auto"
+    """What runs it."""
 
     @abstractmethod
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """One inner step: spikes [B, N] and the state before -> the state after."""
+        """The inner steps of one control step: spikes [K, B, N] and the state before -> the state after."""
 
     @abstractmethod
     def adapt(self, weight: Tensor, bias: Tensor) -> None:

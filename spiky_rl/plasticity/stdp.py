@@ -17,13 +17,19 @@ Source: Song, Miller & Abbott (2000), additive STDP; Lazar, Pipa & Triesch (2009
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron, Param, Values
 from spiky_rl.plasticity.base import Plasticity
 from spiky_rl.registry import Option
+from spiky_rl.surrogates.rectangle import Rectangle
+
+OPS = TorchOps(Rectangle(slope=1.0, schedule=()))
 
 
 class Stdp(Plasticity):
@@ -60,7 +66,7 @@ class Stdp(Plasticity):
     ) -> None:
         super().__init__()
         self.potentiation, self.depression = rate * potentiation, rate * depression
-        self.decay, self.environments = math.exp(-dt / tau), environments
+        self.recent, self.environments = Recent(dt=dt, learn=(), tau=tau), environments
         self.intrinsic, self.target = intrinsic * unit, target_rate * dt / 1000.0
         self.state_sizes = (len(bias),)
         # of the wiring that the checkpoint holds, which another seed would not draw
@@ -76,14 +82,19 @@ class Stdp(Plasticity):
         self._excess: Tensor | None = None
 
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
-        (trace,) = state
-        some, z = trace[: self.environments], spikes[: self.environments]
+        traces, after = dispatch.unroll(
+            *(self.backend, self.recent, OPS, spikes[None], len(spikes), state, (self.recent.number("tau"),))
+        )
         # row: presynaptic; the pair of a neuron with itself has no synapse
-        change = self.potentiation * (some.t() @ z) - self.depression * (z.t() @ some)
-        excess = self.target - spikes.mean(0)
-        self._change = change / len(z) if self._change is None else self._change + change / len(z)
+        some, z = (x[:, : self.environments].flatten(0, 1) for x in (traces[0], spikes))
+        pairs = some.t() @ z
+        change = (self.potentiation * pairs - self.depression * pairs.t()) / min(
+            spikes.shape[1], self.environments
+        )
+        excess = (self.target - spikes.mean(1)).sum(0)
+        self._change = change if self._change is None else self._change + change
         self._excess = excess if self._excess is None else self._excess + excess
-        return (self.decay * trace + spikes,)
+        return after
 
     def adapt(self, weight: Tensor, bias: Tensor) -> None:  # noqa: D102
         if self._change is None or self._excess is None:
@@ -101,3 +112,14 @@ class Stdp(Plasticity):
         weight.copy_(torch.where(self.plastic, moved, weight))
         bias += self.intrinsic * self._excess
         self._change = self._excess = None
+
+
+class Recent(Neuron):
+    """y <- e^(-dt/tau) y + z; its output is y from before this inner step."""
+
+    states = ("y",)
+    params = {"tau": Param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")}
+    graded = True
+
+    def step(self, ops: Any, current: Any, y: Any, decay: Any) -> tuple[Any, Values]:  # noqa: D102, ARG002
+        return y, (decay * y + current,)

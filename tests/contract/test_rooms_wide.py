@@ -114,7 +114,7 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
     start, place = weight.clone(), weight.data_ptr()
     state = tuple(torch.zeros(BATCH, size) for size in built.state_sizes)
     for _ in range(STEPS):
-        spikes = (torch.rand(BATCH, SIZE, generator=g) < 0.3).float()
+        spikes = (torch.rand(4, BATCH, SIZE, generator=g) < 0.3).float()
         before = copy.deepcopy(state)
         new = built.observe(spikes, state)
         assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True)), "state was written to"

@@ -114,7 +114,7 @@ def by_hand(net, x, keep):
         cell, fired, synapse = tuple(s * here for s in cell), fired * here, synapse * here
         traces = [r * here for r in traces]
         for _ in range(net.steps):
-            synapse = net.synapse_decay * synapse + fired @ net.weight
+            synapse = net.feedback.decay * synapse + fired @ net.weight
             fired, cell = neuron.step(net.ops, x[t] @ net.input_weight + net.bias + synapse, *cell, *params)
             traces = [d * r + (1 - d) * fired for r, d in zip(traces, net.trace_decays, strict=True)]
         found.append(torch.cat(traces, -1))

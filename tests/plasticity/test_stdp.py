@@ -28,7 +28,7 @@ def present(built, weight, times, steps=60):
     """Spikes of neuron i at times[i]; returns the change of 0 -> 1."""
     before, state = float(weight[0, 1]), (torch.zeros(1, 2),)
     for t in range(steps):
-        state = built.observe(torch.tensor([[float(t == times[0]), float(t == times[1])]]), state)
+        state = built.observe(torch.tensor([[[float(t == times[0]), float(t == times[1])]]]), state)
     # a neuron with one synapse would be scaled back to where it was: let its sum follow the change
     built.sums += built.size * built._change[0, 1]
     built.adapt(weight, torch.zeros(2))
@@ -65,7 +65,7 @@ def wired(size=40, seed=0, **settings):
 def poisson(built, weight, bias, steps, seed=1, rate=0.05):
     g, state = torch.Generator().manual_seed(seed), (torch.zeros(8, len(bias)),)
     for t in range(steps):
-        state = built.observe((torch.rand(8, len(bias), generator=g) < rate).float(), state)
+        state = built.observe((torch.rand(1, 8, len(bias), generator=g) < rate).float(), state)
         if t % 10 == 9:
             built.adapt(weight, bias)
     return state

@@ -1,0 +1,74 @@
+"""The C structures of the CPU's kernels, as ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+
+from torch import Tensor
+
+from spiky_rl.kernels.feedback import Feedback
+
+POINTERS = (
+    *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),
+    *("grad_output", "grad_last", "grad_current", "grad_state", "grad_params", "scratch"),
+)
+
+
+class Job(ctypes.Structure):
+    """`job.h`'s struct."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in POINTERS),
+        *((name, ctypes.c_long) for name in ("T", "K", "B", "N", "batch", "current_batch", "output_batch")),
+        ("constant", ctypes.c_int),
+        ("threads", ctypes.c_int),
+    ]
+
+
+class Within(ctypes.Structure):
+    """`recurrent.h`'s struct."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weight", "turned", "packed", "grad_weight", "trace")),
+        ("delays", ctypes.c_long),
+        ("decay", ctypes.c_float),
+        *((name, ctypes.c_int) for name in ("filtered", "binary", "cut")),
+    ]
+
+    def fill(self, feedback: Feedback, synapses: Tensor) -> None:
+        """Take over what does not change with the direction; ``synapses`` [D N, N] must outlive it."""
+        self.weight, self.delays, self.binary = synapses.data_ptr(), feedback.delays, feedback.binary
+        self.decay, self.filtered = feedback.decay or 0.0, feedback.decay is not None
+        self.cut = feedback.cut
+
+
+_GRADIENTS = ("grad_last", "grad_state", "grad_weight", "grad_bias", "grad_params")
+
+
+class Layer(ctypes.Structure):
+    """`layers.h`'s struct."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("weight", "bias", "params", "uniforms", "forward", "backward")
+        ),
+        *((name, ctypes.c_void_p) for name in ("state", "last", "bits", "input", "current", *_GRADIENTS)),
+        *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
+        ("binary", ctypes.c_int),
+        ("output_major", ctypes.c_int),
+        ("within", Within),
+    ]
+
+
+class Stack(ctypes.Structure):
+    """`layers.h`'s struct."""
+
+    _fields_ = [
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("layers", "x", "keep", "output", "last_step", "offset", "grad_output", "grad_x")
+        ),
+        *((name, ctypes.c_long) for name in ("count", "T", "K", "B")),
+        *((name, ctypes.c_int) for name in ("constant", "bfloat16", "threads")),
+    ]
