@@ -169,7 +169,6 @@ def recurrent_backward(
     uniforms: Sequence[float],
     steps: int,
     feedback: Feedback,
-    bfloat16: bool,
     grad_output: Tensor | None,
     grad_last: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -178,7 +177,7 @@ def recurrent_backward(
     layer, stack, held = _loop(key, current, state, params, keep, synapses, uniforms, steps, feedback)
     found = [current.new_zeros((0,) if x is None else x.shape) for x in (current, state, params, synapses)]
     gradients = [current.new_zeros(T, steps, B, N) if grad_output is None else grad_output.contiguous()]
-    stack.grad_output, stack.bfloat16 = gradients[0].data_ptr(), bfloat16
+    stack.grad_output = gradients[0].data_ptr()
     if grad_last is not None:
         gradients.append(grad_last.contiguous())
         layer.grad_last = gradients[1].data_ptr()

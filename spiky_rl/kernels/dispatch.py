@@ -124,19 +124,13 @@ def recurrent(
     synapses: Tensor,
     current: Tensor,
     *args: Any,
-    bfloat16: bool = False,
     **kwargs: Any,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """As `unroll`, of neurons whose output returns into their current; arguments as `torch_backend.recurrent`'s.
-
-    ``bfloat16``: errors may return in bfloat16.
-    """
+    """As `unroll`, of neurons whose output returns into their current; arguments as `torch_backend.recurrent`'s."""
     module = choose(name, current, ops)
     if module is torch_backend:
         return torch_backend.recurrent(neuron, ops, feedback, synapses, current, *args, **kwargs)
-    return loops.recurrent(
-        module, neuron, ops, feedback, synapses, current, *args, bfloat16=bfloat16, **kwargs
-    )
+    return loops.recurrent(module, neuron, ops, feedback, synapses, current, *args, **kwargs)
 
 
 def linear(

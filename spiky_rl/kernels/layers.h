@@ -56,6 +56,8 @@ static long widest(const Stack &s) {
   return n;
 }
 static long rows_at_once(const Stack &s) {
+  for (long l = 0; l < s.count; l++)  // a recurrent layer's products have these rows and no more: whole tiles of them
+    if (s.layers[l].within.weight) return s.B < 12 ? s.B : 12;
   const long fit = CACHED / (s.T * s.K * widest(s));
   const long rows = fit < 8 ? 8 : fit > 64 ? 64 : fit / 4 * 4;
   return rows < s.B ? rows : s.B;

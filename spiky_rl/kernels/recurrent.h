@@ -8,8 +8,7 @@
 
 struct Within {
   const float *weight;  // [D N, N], input-major; null: the layer is not recurrent
-  const float *turned;  // its transpose [N, D N], or
-  const Half *packed;   // itself in bfloat16: what the adjoint multiplies with
+  const float *turned;  // its transpose [N, D N]
   float *grad_weight;   // as weight
   float *trace;         // [T K, B, N]: first state after every step, or null
   long delays;          // D
@@ -160,8 +159,7 @@ static void loop_return(const Loop &l, long t, long step, const float *grad, flo
 // After `loop_forward` with `path`. `drive` and `grad_output` are [T K, R, N], the latter is added to; so are `grad_drive`, the
 // gradient of current, and `grad_synapse`, that of I. `lanes` is room for a step's [parameters, R, N]. Not 0: no memory.
 static int loop_backward(const Loop &l, const float *drive, float *grad_output, const float *grad_last, float *grad_state,
-                         float *grad_drive, float *grad_synapse, float *grad_params, long parameters, float *lanes,
-                         Half *halves) {
+                         float *grad_drive, float *grad_synapse, float *grad_params, long parameters, float *lanes) {
   const long N = l.N, size = l.R * N, D = l.within.delays, steps = l.T * l.K, stride = l.B * N;
   float *carried = l.m.synapse;
   memset(l.m.early, 0, sizeof(float) * D * size);
@@ -193,11 +191,7 @@ static int loop_backward(const Loop &l, const float *drive, float *grad_output, 
           arrived[i] += carried[i];
           carried[i] = l.within.decay * arrived[i] * (job.keep ? job.keep[i / N] : 1.0f);
         }
-#if HAS_BFLOAT16
-      if (l.within.packed) rounded_product(arrived, l.within.packed, halves, l.m.gathered, l.R, D * N, N);
-      else
-#endif
-        linear_rows(arrived, nullptr, l.within.turned, nullptr, l.m.gathered, l.R, N, D * N, 0, l.m.index);
+      linear_rows(arrived, nullptr, l.within.turned, nullptr, l.m.gathered, l.R, N, D * N, 0, l.m.index);
       loop_return(l, t, step, l.m.gathered, grad_output);
     }
   if (!grad_state) return 0;

@@ -18,7 +18,7 @@ from spiky_rl.neurons.base import Neuron
 
 _ARGUMENTS = (
     "Tensor current, Tensor? state, Tensor? params, Tensor? keep, Tensor synapses, float[] numbers, int steps, str key,"
-    " int delays, float? decay, bool binary, bool cut, bool bfloat16"
+    " int delays, float? decay, bool binary, bool cut"
 )
 operators.LIBRARY.define(f"recurrent({_ARGUMENTS}, bool last) -> (Tensor, Tensor)")
 operators.LIBRARY.define(
@@ -41,7 +41,6 @@ def _recurrent(
     decay: float | None,
     binary: bool,
     cut: bool,
-    bfloat16: bool,
     last: bool,
     trace: bool = False,
 ) -> tuple[Tensor, ...]:
@@ -89,14 +88,13 @@ def _backward(
     decay: float | None,
     binary: bool,
     cut: bool,
-    bfloat16: bool,
     grad_output: Tensor | None,
     grad_last: Tensor | None,
 ) -> tuple[Tensor, ...]:
     key, uniforms = programs.found(key, tuple(numbers))
     return operators.COMPILED[current.device.type].recurrent_backward(
         *(key, current, state, params, keep, synapses, uniforms, steps, Feedback(delays, binary, decay, cut)),
-        *(bfloat16, grad_output, grad_last),
+        *(grad_output, grad_last),
     )
 
 
@@ -148,18 +146,17 @@ def recurrent(
     params: tuple[Tensor | float, ...],
     keep: Tensor | None = None,
     trace: list[Tensor] | None = None,
-    bfloat16: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As `torch_backend.recurrent`, by the kernels of a compiled backend.
 
-    ``bfloat16``: errors may return in bfloat16. Raises `RegistryError` for what the kernels do not do: another device or type,
+    Raises `RegistryError` for what the kernels do not do: another device or type,
     smooth spikes.
     """
     operators.refuse_unfit(module, ops, current)
     call = programs.call(neuron, ops, params, current.shape[-1])
     stacked = None if state is None else torch.stack(state)
     arguments = (current, stacked, call.params, keep, synapses, call.numbers, steps, call.key)
-    arguments += (feedback.delays, feedback.decay, feedback.binary, feedback.cut, bfloat16, state is not None)
+    arguments += (feedback.delays, feedback.decay, feedback.binary, feedback.cut, state is not None)
     if not operators.as_operator(*arguments[:_TENSORS]):
         output, last, *potentials = _recurrent(*arguments, trace is not None)
     else:

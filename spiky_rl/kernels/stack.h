@@ -76,7 +76,7 @@ static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, c
   for (long step = 0; job.grad_output != of_output && step < steps; step++)
     memcpy(of_output + step * size, job.grad_output + step * job.output_batch * loop.N, sizeof(float) * size);
   if (loop_backward(loop, drive, of_output, job.grad_last, job.grad_state, job.grad_current, arrived, layer.grad_params,
-                    layer.parameters, room.lanes, room.halves))
+                    layer.parameters, room.lanes))
     return 1;
   loop_weight_gradient(loop, arrived, room.bits, drive, layer.within.grad_weight);
   for (long t = 0; job.constant && t < s.T; t++)  // of a current that is the same in all inner steps: their sum
@@ -236,11 +236,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     if (layer.within.weight) {
       const long recalled = layer.within.delays * layer.N;
       memset(layer.within.grad_weight, 0, sizeof(float) * recalled * layer.N);
-#if HAS_BFLOAT16
-      if (s.bfloat16) failed |= !(layers[l].within.packed = pack_weights(layer.within.weight, recalled, layer.N));
-      else
-#endif
-        failed |= !(layers[l].within.turned = turned_copy(layer.within.weight, recalled, layer.N));
+      failed |= !(layers[l].within.turned = turned_copy(layer.within.weight, recalled, layer.N));
     }
     if (!layer.weight || (l == 0 && !s.grad_x)) continue;
 #if HAS_BFLOAT16
@@ -298,7 +294,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
   for (long l = 0; l < n; l++) {
     if (transposed) free((void *)transposed[l]);
     if (packed) free((void *)packed[l]);
-    free((void *)layers[l].within.turned), free((void *)layers[l].within.packed);
+    free((void *)layers[l].within.turned);
   }
   free(transposed), free(packed), free(sums);
   dispose(layers, n);

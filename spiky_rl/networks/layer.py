@@ -124,8 +124,7 @@ class Layer(torch.nn.Module):
                 output, new = dispatch.unroll(self.backend, self.neuron, ops, *arguments)
             else:
                 output, new = dispatch.recurrent(
-                    *(self.backend, self.neuron, ops, self.loop, self.recurrent.synapses(), *arguments),
-                    bfloat16=self.bfloat16_gradient,
+                    *(self.backend, self.neuron, ops, self.loop, self.recurrent.synapses(), *arguments)
                 )
             return self.rule.after(self, signal, current, output, keep), *new
 
