@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import programs
+from spiky_rl.kernels.feedback import Feedback
 
 DEVICE = "cuda"
 LAUNCHES: Counter[str] = Counter()
@@ -27,6 +28,12 @@ OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
 """No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic. CuPy adds -ftz=true, so that
 what is below 1.2e-38 is 0 here."""
 BLOCK = 128
+MOST_THREADS = 256
+"""Of a block that has a row of a recurrent layer: as many as there are registers for, whatever the neuron."""
+SHARED = 48 * 1024
+"""Bytes that the threads of a block may share without being asked for."""
+SCRATCH = 1 << 26
+"""Floats that the adjoint of a recurrent loop works in at once: 256 MiB."""
 
 
 @cache
@@ -49,15 +56,22 @@ def available() -> str | None:
 
 
 @cache
-def kernels(key: str, device: int) -> tuple[Any, Any]:
-    """A neuron's compiled forward and backward on one device."""
+def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
+    """A neuron's compiled forward and backward on one device; ``recurrent``: those of its recurrent loop."""
     import cupy
 
     with cupy.cuda.Device(device):
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
-        module = cupy.RawModule(code=programs.source(programs.KNOWN[key]), options=OPTIONS, backend="nvrtc")
-        return module.get_function("spiky_forward"), module.get_function("spiky_backward")
+        module = cupy.RawModule(code=source(key, recurrent), options=OPTIONS, backend="nvrtc")
+        name = "spiky_recurrent" if recurrent else "spiky"
+        return module.get_function(f"{name}_forward"), module.get_function(f"{name}_backward")
+
+
+def source(key: str, recurrent: bool = False) -> str:
+    """The text that `kernels` compiles."""
+    text = programs.source(programs.KNOWN[key])
+    return f"{text}\n{programs.header('recurrent_gpu')}" if recurrent else text
 
 
 def forward(
@@ -78,7 +92,7 @@ def forward(
     final = current.new_empty((programs.KNOWN[key].states, B, N) if last else (0,))
     potentials = current.new_empty((T, steps, B, N) if trace else (0,))
     pointers = [current, state, params, keep, output, final if last else None, potentials if trace else None]
-    _launch(key, 0, arguments(pointers, current, steps, uniforms), current)
+    _launch(key, 0, arguments(pointers, current, steps, uniforms), current, blocks(current))
     return output, final, potentials
 
 
@@ -104,8 +118,137 @@ def backward(
     scratch = current.new_empty(T * steps * programs.KNOWN[key].states * B * N)
     pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
     pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
-    _launch(key, 1, arguments(pointers, current, steps, uniforms), current)
+    _launch(key, 1, arguments(pointers, current, steps, uniforms), current, blocks(current))
     return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
+
+
+def recurrent_forward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    synapses: Tensor,
+    uniforms: Sequence[float],
+    steps: int,
+    feedback: Feedback,
+    last: bool,
+    trace: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `cpu_backend.recurrent_forward`: one launch."""
+    current, state, params, keep, synapses = _whole(current, state, params, keep, synapses)
+    T, _, B, N = current.shape
+    states = programs.KNOWN[key].states
+    output = current.new_empty(T, steps, B, N)
+    final = current.new_empty((states + feedback.states, B, N) if last else (0,))
+    potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+    now = current.new_empty(states + (feedback.decay is not None), B, N)
+    pointers = [current, state, params, keep, synapses, output, now]
+    pointers += [final if last else None, potentials if trace else None]
+    values = arguments(pointers, current, steps, uniforms, _loop(feedback))
+    _launch(f"{key} recurrent", 0, values, current, B, threads(N), shared(N, feedback))
+    return output, final, potentials
+
+
+def recurrent_backward(
+    key: str,
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    synapses: Tensor,
+    uniforms: Sequence[float],
+    steps: int,
+    feedback: Feedback,
+    grad_output: Tensor | None,
+    grad_last: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `cpu_backend.recurrent_backward`: a launch, and a matrix product per delay, for every chunk of rows."""
+    current, state, params, keep, synapses, grad_output, grad_last = _whole(
+        *(current, state, params, keep, synapses, grad_output, grad_last)
+    )
+    T, inner, B, N = current.shape
+    S, D, steps_in_all = programs.KNOWN[key].states, feedback.delays, T * steps
+    filtered = feedback.decay is not None
+    turned = synapses.t().contiguous()
+    recalled = recall(keep, T, steps, B, D, current)
+    grads = [current.new_empty(x.shape) if x is not None else current.new_empty(0) for x in (current, state)]
+    grad_params = current.new_zeros((0,) if params is None else params.shape)
+    grad_synapses = torch.zeros_like(synapses)
+    most = max(1, SCRATCH // (steps_in_all * N * (S + 4)))
+    for first in range(0, B, most):
+        rows = min(most, B - first)
+        part = slice(first, first + rows)
+        output = current.new_empty(D + steps_in_all, rows, N)
+        path = current.new_empty(steps_in_all, S, rows, N)
+        now = current.new_empty(S + filtered, rows, N)
+        grad_now = torch.zeros_like(now)
+        of_output = current.new_zeros(D + steps_in_all, rows, N)
+        if grad_output is not None:
+            of_output[D:] = grad_output[:, :, part].flatten(0, 1)
+        if grad_last is not None:
+            grad_now[:S] = grad_last[:S, part]
+            if filtered:
+                grad_now[S] = grad_last[S + D, part]
+            for d in range(1, D + 1):
+                if not feedback.cut or d > steps_in_all:
+                    of_output[D + steps_in_all - d] += (
+                        grad_last[S + d - 1, part] * recalled[d][-1, part, None]
+                    )
+        output[:D] = 0.0 if state is None else state[S : S + D, part].flip(0)
+        grad_drive = current.new_empty(steps_in_all, rows, N)
+        arrived = torch.empty_like(grad_drive)
+        of_params = None if params is None else current.new_zeros(params.shape[0], rows, N)
+        pointers = [current, state, params, keep, synapses, turned, output[D:], now]
+        pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
+        whole = (np.int32(feedback.cut), np.int64(first), np.int64(rows))
+        values = arguments(pointers, current, steps, uniforms, (*_loop(feedback), *whole))
+        _launch(f"{key} recurrent", 1, values, current, rows, threads(N), max(shared(N, feedback), 8 * N))
+        for d in range(1, D + 1):
+            past = output[D - d : D - d + steps_in_all] * recalled[d][:-1, part, None]
+            grad_synapses[(d - 1) * N : d * N] += past.flatten(0, 1).t() @ arrived.flatten(0, 1)
+        of_current = grad_drive.view(T, steps, rows, N)
+        grads[0][:, :, part] = of_current.sum(1, keepdim=True) if inner == 1 else of_current
+        if state is not None:
+            grads[1][:S, part], grads[1][S : S + D, part] = grad_now[:S], of_output[:D].flip(0)
+            if filtered:
+                grads[1][S + D, part] = grad_now[S]
+        if of_params is not None:
+            grad_params += of_params.sum(1)
+    return grads[0], grads[1], grad_params, grad_synapses
+
+
+def recall(keep: Tensor | None, T: int, steps: int, B: int, delays: int, like: Tensor) -> list[Tensor]:
+    """For each delay d: 1 where a step still has what was sent d steps before, 0 where an episode began since; [T K + 1, B].
+
+    The last step is the one after all, which reads the state that is left.
+    """
+    begins = like.new_ones(T, steps, B)
+    if keep is not None:
+        begins[:, 0] = keep
+    begins = torch.cat([begins.flatten(0, 1), begins.new_ones(1, B)])
+    found = [torch.ones_like(begins)]
+    for d in range(delays):
+        # d steps before it, no episode had begun
+        shifted = torch.cat([begins.new_ones(min(d, len(begins)), B), begins])[: len(begins)]
+        found.append(found[-1] * shifted)
+    return found
+
+
+def _loop(feedback: Feedback) -> tuple[Any, ...]:
+    """What the kernels of a recurrent loop are told of it."""
+    filtered, decay = np.int32(feedback.decay is not None), np.float32(feedback.decay or 0.0)
+    return np.int64(feedback.delays), filtered, decay, np.int32(feedback.binary)
+
+
+def threads(N: int) -> int:
+    """Threads of the block that has a row of N neurons."""
+    return min(MOST_THREADS, (N + 31) // 32 * 32)
+
+
+def shared(N: int, feedback: Feedback) -> int:
+    """Bytes that they share: the output of the last inner steps and of the one that is being computed."""
+    return 4 * (feedback.delays + 1) * ((N + 31) // 32 if feedback.binary else N)
 
 
 def _whole(*tensors: Tensor | None) -> list[Any]:
@@ -116,13 +259,23 @@ def _whole(*tensors: Tensor | None) -> list[Any]:
 
 
 def arguments(
-    pointers: Sequence[Tensor | None], current: Tensor, steps: int, uniforms: Sequence[float]
+    pointers: Sequence[Tensor | None],
+    current: Tensor,
+    steps: int,
+    uniforms: Sequence[float],
+    others: tuple[Any, ...] = (),
 ) -> tuple[Any, ...]:
     """What a kernel is launched with, in the order of its text: addresses, sizes and numbers."""
     T, K, B, N = current.shape
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in pointers]
     # CuPy passes a Python int as 64 bits, which suits an address, and a float as a double: numbers have their type
-    return (*addresses, *map(np.int64, (T, steps, B, N)), np.int32(K == 1), *map(np.float32, uniforms))
+    return (
+        *addresses,
+        *map(np.int64, (T, steps, B, N)),
+        np.int32(K == 1),
+        *others,
+        *map(np.float32, uniforms),
+    )
 
 
 def blocks(current: Tensor) -> int:
@@ -141,15 +294,25 @@ class _Stream:
         return 0, torch.cuda.current_stream(self.device).cuda_stream
 
 
-def _launch(key: str, which: int, values: tuple[Any, ...], current: Tensor) -> None:
+def _launch(
+    key: str,
+    which: int,
+    values: tuple[Any, ...],
+    current: Tensor,
+    grid: int,
+    block: int = BLOCK,
+    shared_bytes: int = 0,
+) -> None:
     """One kernel on torch's current stream: autograd runs backwards on threads whose CuPy stream is another."""
     import cupy
 
     if current.shape[2] * current.shape[3] == 0:
         return
-    device = current.device
-    function = kernels(key, device.index)[which]
+    device, name = current.device, key.removesuffix(" recurrent")
+    function = kernels(name, device.index, recurrent=name != key)[which]
+    if shared_bytes > SHARED:
+        function.max_dynamic_shared_size_bytes = shared_bytes
     # the stream is taken inside of the device, because CuPy holds it for one of the device that is current
     with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(device)):
-        function((blocks(current),), (BLOCK,), values)
+        function((grid,), (block,), values, shared_mem=shared_bytes)
     LAUNCHES[key if which == 0 else f"{key} backward"] += 1
