@@ -33,7 +33,7 @@ MOST_THREADS = 256
 SHARED = 48 * 1024
 """Bytes that the threads of a block may share without being asked for."""
 SCRATCH = 1 << 26
-"""Floats that the adjoint of a recurrent loop works in at once: 256 MiB."""
+"""Floats that an adjoint works in at once: 256 MiB."""
 
 
 @cache
@@ -68,6 +68,16 @@ def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
         return module.get_function(f"{name}_forward"), module.get_function(f"{name}_backward")
 
 
+@cache
+def bit_kernels(device: int) -> dict[str, Any]:
+    """The kernels of `bits_gpu.h` on one device, by name."""
+    import cupy
+
+    with cupy.cuda.Device(device):
+        module = cupy.RawModule(code=programs.header("bits_gpu"), options=OPTIONS, backend="nvrtc")
+        return {name: module.get_function(name) for name in ("spiky_pack", "spiky_unpack")}
+
+
 def source(key: str, recurrent: bool = False) -> str:
     """The text that `kernels` compiles."""
     text = programs.source(programs.KNOWN[key])
@@ -92,7 +102,7 @@ def forward(
     final = current.new_empty((programs.KNOWN[key].states, B, N) if last else (0,))
     potentials = current.new_empty((T, steps, B, N) if trace else (0,))
     pointers = [current, state, params, keep, output, final if last else None, potentials if trace else None]
-    _launch(key, 0, arguments(pointers, current, steps, uniforms), current, blocks(current))
+    _launch(key, 0, arguments(pointers, current, steps, uniforms), current, blocks(B * N))
     return output, final, potentials
 
 
@@ -115,10 +125,15 @@ def backward(
     grad_current = torch.empty_like(current)
     grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
     grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
-    scratch = current.new_empty(T * steps * programs.KNOWN[key].states * B * N)
+    floats = T * steps * programs.KNOWN[key].states
+    most = max(BLOCK, SCRATCH // floats // BLOCK * BLOCK)
+    scratch = current.new_empty(floats * min(most, B * N))
     pointers = [current, state, params, keep, grad_output, grad_last, grad_current]
     pointers += [None if state is None else grad_state, None if params is None else grad_params, scratch]
-    _launch(key, 1, arguments(pointers, current, steps, uniforms), current, blocks(current))
+    for first in range(0, B * N, most):
+        lanes = min(most, B * N - first)
+        values = arguments(pointers, current, steps, uniforms, (np.int64(first), np.int64(lanes)))
+        _launch(key, 1, values, current, blocks(lanes))
     return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
 
@@ -278,9 +293,8 @@ def arguments(
     )
 
 
-def blocks(current: Tensor) -> int:
+def blocks(lanes: int) -> int:
     """How many blocks of `BLOCK` threads have a thread for every lane."""
-    lanes = current.shape[2] * current.shape[3]
     return (lanes + BLOCK - 1) // BLOCK
 
 
@@ -294,6 +308,13 @@ class _Stream:
         return 0, torch.cuda.current_stream(self.device).cuda_stream
 
 
+def _bits(name: str, source_of: Tensor, to: Tensor, shape: Sequence[int], lanes: int) -> None:
+    """One of the kernels of `bits_gpu.h`, with as many threads as ``lanes``."""
+    values = (source_of.data_ptr(), to.data_ptr(), *map(np.int64, shape))
+    if lanes:
+        _run(bit_kernels(to.device.index)[name], name, values, to.device, blocks(lanes), BLOCK, 0)
+
+
 def _launch(
     key: str,
     which: int,
@@ -304,15 +325,28 @@ def _launch(
     shared_bytes: int = 0,
 ) -> None:
     """One kernel on torch's current stream: autograd runs backwards on threads whose CuPy stream is another."""
-    import cupy
-
     if current.shape[2] * current.shape[3] == 0:
         return
     device, name = current.device, key.removesuffix(" recurrent")
     function = kernels(name, device.index, recurrent=name != key)[which]
     if shared_bytes > SHARED:
         function.max_dynamic_shared_size_bytes = shared_bytes
+    label = key if which == 0 else f"{key} backward"
+    _run(function, label, values, device, grid, block, shared_bytes)
+
+
+def _run(
+    function: Any,
+    label: str,
+    values: tuple[Any, ...],
+    device: torch.device,
+    grid: int,
+    block: int,
+    shared_bytes: int,
+) -> None:
+    import cupy
+
     # the stream is taken inside of the device, because CuPy holds it for one of the device that is current
     with cupy.cuda.Device(device.index), cupy.cuda.Stream.from_external(_Stream(device)):
         function((grid,), (block,), values, shared_mem=shared_bytes)
-    LAUNCHES[key if which == 0 else f"{key} backward"] += 1
+    LAUNCHES[label] += 1

@@ -141,7 +141,9 @@ def linear(
     ``binary``: x is 0 or 1, and a backend may follow the ones alone. ``bfloat16``: the gradient of x may be computed in
     bfloat16.
     """
-    if choose(name, x) is cpu_backend:
+    module = choose(name, x)
+    # on a GPU the product is torch's own, and only what is kept for the backward pass is ours
+    if module is cpu_backend or (module is not torch_backend and binary and torch.is_grad_enabled()):
         return operators.linear(x, weight, bias, binary, bfloat16)
     return torch.nn.functional.linear(x, weight, bias)
 

@@ -240,9 +240,10 @@ template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, floa
 // One thread per lane. The arguments of a kernel are plain pointers and numbers, so that any launcher can pass them.
 #define THREAD_LANE ((long)blockIdx.x * blockDim.x + threadIdx.x)
 
-extern "C" __global__ void spiky_forward(const float *current, const float *state, const float *params, const float *keep,
-                                         float *output, float *last, float *trace, long T, long K, long B, long N,
-                                         int constant UNIFORM_PARAMETERS) {
+extern "C" __global__ void spiky_forward(const float *__restrict__ current, const float *__restrict__ state,
+                                         const float *__restrict__ params, const float *__restrict__ keep,
+                                         float *__restrict__ output, float *__restrict__ last, float *__restrict__ trace,
+                                         long T, long K, long B, long N, int constant UNIFORM_PARAMETERS) {
   const float uniforms[] = {UNIFORM_VALUES};
   Job j = {};
   j.current = current, j.state = state, j.params = params, j.keep = keep, j.uniforms = uniforms;
@@ -252,10 +253,13 @@ extern "C" __global__ void spiky_forward(const float *current, const float *stat
   if (THREAD_LANE < B * N) forward_chunk<true>(j, THREAD_LANE);
 }
 
-extern "C" __global__ void spiky_backward(const float *current, const float *state, const float *params, const float *keep,
-                                          const float *grad_output, const float *grad_last, float *grad_current,
-                                          float *grad_state, float *grad_params, float *scratch, long T, long K, long B,
-                                          long N, int constant UNIFORM_PARAMETERS) {
+// Lanes `first` to `first + lanes`: scratch, [T K, STATES, lanes], is as large as what runs at once.
+extern "C" __global__ void spiky_backward(const float *__restrict__ current, const float *__restrict__ state,
+                                          const float *__restrict__ params, const float *__restrict__ keep,
+                                          const float *__restrict__ grad_output, const float *__restrict__ grad_last,
+                                          float *__restrict__ grad_current, float *__restrict__ grad_state,
+                                          float *__restrict__ grad_params, float *__restrict__ scratch, long T, long K,
+                                          long B, long N, int constant, long first, long lanes UNIFORM_PARAMETERS) {
   const float uniforms[] = {UNIFORM_VALUES};
   Job j = {};
   j.current = current, j.state = state, j.params = params, j.keep = keep, j.uniforms = uniforms;
@@ -263,7 +267,7 @@ extern "C" __global__ void spiky_backward(const float *current, const float *sta
   j.grad_state = grad_state, j.grad_params = grad_params;
   j.T = T, j.K = K, j.B = B, j.N = N, j.constant = constant;
   j.batch = j.current_batch = j.output_batch = B;
-  if (THREAD_LANE < B * N) backward_chunk<true>(j, THREAD_LANE, scratch + THREAD_LANE, B * N);
+  if (THREAD_LANE < lanes) backward_chunk<true>(j, first + THREAD_LANE, scratch + THREAD_LANE, lanes);
 }
 
 #else

@@ -1,6 +1,6 @@
 """The kernels as torch operators: autograd, torch.compile and torch.export see them whole.
 
-``spiky_rl::unroll`` runs a neuron over time, ``spiky_rl::linear`` is the event-driven linear layer of the CPU. Each is
+``spiky_rl::unroll`` runs a neuron over time, ``spiky_rl::linear`` is a linear layer that keeps its input's events. Each is
 called directly, without an operator around it, where no gradient is wanted.
 """
 
@@ -170,7 +170,8 @@ def _linear(
     bits = rows.new_empty(
         (rows.shape[0], cpu_backend.words(rows.shape[1])) if binary else (0,), dtype=torch.int64
     )
-    y = cpu_backend.linear(rows, bits if binary else None, weight, bias, binary)
+    module = COMPILED[x.device.type]
+    y = module.linear(rows, bits if binary else None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -186,9 +187,11 @@ def _linear_backward(
     saved: Tensor, weight: Tensor, grad: Tensor, binary: bool, bfloat16: bool, bias: bool, inputs: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     grad_rows, grad_x = grad.reshape(-1, grad.shape[-1]), grad.new_empty(0)
-    with torch.autocast("cpu", enabled=False):  # the forward is exact under it, so its gradient is
+    device = grad.device.type
+    with torch.autocast(device, enabled=False):  # the forward is exact under it, so its gradient is
         if binary:
-            grad_weight, grad_bias = cpu_backend.linear_gradient(saved, grad_rows, weight.shape[1], bias)
+            gradient = COMPILED[device].linear_gradient
+            grad_weight, grad_bias = gradient(saved, grad_rows, weight.shape[1], bias)
         else:
             grad_weight = (saved.reshape(-1, saved.shape[-1]).t() @ grad_rows).t()
             grad_bias = grad_rows.sum(0) if bias else grad.new_empty(0)
@@ -239,8 +242,8 @@ def no_second_derivative(*_: Any) -> Any:
 for place in map(str.upper, COMPILED):
     LIBRARY.impl("unroll", _unroll, place)
     LIBRARY.impl("unroll_backward", _unroll_backward, place)
-LIBRARY.impl("linear", _linear, "CPU")
-LIBRARY.impl("linear_backward", _linear_backward, "CPU")
+    LIBRARY.impl("linear", _linear, place)
+    LIBRARY.impl("linear_backward", _linear_backward, place)
 for name, fake in {
     "unroll": _unroll_fake,
     "unroll_backward": _unroll_backward_fake,
@@ -286,11 +289,11 @@ def unroll(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
-    """The event-driven linear layer of the CPU: x [..., C] -> [..., N]; ``binary``: x is 0 or 1."""
+    """A linear layer by a compiled backend: x [..., C] -> [..., N]; ``binary``: x is 0 or 1."""
     if as_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     _fit_linear(x, weight, bias)
-    y = cpu_backend.linear(x.reshape(-1, x.shape[-1]), None, weight, bias, binary)
+    y = COMPILED[x.device.type].linear(x.reshape(-1, x.shape[-1]), None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 

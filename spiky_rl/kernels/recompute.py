@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -63,9 +64,9 @@ class _Recomputed(torch.autograd.Function):
 def pack(x: Tensor) -> Tensor:
     """Non-zero elements of x [..., C] as bits, [rows, words] of 64."""
     rows = x.reshape(-1, x.shape[-1])
+    if module := _packs(x.device, x.dtype):
+        return module.pack(rows)
     words = cpu_backend.words(rows.shape[1])
-    if x.device.type == "cpu" and x.dtype == torch.float32 and cpu_backend.available() is None:
-        return cpu_backend.pack(rows)
     padded = torch.nn.functional.pad(rows != 0, (0, words * 64 - rows.shape[1]))
     place = torch.arange(64, device=x.device)
     return (padded.view(-1, words, 64).long() << place).sum(-1)
@@ -73,7 +74,13 @@ def pack(x: Tensor) -> Tensor:
 
 def unpack(bits: Tensor, shape: torch.Size, dtype: torch.dtype = torch.float32) -> Tensor:
     """The inverse of `pack`: 0 and 1, in the shape that was packed."""
-    if bits.device.type == "cpu" and dtype == torch.float32 and cpu_backend.available() is None:
-        return cpu_backend.unpack(bits, shape[-1]).view(shape)
+    if module := _packs(bits.device, dtype):
+        return module.unpack(bits, shape[-1]).view(shape)
     place = torch.arange(64, device=bits.device)
     return ((bits.unsqueeze(-1) >> place) & 1).flatten(1)[:, : shape[-1]].to(dtype).reshape(shape)
+
+
+def _packs(device: torch.device, dtype: torch.dtype) -> ModuleType | None:
+    """The backend whose kernels pack bits there, if there is one."""
+    module = operators.COMPILED.get(device.type)
+    return module if module is not None and dtype == torch.float32 and module.available() is None else None
