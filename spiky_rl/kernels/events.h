@@ -53,28 +53,36 @@ INLINE long events_of_bits(const Word *bits, long inputs, int *index) {
   return count;
 }
 
-// y[tile] = bias + sum over events; NV vectors of the output row from v on. BINARY: every event is 1.
-template <int NV, bool BINARY>
+// Floats from one row of weights to the next where rows are padded with zeros, so that vectors lie within cache lines.
+#define PADDED_ROW(outputs) (((outputs) + WIDTH - 1) / WIDTH * WIDTH)
+
+// y[tile] = bias + sum over events; NV vectors of the output row from v on. BINARY: every event is 1. PADDED: weights and bias
+// are, and the last vector is written as far as the row goes.
+template <int NV, bool BINARY, bool PADDED>
 static void add_events(const float *x, const int *index, long count, const float *w, const float *bias, float *y, long v,
                        long outputs) {
   F sum[NV];
   long at[NV];
-  for (int i = 0; i < NV; i++) at[i] = place(v + i, outputs), sum[i] = bias ? load(bias + at[i]) : LANE(0);
+  const long stride = PADDED ? PADDED_ROW(outputs) : outputs;
+  for (int i = 0; i < NV; i++)
+    at[i] = PADDED ? (v + i) * WIDTH : place(v + i, outputs), sum[i] = bias ? load(bias + at[i]) : LANE(0);
   const float *base = w + at[0];
   const long tail = at[NV - 1] - at[0];
   for (long e = 0; e < count; e++) {
-    const float *row = base + index[e] * outputs;
+    const float *row = base + index[e] * stride;
     const F value = LANE(BINARY ? 1.0f : x[index[e]]);
     for (int i = 0; i < NV - 1; i++) sum[i] = BINARY ? sum[i] + load(row + i * WIDTH) : multiply_add(value, load(row + i * WIDTH), sum[i]);
     sum[NV - 1] = BINARY ? sum[NV - 1] + load(row + tail) : multiply_add(value, load(row + tail), sum[NV - 1]);
   }
-  for (int i = 0; i < NV; i++) store(y + at[i], sum[i]);
+  for (int i = 0; i < NV; i++)
+    if (PADDED && at[i] + WIDTH > outputs) memcpy(y + at[i], &sum[i], sizeof(float) * (outputs - at[i]));
+    else store(y + at[i], sum[i]);
 }
 
-template <bool BINARY>
+template <bool BINARY, bool PADDED = false>
 static void event_row(const float *x, const int *index, long count, const float *w, const float *bias, float *y,
                       long outputs) {
-  if (outputs < WIDTH) {
+  if (!PADDED && outputs < WIDTH) {
     for (long n = 0; n < outputs; n++) y[n] = bias ? bias[n] : 0.0f;
     for (long e = 0; e < count; e++) {
       const float *row = w + index[e] * outputs, value = BINARY ? 1.0f : x[index[e]];
@@ -87,7 +95,7 @@ static void event_row(const float *x, const int *index, long count, const float 
   for (long part = 0, v = 0; part < parts; part++) {
     const long size = (vectors - v + parts - part - 1) / (parts - part);
     switch (size) {
-#define CASE(n) case n: add_events<n, BINARY>(x, index, count, w, bias, y, v, outputs); break;
+#define CASE(n) case n: add_events<n, BINARY, PADDED>(x, index, count, w, bias, y, v, outputs); break;
       CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
 #if WIDTH == 16
       CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
@@ -98,52 +106,91 @@ static void event_row(const float *x, const int *index, long count, const float 
   }
 }
 
-// A block of rows that are not worth scanning: MR rows share what is read of the weights.
+// A block of rows that are not worth scanning: MR rows share what is read of the weights. PADDED: `w` is a panel of `panels_of`,
+// whose rows are NV vectors, and outputs end within the last one.
 #define MR (WIDTH == 16 ? 6 : 3)
 #define MV (WIDTH == 16 ? 4 : 2)
-template <int R, int NV>
+template <int R, int NV, bool PADDED>
 static void dense_tile(const float *x, long inputs, const float *w, const float *bias, float *y, long v, long outputs) {
   F sum[R][NV];
   long at[NV];
   for (int i = 0; i < NV; i++) {
-    at[i] = place(v + i, outputs);
+    at[i] = PADDED ? (v + i) * WIDTH : place(v + i, outputs);
     for (int r = 0; r < R; r++) sum[r][i] = bias ? load(bias + at[i]) : LANE(0);
   }
   for (long c = 0; c < inputs; c++) {
     F row[NV];
-    for (int i = 0; i < NV; i++) row[i] = load(w + c * outputs + at[i]);
+    for (int i = 0; i < NV; i++) row[i] = load(PADDED ? w + (c * NV + i) * WIDTH : w + c * outputs + at[i]);
     for (int r = 0; r < R; r++)
       for (int i = 0; i < NV; i++) sum[r][i] = multiply_add(LANE(x[r * inputs + c]), row[i], sum[r][i]);
   }
   for (int r = 0; r < R; r++)
-    for (int i = 0; i < NV; i++) store(y + r * outputs + at[i], sum[r][i]);
+    for (int i = 0; i < NV; i++)
+      if (PADDED && at[i] + WIDTH > outputs) memcpy(y + r * outputs + at[i], &sum[r][i], sizeof(float) * (outputs - at[i]));
+      else store(y + r * outputs + at[i], sum[r][i]);
 }
 
 // All rows for one panel of the weights before the next: the panel stays in the first-level cache.
-template <int NV>
+template <int NV, bool PADDED>
 static void dense_panel(const float *x, long inputs, const float *w, const float *bias, float *y, long v, long outputs,
                         long rows) {
   long r = 0;
-  for (; r + MR <= rows; r += MR) dense_tile<MR, NV>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs);
-  for (; r < rows; r++) dense_tile<1, NV>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs);
+  for (; r + MR <= rows; r += MR) dense_tile<MR, NV, PADDED>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs);
+  switch (rows - r) {
+#define CASE(n) case n: dense_tile<n, NV, PADDED>(x + r * inputs, inputs, w, bias, y + r * outputs, v, outputs); break;
+    CASE(1) CASE(2)
+#if WIDTH == 16
+    CASE(3) CASE(4) CASE(5)
+#endif
+#undef CASE
+  }
 }
 static void dense_rows(const float *x, long inputs, const float *w, const float *bias, float *y, long outputs, long rows) {
   const long vectors = (outputs + WIDTH - 1) / WIDTH;
   long v = 0;
-  for (; v + MV <= vectors; v += MV) dense_panel<MV>(x, inputs, w, bias, y, v, outputs, rows);
-  for (; v < vectors; v++) dense_panel<1>(x, inputs, w, bias, y, v, outputs, rows);
+  for (; v + MV <= vectors; v += MV) dense_panel<MV, false>(x, inputs, w, bias, y, v, outputs, rows);
+  for (; v < vectors; v++) dense_panel<1, false>(x, inputs, w, bias, y, v, outputs, rows);
+}
+
+// The transpose of weights [C, N] in panels of MV vectors of C, each [N, its vectors], padded with zeros: what errors are
+// multiplied with on their way back. Null: no memory.
+static float *panels_of(const float *w, long C, long N) {
+  float *found = (float *)aligned_alloc(64, sizeof(float) * N * PADDED_ROW(C)), *to = found;
+  const long vectors = PADDED_ROW(C) / WIDTH;
+  for (long v = 0; found && v < vectors; v += MV) {
+    const long width = (vectors - v < MV ? vectors - v : MV) * WIDTH;
+    for (long n = 0; n < N; n++)
+      for (long i = 0; i < width; i++, to++) *to = v * WIDTH + i < C ? w[(v * WIDTH + i) * N + n] : 0.0f;
+  }
+  return found;
+}
+// y [rows, C] = g [rows, N] times what `panels_of` made of weights [C, N].
+static void returned_rows(const float *g, const float *panels, float *y, long rows, long C, long N) {
+  const long vectors = PADDED_ROW(C) / WIDTH;
+  for (long v = 0; v < vectors; v += MV) {
+    switch (vectors - v < MV ? vectors - v : MV) {
+#define CASE(n) case n: dense_panel<n, true>(g, N, panels, nullptr, y, v, C, rows); break;
+      CASE(1) CASE(2)
+#if WIDTH == 16
+      CASE(3) CASE(4)
+#endif
+#undef CASE
+    }
+    panels += MV * WIDTH * N;
+  }
 }
 
 // y [rows, outputs] = x [rows, inputs] w [inputs, outputs] + bias. `bits`, if given: [rows, WORDS(inputs)], the events.
-// From bits alone where x is null. `index` has room for the numbers of all inputs.
+// From bits alone where x is null. `index` has room for the numbers of all inputs. `padded`: rows of w and bias are.
 static void linear_rows(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
-                        long outputs, int binary, int *index) {
+                        long outputs, int binary, int *index, int padded = 0) {
   if (!binary && outputs >= WIDTH) return dense_rows(x, inputs, w, bias, y, outputs, rows);
   for (long r = 0; r < rows; r++) {
     Word *word = bits ? bits + r * WORDS(inputs) : nullptr;
     const float *row = x ? x + r * inputs : nullptr;
     const long count = row ? events_of(row, inputs, index, word) : events_of_bits(word, inputs, index);
-    if (binary) event_row<true>(row, index, count, w, bias, y + r * outputs, outputs);
+    if (binary && padded) event_row<true, true>(row, index, count, w, bias, y + r * outputs, outputs);
+    else if (binary) event_row<true>(row, index, count, w, bias, y + r * outputs, outputs);
     else event_row<false>(row, index, count, w, bias, y + r * outputs, outputs);
   }
 }
@@ -168,45 +215,17 @@ extern "C" int spiky_linear(const float *x, Word *bits, const float *w, const fl
   return failed;
 }
 
-// sum [n, n + NV vectors) += the gradient rows that `mask` names
-template <int NV>
-static void add_rows(const float *grad, Word mask, float *sum, long v, long outputs) {
-  F total[NV];
-  long at[NV];
-  for (int i = 0; i < NV; i++) at[i] = place(v + i, outputs), total[i] = LANE(0);
+// sum [width] += the rows of `block`, NV vectors wide, that `mask` names.
+template <int NV> static void add_rows(const float *block, Word mask, float *sum, long width) {
+  F total[NV] = {};
   for (; mask; mask &= mask - 1) {
-    const float *row = grad + __builtin_ctzll(mask) * outputs;
-    for (int i = 0; i < NV; i++) total[i] = total[i] + load(row + at[i]);
+    const float *row = block + __builtin_ctzll(mask) * NV * WIDTH;
+    for (int i = 0; i < NV; i++) total[i] = total[i] + load(row + i * WIDTH);
   }
-  for (int i = 0; i < NV; i++) {
-    // the overlapped last vector adds only what is its own
-    const long own = i + v == (outputs + WIDTH - 1) / WIDTH - 1 ? (v + i) * WIDTH - at[i] : 0;
-    if (own == 0) store(sum + at[i], load(sum + at[i]) + total[i]);
+  for (int i = 0; i < NV; i++)
+    if ((i + 1) * WIDTH <= width) store(sum + i * WIDTH, load(sum + i * WIDTH) + total[i]);
     else
-      for (long j = own; j < WIDTH; j++) sum[at[i] + j] += total[i][j];
-  }
-}
-
-static void add_block(const float *grad, Word mask, float *sum, long outputs) {
-  if (outputs < WIDTH) {
-    for (; mask; mask &= mask - 1)
-      for (long n = 0; n < outputs; n++) sum[n] += grad[__builtin_ctzll(mask) * outputs + n];
-    return;
-  }
-  const long vectors = (outputs + WIDTH - 1) / WIDTH;
-  const long parts = (vectors + TILE - 1) / TILE;
-  for (long part = 0, v = 0; part < parts; part++) {
-    const long size = (vectors - v + parts - part - 1) / (parts - part);
-    switch (size) {
-#define CASE(n) case n: add_rows<n>(grad, mask, sum, v, outputs); break;
-      CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
-#if WIDTH == 16
-      CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
-#endif
-#undef CASE
-    }
-    v += size;
-  }
+      for (long j = i * WIDTH; j < width; j++) sum[j] += total[i][j - i * WIDTH];
 }
 
 // 64 x 64 bits transposed in place.
@@ -220,22 +239,44 @@ static void transpose(Word *a) {
     }
 }
 
+// What a block of up to ROWS rows adds to `width` outputs, NV vectors of them, that begin at `grad`, `grad_w` and `grad_bias`.
+template <int NV>
+static void add_block(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long n, long width, long inputs,
+                      long outputs) {
+  alignas(64) float block[ROWS * NV * WIDTH];  // the gradient in whole cache lines
+  for (long i = 0; i < n; i++) {
+    memcpy(block + i * NV * WIDTH, grad + i * outputs, sizeof(float) * width);
+    memset(block + i * NV * WIDTH + width, 0, sizeof(float) * (NV * WIDTH - width));
+  }
+  for (long w = 0; w < WORDS(inputs); w++) {
+    Word tile[64] = {};
+    for (long i = 0; i < n; i++) tile[i] = bits[i * WORDS(inputs) + w];
+    transpose(tile);
+    for (long c = 0; c < 64 && w * 64 + c < inputs; c++)
+      if (tile[c]) add_rows<NV>(block, tile[c], grad_w + (w * 64 + c) * outputs, width);
+  }
+  if (grad_bias) add_rows<NV>(block, n == 64 ? ~(Word)0 : ((Word)1 << n) - 1, grad_bias, width);
+}
+
 // Weight gradient [inputs, outputs] and, if wanted, bias gradient [outputs], from the events' bits; both are added to.
 static void add_gradient(const Word *bits, const float *grad, float *grad_w, float *grad_bias, long rows, long inputs,
                          long outputs) {
-  const long words = WORDS(inputs);
-  for (long r = 0; r < rows; r += ROWS) {
-    const long n = rows - r < ROWS ? rows - r : ROWS;
-    const float *block = grad + r * outputs;
-    for (long w = 0; w < words; w++) {
-      Word tile[64] = {};
-      for (long i = 0; i < n; i++) tile[i] = bits[(r + i) * words + w];
-      transpose(tile);
-      for (long c = 0; c < 64 && w * 64 + c < inputs; c++)
-        if (tile[c]) add_block(block, tile[c], grad_w + (w * 64 + c) * outputs, outputs);
+  const long vectors = (outputs + WIDTH - 1) / WIDTH, parts = (vectors + TILE - 1) / TILE;
+  for (long r = 0; r < rows; r += ROWS)
+    for (long part = 0, v = 0; part < parts; part++) {
+      const long size = (vectors - v + parts - part - 1) / (parts - part), first = v * WIDTH;
+      const long n = rows - r < ROWS ? rows - r : ROWS, width = outputs - first < size * WIDTH ? outputs - first : size * WIDTH;
+      float *of_bias = grad_bias ? grad_bias + first : nullptr;
+      switch (size) {
+#define CASE(k) case k: add_block<k>(bits + r * WORDS(inputs), grad + r * outputs + first, grad_w + first, of_bias, n, width, inputs, outputs); break;
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7)
+#if WIDTH == 16
+        CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
+#endif
+#undef CASE
+      }
+      v += size;
     }
-    if (grad_bias) add_block(block, n == 64 ? ~(Word)0 : ((Word)1 << n) - 1, grad_bias, outputs);
-  }
 }
 
 // Weight gradient of an input that is not binary: [C, N] += x' g, a tile of RC x NV vectors at a time.

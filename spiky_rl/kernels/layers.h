@@ -22,6 +22,7 @@ struct Layer {
   int binary;  // the input is 0 or 1
   int output_major;
   Within within;
+  float *padded;  // weights and then the bias in padded rows, where that is worth it; the stack's own
 };
 
 struct Stack {

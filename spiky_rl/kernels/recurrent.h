@@ -8,7 +8,7 @@
 
 struct Within {
   const float *weight;  // [D N, N], input-major; null: the layer is not recurrent
-  const float *turned;  // its transpose [N, D N]
+  const float *panels;  // what `panels_of` makes of it
   float *grad_weight;   // as weight
   float *trace;         // [T K, B, N]: first state after every step, or null
   long delays;          // D
@@ -191,7 +191,7 @@ static int loop_backward(const Loop &l, const float *drive, float *grad_output, 
           arrived[i] += carried[i];
           carried[i] = l.within.decay * arrived[i] * (job.keep ? job.keep[i / N] : 1.0f);
         }
-      linear_rows(arrived, nullptr, l.within.turned, nullptr, l.m.gathered, l.R, N, D * N, 0, l.m.index);
+      returned_rows(arrived, l.within.panels, l.m.gathered, l.R, D * N, N);
       loop_return(l, t, step, l.m.gathered, grad_output);
     }
   if (!grad_state) return 0;

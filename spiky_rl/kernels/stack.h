@@ -29,6 +29,12 @@ static Loop loop_of(const Stack &s, const Layer &layer, const Job &job, const Ro
   return loop;
 }
 
+static void map_rows(const Layer &layer, const float *x, Word *bits, float *y, long rows, int *index) {
+  const float *w = layer.padded ? layer.padded : layer.weight;
+  const float *bias = layer.padded && layer.bias ? w + layer.C * PADDED_ROW(layer.N) : layer.bias;
+  linear_rows(x, bits, w, bias, y, rows, layer.C, layer.N, layer.binary, index, layer.padded != nullptr);
+}
+
 // Rows b to b + R through all layers.
 static void forward_rows(const Stack &s, Room &room, long b, long R) {
   const float *signal = s.x + b * s.layers[0].C;
@@ -41,8 +47,8 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
     float *current = layer.current ? layer.current + b * layer.N : room.current;
     const long current_batch = layer.current ? s.B : R;
     for (long t = 0; layer.weight && t < steps; t++)
-      linear_rows(signal + t * batch * layer.C, layer.bits ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight,
-                  layer.bias, current + t * current_batch * layer.N, R, layer.C, layer.N, layer.binary, room.index);
+      map_rows(layer, signal + t * batch * layer.C, layer.bits ? layer.bits + (t * s.B + b) * words : nullptr,
+               current + t * current_batch * layer.N, R, room.index);
     Job job = job_of(s, layer, l, b, R);
     job.last = layer.last ? layer.last + b * layer.N : nullptr;
     const bool whole = l == s.count - 1 && s.output;
@@ -89,7 +95,7 @@ static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, c
 }
 
 // Gradients of rows b to b + R, added to those of `layers` (a thread's own copies of the stack's).
-static int backward_rows(const Stack &s, const Layer *layers, const float *const *transposed, const Half *const *packed,
+static int backward_rows(const Stack &s, const Layer *layers, const float *const *panels, const Half *const *packed,
                          Room &room, long b, long R) {
   for (long l = s.count - 1, side = 0; l >= 0; l--, side = 1 - side) {
     const Layer &layer = layers[l];
@@ -108,9 +114,8 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
       for (long t = 0; t < steps; t++)
         memcpy(room.current + t * R * N, layer.current + (t * s.B + b) * N, sizeof(float) * R * N);
     for (long t = 0; !layer.current && layer.weight && t < steps; t++)  // again from its input
-      linear_rows(layer.binary ? nullptr : input + (t * s.B + b) * C,
-                  layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, layer.weight, layer.bias,
-                  room.current + t * R * N, R, C, N, layer.binary, room.index);
+      map_rows(layer, layer.binary ? nullptr : input + (t * s.B + b) * C,
+               layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, room.current + t * R * N, R, room.index);
     job.current = room.current;
     if (layer.within.weight) {
       if (backward_loop(s, layer, loop_of(s, layer, job, room, b, R), job, room, input + b * C, side)) return 1;
@@ -135,7 +140,7 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
       if (s.bfloat16) rounded_product(gradient, packed[l], room.halves, below, steps * R, C, N);
       else
 #endif
-        linear_rows(gradient, nullptr, transposed[l], nullptr, below, steps * R, N, C, 0, room.index);
+        returned_rows(gradient, panels[l], below, steps * R, C, N);
     }
     if (first)
       for (long t = 0; t < steps; t++)
@@ -146,26 +151,40 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
 
 // Frees what `prepare` made of the first `count` layers.
 static void dispose(Layer *layers, long count) {
-  for (long l = 0; l < count; l++)
+  for (long l = 0; l < count; l++) {
     if (layers[l].output_major) free((void *)layers[l].weight);
+    free(layers[l].padded);
+  }
   free(layers);
 }
-// The layers with all weights input-major: copies of those that are not. Null: no memory.
+#define MANY 256  // rows that padding the weights is worth it for
+// The layers with all weights input-major: copies of those that are not; and padded, where events read many unaligned rows.
+// Null: no memory.
 static Layer *prepare(const Stack &s) {
   Layer *found = (Layer *)malloc(sizeof(Layer) * s.count);
   if (!found) return nullptr;
   memcpy(found, s.layers, sizeof(Layer) * s.count);
   for (long l = 0; l < s.count; l++) {
-    const long C = found[l].C, N = found[l].N;
-    if (!found[l].output_major) continue;
-    float *turned = (float *)malloc(sizeof(float) * C * N);
-    if (!turned) {
-      dispose(found, l);
+    Layer &layer = found[l];
+    const long C = layer.C, N = layer.N, stride = PADDED_ROW(N);
+    bool failed = false;
+    if (layer.output_major) {
+      float *turned = (float *)malloc(sizeof(float) * C * N);
+      for (long n = 0; turned && n < N; n++)
+        for (long c = 0; c < C; c++) turned[c * N + n] = layer.weight[n * C + c];
+      layer.weight = turned, failed = !turned;
+    }
+    if (layer.weight && layer.binary && N % WIDTH && s.T * s.K * s.B >= MANY) {
+      float *rows = layer.padded = (float *)aligned_alloc(64, sizeof(float) * (C + 1) * stride);
+      if (rows) memset(rows, 0, sizeof(float) * (C + 1) * stride);
+      for (long c = 0; rows && c < C; c++) memcpy(rows + c * stride, layer.weight + c * N, sizeof(float) * N);
+      if (rows && layer.bias) memcpy(rows + C * stride, layer.bias, sizeof(float) * N);
+      failed |= !rows;
+    }
+    if (failed) {
+      dispose(found, l + 1);
       return nullptr;
     }
-    for (long n = 0; n < N; n++)
-      for (long c = 0; c < C; c++) turned[c * N + n] = s.layers[l].weight[n * C + c];
-    found[l].weight = turned;
   }
   return found;
 }
@@ -205,12 +224,6 @@ static long synapses_within(const Layer &layer) { return layer.within.weight ? l
 static long gradients_of(const Layer &layer) {
   return layer.C * layer.N + layer.N + layer.parameters * layer.N + synapses_within(layer);
 }
-static float *turned_copy(const float *w, long C, long N) {
-  float *turned = (float *)malloc(sizeof(float) * C * N);
-  for (long c = 0; turned && c < C; c++)
-    for (long n = 0; n < N; n++) turned[n * C + c] = w[c * N + n];
-  return turned;
-}
 
 // Gradients start from zero. With several threads each adds up its own rows, and the threads' sums are added in order.
 extern "C" int spiky_stack_backward(const Stack *stack) {
@@ -224,10 +237,10 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
   const long bytes = furnish(measure, nullptr, s, R, true);
   long size = 0;
   for (long l = 0; l < n; l++) size += gradients_of(s.layers[l]);
-  const float **transposed = (const float **)calloc(n, sizeof(float *));
+  const float **panels = (const float **)calloc(n, sizeof(float *));
   const Half **packed = (const Half **)calloc(n, sizeof(Half *));
   float *sums = (float *)calloc(threads > 1 ? threads * size : 1, sizeof(float));
-  int failed = !transposed || !packed || !sums;
+  int failed = !panels || !packed || !sums;
   for (long l = 0; l < n && !failed; l++) {
     const Layer &layer = s.layers[l];
     if (layer.grad_weight) memset(layer.grad_weight, 0, sizeof(float) * layer.C * layer.N);
@@ -236,7 +249,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     if (layer.within.weight) {
       const long recalled = layer.within.delays * layer.N;
       memset(layer.within.grad_weight, 0, sizeof(float) * recalled * layer.N);
-      failed |= !(layers[l].within.turned = turned_copy(layer.within.weight, recalled, layer.N));
+      failed |= !(layers[l].within.panels = panels_of(layer.within.weight, recalled, layer.N));
     }
     if (!layer.weight || (l == 0 && !s.grad_x)) continue;
 #if HAS_BFLOAT16
@@ -246,8 +259,8 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
       continue;
     }
 #endif
-    transposed[l] = turned_copy(layer.weight, layer.C, layer.N);
-    failed |= !transposed[l];
+    panels[l] = panels_of(layer.weight, layer.C, layer.N);
+    failed |= !panels[l];
   }
   const bool begun = !failed;
 #pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
@@ -274,7 +287,7 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
 #endif
 #pragma omp for schedule(static)
     for (long b = 0; b < s.B; b += R)
-      if (ready) failed |= backward_rows(s, own, transposed, packed, room, b, s.B - b < R ? s.B - b : R);
+      if (ready) failed |= backward_rows(s, own, panels, packed, room, b, s.B - b < R ? s.B - b : R);
     free(memory);
     free(own);
   }
@@ -292,11 +305,11 @@ extern "C" int spiky_stack_backward(const Stack *stack) {
     }
   }
   for (long l = 0; l < n; l++) {
-    if (transposed) free((void *)transposed[l]);
+    if (panels) free((void *)panels[l]);
     if (packed) free((void *)packed[l]);
-    free((void *)layers[l].within.turned);
+    free((void *)layers[l].within.panels);
   }
-  free(transposed), free(packed), free(sums);
+  free(panels), free(packed), free(sums);
   dispose(layers, n);
   return failed;
 }

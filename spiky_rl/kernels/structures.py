@@ -29,7 +29,7 @@ class Within(ctypes.Structure):
     """`recurrent.h`'s struct."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weight", "turned", "grad_weight", "trace")),
+        *((name, ctypes.c_void_p) for name in ("weight", "panels", "grad_weight", "trace")),
         ("delays", ctypes.c_long),
         ("decay", ctypes.c_float),
         *((name, ctypes.c_int) for name in ("filtered", "binary", "cut")),
@@ -58,6 +58,7 @@ class Layer(ctypes.Structure):
         ("binary", ctypes.c_int),
         ("output_major", ctypes.c_int),
         ("within", Within),
+        ("padded", ctypes.c_void_p),
     ]
 
 
