@@ -164,7 +164,7 @@ extern "C" int spiky_convolution(const Geometry *geometry, const float *x, Word 
 #pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
   {
     Memory own;
-    int *index = own.take<int>(inputs);
+    int *index = own.take<int>(inputs + SLACK);
     float *current = own.take<float>(places * lanes), *largest = own.take<float>(blocks * lanes), *start = own.take<float>(lanes);
     uint8_t *unused = own.take<uint8_t>(blocks * g.outputs);
     failed |= own.missing;
@@ -263,7 +263,7 @@ static int weight_gradient(const Geometry &g, const float *x, Word *bits, const 
                            const Places &places, float *grad_w, float *grad_bias, long rows, long first, long last) {
   const long blocks = g.blocks(), taps = g.channels * g.kernel * g.kernel, own = (last - first) * g.patch();
   Memory memory;
-  int *index = memory.take<int>(g.inputs());
+  int *index = memory.take<int>(g.inputs() + SLACK);
   float *map = memory.take<float>(g.map()), *sum = memory.take<float>(own);
   if (memory.missing) return 1;
   memset(map, 0, sizeof(float) * g.map());
@@ -294,7 +294,7 @@ struct InputGradient : Memory {
 
   InputGradient(const Geometry &geometry, const Places &at, const float *weights)
       : g(geometry), places(at), w(weights), map(take<float>(g.map())), turned(take<float>(g.outputs)),
-        patch(take<float>(g.patch())), masks(take<Word>(g.pool * g.pool * WORDS(g.outputs))), index(take<int>(g.outputs)) {}
+        patch(take<float>(g.patch())), masks(take<Word>(g.pool * g.pool * WORDS(g.outputs))), index(take<int>(g.outputs + SLACK)) {}
 
   // One sample's: of all outputs that a place of the kernel gave the largest current, the weights go there together.
   void operator()(const uint8_t *where, const float *grad, float *grad_x) {

@@ -36,20 +36,35 @@ INLINE Word bits_of(const float *x, long inputs) {
   return word;
 }
 
+// Appends the numbers of a word's events, the first of whose inputs is `first`; writes up to SLACK numbers beyond them.
+#define SLACK 16
+INLINE long append(int *index, long count, Word word, long first) {
+#ifdef __AVX512F__
+  const __m512i own = _mm512_add_epi32(_mm512_set1_epi32((int)first), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+  for (int i = 0; word; i += 16, word >>= 16) {
+    const __m512i numbers = _mm512_add_epi32(own, _mm512_set1_epi32(i));
+    _mm512_storeu_si512(index + count, _mm512_maskz_compress_epi32((__mmask16)word, numbers));
+    count += __builtin_popcountll(word & 0xffff);
+  }
+#else
+  for (; word; word &= word - 1) index[count++] = (int)(first + __builtin_ctzll(word));
+#endif
+  return count;
+}
+
 // Non-zero inputs of a row: their numbers, and their bits if wanted.
 INLINE long events_of(const float *x, long inputs, int *index, Word *bits) {
   long count = 0;
   for (long first = 0; first < inputs; first += 64) {
     Word word = bits_of(x + first, inputs - first < 64 ? inputs - first : 64);
     if (bits) bits[first / 64] = word;
-    for (; word; word &= word - 1) index[count++] = (int)(first + __builtin_ctzll(word));
+    count = append(index, count, word, first);
   }
   return count;
 }
 INLINE long events_of_bits(const Word *bits, long inputs, int *index) {
   long count = 0;
-  for (long w = 0; w < WORDS(inputs); w++)
-    for (Word word = bits[w]; word; word &= word - 1) index[count++] = (int)(w * 64 + __builtin_ctzll(word));
+  for (long w = 0; w < WORDS(inputs); w++) count = append(index, count, bits[w], w * 64);
   return count;
 }
 
@@ -181,7 +196,7 @@ static void returned_rows(const float *g, const float *panels, float *y, long ro
 }
 
 // y [rows, outputs] = x [rows, inputs] w [inputs, outputs] + bias. `bits`, if given: [rows, WORDS(inputs)], the events.
-// From bits alone where x is null. `index` has room for the numbers of all inputs. `padded`: rows of w and bias are.
+// From bits alone where x is null. `index` has room for the numbers of all inputs, and SLACK. `padded`: rows of w and bias are.
 static void linear_rows(const float *x, Word *bits, const float *w, const float *bias, float *y, long rows, long inputs,
                         long outputs, int binary, int *index, int padded = 0) {
   if (!binary && outputs >= WIDTH) return dense_rows(x, inputs, w, bias, y, outputs, rows);
@@ -202,7 +217,7 @@ extern "C" int spiky_linear(const float *x, Word *bits, const float *w, const fl
   int failed = 0;
 #pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed)
   {
-    int *index = (int *)malloc(sizeof(int) * (inputs > 0 ? inputs : 1));
+    int *index = (int *)malloc(sizeof(int) * (inputs + SLACK));
     failed |= !index;
 #pragma omp for
     for (long r = 0; r < rows; r += PART) {

@@ -84,7 +84,7 @@ static void furnish_memory(Memory &m, char *&place, const Stack &s, long R, bool
   }
   if (!size) return;
   m.events = (Word *)take(place, sizeof(Word) * events);
-  m.index = (int *)take(place, sizeof(int) * recalled);
+  m.index = (int *)take(place, sizeof(int) * (recalled + SLACK));
   m.since = (int *)take(place, sizeof(int) * s.T * R);
   const auto floats = [&](long count) { return (float *)take(place, sizeof(float) * count); };
   m.sent = floats(sent), m.state = floats(states), m.gathered = floats(R * recalled);
@@ -98,7 +98,7 @@ static long furnish(Room &room, char *start, const Stack &s, long R, bool backwa
   const long steps = s.T * s.K, floats = sizeof(float) * steps * R * widest(s);
   for (int i = 0; i < 2; i++) room.signal[i] = (float *)take(place, floats);
   room.current = (float *)take(place, floats);
-  room.index = (int *)take(place, sizeof(int) * widest(s));
+  room.index = (int *)take(place, sizeof(int) * (widest(s) + SLACK));
   furnish_memory(room.memory, place, s, R, backward);
   if (backward) {
     long lanes = 1;

@@ -23,7 +23,7 @@ struct Memory {
   Word *events;  // [D + T K, R, words]: output, from D steps before the first on; or, where it is graded,
   float *sent;   // [D + T K, R, N]
   int *since;    // [T, R]: the step with which a control step's episode began; -D: before this call
-  int *index;    // [D N]
+  int *index;    // [D N], and SLACK
   float *state;  // [states, R, N]
   float *synapse, *arriving, *output;  // [R, N]: I, its new part, z
   float *gathered;                     // [R, D N]
@@ -91,9 +91,7 @@ static void loop_arriving(const Loop &l, long t, long step, float *to) {
       if (!l.within.binary) loop_recall(l, t, step, r, d, l.m.gathered + (r * D + d - 1) * N);
       else if (loop_recalls(l, t, step, r, d)) {
         const Word *bits = l.m.events + ((D + step - d) * l.R + r) * words;
-        for (long w = 0; w < words; w++)
-          for (Word word = bits[w]; word; word &= word - 1)
-            l.m.index[count++] = (int)((d - 1) * N + w * 64 + __builtin_ctzll(word));
+        for (long w = 0; w < words; w++) count = append(l.m.index, count, bits[w], (d - 1) * N + w * 64);
       }
     }
     if (l.within.binary) event_row<true>(nullptr, l.m.index, count, l.within.weight, nullptr, to + r * N, N);

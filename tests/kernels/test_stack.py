@@ -125,7 +125,7 @@ def test_gradients_of_everything_are_the_torch_references(settings, stateful):
 
 
 def test_bfloat16_input_gradients_leave_the_forward_alone_and_the_gradient_nearly():
-    if not precision.fast():
+    if precision.FLAGS.isdisjoint(precision.words()):
         pytest.skip("this CPU does not multiply bfloat16 matrices")
     exact, rough, x = build(), build(gradient_precision="bfloat16"), observations(batch=256)
     y, z = exact(x, None)[0], rough(x, None)[0]
@@ -138,6 +138,21 @@ def test_bfloat16_input_gradients_leave_the_forward_alone_and_the_gradient_nearl
     assert not torch.equal(*flat), "the option does something"
     last = [list(network.decoder.parameters())[0].grad for network in (exact, rough)]
     assert torch.equal(*last), "what is above the first input gradient is exact"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ({"GenuineIntel", "avx512_bf16"}, False),
+        ({"GenuineIntel", "avx512_bf16", "amx_bf16"}, True),
+        ({"AuthenticAMD", "avx512_bf16"}, True),
+        ({"bf16"}, True),
+        ({"AuthenticAMD", "avx2"}, False),
+    ],
+)
+def test_bfloat16_is_taken_where_it_is_faster_than_float32(monkeypatch, words, expected):
+    monkeypatch.setattr(precision, "words", lambda: frozenset(words))
+    assert precision.fast.__wrapped__() == expected
 
 
 def test_recompute_keeps_bits_instead_of_currents():
