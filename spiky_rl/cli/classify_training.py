@@ -94,15 +94,18 @@ def training_step(
     frames: Tensor,
     labels: Tensor,
     label_smoothing: float = 0.0,
-) -> tuple[float, int]:
-    """Learn from frames [T, B, O] and labels [B]; returns the mean loss and how many of them were right before."""
+) -> tuple[Tensor, Tensor]:
+    """Learn from frames [T, B, O] and labels [B]; returns the mean loss and how many of them were right before.
+
+    Both stay where the network is: to read them is to wait for the device.
+    """
     output = logits(network, frames)
     loss = functional.cross_entropy(output, labels, label_smoothing=label_smoothing)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
     network.advance()
-    return loss.item(), int((output.argmax(1) == labels).sum())
+    return loss.detach(), (output.argmax(1) == labels).sum()
 
 
 def augmented(frames: Tensor, shift: float, rotation: float) -> Tensor:
@@ -170,7 +173,7 @@ class Trainer:
         settings, train = self.settings, self.split.train
         order = train[torch.randperm(len(train)).numpy()]
         batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
-        total, right = 0.0, 0
+        told = torch.zeros(2, dtype=torch.double, device=self.device)
         for i, indices in enumerate(batches):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate((index + i / len(batches)) / settings.epochs)
@@ -179,12 +182,11 @@ class Trainer:
             loss, count = training_step(
                 self.network, self.optimiser, frames, labels, settings.label_smoothing
             )
-            if not math.isfinite(loss):
-                raise FloatingPointError(
-                    f"epoch {index}: the loss is {loss}; the last good checkpoint is kept"
-                )
-            total, right = total + loss * len(indices), right + count
-        return total / len(order), right / len(order)
+            told += torch.stack([loss * len(indices), count])
+        loss, accuracy = (told / len(order)).tolist()
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"epoch {index}: the loss is {loss}; the last good checkpoint is kept")
+        return loss, accuracy
 
     def _learning_rate(self, done: float) -> float:
         """When this part of all epochs is done."""

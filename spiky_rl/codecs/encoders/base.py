@@ -50,3 +50,8 @@ class Encoder(Component, torch.nn.Module):
 def uniform_noise(seed: int, steps: int, width: int) -> Tensor:
     """Noise of a random encoder, uniform in [0, 1), [K, C]: one row for all environments, from a generator of its own."""
     return torch.rand(steps, width, generator=torch.Generator().manual_seed(seed))
+
+
+def redraw_noise(noise: Tensor, seed: int) -> None:
+    """Draw `uniform_noise` anew, in place."""
+    noise.copy_(uniform_noise(seed, *noise.shape))

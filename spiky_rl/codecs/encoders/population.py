@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.registry import Option
 from spiky_rl.surrogates.rectangle import Rectangle
@@ -64,7 +64,7 @@ class Population(Encoder):
         return torch.stack(spikes, dim=1)
 
     def redraw(self, updates: int) -> None:  # noqa: D102
-        self.noise.copy_(uniform_noise(self.seed + updates, *self.noise.shape))
+        redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:
         """Three operations per field: difference, scaling, square (the exponential is not counted)."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spiky_rl.codecs.encoders.base import Encoder, uniform_noise
+from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
 from spiky_rl.registry import Option
 
 
@@ -50,7 +50,7 @@ class Rate(Encoder):
         return (self.noise[:, None] < probability.unsqueeze(1)).to(x.dtype)
 
     def redraw(self, updates: int) -> None:  # noqa: D102
-        self.noise.copy_(uniform_noise(self.seed + updates, *self.noise.shape))
+        redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:
         """One per observation: its scaling."""

@@ -301,6 +301,9 @@ def quiet() -> Iterator[None]:
 class TimedVecEnv(RslRlVecEnvWrapper):
     """rsl_rl's view of an environment, with the time that it takes and a check of what it returns."""
 
+    checks_finite = True
+    """Whether `step` raises for numbers that are none, so that nobody else need look for them."""
+
     def __init__(self, env: Any, clip_actions: float | None = None):
         with quiet():
             super().__init__(env, clip_actions)

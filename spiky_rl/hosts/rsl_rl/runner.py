@@ -15,7 +15,7 @@ import torch
 from rsl_rl.env import VecEnv
 from rsl_rl.runners import OnPolicyRunner
 from rsl_rl.utils.logger import Logger
-from torch import nn
+from torch import Tensor, nn
 
 from spiky_rl.hosts.common.checkpoints import (
     CheckpointError,
@@ -24,6 +24,7 @@ from spiky_rl.hosts.common.checkpoints import (
     restore_random_state,
     write_checkpoint,
 )
+from spiky_rl.hosts.common.episodes import EndedEpisodes
 from spiky_rl.hosts.common.observe import write_pictures
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
 from spiky_rl.hosts.rsl_rl.export import write_onnx
@@ -58,6 +59,10 @@ class Runner(HostRunner, OnPolicyRunner):
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
             # where a task names no observation groups, rsl_rl takes 'policy' for both models and warns of it three times
             warnings.filterwarnings("ignore", message="The observation configuration dictionary")
+            if getattr(
+                env, "checks_finite", False
+            ):  # rsl_rl's own check would wait for the device thrice more in every step
+                train_cfg = {**train_cfg, "check_for_nan": False}
             super().__init__(env, train_cfg, log_dir, device)
         log.debug("%s", printed.getvalue())
         self.keep_books(identity, picture_interval, notes, on_iteration)
@@ -186,18 +191,37 @@ class Runner(HostRunner, OnPolicyRunner):
 
 
 class _QuietLogger(Logger):
-    """rsl_rl's logger without its page of text per iteration."""
+    """rsl_rl's logger without its page of text per iteration, and without asking the device in every control step."""
 
     after: Callable[..., None]
     log_dir: str | None
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.ended = EndedEpisodes(self.num_envs, self.device)
+        self.rewbuffer, self.lenbuffer = self.ended.returns, self.ended.lengths
 
     def init_logging_writer(self) -> None:
         """As the parent's; once."""
         if self.writer is None:
             super().init_logging_writer()
 
+    def process_env_step(
+        self, rewards: Tensor, dones: Tensor, extras: dict, intrinsic_rewards: Tensor | None = None
+    ) -> None:
+        """As the parent's; which episodes ended is read at the end of the iteration."""
+        if (
+            intrinsic_rewards is not None
+        ):  # of random network distillation: more returns, which the parent alone counts
+            super().process_env_step(rewards, dones, extras, intrinsic_rewards)
+        elif self.writer is not None:
+            if report := extras.get("episode", extras.get("log")):
+                self.ep_extras.append(report)
+            self.ended.add(rewards, dones > 0)
+
     def log(self, it: int, start_it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict, **rest: Any) -> None:  # type: ignore[override]
         """Write the scalars, print nothing, and hand on to the runner."""
+        self.ended.read()
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 super().log(it, start_it, total_it, collect_time, learn_time, loss_dict, **rest)

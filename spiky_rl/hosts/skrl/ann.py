@@ -66,7 +66,8 @@ class Ann(nn.Module):
         if self.rnn is None:
             return self.mlp(x), ()
         assert state is not None
-        if keep is None or bool(keep.all()):
+        # whether an episode began is asked where that waits for no device
+        if keep is None or keep.device.type == "cpu" and bool(keep.all()):
             hidden, state = self._recur(x, state)
             return self.mlp(hidden), state
         outputs = []

@@ -10,31 +10,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-KEPT = 100
-"""Episodes that a mean is taken over, as in rsl_rl."""
+from spiky_rl.hosts.common.episodes import KEPT, EndedEpisodes
 
 
 class Episodes:
     """Returns and lengths of the latest episodes, and what the environment reports of them."""
 
     def __init__(self, num_envs: int, device: Any) -> None:
-        self.returns: deque[float] = deque(maxlen=KEPT)
-        self.lengths: deque[float] = deque(maxlen=KEPT)
         self.reports: deque[Mapping[str, Any]] = deque(maxlen=KEPT)
-        self._return = torch.zeros(num_envs, device=device)
-        self._length = torch.zeros(num_envs, device=device)
+        self._ended = EndedEpisodes(num_envs, device)
+
+    @property
+    def returns(self) -> deque[float]:
+        """Of those that `read` has taken over."""
+        return self._ended.returns
+
+    @property
+    def lengths(self) -> deque[float]:
+        """Beside `returns`, in control steps."""
+        return self._ended.lengths
 
     def add(self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
         """Count a control step: rewards and dones [B, 1], and the environment's extras."""
         if report := extras.get("episode", extras.get("log")):
             self.reports.append(report)
-        self._return += rewards.view(-1)
-        self._length += 1
-        ended = dones.view(-1)
-        self.returns.extend(self._return[ended].tolist())
-        self.lengths.extend(self._length[ended].tolist())
-        self._return = self._return * ~ended
-        self._length = self._length * ~ended
+        self._ended.add(rewards.view(-1), dones.view(-1))
+
+    def read(self) -> None:
+        """Take over what ended since the last call, as `EndedEpisodes.read`."""
+        self._ended.read()
 
     def report(self) -> dict[str, float]:
         """Means of the environment's reports since the last call, by tag."""

@@ -156,6 +156,7 @@ class Runner(HostRunner, ComponentRunner):
 
     def _report(self, index: int, last: int, collecting: float, learning: float) -> None:
         """Book the iteration, with what rsl_rl's logger writes of one under the same names."""
+        self.episodes.read()
         losses = self.losses()
         self.require_finite(index, losses)
         env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs

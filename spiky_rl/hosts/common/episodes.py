@@ -1,0 +1,40 @@
+"""Episodes that end in a rollout: gathered where the environments are, read by the host once per iteration."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KEPT = 100
+"""Episodes that a mean is taken over, as in rsl_rl."""
+
+
+class EndedEpisodes:
+    """Returns and lengths of the latest episodes. Which ended in a step is not asked then: that would wait for the device."""
+
+    def __init__(self, num_envs: int, device: Any) -> None:
+        self.returns: deque[float] = deque(maxlen=KEPT)
+        self.lengths: deque[float] = deque(maxlen=KEPT)
+        self._return = torch.zeros(num_envs, device=device)
+        self._length = torch.zeros(num_envs, device=device)
+        self._steps: list[Tensor] = []
+
+    def add(self, rewards: Tensor, ended: Tensor) -> None:
+        """Count a control step: rewards [B], and whether an episode ended with it [B]."""
+        left = (~ended).to(self._return.dtype)
+        # never in place: the steps before are still to be read
+        self._return, self._length = self._return + rewards, self._length + 1
+        self._steps.append(torch.stack([self._return, self._length, left]))
+        self._return, self._length = self._return * left, self._length * left
+
+    def read(self) -> None:
+        """Take over what ended since the last call: the one time that the host waits."""
+        if not self._steps:
+            return
+        returns, lengths, left = torch.stack(self._steps, 1).cpu().numpy()
+        self._steps.clear()
+        self.returns.extend(returns[left == 0].tolist())
+        self.lengths.extend(lengths[left == 0].tolist())

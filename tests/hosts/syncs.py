@@ -1,0 +1,65 @@
+"""The one list of what makes the host wait for a CUDA device, and why it may. Whatever else waits raises in
+`tests/hosts/test_pretend_cuda_*.py`.
+"""
+
+OURS = {
+    "spiky_rl.hosts.common.episodes:EndedEpisodes.read": "returns and lengths, once per iteration",
+    "spiky_rl.hosts.common.runner:HostRunner.spoilt": "whether all weights are finite, once per iteration",
+    "spiky_rl.hosts.skrl.episodes:Episodes.report": "what the environment reports, once per iteration",
+    "spiky_rl.hosts.skrl.runner:Runner._report": "the deviation of actions, once per iteration",
+    "spiky_rl.hosts.skrl.runner:Runner.losses": "the entropy, once per iteration",
+    "spiky_rl.metrics.ann:Tally.synapses": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.ann:Tally.values": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.ann:_recurrent.<locals>.<genexpr>": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.ann:_recurrent.<locals>.hook": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.meter:Meter.__call__": "a network's cost, once per iteration",
+    "spiky_rl.metrics.meter:of_ann.<locals>.<genexpr>": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.spikes:_firing": "firing of every layer, once per iteration",
+    "spiky_rl.metrics.spikes:picture": "the raster, every 25 iterations",
+    "spiky_rl.metrics.synops:_zeros": "how many weights are zero, where a meter is made",
+    "spiky_rl.metrics.synops:of_connection": "how many weights are zero, where a meter is made",
+    "spiky_rl.metrics.synops:counted": "a network's cost, once per iteration",
+    "spiky_rl.metrics.synops:effective_operations.<locals>.<genexpr>": "a network's cost, once per iteration",
+    "spiky_rl.networks.base:SpikingNetwork.get_extra_state": "a checkpoint: the number of updates",
+    "spiky_rl.codecs.encoders.base:redraw_noise": "the noise of the next rollout, one row, once per update",
+    "spiky_rl.cli.classify_training:Trainer.batch": "samples lie with the host",
+    "spiky_rl.cli.classify_training:augmented": "how each sample is moved, which the host draws",
+    "spiky_rl.cli.classify_training:Trainer._learn": "loss and accuracy, once per epoch",
+    "spiky_rl.cli.classify_training:Trainer.predictions": "classes of held-out samples, once per epoch",
+}
+"""Function -> why it waits. None of them does in a control step or a minibatch: see `BUSY`."""
+BUSY = (
+    "rsl_rl.algorithms.ppo:PPO.act",
+    "rsl_rl.algorithms.ppo:PPO.process_env_step",
+    "rsl_rl.algorithms.ppo:PPO.compute_returns",
+    "rsl_rl.algorithms.ppo:PPO.update",
+    "skrl.agents.torch.ppo.ppo:PPO.act",
+    "skrl.agents.torch.ppo.ppo:PPO.record_transition",
+    "skrl.agents.torch.ppo.ppo:PPO.update",
+    "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.act",
+    "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.record_transition",
+    "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.update",
+    "spiky_rl.hosts.rsl_rl.runner:_QuietLogger.process_env_step",
+    "spiky_rl.hosts.skrl.episodes:Episodes.add",
+    "spiky_rl.cli.classify_training:training_step",
+    "spiky_rl.networks.feedforward:FeedForward.learn",
+)
+"""Functions of control steps and minibatches, in which nothing of `OURS` may wait, but for what `BETWEEN` does after the last."""
+BETWEEN = "spiky_rl.networks.feedforward:FeedForward.advance"
+HOSTS = {
+    "rsl_rl.algorithms.ppo:PPO.update": "losses and the KL divergence of every minibatch; the gradient of unpad_trajectories",
+    "rsl_rl.storage.rollout_storage:RolloutStorage.recurrent_mini_batch_generator": "where episodes begin, of what is replayed",
+    "rsl_rl.utils.utils:split_and_pad_trajectories": "where episodes end, of what is replayed",
+    "rsl_rl.utils.utils:unpad_trajectories": "where episodes end, of what is replayed",
+    "rsl_rl.modules.rnn:RNN.reset": "where an ANN's episodes end",
+    "rsl_rl.modules.normalization:EmpiricalNormalization.update": "the number of samples, once per update",
+    "rsl_rl.utils.logger:Logger.log": "the log, once per iteration",
+    "skrl.agents.torch.ppo.ppo:PPO.update": "losses of every minibatch, the KL divergence of every epoch",
+    "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.update": "losses of every minibatch, the KL divergence of every epoch",
+    "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.record_transition": "where episodes end, of what is replayed",
+    "skrl.memories.torch.base:Memory.sample_all": "which samples belong to a minibatch, once per update",
+    "skrl.memories.torch.base:Memory.sample_by_index": "which samples belong to a minibatch, once per update",
+}
+"""The same of the libraries that train: theirs, whatever the network is. None of ours is called while they wait."""
+TESTS = ("tests.hosts.pretend_case:Writer.add_scalar", "tests.hosts.pretend_case:Writer.add_histogram")
+"""What stands for TensorBoard in the tests, and reads as it does."""

@@ -1,0 +1,54 @@
+"""Every agent trains under rsl_rl on a pretended CUDA device: rollouts, resets, updates, local rules, the log and the meter."""
+
+from functools import cache
+
+import pytest
+
+from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.spec import resolve_agent
+from tests.hosts import syncs
+from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, network_of, takes_images
+from tests.hosts.pretend_cuda import DEVICE, pretended
+from tests.hosts.point_env import config
+
+ITERATIONS = 2
+ELSEWHERE = ("skrl.", "spiky_rl.hosts.skrl.", "spiky_rl.cli.")
+"""Modules of what is listed that other tests meet."""
+
+
+def settings(agent: str) -> dict:
+    host = config(steps=STEPS, class_name="PPO", schedule="adaptive", desired_kl=0.01, num_learning_epochs=1)
+    if takes_images(agent):
+        host["obs_groups"] = {"actor": ["policy"], "critic": ["critic"]}
+    return runner_config(resolve_agent(agent, "Isaac-Point", host, []))
+
+
+@cache
+def trained(agent: str):
+    """What was met and launched while an agent was trained, and what was written."""
+    chosen, images = settings(agent), takes_images(agent)
+    with pretended() as cuda:
+        with cuda.pretence.setting_up():
+            run = Runner(World(images), chosen, "nowhere", DEVICE)
+        writer = run.logger.writer = Writer()
+        run.save = lambda path: run.alg.save()  # as far as there are values to be written
+        run.learn(ITERATIONS)
+        assert all(weight.is_cuda for model in run.models for weight in model.parameters())
+    return cuda.pretence.met, cuda.cupy.launches, writer.scalars
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_agent_trains(agent):
+    _, launches, scalars = trained(agent)
+    assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
+    network = network_of(agent)
+    assert (launches["spiky_forward"] >= ITERATIONS * STEPS) == (network is not None)
+    learns = network is not None and not network.cls.cached(network.options)
+    assert (launches["spiky_backward"] > 0) == learns, "gradients come from kernels too"
+
+
+def test_everything_that_is_listed_is_met():
+    met = set().union(*(trained(agent)[0] for agent in AGENTS))
+    listed = {name for name in (*syncs.OURS, *syncs.HOSTS) if not name.startswith(ELSEWHERE)}
+    assert met - set(syncs.TESTS) == listed

@@ -1,0 +1,58 @@
+"""Every agent that skrl takes trains under it on a pretended CUDA device."""
+
+from functools import cache
+
+import pytest
+
+pytest.importorskip("skrl", reason="the skrl extra is not installed")
+
+from spiky_rl.hosts.skrl.config import host_tree, runner_config
+from spiky_rl.hosts.skrl.runner import Runner
+from spiky_rl.spec import resolve_agent
+from tests.hosts import syncs
+from tests.hosts.pretend_case import (
+    AGENTS,
+    STEPS,
+    World,
+    Writer,
+    changes_by_itself,
+    network_of,
+    takes_images,
+)
+from tests.hosts.pretend_cuda import DEVICE, pretended
+from tests.hosts.skrl_case import RAW
+
+TAKEN = [name for name in AGENTS if not takes_images(name) and not changes_by_itself(name)]
+ITERATIONS = 2
+HERE = ("skrl.", "spiky_rl.hosts.skrl.")
+
+
+@cache
+def trained(agent: str):
+    """As in `test_pretend_cuda_rsl_rl`."""
+    raw = {**RAW, "agent": {**RAW["agent"], "rollouts": STEPS, "learning_epochs": 1}}
+    chosen = runner_config(resolve_agent(agent, "Isaac-Point", host_tree(raw, "Isaac-Point"), []))
+    with pretended() as cuda:
+        with cuda.pretence.setting_up():
+            run = Runner(World(), chosen, None, DEVICE)
+        run._writer = writer = Writer()
+        run.learn(ITERATIONS)
+        assert all(weight.is_cuda for model in run.models for weight in model.parameters())
+    return cuda.pretence.met, cuda.cupy.launches, writer.scalars
+
+
+@pytest.mark.parametrize("agent", TAKEN)
+def test_every_agent_trains(agent):
+    _, launches, scalars = trained(agent)
+    assert {"Loss/value", "Train/mean_reward", "Cost/operations_per_step"} <= scalars.keys()
+    network = network_of(agent)
+    assert (launches["spiky_forward"] >= ITERATIONS * STEPS) == (network is not None)
+    learns = network is not None and not network.cls.cached(network.options)
+    assert (launches["spiky_backward"] > 0) == learns, "gradients come from kernels too"
+
+
+def test_everything_that_is_listed_is_met():
+    met = set().union(*(trained(agent)[0] for agent in TAKEN))
+    listed = {name for name in (*syncs.OURS, *syncs.HOSTS) if name.startswith(HERE)}
+    assert {name for name in met if name.startswith(HERE)} == listed
+    assert met <= {*syncs.OURS, *syncs.HOSTS, *syncs.TESTS}

@@ -1,0 +1,181 @@
+"""The CuPy backend, as it is, on a CuPy that runs its kernels on the host: every agent's network computes what the CPU's kernels do.
+
+Matrix products are torch's on both sides, as they are on a CUDA device: what is compared are the kernels and their launches.
+"""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from spiky_rl import registry, spec
+from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, programs
+from spiky_rl.networks import feedforward
+from tests.kernels import fake_cupy
+from tests.kernels.cases import STEPS, configured, distinct, inputs, near, vocabulary
+
+pytestmark = pytest.mark.skipif(
+    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+)
+
+BATCH, TIME, OUTPUTS = 5, 3, 2
+OBSERVATIONS, IMAGE = 4, (2, 34, 34)
+GRADIENT = 1e-6
+"""Relative to the largest: parameters of neurons are summed over lanes in another order."""
+
+
+def agents() -> list[str]:
+    """Those whose network spikes."""
+    return [name for name in registry.names("agents") if "network" in spec.read_agent(name)[1]]
+
+
+def built(agent: str):
+    """An agent's network, observations [T, B, O] for it, and whether anything but its readout learns by gradients."""
+    settings = spec.with_layers(spec.read_agent(agent)[1]["network"], [6, 5])
+    chosen = registry.configure("networks", settings, agent)
+    connection = chosen.parts.get("connection")
+    images = isinstance(connection, tuple) and connection[0].name == "convolutional"
+    torch.manual_seed(0)
+    made = chosen.build(inputs=IMAGE if images else OBSERVATIONS, outputs=OUTPUTS)
+    width = math.prod(IMAGE) if images else OBSERVATIONS
+    x = torch.randn(TIME if made.stateful else 1, BATCH, width)
+    return made, x, not chosen.cls.cached(chosen.options)
+
+
+def results(made, backend: str, x: torch.Tensor):
+    """Features and states without gradients and with them, weights that learned by themselves, and all gradients."""
+    made = copy.deepcopy(made)
+    made.run_on(backend)
+    state, keep = None, None
+    if made.stateful:
+        state = made.zero_state(BATCH, x)
+        keep = (torch.rand(x.shape[:2], generator=torch.Generator().manual_seed(1)) > 0.4).float()
+    with torch.no_grad():
+        seen = made(x, state, keep)
+    y, last = made(x, state, keep)
+    g = torch.Generator().manual_seed(2)
+    sum((t * torch.randn(t.shape, generator=g)).sum() for t in (y, *last) if t.requires_grad).backward()
+    grads = {name: p.grad for name, p in made.named_parameters() if p.grad is not None}
+    found = [seen[0], *seen[1], y.detach(), *(s.detach() for s in last)]
+    if made.features is not None:
+        adapted, after = made.extract(x, state, keep, adapt=True)
+        found += [adapted, *after]
+    if made.local:
+        made.learn(x, state, keep, torch.randn(x.shape[:2], generator=g))
+    return [*found, *(w.detach() for w in (*made.parameters(), *made.buffers()))], grads
+
+
+@pytest.fixture
+def plain_products(monkeypatch):
+    """Matrix products by torch, layer by layer: the CPU backend's own add in another order."""
+    for module in (dispatch, feedforward):
+        monkeypatch.setattr(module, "cpu_backend", None)
+
+
+@pytest.mark.parametrize("agent", agents())
+def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products):
+    made, x, learns = built(agent)
+    expected, wanted = results(made, "cpu", x)
+    with fake_cupy.on_the_host() as cupy:
+        counted = cupy_backend.LAUNCHES.total()
+        found, grads = results(made, "cupy", x)
+        counted = cupy_backend.LAUNCHES.total() - counted
+    assert counted == cupy.launches.total(), "every launch is counted"
+    assert cupy.launches["spiky_forward"] > 0
+    assert (cupy.launches["spiky_backward"] > 0) == learns
+    for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+        assert torch.equal(a, b), f"features, states and weights, number {i}"
+    assert expected[0].any() and wanted.keys() == grads.keys()
+    for name, grad in grads.items():
+        assert near(grad, wanted[name], GRADIENT), name
+    assert any(grad.any() for grad in grads.values()), "a network that nothing flows through proves little"
+
+
+def call(learned=True, width=5):
+    """A neuron's arguments, up to the uniforms and steps."""
+    neuron = configured("alif", learned)
+    made = programs.call(neuron, vocabulary(), distinct(neuron, width)(), width)
+    current, state, keep = inputs(neuron, 3, width)
+    params = None if made.params is None else made.params.detach()
+    return made.key, current, torch.stack(state), params, keep, made.uniforms, STEPS
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (9, 61)], ids=str)
+def test_grid_and_block_have_a_thread_for_every_lane(shape):
+    neuron = configured("lif", False)
+    made = programs.call(neuron, vocabulary(), distinct(neuron, shape[1])(), shape[1])
+    current, *_ = inputs(neuron, *shape)
+    with fake_cupy.on_the_host() as cupy:
+        cupy_backend.forward(made.key, current, None, None, None, made.uniforms, STEPS, False)
+    ((name, grid, block),) = cupy.shapes
+    assert name == "spiky_forward"
+    assert (grid[0] - 1) * block[0] < math.prod(shape) <= grid[0] * block[0]
+
+
+def test_no_samples_are_no_launch():
+    neuron = configured("lif", False)
+    made = programs.call(neuron, vocabulary(), distinct(neuron, 5)(), 5)
+    current, *_ = inputs(neuron, 0, 5)
+    with fake_cupy.on_the_host() as cupy:
+        found, *_ = cupy_backend.forward(made.key, current, None, None, None, made.uniforms, STEPS, False)
+    assert found.shape[2:] == (0, 5) and not cupy.launches
+
+
+def test_each_launch_is_on_the_stream_that_is_then_torchs():
+    job = call()
+    with fake_cupy.on_the_host() as cupy:
+        found, *_ = cupy_backend.forward(*job, True)
+        cupy.current_stream = 7
+        cupy_backend.backward(*job, torch.ones_like(found), None)
+    assert cupy.launches == {"spiky_forward": 1, "spiky_backward": 1}
+
+
+def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
+    job = call()
+    with fake_cupy.on_the_host() as cupy:
+        monkeypatch.setattr(cupy_backend._Stream, "__cuda_stream__", lambda _: (0, fake_cupy.STREAM))
+        cupy_backend.forward(*job, True)
+        cupy.current_stream = 7
+        with pytest.raises(AssertionError, match="torch's current stream"):
+            cupy_backend.forward(*job, True)
+
+
+def change(place, value):
+    def changed(values):
+        return (*values[:place], value(values[place]), *values[place:][1:])
+
+    return changed
+
+
+ARGUMENTS = {
+    "missing, an address": lambda values: values[:2] + values[3:],
+    "missing, a number": lambda values: values[:-1],
+    "one too many": lambda values: (*values, np.float32(0.0)),
+    "a float of Python's, which CuPy passes as a double": change(-1, float),
+    "a double": change(-1, np.float64),
+    "an integer for a number": change(-1, lambda value: np.int64(0)),
+    "32 bits for a size": change(7, np.int32),
+    "64 bits for a truth": change(11, np.int64),
+    "a tensor": change(0, lambda value: torch.zeros(1)),
+    "nothing": change(1, lambda value: None),
+}
+
+
+@pytest.mark.parametrize("wrong", ARGUMENTS)
+def test_an_argument_that_is_not_the_kernels_is_caught(wrong, monkeypatch):
+    job, arguments = call(), cupy_backend.arguments
+    with fake_cupy.on_the_host() as cupy:
+        cupy_backend.forward(*job, True)
+        monkeypatch.setattr(cupy_backend, "arguments", lambda *args: ARGUMENTS[wrong](arguments(*args)))
+        with pytest.raises(AssertionError, match="spiky_forward"):
+            cupy_backend.forward(*job, True)
+    assert cupy.launches.total() == 1
+
+
+def test_a_kernels_text_says_what_it_takes():
+    text = programs.source(programs.KNOWN[call()[0]])
+    uniforms = [np.float32] * len(call()[5])
+    assert fake_cupy.signature(text, "spiky_forward") == [int] * 7 + [np.int64] * 4 + [np.int32] + uniforms
+    assert fake_cupy.signature(text, "spiky_backward") == [int] * 10 + [np.int64] * 4 + [np.int32] + uniforms

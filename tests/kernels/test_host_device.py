@@ -1,0 +1,104 @@
+"""Blocks of threads on a device of the host: barriers, shared memory, votes of a warp, and what would be undefined on CUDA."""
+
+import numpy as np
+import pytest
+
+from spiky_rl.kernels import cpu_backend
+from tests.kernels import host_device
+
+pytestmark = pytest.mark.skipif(
+    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+)
+
+THREADS, BLOCKS = 96, 3
+SUMS = """
+extern "C" __global__ void __launch_bounds__(1024) sums(const float *x, float *y) {
+  __shared__ float part[1024];
+  const int i = threadIdx.x;
+  part[i] = x[blockIdx.x * blockDim.x + i];
+  for (int count = blockDim.x; count > 1; count = (count + 1) / 2) {
+    __syncthreads();
+    const float other = i < count / 2 ? part[i + (count + 1) / 2] : 0.0f;
+    __syncthreads();
+    part[i] += other;
+  }
+  if (i == 0) y[blockIdx.x] = part[0];
+}
+"""
+DYNAMIC = """
+extern "C" __global__ void turned(const float *x, float *y, int columns) {
+  extern __shared__ float rows[];
+  const int place = threadIdx.y * blockDim.x + threadIdx.x;
+  rows[place] = x[(blockIdx.y * gridDim.x + blockIdx.x) * blockDim.x * blockDim.y + place];
+  __syncthreads();
+  y[(blockIdx.y * gridDim.x + blockIdx.x) * blockDim.x * blockDim.y + place] =
+      rows[threadIdx.x * blockDim.y + threadIdx.y];
+}
+"""
+VOTES = """
+extern "C" __global__ void votes(const float *x, int *y) {
+  const int i = threadIdx.x;
+  if (i / 32 == 1) return;  // a whole warp has ended
+  y[i] = (int)__ballot_sync(0xffffffffu, x[i] > 0.0f);
+}
+"""
+UNWRITTEN = """
+extern "C" __global__ void unwritten(float *y) {
+  extern __shared__ float rows[];
+  y[threadIdx.x] = rows[threadIdx.x];
+}
+"""
+APART = """
+extern "C" __global__ void apart(float *y) {
+  if (threadIdx.x < 5) {
+    __syncthreads();
+    y[threadIdx.x] = 1.0f;
+  } else {
+    __syncthreads();
+    y[threadIdx.x] = 2.0f;
+  }
+}
+"""
+
+
+def run(code, name, grid, block, *values, shared=0):
+    arguments = [v.ctypes.data if isinstance(v, np.ndarray) else v for v in values]
+    host_device.run(host_device.compiled(code, name), name, grid, block, arguments, shared)
+
+
+def test_threads_of_a_block_share_memory_and_wait_for_each_other():
+    x, y = np.arange(BLOCKS * THREADS, dtype=np.float32), np.zeros(BLOCKS, np.float32)
+    run(SUMS, "sums", (BLOCKS,), (THREADS,), x, y)
+    assert np.array_equal(y, x.reshape(BLOCKS, THREADS).sum(1))
+
+
+def test_a_barrier_that_is_missing_is_seen():
+    x, y = np.arange(BLOCKS * THREADS, dtype=np.float32), np.zeros(BLOCKS, np.float32)
+    faulty = SUMS.replace("    __syncthreads();\n    const", "    const")
+    run(faulty, "sums", (BLOCKS,), (THREADS,), x, y)
+    assert not np.array_equal(y, x.reshape(BLOCKS, THREADS).sum(1))
+
+
+def test_blocks_and_grids_have_two_sides_and_memory_of_a_size_that_the_launch_says():
+    x, y = np.arange(6 * 12, dtype=np.float32), np.zeros(6 * 12, np.float32)
+    run(DYNAMIC, "turned", (2, 3), (4, 3), x, y, np.int32(4), shared=48)
+    expected = x.reshape(6, 12)[:, [i * 3 + j for j in range(3) for i in range(4)]]
+    assert np.array_equal(y.reshape(6, 12), expected)
+
+
+def test_a_warp_votes_by_itself_whatever_the_others_do():
+    x, y = np.random.default_rng(0).standard_normal(96).astype(np.float32), np.zeros(96, np.int32)
+    run(VOTES, "votes", (1,), (96,), x, y)
+    words = [int(sum(1 << i for i in range(32) if x[w * 32 + i] > 0)) for w in range(3)]
+    assert np.array_equal(y.view(np.uint32), np.repeat([words[0], 0, words[2]], 32).astype(np.uint32))
+
+
+def test_shared_memory_that_nobody_has_written_is_no_number():
+    y = np.zeros(8, np.float32)
+    run(UNWRITTEN, "unwritten", (1,), (8,), y, shared=32)
+    assert np.isnan(y).all()
+
+
+def test_threads_that_wait_at_different_barriers_are_caught():
+    with pytest.raises(AssertionError, match="different barriers"):
+        run(APART, "apart", (1,), (8,), np.zeros(8, np.float32))
