@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import os
 import statistics
 import sys
 import time
@@ -21,14 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl import files, registry
+from spiky_rl import files
 from spiky_rl.cli import bench_plot, common
-from spiky_rl.cli.bench_common import check_name, keep_memory
+from spiky_rl.cli.bench_choice import chosen, settings
+from spiky_rl.cli.bench_common import keep_memory
 from spiky_rl.cli.contenders import Contender, Setting
 from spiky_rl.cli.entries import CONTENDERS, NETWORKS, REFERENCES
-from spiky_rl.config import sizes
-from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.registry import Option, UserError
+from spiky_rl.registry import UserError
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least."""
@@ -36,8 +34,8 @@ TOLERANCE = 1e-3
 """Outputs count as equal within this part of the reference's largest output."""
 MOST = 0.8
 """Share of a batch for which our outputs must equal the plain loop's: a sum in another order may flip a spike."""
-ALIKE = 0.99
-"""Cosine that our gradient must have with the plain loop's."""
+ALIKE = {"recurrent": 0.999, "reservoir": 0.999}
+"""Cosine that our gradient must have with the plain loop's, by kind."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -216,8 +214,9 @@ class Race:
                 if row.contender.startswith("spiky_rl") and row.batch >= 64:
                     if row.same < MOST:
                         raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
-                    if row.cosine is not None and row.cosine < ALIKE:
-                        raise RuntimeError(f"its gradient's cosine with the reference's is {row.cosine:.4f}")
+                    cosine = 1.0 if row.cosine is None else row.cosine
+                    if cosine < ALIKE.get(CONTENDERS[row.contender].kind, -1.0):
+                        raise RuntimeError(f"its gradient's cosine with the reference's is {cosine:.4f}")
         calls = 1
         while calls * self._seconds(row, x, calls) < LEAST:
             calls *= 2
@@ -271,82 +270,6 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
         for mine, true in zip(found[1:], truth[1:], strict=True)
     ]
     return equal.float().mean().item(), next(iter(cosines), None)
-
-
-def quick(networks: Sequence[str]) -> list[str]:
-    """The contenders of these networks that nobody has to name."""
-    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
-    return [name for name, entry in CONTENDERS.items() if entry.quick and entry.kind in kinds]
-
-
-def chosen(names: Sequence[str] | None, networks: Sequence[str]) -> list[str]:
-    """The contenders to run, references included; those of `quick` where ``names`` is None.
-
-    Raises UserError for one that is unknown, of a network that is not compared, or named but not installed, and for a network
-    of which none is named.
-    """
-    kinds = [kind for network in networks for kind in NETWORKS[network].kinds]
-    for name in names or ():
-        check_name("--contenders", name, ("all", *CONTENDERS))
-        if name != "all" and CONTENDERS[name].kind not in kinds:
-            wanted = next(key for key, each in NETWORKS.items() if CONTENDERS[name].kind in each.kinds)
-            raise UserError(f"--contenders: {name!r} needs --networks {wanted}")
-    every = names is not None and "all" in names
-    found = {
-        name
-        for name, entry in CONTENDERS.items()
-        if entry.kind in kinds and (every or name in (quick(networks) if names is None else names))
-    }
-    for name in sorted(found):
-        package = CONTENDERS[name].package
-        if package and importlib.util.find_spec(package) is None:
-            missing = f"{name!r} is not installed; install it with: pip install {package}"
-            if name in (names or ()):
-                raise UserError(f"--contenders: {missing}")
-            sys.stderr.write(f"left out: {missing}\n")
-            found.remove(name)
-    found |= {REFERENCES[CONTENDERS[name].kind] for name in found}
-    for network in networks:
-        if not any(CONTENDERS[name].kind in NETWORKS[network].kinds for name in found):
-            raise UserError(f"--networks {network}: none of its contenders is named in --contenders")
-    return [name for name in CONTENDERS if name in found]
-
-
-def settings(args: argparse.Namespace, device: str) -> list[Setting]:
-    """What is compared: every network with every neuron and K. Raises UserError for what does not exist or fit."""
-    found = []
-    for network in args.networks:
-        kind = NETWORKS[network]
-        steps, control = vars(args).get("steps", kind.usual_steps), (
-            args.control_steps if kind.sequences else 1
-        )
-        neurons = chosen_neurons(vars(args).get("neurons", [kind.usual_neuron]))
-        found += [kind(neuron, K, device, control) for neuron in neurons for K in steps]
-    check_sizes(args, found, device)
-    return found
-
-
-def chosen_neurons(names: Sequence[str]) -> list[str]:
-    """The neurons to run. Raises UserError for one that does not exist."""
-    found = registry.names("neurons") if "all" in names else list(names)
-    for name in found:
-        if ":" not in name:
-            check_name("--neurons", name, ("all", *registry.names("neurons")))
-        try:
-            registry.resolve("neurons", name)
-        except registry.RegistryError as error:
-            raise UserError(f"--neurons: {error}") from None
-    return found
-
-
-def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: str) -> None:
-    """Refuse what no machine does, or this one's memory cannot hold. Raises UserError."""
-    for setting in compared:
-        FeedForward.options["steps"].check("--steps", setting.steps)
-    Option(1, "", low=1, high=os.cpu_count()).check("--threads", args.threads)
-    batch = max(args.batch)
-    largest = max(setting.numbers for setting in compared)
-    sizes.require({f"--batch {batch}": sizes.NUMBER * batch * largest}, common.memory_of(device))
 
 
 def bench(argv: list[str]) -> int:
