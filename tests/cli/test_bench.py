@@ -122,7 +122,7 @@ WRONG = {
         ["--networks", "recurrent", "reservoir", "--contenders", "plain_reservoir"],
         ["--networks recurrent", "none of its contenders"],
     ),
-    "control steps": (["--networks", "recurrent", "--control-steps", "0"], ["--control-steps", "'0'"]),
+    "control steps": (["--networks", "recurrent", "--control-steps", "0"], ["--control-steps", "got 0"]),
     "memory": (
         ["--networks", "recurrent", "--batch", "1", "10000000"],
         ["--batch 10000000", "of memory"],
