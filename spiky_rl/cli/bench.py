@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib.util
-import os
 import statistics
 import sys
 import time
@@ -21,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl import files, registry
-from spiky_rl.cli import bench_plot, common, contenders
-from spiky_rl.cli.bench_common import check_name, keep_memory
-from spiky_rl.cli.contenders import CONTENDERS, REFERENCES, Contender, Setting
-from spiky_rl.config import sizes
-from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.registry import Option, UserError
+from spiky_rl import files
+from spiky_rl.cli import bench_plot, common
+from spiky_rl.cli.bench_choice import chosen, settings
+from spiky_rl.cli.bench_common import keep_memory
+from spiky_rl.cli.contenders import Contender, Setting
+from spiky_rl.cli.entries import CONTENDERS, NETWORKS, REFERENCES
+from spiky_rl.registry import UserError
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least."""
@@ -35,6 +34,8 @@ TOLERANCE = 1e-3
 """Outputs count as equal within this part of the reference's largest output."""
 MOST = 0.8
 """Share of a batch for which our outputs must equal the plain loop's: a sum in another order may flip a spike."""
+ALIKE = {"recurrent": 0.999, "reservoir": 0.999}
+"""Cosine that our gradient must have with the plain loop's, by kind."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,12 +48,30 @@ def parser() -> argparse.ArgumentParser:
     )
     counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
-    found.add_argument("--steps", default=[4, 5, 16], help="inner steps per control step", **counts)
+    found.add_argument(
+        "--networks", choices=NETWORKS, nargs="+", help="what to compare", default=["feedforward"]
+    )
+    usual = ", ".join(f"{name} {' '.join(map(str, kind.usual_steps))}" for name, kind in NETWORKS.items())
+    found.add_argument(
+        "--steps",
+        help=f"inner steps per control step; if not given, {usual}",
+        default=argparse.SUPPRESS,
+        **counts,
+    )
+    found.add_argument(
+        "--control-steps", type=common.positive, help="of recurrent networks and reservoirs", default=24
+    )
     found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
     found.add_argument(
-        "--contenders", help=f"all, or some of {', '.join(CONTENDERS)}", default=quick(), **names
+        "--contenders",
+        help=f"all, or some of {', '.join(CONTENDERS)}; if not given, those that need no time to compile",
+        default=argparse.SUPPRESS,
+        **names,
     )
-    found.add_argument("--neurons", help="all, or some of them", default=["lif"], **names)
+    usual = ", ".join(f"{name} {kind.usual_neuron}" for name, kind in NETWORKS.items())
+    found.add_argument(
+        "--neurons", help=f"all, or some of them; if not given, {usual}", default=argparse.SUPPRESS, **names
+    )
     found.add_argument("--modes", choices=MODES, nargs="+", help="what to time", default=list(MODES))
     found.add_argument("--rounds", type=common.positive, default=7, help="interleaved rounds")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -78,6 +97,7 @@ class Row:
     mode: str
     steps: int
     batch: int
+    control_steps: int
     device: str
     threads: int
     ms: float | None = None
@@ -114,7 +134,12 @@ class Race:
 
     def __init__(self, setting: Setting, names: Sequence[str], threads: int) -> None:
         self.setting, self.threads = setting, threads
-        self.names = [name for name in names if setting.neuron == "lif" or not CONTENDERS[name].package]
+        usual = setting.neuron == setting.usual_neuron
+        self.names = [
+            name
+            for name in names
+            if CONTENDERS[name].kind in setting.kinds and (usual or not CONTENDERS[name].package)
+        ]
         self.modules: dict[str, Contender] = {}
         self.failures: dict[str, str | None] = {}
         for name in self.names:
@@ -124,27 +149,32 @@ class Race:
 
     def _row(self, name: str, mode: str, batch: int) -> Row:
         setting = self.setting
-        shape = (setting.neuron, mode, setting.steps, batch, setting.device, self.threads)
+        shape = (
+            setting.neuron,
+            mode,
+            setting.steps,
+            batch,
+            setting.control_steps,
+            setting.device,
+            self.threads,
+        )
         return Row(name, *shape, failed=self.failures.get(name))
 
     def run(self, batch: int, mode: str, rounds: int) -> list[Row]:
         """Rows for one batch size and mode: networks, then neurons alone, which are timed in training only."""
         found = []
-        for alone in (False, True) if mode == "train" else (False,):
-            rows = [self._row(name, mode, batch) for name in self.names if CONTENDERS[name].alone == alone]
+        for kind in self.setting.kinds:
+            if kind == "neuron" and mode != "train":
+                continue
+            rows = [self._row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
             if any(row.failed is None for row in rows):
-                self._time(
-                    rows, self.setting.currents(batch) if alone else self.setting.observations(batch), rounds
-                )
+                self._time(rows, kind, self.setting.inputs(kind, batch), rounds)
             found += rows
         return found
 
-    def _time(self, rows: list[Row], x: Tensor, rounds: int) -> None:
-        """Fill rows that share an input; the first is the reference."""
-        alone = CONTENDERS[rows[0].contender].alone
-        rates = (
-            [contenders.firing_rate(self.modules[rows[0].contender](x))] if alone else self.setting.rates(x)
-        )
+    def _time(self, rows: list[Row], kind: str, x: Tensor, rounds: int) -> None:
+        """Fill rows of a kind, which share an input; the first is the reference."""
+        rates = self.setting.rates(kind, x)
         truth: list[Tensor] = []
         calls = [row.attempt(self._prepare, row, x, truth) for row in rows]
         times: list[list[float]] = [[] for _ in rows]
@@ -177,12 +207,16 @@ class Race:
         output = output.detach()
         if module.comparable:
             found = [output, module.gradient(x)] if row.mode == "train" else [output]
-            if row.contender in REFERENCES:
+            if row.contender in REFERENCES.values():
                 truth[:] = found
             if truth:
                 row.same, row.cosine = compare(found, truth)
-                if row.contender.startswith("spiky_rl") and row.batch >= 64 and row.same < MOST:
-                    raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
+                if row.contender.startswith("spiky_rl") and row.batch >= 64:
+                    if row.same < MOST:
+                        raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
+                    cosine = 1.0 if row.cosine is None else row.cosine
+                    if cosine < ALIKE.get(CONTENDERS[row.contender].kind, -1.0):
+                        raise RuntimeError(f"its gradient's cosine with the reference's is {cosine:.4f}")
         calls = 1
         while calls * self._seconds(row, x, calls) < LEAST:
             calls *= 2
@@ -238,52 +272,6 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
     return equal.float().mean().item(), next(iter(cosines), None)
 
 
-def quick() -> list[str]:
-    """The contenders that nobody has to name."""
-    return [name for name, entry in CONTENDERS.items() if entry.quick]
-
-
-def chosen(names: Sequence[str]) -> list[str]:
-    """The contenders to run, references included. Raises UserError for one that is unknown, or named but not installed."""
-    for name in names:
-        check_name("--contenders", name, ("all", *CONTENDERS))
-    wanted = set(CONTENDERS if "all" in names else names)
-    for name in sorted(wanted):
-        package = CONTENDERS[name].package
-        if package and importlib.util.find_spec(package) is None:
-            missing = f"{name!r} is not installed; install it with: pip install {package}"
-            if name in names and list(names) != quick():
-                raise UserError(f"--contenders: {missing}")
-            sys.stderr.write(f"left out: {missing}\n")
-            wanted.remove(name)
-    wanted |= {REFERENCES[CONTENDERS[name].alone] for name in wanted}
-    return [name for name in CONTENDERS if name in wanted]
-
-
-def chosen_neurons(names: Sequence[str]) -> list[str]:
-    """The neurons to run. Raises UserError for one that does not exist."""
-    found = registry.names("neurons") if "all" in names else list(names)
-    for name in found:
-        if ":" not in name:
-            check_name("--neurons", name, ("all", *registry.names("neurons")))
-        try:
-            registry.resolve("neurons", name)
-        except registry.RegistryError as error:
-            raise UserError(f"--neurons: {error}") from None
-    return found
-
-
-def check_sizes(args: argparse.Namespace, device: str) -> None:
-    """Refuse what no machine does, or this one's memory cannot hold. Raises UserError."""
-    for steps in args.steps:
-        FeedForward.options["steps"].check("--steps", steps)
-    Option(1, "", low=1, high=os.cpu_count()).check("--threads", args.threads)
-    batch = max(args.batch)
-    sizes.require(
-        {f"--batch {batch}": sizes.NUMBER * batch * sum(contenders.WIDTHS)}, common.memory_of(device)
-    )
-
-
 def bench(argv: list[str]) -> int:
     """Time, print, write. Exit code 1 where a contender failed. ``classify`` or ``physics`` before all else: see
     `bench_classify` and `bench_physics`."""
@@ -297,10 +285,10 @@ def bench(argv: list[str]) -> int:
         return bench_physics.bench(argv[1:])
     args = parser().parse_args(argv)
     device = common.check_device(args.device)
-    check_sizes(args, device)
-    neurons = chosen_neurons(args.neurons)
-    names = chosen(args.contenders)
-    if "train" not in args.modes and all(CONTENDERS[name].alone for name in names):
+    args.networks = list(dict.fromkeys(args.networks))
+    compared = settings(args, device)
+    names = chosen(vars(args).get("contenders"), args.networks)
+    if "train" not in args.modes and all(CONTENDERS[name].kind == "neuron" for name in names):
         raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
     if args.json:
         files.require_file("--json", args.json, (".json",))
@@ -311,9 +299,9 @@ def bench(argv: list[str]) -> int:
     common.setup_logging(False)
     if device == "cpu":
         torch.set_num_threads(args.threads)
-    print(bench_plot.header(names, device, args.threads, args.rounds, keep_memory()), flush=True)
+    print(bench_plot.header(names, compared, args.threads, args.rounds, keep_memory()), flush=True)
     rows: list[dict[str, Any]] = []
-    for setting in [Setting(neuron, steps, device) for neuron in neurons for steps in args.steps]:
+    for setting in compared:
         race = Race(setting, names, args.threads)
         for batch in args.batch:
             block = [asdict(row) for mode in args.modes for row in race.run(batch, mode, args.rounds)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,16 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spiky_rl.cli.contenders import ALONE, CONTENDERS, REFERENCES, WIDTHS
+from spiky_rl.cli.contenders import ALONE
+from spiky_rl.cli.entries import CONTENDERS, NETWORKS, REFERENCES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from spiky_rl.cli.contenders import Setting
+
 Rows = Sequence[Mapping[str, Any]]
 
 SLOW = 2.0
 """A first call that takes more seconds than this is told."""
+NAME = 23
+"""Characters of a contender's name."""
 COLUMNS = {
     "train": ("ms", "±", "ratio", "MiB", "same", "cosine"),
     "infer": ("ms", "±", "ratio", "same"),
@@ -28,23 +34,44 @@ OURS, OTHERS = ("#fdc9a0", "#8f2d05"), ("#c3d0de", "#1f3a56")
 """Colours from the smallest batch to the largest."""
 
 
-def header(names: Iterable[str], device: str, threads: int, rounds: int, keeps_memory: bool) -> str:
+def header(
+    names: Iterable[str], compared: Sequence[Setting], threads: int, rounds: int, keeps_memory: bool
+) -> str:
     """What is measured, where and how, and what the columns mean."""
+    device = compared[0].device
     place = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
     clock = "process CPU time" if threads == 1 else "wall time"
     if device != "cpu":
         place, clock = f"{torch.cuda.get_device_name(device)} ({device})", "wall time"
+    titles = {network_of(kind): setting for setting in compared for kind in setting.kinds}
     lines = [
-        f"network {'-'.join(map(str, WIDTHS))}, {place}, torch {torch.__version__}",
-        f"ms      median {clock} of {rounds} interleaved rounds; ± interquartile range",
-        "ratio   plain_loop's time / contender's (a lone neuron: torch_neuron's): above 1 is faster",
-        "MiB     kept for the backward pass, without weights",
-        "same    share of the batch with plain_loop's outputs; cosine: between the weights' gradients",
+        f"{network} {setting.title()}"
+        + f", {setting.control_steps} control steps" * setting.sequences
+        + f", {place}, torch {torch.__version__}"
+        for network, setting in titles.items()
     ]
+    lines += [
+        f"ms      median {clock} of {rounds} interleaved rounds; ± interquartile range",
+        "ratio   the first line's time / contender's: above 1 is faster",
+        "MiB     kept for the backward pass, without weights",
+        "same    share of the outputs that are the first line's; cosine: between the weights' gradients",
+    ]
+    if "reservoir" in titles:
+        lines.append("train   of a reservoir: run without gradients, and its readout forward and backward")
     if keeps_memory:
         lines.append("malloc  keeps what is freed (mallopt), so that page faults do not decide")
     lines += [f"{name}: {CONTENDERS[name].note}" for name in names if CONTENDERS[name].note]
     return "\n".join(lines) + "\n"
+
+
+def network_of(kind: str) -> str:
+    """The network that contenders of a kind run with."""
+    return next(name for name, setting in NETWORKS.items() if kind in setting.kinds)
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """What a row's contender is compared with."""
+    return CONTENDERS[row["contender"]].kind
 
 
 def processor() -> str:
@@ -58,25 +85,30 @@ def processor() -> str:
 
 def table(rows: Rows) -> str:
     """All contenders of one neuron, K and batch size: one line each, modes side by side."""
-    return "\n".join(
-        _table([row for row in rows if CONTENDERS[row["contender"]].alone == alone], alone)
-        for alone in (False, True)
-        if any(CONTENDERS[row["contender"]].alone == alone for row in rows)
-    )
+    groups = ([row for row in rows if kind_of(row) == kind] for kind in REFERENCES)
+    return "\n".join(_table(group) for group in groups if group)
 
 
-def _table(rows: Rows, alone: bool) -> str:
+SUFFIXES = {"network": "", "neuron": " alone", "recurrent": " recurrent", "reservoir": " reservoir"}
+"""Of a neuron, in titles."""
+
+
+def _table(rows: Rows) -> str:
     first, modes = rows[0], unique(rows, "mode")
+    kind = kind_of(first)
     rates = " ".join(f"{100 * rate:.0f}" for rate in first["rates"] or [])
-    title = f"{first['neuron']}{' alone' * alone}   K {first['steps']}   batch {first['batch']}{f' x {ALONE}' * alone}"
+    title = f"{first['neuron']}{SUFFIXES[kind]}   K {first['steps']}   batch {first['batch']}"
+    title += f" x {ALONE}" * (kind == "neuron") + f"   T {first['control_steps']}" * (
+        first["control_steps"] > 1
+    )
     lines = [f"{title}   firing {rates} %" if rates else title]
     lines.append(
-        " " * 18 + "".join(f"{f' {mode} ':─^{_width(mode) - 3}}".rjust(_width(mode)) for mode in modes)
+        " " * NAME + "".join(f"{f' {mode} ':─^{_width(mode) - 3}}".rjust(_width(mode)) for mode in modes)
     )
-    lines.append(" " * 18 + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
+    lines.append(" " * NAME + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
     for name in unique(rows, "contender"):
         mine = {row["mode"]: row for row in rows if row["contender"] == name}
-        lines.append(f"{name:18}" + "".join(_cells(mine[mode], mode) for mode in modes).rstrip())
+        lines.append(f"{name:{NAME}}" + "".join(_cells(mine[mode], mode) for mode in modes).rstrip())
     for row in rows:
         if (row["first_call_s"] or 0.0) > SLOW:
             lines.append(
@@ -115,13 +147,11 @@ def unique(rows: Rows, key: str) -> list[Any]:
 def panels(rows: Rows) -> list[tuple[str, Rows]]:
     """(title, rows) of everything that belongs into one comparison: a neuron in a mode, or alone."""
     found = []
-    for neuron in unique(rows, "neuron"):
-        mine = [row for row in rows if row["neuron"] == neuron]
+    for neuron, kind in itertools.product(unique(rows, "neuron"), REFERENCES):
+        mine = [row for row in rows if row["neuron"] == neuron and kind_of(row) == kind]
         for mode in unique(mine, "mode"):
-            networks = [row for row in mine if row["mode"] == mode and not CONTENDERS[row["contender"]].alone]
-            found.append((f"{neuron}, {mode}", networks))
-        found.append((f"{neuron} alone, train", [row for row in mine if CONTENDERS[row["contender"]].alone]))
-    return [(title, group) for title, group in found if group]
+            found.append((f"{neuron}{SUFFIXES[kind]}, {mode}", [row for row in mine if row["mode"] == mode]))
+    return found
 
 
 def summary(rows: Rows) -> str:
@@ -132,11 +162,11 @@ def summary(rows: Rows) -> str:
         ratios = {(row["contender"], row["steps"], row["batch"]): row["ratio"] for row in group}
         first = [steps if batch == sizes[0][1] else "" for steps, batch in sizes]
         lines = [f"{title}, ratio"]
-        lines.append(f"{'K':18}" + "".join(f"{steps:8}" for steps in first).rstrip())
-        lines.append(f"{'batch':18}" + "".join(f"{batch:8}" for _, batch in sizes))
+        lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
+        lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
         for name in unique(group, "contender"):
             cells = [_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
-            lines.append(f"{name:18}" + "".join(cell.rjust(8) for cell in cells))
+            lines.append(f"{name:{NAME}}" + "".join(cell.rjust(8) for cell in cells))
         blocks.append("\n".join(lines) + "\n")
     return "\n".join(blocks)
 
@@ -148,21 +178,27 @@ def figure(rows: Rows) -> Figure:
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
 
-    groups, columns, batches = panels(rows), unique(rows, "steps"), unique(rows, "batch")
-    names = [[name for name in unique(group, "contender") if name not in REFERENCES] for _, group in groups]
+    groups, batches = panels(rows), unique(rows, "batch")
+    columns = max(len(unique(group, "steps")) for _, group in groups)
+    names = [
+        [name for name in unique(group, "contender") if name not in REFERENCES.values()]
+        for _, group in groups
+    ]
     heights = [max(1, len(some)) for some in names]
-    size = 3.4 * len(columns) + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
+    size = 3.4 * columns + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
     found = Figure(figsize=size, layout="constrained", dpi=150)
     axes = found.subplots(
-        *(len(groups), len(columns)), squeeze=False, sharex=True, sharey="row", height_ratios=heights
+        *(len(groups), columns), squeeze=False, sharex=True, sharey="row", height_ratios=heights
     )
     shades = [(i + 1) / len(batches) for i in range(len(batches))]
     palettes = [
         [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades] for ends in (OTHERS, OURS)
     ]
     for (title, group), some, line in zip(groups, names, axes, strict=True):
-        reference = REFERENCES[CONTENDERS[group[0]["contender"]].alone]
-        for steps, axis in zip(columns, line, strict=True):
+        reference, inner = REFERENCES[kind_of(group[0])], unique(group, "steps")
+        for axis in line[len(inner) :]:
+            axis.set_visible(False)
+        for steps, axis in zip(inner, line, strict=False):
             _panel(axis, [row for row in group if row["steps"] == steps], some, palettes, batches)
             axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
             axis.set_xlabel(f"times as fast as {reference}", fontsize=8, color="0.35")
@@ -180,9 +216,8 @@ def figure(rows: Rows) -> Figure:
     )
     device, threads = rows[0]["device"], rows[0]["threads"]
     place = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
-    found.suptitle(
-        f"{'-'.join(map(str, WIDTHS))} on {place}", x=0.01, ha="left", fontsize=12, fontweight="bold"
-    )
+    widths = dict.fromkeys(NETWORKS[network_of(kind_of(group[0]))].title() for _, group in groups)
+    found.suptitle(f"{', '.join(widths)} on {place}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     return found
 
 

@@ -1,4 +1,4 @@
-"""What ``bench.py`` times: one network with equal weights, as each library runs it fastest.
+"""Feed-forward contenders of ``bench.py``: one network with equal weights, as each library runs it fastest.
 
 All spiking contenders hold their own copy of the same weights, in torch's usual layout, and end in the same leaky readout.
 The peers compute the first layer's current once per control step, as their fast users do, and use the state-in, state-out
@@ -7,10 +7,11 @@ form where they have one; `PlainLoop` is what everybody writes first.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from spiky_rl.cli import peers
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.feedforward import FeedForward
+
+if TYPE_CHECKING:
+    from spiky_rl.cli.recurrent_contenders import RecurrentSetting
 
 WIDTHS = (60, 400, 200, 100, 8)
 ALONE = 256
@@ -35,13 +39,54 @@ Run = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Setting:
+class Setting(ABC):
     """What all contenders of one comparison have in common."""
 
     neuron: str
     steps: int
     """K."""
     device: str
+    control_steps: int = 1
+    """T."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    """Of the contenders that are compared; each kind has its reference."""
+    widths: ClassVar[tuple[int, ...]]
+    """Observations, neurons of the hidden layers, features."""
+    usual_neuron: ClassVar[str]
+    """The neuron where none is named; the peers take part with this one only."""
+    usual_steps: ClassVar[tuple[int, ...]]
+    """K where none is given."""
+    sequences: ClassVar[bool] = True
+    """Whether it runs over `control_steps`; otherwise T is 1."""
+
+    @abstractmethod
+    def inputs(self, kind: str, batch: int) -> Tensor:
+        """What contenders of a kind are called with."""
+
+    @abstractmethod
+    def rates(self, kind: str, x: Tensor) -> list[float]:
+        """Firing rates in the reference for its inputs: of every hidden layer."""
+
+    @property
+    def numbers(self) -> int:
+        """What a contender holds at least of a sample."""
+        return self.control_steps * (self.steps if self.sequences else 1) * sum(self.widths)
+
+    @classmethod
+    def title(cls) -> str:
+        """Its widths, as they are printed."""
+        return "-".join(map(str, cls.widths))
+
+
+class FeedforwardSetting(Setting):
+    """Layers without recurrence, one control step at a time, and the neuron without a network."""
+
+    kinds = ("network", "neuron")
+    widths = WIDTHS
+    usual_neuron = "lif"
+    usual_steps = (4, 5, 16)
+    sequences = False
 
     def network(self, **options: Any) -> FeedForward:
         """The network as an agent would name it, freshly drawn. Raises RegistryError for a neuron that does not exist."""
@@ -74,6 +119,9 @@ class Setting:
         values = layer.parameters_of_neuron()
         return lambda x: dispatch.unroll(backend, layer.neuron, ops, x, self.steps, None, values)[0]
 
+    def inputs(self, kind: str, batch: int) -> Tensor:  # noqa: D102
+        return self.currents(batch) if kind == "neuron" else self.observations(batch)
+
     def observations(self, batch: int) -> Tensor:
         """Normalised, as a policy sees them: [B, O]."""
         return torch.randn(batch, WIDTHS[0], generator=torch.Generator().manual_seed(1)).to(self.device)
@@ -85,8 +133,9 @@ class Setting:
         return (fitting_gain(noise[:, :, :64], self.run_neuron()) * noise).requires_grad_()
 
     @torch.no_grad()
-    def rates(self, x: Tensor) -> list[float]:
-        """Firing rate of every hidden layer for observations [B, O]."""
+    def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102
+        if kind == "neuron":
+            return [firing_rate(self.run_neuron()(x))]
         found, signal = [], self.reference.encoder(x.unsqueeze(0))
         ops = TorchOps(self.reference.surrogate)
         for layer in self.reference.layers:
@@ -133,7 +182,7 @@ class Contender(torch.nn.Module):
 class Ours(Contender):
     """The network of this package."""
 
-    def __init__(self, setting: Setting, **options: Any) -> None:
+    def __init__(self, setting: FeedforwardSetting, **options: Any) -> None:
         super().__init__()
         self.network = setting.network(**options)
         self.network.load_state_dict(setting.reference.state_dict())
@@ -143,21 +192,21 @@ class Ours(Contender):
 
     def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
         links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
-        parts = [part for link in links for part in (_output_major(link, link.weight.grad), link.bias.grad)]
+        parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
         return torch.cat([part.flatten() for part in parts])
 
 
 class Copy(Contender):
     """Linear layers with the reference's weights, in torch's layout, and its readout."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: FeedforwardSetting | RecurrentSetting) -> None:
         super().__init__()
         network = setting.reference
         self.steps, layer = setting.steps, next(iter(network.layers))
         self.neuron, self.values = layer.neuron, layer.parameters_of_neuron()
         self.ops = TorchOps(network.surrogate)
-        self.links = torch.nn.ModuleList(_copy(layer.connection) for layer in network.layers)
-        self.readout = _copy(network.decoder.readout)
+        self.links = torch.nn.ModuleList(copied(layer.connection) for layer in network.layers)
+        self.readout = copied(network.decoder.readout)
         self.leak: float = network.decoder.decay  # type: ignore[assignment]
 
     def read(self, v: Tensor | None, drive: Tensor) -> Tensor:
@@ -183,7 +232,7 @@ class PlainLoop(Copy):
 class Compiled(Contender):
     """torch.compile of the plain loop, for one shape at a time: that is when it is fastest."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: FeedforwardSetting) -> None:
         super().__init__()
         self.loop = PlainLoop(setting)
         self.run: Run = self.loop
@@ -205,7 +254,7 @@ class DenseFloor(Contender):
 
     comparable = False
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: FeedforwardSetting) -> None:
         super().__init__()
         self.steps = setting.steps
         self.weights = [weight.detach() for weight in Copy(setting).parameters() if weight.ndim == 2]
@@ -241,7 +290,7 @@ class Multilayer(Contender):
 
     comparable = False
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: FeedforwardSetting) -> None:
         super().__init__()
         weights = Copy(setting)
         layers = [module for link in weights.links for module in (link, torch.nn.ELU())]
@@ -254,7 +303,7 @@ class Multilayer(Contender):
 class LayerByLayer(Copy):
     """A peer that has whole sequences: currents [K, B, N] -> spikes, or [B, K, N] where ``time`` is 1."""
 
-    def __init__(self, setting: Setting, cell: Callable[..., peers.Cell], time: int = 0) -> None:
+    def __init__(self, setting: FeedforwardSetting, cell: Callable[..., peers.Cell], time: int = 0) -> None:
         super().__init__(setting)
         self.cell, self.time = cell(self, *self.values), time
 
@@ -271,7 +320,7 @@ class LayerByLayer(Copy):
 class StepByStep(Copy):
     """A peer that has single steps, current and potential [B, N] -> spikes and potential: all layers in one loop."""
 
-    def __init__(self, setting: Setting, cell: Callable[..., peers.Cell]) -> None:
+    def __init__(self, setting: FeedforwardSetting, cell: Callable[..., peers.Cell]) -> None:
         super().__init__(setting)
         self.cell = cell(self, *self.values)
 
@@ -289,7 +338,7 @@ class StepByStep(Copy):
 class Alone(Contender):
     """A neuron without a network: currents [1, K, B, N] -> outputs [1, K, B, N]."""
 
-    def __init__(self, setting: Setting, backend: str) -> None:
+    def __init__(self, setting: FeedforwardSetting, backend: str) -> None:
         super().__init__()
         self.run = setting.run_neuron(backend)
         self.upstream = self.of_current = torch.empty(0)
@@ -307,53 +356,13 @@ class Alone(Contender):
         return self.of_current.flatten()
 
 
-def _copy(link: Any) -> torch.nn.Linear:
+def copied(link: Any) -> torch.nn.Linear:
     """A linear layer with these weights, in torch's layout."""
     found = torch.nn.Linear(link.in_features, link.out_features, device=link.weight.device)
-    found.load_state_dict({"weight": _output_major(link, link.weight), "bias": link.bias})
+    found.load_state_dict({"weight": output_major(link, link.weight), "bias": link.bias})
     return found
 
 
-def _output_major(link: Any, weight: Tensor) -> Tensor:
+def output_major(link: Any, weight: Tensor) -> Tensor:
     """[outputs, inputs], as torch has it; our connections are input-major."""
-    return weight if weight.shape == (link.out_features, link.in_features) else weight.t()
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A contender's line in the table."""
-
-    build: Callable[[Setting], Contender]
-    package: str = ""
-    """Of a peer: what must be installed for it. Peers take part with the LIF."""
-    alone: bool = False
-    """Whether it is a neuron without a network."""
-    quick: bool = True
-    """Whether it runs without being named."""
-    note: str = ""
-    """What its numbers must be read with."""
-
-
-CONTENDERS = {
-    "plain_loop": Entry(PlainLoop),
-    "spiky_rl": Entry(Ours),
-    "spiky_rl_f32": Entry(partial(Ours, gradient_precision="float32")),
-    "spiky_rl_recompute": Entry(partial(Ours, recompute=True)),
-    "dense_floor": Entry(DenseFloor, note="matrix products alone, no neurons"),
-    "compiled": Entry(Compiled, quick=False, note="torch.compile of plain_loop, one shape at a time"),
-    "spikingjelly": Entry(partial(LayerByLayer, cell=peers.spikingjelly), "spikingjelly"),
-    "snntorch": Entry(
-        partial(StepByStep, cell=peers.snntorch), "snntorch", note="resets one step later than all others"
-    ),
-    "norse": Entry(
-        partial(StepByStep, cell=peers.norse), "norse", note="own surrogate, gradients through the reset"
-    ),
-    "sinabs": Entry(
-        partial(LayerByLayer, cell=peers.sinabs, time=1), "sinabs", note="gradients through the reset"
-    ),
-    "mlp": Entry(Multilayer, note="an ELU network of the same widths, no inner steps"),
-    "torch_neuron": Entry(partial(Alone, backend="torch"), alone=True, quick=False),
-    "spiky_rl_neuron": Entry(partial(Alone, backend="auto"), alone=True, quick=False),
-}
-REFERENCES = ("plain_loop", "torch_neuron")
-"""What ratios are relative to: the network's, the lone neuron's."""
+    return weight if isinstance(link, torch.nn.Linear) else weight.t()

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl.cli import bench, bench_plot, common, contenders
-from spiky_rl.cli.contenders import CONTENDERS, REFERENCES, Setting
+from spiky_rl.cli import bench, bench_choice, bench_plot, common
+from spiky_rl.cli.contenders import FeedforwardSetting
+from spiky_rl.cli.entries import CONTENDERS, REFERENCES, Entry
 from spiky_rl.registry import UserError
 
 ROOT = Path(__file__).parents[2]
 STEPS, BATCHES = 3, (2, 64)
+FEEDFORWARD = [name for name, entry in CONTENDERS.items() if entry.kind in FeedforwardSetting.kinds]
 PEERS = [name for name, entry in CONTENDERS.items() if entry.package]
 
 
@@ -24,7 +26,7 @@ def measured(tmp_path_factory):
     sizes = ["--steps", str(STEPS), "--batch", *map(str, BATCHES), "--rounds", "2"]
     names = [
         "--contenders",
-        *(n for n in CONTENDERS if n not in ("compiled", "sinabs")),
+        *(n for n in FEEDFORWARD if n not in ("compiled", "sinabs")),
         "--neurons",
         "lif",
         "alif",
@@ -47,7 +49,7 @@ def test_rows_say_what_was_timed_and_ratios_are_those_of_their_milliseconds(meas
     }
     for row in rows:
         shape = ("neuron", "mode", "batch", "steps")
-        reference = REFERENCES[CONTENDERS[row["contender"]].alone]
+        reference = REFERENCES[CONTENDERS[row["contender"]].kind]
         [base] = [
             other["ms"]
             for other in rows
@@ -81,7 +83,7 @@ def test_the_screen_has_every_contender_and_the_plot_is_a_picture(measured):
 
 
 def test_a_network_that_computes_something_else_is_found_out(monkeypatch):
-    setting = Setting("lif", STEPS, "cpu")
+    setting = FeedforwardSetting("lif", STEPS, "cpu")
     race = bench.Race(setting, ["plain_loop", "spiky_rl"], 1)
     with torch.no_grad():
         next(iter(race.modules["spiky_rl"].network.layers)).connection.bias.add_(1.0)
@@ -95,9 +97,9 @@ def test_a_contender_that_fails_stops_nobody_and_is_told(monkeypatch):
     def broken(_):
         raise RuntimeError("no such library function")
 
-    monkeypatch.setitem(CONTENDERS, "mlp", contenders.Entry(broken))
+    monkeypatch.setitem(CONTENDERS, "mlp", Entry(broken))
     monkeypatch.setattr(bench, "LEAST", 1e-4)
-    race = bench.Race(Setting("lif", STEPS, "cpu"), ["plain_loop", "mlp"], 1)
+    race = bench.Race(FeedforwardSetting("lif", STEPS, "cpu"), ["plain_loop", "mlp"], 1)
     rows = {row.contender: row for row in race.run(2, "train", 1)}
     assert rows["mlp"].failed == "RuntimeError: no such library function" and rows["mlp"].ms is None
     assert rows["plain_loop"].ms > 0
@@ -111,6 +113,20 @@ WRONG = {
     "ending": (["--plot", "x.jpeg"], ["--plot", "'.jpeg'", ".png"]),
     "json": (["--json", "rows.txt"], ["--json", "'.txt'", ".json"]),
     "nothing to infer": (["--modes", "infer", "--contenders", "torch_neuron"], ["training only"]),
+    "network": (["--networks", "recurent"], ["--networks", "'recurent'"]),
+    "contender of another network": (
+        ["--contenders", "spiky_rl_recurrent"],
+        ["'spiky_rl_recurrent' needs --networks recurrent"],
+    ),
+    "network without contenders": (
+        ["--networks", "recurrent", "reservoir", "--contenders", "plain_reservoir"],
+        ["--networks recurrent", "none of its contenders"],
+    ),
+    "control steps": (["--networks", "recurrent", "--control-steps", "0"], ["--control-steps", "got 0"]),
+    "memory": (
+        ["--networks", "recurrent", "--batch", "1", "10000000"],
+        ["--batch 10000000", "of memory"],
+    ),
     "device": (["--device", "gpu"], ["--device", "'gpu'"]),
 }
 
@@ -126,7 +142,13 @@ def test_bad_input_is_refused_before_anything_is_timed(case, capsys):
 
 
 def test_a_peer_that_is_not_installed_is_refused_where_it_was_asked_for(monkeypatch):
-    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bench_choice.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="'norse' is not installed; install it with: pip install norse"):
-        bench.chosen(["norse"])
-    assert not set(bench.chosen(bench.quick())) & set(PEERS), "the default goes on without"
+        bench_choice.chosen(["norse"], ["feedforward"])
+    everything = bench_choice.chosen(None, ["feedforward", "recurrent", "reservoir"])
+    assert not set(everything) & set(PEERS), "the default goes on without"
+    assert {"plain_loop", "plain_recurrent", "spiky_rl_reservoir"} <= set(everything)
+
+
+def test_without_a_word_the_feedforward_network_is_compared():
+    assert set(bench_choice.chosen(None, bench.parser().parse_args([]).networks)) <= set(FEEDFORWARD)
