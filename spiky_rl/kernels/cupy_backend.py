@@ -233,6 +233,35 @@ def recurrent_backward(
     return grads[0], grads[1], grad_params, grad_synapses
 
 
+def linear(
+    x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool  # noqa: ARG001
+) -> Tensor:
+    """x [rows, C] times weight [N, C] -> [rows, N], by torch; with ``bits``, fills them."""
+    if bits is not None:
+        pack(x, bits)
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def linear_gradient(bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
+    """Gradients of weight [N, C] and bias [N] from events [rows, words] and the gradient [rows, N] of the output."""
+    x = unpack(bits, inputs)
+    return (x.t() @ grad).t(), grad.sum(0) if bias else grad.new_empty(0)
+
+
+def pack(x: Tensor, bits: Tensor | None = None) -> Tensor:
+    """Non-zero elements of x [rows, C] as bits, [rows, words]; into ``bits``, if given."""
+    found = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
+    _bits("spiky_pack", x.contiguous(), found, x.shape, found.numel() * 64)
+    return found
+
+
+def unpack(bits: Tensor, inputs: int) -> Tensor:
+    """The inverse of `pack`: [rows, inputs], 0 and 1."""
+    x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
+    _bits("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())
+    return x
+
+
 def recall(keep: Tensor | None, T: int, steps: int, B: int, delays: int, like: Tensor) -> list[Tensor]:
     """For each delay d: 1 where a step still has what was sent d steps before, 0 where an episode began since; [T K + 1, B].
 

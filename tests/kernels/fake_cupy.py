@@ -119,7 +119,7 @@ class Function:
 
 def forget() -> None:
     """What is remembered of a CuPy that was there, or was not."""
-    for cached in (cupy_backend.kernels, dispatch.backend, dispatch.automatic):
+    for cached in (cupy_backend.kernels, cupy_backend.bit_kernels, dispatch.backend, dispatch.automatic):
         cached.cache_clear()
 
 

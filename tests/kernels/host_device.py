@@ -38,6 +38,7 @@ static host::F all(float x) {
 #define __global__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __ffs(bits) __builtin_ffs((int)(bits))
 #define __restrict__
 struct Index { unsigned x, y, z; };
 static Index threadIdx, blockIdx, blockDim, gridDim;
@@ -74,6 +75,11 @@ static unsigned ballot(unsigned mask, int vote, int line) {
   }
   wait(AT_WARP, -line);  // nobody votes again before all have counted
   return found;
+}
+static unsigned atomicOr(unsigned *to, unsigned bits) {
+  const unsigned before = *to;
+  *to |= bits;
+  return before;
 }
 #define __syncthreads() wait(AT_BLOCK, __LINE__)
 #define __syncwarp(...) wait(AT_WARP, __LINE__)
@@ -216,13 +222,9 @@ def run(library, name, grid, block, values, shared=0):
     ), f"argument {wrong} of kernel {name} has another type than its text says (-1: another number)"
 
 
-@cache
-def kernels(key):
-    """A neuron's CUDA text, compiled for the host."""
-    return compiled(programs.source(programs.KNOWN[key]), key)
-
-
-def launch(key, which, values, current):
-    """In the place of `cupy_backend._launch`: the same values, for as many threads."""
-    name = ("spiky_forward", "spiky_backward")[which]
-    run(kernels(key), name, (cupy_backend.blocks(current),), (cupy_backend.BLOCK,), values)
+def launch(key, which, values, current, grid, block=cupy_backend.BLOCK, shared=0):
+    """In the place of `cupy_backend._launch`."""
+    name = key.removesuffix(" recurrent")
+    kernel = "spiky" if name == key else "spiky_recurrent"
+    library = compiled(cupy_backend.source(name, name != key), key)
+    run(library, f"{kernel}_{('forward', 'backward')[which]}", (grid,), (block,), values, shared)

@@ -34,7 +34,7 @@ def same(found, expected):
 
 
 def test_some_threads_have_no_lane_and_blocks_differ_in_number():
-    launched = [cupy_backend.blocks(torch.empty(1, 1, *shape)) for shape in SHAPES]
+    launched = [cupy_backend.blocks(shape[0] * shape[1]) for shape in SHAPES]
     assert launched == [1, 1, 3, 5]
     assert all(blocks * cupy_backend.BLOCK > b * n for blocks, (b, n) in zip(launched, SHAPES, strict=True))
 
@@ -88,8 +88,8 @@ def test_tensors_that_are_strided_or_of_another_type_reach_the_kernel_whole():
 def test_every_thread_keeps_its_states_in_its_own_places(monkeypatch):
     built, kept = configured("alif", True), []
 
-    def launch(key, which, values, current):
-        host_device.launch(key, which, values, current)
+    def launch(key, which, values, current, grid):
+        host_device.launch(key, which, values, current, grid)
         size = TIME * STEPS * len(built.states) * current[0, 0].numel()
         kept.append(
             torch.from_numpy(np.ctypeslib.as_array((ctypes.c_float * size).from_address(values[9])).copy())
@@ -115,9 +115,9 @@ def test_an_argument_of_another_type_than_the_kernels_would_be_seen(wrong):
         [current, None, None, None, current, None, None], current, STEPS, call.uniforms
     )
     with pytest.raises(AssertionError, match=f"argument {len(values)} "):
-        host_device.launch(call.key, 0, (*values[:-1], wrong(values[-1])), current)
+        host_device.launch(call.key, 0, (*values[:-1], wrong(values[-1])), current, 1)
     with pytest.raises(AssertionError, match="argument -1 "):
-        host_device.launch(call.key, 0, values[:-1], current)
+        host_device.launch(call.key, 0, values[:-1], current, 1)
 
 
 COMPARED = """

@@ -12,6 +12,7 @@ import torch
 
 from spiky_rl import registry, spec
 from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, programs
+from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.networks import feedforward
 from tests.kernels import fake_cupy
 from tests.kernels.cases import STEPS, configured, distinct, inputs, near, vocabulary
@@ -73,6 +74,17 @@ def plain_products(monkeypatch):
     for module in (dispatch, feedforward):
         monkeypatch.setattr(module, "cpu_backend", None)
 
+    def linear(x, bits, weight, bias, binary):
+        if bits is not None:
+            bits.copy_(cpu_backend.pack(x))
+        return torch.nn.functional.linear(x, weight, bias)
+
+    def gradient(bits, grad, count, bias):
+        return (cpu_backend.unpack(bits, count).t() @ grad).t(), grad.sum(0) if bias else grad.new_empty(0)
+
+    monkeypatch.setattr(cpu_backend, "linear", linear)
+    monkeypatch.setattr(cpu_backend, "linear_gradient", gradient)
+
 
 @pytest.mark.parametrize("agent", agents())
 def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products):
@@ -83,14 +95,47 @@ def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products)
         found, grads = results(made, "cupy", x)
         counted = cupy_backend.LAUNCHES.total() - counted
     assert counted == cupy.launches.total(), "every launch is counted"
-    assert cupy.launches["spiky_forward"] > 0
-    assert (cupy.launches["spiky_backward"] > 0) == learns
+    forward, backward = (
+        cupy.launches[f"spiky_{way}"] + cupy.launches[f"spiky_recurrent_{way}"]
+        for way in ("forward", "backward")
+    )
+    assert forward > 0 and (backward > 0) == learns
     for i, (a, b) in enumerate(zip(found, expected, strict=True)):
         assert torch.equal(a, b), f"features, states and weights, number {i}"
     assert expected[0].any() and wanted.keys() == grads.keys()
     for name, grad in grads.items():
         assert near(grad, wanted[name], GRADIENT), name
     assert any(grad.any() for grad in grads.values()), "a network that nothing flows through proves little"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 64), (7, 130)], ids=str)
+def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape):
+    x = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    with fake_cupy.on_the_host() as cupy:
+        bits = cupy_backend.pack(x)
+        assert torch.equal(cupy_backend.unpack(bits, shape[1]), x)
+    assert torch.equal(bits, cpu_backend.pack(x))
+    assert cupy.launches == {"spiky_pack": 1, "spiky_unpack": 1}
+
+
+@pytest.mark.parametrize("most", [1, 128, 1 << 26])
+def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
+    job = call(width=37)
+    loop = Feedback(2, binary=True, decay=0.5)
+    synapses = torch.randn(74, 37, generator=torch.Generator().manual_seed(3))
+    state = torch.cat([job[2], torch.zeros(loop.states, *job[2].shape[1:])])
+    recurrent = (job[0], job[1], state, *job[3:5], synapses, *job[5:], loop)
+    with fake_cupy.on_the_host() as cupy:
+        found, *_ = cupy_backend.forward(*job, True)
+        whole = cupy_backend.backward(*job, torch.ones_like(found), None)
+        whole += cupy_backend.recurrent_backward(*recurrent, torch.ones_like(found), None)
+        before = cupy.launches.copy()
+        monkeypatch.setattr(cupy_backend, "SCRATCH", most)
+        parts = cupy_backend.backward(*job, torch.ones_like(found), None)
+        parts += cupy_backend.recurrent_backward(*recurrent, torch.ones_like(found), None)
+    launched = cupy.launches - before
+    assert (launched["spiky_recurrent_backward"] > 1) == (most < 1 << 26)
+    assert all(near(a, b, GRADIENT) for a, b in zip(parts, whole, strict=True))
 
 
 def call(learned=True, width=5):
@@ -178,4 +223,6 @@ def test_a_kernels_text_says_what_it_takes():
     text = programs.source(programs.KNOWN[call()[0]])
     uniforms = [np.float32] * len(call()[5])
     assert fake_cupy.signature(text, "spiky_forward") == [int] * 7 + [np.int64] * 4 + [np.int32] + uniforms
-    assert fake_cupy.signature(text, "spiky_backward") == [int] * 10 + [np.int64] * 4 + [np.int32] + uniforms
+    assert fake_cupy.signature(text, "spiky_backward") == [int] * 10 + [np.int64] * 4 + [
+        *(np.int32, np.int64, np.int64, *uniforms)
+    ]

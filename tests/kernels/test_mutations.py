@@ -245,9 +245,9 @@ def anew(monkeypatch):
     """Kernels are looked for anew before and after, and CuPy's are launched on the host."""
     monkeypatch.setattr(cupy_backend, "_launch", host_device.launch)
     monkeypatch.setattr(programs, "_KEYS", {})
-    forget(cpu_backend.core, cpu_backend.kernels, host_device.kernels, host_device.compiled)
+    forget(cpu_backend.core, cpu_backend.kernels, host_device.compiled)
     yield
-    forget(cpu_backend.core, cpu_backend.kernels, host_device.kernels, host_device.compiled)
+    forget(cpu_backend.core, cpu_backend.kernels, host_device.compiled)
 
 
 def forget(*functions):

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from spiky_rl import registry
-from spiky_rl.kernels import cpu_backend, recurrent, torch_backend
+from spiky_rl.kernels import cpu_backend, cupy_backend, operators, recurrent, torch_backend
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.layer import Parameters
+from tests.kernels import fake_cupy
 
 T, K, B = 3, 4, 21
 
@@ -56,7 +57,7 @@ def keep():
 def both(neuron, feedback, width, resets=True, state=True, **settings):
     """(outputs, states, gradients) of the kernels and of the reference."""
     found = []
-    for module in (cpu_backend, torch_backend):
+    for module in (operators.COMPILED["cpu"], torch_backend):
         built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, width, **settings)
         arguments = (built, ops, loop, synapses, current, K, tuple(states) if state else None, parameters())
         run = torch_backend.recurrent if module is torch_backend else recurrent.recurrent
@@ -105,6 +106,22 @@ def test_a_constant_current_a_cut_and_a_start_from_rest_are_the_references_too(f
     (output, last, gradients), (wanted, states, expected) = both("alif", feedback, 33, **settings)
     assert torch.equal(output, wanted) and equal(last, states)
     assert max(relative(a, b) for a, b in zip(gradients, expected, strict=True)) < 2e-5
+
+
+@pytest.mark.parametrize("threads", [32, 256])
+@pytest.mark.parametrize("settings", [{}, {"constant": True}, {"cut": True}, {"state": False}], ids=str)
+@pytest.mark.parametrize(("neuron", "feedback"), list(itertools.product(NEURONS, FEEDBACKS)))
+def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, feedback, settings, threads, monkeypatch):
+    (expected, states, gradients), _ = both(neuron, feedback, 37, **settings)
+    monkeypatch.setattr(cupy_backend, "MOST_THREADS", threads)  # fewer than neurons, and more
+    with fake_cupy.on_the_host() as cupy:
+        (found, last, others), _ = both(neuron, feedback, 37, **settings)
+    assert cupy.launches == {"spiky_recurrent_forward": 1, "spiky_recurrent_backward": 1}
+    if neuron == "sigma_delta":  # graded output is multiplied, on the CPU with one rounding
+        assert relative(found, expected) < 2e-6
+    else:
+        assert torch.equal(found, expected) and equal(last, states)
+    assert max(relative(a, b) for a, b in zip(others, gradients, strict=True)) < 2e-6
 
 
 def test_a_batch_its_parts_and_two_threads_give_the_same_bits():
