@@ -12,7 +12,7 @@ struct Layer {
   float *last;             // the same, or null
   Word *bits;              // events of the layer's input, [T K, B, words]; null: not kept, or the input is not binary
   float *input;            // graded input, [T K, B, C]; null: not kept, binary, or the stack's x
-  float *current;          // [T K or T, B, N], or null: not kept; a recurrent layer's never is
+  float *current;          // [T K or T, B, N], or null: not kept; a recurrent layer's with what arrived, [T K, B, N]
   const float *grad_last;  // as state, or null
   float *grad_state;       // as state, or null
   float *grad_weight;      // [C, N], or null
@@ -89,7 +89,7 @@ static void furnish_memory(Memory &m, char *&place, const Stack &s, long R, bool
   const auto floats = [&](long count) { return (float *)take(place, sizeof(float) * count); };
   m.sent = floats(sent), m.state = floats(states), m.gathered = floats(R * recalled);
   m.synapse = floats(size), m.arriving = floats(size), m.output = floats(size);
-  if (backward) m.path = floats(s.T * s.K * states), m.grad_state = floats(states), m.early = floats(early);
+  if (backward) m.path = floats((s.T * s.K + 1) * states), m.grad_state = floats(states), m.early = floats(early);
 }
 
 // Carves a thread's room out of one allocation; called twice, first to measure.

@@ -183,9 +183,12 @@ template <bool FULL> FUNCTION void forward_chunk(const Job &j, long first) {
 
 template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, float *scratch, long stride) {
   Chunk<FULL> c(j, first);
+  const bool once = KEPT == 1 && j.T * j.K == 1;  // a step of a recurrent loop: nothing to run, only the states before it
   for (long t = 0; t < j.T; t++) {
     c.begin(t);
-    for (long k = 0; k < j.K; k++) {
+    for (int v = 0; once && v < c.vectors(); v++)
+      for (int q = 0; q < STATES; q++) store(scratch + v * WIDTH + q * stride, c.s[q][v], WIDTH);
+    for (long k = 0; k < j.K && !once; k++) {
       const float *from = j.current + c.current_at(t, k);
       float *to = scratch + (t * j.K + k) * KEPT * KEPT_STATES * stride;
       for (int v = 0; v < c.vectors(); v++) {

@@ -27,7 +27,7 @@ struct Memory {
   float *state;  // [states, R, N]
   float *synapse, *arriving, *output;  // [R, N]: I, its new part, z
   float *gathered;                     // [R, D N]
-  float *path;        // adjoint only: [T K, states, R, N], the states before every step
+  float *path;        // adjoint only: [T K + 1, states, R, N], the states before every step, and after the last
   float *grad_state;  // adjoint only: [states, R, N]
   float *early;       // adjoint only: [D, R, N], gradient of output before the first step, the earliest first
 };
@@ -99,29 +99,37 @@ static void loop_arriving(const Loop &l, long t, long step, float *to) {
   if (!l.within.binary) linear_rows(l.m.gathered, nullptr, l.within.weight, nullptr, to, l.R, D * N, N, 0, l.m.index);
 }
 
+// What drives the neurons in a step: `current` [R, N] and what has arrived.
+static void loop_drive(const Loop &l, long t, long k, const float *current, float *drive) {
+  const long size = l.R * l.N;
+  const float *__restrict__ arrived = l.m.arriving;
+  loop_arriving(l, t, t * l.K + k, l.m.arriving);
+  if (l.within.filtered) {
+    for (long r = 0; k == 0 && l.keep && r < l.R; r++)
+      for (long n = 0; n < l.N; n++) l.m.synapse[r * l.N + n] *= l.keep[t * l.B + r];
+    for (long i = 0; i < size; i++) l.m.synapse[i] = l.within.decay * l.m.synapse[i] + l.m.arriving[i];
+    arrived = l.m.synapse;
+  }
+  for (long i = 0; i < size; i++) drive[i] = current[i] + arrived[i];
+}
+
 // All steps: `current` becomes `drive`, which may lie where it does, and output; strides are floats from one step to the next.
-// With `path` the states before every step are kept. `last` is as state, or null.
+// Where `current` is null, the drive is there already. With `path` the states before every step are kept. `last` is as state, or
+// null.
 static void loop_forward(const Loop &l, const float *current, long current_stride, bool constant, float *drive,
                          long drive_stride, float *output, long output_stride, float *path, float *last) {
   const long size = l.R * l.N, D = l.within.delays;
   loop_begin(l);
+  if (path) memcpy(path, l.m.state, sizeof(float) * l.states * size);
   for (long t = 0, step = 0; t < l.T; t++)
     for (long k = 0; k < l.K; k++, step++) {
-      const float *from = current + (constant ? t : step) * current_stride;
       float *to = drive + step * drive_stride, *out = output + step * output_stride;
-      loop_arriving(l, t, step, l.m.arriving);
-      const float *arrived = l.m.arriving;
-      if (l.within.filtered) {
-        for (long r = 0; k == 0 && l.keep && r < l.R; r++)
-          for (long n = 0; n < l.N; n++) l.m.synapse[r * l.N + n] *= l.keep[t * l.B + r];
-        for (long i = 0; i < size; i++) l.m.synapse[i] = l.within.decay * l.m.synapse[i] + l.m.arriving[i];
-        arrived = l.m.synapse;
-      }
-      for (long i = 0; i < size; i++) to[i] = from[i] + arrived[i];
-      if (path) memcpy(path + step * l.states * size, l.m.state, sizeof(float) * l.states * size);
+      if (current) loop_drive(l, t, k, current + (constant ? t : step) * current_stride, to);
       Job job = l.step;
       job.keep = k == 0 && l.keep ? l.keep + t * l.B : nullptr;
-      job.current = to, job.output = out, job.state = job.last = l.m.state;
+      job.current = to, job.output = out;
+      job.state = path ? path + step * l.states * size : l.m.state;
+      job.last = path ? path + (step + 1) * l.states * size : l.m.state;
       job.trace = l.within.trace ? l.within.trace + step * l.B * l.N : nullptr;
       l.forward(&job);
       loop_remember(l, step, out);

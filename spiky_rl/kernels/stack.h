@@ -44,8 +44,9 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
     const long steps = l == 0 && s.constant ? s.T : s.T * s.K, words = WORDS(layer.C);
     for (long t = 0; layer.input && l > 0 && t < steps; t++)
       memcpy(layer.input + (t * s.B + b) * layer.C, signal + t * batch * layer.C, sizeof(float) * R * layer.C);
-    float *current = layer.current ? layer.current + b * layer.N : room.current;
-    const long current_batch = layer.current ? s.B : R;
+    const bool kept = layer.current && !(layer.within.weight && l == 0 && s.constant);
+    float *current = kept ? layer.current + b * layer.N : room.current;
+    const long current_batch = kept ? s.B : R;
     for (long t = 0; layer.weight && t < steps; t++)
       map_rows(layer, signal + t * batch * layer.C, layer.bits ? layer.bits + (t * s.B + b) * words : nullptr,
                current + t * current_batch * layer.N, R, room.index);
@@ -57,7 +58,7 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
     if (layer.within.weight) {
       const float *from = layer.weight ? current : signal;
       loop_forward(loop_of(s, layer, job, room, b, R), from, (layer.weight ? current_batch : batch) * layer.N, job.constant,
-                   room.memory.output, 0, job.output, job.output_batch * layer.N, nullptr, job.last);
+                   layer.current ? layer.current + b * layer.N : room.memory.output, layer.current ? s.B * layer.N : 0, job.output, job.output_batch * layer.N, nullptr, job.last);
     } else {
       job.current = current, job.current_batch = current_batch;
       layer.forward(&job);
@@ -73,10 +74,12 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
 
 // Gradients of a recurrent layer's rows: from its feed-forward current, in the room or `signal`, to the current's gradient.
 static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, const Job &job, Room &room, const float *signal,
-                         long side) {
+                         long side, long b) {
   const long size = loop.R * loop.N, steps = s.T * s.K;
   float *of_output = room.gradient[1 - side], *arrived = room.signal[1], *drive = room.gradient[side];
-  const float *current = layer.weight ? room.current : signal;
+  const float *current = layer.current ? nullptr : layer.weight ? room.current : signal;
+  for (long step = 0; layer.current && step < steps; step++)
+    memcpy(drive + step * size, layer.current + (step * s.B + b) * loop.N, sizeof(float) * size);
   loop_forward(loop, current, layer.weight ? size : s.B * loop.N, job.constant, drive, size, room.memory.output, 0,
                room.memory.path, nullptr);
   for (long step = 0; job.grad_output != of_output && step < steps; step++)
@@ -85,12 +88,15 @@ static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, c
                     layer.parameters, room.lanes))
     return 1;
   loop_weight_gradient(loop, arrived, room.bits, drive, layer.within.grad_weight);
-  for (long t = 0; job.constant && t < s.T; t++)  // of a current that is the same in all inner steps: their sum
-    for (long i = 0; i < size; i++) {
-      float sum = 0;
-      for (long k = s.K - 1; k >= 0; k--) sum += job.grad_current[(t * s.K + k) * size + i];
-      job.grad_current[t * size + i] = sum;
+  for (long t = 0; job.constant && t < s.T; t++) {  // of a current that is the same in all inner steps: their sum
+    float *sum = room.memory.arriving;
+    memset(sum, 0, sizeof(float) * size);
+    for (long k = s.K - 1; k >= 0; k--) {
+      const float *part = job.grad_current + (t * s.K + k) * size;
+      for (long i = 0; i < size; i++) sum[i] += part[i];
     }
+    memcpy(job.grad_current + t * size, sum, sizeof(float) * size);
+  }
   return 0;
 }
 
@@ -110,7 +116,7 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
     job.grad_params = layer.grad_params ? room.lanes : nullptr;
     float *gradient = room.signal[0];
     job.grad_current = gradient;
-    if (layer.current)  // current and its gradient share their strides: bring the current here
+    if (layer.current && !layer.within.weight)  // current and its gradient share their strides: bring the current here
       for (long t = 0; t < steps; t++)
         memcpy(room.current + t * R * N, layer.current + (t * s.B + b) * N, sizeof(float) * R * N);
     for (long t = 0; !layer.current && layer.weight && t < steps; t++)  // again from its input
@@ -118,7 +124,7 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
                layer.binary ? layer.bits + (t * s.B + b) * words : nullptr, room.current + t * R * N, R, room.index);
     job.current = room.current;
     if (layer.within.weight) {
-      if (backward_loop(s, layer, loop_of(s, layer, job, room, b, R), job, room, input + b * C, side)) return 1;
+      if (backward_loop(s, layer, loop_of(s, layer, job, room, b, R), job, room, input + b * C, side, b)) return 1;
     } else {
       if (layer.backward(&job)) return 1;
       for (long q = 0; layer.grad_params && q < layer.parameters; q++)

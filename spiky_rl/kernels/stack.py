@@ -210,9 +210,10 @@ class _Run(torch.autograd.Function):
             else:
                 signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
                 layer.input = _pointer(signals[-1])
-            # the first current is cheap to compute again where it is constant over the step, as a recurrent layer's is
-            kept = wanted and not stack.recompute and not (i == 0 and K == 1) and stage.feedback is None
-            currents.append(x.new_empty(T, inner, B, stage.map.out_features) if kept else None)
+            # the first current is cheap to compute again where it is constant over the step
+            kept = wanted and not stack.recompute and not (i == 0 and K == 1 and stage.feedback is None)
+            shape = (T, inner if stage.feedback is None else steps, B, stage.map.out_features)
+            currents.append(x.new_empty(shape) if kept else None)
             layer.current = _pointer(currents[-1])
         c = structures.Stack(
             *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
