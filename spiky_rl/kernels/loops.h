@@ -183,12 +183,9 @@ template <bool FULL> FUNCTION void forward_chunk(const Job &j, long first) {
 
 template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, float *scratch, long stride) {
   Chunk<FULL> c(j, first);
-  const bool once = KEPT == 1 && j.T * j.K == 1;  // a step of a recurrent loop: nothing to run, only the states before it
   for (long t = 0; t < j.T; t++) {
     c.begin(t);
-    for (int v = 0; once && v < c.vectors(); v++)
-      for (int q = 0; q < STATES; q++) store(scratch + v * WIDTH + q * stride, c.s[q][v], WIDTH);
-    for (long k = 0; k < j.K && !once; k++) {
+    for (long k = 0; k < j.K; k++) {
       const float *from = j.current + c.current_at(t, k);
       float *to = scratch + (t * j.K + k) * KEPT * KEPT_STATES * stride;
       for (int v = 0; v < c.vectors(); v++) {
@@ -282,8 +279,67 @@ static void forward_lanes(const Job &j, long first) {
   else forward_chunk<false>(j, first);
 }
 
+// A single step, as a recurrent layer runs it: its states come from memory and go there, and none is worth a chunk.
+template <bool FULL> struct Lane {
+  const long at, rest;
+  F s[ALL], p[SOME(PARAMETERS)], factor;
+  METHOD long left() const { return FULL ? WIDTH : rest; }
+  METHOD Lane(const Job &j, long first, long L) : at(first), rest(L - first) {
+    factor = j.keep ? load_keep(j.keep, at, j.N, left()) : LANE(1);
+    for (int q = 0; q < STATES; q++) s[q] = j.state ? load(j.state + q * L + at, left()) * factor : LANE(0);
+    for (int q = 0; q < PARAMETERS; q++) p[q] = load_param(j.params + q * j.N, at, j.N, left());
+  }
+};
+
+template <bool FULL> INLINE void lane_forward(const Job &j, long first, long L) {
+  Lane<FULL> lane(j, first, L);
+  F out;
+  whole_step(load(j.current + first, lane.left()), lane.s, lane.p, j.uniforms, out, Forget());
+  store(j.output + first, out, lane.left());
+  if (j.trace) store(j.trace + first, lane.s[0], lane.left());
+  for (int q = 0; j.last && q < STATES; q++) store(j.last + q * L + first, lane.s[q], lane.left());
+}
+
+template <bool FULL> INLINE void lane_backward(const Job &j, long first, long L) {
+  Lane<FULL> lane(j, first, L);
+  const long left = lane.left();
+  const F drive = load(j.current + first, left);
+  F path[KEPT][KEPT_STATES], out, g[SOME(STATES)], gp[SOME(PARAMETERS)] = {}, gi = LANE(0);
+  const auto keep = [&](int m, const F *s) {
+    for (int q = 0; m < KEPT && q < KEPT_STATES; q++) path[m][q] = s[q];
+  };
+  if (KEPT == 1) keep(0, lane.s);
+  else whole_step(drive, lane.s, lane.p, j.uniforms, out, keep);
+  for (int q = 0; q < STATES; q++) g[q] = j.grad_last ? load(j.grad_last + q * L + first, left) : LANE(0);
+  const F go = j.grad_output ? load(j.grad_output + first, left) : LANE(0);
+  const auto states = [&](int m, F *s) {
+    for (int q = 0; q < KEPT_STATES; q++) s[q] = path[m][q];
+  };
+  whole_step_adjoint(drive, states, lane.p, j.uniforms, go, g, gp, gi);
+  store(j.grad_current + first, gi, left);
+  for (int q = 0; j.grad_state && q < STATES; q++) store(j.grad_state + q * L + first, g[q] * lane.factor, left);
+  for (int q = 0; j.grad_params && q < PARAMETERS; q++) store(j.grad_params + q * L + first, gp[q], left);
+}
+
+static void forward_once(const Job &j, long L) {
+  long first = 0;
+  for (; first + WIDTH <= L; first += WIDTH) lane_forward<true>(j, first, L);
+  if (first < L) lane_forward<false>(j, first, L);
+}
+
+static void backward_once(const Job &j, long L) {
+  long first = 0;
+  for (; first + WIDTH <= L; first += WIDTH) lane_backward<true>(j, first, L);
+  if (first < L) lane_backward<false>(j, first, L);
+}
+// Whether a job is a step of whole rows that lie together.
+static bool single(const Job &j) {
+  return j.T * j.K == 1 && j.batch == j.B && j.current_batch == j.B && j.output_batch == j.B && j.threads <= 1;
+}
+
 extern "C" void spiky_forward(const Job *j) {
   const long L = j->B * j->N;
+  if (single(*j)) return forward_once(*j, L);
   if (j->threads <= 1) {  // even a team of one takes OpenMP longer than a small layer
     for (long first = 0; first < L; first += LANES) forward_lanes(*j, first);
     return;
@@ -302,6 +358,10 @@ static bool backward_lanes(const Job &j, long first, float *scratch) {
 extern "C" int spiky_backward(const Job *j) {
   const long L = j->B * j->N, room = sizeof(float) * j->T * j->K * KEPT * KEPT_STATES * LANES;
   int failed = 0;
+  if (single(*j)) {
+    backward_once(*j, L);
+    return failed;
+  }
   if (j->threads <= 1) {
     float *scratch = (float *)malloc(room);
     for (long first = 0; first < L; first += LANES) failed |= !backward_lanes(*j, first, scratch);

@@ -162,9 +162,9 @@ static void loop_return(const Loop &l, long t, long step, const float *grad, flo
     }
 }
 
-// After `loop_forward` with `path`. `drive` and `grad_output` are [T K, R, N], the latter is added to; so are `grad_drive`, the
+// After `loop_forward` with `path`; `drive` and its stride are as there. `grad_output` is [T K, R, N] and added to; so large are `grad_drive`, the
 // gradient of current, and `grad_synapse`, that of I. `lanes` is room for a step's [parameters, R, N]. Not 0: no memory.
-static int loop_backward(const Loop &l, const float *drive, float *grad_output, const float *grad_last, float *grad_state,
+static int loop_backward(const Loop &l, const float *drive, long drive_stride, float *grad_output, const float *grad_last, float *grad_state,
                          float *grad_drive, float *grad_synapse, float *grad_params, long parameters, float *lanes) {
   const long N = l.N, size = l.R * N, D = l.within.delays, steps = l.T * l.K, stride = l.B * N;
   float *carried = l.m.synapse;
@@ -183,7 +183,7 @@ static int loop_backward(const Loop &l, const float *drive, float *grad_output, 
     for (long k = l.K - 1; k >= 0; k--, step--) {
       Job job = l.step;
       job.keep = k == 0 && l.keep ? l.keep + t * l.B : nullptr;
-      job.current = drive + step * size, job.state = l.m.path + step * l.states * size;
+      job.current = drive + step * drive_stride, job.state = l.m.path + step * l.states * size;
       job.grad_output = grad_output + step * size, job.grad_current = grad_drive + step * size;
       job.grad_last = job.grad_state = l.m.grad_state;
       job.grad_params = grad_params ? lanes : nullptr;

@@ -76,18 +76,18 @@ static void forward_rows(const Stack &s, Room &room, long b, long R) {
 static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, const Job &job, Room &room, const float *signal,
                          long side, long b) {
   const long size = loop.R * loop.N, steps = s.T * s.K;
-  float *of_output = room.gradient[1 - side], *arrived = room.signal[1], *drive = room.gradient[side];
+  float *of_output = room.gradient[1 - side], *arrived = room.signal[1];
+  float *drive = layer.current ? layer.current + b * loop.N : room.gradient[side];
+  const long stride = layer.current ? s.B * loop.N : size;
   const float *current = layer.current ? nullptr : layer.weight ? room.current : signal;
-  for (long step = 0; layer.current && step < steps; step++)
-    memcpy(drive + step * size, layer.current + (step * s.B + b) * loop.N, sizeof(float) * size);
-  loop_forward(loop, current, layer.weight ? size : s.B * loop.N, job.constant, drive, size, room.memory.output, 0,
+  loop_forward(loop, current, layer.weight ? size : s.B * loop.N, job.constant, drive, stride, room.memory.output, 0,
                room.memory.path, nullptr);
   for (long step = 0; job.grad_output != of_output && step < steps; step++)
     memcpy(of_output + step * size, job.grad_output + step * job.output_batch * loop.N, sizeof(float) * size);
-  if (loop_backward(loop, drive, of_output, job.grad_last, job.grad_state, job.grad_current, arrived, layer.grad_params,
+  if (loop_backward(loop, drive, stride, of_output, job.grad_last, job.grad_state, job.grad_current, arrived, layer.grad_params,
                     layer.parameters, room.lanes))
     return 1;
-  loop_weight_gradient(loop, arrived, room.bits, drive, layer.within.grad_weight);
+  loop_weight_gradient(loop, arrived, room.bits, room.gradient[side], layer.within.grad_weight);
   for (long t = 0; job.constant && t < s.T; t++) {  // of a current that is the same in all inner steps: their sum
     float *sum = room.memory.arriving;
     memset(sum, 0, sizeof(float) * size);
