@@ -356,5 +356,8 @@ def pretended():
 
         patch.setattr(registry.Configured, "build", built)
         patch.setattr(torch.cuda, "synchronize", lambda *_: pretence.ask("the device is waited for"))
+        event = {"record": lambda *_: None, "elapsed_time": lambda *_: 1.0}
+        event["synchronize"] = lambda _: pretence.ask("an event is waited for")
+        patch.setattr(torch.cuda, "Event", type("Event", (), {"__init__": lambda *_, **__: None, **event}))
         with torch.autograd.set_multithreading_enabled(False), mode, pretence:
             yield whole
