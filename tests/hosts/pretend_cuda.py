@@ -120,12 +120,8 @@ class Pretence(TorchDispatchMode):
             return said
         with self:
             found = func._op_dk(torch._C.DispatchKey.CUDA, *args, **kwargs)
-        for a, b in zip(tree_flatten(found)[0], tree_flatten(said)[0], strict=True):
-            assert (a.shape, a.dtype, a.device) == (
-                b.shape,
-                b.dtype,
-                b.device,
-            ), f"{func} says {b} and gives {a}"
+        given, told = ([(*x.shape, x.dtype, x.device) for x in tree_flatten(y)[0]] for y in (found, said))
+        assert given == told, f"{func} gives {given} and says {told}"
         return found
 
     def ask(self, reason: str) -> None:
