@@ -216,21 +216,25 @@ def run(
         TimedVecEnv,
         make_deterministic,
         simulation,
+        torch_settings,
     )
 
     iterations, outcome, spent = plan.setting("max_iterations"), "finished", False
     log.info("starting the simulator")
-    with simulation(
-        plan.env_cfg,
-        task_id=plan.gym_id,
-        device=plan.device,
-        num_envs=plan.num_envs,
-        seed=plan.seed + plan.rank,
-        video=args.video,
-        deterministic=args.deterministic,
-        distributed=args.distributed and plan.device != "cpu",
-        **live.asked(args, plan.rank),
-    ) as gym_env:
+    with (
+        torch_settings(plan.device, args.rl_library),
+        simulation(
+            plan.env_cfg,
+            task_id=plan.gym_id,
+            device=plan.device,
+            num_envs=plan.num_envs,
+            seed=plan.seed + plan.rank,
+            video=args.video,
+            deterministic=args.deterministic,
+            distributed=args.distributed and plan.device != "cpu",
+            **live.asked(args, plan.rank),
+        ) as gym_env,
+    ):
         env: Any = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         if args.video and folder is not None:
             from spiky_rl.cli.film import Recorder

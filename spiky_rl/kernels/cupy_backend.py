@@ -36,22 +36,30 @@ SCRATCH = 1 << 26
 """Floats that an adjoint works in at once: 256 MiB."""
 
 
+def extra() -> str:
+    """What installs the CuPy for the CUDA that this torch is built for, which the driver supports if torch sees a device."""
+    return "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda"
+
+
 @cache
 def available() -> str | None:
     """None: this backend runs; else the reason why not, with the remedy."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch"
     if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed; pip install 'spiky-rl[cuda]'"
+        return f"CuPy is not installed; pip install 'spiky-rl[{extra()}]'"
     try:
         import cupy
 
         if not cupy.is_available():
-            return "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version"
+            return (
+                "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version:"
+                f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{extra()}]'"
+            )
         importlib.import_module("cupy.cuda.nvrtc").getVersion()
     except Exception as error:  # pylint: disable=broad-exception-caught
         # a CuPy that does not fit its libraries fails in many ways, each of them a reason
-        return f"CuPy does not load ({type(error).__name__}: {error}); reinstall it with pip install 'spiky-rl[cuda]'"
+        return f"CuPy does not load ({type(error).__name__}: {error}); reinstall it with pip install 'spiky-rl[{extra()}]'"
     return None
 
 

@@ -67,13 +67,27 @@ def _unroll(
     key: str,
     last: bool,
 ) -> tuple[Tensor, Tensor]:
+    output, final, _ = _forward(current, state, params, keep, numbers, steps, key, last, False)
+    return output, final
+
+
+def _forward(
+    current: Tensor,
+    state: Tensor | None,
+    params: Tensor | None,
+    keep: Tensor | None,
+    numbers: Sequence[float],
+    steps: int,
+    key: str,
+    last: bool,
+    trace: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     key, uniforms = programs.found(key, tuple(numbers))
     T, _, B, N = current.shape
     fit(T, B, N, state, params, keep, programs.KNOWN[key].states)
-    output, final, _ = COMPILED[current.device.type].forward(
-        key, current, state, params, keep, uniforms, steps, last
+    return COMPILED[current.device.type].forward(
+        key, current, state, params, keep, uniforms, steps, last, trace
     )
-    return output, final
 
 
 def _unroll_fake(
@@ -278,13 +292,14 @@ def unroll(
     arguments = (current, stacked, call.params, keep, call.numbers, steps)
     if as_operator(current, stacked, call.params):
         output, last = torch.ops.spiky_rl.unroll(*arguments, call.key, state is not None)
+        if trace is not None:  # which the operator does not give
+            with torch.no_grad():
+                trace += _forward(*arguments, call.key, False, True)[2].flatten(0, 1).unbind(0)
+    elif trace is not None:
+        output, last, potentials = _forward(*arguments, call.key, state is not None, True)
+        trace += potentials.flatten(0, 1).unbind(0)
     else:
         output, last = _unroll(*arguments, call.key, state is not None)
-    if trace is not None:
-        with torch.no_grad():
-            key, uniforms = programs.found(call.key, call.numbers)
-            potentials = module.forward(key, *arguments[:4], uniforms, steps, last=False, trace=True)[2]
-        trace += potentials.flatten(0, 1).unbind(0)
     return output, () if state is None else tuple(last.unbind(0))
 
 

@@ -26,6 +26,8 @@ class Record:
     """First state of every layer after each step, [T, K, B, N]."""
     operations: list[Tensor] = field(default_factory=list)
     """Operations of encoder, of every layer and of the decoder, [T, B] each."""
+    only_signal: bool = False
+    """Whether ``signal`` alone is wanted: the rest of a whole rollout is gigabytes."""
 
 
 class SpikingNetwork(Component, torch.nn.Module):

@@ -235,19 +235,21 @@ class FeedForward(SpikingNetwork):
         before, after = before[sizes:], [*after]
         if record is None and self._fused(signal, ops):
             return self._forward_fused(signal, ops, None if state is None else before, after, keep)
-        if record is not None:
-            record.operations.append(self.encoder.operations(x))
+        full = None if record is None or record.only_signal else record
+        if full is not None:
+            full.operations.append(self.encoder.operations(x))
         outputs = []
         for layer in self.layers:
-            trace: list[Tensor] | None = None if record is None else []
+            trace: list[Tensor] | None = None if full is None else []
             count = layer.states
             own = None if state is None else tuple(before[:count])
             output, new = layer(ops, signal, self.steps, own, keep, trace)
             before, after = before[count:], [*after, *new]
-            if record is not None and trace is not None:
+            if record is not None:
                 record.signal.append(signal)
-                record.potentials.append(torch.stack(trace).view_as(output))
-                record.operations.append(layer.operations(signal, output))
+            if full is not None and trace is not None:
+                full.potentials.append(torch.stack(trace).view_as(output))
+                full.operations.append(layer.operations(signal, output))
             signal = output
             outputs.append(output)
         features, new = self.learning.read(
@@ -255,7 +257,8 @@ class FeedForward(SpikingNetwork):
         )
         if record is not None:
             record.signal.append(signal)
-            record.operations.append(self.decoder.operations(signal))
+        if full is not None:
+            full.operations.append(self.decoder.operations(signal))
         if self.sparsity is not None and torch.is_grad_enabled():
             features = charged(features, share * self.sparsity.cost(outputs, self.fan_out))
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
@@ -362,7 +365,7 @@ class FeedForward(SpikingNetwork):
     def learn(
         self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor
     ) -> None:  # noqa: D102
-        record = Record()
+        record = Record(only_signal=True)
         with torch.no_grad():
             self(x, state, keep, record=record)
             self.learning.change(self.layers, record.signal, credit, keep)

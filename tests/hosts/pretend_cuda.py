@@ -120,12 +120,8 @@ class Pretence(TorchDispatchMode):
             return said
         with self:
             found = func._op_dk(torch._C.DispatchKey.CUDA, *args, **kwargs)
-        for a, b in zip(tree_flatten(found)[0], tree_flatten(said)[0], strict=True):
-            assert (a.shape, a.dtype, a.device) == (
-                b.shape,
-                b.dtype,
-                b.device,
-            ), f"{func} says {b} and gives {a}"
+        given, told = ([(*x.shape, x.dtype, x.device) for x in tree_flatten(y)[0]] for y in (found, said))
+        assert given == told, f"{func} gives {given} and says {told}"
         return found
 
     def ask(self, reason: str) -> None:
@@ -356,5 +352,8 @@ def pretended():
 
         patch.setattr(registry.Configured, "build", built)
         patch.setattr(torch.cuda, "synchronize", lambda *_: pretence.ask("the device is waited for"))
+        event = {"record": lambda *_: None, "elapsed_time": lambda *_: 1.0}
+        event["synchronize"] = lambda _: pretence.ask("an event is waited for")
+        patch.setattr(torch.cuda, "Event", type("Event", (), {"__init__": lambda *_, **__: None, **event}))
         with torch.autograd.set_multithreading_enabled(False), mode, pretence:
             yield whole

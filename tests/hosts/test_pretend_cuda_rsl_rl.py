@@ -13,7 +13,7 @@ from tests.hosts.pretend_cuda import DEVICE, pretended
 from tests.hosts.point_env import config
 
 ITERATIONS = 2
-ELSEWHERE = ("skrl.", "spiky_rl.hosts.skrl.", "spiky_rl.cli.")
+ELSEWHERE = ("skrl.", "spiky_rl.hosts.skrl.", "spiky_rl.hosts.isaaclab.", "spiky_rl.cli.")
 """Modules of what is listed that other tests meet."""
 
 

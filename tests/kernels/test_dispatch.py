@@ -3,6 +3,8 @@
 import importlib.util
 import logging
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -251,12 +253,31 @@ def cupy_without_nvrtc(monkeypatch, folder):
 
 MACHINES = {
     no_gpu: r"torch sees no CUDA device; on a machine with one, install NVIDIA's driver and a CUDA build of torch",
-    no_cupy: r"CuPy is not installed; pip install 'spiky-rl\[cuda\]'",
+    no_cupy: r"CuPy is not installed; pip install 'spiky-rl\[cuda(12)?\]'",
     cupy_of_another_driver: r"CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA",
     cupy_without_its_libraries: r"CuPy does not load \(ImportError: libcublas\.so\.13: no such file\); reinstall it with pip",
     cupy_that_crashes: r"CuPy does not load \(RuntimeError: driver too old\); reinstall it with pip install",
     cupy_without_nvrtc: r"CuPy does not load \(ModuleNotFoundError: .*cupy\.cuda\.nvrtc.*\); reinstall it with pip",
 }
+
+
+EXTRAS = {
+    "12.8": ("cuda12", "cupy-cuda12x"),
+    "13.0": ("cuda", "cupy-cuda13x"),
+    None: ("cuda", "cupy-cuda13x"),
+}
+
+
+@pytest.mark.parametrize("version", EXTRAS)
+@pytest.mark.parametrize("machine", [no_cupy, cupy_of_another_driver, cupy_that_crashes])
+def test_the_remedy_names_the_extra_that_fits_the_cuda_of_torch(machine, version, monkeypatch, tmp_path):
+    machine(monkeypatch, tmp_path)
+    monkeypatch.setattr(torch.version, "cuda", version)
+    extra, package = EXTRAS[version]
+    assert cupy_backend.available().endswith(f"pip install 'spiky-rl[{extra}]'")
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
+        (named,) = tomllib.load(file)["project"]["optional-dependencies"][extra]
+    assert named.startswith(package)
 
 
 @pytest.mark.parametrize("machine", MACHINES)

@@ -20,6 +20,7 @@ from spiky_rl.hosts.common.observe import Activity, write_activity
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.common.progress import Progress
 from spiky_rl.hosts.common.silence import Watch
+from spiky_rl.metrics.meter import Meter, meter_of
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class HostRunner(ABC):
     """Whether the weights are those with which the last booked iteration ended."""
     watch: Watch
     _simulated: float = 0.0
+    _meter: Meter | None = None
 
     def keep_books(
         self,
@@ -106,7 +108,7 @@ class HostRunner(ABC):
         Raises FloatingPointError where the networks' weights are no numbers, and names them.
         """
         self._simulated = getattr(self.env, "seconds_simulation", 0.0)
-        self.is_booked = True
+        self.is_booked, self._meter = True, None
         try:
             yield
         except BaseException as error:
@@ -165,6 +167,19 @@ class HostRunner(ABC):
             f"iteration {index}: {what}, at a learning rate of {rate:.3g};"
             f" lower agent.algorithm.learning_rate; {self.kept()}"
         )
+
+    @property
+    def meter(self) -> Meter | None:
+        """The actor's, made once in a training; None of an ANN and of a network from elsewhere.
+
+        Anew in every call where rules of its own change a network's weights: they may come to rest at zero.
+        """
+        network = getattr(next(iter(self.models)), "network", None)
+        if network is None:
+            return None
+        if self._meter is None or network.local or getattr(network, "plasticity", None) is not None:
+            self._meter = meter_of(network)
+        return self._meter
 
     def write_notes(self) -> None:
         """The notes, once the writer is there."""

@@ -11,7 +11,6 @@ import math
 import os
 import re
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
@@ -22,6 +21,7 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
+from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
 from spiky_rl.hosts.isaaclab.limits import check_numbers, check_times
 from spiky_rl.registry import RegistryError, UserError, load_module, nearest
@@ -272,6 +272,23 @@ def simulation(
             launched.__exit__(*failure)
 
 
+@contextlib.contextmanager
+def torch_settings(device: str, library: str) -> Iterator[None]:
+    """torch's switches as Isaac Lab's own training with this library sets them, put back afterwards.
+
+    On a CUDA device its rsl_rl training multiplies in TF32 and looks for the fastest convolutions; its skrl training sets none.
+    """
+    if torch.device(device).type != "cuda" or library != "rsl_rl":
+        yield
+        return
+    from isaaclab_rl.entrypoints.common import scoped_torch_backend_flags
+
+    with scoped_torch_backend_flags(
+        cuda_matmul_allow_tf32=True, cudnn_allow_tf32=True, cudnn_deterministic=False, cudnn_benchmark=True
+    ):
+        yield
+
+
 def make_deterministic(seed: int) -> None:
     """Torch's deterministic kernels, and all seeds anew; call it once the networks are made, which it would disturb."""
     from isaaclab.utils.seed import configure_seed
@@ -307,21 +324,23 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     def __init__(self, env: Any, clip_actions: float | None = None):
         with quiet():
             super().__init__(env, clip_actions)
-        self.seconds_simulation = 0.0
-        """Wall seconds spent in step() so far."""
+        self.stopwatch = Stopwatch(self.device)
+
+    @property
+    def seconds_simulation(self) -> float:
+        """Seconds spent in step() so far."""
+        return self.stopwatch.seconds
 
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """One environment step. Raises NonFiniteError that names the step, the term and how many environments it hit."""
-        if actions.is_cuda:
-            torch.cuda.synchronize(actions.device)  # what is still queued is not the simulation's
-        start = time.perf_counter()
+        self.stopwatch.start()
         observations, rewards, dones, extras = super().step(actions)
         leaves: dict[Any, Any] = dict(observations.items(include_nested=True, leaves_only=True))
-        # One answer from the device for all of them, which also makes the time above true.
+        # one answer from the device for all of them
         finite = torch.stack([values.isfinite().all() for values in (actions, rewards, *leaves.values())])
         if not finite.all():
             self.explain(actions, rewards, leaves)
-        self.seconds_simulation += time.perf_counter() - start
+        self.stopwatch.stop()
         return observations, rewards, dones, extras
 
     def explain(

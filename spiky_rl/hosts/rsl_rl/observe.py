@@ -12,6 +12,7 @@ from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import SAMPLES, Activity
 from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.metrics.meter import Meter
 from spiky_rl.networks.base import State
 
 
@@ -56,8 +57,11 @@ def _ann_activity(model: Any, obs: Any, hidden: Any) -> Activity:
     return found
 
 
-def last_activity(algorithm: PPO) -> Activity:
-    """The actor's activity at the last control step of the rollout, over some of the environments."""
+def last_activity(algorithm: PPO, meter: Meter | None = None) -> Activity:
+    """The actor's activity at the last control step of the rollout, over some of the environments.
+
+    ``meter``: its network's; None: a new one.
+    """
     actor, storage = algorithm.get_policy(), algorithm.storage
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
     if not isinstance(actor, SpikingModel):
@@ -70,7 +74,7 @@ def last_activity(algorithm: PPO) -> Activity:
     now = actor.state if actor.network.stateful else None
     state = tuple(s[-1] for s in saved) if saved else now
     part = tuple(s[:, :SAMPLES] for s in state) if state else None
-    return observe.activity(actor.network, x, part, actor.ann_operations)
+    return observe.activity(actor.network, x, part, actor.ann_operations, meter)
 
 
 def raster(algorithm: PPO, environment: int = 0) -> Any:

@@ -59,9 +59,8 @@ class Runner(HostRunner, OnPolicyRunner):
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
             # where a task names no observation groups, rsl_rl takes 'policy' for both models and warns of it three times
             warnings.filterwarnings("ignore", message="The observation configuration dictionary")
-            if getattr(
-                env, "checks_finite", False
-            ):  # rsl_rl's own check would wait for the device thrice more in every step
+            # where the environment looks for numbers that are none, rsl_rl would wait for the device thrice more in every step
+            if getattr(env, "checks_finite", False):
                 train_cfg = {**train_cfg, "check_for_nan": False}
             super().__init__(env, train_cfg, log_dir, device)
         log.debug("%s", printed.getvalue())
@@ -186,7 +185,7 @@ class Runner(HostRunner, OnPolicyRunner):
             (collect_time, learn_time),
             loss_dict,
             (self.logger.rewbuffer, self.logger.lenbuffer),
-            last_activity(self.alg),
+            last_activity(self.alg, self.meter),
         )
 
 

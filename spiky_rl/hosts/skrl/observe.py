@@ -12,6 +12,7 @@ from spiky_rl.hosts.common.observe import SAMPLES, Activity
 from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of
 from spiky_rl.hosts.skrl.environment import Environment
 from spiky_rl.hosts.skrl.ppo import SpikingAgent
+from spiky_rl.metrics.meter import Meter
 from spiky_rl.networks.base import State
 
 
@@ -59,14 +60,17 @@ def _ann_activity(agent: SpikingAgent, x: Tensor, state: State | None) -> Activi
     return observe.ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
 
 
-def last_activity(agent: SpikingAgent) -> Activity:
-    """The policy's activity at the last control step of the rollout, over some of the environments."""
+def last_activity(agent: SpikingAgent, meter: Meter | None = None) -> Activity:
+    """The policy's activity at the last control step of the rollout, over some of the environments.
+
+    ``meter``: its network's; None: a new one.
+    """
     policy = agent.policy
     x = agent.normalised(agent.stored("observations")[-1, :SAMPLES])
     state = _stored(agent, -1, slice(SAMPLES))
     if policy.network is None:
         return _ann_activity(agent, x, state)
-    return observe.activity(policy.network, x, state, policy.ann_operations)
+    return observe.activity(policy.network, x, state, policy.ann_operations, meter)
 
 
 def raster(agent: SpikingAgent, environment: int = 0) -> Any:

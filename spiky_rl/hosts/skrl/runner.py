@@ -175,7 +175,7 @@ class Runner(HostRunner, ComponentRunner):
             (collecting, learning),
             losses,
             (self.episodes.returns, self.episodes.lengths),
-            last_activity(self.alg),
+            last_activity(self.alg, self.meter),
         )
 
     @property

@@ -1,0 +1,45 @@
+"""Time of what a device does, measured without making the host wait for it."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+
+class Stopwatch:
+    """Seconds between starts and stops, added up. On a CUDA device events take the time, and are read when it is asked for."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = torch.device(device)
+        self._seconds, self._begun = 0.0, 0.0
+        self._event: torch.cuda.Event | None = None
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def start(self) -> None:
+        """What was begun before this is not counted, even if a device is not done with it yet."""
+        if self._device.type == "cuda":
+            self._event = self._recorded()
+        else:
+            self._begun = time.perf_counter()
+
+    def stop(self) -> None:
+        """What was begun since `start` is counted."""
+        if self._event is not None:
+            self._events.append((self._event, self._recorded()))
+        else:
+            self._seconds += time.perf_counter() - self._begun
+
+    @property
+    def seconds(self) -> float:
+        """All so far. Waits for the device."""
+        for begun, ended in self._events:
+            ended.synchronize()
+            self._seconds += begun.elapsed_time(ended) / 1000.0
+        self._events.clear()
+        return self._seconds
+
+    def _recorded(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event

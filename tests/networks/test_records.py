@@ -1,0 +1,71 @@
+"""A recorded pass costs what one without a record costs, and keeps no more than it is asked for."""
+
+from collections import Counter
+
+import pytest
+import torch
+
+from spiky_rl import registry
+from spiky_rl.kernels import cpu_backend, programs
+from spiky_rl.networks.base import Record
+from spiky_rl.networks.layer import Layer
+
+LAYERS, BATCH = [7, 5], 4
+
+
+def network(**options):
+    torch.manual_seed(0)
+    settings = {
+        "name": "feedforward",
+        "layers": LAYERS,
+        "neuron": {"name": "lif", "tau": 2.0, "input_gain": "unit"},
+    }
+    return registry.configure("networks", {**settings, **options}, "network").build(inputs=6, outputs=2)
+
+
+@pytest.mark.skipif(
+    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+)
+@pytest.mark.parametrize("grad", [False, True])
+def test_a_record_runs_every_layer_once(grad):
+    made, x, record = network(decoder="rate"), torch.rand(1, BATCH, 6), Record()
+    before = Counter(cpu_backend.LAUNCHES)
+    with torch.set_grad_enabled(grad):
+        y, _ = made(x, None, record=record)
+    ran = sum(
+        count for key, count in (Counter(cpu_backend.LAUNCHES) - before).items() if key in programs.KNOWN
+    )
+    # with gradients an operator runs it, which gives no potentials
+    assert ran == len(LAYERS) * (2 if grad else 1)
+    assert torch.equal(y, made(x, None)[0])
+    reference = Record()
+    made.run_on("torch")
+    with torch.no_grad():
+        made(x, None, record=reference)
+    for a, b in zip(record.potentials, reference.potentials, strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_a_local_rule_keeps_the_signals_of_a_rollout_and_nothing_else(monkeypatch):
+    made, traces, records = network(learning="stdp"), [], []
+    forward, change = Layer.forward, made.learning.change
+
+    def watched(layer, *args):
+        traces.append(args[-1])
+        return forward(layer, *args)
+
+    def changed(layers, signals, credit, keep):
+        records.append(signals)
+        return change(layers, signals, credit, keep)
+
+    monkeypatch.setattr(Layer, "forward", watched)
+    monkeypatch.setattr(made.learning, "change", changed)
+    before = made.layers[0].connection.weight.clone()
+    made.learn(torch.rand(1, BATCH, 6), None, None, torch.ones(1, BATCH))
+    assert traces == [None] * len(LAYERS), "no potentials are kept"
+    assert len(records[0]) == len(LAYERS) + 1
+    assert not torch.equal(made.layers[0].connection.weight, before)
+    record = Record(only_signal=True)
+    with torch.no_grad():
+        made(torch.rand(1, BATCH, 6), None, record=record)
+    assert len(record.signal) == len(LAYERS) + 1 and record.potentials == record.operations == []
