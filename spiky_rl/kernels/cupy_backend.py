@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import programs
+from spiky_rl.kernels import programs, recall
 from spiky_rl.kernels.feedback import Feedback
 
 DEVICE = "cuda"
@@ -191,54 +191,66 @@ def recurrent_backward(
         *(current, state, params, keep, synapses, grad_output, grad_last)
     )
     T, inner, B, N = current.shape
-    S, D, steps_in_all = programs.KNOWN[key].states, feedback.delays, T * steps
+    S, D, count = programs.KNOWN[key].states, feedback.delays, T * steps
     filtered = feedback.decay is not None
-    turned = synapses.t().contiguous()
-    recalled = recall(keep, T, steps, B, D, current)
-    grads = [current.new_empty(x.shape) if x is not None else current.new_empty(0) for x in (current, state)]
-    grad_params = current.new_zeros((0,) if params is None else params.shape)
-    grad_synapses = torch.zeros_like(synapses)
-    most = max(1, SCRATCH // (steps_in_all * N * (S + 4)))
+    turned, recalled = synapses.t().contiguous(), recall.masks(keep, T, steps, D)
+    most = max(1, SCRATCH // (count * N * (S + 4)))
+    parts: list[tuple[Tensor, Tensor | None, Tensor | None, Tensor]] = []
     for first in range(0, B, most):
         rows = min(most, B - first)
         part = slice(first, first + rows)
-        output = current.new_empty(D + steps_in_all, rows, N)
-        path = current.new_empty(steps_in_all, S, rows, N)
+        output, of_output = (current.new_empty(D + count, rows, N) for _ in range(2))
+        output[:D] = 0.0 if state is None else recall.turned_round(state[S : S + D, part])
+        of_output[:D] = 0.0
+        of_output[D:] = 0.0 if grad_output is None else grad_output[:, :, part].flatten(0, 1)
         now = current.new_empty(S + filtered, rows, N)
         grad_now = torch.zeros_like(now)
-        of_output = current.new_zeros(D + steps_in_all, rows, N)
-        if grad_output is not None:
-            of_output[D:] = grad_output[:, :, part].flatten(0, 1)
         if grad_last is not None:
             grad_now[:S] = grad_last[:S, part]
-            if filtered:
-                grad_now[S] = grad_last[S + D, part]
+            grad_now[S:] = grad_last[S + D :, part]
             for d in range(1, D + 1):
-                if not feedback.cut or d > steps_in_all:
-                    of_output[D + steps_in_all - d] += (
-                        grad_last[S + d - 1, part] * recalled[d][-1, part, None]
+                if not feedback.cut or d > count:
+                    sent = grad_last[S + d - 1, part]
+                    of_output[D + count - d] += (
+                        sent if recalled is None else sent * recalled[d - 1][-1, part, None]
                     )
-        output[:D] = 0.0 if state is None else state[S : S + D, part].flip(0)
-        grad_drive = current.new_empty(steps_in_all, rows, N)
-        arrived = torch.empty_like(grad_drive)
+        path = current.new_empty(count, S, rows, N)
+        grad_drive, arrived = (current.new_empty(count, rows, N) for _ in range(2))
         of_params = None if params is None else current.new_zeros(params.shape[0], rows, N)
         pointers = [current, state, params, keep, synapses, turned, output[D:], now]
         pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
         whole = (np.int32(feedback.cut), np.int64(first), np.int64(rows))
         values = arguments(pointers, current, steps, uniforms, (*_loop(feedback), *whole))
         _launch(f"{key} recurrent", 1, values, current, rows, threads(N), max(shared(N, feedback), 8 * N))
+        of_current, of_weights = grad_drive.view(T, steps, rows, N), []
         for d in range(1, D + 1):
-            past = output[D - d : D - d + steps_in_all] * recalled[d][:-1, part, None]
-            grad_synapses[(d - 1) * N : d * N] += past.flatten(0, 1).t() @ arrived.flatten(0, 1)
-        of_current = grad_drive.view(T, steps, rows, N)
-        grads[0][:, :, part] = of_current.sum(1, keepdim=True) if inner == 1 else of_current
-        if state is not None:
-            grads[1][:S, part], grads[1][S : S + D, part] = grad_now[:S], of_output[:D].flip(0)
-            if filtered:
-                grads[1][S + D, part] = grad_now[S]
-        if of_params is not None:
-            grad_params += of_params.sum(1)
-    return grads[0], grads[1], grad_params, grad_synapses
+            past = output[D - d : D - d + count]
+            past = past if recalled is None else past * recalled[d - 1][:-1, part, None]
+            of_weights.append(past.flatten(0, 1).t() @ arrived.flatten(0, 1))
+        parts.append(
+            (
+                of_current.sum(1, keepdim=True) if inner == 1 else of_current,
+                (
+                    None
+                    if state is None
+                    else torch.cat([grad_now[:S], recall.turned_round(of_output[:D]), grad_now[S:]])
+                ),
+                None if of_params is None else of_params.sum(1),
+                of_weights[0] if D == 1 else torch.cat(of_weights),
+            )
+        )
+    if not parts:
+        found = (
+            torch.zeros_like(x) if x is not None else current.new_empty(0) for x in (current, state, params)
+        )
+        return next(found), next(found), next(found), torch.zeros_like(synapses)
+    of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
+    return (
+        recall.joined(of_currents, 2),
+        current.new_empty(0) if state is None else recall.joined(of_states, 1),
+        current.new_empty(0) if params is None else recall.added(all_params),
+        recall.added(all_weights),
+    )
 
 
 def linear(
@@ -268,23 +280,6 @@ def unpack(bits: Tensor, inputs: int) -> Tensor:
     x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
     _bits("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())
     return x
-
-
-def recall(keep: Tensor | None, T: int, steps: int, B: int, delays: int, like: Tensor) -> list[Tensor]:
-    """For each delay d: 1 where a step still has what was sent d steps before, 0 where an episode began since; [T K + 1, B].
-
-    The last step is the one after all, which reads the state that is left.
-    """
-    begins = like.new_ones(T, steps, B)
-    if keep is not None:
-        begins[:, 0] = keep
-    begins = torch.cat([begins.flatten(0, 1), begins.new_ones(1, B)])
-    found = [torch.ones_like(begins)]
-    for d in range(delays):
-        # d steps before it, no episode had begun
-        shifted = torch.cat([begins.new_ones(min(d, len(begins)), B), begins])[: len(begins)]
-        found.append(found[-1] * shifted)
-    return found
 
 
 def _loop(feedback: Feedback) -> tuple[Any, ...]:

@@ -70,6 +70,7 @@ class Pretence(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.met: Counter[str] = Counter()
+        self.operations: Counter[str] = Counter()
         self.is_setting_up = False
 
     @contextlib.contextmanager
@@ -88,6 +89,8 @@ class Pretence(TorchDispatchMode):
             kwargs["device"] = CUDA
         if func.namespace == "spiky_rl":
             return self.own(func, args, kwargs)
+        if not is_free(func):
+            self.operations[str(func)] += 1
         if func not in ASKED and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), COMPOSITE):
             with self:  # in inference mode torch has not yet said what it consists of
                 found = func.decompose(*args, **kwargs)
@@ -258,6 +261,14 @@ def waits(func, args, kwargs) -> str | None:
             if index.dtype in (torch.bool, torch.uint8) and not one:
                 return "how many a mask lets through is asked for"
     return None
+
+
+def is_free(func) -> bool:
+    """Whether an operation launches nothing itself: it looks at memory in another way, asks for some, or is made of others."""
+    if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+        return True
+    views = any(out.alias_info is not None and not out.alias_info.is_write for out in func._schema.returns)
+    return views or "empty" in func.__name__ or func.__name__.startswith(("detach", "_unsafe_view"))
 
 
 def is_pretended() -> bool:

@@ -1,0 +1,43 @@
+"""What a recurrent loop still recalls of its own output, and what comes in parts made whole: for the CuPy backend's adjoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
+    """The whole, of its parts along a dimension."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim)
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of parts, from the first to the last."""
+    found = parts[0]
+    for part in parts[1:]:
+        found = found + part
+    return found
+
+
+def turned_round(past: Tensor) -> Tensor:
+    """Outputs [D, ...] from the earliest to the latest where they came from the latest on, and the reverse."""
+    return past if len(past) == 1 else past.flip(0)
+
+
+def masks(keep: Tensor | None, T: int, steps: int, delays: int) -> list[Tensor] | None:
+    """For each delay: 1 where a step still has what was sent then, 0 where an episode began since; [T K + 1, B].
+
+    The last step is the one after all, which reads the state that is left. None: no episode begins.
+    """
+    if keep is None:
+        return None
+    B = keep.shape[1]
+    begins = keep.new_ones(T * steps + 1, B)
+    begins[:-1].view(T, steps, B)[:, 0] = keep
+    found = [begins]
+    for d in range(1, delays):
+        shifted = torch.cat([begins.new_ones(min(d, len(begins)), B), begins])[: len(begins)]
+        found.append(found[-1] * shifted)
+    return found
