@@ -253,8 +253,8 @@ def recurrent_backward(
     )
 
 
-def linear(
-    x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool  # noqa: ARG001
+def linear(  # pylint: disable=unused-argument
+    x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
 ) -> Tensor:
     """x [rows, C] times weight [N, C] -> [rows, N], by torch; with ``bits``, fills them."""
     if bits is not None:

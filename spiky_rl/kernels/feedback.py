@@ -6,7 +6,6 @@ I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)

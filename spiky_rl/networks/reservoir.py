@@ -341,8 +341,8 @@ class Reservoir(SpikingNetwork):
         self, control: str, target: float, gain: float, radius: float, generator: torch.Generator
     ) -> None:
         """Scale the recurrent weights, then take the features' mean and deviation for what standardises them."""
-        synapses = (self.weight != 0).sum(0).float().mean().clamp(min=1.0)
-        weight = self.weight / synapses.sqrt()
+        drawn = self.get_buffer("weight")
+        weight = drawn / (drawn != 0).sum(0).float().mean().clamp(min=1.0).sqrt()
         x = calibration.observations(SERIES, CONTROL_STEPS, self.inputs, generator)
 
         if control == "rate":
