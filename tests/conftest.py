@@ -59,7 +59,19 @@ def set_handlers(values: list) -> None:
             signal.signal(number, handler)
 
 
+def headless() -> bool | None:
+    """Whether pyglet, which keeps it for the process, draws without a screen; None where nothing has imported it."""
+    pyglet = sys.modules.get("pyglet")
+    return None if pyglet is None else pyglet.options["headless"]
+
+
+def set_headless(value: bool | None) -> None:
+    if headless() is not None:
+        sys.modules["pyglet"].options["headless"] = bool(value)
+
+
 STATE = [
+    (headless, set_headless),
     (environment, set_environment),
     (os.getcwd, os.chdir),
     (logs, set_logs),

@@ -11,10 +11,15 @@ from tests import processes
 
 SEED = 1
 LEAKING = """
-import logging, os, signal, sys
+import importlib.util, logging, os, signal, sys
 import pytest, torch
 
 log = logging.getLogger("spiky_rl")
+pyglet = importlib.util.find_spec("pyglet")
+
+
+def headless():
+    return "pyglet" in sys.modules and bool(sys.modules["pyglet"].options["headless"])
 
 
 def state():
@@ -24,7 +29,7 @@ def state():
         draws, loggers, [os.environ.get(name) for name in ("SPIKY_RL_CACHE", "PATH")], os.getcwd(),
         list(sys.argv), list(sys.path), signal.getsignal(signal.SIGTERM), torch.get_default_dtype(),
         torch.get_num_threads(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
+        torch.get_float32_matmul_precision(), headless(),
     )
 
 
@@ -48,6 +53,9 @@ def leave_everything_changed(folder):
     torch.set_grad_enabled(False)
     torch.use_deterministic_algorithms(True)
     torch.set_float32_matmul_precision("medium")
+    if pyglet is not None:
+        import pyglet as drawing
+        drawing.options["headless"] = True
 
 
 def test_one(tmp_path):

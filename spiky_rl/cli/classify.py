@@ -11,12 +11,13 @@ from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.stopping import stoppable
+from spiky_rl.cli.stopping import Asked, stoppable
 from spiky_rl.config import sizes
 from spiky_rl.hosts.common.rules import local_rule
 from spiky_rl.spec import AgentSpec, read_agent, resolve_agent
 
 if TYPE_CHECKING:
+    from spiky_rl.cli.classify_training import Trainer
     from spiky_rl.datasets.samples import Samples
     from spiky_rl.datasets.split import Split
 
@@ -209,15 +210,41 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
         *(spec.name, held.name, len(parted.train), len(parted.test), device, args.seed),
     )
     log.info("run folder: %s", folder)
-    board, outcome, first = show.writer(folder), "finished", len(trainer.history.loss)
+    board, name = show.writer(folder), f"{spec.name} on {held.name}"
+    display = show.EpochDisplay(name, len(trainer.history.loss), args.epochs - 1)
+    with stoppable("stopping after this epoch") as asked:
+        outcome, latest = learn(trainer, folder, identity, display, board, asked)
+        if latest is not None:
+            if outcome != "finished":  # perhaps within an epoch, or with weights that are no numbers
+                trainer.restore(checkpoint.read(latest, device))
+            result = results.write_result(folder, trainer, args, spec, outcome)
+            title = f"{name}: {result['accuracy']:.1%} of {len(parted.test)}"
+            show.write_confusion(folder, board, trainer.confusion(), title, result["epochs"] - 1)
+            results.summarise(result, args)
+        if board is not None:
+            board.close()
+        print(folder / "result.json" if latest is not None else f"{name}: {outcome}")
+    return 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
+
+
+def learn(
+    trainer: Trainer, folder: Path, identity: dict[str, Any], display: Any, board: Any, asked: Asked
+) -> tuple[str, Path | None]:
+    """Train to the end, or until a stop is asked for.
+
+    Returns how it ended (``finished``, ``stopped`` or ``failed: why``) and the last checkpoint, None before the first.
+    """
+    from spiky_rl.cli import classify_checkpoint as checkpoint
+    from spiky_rl.cli import classify_show as show
+    from spiky_rl.hosts.common import runs
+
     latest: Path | None = None
-    code = 0
-    display = show.EpochDisplay(f"{spec.name} on {held.name}", first, args.epochs - 1)
     try:
-        with display, stoppable("stopping after this epoch") as asked:
+        with display:
             for epoch in trainer.epochs():
-                before, latest = latest, folder / f"model_{epoch.index}.pt"
-                checkpoint.save(latest, trainer, identity)
+                path = folder / f"model_{epoch.index}.pt"
+                checkpoint.save(path, trainer, identity)
+                before, latest = latest, path
                 if before is not None:
                     before.unlink()
                 if epoch.accuracy > max(trainer.history.accuracy[:-1], default=-1.0):
@@ -226,23 +253,12 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
                 if board is not None:
                     show.write_epoch(board, epoch)
                 if asked() and epoch.index < epoch.last:
-                    outcome, code = "stopped", asked.exit_code
-                    break
+                    return "stopped", latest
     except KeyboardInterrupt:
-        outcome, code = "stopped", 130
+        return "stopped", latest
     except FloatingPointError as error:
-        outcome = f"failed: {error}"
-    if latest is not None:
-        if outcome != "finished":  # perhaps within an epoch, or with weights that are no numbers
-            trainer.restore(checkpoint.read(latest, device))
-        result = results.write_result(folder, trainer, args, spec, outcome)
-        title = f"{spec.name} on {held.name}: {result['accuracy']:.1%} of {len(parted.test)}"
-        show.write_confusion(folder, board, trainer.confusion(), title, result["epochs"] - 1)
-        results.summarise(result, args)
-    if board is not None:
-        board.close()
-    print(folder / "result.json" if latest is not None else f"{spec.name} on {held.name}: {outcome}")
-    return 1 if outcome.startswith("failed") else code
+        return f"failed: {error}", latest
+    return "finished", latest
 
 
 def main() -> int:

@@ -27,6 +27,15 @@ DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno
 """Errors of a disk or a terminal that no longer takes what is written."""
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal that no longer asks a command to stop, but stops it at once."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+        """What shells call a process that the signal ended."""
+
+
 def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
     """Run a command: bad input ends in one line on stderr and exit code 2, a failure while running in exit code 1."""
     prepare_streams()
@@ -38,9 +47,9 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
     except UserError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         sys.stderr.write("interrupted\n")
-        return 130
+        return error.exit_code if isinstance(error, Stopped) else 130
     except BrokenPipeError:  # the reader has enough, as `| head` has
         discard_output()
         return 141

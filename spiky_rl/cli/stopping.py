@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from spiky_rl.cli.common import log
+from spiky_rl.cli.running import Stopped
 
 
 class Asked:
@@ -32,11 +33,11 @@ class Asked:
         return 128 + self.signal if self.signal else 0
 
     def ask(self, number: int, *_: Any) -> None:
-        """Take a signal; a second one stops at once."""
+        """Take a signal; a second one stops at once. Raises Stopped."""
         if number == signal.SIGHUP:
             self.leave_terminals()
         if self.signal:
-            raise KeyboardInterrupt
+            raise Stopped(self.exit_code)
         self.signal = number
         log.info(self.message)
 

@@ -123,10 +123,15 @@ def train(argv: list[str]) -> int:
     folder = make_folder(args, plan) if plan.rank == 0 else None
     with stoppable("stopping once the simulator has started") as asked:
         runner, outcome, activity = run(args, plan, checkpoint, folder, asked)
-    code = 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
-    if folder is None:
-        return code
+        if folder is not None:
+            keep(args, plan, folder, runner, outcome, activity)
+    return 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
 
+
+def keep(
+    args: argparse.Namespace, plan: Plan, folder: Path, runner: Any, outcome: str, activity: Any
+) -> None:
+    """Write what came of a run, and say it."""
     from spiky_rl.hosts.common import runs
 
     try:
@@ -151,7 +156,6 @@ def train(argv: list[str]) -> int:
         raise
     summarise(result, outcome, args)
     print(folder / "result.json")
-    return code
 
 
 def require_whole_minibatches(plan: Plan) -> None:

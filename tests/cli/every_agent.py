@@ -14,6 +14,9 @@ from spiky_rl.cli.train import parser
 from spiky_rl.hosts.common.silence import expected_to_spike, state_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 
+ONCE = "agent.algorithm.num_learning_epochs=1"
+"""Each sample is learned from once: in all minibatches, eight times faster with skrl."""
+
 
 def planned(library, logs, agent):
     line = [
@@ -28,9 +31,8 @@ def planned(library, logs, agent):
         "--num_envs",
         "16",
     ]
-    return common.prepare(
-        parser().parse_args([*line, "--rl_library", library, "--log_root", logs, "--seed", "0"])
-    )
+    line += ["--rl_library", library, "--log_root", logs, "--seed", "0", ONCE]
+    return common.prepare(parser().parse_args(line))
 
 
 def warnings(runner, activity):

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,14 +73,9 @@ def outside(tmp_path_factory) -> Path:
 
 
 def train(task: str, agent: str, logs: Path, extra: Path | None = None) -> subprocess.CompletedProcess:
-    line = [str(ROOT / "scripts/train.py"), "--task", task, "--agent", agent, *RUN, "--log_root", str(logs)]
-    if extra is None:
-        return processes.run(*line)
     path = os.pathsep.join(str(p) for p in (extra, os.environ.get("PYTHONPATH")) if p)
-    return subprocess.run(
-        [sys.executable, *line], cwd=ROOT, env={**os.environ, "PYTHONPATH": path},
-        capture_output=True, text=True, check=False, timeout=880,
-    )  # fmt: skip
+    line = ["--task", task, "--agent", agent, *RUN, "--log_root", logs]
+    return processes.run(ROOT / "scripts/train.py", *line, PYTHONPATH=path)
 
 
 def result_of(done: subprocess.CompletedProcess) -> dict:

@@ -1,9 +1,8 @@
 """``bench.py`` times what it says it times: equal outputs, ratios of its own milliseconds, nothing lost, nothing silent."""
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from spiky_rl.cli.contenders import FeedforwardSetting
 from spiky_rl.cli.entries import CONTENDERS, REFERENCES, Entry
 from spiky_rl.registry import UserError
 
-ROOT = Path(__file__).parents[2]
 STEPS, BATCHES = 3, (2, 64)
 FEEDFORWARD = [name for name, entry in CONTENDERS.items() if entry.kind in FeedforwardSetting.kinds]
 PEERS = [name for name, entry in CONTENDERS.items() if entry.package]
@@ -32,10 +30,11 @@ def measured(tmp_path_factory):
         "alif",
     ]
     files = ["--json", str(folder / "rows.json"), "--plot", str(folder / "plot.png")]
-    line = [sys.executable, str(ROOT / "scripts/bench.py"), *sizes, *names, *files]
-    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=800)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads((folder / "rows.json").read_text()), done.stdout, folder
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        patch.setattr(bench, "LEAST", 1e-3)
+        assert common.run(bench.bench, [*sizes, *names, *files]) == 0
+    return json.loads((folder / "rows.json").read_text()), shown.getvalue(), folder
 
 
 def test_rows_say_what_was_timed_and_ratios_are_those_of_their_milliseconds(measured):

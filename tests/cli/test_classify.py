@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from spiky_rl import registry
-from spiky_rl.cli import classify_training, common
+from spiky_rl.cli import classify_result, classify_training, common
 from spiky_rl.cli.classify import DATASETS, classify, part
 from spiky_rl.cli.classify_training import augmented, logits, over_time, training_step
 from spiky_rl.datasets.samples import NAMES, Samples
@@ -138,6 +139,45 @@ def test_a_loss_that_is_no_number_ends_in_the_last_good_checkpoint(tmp_path, mon
     assert result["outcome"].startswith("failed: epoch 1: the loss is ") and result["epochs"] == 1
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path).values())
     assert "lif_conv_classifier on nmnist_synthetic" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("times", "epochs"), [(1, 3), (2, 2)])
+def test_a_signal_ends_a_run_after_its_epoch_and_a_second_at_once(
+    number, times, epochs, tmp_path, monkeypatch
+):
+    """With what shells call a process that the signal ended, and what the last whole epoch learned."""
+    rate, sent = classify_training.Trainer._learning_rate, []  # pylint: disable=protected-access
+
+    def signalled(self, done):
+        if done >= 0.5 and len(sent) < times:
+            sent.append(done)
+            os.kill(os.getpid(), number)
+        return rate(self, done)
+
+    monkeypatch.setattr(classify_training.Trainer, "_learning_rate", signalled)
+    assert run(tmp_path, *SYNTHETIC, "--epochs", "4", "--batch_size", "8")[0] == 128 + number
+    (path,) = tmp_path.rglob("result.json")
+    result = json.loads(path.read_text())
+    assert (result["outcome"], result["epochs"], len(sent)) == ("stopped", epochs, times)
+    assert path.with_name(f"model_{epochs - 1}.pt").is_file()
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (2, 130)])
+def test_a_signal_while_the_result_is_written_leaves_it_whole_and_a_second_ends_at_once(
+    times, code, tmp_path, monkeypatch
+):
+    write = classify_result.write_result
+
+    def signalled(*arguments):
+        for _ in range(times):
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(*arguments)
+
+    monkeypatch.setattr(classify_result, "write_result", signalled)
+    assert run(tmp_path, *SYNTHETIC, "--epochs", "1")[0] == code
+    outcomes = [json.loads(path.read_text())["outcome"] for path in tmp_path.rglob("result.json")]
+    assert outcomes == ["finished"] * (2 - times)
 
 
 @pytest.mark.parametrize(("hold_out", "train", "test"), [(None, 30, 10), (6, 24, 6)])

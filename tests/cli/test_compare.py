@@ -1,11 +1,7 @@
 """A comparison survives being killed, tells a failed cell from the others, and refuses what is none before it begins."""
 
-import contextlib
 import json
 import signal
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,9 +16,7 @@ if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE = 800.0
-"""Seconds in which a cell has to get somewhere: for what hangs, not for a busy machine."""
-pytestmark = pytest.mark.timeout(2 * PATIENCE)
+pytestmark = pytest.mark.timeout(2 * processes.PATIENCE)
 SMALL = [
     *("--tasks", "cartpole", "--seeds", "0", "--num_envs", "64", "--device", "cpu", "--assets", "local"),
     *("--episodes", "2", "--conditions", "nominal,push", "--parallel", "2"),
@@ -45,30 +39,15 @@ def line(out, agents, *more):
     return [ROOT / "scripts" / "compare.py", "--agents", agents, *SMALL, "--out", out, *more]
 
 
-@contextlib.contextmanager
 def started(*command):
-    """``compare.py`` as a user runs it; killed at the end, if it still runs."""
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen([sys.executable, *map(str, line(*command))], cwd=ROOT, **pipes) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    """``compare.py`` at work; killed at the end, if it still runs."""
+    return processes.Command(*line(*command))
 
 
 def finished(*command):
     """The exit code of ``compare.py`` and what it said."""
     done = processes.run(*line(*command))
     return done.returncode, done.stdout + done.stderr
-
-
-def until(condition, process, what):
-    deadline = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE} s"
-        time.sleep(0.1)
-    return found
 
 
 def share(out, cell):
@@ -82,96 +61,114 @@ def starts(out, cell, what):
     return (out / "cells" / cell / "log.txt").read_text().count(f"spiky_rl.cli {what} ")
 
 
+CELL = "Isaac-Cartpole.lif_ppo.seed0"
+BUDGET = ("--budget", "env_steps=40000")
+
+
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """A comparison of an agent with one that breaks, killed in the middle of a training and run again: (folder, exit code, output)."""
-    folder = tmp_path_factory.mktemp("compare")
+def stopped(tmp_path_factory):
+    """A comparison that was stopped in the middle of a training: (folder, exit code, output, share that was done)."""
+    out = tmp_path_factory.mktemp("compare") / "out"
+    with started(out, "lif_ppo", *BUDGET) as command:
+        command.until(lambda: share(out, CELL) > 0.0)
+        command.send(signal.SIGTERM)
+        done = command.finished()
+    held = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    return out, done.returncode, done.stdout + done.stderr, share(out, CELL), held
+
+
+@pytest.fixture(scope="module")
+def killed(stopped):
+    """The same, killed after it had gone on, and run again to its end: (folder, exit code, output)."""
+    out, _, _, before, _ = stopped
+    with started(out, "lif_ppo", *BUDGET) as command:
+        command.until(lambda: before < share(out, CELL) < 0.9)
+    return out, *finished(out, "lif_ppo", *BUDGET)
+
+
+@pytest.fixture(scope="module")
+def broken(killed, tmp_path_factory):
+    """The finished comparison with one agent more, which breaks: (exit code, output, the finished cell's result before)."""
+    out, folder = killed[0], tmp_path_factory.mktemp("agent")
     (folder / "broken.py").write_text(BROKEN)
     agent = "network: {name: feedforward, layers: [8], decoder: 'broken.py:Broken'}\n"
     (folder / "broken.yaml").write_text(agent)
-    out, agents = folder / "out", f"lif_ppo,{folder / 'broken.yaml'}"
-    budget = ("--budget", "env_steps=40000")
-    with started(out, agents, *budget) as first:
-        until(lambda: 0.0 < share(out, "Isaac-Cartpole.lif_ppo.seed0") < 0.7, first, "training")
-    code, said = finished(out, agents, *budget)
-    return out, code, said, agents, budget
+    result = out / "cells" / CELL / "result.json"
+    before = result.read_bytes(), result.stat().st_mtime_ns
+    return *finished(out, f"lif_ppo,{folder / 'broken.yaml'}", *BUDGET), before
 
 
-def test_a_killed_comparison_goes_on_where_it_was_and_finishes(killed):
-    out, _, said, _, _ = killed
-    result = json.loads((out / "cells" / "Isaac-Cartpole.lif_ppo.seed0" / "result.json").read_text())
-    assert result["resumed"] == 1, said
+def test_a_stop_keeps_what_was_done(stopped):
+    _, code, said, done, held = stopped
+    assert 0.0 < done < 1.0
+    assert code == 128 + signal.SIGTERM
+    assert "run the same command again" in said
+    of_cell = [path for path in held if path.is_relative_to(f"cells/{CELL}")]
+    assert any(path.match("run/*/*/*/model_*.pt") for path in of_cell)
+    assert not {path.name for path in of_cell if path.parent.name == CELL} & {"result.json", "error.txt"}
+
+
+def test_a_stopped_and_killed_comparison_goes_on_where_it_was_and_finishes(killed):
+    out, code, said = killed
+    assert code == 0, said
+    result = json.loads((out / "cells" / CELL / "result.json").read_text())
+    assert result["resumed"] == 2, said
     assert result["training"]["env_steps"] == 40 * 64 * 16
     steps = result["curve"]["env_steps"]
     assert steps == [64 * 16 * (i + 1) for i in range(40)]
     assert set(result["evaluation"]["conditions"]) == {"nominal", "push"}
+    assert (out / "cells" / "Isaac-Cartpole.random" / "result.json").exists()
 
 
 def test_no_cell_runs_twice_to_the_end(killed):
     out = killed[0]
-    finished = [
+    ended = [
         path
-        for path in out.glob("cells/Isaac-Cartpole.lif_ppo.seed0/run/*/*/*/result.json")
+        for path in out.glob(f"cells/{CELL}/run/*/*/*/result.json")
         if json.loads(path.read_text())["outcome"] == "finished"
     ]
-    assert len(finished) == 1
-    assert starts(out, "Isaac-Cartpole.lif_ppo.seed0", "evaluate") == 1
+    assert len(ended) == 1
+    assert starts(out, CELL, "evaluate") == 1
 
 
-def test_a_cell_that_raises_is_reported_with_its_last_lines_and_the_exit_code_says_so(killed):
-    out, code, said, _, _ = killed
+def test_a_cell_that_raises_is_reported_with_its_last_lines_and_the_exit_code_says_so(killed, broken):
+    out, (code, said, _) = killed[0], broken
     assert code == 1
     text = (out / "cells" / "Isaac-Cartpole.broken.seed0" / "error.txt").read_text()
     assert text.startswith("the training ended with exit code") and "no such spike" in text
     assert "Isaac-Cartpole.broken.seed0 failed" in said and "no such spike" in said
-    assert (out / "cells" / "Isaac-Cartpole.random" / "result.json").exists()
 
 
-def test_finished_cells_are_skipped_and_more_seeds_are_added(killed):
-    out, _, _, agents, budget = killed
-    result = out / "cells" / "Isaac-Cartpole.lif_ppo.seed0" / "result.json"
-    before = result.read_bytes(), result.stat().st_mtime_ns
-    code, said = finished(out, "lif_ppo", *budget, "--dry-run", "--seeds", "0-1")
+def test_finished_cells_are_skipped_and_more_seeds_are_added(killed, broken):
+    out, (_, _, before) = killed[0], broken
+    result = out / "cells" / CELL / "result.json"
+    assert (result.read_bytes(), result.stat().st_mtime_ns) == before
+    code, said = finished(out, "lif_ppo", *BUDGET, "--dry-run", "--seeds", "0-1")
     assert code == 0 and "2 of them finished" in said
     assert "Isaac-Cartpole.lif_ppo.seed1" in said and "Isaac-Cartpole.broken.seed1" in said
-    code, _ = finished(out, agents, *budget)
-    assert code == 1
-    assert (result.read_bytes(), result.stat().st_mtime_ns) == before
 
 
-def test_the_report_names_the_failed_cell(killed):
+def test_the_report_names_the_failed_cell(killed, broken):
     page = (killed[0] / "report.html").read_text()
     assert "Isaac-Cartpole.broken.seed0" in page and "no such spike" in page
     assert list((killed[0] / "tensorboard").rglob("events.*")), "TensorBoard shows the same cells"
 
 
-def test_a_stop_keeps_what_was_done(tmp_path):
-    with started(tmp_path / "out", "lif_ppo", "--budget", "env_steps=400000") as process:
-        until(lambda: share(tmp_path / "out", "Isaac-Cartpole.lif_ppo.seed0") > 0.0, process, "training")
-        process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=PATIENCE)[0]
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "run the same command again" in said
-    folder = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
-    assert list(folder.glob("run/*/*/*/model_*.pt"))
-    assert not (folder / "result.json").exists() and not (folder / "error.txt").exists()
-
-
 @pytest.mark.slow
 def test_a_cell_whose_newest_checkpoint_and_progress_are_damaged_goes_on(tmp_path):
-    name, budget = "Isaac-Cartpole.lif_ppo.seed0", ("--budget", "env_steps=100000")
+    budget = ("--budget", "env_steps=100000")
     with started(tmp_path / "out", "lif_ppo", *budget) as first:
-        until(lambda: share(tmp_path / "out", name) > 0.1, first, "training")
-        first.send_signal(signal.SIGTERM)
-        first.communicate(timeout=PATIENCE)
-    held = list((tmp_path / "out" / "cells" / name).glob("run/*/*/*/model_*.pt"))
+        first.until(lambda: share(tmp_path / "out", CELL) > 0.1)
+        first.send(signal.SIGTERM)
+        first.finished()
+    held = list((tmp_path / "out" / "cells" / CELL).glob("run/*/*/*/model_*.pt"))
     assert len(held) > 1
     newest = max(held, key=lambda path: int(path.stem.partition("_")[2]))
     for path in (newest, newest.with_name("progress.json"), newest.with_name("result.json")):
         path.write_bytes(b"")
     code, said = finished(tmp_path / "out", "lif_ppo", *budget)
     assert code == 0, said
-    result = json.loads((tmp_path / "out" / "cells" / name / "result.json").read_text())
+    result = json.loads((tmp_path / "out" / "cells" / CELL / "result.json").read_text())
     assert result["resumed"] == 1 and result["training"]["env_steps"] >= 100_000
 
 
@@ -186,13 +183,13 @@ def test_a_cluster_that_loses_a_machine_in_the_middle_finishes_all_cells(tmp_pat
     names = [f"Isaac-Cartpole.{agent}.seed0" for agent in ("lif_ppo", "mlp_ppo")]
     try:
         more = ["--engine", "ray", "--ray_address", cluster.address, "--budget", "env_steps=150000"]
-        with started(out, "lif_ppo,mlp_ppo", *more) as process:
-            until(lambda: all(share(out, name) > 0.0 for name in names), process, "two trainings at once")
+        with started(out, "lif_ppo,mlp_ppo", *more) as command:
+            command.until(lambda: all(share(out, name) > 0.0 for name in names))
             cluster.remove_node(nodes[0], allow_graceful=False)
-            said = process.communicate(timeout=PATIENCE)[0]
+            done = command.finished()
     finally:
         cluster.shutdown()
-    assert process.returncode == 0, said
+    assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads((out / "cells" / name / "result.json").read_text()) for name in names]
     assert sorted(result["resumed"] for result in results) == [0, 1]
     assert sorted(starts(out, name, "train") for name in names) == [1, 2]

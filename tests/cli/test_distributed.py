@@ -1,7 +1,9 @@
 """Data-parallel training, for real on two CPU processes: one run, the steps of both, the same weights in both."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -13,6 +15,7 @@ if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
 from spiky_rl.cli.processes import without
+from tests.processes import Command
 
 ROOT = Path(__file__).resolve().parents[2]
 PROCESSES, ENVS, ITERATIONS = 2, 32, 3
@@ -36,36 +39,34 @@ raise SystemExit(train(sys.argv[1:-1]))
 """
 
 
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
 def test_two_processes_make_one_run_with_the_same_weights(tmp_path):
+    """They are told who they are as torchrun tells them; what starts them is tested beside this."""
     import torch
 
     probe = tmp_path / "probe.py"
     probe.write_text(PROBE)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(PROCESSES), str(probe)]
-    arguments = [
-        "--distributed",
-        "--task",
-        "cartpole",
-        "--agent",
-        "lif_ppo",
-        "--device",
-        "cpu",
-        "--assets",
-        "local",
-    ]
-    arguments += [
-        "--num_envs",
-        str(ENVS),
-        "--budget",
-        f"env_steps={ITERATIONS * STEPS}",
-        "--log_root",
-        str(tmp_path / "logs"),
-    ]
-    done = subprocess.run(
-        [sys.executable, *torchrun, *arguments, str(tmp_path)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=800, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    line = ["--distributed", "--task", "cartpole", "--agent", "lif_ppo", "--device", "cpu"]
+    line += ["--assets", "local", "--num_envs", ENVS, "--budget", f"env_steps={ITERATIONS * STEPS}"]
+    job = {
+        "WORLD_SIZE": PROCESSES,
+        "LOCAL_WORLD_SIZE": PROCESSES,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": free_port(),
+    }
+    with contextlib.ExitStack() as running:
+        ranks = []
+        for rank in range(PROCESSES):
+            variables = {key: str(value) for key, value in {**job, "RANK": rank, "LOCAL_RANK": rank}.items()}
+            command = Command(probe, *line, "--log_root", tmp_path / "logs", tmp_path, variables=variables)
+            ranks.append(running.enter_context(command))
+        for done in [rank.finished() for rank in ranks]:
+            assert done.returncode == 0, done.stdout + done.stderr
     (result,) = (json.loads(path.read_text()) for path in tmp_path.glob("logs/*/*/*/result.json"))
     assert (result["iterations"], result["env_steps"]) == (ITERATIONS, ITERATIONS * STEPS)
     first, second = (torch.load(tmp_path / f"weights{rank}.pt") for rank in range(PROCESSES))

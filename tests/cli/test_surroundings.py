@@ -163,6 +163,22 @@ def test_a_first_signal_asks_and_a_second_stops_at_once(number, monkeypatch):
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_a_second_signal_stops_has_the_exit_code_of_the_first(number, capsys):
+    def command(_):
+        with stoppable("stopping"):
+            for sent in (number, signal.SIGINT):
+                os.kill(os.getpid(), sent)
+        return 0
+
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        assert common.run(command, []) == 128 + number
+    finally:
+        signal.signal(number, before)
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_an_interrupt_while_a_simulation_starts_ends_the_command_once_it_has_and_closes_it():
     steps = []
 

@@ -1,7 +1,6 @@
 """Better and worse are said only where the pairs say so: exact tests, corrected, on data whose truth is known."""
 
 import dataclasses
-import gc
 import itertools
 import math
 
@@ -26,15 +25,6 @@ FAMILIES = 2000
 """Of comparisons, simulated: the standard error of a rate of 5 % is 0.5 %."""
 FAST = 200
 """Resamples, where the interval is not what is tested."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_collections():
-    """statsmodels collects garbage in every correction, which takes as long as there are objects in the process."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def seeded(scores):

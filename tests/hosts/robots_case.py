@@ -16,6 +16,7 @@ from spiky_rl.hosts.isaaclab.conditions import robot_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
 from spiky_rl.hosts.isaaclab.evaluation import stand_together
 from spiky_rl.hosts.isaaclab.lookalikes import mjcf_model
+from spiky_rl.hosts.isaaclab.measures import Measures
 
 ENVS, SEED = 4, 1
 SETTLE, REST = 200, 60
@@ -301,14 +302,15 @@ def mirrored(env, sim, partners, walker=True):
 def main(task):
     assets = configure_assets("local")
     task = resolve_task(task)
-    cfg, _ = load_configs(task)
+    cfg, agent = load_configs(task)
     stand_together(cfg)
-    found = {"task": task, "assets": assets, "fallen": endless(cfg)}
+    found = {"task": task, "assets": assets, "fallen": endless(cfg), "hidden": agent["actor"]["hidden_dims"]}
     with (
         simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
     ):
         env = TimedVecEnv(gym_env)
+        found |= {"actions": env.num_actions, "measures": Measures(env).names}
         sim = Simulation(env)
         partners, found["symmetry"] = mirror(sim.body)
         walker = next((name for name in ("ant", "humanoid") if name in task.lower()), None)

@@ -1,4 +1,4 @@
-"""The real Isaac Lab tasks, a few steps each, each in a process of its own: a process holds one simulation."""
+"""Real Isaac Lab tasks, a few steps each, each in a process of its own: a process holds one simulation. Walkers: test_robots.py."""
 
 import json
 
@@ -40,8 +40,6 @@ with simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=1) as gym_e
     [
         ("Isaac-Cartpole-v0", "Isaac-Cartpole", 4, 1, [32, 32]),
         ("Isaac-Cartpole-Camera", "Isaac-Cartpole-Camera", 6, 1, [64]),
-        ("Isaac-Ant", "Isaac-Ant", None, 8, [400, 200, 100]),
-        ("Isaac-Humanoid-v0", "Isaac-Humanoid", None, 21, [400, 200, 100]),
     ],
 )
 def test_real_task_runs_unmodified_on_the_derived_assets(name, task, observations, actions, hidden, tmp_path):
@@ -50,9 +48,9 @@ def test_real_task_runs_unmodified_on_the_derived_assets(name, task, observation
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(done.stdout.rpartition("RESULT")[2])
     assert result["task"] == task
-    assert result["obs"][0] == ENVS and result["obs"][1] == (observations or result["obs"][1])
+    assert result["obs"][:2] == [ENVS, observations]
     assert result["actions"] == actions
     assert result["finite"] and result["seconds"] > 0
-    assert ("distance" in result["measures"]) == ("Cartpole" not in task)
+    assert "distance" not in result["measures"]
     assert result["hidden"] == hidden
     assert result["assets"].startswith(("local", "user"))

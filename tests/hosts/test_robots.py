@@ -43,6 +43,13 @@ def walks(probes):
         pytest.skip("a cartpole hangs on its rail and touches no ground")
 
 
+def test_task_and_its_agent_are_isaac_labs_own(probes):
+    walks(probes)
+    assert probes["actions"] == (8 if "Ant" in probes["task"] else 21)
+    assert "distance" in probes["measures"] and probes["assets"].startswith(("local", "user"))
+    assert probes["hidden"] == [400, 200, 100]
+
+
 def test_robot_is_true_to_nvidias_model(probes):
     walks(probes)
     apart = {name for name, found in probes["beside"].items() if found > ROUNDED.get(name, EXACT)}

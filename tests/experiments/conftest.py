@@ -1,0 +1,14 @@
+"""What the tests of studies share."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick_collections() -> Iterator[None]:
+    """statsmodels collects garbage in every correction, which takes as long as there are objects in the process."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
