@@ -46,7 +46,7 @@ struct Room {
   int *index;
   Word *bits;
   Half *halves;
-  Memory memory;
+  Recent memory;
 };
 
 #define CACHED 131072  // floats of a layer's signals that stay in the second-level cache: 512 KiB
@@ -70,7 +70,7 @@ static void *take(char *&place, long bytes) {
   return found;
 }
 // What the recurrent layers of a stack want of a thread, the largest of each.
-static void furnish_memory(Memory &m, char *&place, const Stack &s, long R, bool backward) {
+static void furnish_memory(Recent &m, char *&place, const Stack &s, long R, bool backward) {
   long events = 0, sent = 0, recalled = 0, size = 0, states = 0, early = 0;
   const auto raise = [](long &most, long value) { most = value > most ? value : most; };
   for (long l = 0; l < s.count; l++) {

@@ -371,6 +371,7 @@ extern "C" int spiky_backward(const Job *j) {
 #pragma omp parallel num_threads(j->threads) reduction(| : failed)
   {
     float *scratch = (float *)malloc(room);
+    failed |= !scratch;
 #pragma omp for
     for (long first = 0; first < L; first += LANES) failed |= !backward_lanes(*j, first, scratch);
     free(scratch);

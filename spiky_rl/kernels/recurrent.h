@@ -19,7 +19,7 @@ struct Within {
 };
 
 // What a thread remembers of the rows.
-struct Memory {
+struct Recent {
   Word *events;  // [D + T K, R, words]: output, from D steps before the first on; or, where it is graded,
   float *sent;   // [D + T K, R, N]
   int *since;    // [T, R]: the step with which a control step's episode began; -D: before this call
@@ -40,7 +40,7 @@ struct Loop {
   const float *keep;   // [T, B] from the first row on, or null
   const float *state;  // [states + D + filtered, B, N] from the first row on, or null: rest
   long T, K, B, R, N, states;
-  Memory m;
+  Recent m;
 };
 
 static long loop_states(const Within &w, long states) { return states + (w.weight ? w.delays + w.filtered : 0); }

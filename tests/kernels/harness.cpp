@@ -123,17 +123,21 @@ static void linear_on(long rows, long inputs, long outputs, int binary) {
 
 struct Held {
   Floats weight, bias, params, state, last, input, current, grad_last, grad_state, grad_weight, grad_bias, grad_params;
+  Floats within, grad_within;
   std::vector<Word> bits;
 };
 
-static void stack_on(const Neuron &neuron, long B, int constant, int halves, bool bare) {
+// With `delays` the first two layers are recurrent.
+static void stack_on(const Neuron &neuron, long B, int constant, int halves, bool bare, long delays = 0, int filtered = 0) {
   const long T = 2, K = 3, sizes[] = {19, 70, 33, 3}, count = 3, inner = constant ? 1 : K;
   const Floats x = floats(T * inner * B * sizes[0], 4.0f), keep = ones(T * B, 0.8f), g = floats(T * K * B * sizes[3]);
   Held first[3];
   for (long l = 0; l < count; l++) {
     const long C = sizes[l], N = sizes[l + 1];
     first[l].weight = floats(C * N, 4.0f), first[l].bias = floats(N), first[l].params = params_of(neuron, N);
-    first[l].state = floats(neuron.states * B * N, 0.1f), first[l].grad_last = floats(neuron.states * B * N);
+    const long states = neuron.states + (l < 2 && delays ? delays + filtered : 0);
+    first[l].state = floats(states * B * N, 0.1f), first[l].grad_last = floats(states * B * N);
+    if (l < 2 && delays) first[l].within = floats(delays * N * N, 0.5f);
   }
   std::vector<Floats> found[2];
   for (int threads : {1, THREADS}) {
@@ -142,7 +146,7 @@ static void stack_on(const Neuron &neuron, long B, int constant, int halves, boo
     for (long l = 0; l < count; l++) {
       Held &h = held[l];
       Layer &layer = layers[l];
-      const long C = sizes[l], N = sizes[l + 1], steps = T * (l == 0 ? inner : K);
+      const long C = sizes[l], N = sizes[l + 1], steps = T * (l == 0 ? inner : K), states = h.state.size();
       layer.weight = h.weight.data(), layer.bias = h.bias.data(), layer.params = h.params.data();
       layer.uniforms = neuron.uniforms, layer.forward = neuron.forward, layer.backward = neuron.backward;
       layer.C = C, layer.N = N, layer.states = neuron.states, layer.parameters = neuron.parameters;
@@ -152,8 +156,14 @@ static void stack_on(const Neuron &neuron, long B, int constant, int halves, boo
       else if (l > 0) h.input.resize(steps * B * C), layer.input = h.input.data();
       h.grad_weight.resize(C * N), h.grad_bias.resize(N), h.grad_params.resize(neuron.parameters * N);
       layer.grad_weight = h.grad_weight.data(), layer.grad_bias = h.grad_bias.data(), layer.grad_params = h.grad_params.data();
+      if (!h.within.empty()) {
+        Within &within = layer.within;
+        h.grad_within.resize(h.within.size());
+        within.weight = h.within.data(), within.grad_weight = h.grad_within.data(), within.delays = delays;
+        within.decay = 0.5f, within.filtered = filtered, within.binary = !neuron.graded;
+      }
       if (bare) continue;
-      h.last.resize(neuron.states * B * N), h.grad_state.resize(neuron.states * B * N), h.current.resize(steps * B * N);
+      h.last.resize(states), h.grad_state.resize(states), h.current.resize((delays ? T * K : steps) * B * N);
       layer.state = h.state.data(), layer.last = h.last.data(), layer.current = h.current.data();
       layer.grad_last = h.grad_last.data(), layer.grad_state = h.grad_state.data();
     }
@@ -170,7 +180,7 @@ static void stack_on(const Neuron &neuron, long B, int constant, int halves, boo
     attempt("stack backward", [&] { return spiky_stack_backward(&s); });
     found[threads > 1] = {output, grad_x};
     for (const Held &h : held)
-      for (const Floats *part : {&h.last, &h.grad_state, &h.grad_weight, &h.grad_bias, &h.grad_params})
+      for (const Floats *part : {&h.last, &h.grad_state, &h.grad_weight, &h.grad_bias, &h.grad_params, &h.grad_within})
         found[threads > 1].push_back(*part);
   }
   same("stack forward", found[1][0], found[0][0], 0.0f);
@@ -219,6 +229,8 @@ int main(int count, char **) {
     for (int constant : {0, 1})
       for (bool bare : {false, true}) stack_on(neuron, 77, constant, 0, bare);
     stack_on(neuron, 5, 1, HAS_BFLOAT16, false);
+    for (int filtered : {0, 1})
+      for (bool bare : {false, true}) stack_on(neuron, 29, filtered, 0, bare, 2, filtered);
     neurons++;
   }
   for (long outputs : {1, 3, 16, 37, 250})

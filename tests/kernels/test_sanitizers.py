@@ -14,7 +14,7 @@ from spiky_rl.kernels import compiler, programs
 from tests.kernels.cases import NEURONS, configured, distinct, vocabulary
 
 HERE = Path(__file__).parent
-HEADERS = ("lanes", "job", "events", "bfloat16", "stack", "convolution")
+HEADERS = ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack", "convolution")
 SANITIZERS = {
     "thread": ("-fsanitize=thread",),
     "address and undefined behaviour": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
@@ -132,8 +132,8 @@ FAULTS = {
     ),
     "a row beyond the end": (
         "address and undefined behaviour",
-        "index[count++] = (int)(first + __builtin_ctzll(word));",
-        "index[count++] = (int)(first + __builtin_ctzll(word)); index[inputs] = 0;",
+        "count = append(index, count, word, first);",
+        "count = append(index, count, word, first), index[inputs + SLACK] = 0;",
         "heap-buffer-overflow",
     ),
     "a shift by more than there are bits": (
@@ -144,7 +144,7 @@ FAULTS = {
     ),
     "a copy that is kept when there is no memory for the next": (
         "none",
-        "dispose(found, l);",
+        "dispose(found, l + 1);",
         "free(found);",
         "stack forward keeps 1 pieces after refusal 2",
     ),
