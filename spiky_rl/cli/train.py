@@ -128,9 +128,7 @@ def train(argv: list[str]) -> int:
     return 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
 
 
-def keep(
-    args: argparse.Namespace, plan: Plan, folder: Path, runner: Any, outcome: str, activity: Any
-) -> None:
+def keep(args: argparse.Namespace, plan: Plan, folder: Path, runner: Any, outcome: str, seen: Any) -> None:
     """Write what came of a run, and say it."""
     from spiky_rl.hosts.common import runs
 
@@ -149,7 +147,7 @@ def keep(
             outcome=outcome,
             spec_hash=plan.spec.digest,
             overrides=args.overrides,
-            cost=None if activity is None or activity.cost is None else activity.cost.as_dict(),
+            cost=None if seen is None or seen.cost is None else seen.cost.as_dict(),
         )
     except OSError:  # the disk is full, still
         log.error("%s", outcome)
@@ -392,8 +390,8 @@ def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) ->
 
 def specification(plan: Plan) -> str:
     """The merged specification as a table in Markdown."""
-    rows = "\n".join(f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
-    return f"| key | value | origin |\n| --- | --- | --- |\n{rows}"
+    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
+    return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])
 
 
 def main() -> int:

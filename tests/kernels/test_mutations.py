@@ -9,7 +9,7 @@ import torch
 
 from spiky_rl.kernels import compiler, cpu_backend, cupy_backend, operators, programs, trace
 from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
-from tests.kernels import host_device
+from tests.kernels import host_device, test_recurrent
 from tests.kernels.cases import compare, configured, distinct, inputs, near, network, run, vocabulary
 
 pytestmark = pytest.mark.skipif(
@@ -65,6 +65,16 @@ def alif():
 
 def every():
     check_neuron("every")
+
+
+def loop():
+    """A recurrent loop with delays, filtered synapses, episodes that end and errors that are cut."""
+    for cut in (False, True):
+        (output, last, gradients), (wanted, states, expected) = test_recurrent.both(
+            "alif", "both", 33, cut=cut
+        )
+        assert torch.equal(output, wanted) and test_recurrent.equal(last, states)
+        assert all(near(a, b, TOLERANCE) for a, b in zip(gradients, expected, strict=True))
 
 
 def one_step_of_hodgkin_huxley():
@@ -187,28 +197,52 @@ CORE = {
     ),
     "bits off by one": (
         linear,
-        "tile[i] = bits[(r + i) * words + w];",
-        "tile[i] = bits[(r + i) * words + w] << 1;",
+        "tile[i] = bits[i * WORDS(inputs) + w];",
+        "tile[i] = bits[i * WORDS(inputs) + w] << 1;",
     ),
-    "an overlap added twice": (linear, "? (v + i) * WIDTH - at[i] : 0;", "? 0 : 0;"),
+    "a row's end left out": (
+        linear,
+        "for (long j = i * WIDTH; j < width",
+        "for (long j = i * WIDTH + 1; j < width",
+    ),
     "the last row of the bias": (linear, "((Word)1 << n) - 1", "((Word)1 << (n - 1)) - 1"),
     "the first row for all that are left": (
         linear,
-        "dense_tile<1, NV>(x + r * inputs,",
-        "dense_tile<1, NV>(x,",
+        "dense_tile<n, NV, PADDED>(x + r * inputs,",
+        "dense_tile<n, NV, PADDED>(x,",
     ),
     "the state of the first rows": (stack, "layer.state + b * layer.N", "layer.state"),
     "keep of the first rows": (stack, "s.keep ? s.keep + b :", "s.keep ? s.keep :"),
     "parameters' gradients of the last rows": (
         stack,
-        "layer.grad_params[q * N + n] +=",
-        "layer.grad_params[q * N + n] =",
+        "layer.grad_params[q * N + i % N] +=",
+        "layer.grad_params[q * N + i % N] =",
     ),
     "the output of the step before the last": (rollout, "(t * s.K + s.K - 1) *", "(t * s.K + s.K - 2) *"),
     "the weights' gradient of the first rows": (
         stack,
         "outer_product(input + (t * s.B + b) * C",
         "outer_product(input + t * s.B * C",
+    ),
+}
+
+LOOP = {
+    "a past that outlives its episode": (
+        "step - d >= l.m.since[t * l.R + r]",
+        "step - d >= -l.within.delays",
+    ),
+    "the latest spikes at every delay": ("l.m.events + ((D + step - d)", "l.m.events + ((D + step - 1)"),
+    "the weights of the first delay": ("bits[w], (d - 1) * N + w * 64)", "bits[w], w * 64)"),
+    "a current that does not decay": ("l.within.decay * l.m.synapse[i] + l", "l.m.synapse[i] + l"),
+    "a decay left out of the adjoint": ("l.within.decay * arrived[i] *", "arrived[i] *"),
+    "an episode's end left out of the adjoint": ("(job.keep ? job.keep[i / N] : 1.0f)", "1.0f"),
+    "errors to the step itself": ("grad_output + (step - d) * l.R * N", "grad_output + step * l.R * N"),
+    "errors before the first step": ("l.m.early + (D + step - d) * l.R * N", "l.m.early"),
+    "a cut that cuts nothing": ("(l.within.cut && step >= d)", "false"),
+    "a weight's gradient from its first delay": ("grad_weight + (d - 1) * N * N", "grad_weight"),
+    "the state of the step before": (
+        "l.m.path + step * l.states",
+        "l.m.path + (step ? step - 1 : 0) * l.states",
     ),
 }
 
@@ -271,7 +305,7 @@ def caught(monkeypatch, check, right, wrong):
 
 
 @pytest.mark.parametrize(
-    "check", [lif, alif, every, one_step_of_hodgkin_huxley, device, linear, stack, rollout]
+    "check", [lif, alif, every, loop, one_step_of_hodgkin_huxley, device, linear, stack, rollout]
 )
 def test_without_a_fault_all_is_right(check):
     check()
@@ -290,6 +324,11 @@ def test_a_fault_in_the_cuda_text_is_caught(fault, monkeypatch):
 @pytest.mark.parametrize("fault", CORE)
 def test_a_fault_in_the_linear_layers_is_caught(fault, monkeypatch):
     caught(monkeypatch, *CORE[fault])
+
+
+@pytest.mark.parametrize("fault", LOOP)
+def test_a_fault_in_the_recurrent_loop_is_caught(fault, monkeypatch):
+    caught(monkeypatch, loop, *LOOP[fault])
 
 
 @pytest.mark.parametrize("fault", TRACE)
