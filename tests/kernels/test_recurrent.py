@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 import torch
+from torch.library import opcheck
 
 from spiky_rl import registry
-from spiky_rl.kernels import cpu_backend, cupy_backend, operators, recurrent, torch_backend
+from spiky_rl.kernels import cpu_backend, cupy_backend, operators, programs, recurrent, torch_backend
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.layer import Parameters
@@ -156,6 +157,37 @@ def test_a_trace_has_the_potentials_of_every_step():
             torch_backend.recurrent(*arguments, traces[0])
             recurrent.recurrent(cpu_backend, *arguments, traces[1])
         assert len(traces[1]) == T * K and equal(traces[1], traces[0])
+
+
+@pytest.mark.parametrize("neuron", ["learned", "sigma_delta"])
+@pytest.mark.parametrize("feedback", FEEDBACKS)
+def test_the_operators_pass_all_checks_of_torch(neuron, feedback):
+    built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, 7)
+    call = programs.call(built, ops, parameters(), 7)
+    params = None if call.params is None else call.params.detach().requires_grad_()
+    tensors = (current, torch.stack(states).detach().requires_grad_(), params, keep(), synapses)
+    others = (call.numbers, K, call.key, loop.delays, loop.decay, loop.binary, loop.cut)
+    opcheck(torch.ops.spiky_rl.recurrent.default, (*tensors, *others, True))
+    output, last = torch.ops.spiky_rl.recurrent(*tensors, *others, True)
+    given = [None if x is None else x.detach() for x in tensors]
+    grads = torch.ones_like(output), torch.ones_like(last)
+    opcheck(torch.ops.spiky_rl.recurrent_backward.default, (*given, *others, *grads))
+
+
+def test_a_recurrent_network_compiles_into_one_graph_of_the_same_bits():
+    settings = {"name": "feedforward", "layers": [14, 9], "steps": K, "stateful": True, "neuron": "alif"}
+    torch.manual_seed(0)
+    network = registry.configure("networks", {**settings, "recurrent": "recurrent"}, "n").build(
+        inputs=11, outputs=3
+    )
+    x, found = exact(T, B, 11, seed=4), []
+    for model in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
+        network.zero_grad()
+        y, last = model(x, network.zero_state(B, x), keep())
+        y.square().mean().backward()
+        found.append((y, last, [p.grad.clone() for p in network.parameters() if p.grad is not None]))
+    assert torch.equal(found[0][0], found[1][0]) and equal(found[0][1], found[1][1])
+    assert max(relative(a, b) for a, b in zip(found[0][2], found[1][2], strict=True)) < 2e-6
 
 
 def test_what_does_not_fit_is_refused_before_it_is_read():
