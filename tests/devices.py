@@ -4,11 +4,12 @@ A test that takes it is two tests. The one marked gpu waits for a CUDA device; t
 tried for the first time on the day when there is one.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 
-from spiky_rl.kernels import cpu_backend, cupy_backend
+from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, operators
 from tests.kernels import fake_cupy
 
 CUDA = "cuda:0"
@@ -17,7 +18,7 @@ GPU = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"backend 
 
 
 @pytest.fixture(params=[pytest.param(CUDA, marks=GPU), pytest.param("cpu", id="host")])
-def device(request) -> Iterator[str]:
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
     """Where tensors are made; the backend cupy takes them there."""
     if request.param == CUDA:
         yield CUDA
@@ -26,3 +27,17 @@ def device(request) -> Iterator[str]:
         pytest.skip(f"no compiled kernels: {reason}")
     with fake_cupy.on_the_host():
         yield "cpu"
+
+
+@contextlib.contextmanager
+def made_by_the_cpu() -> Iterator[None]:
+    """What is made inside is made by the CPU's own kernels, also where the host plays the device: a reservoir's calibration there
+    takes minutes."""
+    caches = (dispatch.backend, dispatch.automatic)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(operators.COMPILED, "cpu", cpu_backend)
+        for cached in caches:
+            cached.cache_clear()
+        yield
+    for cached in caches:
+        cached.cache_clear()
