@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-slow test-gpu check format bench docs build lock clean help
+.PHONY: setup run test test-slow test-gpu verify-gpu check format bench docs build lock clean help
 
 UV ?= $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
@@ -53,6 +53,9 @@ test-slow: setup ## the slow tests (training runs, builds)
 
 test-gpu: setup ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+verify-gpu: setup ## all that waits for a GPU, and a page of it (VERIFY_ARGS=--dry-run: on the CPU)
+	$(BIN)/python scripts/verify_gpu.py $(VERIFY_ARGS)
 
 check: setup ## black, pyright and pylint, without changing a file
 	$(BIN)/black --check .

@@ -5,7 +5,10 @@ import sys
 
 from spiky_rl.registry import nearest
 
-COMMANDS = ("bench", "classify", "compare", "evaluate", "grow", "play", "report", "show", "train")
+COMMANDS = (
+    *("bench", "classify", "compare", "evaluate", "grow", "play", "report", "show", "train"),
+    "verify_gpu",
+)
 
 
 def main() -> int:

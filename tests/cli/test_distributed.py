@@ -73,6 +73,38 @@ def test_two_processes_make_one_run_with_the_same_weights(tmp_path):
     assert torch.equal(first, second)
 
 
+@pytest.mark.gpu
+def test_two_devices_make_one_run_with_the_same_weights_by_nccl(tmp_path):
+    import torch
+
+    if (there := torch.cuda.device_count()) < PROCESSES:
+        pytest.skip(f"it takes {PROCESSES} CUDA devices, torch sees {there}")
+    by_torchrun(tmp_path, "cuda")
+
+
+def by_torchrun(folder: Path, device: str) -> None:
+    """Processes that torchrun starts afresh: forks of one that has met CUDA cannot use it."""
+    import torch
+
+    (folder / "probe.py").write_text(PROBE)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={PROCESSES}"]
+    line = ["--distributed", "--task", "cartpole", "--agent", "lif_ppo", "--device", device]
+    line += ["--assets", "local", "--num_envs", ENVS, "--budget", f"env_steps={ITERATIONS * STEPS}"]
+    line = [*torchrun, folder / "probe.py", *line, "--log_root", folder / "logs", folder]
+    done = subprocess.run(
+        [sys.executable, *map(str, line)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=800, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = (json.loads(path.read_text()) for path in folder.glob("logs/*/*/*/result.json"))
+    assert (result["iterations"], result["env_steps"]) == (ITERATIONS, ITERATIONS * STEPS)
+    assert result["device"].startswith(device)
+    first, second = (
+        torch.load(folder / f"weights{rank}.pt", map_location="cpu") for rank in range(PROCESSES)
+    )
+    assert torch.equal(first, second)
+
+
 @pytest.mark.slow
 def test_one_flag_starts_the_processes(tmp_path):
     line = ["scripts/train.py", "--processes", str(PROCESSES), "--task", "cartpole", "--device", "cpu"]

@@ -40,26 +40,26 @@ class World(VecEnv):
 
     checks_finite = True
 
-    def __init__(self, images: bool = False) -> None:
-        self.num_envs, self.num_actions, self.device = ENVIRONMENTS, ACTIONS, DEVICE
+    def __init__(self, images: bool = False, device: str = DEVICE) -> None:
+        self.num_envs, self.num_actions, self.device = ENVIRONMENTS, ACTIONS, device
         self.max_episode_length, self.cfg, self.images = 7, {}, images
-        self.episode_length_buf = torch.zeros(ENVIRONMENTS, dtype=torch.long, device=DEVICE)
-        self.limit = torch.arange(2, 2 + ENVIRONMENTS, device=DEVICE)
+        self.episode_length_buf = torch.zeros(ENVIRONMENTS, dtype=torch.long, device=device)
+        self.limit = torch.arange(2, 2 + ENVIRONMENTS, device=device)
 
     def get_observations(self) -> TensorDict:
         shape = IMAGE if self.images else (OBSERVATIONS,)
-        seen = {"policy": torch.rand(ENVIRONMENTS, *shape, device=DEVICE)}
-        seen["critic"] = torch.rand(ENVIRONMENTS, OBSERVATIONS, device=DEVICE)
+        seen = {"policy": torch.rand(ENVIRONMENTS, *shape, device=self.device)}
+        seen["critic"] = torch.rand(ENVIRONMENTS, OBSERVATIONS, device=self.device)
         return TensorDict(seen, batch_size=[ENVIRONMENTS])
 
     def step(self, actions: torch.Tensor):
-        assert actions.shape == (ENVIRONMENTS, ACTIONS) and str(actions.device) == DEVICE
+        assert actions.shape == (ENVIRONMENTS, ACTIONS) and str(actions.device) == self.device
         self.episode_length_buf += 1
         dones = (self.episode_length_buf >= self.limit).long()
         self.episode_length_buf *= 1 - dones
         extras = {
             "time_outs": torch.zeros_like(dones),
-            "log": {"Episode_Reward/alive": torch.rand((), device=DEVICE)},
+            "log": {"Episode_Reward/alive": torch.rand((), device=self.device)},
         }
         return self.get_observations(), actions.square().sum(-1), dones, extras
 

@@ -1,24 +1,65 @@
-"""The same training on a CUDA device."""
+"""Training on a CUDA device: the rollout's policy is the replayed one, and the update and what is observed run there."""
 
 import pytest
 import torch
 
 from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
 from spiky_rl.hosts.rsl_rl.runner import Runner
-from tests.hosts.point_env import LIF, PointEnv, config
-from tests.hosts.test_rsl_rl_model import replayed_difference, rollout
+from tests.devices import device  # noqa: F401  pylint: disable=unused-import
+from tests.hosts.point_env import PointEnv, config
+from tests.hosts.ratio_case import ENVIRONMENTS, FLIPPED, JUMP, JUMPED_TF32, NEAR, NETWORKS
+from tests.hosts.ratio_case import replayed_differences, share
+from tests.hosts.test_reservoir import PLASTIC, RESERVOIR
+from tests.hosts.test_rsl_rl_model import rollout
+
+CACHED = {"reservoir": RESERVOIR, "plastic reservoir": PLASTIC}
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-@pytest.mark.parametrize("stateful", [False, True])
-def test_rollout_update_and_observation_run_on_the_device(stateful):
+FEW = 8
+"""Environments where nothing is counted, and where the host is in the device's place, thread by thread."""
+
+
+def many(device: str) -> int:
+    return FEW if device == "cpu" else ENVIRONMENTS
+
+
+def rolled_out(network, device, environments=FEW) -> Runner:
     torch.manual_seed(0)
-    network = {**LIF, "layers": [16, 8], "stateful": stateful, "encoder": "population"}
-    run = Runner(PointEnv(device="cuda:0"), config(network), device="cuda:0")
+    run = Runner(PointEnv(environments, device=device), config(network), device=device)
     rollout(run)
-    assert replayed_difference(run) < 1e-4
-    assert all(parameter.is_cuda for parameter in run.alg.actor.parameters())
+    return run
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_first_ratios_are_one_but_for_a_few_flips(network, device, record_property):
+    torch.set_float32_matmul_precision("highest")
+    found = replayed_differences(rolled_out(NETWORKS[network], device, many(device)))
+    record_property(f"off by more than {NEAR:g} of {network}, float32", f"{share(found, NEAR):.3%}")
+    assert found.numel() == 24 * many(device) and found.isfinite().all()
+    assert share(found, NEAR) <= FLIPPED
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_first_ratios_under_the_hosts_settings_jump_no_more_than_two_precisions_do(
+    network, device, record_property
+):
+    torch.set_float32_matmul_precision("high")  # as Isaac Lab's rsl_rl training on a CUDA device
+    found = replayed_differences(rolled_out(NETWORKS[network], device, many(device)))
+    record_property(f"off by more than {JUMP:g} of {network}, TF32", f"{share(found, JUMP):.3%}")
+    assert found.isfinite().all() and share(found, JUMP) <= JUMPED_TF32
+
+
+@pytest.mark.parametrize("network", CACHED)
+def test_first_ratios_of_what_is_kept_from_the_rollout_are_one(network, device):
+    found = replayed_differences(rolled_out(CACHED[network], device))
+    assert found.max() < NEAR, "nothing is multiplied again but the readout"
+
+
+@pytest.mark.parametrize("network", [*NETWORKS, *CACHED])
+def test_update_and_observation_run_on_the_device(network, device):
+    run = rolled_out({**NETWORKS, **CACHED}[network], device)
+    places = {weight.device for model in run.models for weight in model.parameters()}
+    assert places == {torch.device(device)}
     losses = run.alg.update()
     assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
     assert 0 < last_activity(run.alg).rate < 1

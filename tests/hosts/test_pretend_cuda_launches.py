@@ -14,16 +14,24 @@ MOST_RECURRENT, MOST_RESERVOIR = 60, 25
 """Torch's operations: of a recurrent agent's minibatch, of a reservoir's control step."""
 
 
-def network(agent: str):
+def network(agent: str, device: str = DEVICE):
     """An agent's network on the device, observations [T, B, O], its state and where episodes begin."""
     images = takes_images(agent)
-    made = network_of(agent).build(inputs=IMAGE if images else OBSERVATIONS, outputs=OUTPUTS).to(DEVICE)
+    made = network_of(agent).build(inputs=IMAGE if images else OBSERVATIONS, outputs=OUTPUTS).to(device)
     time = CONTROL_STEPS if made.stateful else 1
     width = torch.Size(IMAGE).numel() if images else OBSERVATIONS
-    x = torch.empty(time, BATCH, width, device=DEVICE)
+    x = torch.zeros(time, BATCH, width, device=device)
     if not made.stateful:
         return made, x, None, None
-    return made, x, made.zero_state(BATCH, x), torch.ones(time, BATCH, device=DEVICE)
+    return made, x, made.zero_state(BATCH, x), torch.ones(time, BATCH, device=device)
+
+
+def minibatch(made, x, state, keep) -> None:
+    """Forward and backward, or a reservoir's control step: what `network` gives."""
+    if made.features is not None:
+        made.extract(x[:1], state, keep[:1], adapt=True)
+    else:
+        made(x, state, keep)[0].sum().backward()
 
 
 def costs(agent: str) -> tuple[int, int]:
@@ -32,10 +40,7 @@ def costs(agent: str) -> tuple[int, int]:
         with cuda.pretence.setting_up():
             made, x, state, keep = network(agent)
         before = cuda.cupy.launches.total(), cuda.pretence.operations.total()
-        if made.features is not None:
-            made.extract(x[:1], state, keep[:1], adapt=True)
-        else:
-            made(x, state, keep)[0].sum().backward()
+        minibatch(made, x, state, keep)
         after = cuda.cupy.launches.total(), cuda.pretence.operations.total()
     return after[0] - before[0], after[1] - before[1]
 

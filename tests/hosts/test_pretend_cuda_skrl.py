@@ -27,11 +27,15 @@ ITERATIONS = 2
 HERE = ("skrl.", "spiky_rl.hosts.skrl.")
 
 
+def settings(agent: str) -> dict:
+    raw = {**RAW, "agent": {**RAW["agent"], "rollouts": STEPS, "learning_epochs": 1}}
+    return runner_config(resolve_agent(agent, "Isaac-Point", host_tree(raw, "Isaac-Point"), []))
+
+
 @cache
 def trained(agent: str):
     """As in `test_pretend_cuda_rsl_rl`."""
-    raw = {**RAW, "agent": {**RAW["agent"], "rollouts": STEPS, "learning_epochs": 1}}
-    chosen = runner_config(resolve_agent(agent, "Isaac-Point", host_tree(raw, "Isaac-Point"), []))
+    chosen = settings(agent)
     with pretended() as cuda:
         with cuda.pretence.setting_up():
             run = Runner(World(), chosen, None, DEVICE)

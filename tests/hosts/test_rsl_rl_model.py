@@ -11,6 +11,7 @@ from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.kernels import operators
 from spiky_rl.registry import RegistryError
 from tests.hosts.point_env import LIF, PointEnv, config
+from tests.hosts.ratio_case import replayed_differences
 
 CASES = list(
     itertools.product([False, True], ["membrane", "rate"], ["direct", "population"], [[16], [16, 12]])
@@ -36,16 +37,7 @@ def rollout(run: Runner, bootstrap: bool = True) -> None:
 
 def replayed_difference(run: Runner) -> float:
     """Largest difference between stored and replayed log-probabilities over one pass of minibatches."""
-    alg, worst = run.alg, 0.0
-    recurrent = alg.actor.is_recurrent or alg.critic.is_recurrent
-    make = alg.storage.recurrent_mini_batch_generator if recurrent else alg.storage.mini_batch_generator
-    for batch in make(alg.num_mini_batches, 1):
-        alg.actor(
-            batch.observations, masks=batch.masks, hidden_state=batch.hidden_states[0], stochastic_output=True
-        )
-        replayed = alg.actor.get_output_log_prob(batch.actions)
-        worst = max(worst, (replayed - batch.old_actions_log_prob.squeeze(-1)).abs().max().item())
-    return worst
+    return replayed_differences(run).max().item()
 
 
 @pytest.mark.parametrize(("stateful", "decoder", "encoder", "layers"), CASES)
@@ -74,26 +66,28 @@ def test_replay_through_a_poisson_encoder_and_a_spiking_critic_is_repeatable_too
     assert not torch.equal(noise, run.alg.actor.network.encoder.noise), "drawn anew after every update"
 
 
+class InPlace(SpikingModel):
+    """A model that breaks the state contract."""
+
+    def reset(self, dones=None, hidden_state=None):
+        if dones is None:
+            super().reset(dones, hidden_state)
+        elif self.state is not None:
+            for state in self.state:
+                state[:, dones > 0] = 0.0
+
+    def _output(self, x, masks, hidden_state):
+        before = self.state
+        output = super()._output(x, masks, hidden_state)
+        if masks is None and before is not None:
+            for old, new in zip(before, self.state, strict=True):
+                old.copy_(new)
+            self.state = before
+        return output
+
+
 def test_the_difference_shows_a_state_that_is_written_in_place():
     """The check above can fail: it does where a model breaks the state contract."""
-
-    class InPlace(SpikingModel):
-        def reset(self, dones=None, hidden_state=None):
-            if dones is None:
-                super().reset(dones, hidden_state)
-            elif self.state is not None:
-                for state in self.state:
-                    state[:, dones > 0] = 0.0
-
-        def _output(self, x, masks, hidden_state):
-            before = self.state
-            output = super()._output(x, masks, hidden_state)
-            if masks is None and before is not None:
-                for old, new in zip(before, self.state, strict=True):
-                    old.copy_(new)
-                self.state = before
-            return output
-
     broken = config({**LIF, "stateful": True, "layers": [16]})
     broken["actor"]["class_name"] = InPlace
     torch.manual_seed(0)

@@ -1,0 +1,128 @@
+"""Recurrent loops, bits of spikes, and work in chunks on a CUDA device: what the CPU's kernels compute."""
+
+import itertools
+
+import pytest
+import torch
+
+from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, operators
+from spiky_rl.kernels.feedback import Feedback
+from tests.devices import device  # noqa: F401  pylint: disable=unused-import
+from tests.kernels.cases import compare, configured, distinct, inputs, run, vocabulary
+from tests.kernels.test_recurrent import FEEDBACKS, NEURONS, K, case, equal, keep, relative
+
+pytestmark = pytest.mark.skipif(
+    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+)
+
+GRADIENT = 1e-5
+"""Relative to the largest: cuBLAS and the CPU add the weights' gradients in orders of their own."""
+OUTPUT = 1e-5
+"""Of graded outputs, which are multiplied: on the CPU with one rounding."""
+
+
+def results(backend, device, neuron, feedback, width, resets=True, state=True, **settings):
+    """Outputs, states and gradients on the CPU, of equal currents and weights."""
+    built, ops, parameters, loop, tensors = case(neuron, feedback, width, **settings)
+    current, synapses, *states = (x.detach().to(device).requires_grad_() for x in tensors)
+    # decays by the CPU whatever the device: another exp gives others
+    values = tuple(p.to(device) if isinstance(p, torch.Tensor) else p for p in parameters())
+    given = (synapses, current, K, tuple(states) if state else None, values)
+    mask = keep().to(device) if resets else None
+    output, last = dispatch.recurrent(backend, built, ops, loop, *given, mask)
+    weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(8)).to(device)
+    loss = (output * weights).sum() + sum((s * s * 0.1).sum() for s in last)
+    wanted = [current, synapses, *(states if state else ()), *parameters.parameters()]
+    gradients = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    return output.detach().cpu(), [s.detach().cpu() for s in last], [g.cpu() for g in gradients]
+
+
+def on_the_cpu(*arguments, **settings):
+    """By the CPU's own kernels, also where the host stands in for a device and its tensors go to others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(operators.COMPILED, "cpu", cpu_backend)
+        before = cupy_backend.LAUNCHES.total()
+        found = results("cpu", "cpu", *arguments, **settings)
+    assert (
+        cupy_backend.LAUNCHES.total() == before
+    ), "the device's kernels computed what they are compared with"
+    return found
+
+
+def require_same(found, expected, graded=False):
+    """Spikes and states to the bit, gradients nearly."""
+    (output, last, gradients), (wanted, states, others) = found, expected
+    assert wanted.any(), "silence proves little"
+    assert relative(output, wanted) < OUTPUT if graded else torch.equal(output, wanted), "outputs"
+    assert graded or equal(last, states), "states"
+    for i, (a, b) in enumerate(zip(gradients, others, strict=True)):
+        assert relative(a, b) < GRADIENT, f"gradient {i}"
+
+
+@pytest.mark.parametrize("width", [5, 37, 130, 300])
+@pytest.mark.parametrize(("neuron", "feedback"), list(itertools.product(NEURONS, FEEDBACKS)))
+def test_spikes_and_states_are_the_cpus_to_the_bit_and_gradients_nearly(neuron, feedback, width, device):
+    found = results("cupy", device, neuron, feedback, width)
+    require_same(found, on_the_cpu(neuron, feedback, width), graded=neuron == "sigma_delta")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"constant": True}, {"cut": True}, {"resets": False}, {"state": False}], ids=str
+)
+@pytest.mark.parametrize("feedback", FEEDBACKS)
+def test_a_constant_current_a_cut_and_a_start_from_rest_are_the_cpus_too(feedback, settings, device):
+    found = results("cupy", device, "alif", feedback, 37, **settings)
+    require_same(found, on_the_cpu("alif", feedback, 37, **settings))
+
+
+def test_a_loop_is_a_launch_forward_and_one_backward(device):
+    before = cupy_backend.LAUNCHES.total()
+    results("cupy", device, "alif", "delays", 37)
+    assert cupy_backend.LAUNCHES.total() == before + 2
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("feedback", FEEDBACKS)
+def test_an_adjoint_in_chunks_of_rows_is_the_whole_ones(feedback, rows, device, monkeypatch):
+    whole = results("cupy", device, "alif", feedback, 37)
+    built, *_, (current, *_) = case("alif", feedback, 37)
+    time, _, batch, width = current.shape
+    monkeypatch.setattr(cupy_backend, "SCRATCH", rows * time * K * width * (len(built.states) + 4))
+    before = cupy_backend.LAUNCHES.total()
+    parts = results("cupy", device, "alif", feedback, 37)
+    assert cupy_backend.LAUNCHES.total() == before + 1 + -(-batch // rows)
+    require_same(parts, whole)
+
+
+def test_an_adjoint_in_chunks_of_lanes_is_the_whole_ones(device, monkeypatch):
+    neuron = configured("alif", True, tau=2.0)
+    parameters, tensors = distinct(neuron, 200), inputs(neuron, 7, 200)
+    whole = run("cupy", neuron, parameters, tensors, device=device)
+    monkeypatch.setattr(cupy_backend, "SCRATCH", 1)
+    before = cupy_backend.LAUNCHES.total()
+    parts = run("cupy", neuron, parameters, tensors, device=device)
+    assert cupy_backend.LAUNCHES.total() == before + 1 + cupy_backend.blocks(7 * 200)
+    compare(parts, whole, GRADIENT)
+
+
+def test_threads_may_share_more_than_a_block_has_without_asking(device):
+    built = configured("sigma_delta", False)
+    loop, width = Feedback(12, binary=not built.graded), 1000
+    assert cupy_backend.shared(width, loop) > cupy_backend.SHARED
+    g = torch.Generator().manual_seed(1)
+    current, synapses = torch.randn(2, 2, 2, width, generator=g), torch.zeros(12 * width, width)
+    synapses[torch.arange(12 * width), torch.arange(12 * width) % width] = 0.25
+    outputs = []
+    for backend, place in (("cupy", device), ("torch", "cpu")):
+        given = (synapses.to(place), current.to(place), 2, None, distinct(built, width)())
+        with torch.no_grad():
+            outputs.append(dispatch.recurrent(backend, built, vocabulary(), loop, *given)[0].cpu())
+    assert outputs[1].any() and relative(*outputs) < OUTPUT
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 64), (7, 130), (300, 1000)], ids=str)
+def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape, device):
+    x = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
+    bits = cupy_backend.pack(x.to(device))
+    assert torch.equal(bits.cpu(), cpu_backend.pack(x))
+    assert torch.equal(cupy_backend.unpack(bits, shape[1]).cpu(), x)
