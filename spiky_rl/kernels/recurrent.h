@@ -43,7 +43,6 @@ struct Loop {
   Recent m;
 };
 
-static long loop_states(const Within &w, long states) { return states + (w.weight ? w.delays + w.filtered : 0); }
 
 INLINE bool loop_recalls(const Loop &l, long t, long step, long r, long d) { return step - d >= l.m.since[t * l.R + r]; }
 
