@@ -43,7 +43,6 @@ struct Loop {
   Recent m;
 };
 
-
 INLINE bool loop_recalls(const Loop &l, long t, long step, long r, long d) { return step - d >= l.m.since[t * l.R + r]; }
 
 static void loop_remember(const Loop &l, long step, const float *output) {
