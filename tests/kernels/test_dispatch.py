@@ -351,7 +351,7 @@ def test_a_wrong_backend_is_named_with_its_place_before_anything_is_built():
 
 
 def test_bfloat16_where_the_cpu_has_none_is_refused_with_its_place(monkeypatch):
-    monkeypatch.setattr(precision, "fast", lambda: False)
+    monkeypatch.setattr(precision, "words", lambda: frozenset({"GenuineIntel", "avx2"}))
     message = "^agent.network.gradient_precision: bfloat16 needs a CPU with one of amx_bf16, avx512_bf16, bf16; use auto"
     with pytest.raises(RegistryError, match=message):
         network(gradient_precision="bfloat16")
@@ -360,6 +360,6 @@ def test_bfloat16_where_the_cpu_has_none_is_refused_with_its_place(monkeypatch):
 
 
 def test_bfloat16_is_taken_where_the_cpu_has_it_unless_float32_is_named(monkeypatch):
-    monkeypatch.setattr(precision, "fast", lambda: True)
+    monkeypatch.setattr(precision, "words", lambda: frozenset({"GenuineIntel", "amx_bf16"}))
     wanted = {"bfloat16": True, "auto": True, "float32": False}
     assert {p: network(gradient_precision=p).bfloat16_gradient for p in wanted} == wanted
