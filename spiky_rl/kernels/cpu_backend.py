@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import compiler, programs
 from spiky_rl.kernels.compiler import CompileError
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.feedback import Loop
 from spiky_rl.kernels.structures import Job, Layer, Stack
 
 DEVICE = "cpu"
@@ -130,92 +130,65 @@ def backward(
     return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
 
-def recurrent_forward(
-    key: str,
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    synapses: Tensor,
-    uniforms: Sequence[float],
-    steps: int,
-    feedback: Feedback,
-    last: bool,
-    trace: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `forward`, of a neuron whose output returns into its current by ``synapses`` [D N, N]."""
+def recurrent_forward(loop: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """As `forward`, of a neuron whose output returns into its current."""
+    current, steps = loop.current, loop.steps
     T, _, B, N = current.shape
     output = current.new_empty(T, steps, B, N)
-    count = programs.KNOWN[key].states + feedback.states
+    count = programs.KNOWN[loop.key].states + loop.feedback.states
     final = current.new_empty((count, B, N) if last else (0,))
     potentials = current.new_empty((T, steps, B, N) if trace else (0,))
-    layer, stack, held = _loop(key, current, state, params, keep, synapses, uniforms, steps, feedback)
+    layer, stack, held = _as_stack(loop)
     layer.within.trace = potentials.data_ptr() if trace else None
     stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
     if B and core().spiky_stack_forward(ctypes.addressof(stack)):
         raise MemoryError(f"no memory to run {B} samples")
-    LAUNCHES[f"{key} recurrent"] += 1
+    LAUNCHES[f"{loop.key} recurrent"] += 1
     del held
     return output, final, potentials
 
 
 def recurrent_backward(
-    key: str,
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    synapses: Tensor,
-    uniforms: Sequence[float],
-    steps: int,
-    feedback: Feedback,
-    grad_output: Tensor | None,
-    grad_last: Tensor | None,
+    loop: Loop, grad_output: Tensor | None, grad_last: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of current, state, params and synapses, as large as they are (empty: there is none)."""
+    current = loop.current
     T, _, B, N = current.shape
-    layer, stack, held = _loop(key, current, state, params, keep, synapses, uniforms, steps, feedback)
-    found = [current.new_zeros((0,) if x is None else x.shape) for x in (current, state, params, synapses)]
-    gradients = [current.new_zeros(T, steps, B, N) if grad_output is None else grad_output.contiguous()]
+    layer, stack, held = _as_stack(loop)
+    of_current, of_state, of_params, of_synapses = (
+        current.new_zeros((0,) if x is None else x.shape)
+        for x in (current, loop.state, loop.params, loop.synapses)
+    )
+    gradients = [current.new_zeros(T, loop.steps, B, N) if grad_output is None else grad_output.contiguous()]
     stack.grad_output = gradients[0].data_ptr()
     if grad_last is not None:
         gradients.append(grad_last.contiguous())
         layer.grad_last = gradients[1].data_ptr()
-    stack.grad_x, layer.within.grad_weight = found[0].data_ptr(), found[3].data_ptr()
-    layer.grad_state = None if state is None else found[1].data_ptr()
-    layer.grad_params = None if params is None else found[2].data_ptr()
+    stack.grad_x, layer.within.grad_weight = of_current.data_ptr(), of_synapses.data_ptr()
+    layer.grad_state = None if loop.state is None else of_state.data_ptr()
+    layer.grad_params = None if loop.params is None else of_params.data_ptr()
     if B and core().spiky_stack_backward(ctypes.addressof(stack)):
         raise MemoryError(f"no memory for the gradients of {B} samples")
-    LAUNCHES[f"{key} recurrent backward"] += 1
+    LAUNCHES[f"{loop.key} recurrent backward"] += 1
     del held
-    return found[0], found[1], found[2], found[3]
+    return of_current, of_state, of_params, of_synapses
 
 
-def _loop(
-    key: str,
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    synapses: Tensor,
-    uniforms: Sequence[float],
-    steps: int,
-    feedback: Feedback,
-) -> tuple[Layer, Stack, list[Any]]:
+def _as_stack(loop: Loop) -> tuple[Layer, Stack, list[Any]]:
     """A stack of one layer without a map, and what must outlive it."""
-    refuse_unfit(synapses)
-    T, inner, B, N = current.shape
-    x, own = current.contiguous(), synapses.contiguous()
-    others = [None if t is None else t.to(x.dtype).contiguous() for t in (state, params, keep)]
-    numbers = (ctypes.c_float * max(1, len(uniforms)))(*uniforms)
-    library = kernels(key)
-    layer = Layer(C=N, N=N, states=programs.KNOWN[key].states, uniforms=ctypes.addressof(numbers))
+    refuse_unfit(loop.synapses)
+    T, inner, B, N = loop.current.shape
+    x, own = loop.current.contiguous(), loop.synapses.contiguous()
+    others = [None if t is None else t.to(x.dtype).contiguous() for t in (loop.state, loop.params, loop.keep)]
+    numbers = (ctypes.c_float * max(1, len(loop.uniforms)))(*loop.uniforms)
+    library = kernels(loop.key)
+    layer = Layer(C=N, N=N, states=programs.KNOWN[loop.key].states, uniforms=ctypes.addressof(numbers))
     layer.state, layer.params, at_start = (None if t is None else t.data_ptr() for t in others)
-    layer.parameters = 0 if params is None else params.shape[0]
+    layer.parameters = 0 if loop.params is None else loop.params.shape[0]
     layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
     layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
-    layer.within.fill(feedback, own)
-    stack = Stack(ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=steps, B=B)
+    layer.within.fill(loop.feedback, own)
+    stack = Stack(ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=loop.steps, B=B)
     stack.constant, stack.threads = inner == 1, torch.get_num_threads()
     return layer, stack, [layer, x, own, *others, numbers]
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import programs, recall
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.feedback import Feedback, Loop
 
 DEVICE = "cuda"
 LAUNCHES: Counter[str] = Counter()
@@ -145,50 +145,29 @@ def backward(
     return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
 
-def recurrent_forward(
-    key: str,
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    synapses: Tensor,
-    uniforms: Sequence[float],
-    steps: int,
-    feedback: Feedback,
-    last: bool,
-    trace: bool = False,
-) -> tuple[Tensor, Tensor, Tensor]:
+def recurrent_forward(loop: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """As `cpu_backend.recurrent_forward`: one launch."""
-    current, state, params, keep, synapses = _whole(current, state, params, keep, synapses)
+    key, steps, feedback = loop.key, loop.steps, loop.feedback
+    tensors = current, *_ = _whole(loop.current, loop.state, loop.params, loop.keep, loop.synapses)
     T, _, B, N = current.shape
     states = programs.KNOWN[key].states
     output = current.new_empty(T, steps, B, N)
     final = current.new_empty((states + feedback.states, B, N) if last else (0,))
     potentials = current.new_empty((T, steps, B, N) if trace else (0,))
     now = current.new_empty(states + (feedback.decay is not None), B, N)
-    pointers = [current, state, params, keep, synapses, output, now]
-    pointers += [final if last else None, potentials if trace else None]
-    values = arguments(pointers, current, steps, uniforms, _loop(feedback))
+    pointers = [*tensors, output, now, final if last else None, potentials if trace else None]
+    values = arguments(pointers, current, steps, loop.uniforms, _told(feedback))
     _launch(f"{key} recurrent", 0, values, current, B, threads(N), shared(N, feedback))
     return output, final, potentials
 
 
 def recurrent_backward(
-    key: str,
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    synapses: Tensor,
-    uniforms: Sequence[float],
-    steps: int,
-    feedback: Feedback,
-    grad_output: Tensor | None,
-    grad_last: Tensor | None,
+    loop: Loop, grad_output: Tensor | None, grad_last: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `cpu_backend.recurrent_backward`: a launch, and a matrix product per delay, for every chunk of rows."""
+    key, steps, feedback = loop.key, loop.steps, loop.feedback
     current, state, params, keep, synapses, grad_output, grad_last = _whole(
-        *(current, state, params, keep, synapses, grad_output, grad_last)
+        *(loop.current, loop.state, loop.params, loop.keep, loop.synapses, grad_output, grad_last)
     )
     T, inner, B, N = current.shape
     S, D, count = programs.KNOWN[key].states, feedback.delays, T * steps
@@ -220,7 +199,7 @@ def recurrent_backward(
         pointers = [current, state, params, keep, synapses, turned, output[D:], now]
         pointers += [path, grad_drive, arrived, of_output, grad_now, of_params]
         whole = (np.int32(feedback.cut), np.int64(first), np.int64(rows))
-        values = arguments(pointers, current, steps, uniforms, (*_loop(feedback), *whole))
+        values = arguments(pointers, current, steps, loop.uniforms, (*_told(feedback), *whole))
         _launch(f"{key} recurrent", 1, values, current, rows, threads(N), max(shared(N, feedback), 8 * N))
         of_current, of_weights = grad_drive.view(T, steps, rows, N), []
         for d in range(1, D + 1):
@@ -282,7 +261,7 @@ def unpack(bits: Tensor, inputs: int) -> Tensor:
     return x
 
 
-def _loop(feedback: Feedback) -> tuple[Any, ...]:
+def _told(feedback: Feedback) -> tuple[Any, ...]:
     """What the kernels of a recurrent loop are told of it."""
     filtered, decay = np.int32(feedback.decay is not None), np.float32(feedback.decay or 0.0)
     return np.int64(feedback.delays), filtered, decay, np.int32(feedback.binary)

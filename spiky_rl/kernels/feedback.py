@@ -5,7 +5,10 @@ I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,3 +31,23 @@ class Feedback:
     def states(self) -> int:
         """Tensors [B, N] of state besides the neuron's."""
         return self.delays + (self.decay is not None)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop and what it runs on, as the kernels of a backend take it; shapes as `torch_backend.recurrent`'s."""
+
+    key: str
+    """Of the neuron's program, in `programs.KNOWN`."""
+    current: Tensor
+    state: Tensor | None
+    """[states, B, N]: the neuron's and the feedback's; None: rest."""
+    params: Tensor | None
+    """[P, N]: the neuron's parameters that differ between neurons."""
+    keep: Tensor | None
+    synapses: Tensor
+    """[D N, N]."""
+    uniforms: Sequence[float]
+    """What the kernel computes with besides."""
+    steps: int
+    feedback: Feedback

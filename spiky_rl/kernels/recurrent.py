@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import operators, programs
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.feedback import Feedback, Loop
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
@@ -28,7 +28,7 @@ _TENSORS = 5
 """Of the arguments, that come first."""
 
 
-def _recurrent(
+def _loop(
     current: Tensor,
     state: Tensor | None,
     params: Tensor | None,
@@ -41,20 +41,24 @@ def _recurrent(
     decay: float | None,
     binary: bool,
     cut: bool,
-    last: bool,
-    trace: bool = False,
-) -> tuple[Tensor, ...]:
-    """Outputs, last states and, where they are asked for, the potentials [T, K, B, N]."""
+) -> Loop:
+    """What the operators' arguments are. Raises `ValueError` where a kernel would read beyond what it is given."""
     key, uniforms = programs.found(key, tuple(numbers))
     T, _, B, N = current.shape
     feedback = Feedback(delays, binary, decay, cut)
     operators.fit(T, B, N, state, params, keep, programs.KNOWN[key].states + feedback.states)
     if synapses.shape != (delays * N, N):
         raise ValueError(f"synapses of shape {[*synapses.shape]} do not fit: {[delays * N, N]} is wanted")
-    found = operators.COMPILED[current.device.type].recurrent_forward(
-        key, current, state, params, keep, synapses, uniforms, steps, feedback, last, trace
-    )
-    return found if trace else found[:2]
+    return Loop(key, current, state, params, keep, synapses, uniforms, steps, feedback)
+
+
+def _forward(loop: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    return operators.COMPILED[loop.current.device.type].recurrent_forward(loop, last, trace)
+
+
+def _recurrent(*arguments: Any) -> tuple[Tensor, Tensor]:
+    *given, last = arguments
+    return _forward(_loop(*given), last)[:2]
 
 
 def _recurrent_fake(
@@ -75,27 +79,11 @@ def _recurrent_fake(
     return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if others[-1] else (0,))
 
 
-def _backward(
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    synapses: Tensor,
-    numbers: Sequence[float],
-    steps: int,
-    key: str,
-    delays: int,
-    decay: float | None,
-    binary: bool,
-    cut: bool,
-    grad_output: Tensor | None,
-    grad_last: Tensor | None,
-) -> tuple[Tensor, ...]:
-    key, uniforms = programs.found(key, tuple(numbers))
-    return operators.COMPILED[current.device.type].recurrent_backward(
-        *(key, current, state, params, keep, synapses, uniforms, steps, Feedback(delays, binary, decay, cut)),
-        *(grad_output, grad_last),
-    )
+def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, grad_output, grad_last = arguments
+    loop = _loop(*given)
+    module = operators.COMPILED[loop.current.device.type]
+    return module.recurrent_backward(loop, grad_output, grad_last)
 
 
 def _backward_fake(
@@ -149,20 +137,21 @@ def recurrent(
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """As `torch_backend.recurrent`, by the kernels of a compiled backend.
 
-    Raises `RegistryError` for what the kernels do not do: another device or type,
-    smooth spikes.
+    Raises `RegistryError` for what the kernels do not do: another device or type, smooth spikes.
     """
     operators.refuse_unfit(module, ops, current)
     call = programs.call(neuron, ops, params, current.shape[-1])
     stacked = None if state is None else torch.stack(state)
-    arguments = (current, stacked, call.params, keep, synapses, call.numbers, steps, call.key)
-    arguments += (feedback.delays, feedback.decay, feedback.binary, feedback.cut, state is not None)
-    if not operators.as_operator(*arguments[:_TENSORS]):
-        output, last, *potentials = _recurrent(*arguments, trace is not None)
+    tensors = (current, stacked, call.params, keep, synapses)
+    others = (call.numbers, steps, call.key, feedback.delays, feedback.decay, feedback.binary, feedback.cut)
+    last, potentials = state is not None, None
+    if not operators.as_operator(*tensors):
+        output, after, potentials = _forward(_loop(*tensors, *others), last, trace is not None)
     else:
-        output, last = torch.ops.spiky_rl.recurrent(*arguments)
-        with torch.no_grad():
-            potentials = [] if trace is None else [_recurrent(*arguments, True)[2]]
-    if trace is not None:
-        trace += potentials[0].flatten(0, 1).unbind(0)
-    return output, () if state is None else tuple(last.unbind(0))
+        output, after = torch.ops.spiky_rl.recurrent(*tensors, *others, last)
+        if trace is not None:  # which the operator does not give
+            with torch.no_grad():
+                potentials = _forward(_loop(*tensors, *others), last, True)[2]
+    if trace is not None and potentials is not None:
+        trace += potentials.flatten(0, 1).unbind(0)
+    return output, () if state is None else tuple(after.unbind(0))

@@ -12,7 +12,7 @@ import torch
 
 from spiky_rl import registry, spec
 from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, programs
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.feedback import Feedback, Loop
 from spiky_rl.networks import feedforward
 from tests.kernels import fake_cupy
 from tests.kernels.cases import STEPS, configured, distinct, inputs, near, vocabulary
@@ -121,18 +121,18 @@ def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape):
 @pytest.mark.parametrize("most", [1, 128, 1 << 26])
 def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
     job = call(width=37)
-    loop = Feedback(2, binary=True, decay=0.5)
+    feedback = Feedback(2, binary=True, decay=0.5)
     synapses = torch.randn(74, 37, generator=torch.Generator().manual_seed(3))
-    state = torch.cat([job[2], torch.zeros(loop.states, *job[2].shape[1:])])
-    recurrent = (job[0], job[1], state, *job[3:5], synapses, *job[5:], loop)
+    state = torch.cat([job[2], torch.zeros(feedback.states, *job[2].shape[1:])])
+    loop = Loop(job[0], job[1], state, *job[3:5], synapses, *job[5:], feedback)
     with fake_cupy.on_the_host() as cupy:
         found, *_ = cupy_backend.forward(*job, True)
         whole = cupy_backend.backward(*job, torch.ones_like(found), None)
-        whole += cupy_backend.recurrent_backward(*recurrent, torch.ones_like(found), None)
+        whole += cupy_backend.recurrent_backward(loop, torch.ones_like(found), None)
         before = cupy.launches.copy()
         monkeypatch.setattr(cupy_backend, "SCRATCH", most)
         parts = cupy_backend.backward(*job, torch.ones_like(found), None)
-        parts += cupy_backend.recurrent_backward(*recurrent, torch.ones_like(found), None)
+        parts += cupy_backend.recurrent_backward(loop, torch.ones_like(found), None)
     launched = cupy.launches - before
     assert (launched["spiky_recurrent_backward"] > 1) == (most < 1 << 26)
     assert all(near(a, b, GRADIENT) for a, b in zip(parts, whole, strict=True))
