@@ -95,6 +95,11 @@ GRADIENTS = [
     {"decoder": "rate"},
     {"neuron": LEARNED},
     {"neuron": {"name": "sigma_delta"}},
+    {"recurrent": "recurrent"},
+    {"recurrent": "recurrent", "recompute": True},
+    {"recurrent": {"name": "recurrent", "delays": 3}, "encoder": "population", "neuron": LEARNED},
+    {"recurrent": "lateral"},
+    {"recurrent": "recurrent", "neuron": {"name": "sigma_delta"}, "recompute": True},
 ]
 
 
@@ -106,13 +111,12 @@ def test_gradients_of_everything_are_the_torch_references(settings, stateful):
     )
     time = 3 if stateful else 1
     keep = (torch.rand(time, BATCH, generator=torch.Generator().manual_seed(2)) > 0.4).float()
-    gradients = []
+    gradients, before = [], observations(seed=5)
+    with torch.no_grad():  # what a rollout leaves: what a recurrent layer sent last are spikes
+        _, left = wanted(before, wanted.zero_state(BATCH, before)) if stateful else (None, ())
     for network in (found, wanted):
         x = observations(time=time).requires_grad_()
-        state = None
-        if stateful:
-            state = tuple(s + 0.1 for s in network.zero_state(BATCH, x))
-            state = tuple(s.requires_grad_() for s in state)
+        state = tuple(s.clone().requires_grad_() for s in left) if stateful else None
         y, last = network(x, state, keep if stateful else None)
         weights = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
         loss = (y * weights).sum() + sum(s.pow(2).sum() for s in last)
