@@ -90,7 +90,7 @@ def table(rows: Rows) -> str:
 
 
 SUFFIXES = {"network": "", "neuron": " alone", "recurrent": " recurrent", "reservoir": " reservoir"}
-"""Of a neuron, in titles."""
+"""What follows the neuron's name in a title, by kind of contender."""
 
 
 def _table(rows: Rows) -> str:

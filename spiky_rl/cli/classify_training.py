@@ -54,11 +54,11 @@ class Epoch:
     last: int
     loss: float
     accuracy_train: float
-    """Of the samples as they were learned from: augmented, by the weights of that step."""
+    """Share of training samples that were classified right: as they were learned from, augmented, by the weights of that step."""
     accuracy: float
-    """Of the held-out samples."""
+    """Share of held-out samples that are classified right."""
     seconds: float
-    """Of learning."""
+    """Wall time of learning."""
     layers: list[Firing]
     rate: float
     """Mean spikes per neuron and inner step."""

@@ -38,7 +38,7 @@ log = logging.getLogger("spiky_rl")
 run = running.run
 
 MOST_FRAMES = 10_000
-"""Of a film: they are held until it is written, some 10 GB of them."""
+"""Longest film, in frames: they are held until it is written, some 10 GB of them."""
 FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
 """Values of the environment that have a flag, and the flag."""
 
@@ -197,7 +197,7 @@ class Plan:
     physics: str
     """What steps the worlds."""
     rank: int = 0
-    """Of this process among those of a distributed run; 0 keeps the run folder."""
+    """Number of this process among those of a distributed run; 0 keeps the run folder."""
 
     def setting(self, key: str) -> Any:
         """A value of the specification that every host has, or its default."""
