@@ -50,7 +50,7 @@ class Setting(ABC):
     """T."""
 
     kinds: ClassVar[tuple[str, ...]]
-    """Of the contenders that are compared; each kind has its reference."""
+    """The kinds of contenders that are compared; each kind has its reference."""
     widths: ClassVar[tuple[int, ...]]
     """Observations, neurons of the hidden layers, features."""
     usual_neuron: ClassVar[str]

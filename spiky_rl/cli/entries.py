@@ -39,7 +39,7 @@ class Entry:
 
     build: Callable[[Any], Contender]
     package: str = ""
-    """Of a peer: what must be installed for it. Peers take part with the usual neuron of their network."""
+    """What must be installed for a peer. Peers take part with the usual neuron of their network."""
     kind: str = "network"
     """What it is compared with: network, neuron (without a network), recurrent or reservoir."""
     quick: bool = True

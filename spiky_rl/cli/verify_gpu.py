@@ -54,7 +54,7 @@ class Step:
 
     name: str
     arguments: tuple[str, ...]
-    """Of Python."""
+    """What Python is started with."""
 
 
 def parser() -> common.Parser:

@@ -158,7 +158,7 @@ def driver() -> str | None:
 
 
 def commit() -> str | None:
-    """Of this checkout; a plus sign: with changes."""
+    """The commit of this checkout; a plus sign: with changes."""
     return _said("git", "describe", "--always", "--dirty=+")
 
 

@@ -29,7 +29,7 @@ OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
 what is below 1.2e-38 is 0 here."""
 BLOCK = 128
 MOST_THREADS = 256
-"""Of a block that has a row of a recurrent layer: as many as there are registers for, whatever the neuron."""
+"""Threads of a block that has a row of a recurrent layer, at most: as many as there are registers for, whatever the neuron."""
 SHARED = 48 * 1024
 """Bytes that the threads of a block may share without being asked for."""
 SCRATCH = 1 << 26

@@ -23,7 +23,7 @@ class Feedback:
     binary: bool
     """The layer's output is 0 or 1."""
     decay: float | None = None
-    """Of the synapses' current I per inner step; None: what arrives is gone with its step, and I is no state."""
+    """Factor of the synapses' current I per inner step; None: what arrives is gone with its step, and I is no state."""
     cut: bool = False
     """Whether output that returns carries no gradient."""
 
@@ -38,7 +38,7 @@ class Loop:
     """A loop and what it runs on, as the kernels of a backend take it; shapes as `torch_backend.recurrent`'s."""
 
     key: str
-    """Of the neuron's program, in `programs.KNOWN`."""
+    """Names the neuron's program in `programs.KNOWN`."""
     current: Tensor
     state: Tensor | None
     """[states, B, N]: the neuron's and the feedback's; None: rest."""

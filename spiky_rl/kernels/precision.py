@@ -27,8 +27,8 @@ def words() -> frozenset[str]:
 def fast() -> bool:
     """What the CPU says, not a timing: the same machine must compute the same gradients every time.
 
-    Intel's AVX-512 multiplies bfloat16 in half as many places as float32, so that it gains nothing (400-200 neurons: 0.85 times
-    the speed); its tiles (AMX) do, as AMD's and ARM's instructions do.
+    Intel's AVX-512 multiplies bfloat16 in half as many places as float32, so that it gains nothing (400-200 neurons: an update takes 1.2
+    times as long); its tiles (AMX) do, as AMD's and ARM's instructions do.
     """
     found = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in words() else set())).isdisjoint(words())
     log.info("input gradients on the CPU are computed in %s", "bfloat16" if found else "float32")

@@ -25,7 +25,7 @@ operators.LIBRARY.define(
     f"recurrent_backward({_ARGUMENTS}, Tensor? grad_output, Tensor? grad_last) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 _TENSORS = 5
-"""Of the arguments, that come first."""
+"""How many of the arguments are tensors; they come first."""
 
 
 def _loop(

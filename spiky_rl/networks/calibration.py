@@ -21,11 +21,11 @@ TOLERANCE = 0.03
 """Relative error of the rate at which the search ends."""
 LARGEST_GAIN = 8.0
 BIAS_SHARE, INPUT_SHARE = 0.6, 0.8
-"""Of the target rate: what constant currents, and what these with the input, may give before recurrence."""
+"""Shares of the target rate that constant currents, and these with the input, may give before recurrence."""
 LARGEST_SHIFT = 10.0
-"""Of the bias, in rheobases."""
+"""The furthest that the bias is moved, in rheobases."""
 CORRELATION = 0.9
-"""Of an observation with the next one, in what reservoirs are calibrated on: standard normal, first-order autoregressive."""
+"""Correlation of an observation with the next one, in what reservoirs are calibrated on: standard normal, autoregressive."""
 
 
 def rheobase(neuron: Neuron, ops: TorchOps) -> float:

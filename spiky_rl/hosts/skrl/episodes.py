@@ -22,12 +22,12 @@ class Episodes:
 
     @property
     def returns(self) -> deque[float]:
-        """Of those that `read` has taken over."""
+        """Returns of the episodes that `read` has taken over."""
         return self._ended.returns
 
     @property
     def lengths(self) -> deque[float]:
-        """Beside `returns`, in control steps."""
+        """Their lengths, in control steps."""
         return self._ended.lengths
 
     def add(self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
