@@ -8,6 +8,8 @@ and one that multiplies are errors that name the key or the line.
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import math
 import re
@@ -51,7 +53,12 @@ def read_file(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises ReadingError that names the key, or the line."""
+    """The value of a YAML text, the caller's own. Raises ReadingError that names the key, or the line."""
+    return copy.deepcopy(_parsed(text))
+
+
+@functools.lru_cache(maxsize=128)  # a study asks for the same few files for each of its cells
+def _parsed(text: str) -> Any:
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:

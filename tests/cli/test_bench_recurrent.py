@@ -39,7 +39,13 @@ def short(monkeypatch):
     monkeypatch.setattr(bench, "LEAST", 1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in REFERENCES.values()])
+def each(names):
+    """The other packages' reservoirs are slow."""
+    slow = {name for name in names if CONTENDERS[name].package and CONTENDERS[name].kind == "reservoir"}
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+@pytest.mark.parametrize("name", each([name for name in NAMES if name not in REFERENCES.values()]))
 def test_every_contender_runs_and_is_compared_where_it_is_the_same_network(name, settings):
     package = CONTENDERS[name].package
     if package and importlib.util.find_spec(package) is None:

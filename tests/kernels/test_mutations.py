@@ -284,6 +284,11 @@ def anew(monkeypatch):
     forget(cpu_backend.core, cpu_backend.kernels, host_device.compiled)
 
 
+def first(faults):
+    """The first one is tried in the fast tests, too."""
+    return [pytest.param(name, marks=[pytest.mark.slow] * (index > 0)) for index, name in enumerate(faults)]
+
+
 def forget(*functions):
     for function in functions:
         function.cache_clear()
@@ -311,27 +316,27 @@ def test_without_a_fault_all_is_right(check):
     check()
 
 
-@pytest.mark.parametrize("fault", LOOPS)
+@pytest.mark.parametrize("fault", first(LOOPS))
 def test_a_fault_in_the_loops_is_caught(fault, monkeypatch):
     caught(monkeypatch, *LOOPS[fault])
 
 
-@pytest.mark.parametrize("fault", DEVICE)
+@pytest.mark.parametrize("fault", first(DEVICE))
 def test_a_fault_in_the_cuda_text_is_caught(fault, monkeypatch):
     caught(monkeypatch, device, *DEVICE[fault])
 
 
-@pytest.mark.parametrize("fault", CORE)
+@pytest.mark.parametrize("fault", first(CORE))
 def test_a_fault_in_the_linear_layers_is_caught(fault, monkeypatch):
     caught(monkeypatch, *CORE[fault])
 
 
-@pytest.mark.parametrize("fault", LOOP)
+@pytest.mark.parametrize("fault", first(LOOP))
 def test_a_fault_in_the_recurrent_loop_is_caught(fault, monkeypatch):
     caught(monkeypatch, loop, *LOOP[fault])
 
 
-@pytest.mark.parametrize("fault", TRACE)
+@pytest.mark.parametrize("fault", first(TRACE))
 def test_a_fault_in_the_adjoint_is_caught(fault, monkeypatch, tmp_path):
     right, wrong = TRACE[fault]
     text = inspect.getsource(trace)

@@ -34,6 +34,8 @@ def test_a_control_steps_credit_falls_due_at_its_last_inner_step():
 
 STEPS, INPUTS, LEAK = 100, 40, math.exp(-1.0 / 10.0)
 SEEDS = range(5)
+EACH = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[2:])]
+"""The fast tests try two."""
 
 
 def trial(rng, weight, context, inhibition):
@@ -96,7 +98,7 @@ def by_rule(seed, trials=1000, **settings):
     return found
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EACH)
 def test_rstdp_learns_a_bandit_with_two_contexts(seed):
     assert by_rule(seed) > 0.95
 
@@ -109,7 +111,7 @@ def test_the_bandit_is_not_won_by_the_weights_that_it_starts_with():
     assert np.mean([by_rule(seed, 100, learning_rate=0.0) for seed in SEEDS]) < 0.6
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", EACH)
 def test_the_policy_gradient_of_escape_noise_learns_it_too(seed):
     """REINFORCE: what a spike was worth, above its probability, times the trace of the input that drives it."""
     weight = torch.zeros(INPUTS, 2)
@@ -163,7 +165,7 @@ def recall_error(seed, rule="eprop", neuron="alif", learned=True):
     return float((answer.argmax(-1) != label).float().mean())
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", EACH[1:4])
 def test_eprop_keeps_a_cue_over_22_control_steps_in_adaptive_thresholds(seed):
     assert recall_error(seed) < 0.1
     assert recall_error(seed, learned=False) > 0.4, "a readout of random adaptive neurons guesses"
