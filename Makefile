@@ -5,7 +5,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: setup run test test-slow test-gpu verify-gpu check format bench docs build lock clean help
+.PHONY: setup run test test-slow test-gpu verify-gpu check format bench results docs build lock clean help
 
 UV ?= $(shell command -v uv || echo .uv/bin/uv)
 BIN := .venv/bin
@@ -67,6 +67,9 @@ format: setup ## let black rewrite the files
 
 bench: setup ## time the kernels and the policies
 	$(BIN)/python scripts/bench.py $(BENCH_ARGS)
+
+results: setup ## write the scores of README and guides from the result files of studies/
+	$(BIN)/python docs/results.py
 
 docs: setup ## README, guides and API pages into site/
 	$(BIN)/python docs/pages.py

@@ -1,0 +1,163 @@
+"""Writes the scores that README and guides state from result files: ``python docs/results.py``, or ``--check`` to compare only.
+
+A score stands between two comments that readers do not see; the first one says what it is and where it comes from:
+
+    <!-- score studies/ant Isaac-Ant lif_ppo -->76.3 [72.4, 84.2]<!-- end -->
+
+What it can be are the functions of `FIGURES`. All of them read the noise-free evaluations of final policies that ``compare.py`` and
+``evaluate.py`` leave, and none what training saw.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from spiky_rl.config.options import UserError, nearest
+from spiky_rl.experiments.analysis import ALL, Analysis, analyse
+from spiky_rl.experiments.measures import PRICE, Row
+from spiky_rl.experiments.statistics import Interval
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FIGURE = re.compile(r"<!-- (?P<what>\w+) (?P<of>[^>]+?) -->(?P<text>.*?)<!-- end -->", re.DOTALL)
+
+
+def pick[Value](found: Mapping[str, Value], name: str, what: str) -> Value:
+    """The value of a name. Raises UserError that names the nearest."""
+    if name not in found:
+        raise UserError(f"no {what} {name!r}; there are: {', '.join(sorted(found))}{nearest(name, found)}")
+    return found[name]
+
+
+@functools.cache
+def study(folder: str) -> Analysis:
+    """What a study's result files come to."""
+    return analyse(ROOT / folder)
+
+
+def row(folder: str, task: str, agent: str) -> Row:
+    """An agent's results on a task of a study."""
+    found = {" on ".join(names): one for names, one in study(folder).rows.items()}
+    return pick(found, f"{agent} on {task}", f"agent in {folder}")
+
+
+def number(value: float) -> str:
+    """Two decimals of what is below ten, one of what is above."""
+    return f"{value:.{1 if abs(value) >= 10 else 2}f}"
+
+
+def interval(found: Interval) -> str:
+    """Estimate and bounds, all with the estimate's decimals."""
+    places = 1 if abs(found.estimate) >= 10 else 2
+    return f"{found.estimate:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
+
+
+def score(folder: str, task: str, agent: str) -> str:
+    """The mean return of the final policies over seeds, with its interval."""
+    return interval(row(folder, task, agent).mean)
+
+
+def scores(folder: str, task: str, *agents: str) -> str:
+    """A table of these agents."""
+    lines = [
+        f"| {task} | return | by seed | operations of a control step | energy of its arithmetic |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for agent in agents:
+        one = row(folder, task, agent)
+        by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
+        operations = one.counts["effective_operations"].estimate
+        energy = one.energy[PRICE].step.estimate
+        lines.append(
+            f"| `{agent}` | {interval(one.mean)} | {by_seed} | {operations:,.0f} | {energy:,.0f} nJ |"
+        )
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def across(folder: str, tasks: str, *agents: str) -> str:
+    """A table of scores on several tasks, whose names are joined by commas; of all agents, in the study's order, where none is named."""
+    names = tasks.split(",")
+    lines = [f"| return | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    for agent in agents or study(folder).labels:
+        lines.append(f"| `{agent}` | {' | '.join(score(folder, task, agent) for task in names)} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def difference(folder: str, task: str, agent: str) -> str:
+    """How far an agent's score is estimated above the baseline's, with its interval; over ``all`` tasks, of normalised scores."""
+    families = pick(study(folder).comparisons, ALL if task == "all" else task, f"task in {folder}")
+    found = {comparison.agent: comparison for comparison in families}
+    return interval(pick(found, agent, f"agent compared in {folder}").difference)
+
+
+def lost(folder: str, agent: str) -> str:
+    """How much of its return an agent loses where the observation lacks velocities, with its interval."""
+    found = {one.label: one for one in study(folder).memory}
+    return interval(pick(found, agent, f"agent of {folder} with and without velocities").drop)
+
+
+def energy(folder: str, task: str, agent: str) -> str:
+    """Of the arithmetic of a control step, in nJ."""
+    return f"{row(folder, task, agent).energy[PRICE].step.estimate:,.0f}"
+
+
+def processor(folder: str, task: str, agent: str) -> str:
+    """Seconds that processors spent on a training, in the mean over seeds."""
+    seconds = row(folder, task, agent).processor
+    if seconds is None:
+        raise UserError(f"{folder}: processor seconds of {agent} on {task} are not known")
+    return f"{seconds.estimate:,.0f}"
+
+
+def value(path: str, keys: str, form: str) -> str:
+    """One number of a result file, as Python formats it."""
+    found = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    for key in keys.split("."):
+        found = found[key]
+    return format(found, form)
+
+
+FIGURES = {f.__name__: f for f in (score, scores, across, difference, lost, energy, processor, value)}
+
+
+def written(text: str) -> str:
+    """A page with every figure as its result files have it. Raises UserError that names a figure which they do not have."""
+
+    def figure(match: re.Match[str]) -> str:
+        what, of = match["what"], match["of"]
+        try:
+            new = pick(FIGURES, what, "figure")(*of.split())
+        except (UserError, KeyError, OSError, TypeError, ValueError) as error:
+            raise UserError(f"<!-- {what} {of} -->: {error}") from error
+        return f"<!-- {what} {of} -->{new}<!-- end -->"
+
+    return FIGURE.sub(figure, text)
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or say which differ."""
+    parser = argparse.ArgumentParser(description="Scores of README and guides, from result files.")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 where a page differs"
+    )
+    check = parser.parse_args(arguments).check
+    stale = []
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        if (new := written(old)) != old:
+            stale.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    for page in stale:
+        print(f"{page}: {'differs from its result files: make results' if check else 'written'}")
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

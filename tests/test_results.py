@@ -1,0 +1,56 @@
+"""Scores that README and guides state are those of the result files that stand beside them."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from spiky_rl.config.options import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+specification = importlib.util.spec_from_file_location("results", ROOT / "docs" / "results.py")
+results = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(results)
+
+INTERVAL = re.compile(r"\d\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\]")
+ANT = "studies/ant Isaac-Ant"
+
+
+@pytest.mark.parametrize("page", results.PAGES, ids=lambda page: page.name)
+def test_every_score_of_a_page_is_that_of_its_result_files(page):
+    text = page.read_text(encoding="utf-8")
+    assert results.written(text) == text, "make results"
+
+
+@pytest.mark.parametrize("page", results.PAGES, ids=lambda page: page.name)
+def test_no_page_states_an_interval_that_no_result_file_backs(page):
+    assert INTERVAL.findall(results.FIGURE.sub("", page.read_text(encoding="utf-8"))) == []
+
+
+def test_a_figure_that_differs_from_its_files_is_seen():
+    text = f"<!-- score {ANT} lif_ppo -->76.4 [72.4, 84.2]<!-- end -->"
+    assert results.written(text) == f"<!-- score {ANT} lif_ppo -->76.3 [72.4, 84.2]<!-- end -->"
+
+
+def test_figures_are_those_of_a_studys_report():
+    report = (ROOT / "studies" / "ant" / "report.md").read_text(encoding="utf-8")
+    for what in (f"score {ANT} lif_ppo", f"score {ANT} mlp_ppo"):
+        figure = results.written(f"<!-- {what} --><!-- end -->").split("-->")[1].removesuffix("<!-- end ")
+        assert f"| {figure} |" in report
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"),
+    [
+        ("scor studies/ant Isaac-Ant lif_ppo", "did you mean 'score'"),
+        ("score studies/ant Isaac-Ant lif_pp", "did you mean 'lif_ppo on Isaac-Ant'"),
+        ("score studies/none Isaac-Ant lif_ppo", "studies/none"),
+        ("value studies/humanoid/interrupted/random.json conditions.nominal.men .1f", "men"),
+        ("score studies/ant", "missing"),
+    ],
+)
+def test_a_figure_that_no_file_has_is_named(mark, said):
+    with pytest.raises(UserError, match=re.escape(mark)) as error:
+        results.written(f"<!-- {mark} --><!-- end -->")
+    assert said in str(error.value)
