@@ -16,6 +16,7 @@ from tests import processes
 GIVEN = "env.sim.physics.solver_cfg.use_mujoco_contacts=False"
 TASKS = [("Isaac-Ant",), ("Isaac-Cartpole",)]
 SLOW = [("Isaac-Humanoid",), ("Isaac-Ant", GIVEN), ("Isaac-Humanoid", GIVEN)]
+SLOW += [("tests/hosts/objects_task.py:Ant-Among-Things",)]
 SLOW += [(f"Isaac-{name}-Direct",) for name in ("Ant", "Cartpole", "Humanoid")]
 MEDIAN, MOST = 1e-6, 2e-5
 """Of a position after one step, in metres and radians: of half and of 99 % of all worlds and steps."""
@@ -80,6 +81,23 @@ def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, n
 def test_what_native_physics_cannot_step_is_refused_by_name(overrides, device, reason):
     with pytest.raises(choice.PhysicsError, match=f"physics=mujoco: .*{reason}.*; use physics=newton_mjwarp"):
         configured(*overrides, device=device)
+
+
+def test_isaac_labs_own_commands_are_offered_native_physics_and_what_else_there_was():
+    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
+
+    before = load_cfg_from_registry("Isaac-Ant", "env_cfg_entry_point").sim.physics
+    offered = choice.offer(load_cfg_from_registry("Isaac-Ant", "env_cfg_entry_point")).sim.physics
+    alternatives = type(offered)  # which is what Isaac Lab reads
+    kinds = {
+        name: str(getattr(alternatives, name).class_type) for name in ("default", "mujoco", "newton_mjwarp")
+    }
+    assert kinds == {
+        "default": choice.MANAGERS[choice.AUTO],
+        "mujoco": choice.MANAGERS[choice.NATIVE],
+        "newton_mjwarp": str(before.newton_mjwarp.class_type),
+    }
+    assert not hasattr(type(before), "mujoco"), "Isaac Lab's own class is shared by all tasks"
 
 
 def test_auto_takes_isaac_labs_physics_where_it_must_and_says_why_in_one_line(monkeypatch, caplog):
