@@ -83,21 +83,16 @@ def test_what_native_physics_cannot_step_is_refused_by_name(overrides, device, r
         configured(*overrides, device=device)
 
 
-def test_isaac_labs_own_commands_are_offered_native_physics_and_what_else_there_was():
+def test_isaac_labs_own_commands_are_offered_native_physics_by_name_and_as_their_default():
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
 
-    before = load_cfg_from_registry("Isaac-Ant", "env_cfg_entry_point").sim.physics
-    offered = choice.offer(load_cfg_from_registry("Isaac-Ant", "env_cfg_entry_point")).sim.physics
-    alternatives = type(offered)  # which is what Isaac Lab reads
-    kinds = {
-        name: str(getattr(alternatives, name).class_type) for name in ("default", "mujoco", "newton_mjwarp")
-    }
-    assert kinds == {
-        "default": choice.MANAGERS[choice.AUTO],
-        "mujoco": choice.MANAGERS[choice.NATIVE],
-        "newton_mjwarp": str(before.newton_mjwarp.class_type),
-    }
-    assert not hasattr(type(before), "mujoco"), "Isaac Lab's own class is shared by all tasks"
+    known, offered = (load_cfg_from_registry("Isaac-Cartpole", "env_cfg_entry_point").sim for _ in range(2))
+    choice.offer(SimpleNamespace(sim=offered))
+    alternatives = type(offered.physics)  # which is what Isaac Lab reads
+    assert str(alternatives.default.class_type) == choice.MANAGERS[choice.AUTO]
+    assert str(alternatives.mujoco.class_type) == choice.MANAGERS[choice.NATIVE]
+    assert offered.physics.newton_mjwarp == known.physics.newton_mjwarp
+    assert not hasattr(type(known.physics), "mujoco"), "Isaac Lab's own class is shared by all tasks"
 
 
 def test_auto_takes_isaac_labs_physics_where_it_must_and_says_why_in_one_line(monkeypatch, caplog):
