@@ -195,7 +195,7 @@ class Plan:
     assets: str
     """Where the robots come from, in words."""
     physics: str
-    """What steps the worlds."""
+    """What steps the worlds; `settle` says what really does."""
     rank: int = 0
     """Number of this process among those of a distributed run; 0 keeps the run folder."""
 
@@ -283,6 +283,18 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
         label, task, stem, task_spec, spec, library, config, experiment,
         env_cfg, device, num_envs, seed, assets, physics, rank,
     )  # fmt: skip
+
+
+def settle(plan: Plan, gym_env: Any) -> None:
+    """Let the plan of an environment that has been reset name the physics that its model really gets, and say it.
+
+    gym_env: As `simulation` yields it.
+    """
+    from spiky_rl.hosts.isaaclab.mujoco import choice
+
+    plan.physics = choice.settled(gym_env, plan.physics)
+    if plan.rank == 0:
+        log.info("robots: %s; physics: %s", plan.assets, plan.physics)
 
 
 def load_host(library: str, task: str, overrides: list[str] | None = None) -> tuple[Any, dict[str, Any]]:

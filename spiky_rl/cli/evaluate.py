@@ -65,7 +65,6 @@ def evaluate(argv: list[str]) -> int:
         args.episodes,
         plan.device,
     )
-    log.info("robots: %s; physics: %s", plan.assets, plan.physics)
     log.info("checkpoint: %s", checkpoint or "none: random actions")
     log.info("starting the simulator")
     conditions, cost = simulate(args, plan, names, checkpoint)
@@ -124,6 +123,7 @@ def simulate(
     )  # fmt: skip
     with started(launched) as gym_env:
         env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+        common.settle(plan, gym_env)
         policy = None
         if checkpoint is not None:
             runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)

@@ -56,7 +56,6 @@ def play(argv: list[str]) -> int:
     checkpoint = common.find_checkpoint(args, plan)
     folder = checkpoint.parent
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
-    log.info("robots: %s; physics: %s", plan.assets, plan.physics)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
 
@@ -66,6 +65,7 @@ def play(argv: list[str]) -> int:
     )  # fmt: skip
     with started(launched) as gym_env:
         env = live.watched(args, TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions")))
+        common.settle(plan, gym_env)
         runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         policy = runner.get_inference_policy(plan.device)

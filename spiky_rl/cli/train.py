@@ -199,7 +199,6 @@ def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
     log.info(
         "%s on %s, %d environments, %s, seed %d", plan.agent, plan.task, plan.num_envs, plan.device, plan.seed
     )
-    log.info("robots: %s; physics: %s", plan.assets, plan.physics)
     log.info("run folder: %s", folder)
     return folder
 
@@ -238,6 +237,7 @@ def run(
         ) as gym_env,
     ):
         env: Any = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
+        common.settle(plan, gym_env)
         if args.video and folder is not None:
             from spiky_rl.cli.film import Recorder
 

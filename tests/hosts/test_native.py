@@ -16,6 +16,7 @@ from tests import processes
 GIVEN = "env.sim.physics.solver_cfg.use_mujoco_contacts=False"
 TASKS = [("Isaac-Ant",), ("Isaac-Cartpole",)]
 SLOW = [("Isaac-Humanoid",), ("Isaac-Ant", GIVEN), ("Isaac-Humanoid", GIVEN)]
+SLOW += [("tests/hosts/objects_task.py:Ant-Among-Things",)]
 SLOW += [(f"Isaac-{name}-Direct",) for name in ("Ant", "Cartpole", "Humanoid")]
 MEDIAN, MOST = 1e-6, 2e-5
 """Of a position after one step, in metres and radians: of half and of 99 % of all worlds and steps."""
@@ -64,7 +65,8 @@ def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, n
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     found, cfg = configured(*overrides, device=device)
     assert found == name
-    assert (str(cfg.sim.physics.class_type) == choice.MANAGER) is (name == "mujoco")
+    kind = choice.NATIVE if "physics=mujoco" in overrides else choice.AUTO
+    assert (str(cfg.sim.physics.class_type) == choice.MANAGERS[kind]) is (name == "mujoco")
     assert not caplog.records
 
 
@@ -79,6 +81,18 @@ def test_a_cpu_takes_native_physics_unless_another_is_named(overrides, device, n
 def test_what_native_physics_cannot_step_is_refused_by_name(overrides, device, reason):
     with pytest.raises(choice.PhysicsError, match=f"physics=mujoco: .*{reason}.*; use physics=newton_mjwarp"):
         configured(*overrides, device=device)
+
+
+def test_isaac_labs_own_commands_are_offered_native_physics_by_name_and_as_their_default():
+    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
+
+    known, offered = (load_cfg_from_registry("Isaac-Cartpole", "env_cfg_entry_point").sim for _ in range(2))
+    choice.offer(SimpleNamespace(sim=offered))
+    alternatives = type(offered.physics)  # which is what Isaac Lab reads
+    assert str(alternatives.default.class_type) == choice.MANAGERS[choice.AUTO]
+    assert str(alternatives.mujoco.class_type) == choice.MANAGERS[choice.NATIVE]
+    assert offered.physics.newton_mjwarp == known.physics.newton_mjwarp
+    assert not hasattr(type(known.physics), "mujoco"), "Isaac Lab's own class is shared by all tasks"
 
 
 def test_auto_takes_isaac_labs_physics_where_it_must_and_says_why_in_one_line(monkeypatch, caplog):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from spiky_rl.hosts.common.checkpoints import numbered, random_state
+from spiky_rl.hosts.common.explosion import ReturnWatch
 from spiky_rl.hosts.common.observe import Activity, write_activity
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.common.progress import Progress
@@ -59,6 +60,7 @@ class HostRunner(ABC):
     is_booked: bool = True
     """Whether the weights are those with which the last booked iteration ended."""
     watch: Watch
+    watch_returns: ReturnWatch
     _simulated: float = 0.0
     _meter: Meter | None = None
 
@@ -74,7 +76,7 @@ class HostRunner(ABC):
         self.progress = Progress()
         self.picture_interval = picture_interval
         self.notes = notes or {}
-        self.watch = Watch()
+        self.watch, self.watch_returns = Watch(), ReturnWatch()
         self.on_iteration = on_iteration or (lambda iteration: None)
 
     @property
@@ -247,8 +249,10 @@ class HostRunner(ABC):
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)
         network = getattr(next(iter(self.models)), "network", None)
-        if network is not None and self.folder is not None:  # the other ranks of a distributed run have none
-            self.watch(network, activity)
+        if self.folder is not None:  # the other ranks of a distributed run have none
+            self.watch_returns(index, progress.returns[-1])
+            if network is not None:
+                self.watch(network, activity)
         total = collecting + learning
         self.on_iteration(Iteration(index, last, progress, activity, losses, env_steps / total, total))
 

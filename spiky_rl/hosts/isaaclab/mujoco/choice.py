@@ -12,7 +12,10 @@ from spiky_rl.registry import UserError
 log = logging.getLogger("spiky_rl")
 
 NATIVE, AUTO, WARP = "mujoco", "auto", "newton_mjwarp"
-MANAGER = "spiky_rl.hosts.isaaclab.mujoco.solver:NewtonMuJoCoManager"
+MANAGERS = {
+    NATIVE: "spiky_rl.hosts.isaaclab.mujoco.solver:NewtonMuJoCoManager",
+    AUTO: "spiky_rl.hosts.isaaclab.mujoco.solver:NewtonMuJoCoOrWarpManager",
+}
 """As Isaac Lab's configurations name a class, so that a run's own copy of its configuration can be read by anyone."""
 
 
@@ -38,8 +41,8 @@ def split(overrides: Sequence[str]) -> tuple[str, list[str]]:
 def apply(env_cfg: Any, wanted: str, device: str) -> str:
     """Give a task's configuration the physics that ``wanted`` says; returns the name of what it has then.
 
-    ``auto`` takes MuJoCo's C library wherever MuJoCo-Warp would run on a CPU, and says in one line where it cannot.
-    Raises PhysicsError where it is asked for by name and cannot be had.
+    ``auto`` takes MuJoCo's C library wherever MuJoCo-Warp would run on a CPU, and says in one line where it cannot; what only
+    the model shows comes later, see `settled`. Raises PhysicsError where it is asked for by name and cannot be had.
     """
     name = named(env_cfg.sim.physics)
     if wanted not in (NATIVE, AUTO) or (wanted == AUTO and (device != "cpu" or name != WARP)):
@@ -47,17 +50,28 @@ def apply(env_cfg: Any, wanted: str, device: str) -> str:
     if reason := refusal(env_cfg, name, device):
         if wanted == NATIVE:
             raise PhysicsError(f"physics={NATIVE}: {reason}; use physics={WARP}")
-        log.warning("physics: %s, several times slower than %s: %s", WARP, NATIVE, reason)
+        say_warp(reason)
         return name
-    replace_manager(env_cfg.sim.physics)
+    replace_manager(env_cfg.sim.physics, wanted)
     return NATIVE
 
 
-def replace_manager(physics: Any) -> Any:
-    """Let a configuration of MuJoCo-Warp name our manager; returns it."""
+def say_warp(reason: str) -> None:
+    """The one line of a run that was not told which physics it has, and has MuJoCo-Warp on a CPU."""
+    log.warning("physics: %s, several times slower than %s: %s", WARP, NATIVE, reason)
+
+
+def settled(env: Any, name: str) -> str:
+    """What steps the worlds of an environment that has been reset, ``name`` until now: its model may be one for MuJoCo-Warp alone."""
+    settle = getattr(env.unwrapped.sim.physics_manager, "settle", None)
+    return name if settle is None or settle() else WARP
+
+
+def replace_manager(physics: Any, wanted: str) -> Any:
+    """Let a configuration of MuJoCo-Warp name the manager of ``mujoco`` or of ``auto``; returns it."""
     from isaaclab.utils.string import ResolvableString
 
-    physics.class_type = physics.solver_cfg.class_type = ResolvableString(MANAGER)
+    physics.class_type = physics.solver_cfg.class_type = ResolvableString(MANAGERS[wanted])
     return physics
 
 
@@ -72,10 +86,10 @@ def offer(env_cfg: Any) -> Any:
     if not isinstance(presets, PresetCfg):
         apply(env_cfg, AUTO, "cpu")
     elif hasattr(presets, WARP):
-        native = replace_manager(copy.deepcopy(getattr(presets, WARP)))
+        native, auto = (replace_manager(copy.deepcopy(getattr(presets, WARP)), wanted) for wanted in MANAGERS)
         is_default = getattr(presets, "default", None) == getattr(presets, WARP)
         # a class of its own, because Isaac Lab reads alternatives from the class, and its own is shared by all tasks
-        values = {NATIVE: native, **({"default": native} if is_default else {})}
+        values = {NATIVE: native, **({"default": auto} if is_default else {})}
         env_cfg.sim.physics = type(type(presets).__name__, (type(presets),), values)()
     return env_cfg
 

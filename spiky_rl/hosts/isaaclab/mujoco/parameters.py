@@ -28,7 +28,11 @@ OTHERWISE = {"mesh_quat", "mesh_pos", "oct_aabb"}
 
 
 class UnsupportedModel(UserError):
-    """A model that MuJoCo's C library cannot step as MuJoCo-Warp does."""
+    """A model that MuJoCo's C library cannot step as MuJoCo-Warp does, and the reason."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
+        self.reason = reason
 
 
 def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
@@ -38,11 +42,9 @@ def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
     options = {name: getattr(source.opt, name).numpy() for name in SCALARS + VECTORS + (RATIO,)}
     turning = {name for name, value in options.items() if (value != value[:1]).any()}
     if refused := sorted(turning.difference(VECTORS)):
-        reason = f"{', '.join(refused)} of the solver differ between worlds"
-        raise UnsupportedModel(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
+        raise UnsupportedModel(f"{', '.join(refused)} of the solver differ between worlds")
     if values["body_gravcomp"].any() and not compiled.ngravcomp:  # MuJoCo looks at none of them then
-        reason = "gravity compensation of a robot that was made without"
-        raise UnsupportedModel(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
+        raise UnsupportedModel("gravity compensation of a robot that was made without")
     reach = (values["geom_margin"] + values["geom_gap"]).max(0)
     margins = np.zeros(compiled.nbody)
     np.maximum.at(margins, compiled.geom_bodyid, reach)
@@ -84,9 +86,7 @@ def values_of(source: Any, compiled: Any, count: int) -> dict[str, np.ndarray]:
             value = value.reshape(1, -1)
         if value.shape[1] != target.size:
             shape = "x".join(map(str, array.shape))
-            raise UnsupportedModel(
-                f"physics=mujoco: {name} of {shape} does not fit MuJoCo's; use physics=newton_mjwarp"
-            )
+            raise UnsupportedModel(f"{name} of {shape} does not fit MuJoCo's")
         values[name] = value
     return values
 

@@ -10,6 +10,7 @@ from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
 from isaaclab_newton.physics.newton_manager import NewtonManager
 from newton.solvers import SolverMuJoCo
 
+from spiky_rl.hosts.isaaclab.mujoco.choice import say_warp
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, synchronise
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
 
@@ -17,27 +18,49 @@ mujoco: Any = importlib.import_module("mujoco")
 
 
 class NativeSolver(SolverMuJoCo):
-    """Newton's solver; its models, conversions and contacts are MuJoCo-Warp's, its steps MuJoCo's."""
+    """Newton's solver; its models, conversions and contacts are MuJoCo-Warp's, its steps MuJoCo's.
 
-    def __init__(self, model: Any, **options: Any) -> None:
+    Where ``may_be_warp``, a model that MuJoCo cannot step as MuJoCo-Warp does is stepped by MuJoCo-Warp from the first step on;
+    else, and where a model becomes one later, UnsupportedModel is raised.
+    """
+
+    def __init__(self, model: Any, *, may_be_warp: bool = False, **options: Any) -> None:
         self.worlds: Worlds | None = None
-        self.is_stale = True
+        self.is_stale, self.is_native, self.may_be_warp = True, True, may_be_warp
         super().__init__(model, **options)
         if reason := unsupported(self):
-            raise UnsupportedModel(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
+            self.leave_to_warp(UnsupportedModel(reason))
+
+    def leave_to_warp(self, error: UnsupportedModel) -> None:
+        """Let MuJoCo-Warp make all steps, and say why. Raises the error where that is not wanted, or steps were made before."""
+        if not self.may_be_warp or self._step:
+            raise error
+        self.is_native = False
+        say_warp(error.reason)
 
     def _notify_model_changed(self, flags: Any) -> None:
         super()._notify_model_changed(flags)
         self.is_stale = True
 
+    def settle(self) -> bool:
+        """Give MuJoCo's models Newton's values, where those have changed; returns whether MuJoCo makes the next step."""
+        if self.is_native and self.is_stale:
+            if self.worlds is None:
+                self.worlds = Worlds(self.mj_model, self.mjw_data)
+            try:
+                synchronise(self.worlds, self.mjw_model, self.mj_model)
+            except UnsupportedModel as error:
+                self.leave_to_warp(error)
+            self.is_stale = False
+        return self.is_native
+
     def step(self, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float) -> None:
         """One step of all worlds, as `SolverMuJoCo.step` makes it with MuJoCo-Warp."""
+        if not self.settle():
+            super().step(state_in, state_out, control, contacts, dt)
+            return
+        assert self.worlds is not None
         self._validate_rne_postconstraint(state_out)
-        if self.worlds is None:
-            self.worlds = Worlds(self.mj_model, self.mjw_data)
-        if self.is_stale:
-            synchronise(self.worlds, self.mjw_model, self.mj_model)
-            self.is_stale = False
         with wp.ScopedDevice(self.model.device):
             self._enable_rne_postconstraint(state_out)
             self._apply_mjc_control(self.model, state_in, control, self.mjw_data)
@@ -62,13 +85,18 @@ class NativeSolver(SolverMuJoCo):
 def unsupported(solver: Any) -> str | None:
     """What of a model or its options MuJoCo's C library does not step as MuJoCo-Warp does; None: nothing."""
     given = not solver.mjw_model.opt.run_collision_detection
+    model, shapes = solver.mj_model, mujoco.mjtGeom
+    is_rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
     reasons = {
         "worlds on a GPU": not solver.model.device.is_cpu,
         "sleeping bodies": bool(solver.enable_sleeping),
         "MuJoCo's own single world (use_mujoco_cpu)": bool(solver.use_mujoco_cpu),
-        "Newton's contacts with the RK4 integrator": given
-        and solver.mj_model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4,
-        "deformable bodies": bool(solver.mj_model.nflex),
+        "Newton's contacts with the RK4 integrator": given and is_rk4,
+        "meshes on planes with the RK4 integrator": is_rk4
+        and bool(model.nmesh)
+        and shapes.mjGEOM_PLANE in model.geom_type,
+        "height fields with MuJoCo's contacts": not given and shapes.mjGEOM_HFIELD in model.geom_type,
+        "deformable bodies": bool(model.nflex),
     }
     return next((name for name, holds in reasons.items() if holds), None)
 
@@ -76,8 +104,24 @@ def unsupported(solver: Any) -> str | None:
 class NewtonMuJoCoManager(NewtonMJWarpManager):
     """Isaac Lab's manager of MuJoCo-Warp with the native solver. Isaac Lab tells Newton's managers by the first word of the name."""
 
+    may_be_warp = False
+
     @classmethod
     def _create_solver(cls, model: Any, solver_cfg: Any) -> NativeSolver:
         options = cls._filter_solver_kwargs(SolverMuJoCo, solver_cfg)
         options.pop("ls_parallel", None)  # deprecated; Newton warns of it
-        return NativeSolver(model, **options)
+        return NativeSolver(model, may_be_warp=cls.may_be_warp, **options)
+
+    @classmethod
+    def settle(cls) -> bool:
+        """Whether MuJoCo makes the steps of the model as it is before the first one, changes that wait for a step included."""
+        solver: Any = cls._solver
+        for change in cls._model_changes:  # they stay there; the step tells the solver again
+            solver.notify_model_changed(change)
+        return solver.settle()
+
+
+class NewtonMuJoCoOrWarpManager(NewtonMuJoCoManager):
+    """The same for ``auto``."""
+
+    may_be_warp = True

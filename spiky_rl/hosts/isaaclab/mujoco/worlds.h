@@ -114,30 +114,6 @@ void copy(To *to, const From *from, int size) {
   for (int k = 0; k < size; k++) to[k] = static_cast<To>(from[k]);
 }
 
-// MuJoCo-Warp turns the friction pyramid of a capsule on a plane to the world's axes where the capsule is steep.
-mjfCollision plane_capsule = nullptr;
-
-int plane_capsule_as_warp(const mjModel *m, mjData *d, mjPreContact *contacts, int plane, int capsule, mjtNum margin) {
-  const int count = plane_capsule(m, d, contacts, plane, capsule, margin);
-  const mjtNum *turn = d->geom_xmat + 9 * capsule;
-  for (int i = 0; i < count; i++) {
-    const mjtNum *normal = contacts[i].normal;
-    mjtNum along = 0, square = 0;
-    for (int k = 0; k < 3; k++) along += normal[k] * turn[3 * k + 2];
-    for (int k = 0; k < 3; k++) {
-      const mjtNum across = turn[3 * k + 2] - along * normal[k];
-      square += across * across;
-    }
-    if (square < 0.25) {
-      const int is_y = normal[1] > -0.5 && normal[1] < 0.5;
-      contacts[i].tangent[0] = 0;
-      contacts[i].tangent[1] = is_y;
-      contacts[i].tangent[2] = !is_y;
-    }
-  }
-  return count;
-}
-
 int constraint_rows(const mjModel *m, const mjContact &contact) {
   if (contact.efc_address < 0) return 0;
   return m->opt.cone == mjCONE_ELLIPTIC || contact.dim == 1 ? contact.dim : 2 * (contact.dim - 1);
@@ -155,15 +131,8 @@ int write_addresses(const Contacts &all, const mjModel *m, const mjContact &cont
   return lost;
 }
 
-// The stage of mj_forward that finds positions, with the contacts of `order[first .. last]` instead of those that MuJoCo finds.
-int positions_with_given_contacts(const Batch &b, mjModel *m, mjData *d, int world) {
+int add_given(const Batch &b, mjModel *m, mjData *d, int world) {
   const Contacts &all = b.contacts;
-  mj_fwdKinematics(m, d);
-  mj_makeM(m, d);
-  mj_factorM(m, d);
-  m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
-  mj_collision(m, d);
-  m->opt.disableflags = b.disabled;
   int lost = 0;
   for (int i = b.first[world]; i < b.first[world + 1]; i++) {
     const long k = b.order[i];
@@ -188,6 +157,20 @@ int positions_with_given_contacts(const Batch &b, mjModel *m, mjData *d, int wor
     contact.efc_address = -1;
     lost += mj_addContact(m, d, &contact);
   }
+  return lost;
+}
+
+// The stage of mj_forward that finds positions, with the contacts of `order[first .. last]` instead of those that MuJoCo finds, or with
+// more than it finds.
+int positions(const Batch &b, mjModel *m, mjData *d, int world) {
+  mj_fwdKinematics(m, d);
+  mj_makeM(m, d);
+  mj_factorM(m, d);
+  fourths.clear();
+  if (b.given) m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
+  mj_collision(m, d);
+  m->opt.disableflags = b.disabled;
+  const int lost = b.given ? add_given(b, m, d, world) : add_fourths(m, d);
   mj_makeConstraint(m, d);
   mj_island(m, d);
   mj_projectConstraint(m, d);
@@ -202,8 +185,8 @@ int step_world(Batch &b, int world, int thread, std::vector<Found> &found, std::
   int lost = 0;
   load(b.load, b.loads, world, thread);
   m->stat.meaninertia = b.mean_inertia[world];
-  if (b.given) {
-    lost += positions_with_given_contacts(b, m, d, world);
+  if (b.given || m->nmesh) {
+    lost += positions(b, m, d, world);
     mj_forwardSkip(m, d, mjSTAGE_POS, 1);
   } else {
     mj_forwardSkip(m, d, mjSTAGE_NONE, 1);
@@ -239,7 +222,7 @@ int step_world(Batch &b, int world, int thread, std::vector<Found> &found, std::
   switch (m->opt.integrator) {
     case mjINT_EULER: mj_Euler(m, d); break;
     case mjINT_RK4: mj_RungeKutta(m, d, 4); break;
-    default: mj_implicit(m, d);
+    default: implicit_as_warp(m, d);
   }
   store(b.state, b.states, world, thread);
   return lost;
@@ -255,6 +238,7 @@ int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std
     lost = step_world(b, world, thread, found, spans);
   } else {
     b.models[thread]->opt.disableflags = b.disabled;
+    hide_free_bodies(b.models[thread], false);
     mj_resetData(b.models[thread], b.datas[thread]);
     spoil(b.outcome, b.outcomes, world);
     spoil(b.state, b.states, world);
@@ -310,9 +294,7 @@ extern "C" void batch_step(Batch *batch) {
   other_warning = mju_user_warning;
   mju_user_error = on_error;
   mju_user_warning = on_warning;
-  mjfCollision &entry = mjCOLLISIONFUNC[mjGEOM_PLANE][mjGEOM_CAPSULE];
-  plane_capsule = entry;
-  entry = plane_capsule_as_warp;
+  const CollisionsAsWarp collisions;
   if (b.given) sort_given(b);
   b.lost = 0;
   b.failed = -1;
@@ -355,7 +337,6 @@ extern "C" void batch_step(Batch *batch) {
       b.warnings[kind] += b.datas[t]->warning[kind].number;
       b.datas[t]->warning[kind].number = 0;
     }
-  entry = plane_capsule;
   mju_user_error = other_error;
   mju_user_warning = other_warning;
 }

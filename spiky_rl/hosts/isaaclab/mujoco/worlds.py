@@ -48,6 +48,8 @@ CONTACTS = {
 }
 """Our name of a contact's quantity -> MuJoCo-Warp's."""
 
+SOURCES = ("as_warp.h", "worlds.h")
+
 Group = tuple[Mapping[str, Any], Sequence[Any]]
 """Arrays of all worlds by name, and who holds that name in each thread."""
 INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
@@ -96,7 +98,8 @@ def library() -> ctypes.CDLL:
         f"-Wl,-rpath,{folder}",
         f"-DMUJOCO={mujoco.__version__}",
     )
-    text = resources(__package__).joinpath("worlds.h").read_text(encoding="utf-8")
+    folder_of_ours = resources(__package__)
+    text = "".join(folder_of_ours.joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
     found = compiler.library(text, "native MuJoCo", flags)
     if found.mujoco_version() != mujoco.mj_version() or found.batch_size() != ctypes.sizeof(BatchStruct):
         raise CompileError(f"MuJoCo {mujoco.__version__}: its headers do not fit its library")
