@@ -78,9 +78,9 @@ build: setup ## wheel and sdist into dist/
 	$(BIN)/python -m build --no-isolation
 
 # Keeps the versions it finds; `make lock LOCK_ARGS=--upgrade` takes the newest.
-lock: setup ## rewrite requirements.lock from pyproject.toml (all extras but isaacsim and cuda12)
+lock: setup ## rewrite requirements.lock from pyproject.toml (all extras but isaacsim and live)
 	$(UV) pip compile --quiet --python $(BIN)/python --universal --python-version 3.12 --generate-hashes \
-	  --extra isaaclab --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra live --extra dev \
+	  --extra isaaclab --extra skrl --extra experiments --extra ray --extra cuda --extra video --extra dev \
 	  --custom-compile-command "make lock" \
 	  --output-file requirements.lock $(LOCK_ARGS) pyproject.toml >/dev/null
 
