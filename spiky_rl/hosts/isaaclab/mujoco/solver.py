@@ -10,6 +10,7 @@ from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
 from isaaclab_newton.physics.newton_manager import NewtonManager
 from newton.solvers import SolverMuJoCo
 
+from spiky_rl.hosts.isaaclab.mujoco.conversions import Conversions
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, synchronise
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
 
@@ -25,6 +26,7 @@ class NativeSolver(SolverMuJoCo):
         super().__init__(model, **options)
         if reason := unsupported(self):
             raise UnsupportedModel(f"physics=mujoco: {reason}; use physics=newton_mjwarp")
+        self.conversions = Conversions(self)
 
     def _notify_model_changed(self, flags: Any) -> None:
         super()._notify_model_changed(flags)
@@ -32,31 +34,43 @@ class NativeSolver(SolverMuJoCo):
 
     def step(self, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float) -> None:
         """One step of all worlds, as `SolverMuJoCo.step` makes it with MuJoCo-Warp."""
+        self.step_often(1, state_in, state_out, control, contacts, dt)
+
+    def step_often(
+        self, count: int, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float
+    ) -> None:
+        """``count`` steps of all worlds with the same forces; more than one from a state to the same, without given contacts."""
         self._validate_rne_postconstraint(state_out)
+        worlds = self.ready(dt)
+        newton = self.conversions.bind(state_in, state_out, control)
+        newton.applies = not self.conversions.has_ball_targets
+        newton.step, newton.interval = self._step, self.update_data_interval
+        with wp.ScopedDevice(self.model.device):
+            self._enable_rne_postconstraint(state_out)
+            if not newton.applies:
+                self._apply_mjc_control(self.model, state_in, control, self.mjw_data)
+            given = not self.mjw_model.opt.run_collision_detection
+            if given:
+                self._convert_contacts_to_mjwarp(self.model, state_in, contacts)
+            worlds.ask(
+                wrenches=bool(self.mjw_model.sensor_rne_postconstraint),
+                report=bool(NewtonManager._report_contacts),  # pylint: disable=protected-access
+                given=given,
+            )
+            worlds.step(newton, count)
+        self._step += count
+
+    def ready(self, dt: float) -> Worlds:
+        """The worlds with Newton's values and a time step of ``dt`` seconds."""
         if self.worlds is None:
             self.worlds = Worlds(self.mj_model, self.mjw_data)
         if self.is_stale:
             synchronise(self.worlds, self.mjw_model, self.mj_model)
             self.is_stale = False
-        with wp.ScopedDevice(self.model.device):
-            self._enable_rne_postconstraint(state_out)
-            self._apply_mjc_control(self.model, state_in, control, self.mjw_data)
-            if self.update_data_interval > 0 and self._step % self.update_data_interval == 0:
-                self._update_mjc_data(self.mjw_data, self.model, state_in)
-            given = not self.mjw_model.opt.run_collision_detection
-            if given:
-                self._convert_contacts_to_mjwarp(self.model, state_in, contacts)
-            self.mjw_model.opt.timestep.fill_(dt)
-            for each in self.worlds.models:
-                each.opt.timestep = dt
-            self.worlds.ask(
-                wrenches=bool(self.mjw_model.sensor_rne_postconstraint),
-                report=bool(NewtonManager._report_contacts),  # pylint: disable=protected-access
-                given=given,
-            )
-            self.worlds.step()
-            self._update_newton_state(self.model, state_out, self.mjw_data, state_prev=state_in)
-        self._step += 1
+        self.mjw_model.opt.timestep.fill_(dt)
+        for model in self.worlds.models:
+            model.opt.timestep = dt
+        return self.worlds
 
 
 def unsupported(solver: Any) -> str | None:
@@ -81,3 +95,19 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         options = cls._filter_solver_kwargs(SolverMuJoCo, solver_cfg)
         options.pop("ls_parallel", None)  # deprecated; Newton warns of it
         return NativeSolver(model, **options)
+
+    @classmethod
+    def _run_solver_substeps(cls, contacts: Any) -> None:
+        """All substeps in one call, where nothing comes between them; else one after the other."""
+        state, solver = cls.backend.state_0, cls._solver
+        if cls._needs_collision_pipeline or cls._state_force_callbacks:
+            super()._run_solver_substeps(contacts)
+            return
+        cls._apply_staged_body_forces(state)
+        solver.step_often(cls._num_substeps, state, state, cls.backend.control, contacts, cls._solver_dt)
+        state.clear_forces()
+
+    @classmethod
+    def _eval_fk_impl(cls, world_reset_mask: Any, fk_mask: Any) -> None:
+        """Newton's forward kinematics, on all threads."""
+        cls._solver.conversions.kinematics(cls.backend.state_0, cls.backend.control, fk_mask)

@@ -48,6 +48,8 @@ CONTACTS = {
 }
 """Our name of a contact's quantity -> MuJoCo-Warp's."""
 
+SOURCES = ("newton.h", "worlds.h")
+
 Group = tuple[Mapping[str, Any], Sequence[Any]]
 """Arrays of all worlds by name, and who holds that name in each thread."""
 INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
@@ -72,14 +74,18 @@ class BatchStruct(ctypes.Structure):
     """All that a step needs."""
 
     _fields_ = [
-        *((name, INTEGER) for name in ("worlds", "threads", "wrenches", "report", "given", "disabled")),
+        *(
+            (name, INTEGER)
+            for name in ("worlds", "threads", "substeps", "wrenches", "report", "given", "disabled")
+        ),
         *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
         *((name, INTEGER) for name in ("loads", "outcomes", "states")),
         *((name, POINTER) for name in ("load", "outcome", "state", "iterations", "constraints")),
         ("contacts", ContactsStruct),
-        *((name, POINTER) for name in ("order", "first", "warnings")),
+        *((name, POINTER) for name in ("order", "first", "warnings", "newton")),
         *((name, INTEGER) for name in ("lost", "failed")),
         ("message", ctypes.c_char * 512),
+        ("grounded", POINTER),
     ]
 
 
@@ -96,7 +102,8 @@ def library() -> ctypes.CDLL:
         f"-Wl,-rpath,{folder}",
         f"-DMUJOCO={mujoco.__version__}",
     )
-    text = resources(__package__).joinpath("worlds.h").read_text(encoding="utf-8")
+    folder_of_ours = resources(__package__)
+    text = "".join(folder_of_ours.joinpath(name).read_text(encoding="utf-8") for name in SOURCES)
     found = compiler.library(text, "native MuJoCo", flags)
     if found.mujoco_version() != mujoco.mj_version() or found.batch_size() != ctypes.sizeof(BatchStruct):
         raise CompileError(f"MuJoCo {mujoco.__version__}: its headers do not fit its library")
@@ -129,7 +136,7 @@ class Worlds:
         self.kept: dict[str, Any] = {}
         """What the struct points to."""
         self.told: set[str] = set()
-        self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads)
+        self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, substeps=1)
         for name, items in (("models", self.models), ("datas", self.datas)):
             self.keep(
                 batch, name, (POINTER * self.threads)(*(item._address for item in items))
@@ -202,8 +209,14 @@ class Worlds:
         if struct is not None:
             setattr(struct, name, ctypes.addressof(memory))
 
-    def step(self) -> None:
-        """Step every world once. One whose step MuJoCo breaks off is no number until it is reset."""
+    def step(self, newton: ctypes.Structure | None = None, substeps: int = 1) -> None:
+        """Step every world, ``substeps`` times. One whose step MuJoCo breaks off is no number until it is reset.
+
+        ``newton``: where Newton's inputs and state lie, which each step begins with and leaves. What steps find besides the state
+        is the last one's.
+        """
+        self.batch.newton = None if newton is None else ctypes.addressof(newton)
+        self.batch.substeps = substeps
         self.library.batch_step(ctypes.byref(self.batch))
         if self.batch.failed >= 0:
             message = self.batch.message.decode(errors="replace")
