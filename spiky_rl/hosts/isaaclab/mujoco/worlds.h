@@ -27,14 +27,13 @@ struct Contacts {
   float *force;
 };
 
-struct Grounded;
-
 struct Batch {
   int worlds, threads;
   int substeps;  // how many steps of each world one call makes
   int wrenches;  // whether the forces between bodies are asked for
   int report;    // whether contacts and their forces are asked for
   int given;     // whether contacts are given, not to be found
+  int searches;  // whether MuJoCo searches for contacts itself, whatever the shapes are
   int disabled;  // the models' disable flags
   mjModel **models;
   mjData **datas;
@@ -49,7 +48,7 @@ struct Batch {
   int lost;            // contacts or constraint rows without a place in the arrays
   int failed;          // the first world whose step MuJoCo broke off, or -1
   char message[512];
-  const Grounded *grounded;  // scratch
+  const Pairs *pairs;  // scratch: those to look at, or none: MuJoCo searches
 };
 
 namespace {
@@ -160,53 +159,9 @@ int write_addresses(const Contacts &all, const mjModel *m, const mjContact &cont
   return lost;
 }
 
-// Whether two bodies of the robots could push each other, by what MuJoCo's broad phase looks at.
-bool may_push(const mjModel *m, int one, int two) {
-  const int weld[2] = {m->body_weldid[one], m->body_weldid[two]};
-  if (weld[0] == weld[1] || (!m->body_dofnum[weld[0]] && !m->body_dofnum[weld[1]])) return false;
-  const bool is_parent = weld[0] == m->body_weldid[m->body_parentid[weld[1]]] || weld[1] == m->body_weldid[m->body_parentid[weld[0]]];
-  if (is_parent && weld[0] && weld[1] && !(m->opt.disableflags & mjDSBL_FILTERPARENT)) return false;
-  for (int i = 0; i < m->nexclude; i++)
-    if (m->exclude_signature[i] == (one << 16) + two) return false;
-  return (m->body_contype[one] & m->body_conaffinity[two]) || (m->body_contype[two] & m->body_conaffinity[one]);
-}
-
-// Whether nothing but planes of the world can push a body. Then there is no need to sort the bodies by their places.
-bool meets_only_ground(const mjModel *m) {
-  if (m->nflex || m->npair) return false;
-  for (int i = 0; i < m->ngeom; i++)
-    if (m->body_weldid[m->geom_bodyid[i]] == 0 && m->geom_type[i] != mjGEOM_PLANE && (m->geom_contype[i] || m->geom_conaffinity[i])) return false;
-  for (int one = 1; one < m->nbody; one++)
-    for (int two = one + 1; two < m->nbody; two++)
-      if (may_push(m, one, two)) return false;
-  return true;
-}
-
-}  // namespace
-
-// MuJoCo's models as its search for contacts sees them: bodies that meet only the ground as the world's, so that it leaves out
-// the order in which it would look for pairs among them.
-struct Grounded {
-  std::vector<mjModel> models;
-  std::vector<int> world;
-  explicit Grounded(const Batch &b) {
-    if (!meets_only_ground(b.models[0])) return;
-    world.assign(b.models[0]->ngeom, 0);
-    for (int t = 0; t < b.threads; t++) {
-      models.push_back(*b.models[t]);
-      models.back().geom_bodyid = world.data();
-    }
-  }
-};
-
-namespace {
-
 // Contacts `order[first .. last]` instead of those that MuJoCo finds.
 int give_contacts(const Batch &b, mjModel *m, mjData *d, int world) {
   const Contacts &all = b.contacts;
-  m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
-  mj_collision(m, d);
-  m->opt.disableflags = b.disabled;
   int lost = 0;
   for (int i = b.first[world]; i < b.first[world + 1]; i++) {
     const long k = b.order[i];
@@ -272,10 +227,13 @@ int step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &f
   mj_fwdKinematics(m, d);  // the stage of mj_forward that finds positions
   mj_makeM(m, d);
   mj_factorM(m, d);
-  if (b.given) {
-    lost += give_contacts(b, m, d, world);
+  if (b.given || b.pairs) {
+    m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
+    mj_collision(m, d);
+    m->opt.disableflags = b.disabled;
+    lost += b.given ? give_contacts(b, m, d, world) : b.pairs->collide(m, d);
   } else {
-    mj_collision(b.grounded->models.empty() ? m : &b.grounded->models[thread], d);
+    mj_collision(m, d);
   }
   mj_makeConstraint(m, d);
   mj_island(m, d);
@@ -389,8 +347,8 @@ extern "C" void batch_step(Batch *batch) {
   plane_capsule = entry;
   entry = plane_capsule_as_warp;
   if (b.given) sort_given(b);
-  const Grounded grounded(b);
-  b.grounded = &grounded;
+  const Pairs pairs(b.models[0]);
+  b.pairs = pairs.is_usable && !(b.disabled & (mjDSBL_CONTACT | mjDSBL_CONSTRAINT)) && !b.searches ? &pairs : nullptr;
   b.lost = 0;
   b.failed = -1;
   int lost = 0;

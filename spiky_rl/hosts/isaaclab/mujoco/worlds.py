@@ -48,7 +48,7 @@ CONTACTS = {
 }
 """Our name of a contact's quantity -> MuJoCo-Warp's."""
 
-SOURCES = ("newton.h", "worlds.h")
+SOURCES = ("newton.h", "pairs.h", "worlds.h")
 
 Group = tuple[Mapping[str, Any], Sequence[Any]]
 """Arrays of all worlds by name, and who holds that name in each thread."""
@@ -76,7 +76,7 @@ class BatchStruct(ctypes.Structure):
     _fields_ = [
         *(
             (name, INTEGER)
-            for name in ("worlds", "threads", "substeps", "wrenches", "report", "given", "disabled")
+            for name in ("worlds", "threads", "substeps", "wrenches", "report", "given", "searches", "disabled")
         ),
         *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
         *((name, INTEGER) for name in ("loads", "outcomes", "states")),
@@ -85,7 +85,7 @@ class BatchStruct(ctypes.Structure):
         *((name, POINTER) for name in ("order", "first", "warnings", "newton")),
         *((name, INTEGER) for name in ("lost", "failed")),
         ("message", ctypes.c_char * 512),
-        ("grounded", POINTER),
+        ("pairs", POINTER),
     ]
 
 
