@@ -1,5 +1,7 @@
 """A native step leaves Newton's state as Newton's own conversions leave it, for every kind of joint and on any number of threads."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -86,11 +88,10 @@ class Simulation:
         builder = newton.ModelBuilder()
         SolverMuJoCo.register_custom_attributes(builder)
         builder.replicate(robot(draw, kinds), WORLDS)
-        self.model = builder.finalize(device="cpu")
+        self.model: Any = builder.finalize(device="cpu")
         self.model.request_state_attributes("body_qdd", "body_parent_f", "mujoco:qfrc_actuator")
-        self.solver = solver(self.model, njmax=64, nconmax=16, integrator="implicitfast")
+        self.solver: Any = solver(self.model, njmax=64, nconmax=16, integrator="implicitfast")
         self.state, self.control = self.model.state(), self.model.control()
-        assert self.state.joint_q is not None and self.state.joint_qd is not None
         self.fill(self.state.joint_q, draw.normal(0.0, 0.3, self.model.joint_coord_count))
         self.fill(self.state.joint_qd, draw.normal(0.0, 0.5, self.model.joint_dof_count))
         self.normalise()

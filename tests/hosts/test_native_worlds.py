@@ -183,6 +183,21 @@ def test_contacts_of_simple_shapes_are_those_that_mujoco_finds(case):
         assert value.tobytes() == ours[name].tobytes(), name
 
 
+def test_frames_that_mujoco_copies_change_no_bit():
+    body = '<body pos="0 0 1"><joint axis="1 1 0"/><geom type="box" size=".1 .2 .3"/><geom type="sphere" size=".1" pos=".1 0 0" euler="0 0 30"/></body>'
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{FLOOR + body}</worldbody></mujoco>")
+    shared, apart = Both(model), Both(model)
+    names = ("body_sameframe", "geom_sameframe", "site_sameframe")
+    assert any(getattr(shared.worlds.models[0], name)[1:].any() for name in names)
+    for name in names:
+        getattr(apart.worlds.models[0], name)[:] = 0
+    for _ in range(5):
+        shared.native()
+        apart.native()
+    for name, value in shared.read(*STATES, "cfrc_int").items():
+        assert value.tobytes() == apart.read(name)[name].tobytes(), name
+
+
 def test_a_world_that_is_no_number_is_alone_and_comes_back():
     whole, broken = (Both(compiled("two capsules that touch"), 2) for _ in range(2))
     broken.data.qvel.numpy()[1, 0] = np.nan

@@ -11,6 +11,7 @@ import warp as wp
 from newton import JointType, Model
 
 from spiky_rl.hosts.isaaclab.mujoco.worlds import library
+from spiky_rl.kernels.compiler import CompileError
 
 INTEGERS = (
     *(
@@ -89,6 +90,8 @@ class Conversions:
     """Where Newton's arrays lie, for the step in C. ``solver``: Newton's, of which the model and MuJoCo-Warp's arrays are."""
 
     def __init__(self, solver: Any) -> None:
+        if library().newton_size() != ctypes.sizeof(NewtonStruct):
+            raise CompileError("newton.h and conversions.py name other fields")
         self.solver = solver
         model, data = solver.model, solver.mjw_data
         self.struct = NewtonStruct(

@@ -118,7 +118,7 @@ inline void apply_body_forces(const Newton &n, int world) {
     } else if (!n.body_f) {
       force = pair_at(n.xfrc_applied, 6 * at);
     }
-    if (moves && n.free_start[body] >= 0) {
+    if (n.joint_f && moves && n.free_start[body] >= 0) {
       const Pair joint = pair_at(n.joint_f, n.free_start[body]);
       force = {force.first + joint.first, force.second + joint.second};
     }
@@ -159,7 +159,7 @@ inline void read_coordinates(const Newton &n, int world) {
 inline void to_mujoco(const Newton &n, int world, int i) {
   if (n.applies) {
     if (n.actuators) apply_controls(n, world);
-    apply_joint_forces(n, world);
+    if (n.joint_f) apply_joint_forces(n, world);
     apply_body_forces(n, world);
   }
   if (n.interval > 0 && (n.step + i) % n.interval == 0) read_coordinates(n, world);

@@ -18,7 +18,7 @@ mujoco: Any = importlib.import_module("mujoco")
 
 
 class NativeSolver(SolverMuJoCo):
-    """Newton's solver; its models, conversions and contacts are MuJoCo-Warp's, its steps MuJoCo's."""
+    """Newton's solver; its models and contacts are MuJoCo-Warp's, its steps MuJoCo's, conversions included."""
 
     def __init__(self, model: Any, **options: Any) -> None:
         self.worlds: Worlds | None = None
@@ -99,15 +99,19 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
     @classmethod
     def _run_solver_substeps(cls, contacts: Any) -> None:
         """All substeps in one call, where nothing comes between them; else one after the other."""
-        state, solver = cls.backend.state_0, cls._solver
+        backend: Any = cls.backend
+        solver: Any = cls._solver
         if cls._needs_collision_pipeline or cls._state_force_callbacks:
             super()._run_solver_substeps(contacts)
             return
+        state = backend.state_0
         cls._apply_staged_body_forces(state)
-        solver.step_often(cls._num_substeps, state, state, cls.backend.control, contacts, cls._solver_dt)
+        solver.step_often(cls._num_substeps, state, state, backend.control, contacts, cls._solver_dt)
         state.clear_forces()
 
     @classmethod
     def _eval_fk_impl(cls, world_reset_mask: Any, fk_mask: Any) -> None:
         """Newton's forward kinematics, on all threads."""
-        cls._solver.conversions.kinematics(cls.backend.state_0, cls.backend.control, fk_mask)
+        backend: Any = cls.backend
+        solver: Any = cls._solver
+        solver.conversions.kinematics(backend.state_0, backend.control, fk_mask)

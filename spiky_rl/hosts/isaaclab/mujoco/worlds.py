@@ -76,7 +76,16 @@ class BatchStruct(ctypes.Structure):
     _fields_ = [
         *(
             (name, INTEGER)
-            for name in ("worlds", "threads", "substeps", "wrenches", "report", "given", "searches", "disabled")
+            for name in (
+                "worlds",
+                "threads",
+                "substeps",
+                "wrenches",
+                "report",
+                "given",
+                "searches",
+                "disabled",
+            )
         ),
         *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
         *((name, INTEGER) for name in ("loads", "outcomes", "states")),
