@@ -43,7 +43,7 @@ def robot(draw, kinds):
         "fixed": lambda a, b, f: builder.add_joint_fixed(a, b, **f),
         "one turning axis": lambda a, b, f: builder.add_joint_d6(a, b, angular_axes=[axis((0, 0, 1), **DRIVEN)], **f),
         "two turning axes": lambda a, b, f: builder.add_joint_d6(
-            a, b, angular_axes=[axis((0, 1, 0)), axis((1, 0, 0), **DRIVEN)], **f
+            a, b, angular_axes=[axis((0, 1, 0)), axis((1, 0.3, 0), **DRIVEN)], **f
         ),
         "three turning axes": lambda a, b, f: builder.add_joint_d6(
             a, b, angular_axes=[axis((1, 0, 0)), axis((0, 0, 1)), axis((0, 1, 0))], **f
@@ -54,8 +54,8 @@ def robot(draw, kinds):
     }  # fmt: skip
     parent, joints = -1, []
     for kind in kinds:
-        link = builder.add_link(com=wp.vec3(*draw.uniform(-0.1, 0.1, 3)), label=kind)
-        builder.add_shape_box(link, hx=0.1, hy=0.07, hz=0.05)
+        link = builder.add_link(label=kind)
+        builder.add_shape_box(link, xform=frame(draw), hx=0.1, hy=0.07, hz=0.05)
         frames = {"parent_xform": frame(draw), "child_xform": frame(draw)}
         joints.append(add[kind](parent, link, frames))
         parent = link
@@ -83,14 +83,14 @@ class ConvertedByNewton(NativeSolver):
 class Simulation:
     """Worlds of one robot with random states, forces and targets."""
 
-    def __init__(self, kinds, solver=NativeSolver):
+    def __init__(self, kinds, solver=NativeSolver, **options):
         draw = np.random.default_rng(SEED)
         builder = newton.ModelBuilder()
         SolverMuJoCo.register_custom_attributes(builder)
         builder.replicate(robot(draw, kinds), WORLDS)
         self.model: Any = builder.finalize(device="cpu")
         self.model.request_state_attributes("body_qdd", "body_parent_f", "mujoco:qfrc_actuator")
-        self.solver: Any = solver(self.model, njmax=64, nconmax=16, integrator="implicitfast")
+        self.solver: Any = solver(self.model, njmax=64, nconmax=16, integrator="implicitfast", **options)
         self.state, self.control = self.model.state(), self.model.control()
         self.fill(self.state.joint_q, draw.normal(0.0, 0.3, self.model.joint_coord_count))
         self.fill(self.state.joint_qd, draw.normal(0.0, 0.5, self.model.joint_dof_count))
@@ -178,7 +178,7 @@ def test_results_do_not_depend_on_threads_nor_on_how_many_steps_a_call_makes(mon
     found = []
     for threads, counts in ((1, (1, 1, 1, 1)), (3, (1, 1, 1, 1)), (2, (4,))):
         monkeypatch.setattr(torch, "get_num_threads", lambda number=threads: number)
-        simulation = Simulation(FLOATING)
+        simulation = Simulation(FLOATING, update_data_interval=2)
         for count in counts:
             simulation.step(count)
         assert simulation.solver.worlds.threads == threads

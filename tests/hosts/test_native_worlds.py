@@ -184,7 +184,7 @@ def test_contacts_of_simple_shapes_are_those_that_mujoco_finds(case):
 
 
 def test_frames_that_mujoco_copies_change_no_bit():
-    body = '<body pos="0 0 1"><joint axis="1 1 0"/><geom type="box" size=".1 .2 .3"/><geom type="sphere" size=".1" pos=".1 0 0" euler="0 0 30"/></body>'
+    body = '<body pos="0 0 1"><joint axis="1 1 0"/><geom type="box" size=".1 .2 .3"/><geom type="box" size=".1 .2 .1" pos=".1 0 0" euler="0 0 30"/></body>'
     model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{FLOOR + body}</worldbody></mujoco>")
     shared, apart = Both(model), Both(model)
     names = ("body_sameframe", "geom_sameframe", "site_sameframe")
