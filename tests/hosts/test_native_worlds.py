@@ -142,8 +142,9 @@ def test_a_native_step_is_mujoco_warps_step(case):
     assert moved > 1e-4, "nothing happened"
 
 
-def stepped(threads, count=37, steps=20):
-    both = Both(compiled("two capsules that touch"), threads, count)
+def stepped(threads, count=37, steps=20, model=None, searches=False):
+    both = Both(model or compiled("two capsules that touch"), threads, count)
+    both.worlds.batch.searches = searches
     for _ in range(steps):
         both.native()
     contact = both.data.contact
@@ -160,6 +161,50 @@ def test_results_and_the_order_of_contacts_do_not_depend_on_the_number_of_thread
     assert (np.diff(one["contact worldid"]) >= 0).all() and len(one["contact worldid"]) > 37
     for name, value in one.items():
         assert value.tobytes() == four[name].tobytes() == again[name].tobytes(), name
+
+
+HEAP = "".join(
+    f'<body pos="{0.12 * i} {0.05 * i} {height}" euler="{40 * i} 30 0"><freejoint/>'
+    f'<geom type="capsule" size=".1 .1" {options}/><geom type="{kind}" size=".1 .12 .09" pos=".15 0 .05" {options}/></body>'
+    for i, (kind, height, options) in enumerate(
+        (
+            ("sphere", 0.1, 'friction=".9 .02 .003" solmix="2" margin=".01" solref=".03 1"'),
+            ("box", 0.2, 'priority="1" condim="6" friction=".3 .01 .001" solimp=".8 .9 .01"'),
+            ("sphere", 0.3, 'condim="4" gap=".005" margin=".02" solref="-500 -20"'),
+            ("box", 0.4, 'solmix="0" condim="1"'),
+        )
+    )
+)
+"""Bodies of two shapes each that touch each other and the floor, with every kind of surface."""
+TOUCHING = {name: CASES[name][0] for name in CASES if "floor" in name or "outside" in name} | {
+    "heap": FLOOR + HEAP
+}
+
+
+@pytest.mark.parametrize("case", TOUCHING)
+def test_contacts_of_simple_shapes_are_those_that_mujoco_finds(case):
+    model = mujoco.MjModel.from_xml_string(
+        f'<mujoco><option><flag multiccd="disable"/></option><worldbody>{TOUCHING[case]}</worldbody></mujoco>'
+    )
+    ours, theirs = stepped(1, 5, model=model), stepped(1, 5, model=model, searches=True)
+    assert len(theirs["contact dist"]) >= (30 if case == "heap" else 1)
+    for name, value in theirs.items():
+        assert value.tobytes() == ours[name].tobytes(), name
+
+
+def test_frames_that_mujoco_copies_change_no_bit():
+    body = '<body pos="0 0 1"><joint axis="1 1 0"/><geom type="box" size=".1 .2 .3"/><geom type="box" size=".1 .2 .1" pos=".1 0 0" euler="0 0 30"/></body>'
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{FLOOR + body}</worldbody></mujoco>")
+    shared, apart = Both(model), Both(model)
+    names = ("body_sameframe", "geom_sameframe", "site_sameframe")
+    assert any(getattr(shared.worlds.models[0], name)[1:].any() for name in names)
+    for name in names:
+        getattr(apart.worlds.models[0], name)[:] = 0
+    for _ in range(5):
+        shared.native()
+        apart.native()
+    for name, value in shared.read(*STATES, "cfrc_int").items():
+        assert value.tobytes() == apart.read(name)[name].tobytes(), name
 
 
 def test_a_world_that_is_no_number_is_alone_and_comes_back():

@@ -48,6 +48,7 @@ def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
     reach = (values["geom_margin"] + values["geom_gap"]).max(0)
     margins = np.zeros(compiled.nbody)
     np.maximum.at(margins, compiled.geom_bodyid, reach)
+    frames = frames_that_agree(values, compiled)
     for model in worlds.models:
         for name, value in values.items():
             target = getattr(model, name)
@@ -60,6 +61,8 @@ def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
             setattr(model.opt, name, int(getattr(source.opt, name)))
         model.opt.impratio = 1.0 / float(options[RATIO][0]) ** 2
         forget_shortcuts(model)
+        for name, value in frames.items():
+            getattr(model, name)[:] = value
         model.body_margin[:] = margins
     of_models = {name: getattr(source, name) for name in sorted(differing)}
     of_options = {name: getattr(source.opt, name) for name in sorted(turning)}
@@ -91,12 +94,41 @@ def values_of(source: Any, compiled: Any, count: int) -> dict[str, np.ndarray]:
     return values
 
 
+def frames_that_agree(values: dict[str, np.ndarray], model: Any) -> dict[str, np.ndarray]:
+    """Which frames of masses, shapes and sites are their body's, or that of its mass, in all worlds: MuJoCo copies those."""
+    same = mujoco.mjtSameFrame
+    origin, unturned = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
+
+    def each(name: str) -> tuple[np.ndarray, np.ndarray]:
+        places, turns = (values[f"{name}{end}"] for end in ("pos", "quat"))
+        return places.reshape(len(places), -1, 3), turns.reshape(len(turns), -1, 4)
+
+    def equal(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return (one == other).all((0, 2))
+
+    place, turn = each("body_i")
+    agreed = {"body_sameframe": (place, turn, None)}
+    for kind in ("geom", "site"):
+        if f"{kind}_pos" in values:
+            agreed[f"{kind}_sameframe"] = (*each(f"{kind}_"), getattr(model, f"{kind}_bodyid"))
+    found = {}
+    for name, (places, turns, bodies) in agreed.items():
+        is_placed, is_turned = equal(places, origin), equal(turns, unturned)
+        cases, choices = [is_placed & is_turned, is_turned], [same.mjSAMEFRAME_BODY, same.mjSAMEFRAME_BODYROT]
+        if bodies is not None:
+            is_placed, is_turned = equal(places, place[:, bodies]), equal(turns, turn[:, bodies])
+            cases += [is_placed & is_turned, is_turned]
+            choices += [same.mjSAMEFRAME_INERTIA, same.mjSAMEFRAME_INERTIAROT]
+        found[name] = np.select(cases, [int(choice) for choice in choices], int(same.mjSAMEFRAME_NONE))
+    return found
+
+
 def forget_shortcuts(model: Any) -> None:
     """Take out what MuJoCo's compiler derived from inertias and frames, which are Newton's now.
 
     Newton turns principal axes that are not unique otherwise, and moves every centre of mass by a millimetre to compile, and back.
     """
-    for name in ("body_simple", "dof_simplenum", "body_sameframe", "geom_sameframe", "site_sameframe"):
+    for name in ("body_simple", "dof_simplenum"):
         getattr(model, name)[:] = 0
     # the boxes around a body's shapes lie in the frame that it was compiled in; without them every pair of shapes of near bodies
     # is looked at. Islands take longer to find than they save; MuJoCo-Warp solves a world at once, too.

@@ -11,6 +11,7 @@ from isaaclab_newton.physics.newton_manager import NewtonManager
 from newton.solvers import SolverMuJoCo
 
 from spiky_rl.hosts.isaaclab.mujoco.choice import say_warp
+from spiky_rl.hosts.isaaclab.mujoco.conversions import Conversions
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, synchronise
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
 
@@ -18,7 +19,7 @@ mujoco: Any = importlib.import_module("mujoco")
 
 
 class NativeSolver(SolverMuJoCo):
-    """Newton's solver; its models, conversions and contacts are MuJoCo-Warp's, its steps MuJoCo's.
+    """Newton's solver; its models and contacts are MuJoCo-Warp's, its steps MuJoCo's, conversions included.
 
     Where ``may_be_warp``, a model that MuJoCo cannot step as MuJoCo-Warp does is stepped by MuJoCo-Warp from the first step on;
     else, and where a model becomes one later, UnsupportedModel is raised.
@@ -30,6 +31,8 @@ class NativeSolver(SolverMuJoCo):
         super().__init__(model, **options)
         if reason := unsupported(self):
             self.leave_to_warp(UnsupportedModel(reason))
+        else:
+            self.conversions = Conversions(self)
 
     def leave_to_warp(self, error: UnsupportedModel) -> None:
         """Let MuJoCo-Warp make all steps, and say why. Raises the error where that is not wanted, or steps were made before."""
@@ -56,30 +59,43 @@ class NativeSolver(SolverMuJoCo):
 
     def step(self, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float) -> None:
         """One step of all worlds, as `SolverMuJoCo.step` makes it with MuJoCo-Warp."""
-        if not self.settle():
+        if self.settle():
+            self.step_often(1, state_in, state_out, control, contacts, dt)
+        else:
             super().step(state_in, state_out, control, contacts, dt)
-            return
-        assert self.worlds is not None
+
+    def step_often(
+        self, count: int, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float
+    ) -> None:
+        """``count`` steps by MuJoCo with the same forces; more than one from a state to the same, without given contacts."""
+        worlds = self.ready(dt)
         self._validate_rne_postconstraint(state_out)
+        newton = self.conversions.bind(state_in, state_out, control)
+        newton.applies = not self.conversions.has_ball_targets
+        newton.step, newton.interval = self._step, self.update_data_interval
         with wp.ScopedDevice(self.model.device):
             self._enable_rne_postconstraint(state_out)
-            self._apply_mjc_control(self.model, state_in, control, self.mjw_data)
-            if self.update_data_interval > 0 and self._step % self.update_data_interval == 0:
-                self._update_mjc_data(self.mjw_data, self.model, state_in)
+            if not newton.applies:
+                self._apply_mjc_control(self.model, state_in, control, self.mjw_data)
             given = not self.mjw_model.opt.run_collision_detection
             if given:
                 self._convert_contacts_to_mjwarp(self.model, state_in, contacts)
-            self.mjw_model.opt.timestep.fill_(dt)
-            for each in self.worlds.models:
-                each.opt.timestep = dt
-            self.worlds.ask(
+            worlds.ask(
                 wrenches=bool(self.mjw_model.sensor_rne_postconstraint),
                 report=bool(NewtonManager._report_contacts),  # pylint: disable=protected-access
                 given=given,
             )
-            self.worlds.step()
-            self._update_newton_state(self.model, state_out, self.mjw_data, state_prev=state_in)
-        self._step += 1
+            worlds.step(newton, count)
+        self._step += count
+
+    def ready(self, dt: float) -> Worlds:
+        """The worlds of a native solver with Newton's values and a time step of ``dt`` seconds."""
+        self.settle()
+        assert self.worlds is not None
+        self.mjw_model.opt.timestep.fill_(dt)
+        for model in self.worlds.models:
+            model.opt.timestep = dt
+        return self.worlds
 
 
 def unsupported(solver: Any) -> str | None:
@@ -119,6 +135,29 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         for change in cls._model_changes:  # they stay there; the step tells the solver again
             solver.notify_model_changed(change)
         return solver.settle()
+
+    @classmethod
+    def _run_solver_substeps(cls, contacts: Any) -> None:
+        """All substeps in one call, where nothing comes between them; else one after the other."""
+        backend: Any = cls.backend
+        solver: Any = cls._solver
+        if not solver.settle() or cls._needs_collision_pipeline or cls._state_force_callbacks:
+            super()._run_solver_substeps(contacts)
+            return
+        state = backend.state_0
+        cls._apply_staged_body_forces(state)
+        solver.step_often(cls._num_substeps, state, state, backend.control, contacts, cls._solver_dt)
+        state.clear_forces()
+
+    @classmethod
+    def _eval_fk_impl(cls, world_reset_mask: Any, fk_mask: Any) -> None:
+        """Newton's forward kinematics, on all threads."""
+        backend: Any = cls.backend
+        solver: Any = cls._solver
+        if solver.is_native:
+            solver.conversions.kinematics(backend.state_0, backend.control, fk_mask)
+        else:
+            super()._eval_fk_impl(world_reset_mask, fk_mask)
 
 
 class NewtonMuJoCoOrWarpManager(NewtonMuJoCoManager):

@@ -29,9 +29,11 @@ struct Contacts {
 
 struct Batch {
   int worlds, threads;
+  int substeps;  // how many steps of each world one call makes
   int wrenches;  // whether the forces between bodies are asked for
   int report;    // whether contacts and their forces are asked for
   int given;     // whether contacts are given, not to be found
+  int searches;  // whether MuJoCo searches for contacts itself, whatever the shapes are
   int disabled;  // the models' disable flags
   mjModel **models;
   mjData **datas;
@@ -42,9 +44,11 @@ struct Batch {
   Contacts contacts;
   int *order, *first;  // scratch: contacts in the order of worlds; a world's first, [world + 1]
   int *warnings;       // [mjNWARNING] how often MuJoCo warned
+  Newton *newton;      // whose inputs a step begins with and whose state it ends with, or none
   int lost;            // contacts or constraint rows without a place in the arrays
   int failed;          // the first world whose step MuJoCo broke off, or -1
   char message[512];
+  const Pairs *pairs;  // scratch: those to look at, or none: MuJoCo searches
 };
 
 namespace {
@@ -131,7 +135,8 @@ int write_addresses(const Contacts &all, const mjModel *m, const mjContact &cont
   return lost;
 }
 
-int add_given(const Batch &b, mjModel *m, mjData *d, int world) {
+// Contacts `order[first .. last]` instead of those that MuJoCo finds.
+int give_contacts(const Batch &b, mjModel *m, mjData *d, int world) {
   const Contacts &all = b.contacts;
   int lost = 0;
   for (int i = b.first[world]; i < b.first[world + 1]; i++) {
@@ -160,64 +165,65 @@ int add_given(const Batch &b, mjModel *m, mjData *d, int world) {
   return lost;
 }
 
-// The stage of mj_forward that finds positions, with the contacts of `order[first .. last]` instead of those that MuJoCo finds, or with
-// more than it finds.
-int positions(const Batch &b, mjModel *m, mjData *d, int world) {
-  mj_fwdKinematics(m, d);
-  mj_makeM(m, d);
-  mj_factorM(m, d);
-  fourths.clear();
-  if (b.given) m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
-  mj_collision(m, d);
-  m->opt.disableflags = b.disabled;
-  const int lost = b.given ? add_given(b, m, d, world) : add_fourths(m, d);
-  mj_makeConstraint(m, d);
-  mj_island(m, d);
-  mj_projectConstraint(m, d);
-  mj_transmission(m, d);
+// Contacts of one world and the forces of their rows. Returns how many contacts or rows were lost.
+int report_contacts(Batch &b, const mjModel *m, const mjData *d, int world, std::vector<Found> &found, std::vector<Span> &spans) {
+  const Contacts &all = b.contacts;
+  int lost = 0;
+  copy(all.force + static_cast<long>(world) * all.rows, d->efc_force, d->nefc < all.rows ? d->nefc : all.rows);
+  if (b.given) {
+    const int count = b.first[world + 1] - b.first[world];
+    for (int i = 0; i < count && i < d->ncon; i++)
+      lost += write_addresses(all, m, d->contact[i], all.address + static_cast<long>(b.order[b.first[world] + i]) * all.addresses);
+    return lost;
+  }
+  spans.push_back({world, found.size()});
+  b.first[world + 1] = d->ncon;
+  for (int i = 0; i < d->ncon; i++) {
+    const mjContact &contact = d->contact[i];
+    Found row;
+    copy(row.position, contact.pos, 3);
+    copy(row.frame, contact.frame, 9);
+    copy(row.friction, contact.friction, 5);
+    row.distance = static_cast<float>(contact.dist);
+    row.dimension = contact.dim;
+    copy(row.geoms, contact.geom, 2);
+    lost += write_addresses(all, m, contact, row.address);
+    found.push_back(row);
+  }
   return lost;
 }
 
-// One step of one world. Returns how many contacts or rows were lost.
-int step_world(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
+// One step of one world; `last`: of those that one call makes, whose findings are kept. Returns how many contacts or rows were lost.
+int step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &found, std::vector<Span> &spans) {
   mjModel *m = b.models[thread];
   mjData *d = b.datas[thread];
   int lost = 0;
   load(b.load, b.loads, world, thread);
   m->stat.meaninertia = b.mean_inertia[world];
-  if (b.given || m->nmesh) {
-    lost += positions(b, m, d, world);
-    mj_forwardSkip(m, d, mjSTAGE_POS, 1);
+  mj_fwdKinematics(m, d);  // the stage of mj_forward that finds positions
+  mj_makeM(m, d);
+  mj_factorM(m, d);
+  if (b.given || b.pairs) {
+    m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
+    mj_collision(m, d);
+    m->opt.disableflags = b.disabled;
+    lost += b.given ? give_contacts(b, m, d, world) : b.pairs->collide(m, d);
   } else {
-    mj_forwardSkip(m, d, mjSTAGE_NONE, 1);
+    fourths.clear();
+    mj_collision(m, d);
+    lost += add_fourths(m, d);
   }
-  if (b.wrenches) mj_rnePostConstraint(m, d);
-  store(b.outcome, b.outcomes, world, thread);
-  if (b.iterations) b.iterations[world] = d->solver_niter[0];
-  if (b.constraints) b.constraints[world] = d->nefc;
-  if (b.report || b.given) {
-    const Contacts &all = b.contacts;
-    copy(all.force + static_cast<long>(world) * all.rows, d->efc_force, d->nefc < all.rows ? d->nefc : all.rows);
-    if (b.given) {
-      const int count = b.first[world + 1] - b.first[world];
-      for (int i = 0; i < count && i < d->ncon; i++)
-        lost += write_addresses(all, m, d->contact[i], all.address + static_cast<long>(b.order[b.first[world] + i]) * all.addresses);
-    } else {
-      spans.push_back({world, found.size()});
-      b.first[world + 1] = d->ncon;
-      for (int i = 0; i < d->ncon; i++) {
-        const mjContact &contact = d->contact[i];
-        Found row;
-        copy(row.position, contact.pos, 3);
-        copy(row.frame, contact.frame, 9);
-        copy(row.friction, contact.friction, 5);
-        row.distance = static_cast<float>(contact.dist);
-        row.dimension = contact.dim;
-        copy(row.geoms, contact.geom, 2);
-        lost += write_addresses(all, m, contact, row.address);
-        found.push_back(row);
-      }
-    }
+  mj_makeConstraint(m, d);
+  mj_island(m, d);
+  mj_projectConstraint(m, d);
+  mj_transmission(m, d);
+  mj_forwardSkip(m, d, mjSTAGE_POS, 1);
+  if (last) {
+    if (b.wrenches) mj_rnePostConstraint(m, d);
+    store(b.outcome, b.outcomes, world, thread);
+    if (b.iterations) b.iterations[world] = d->solver_niter[0];
+    if (b.constraints) b.constraints[world] = d->nefc;
+    if (b.report || b.given) lost += report_contacts(b, m, d, world, found, spans);
   }
   switch (m->opt.integrator) {
     case mjINT_EULER: mj_Euler(m, d); break;
@@ -228,6 +234,18 @@ int step_world(Batch &b, int world, int thread, std::vector<Found> &found, std::
   return lost;
 }
 
+// All steps of one world, from Newton's state to Newton's state.
+int step_from_newton(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
+  int lost = 0;
+  for (int i = 0; i < b.substeps; i++) {
+    const bool last = i + 1 == b.substeps;
+    if (b.newton) newton::to_mujoco(*b.newton, world, i);
+    lost += step_world(b, world, thread, last, found, spans);
+    if (b.newton) newton::to_newton(*b.newton, world, last);
+  }
+  return lost;
+}
+
 // A step that MuJoCo may break off: then its world is named and is no number from here on, and the thread is usable again.
 int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
   std::jmp_buf here;
@@ -235,13 +253,14 @@ int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std
   volatile int lost = 0;
   if (b.report && !b.given) b.first[world + 1] = 0;
   if (setjmp(here) == 0) {
-    lost = step_world(b, world, thread, found, spans);
+    lost = step_from_newton(b, world, thread, found, spans);
   } else {
     b.models[thread]->opt.disableflags = b.disabled;
     hide_free_bodies(b.models[thread], false);
     mj_resetData(b.models[thread], b.datas[thread]);
     spoil(b.outcome, b.outcomes, world);
     spoil(b.state, b.states, world);
+    if (b.newton) newton::to_newton(*b.newton, world, true);
 #pragma omp critical
     if (b.failed < 0 || world < b.failed) {
       b.failed = world;
@@ -275,6 +294,7 @@ void sort_given(Batch &b) {
 }  // namespace
 
 extern "C" int batch_size() { return sizeof(Batch); }
+extern "C" int newton_size() { return sizeof(Newton); }
 extern "C" int mujoco_version() { return mjVERSION_HEADER == mj_version() ? mj_version() : -1; }
 
 extern "C" int has_threads() {
@@ -285,8 +305,14 @@ extern "C" int has_threads() {
 #endif
 }
 
+// Newton's forward kinematics of the articulations that `mask` names, or of all.
+extern "C" void newton_kinematics(const Newton *n, const float *joint_q, const float *joint_qd, const unsigned char *mask, int worlds, int threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int world = 0; world < worlds; world++) newton::kinematics(*n, joint_q, joint_qd, world, mask);
+}
+
 extern "C" void batch_step(Batch *batch) {
-  static std::mutex turn;  // MuJoCo's handlers are the process's
+  static std::mutex turn;  // MuJoCo's handlers and its clock are the process's
   const std::lock_guard<std::mutex> guard(turn);
   Batch &b = *batch;
   b.disabled = b.models[0]->opt.disableflags;
@@ -295,7 +321,11 @@ extern "C" void batch_step(Batch *batch) {
   mju_user_error = on_error;
   mju_user_warning = on_warning;
   const CollisionsAsWarp collisions;
+  const mjfTime clock = mjcb_time;  // MuJoCo's Python package sets one, and MuJoCo asks it for the time of each of its stages
+  mjcb_time = nullptr;
   if (b.given) sort_given(b);
+  const Pairs pairs(b.models[0]);
+  b.pairs = pairs.is_usable && !(b.disabled & (mjDSBL_CONTACT | mjDSBL_CONSTRAINT)) && !b.searches ? &pairs : nullptr;
   b.lost = 0;
   b.failed = -1;
   int lost = 0;
@@ -339,4 +369,5 @@ extern "C" void batch_step(Batch *batch) {
     }
   mju_user_error = other_error;
   mju_user_warning = other_warning;
+  mjcb_time = clock;
 }

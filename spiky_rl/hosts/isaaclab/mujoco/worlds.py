@@ -48,7 +48,7 @@ CONTACTS = {
 }
 """Our name of a contact's quantity -> MuJoCo-Warp's."""
 
-SOURCES = ("as_warp.h", "worlds.h")
+SOURCES = ("as_warp.h", "newton.h", "pairs.h", "worlds.h")
 
 Group = tuple[Mapping[str, Any], Sequence[Any]]
 """Arrays of all worlds by name, and who holds that name in each thread."""
@@ -74,14 +74,27 @@ class BatchStruct(ctypes.Structure):
     """All that a step needs."""
 
     _fields_ = [
-        *((name, INTEGER) for name in ("worlds", "threads", "wrenches", "report", "given", "disabled")),
+        *(
+            (name, INTEGER)
+            for name in (
+                "worlds",
+                "threads",
+                "substeps",
+                "wrenches",
+                "report",
+                "given",
+                "searches",
+                "disabled",
+            )
+        ),
         *((name, POINTER) for name in ("models", "datas", "mean_inertia")),
         *((name, INTEGER) for name in ("loads", "outcomes", "states")),
         *((name, POINTER) for name in ("load", "outcome", "state", "iterations", "constraints")),
         ("contacts", ContactsStruct),
-        *((name, POINTER) for name in ("order", "first", "warnings")),
+        *((name, POINTER) for name in ("order", "first", "warnings", "newton")),
         *((name, INTEGER) for name in ("lost", "failed")),
         ("message", ctypes.c_char * 512),
+        ("pairs", POINTER),
     ]
 
 
@@ -132,7 +145,7 @@ class Worlds:
         self.kept: dict[str, Any] = {}
         """What the struct points to."""
         self.told: set[str] = set()
-        self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads)
+        self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, substeps=1)
         for name, items in (("models", self.models), ("datas", self.datas)):
             self.keep(
                 batch, name, (POINTER * self.threads)(*(item._address for item in items))
@@ -205,8 +218,14 @@ class Worlds:
         if struct is not None:
             setattr(struct, name, ctypes.addressof(memory))
 
-    def step(self) -> None:
-        """Step every world once. One whose step MuJoCo breaks off is no number until it is reset."""
+    def step(self, newton: ctypes.Structure | None = None, substeps: int = 1) -> None:
+        """Step every world, ``substeps`` times. One whose step MuJoCo breaks off is no number until it is reset.
+
+        ``newton``: where Newton's inputs and state lie, which each step begins with and leaves. What steps find besides the state
+        is the last one's.
+        """
+        self.batch.newton = None if newton is None else ctypes.addressof(newton)
+        self.batch.substeps = substeps
         self.library.batch_step(ctypes.byref(self.batch))
         if self.batch.failed >= 0:
             message = self.batch.message.decode(errors="replace")
