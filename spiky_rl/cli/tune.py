@@ -136,13 +136,7 @@ def read_tuning(args: argparse.Namespace) -> Tuning:
     for dimension in (d for agent in asked.agents for d in space.of(agent)):
         if both := given & {dimension.key, *dimension.also}:
             raise common.UsageError(f"{both.pop()}: is a dimension of --space {space.name}; a trial sets it")
-    storage = ""
-    if args.storage:
-        common.require("optuna", "experiments")
-        from spiky_rl.experiments.tuning_search import without_password
-
-        storage = without_password(args.storage)
-    return Tuning(asked, space, args.trials, args.activity or "", storage)
+    return Tuning(asked, space, args.trials, args.activity or "", tuning.without_password(args.storage or ""))
 
 
 def checked(asked: Tuning, args: argparse.Namespace) -> tuple[list[Pair], dict[str, str]]:
@@ -174,7 +168,7 @@ def checked(asked: Tuning, args: argparse.Namespace) -> tuple[list[Pair], dict[s
                 values = [text for d in dimensions for text in d.assignments(d.ends[min(i, len(d.ends) - 1)])]
                 Resolver(asked.of(pair, [*asked.space.fixed, *values]), args)(task, agent, {})
             pairs.append(pair)
-            facts[f"{pair.stem} on {pair.label}"] = resolved.spec_hash
+            facts[f"specification of {pair.stem} on {pair.label}"] = resolved.spec_hash
             facts |= {
                 f"budget on {pair.label}": str(pair.budget),
                 f"physics of {pair.label}": resolved.physics,

@@ -9,6 +9,7 @@ and in the cells' results: a command that is killed anywhere and run again goes 
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -160,3 +161,8 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
                 f"{folder}: was begun with {key} {value!r}, which is {facts[key]!r} now; choose another --out"
             )
     files.write_json(folder / FILE, {**tuning.data(), "facts": {**held["facts"], **facts}})
+
+
+def without_password(url: str) -> str:
+    """A storage's URL as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)

@@ -50,9 +50,15 @@ def write_tuning_page(search: Search, facts: Mapping[str, str]) -> tuple[Path, P
     }
     failed |= search.broken
     answers = [(f"{task}.", answer(own)) for task, own in by_task.items()]
+    answers += [
+        (
+            "What this is not.",
+            "The best of many trials looks better than it is: a study with other seeds tells what it is worth.",
+        )
+    ]
     sections = [
         Section("answer", "In short", [Block("list", items=answers)]),
-        Section("design", "Design", [Block("terms", items=[*design(search, found), *facts.items()])]),
+        Section("design", "Design", [Block("terms", items=[*design(search, found), *made_from(facts)])]),
         *(Section(slug(task), task, list(blocks(search, names, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
     ]  # fmt: skip
@@ -100,10 +106,16 @@ def design(search: Search, found: Sequence[Outcome]) -> Iterable[tuple[str, str]
     yield "Evaluation", f"without exploration noise, {count(tuning.study.episodes, 'episode')} that training did not see"
 
 
+def made_from(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """What trials are made from, as a page says it; budgets stand there already."""
+    return ((f"{k[0].upper()}{k[1:]}", v) for k, v in facts.items() if not k.startswith("budget"))
+
+
 def blocks(search: Search, names: Names, task: str, found: Sequence[Outcome]) -> Iterable[Block]:
     """The three figures of a task, in numbers and drawn; the importance of every parameter; the tuned values."""
     stems, activity = [o.pair.stem for o in found], search.tuning.activity
-    first = f"after {search.tuning.rungs[0]:.0%} of its budget"
+    share = search.tuning.rungs[0]
+    first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
     yield table(
         f"Return on {task}", stems,
         (Column("default"), [objective(o.default, 0) for o in found]),

@@ -24,7 +24,7 @@ from spiky_rl.experiments.cells import ERROR, RESULT, is_finished, locked, read_
 from spiky_rl.experiments.engines.base import RUNNING, WAITING
 from spiky_rl.experiments.grid import Cell, digest
 from spiky_rl.experiments.study import StudyError
-from spiky_rl.experiments.tuning import Pair, Site, Tuning
+from spiky_rl.experiments.tuning import Pair, Site, Tuning, without_password
 
 DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
 """How a training ends whose numbers are none any more: that is the trial's own doing, and would happen again."""
@@ -62,11 +62,6 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     ) as error:  # pylint: disable=broad-exception-caught  # whatever a database's driver raises
         reason = " ".join(str(error).partition("\n(Background")[0].split())[:300]
         raise StudyError(f"--storage {without_password(url)}: {reason}") from None
-
-
-def without_password(url: str) -> str:
-    """A storage's URL as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)
 
 
 class Search:
@@ -110,7 +105,10 @@ class Search:
             for pair, study in self.studies.items():
                 for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                     if (pair, left.number) not in self.taken and (lock := self.hold(pair, left.number)):
-                        return self.take(pair, left.number, lock, left)
+                        now = frozen(study, left.number)
+                        if now.state == TrialState.RUNNING:
+                            return self.take(pair, left.number, lock, now)
+                        lock.close()  # who held it has told its end since
             counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
             pair = min(counts, key=lambda pair: counts[pair])
             if counts[pair] < self.tuning.trials and (lock := self.hold(pair, counts[pair])):
