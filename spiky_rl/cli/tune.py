@@ -115,11 +115,8 @@ def tune(argv: list[str]) -> int:
         interrupted = stopped()
     for path in write_tuning_page(search, facts):
         print(path)
-    print(
-        out / TUNED
-        if write_tuned(search)
-        else "not all trials have ended: run the same command again to go on"
-    )
+    unfinished = "not all trials have ended: run the same command again to go on"
+    print(out / TUNED if write_tuned(search) else unfinished)
     if interrupted:
         return stopped.exit_code
     return 1 if search.broken else 0

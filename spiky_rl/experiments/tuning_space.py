@@ -34,6 +34,8 @@ KINDS: dict[str, tuple[Any, str]] = {
     "also": LIST,
 }
 """Keys of a dimension, with the type of each one's value, and that in words."""
+FORMS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
+"""Which of them go together, beside ``also``."""
 
 
 @dataclass(frozen=True)
@@ -140,35 +142,30 @@ def _dimensions(path: str, data: Any) -> tuple[Dimension, ...]:
 
 
 def _dimension(path: str, key: str, data: Any) -> Dimension:
-    given = _mapping(path, data)
-    for name in given:
+    given = dict(_mapping(path, data))
+    for name, value in given.items():
         if name not in KINDS:
             raise StudyError(f"{path}: {name}: no such key{nearest(name, KINDS)}")
-    if (
-        not ({"choices"} <= given.keys()) ^ ({"low", "high"} <= given.keys())
-        or {"low", "choices"} <= given.keys()
-    ):
-        raise StudyError(f"{path}: expected low and high, or choices; got {short(data)}")
-    for name, value in given.items():
         kind, words = KINDS[name]
         if not isinstance(value, kind) or isinstance(value, bool) != (name == "log"):
             raise StudyError(f"{path}.{name}: expected {words}, got {short(value)}")
-    low, high, log = given.get("low", 1), given.get("high", 2), given.get("log", False)
-    if not low < high or log and low <= 0:
-        raise StudyError(
-            f"{path}: low {low} and high {high}: expected low < high{' and low above 0' if log else ''}"
-        )
-    choices = tuple(
-        value if isinstance(value, str) else json.dumps(value) for value in given.get("choices", [])
-    )
-    if choices and len(set(choices)) < max(2, len(choices)):
-        raise StudyError(
-            f"{path}.choices: expected two different ones at least, got {short(data['choices'])}"
-        )
-    also = tuple(given.get("also", []))
-    dimension = (
-        Dimension(key, also=also, choices=choices) if choices else Dimension(key, low, high, log, (), also)
-    )
+    also = tuple(given.pop("also", []))
+    if set(given) not in FORMS:
+        raise StudyError(f"{path}: expected low and high (and log), or choices; got {short(data)}")
+    if "choices" in given:
+        texts = (value if isinstance(value, str) else json.dumps(value) for value in given["choices"])
+        dimension = Dimension(key, choices=tuple(texts), also=also)
+        if len(set(dimension.choices)) < max(2, len(dimension.choices)):
+            raise StudyError(
+                f"{path}.choices: expected at least two, all different, got {short(given['choices'])}"
+            )
+    else:
+        dimension = Dimension(key, **given, also=also)
+        if not given["low"] < given["high"] or dimension.log and given["low"] <= 0:
+            above = " and low above 0" if dimension.log else ""
+            raise StudyError(
+                f"{path}: low {given['low']} and high {given['high']}: expected low < high{above}"
+            )
     for value in dimension.ends:
         parse_overrides(dimension.assignments(value))
     return dimension
