@@ -1,9 +1,9 @@
-"""Which packages ship. All else stands in pyproject.toml, which has no way to add the two mapped folders to a search."""
+"""Which packages ship. All else stands in pyproject.toml, which has no way to add the mapped folders to a search."""
 
 from setuptools import find_packages, setup
 
-# agents/ and tasks/ hold YAML. They ship inside the package, never as top-level packages; `spiky_rl.registry.data_dir`
+# agents/, tasks/ and spaces/ hold YAML. They ship inside the package, never as top-level packages; `spiky_rl.registry.data_dir`
 # finds them in a checkout too.
-DATA = {"spiky_rl.agents": "agents", "spiky_rl.tasks": "tasks"}
+DATA = {"spiky_rl.agents": "agents", "spiky_rl.tasks": "tasks", "spiky_rl.spaces": "spaces"}
 
 setup(packages=[*find_packages(include=["spiky_rl", "spiky_rl.*"]), *DATA], package_dir=DATA)

@@ -37,7 +37,7 @@ ROOMS = {
 }
 """Kinds whose entries are Python files, and the room that holds them."""
 
-DATA = ("agents", "tasks")
+DATA = ("agents", "tasks", "spaces")
 """Kinds whose entries are YAML files."""
 
 SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
@@ -108,7 +108,7 @@ def _settings(part: Any) -> Any:
 
 
 def data_dir(kind: str) -> Path:
-    """The folder of ``agents`` or ``tasks``: inside an installed package, beside it in a checkout."""
+    """The folder of a kind of YAML files: inside an installed package, beside it in a checkout."""
     for folder in (PACKAGE / kind, PACKAGE.parent / kind):
         if folder.is_dir():
             return folder

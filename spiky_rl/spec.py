@@ -2,7 +2,8 @@
 
 A run is described by one tree. Its layers, later ones over earlier ones:
 
-    Isaac Lab's own registered agent configuration < task < agent < the agent's override for that task < command line
+    Isaac Lab's own registered agent configuration < task < agent < the agent's override for that task < tuned values
+    < command line
 
 The tree has the shape of Isaac Lab's rsl_rl configuration (``num_steps_per_env``, ``actor``, ``critic``,
 ``algorithm``, ...) plus what makes an agent spike: ``network`` and ``critic_network``. Unknown keys, wrong types and values
@@ -141,6 +142,7 @@ def resolve_agent(
     host: Mapping[str, Any],
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
+    tuned: tuple[str, Mapping[str, Any]] = ("", {}),
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
@@ -150,6 +152,7 @@ def resolve_agent(
         host: Isaac Lab's registered agent configuration for the task, as a nested dict.
         overrides: ``agent.x.y=value`` from the command line.
         task_spec: The task's file, where it has one.
+        tuned: Where tuned values come from, and the values.
     """
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
@@ -160,7 +163,8 @@ def resolve_agent(
     layers += [
         (f"{file} for {t}", v) for t, v in (data.get("tasks") or {}).items() if _meant(t, task, task_spec)
     ]
-    layers.append(("command line", parse_overrides(overrides)))
+    _check_layer(tuned[1], tuned[0])
+    layers += [tuned, ("command line", parse_overrides(overrides))]
     tree, origins = merge(layers)
     try:
         networks = {

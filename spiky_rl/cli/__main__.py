@@ -7,7 +7,7 @@ from spiky_rl.registry import nearest
 
 COMMANDS = (
     *("bench", "classify", "compare", "evaluate", "grow", "play", "report", "show", "train"),
-    "verify_gpu",
+    *("tune", "verify_gpu"),
 )
 
 

@@ -20,6 +20,7 @@ import yaml
 from spiky_rl import files
 from spiky_rl.cli import processes, running
 from spiky_rl.config import sizes
+from spiky_rl.config.tuned import read_tuned
 from spiky_rl.config.arguments import positive, seed_number, up_to
 from spiky_rl.registry import UserError
 from spiky_rl.schema import RUNNER
@@ -79,6 +80,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", required=True, help="gym id (with or without -v0), or a file stem of tasks/"
     )
     parser.add_argument("--agent", default="lif_ppo", help="file stem of agents/, or a path to a YAML file")
+    parser.add_argument(
+        "--tuning",
+        type=Path,
+        help="tuned values for the agent on the task: what tune.py wrote, or its folder",
+    )
     parser.add_argument(
         "--num_envs", type=positive, help="parallel environments; default: what the task says for the device"
     )
@@ -233,6 +239,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     parse_overrides(agent_overrides)
     files.require_writable("--log_root", args.log_root)
     task_spec = load_task(args.task)
+    tuned = None if args.tuning is None else read_tuned(args.tuning)
     require("isaaclab", "isaaclab")
     if args.rl_library == "skrl":
         require("skrl", "skrl")
@@ -263,7 +270,9 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     wanted, env_overrides = choice.split(env_overrides)
     env_cfg, host = load_host(library, task, [*_env_of(task_spec), *env_overrides])
     require_files(env_cfg)
-    spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec)
+    label = task_spec.label if task_spec else task
+    layer = ("", {}) if tuned is None else tuned.layer(label, stem)
+    spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec, layer)
     check_groups(env_cfg, spec.runner.get("obs_groups") or {})
     config = configuration.runner_config(spec)
     experiment = args.experiment_name or spec.runner.get("experiment_name", "")
@@ -278,7 +287,6 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     sizes.check(spec, num_envs, memory_of(device))
     physics = choice.apply(env_cfg, wanted, device)
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
-    label = task_spec.label if task_spec else task
     return Plan(
         label, task, stem, task_spec, spec, library, config, experiment,
         env_cfg, device, num_envs, seed, assets, physics, rank,

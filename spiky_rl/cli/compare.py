@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.cli.stopping import stoppable
 from spiky_rl.config.arguments import up_to
+from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments import cells as folders
 from spiky_rl.experiments import engines, grid, study
 from spiky_rl.experiments.engines.base import BROKEN, DONE, Order, visible
@@ -37,6 +39,7 @@ DESIGN = (
     "conditions",
     "baseline",
     "library",
+    "tuning",
 )
 """Keys of a study that are flags as well."""
 FEW = 4096
@@ -80,10 +83,27 @@ def parser() -> argparse.ArgumentParser:
         "--episodes", type=up_to(study.MOST["episodes"]), help="of an evaluation, per condition; default: 64"
     )
     found.add_argument("--conditions", help="what policies are evaluated under, as A,B; default: all")
+    found.add_argument(
+        "--tuning",
+        help="what tune.py wrote, or its folder: every agent has the values that it found for each task",
+    )
     found.add_argument("--rl_library", dest="library", choices=common.LIBRARIES, help="host library")
     found.add_argument(
         "--out", type=Path, help="the study's folder; default: beside a study.yaml, else in logs/compare"
     )
+    add_cell_arguments(found)
+    found.add_argument(
+        "--dry-run", "--dry_run", action="store_true", help="show the plan and its time, run nothing"
+    )
+    found.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
+    found.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="agent.x.y=v or env.x.y=v, for every cell"
+    )
+    return found
+
+
+def add_cell_arguments(found: argparse.ArgumentParser) -> None:
+    """Where and how cells run."""
     found.add_argument("--parallel", type=up_to(FEW), default=1, help="cells at once")
     found.add_argument(
         "--device",
@@ -112,14 +132,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes of a training, one per GPU or core, through torchrun",
     )
-    found.add_argument(
-        "--dry-run", "--dry_run", action="store_true", help="show the plan and its time, run nothing"
-    )
-    found.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
-    found.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="agent.x.y=v or env.x.y=v, for every cell"
-    )
-    return found
 
 
 def compare(argv: list[str]) -> int:
@@ -153,6 +165,10 @@ def compare(argv: list[str]) -> int:
             lambda beside, text=text: beside.write_text(text, encoding="utf-8"),
         )
     folders.write_plan(out, asked, found, robots)
+    if asked.tuning:
+        files.write(
+            out / grid.TUNING, lambda beside: shutil.copyfile(read_tuned(Path(asked.tuning)).path, beside)
+        )
     states = dict.fromkeys(finished, DONE)
     left = [cell for cell in found if cell.name not in finished]
     with (
@@ -327,6 +343,7 @@ class Resolver:
                 *device,
             ]
             line += ["--assets", self.args.assets]
+            line += ["--tuning", self.asked.tuning] if self.asked.tuning else []
             parsed = train.parser().parse_intermixed_args([*line, *self.asked.overrides, *varied])
             plan = common.prepare(parsed)
             train.require_whole_minibatches(plan)

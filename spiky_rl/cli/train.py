@@ -372,6 +372,7 @@ def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) ->
     where = f"--task {args.task} --agent {args.agent} --checkpoint latest"
     where += f" --rl_library {args.rl_library}" if args.rl_library != "rsl_rl" else ""
     where += f" --log_root {args.log_root}" if args.log_root != Path("logs") else ""
+    where += f" --tuning {args.tuning}" if args.tuning else ""
     where += f" --experiment_name {args.experiment_name}" if args.experiment_name else ""
     where += "".join(f" {shlex.quote(override)}" for override in args.overrides)
     print(f"\n{result['agent']} on {result['task']}: {outcome}")

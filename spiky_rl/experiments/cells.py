@@ -79,11 +79,15 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
     files.write_json(folder / "study.json", study.data())
     files.write_json(folder / "plan.json", {"version": VERSION, "cells": [cell.data() for cell in cells]})
     for cell in cells:
-        own = {**cell.data(), "train": list(cell.train), "evaluate": list(cell.evaluate)}
-        own["budget"] = None if study.budget is None else vars(study.budget)
-        own["library"] = study.library
-        own["assets"] = assets
-        files.write_json(folder / "cells" / cell.name / "cell.json", own)
+        write_cell(folder, study, cell, assets)
+
+
+def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
+    """Write a cell's own line, which is all that who works it needs to know."""
+    own = {**cell.data(), "train": list(cell.train), "evaluate": list(cell.evaluate)}
+    own["budget"] = None if study.budget is None else vars(study.budget)
+    own |= {"library": study.library, "assets": assets, "goes_on": cell.goes_on}
+    files.write_json(folder / "cells" / cell.name / "cell.json", own)
 
 
 def begun_with(folder: Path, what: str) -> str | None:

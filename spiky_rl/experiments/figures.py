@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.patches import Rectangle
 
@@ -39,7 +39,20 @@ LINE, MANY = 0.235, 6
 """Inches of a row of a list; lines in one panel, more get a panel each, beside the baseline's line."""
 
 
-def colours(analysis: Analysis) -> dict[str, str]:
+class Named(Protocol):
+    """What figures that name agents need of an analysis."""
+
+    @property
+    def labels(self) -> Sequence[str]: ...  # pylint: disable=missing-function-docstring
+
+    @property
+    def anns(self) -> Sequence[str]: ...  # pylint: disable=missing-function-docstring
+
+    @property
+    def baseline(self) -> str | None: ...  # pylint: disable=missing-function-docstring
+
+
+def colours(analysis: Named) -> dict[str, str]:
     """One colour per label, the same in all figures."""
     anns = sorted(analysis.anns, key=lambda label: label != analysis.baseline)
     spiking = [label for label in analysis.labels if label not in anns]
@@ -200,7 +213,7 @@ def thresholds(analysis: Analysis) -> Sheet | None:
 
 
 def listing(
-    analysis: Analysis, named: Sequence[str], panels: Sequence[tuple[str, str]]
+    analysis: Named, named: Sequence[str], panels: Sequence[tuple[str, str]]
 ) -> tuple[Sheet, list[Axes]]:
     """Panels (title, unit) beside each other with a row for each label, named once; the first label stands on top."""
     left, height = max(text_width(fitted(label)) for label in named) + 0.15, LINE * len(named) + 0.1
@@ -218,7 +231,7 @@ def listing(
     return sheet, found
 
 
-def name_rows(analysis: Analysis, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0) -> None:
+def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0) -> None:
     """Labels in their colours beside rows that are 1 high."""
     axes.set_yticks([y + middle for y in range(len(named))], [fitted(l) if shown else "" for l in named])
     axes.tick_params(axis="y", length=0)

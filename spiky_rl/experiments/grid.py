@@ -18,6 +18,8 @@ OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""
 EVALUATION = "evaluation.json"
 """In a cell's folder."""
+TUNING = "tuning.yaml"
+"""In a study's folder: the tuned values that its agents have."""
 EVALUATION_SEED = 100_000
 """Added to a cell's seed for its evaluation, so that it starts from states that training did not."""
 
@@ -72,6 +74,8 @@ class Cell:
     """Of a data-parallel training, by torchrun."""
     seconds: float | None = None
     """Estimated."""
+    goes_on: str = ""
+    """The cell of this study whose last checkpoint its training begins with."""
     physics: str = EARLIER_PHYSICS
     """What steps the worlds."""
 
@@ -117,13 +121,14 @@ def cells(
     device: str | None = None,
     assets: str = "auto",
     processes: int = 1,
+    title: str = "",
 ) -> list[Cell]:
     """All cells, a seed of every agent before the next seed, so that a study cut short is still balanced.
 
     ``resolve(task, agent, variant)`` tells what a combination is; it raises UserError for one that cannot be. ``device`` and
-    ``assets`` are handed to the commands; a device None lets them choose.
+    ``assets`` are handed to the commands; a device None lets them choose. ``title`` goes in the place of labels.
     """
-    given = _Given(study, assets, processes, _flags(study, device, assets))
+    given = _Given(study, assets, processes, _flags(study, device, assets), title)
     combinations = [
         (task, agent, variant, resolve(task, agent, variant))
         for task in study.tasks
@@ -160,17 +165,19 @@ class _Given:
     assets: str
     processes: int
     flags: tuple[str, ...]
+    title: str = ""
 
 
 def _trained(
     given: _Given, task: str, agent: str, variant: Mapping[str, Any], resolved: Resolved, seed: int
 ) -> Cell:
     study, processes = given.study, given.processes
-    label = label_of(agent, variant)
+    label = given.title or label_of(agent, variant)
     name = _folder_name(f"{resolved.task}.{label.replace(' ', '.')}.seed{seed}")
     varied = [assignment(key, value) for key, value in variant.items()]
     root = ["--log_root", f"{OUT}/cells/{name}/run"]
-    common = ["--task", task, "--agent", agent, *given.flags]
+    tuned = ["--tuning", f"{OUT}/{TUNING}"] if study.tuning else []
+    common = ["--task", task, "--agent", agent, *given.flags, *tuned]
     overrides = [*study.overrides, *_named(study, resolved), *varied]
     budget = [] if study.budget is None else ["--budget", str(study.budget)]
     train = [*common, "--seed", str(seed), "--num_envs", str(resolved.num_envs), *budget, *root, *overrides]

@@ -6,12 +6,10 @@ the date.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from spiky_rl import files
-from spiky_rl.experiments import drawing, figures, markdown
+from spiky_rl.experiments import drawing, figures
 from spiky_rl.experiments.analysis import ALL, Analysis, analyse
 from spiky_rl.experiments.blocks import (
     NONE, Block, Column, Section, count, folded, paragraph, plain, probability, slug, spell, spelled, table,
@@ -19,11 +17,10 @@ from spiky_rl.experiments.blocks import (
 from spiky_rl.experiments.comparisons import Comparison
 from spiky_rl.experiments.drawing import Sheet, short
 from spiky_rl.experiments.measures import LEAST, PRICE, WINDOW
+from spiky_rl.experiments.pages import write_pages
 from spiky_rl.experiments.sentences import answer, design, threats, unnormalised
 from spiky_rl.experiments.statistics import LEVEL
 from spiky_rl.metrics.energy import CAVEATS, PRICES
-
-HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
 
 
 def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
@@ -32,35 +29,11 @@ def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
     ``date`` is the one line that differs between two reports of the same results; None: today. Raises ResultsError where the
     folder holds no study; cells without a readable result are named in the report.
     """
-    from jinja2 import Environment, PackageLoader
-
     analysis = analyse(folder)
-    sections = [section for section in report(analysis) if section.blocks]
     name, cells = analysis.design.name, count(len(analysis.results), "cell")
-    context = {
-        "title": analysis.design.question or name,
-        "subtitle": f"Study {name}: {cells} with a result, {len(analysis.skipped)} without",
-        "date": f"Report of {date or datetime.date.today().isoformat()}",
-        "sections": sections,
-        "colours": figures.colours(analysis),
-        "fonts": drawing.FONTS,
-    }
-    drawn = {block.name: block.svg for section in sections for block in section.blocks if block.svg}
-    for old in (folder / FIGURES).glob("*.svg"):
-        if old.stem not in drawn:
-            old.unlink()
-    for stem, svg in drawn.items():
-        _write(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
-    loader = PackageLoader("spiky_rl.experiments")
-    for file, is_html in ((MARKDOWN, False), (HTML, True)):
-        templates = Environment(loader=loader, autoescape=is_html, keep_trailing_newline=True)
-        templates.filters |= {"plain": markdown.plain, "cell": markdown.cell, "fence": markdown.fence}
-        _write(folder / file, templates.get_template(f"{file}.j2").render(context))
-    return folder / HTML, folder / MARKDOWN
-
-
-def _write(path: Path, text: str) -> None:
-    files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    subtitle = f"Study {name}: {cells} with a result, {len(analysis.skipped)} without"
+    title = analysis.design.question or name
+    return write_pages(folder, title, subtitle, report(analysis), figures.colours(analysis), date)
 
 
 def report(analysis: Analysis) -> list[Section]:

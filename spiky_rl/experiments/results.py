@@ -248,7 +248,8 @@ DESIGN = record(
     {"name": text, "question": text, "agents": rows(text), "tasks": rows(text), "seeds": rows(whole)}
     | {"vary": table(rows(anything)), "budget": optional(BUDGET), "num_envs": optional(whole)}
     | {"overrides": rows(text)}
-    | {"episodes": whole, "conditions": rows(text), "baseline": text, "library": text}
+    | {"episodes": whole, "conditions": rows(text), "baseline": text, "library": text},
+    {"tuning": text},
 )
 PLAN = record(
     {
@@ -266,7 +267,7 @@ PLAN = record(
 def read_design(folder: Path) -> Study:
     """The design. Raises ResultsError where study.json is not one."""
     data = _read(folder / "study.json", DESIGN)
-    kept: dict[str, Any] = {f.name: data[f.name] for f in dataclasses.fields(Study)}
+    kept: dict[str, Any] = {f.name: data[f.name] for f in dataclasses.fields(Study) if f.name in data}
     for key in ("agents", "tasks", "seeds", "overrides", "conditions"):
         kept[key] = tuple(kept[key])
     if (spent := kept["budget"]) is not None:

@@ -222,9 +222,9 @@ def design(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Seeds", f"{', '.join(map(str, asked.seeds))} ({count(len(asked.seeds), 'seed')} per agent, variant and task)"
     own = "each task's own number of iterations"
     yield "Budget", own if asked.budget is None else f"{asked.budget.text} per training"
-    yield "Environments", (
-        "each task's own number" if asked.num_envs is None else f"{asked.num_envs:,} at once"
-    )
+    yield "Environments", f"{asked.num_envs:,} at once" if asked.num_envs else "each task's own number"
+    if asked.tuning:
+        yield "Tuning", f"agents have the values of {asked.tuning}, found with other seeds; tuning.yaml is a copy"
     if asked.overrides:
         yield "Overrides", " ".join(asked.overrides)
     yield "Learning", f"PPO of {asked.library}"

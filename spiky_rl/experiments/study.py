@@ -14,6 +14,7 @@ from typing import Any
 
 from spiky_rl import registry
 from spiky_rl.config.reading import ReadingError, parse_yaml
+from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.budget import Budget
 from spiky_rl.experiments.budget import parse as parse_budget
 from spiky_rl.registry import UserError, nearest, short
@@ -56,6 +57,8 @@ class Study:
     baseline: str = ""
     """The agent that scores are normalised by and tests compare with; empty until `with_baseline` chooses."""
     library: str = "rsl_rl"
+    tuning: str = ""
+    """The file of tuned values that every agent has; empty: agents are as their own files say."""
 
     def data(self) -> dict[str, Any]:
         """As plain data: what `study.json` holds."""
@@ -74,6 +77,7 @@ class Study:
             "conditions": list(self.conditions),
             "baseline": self.baseline,
             "library": self.library,
+            **({"tuning": self.tuning} if self.tuning else {}),
         }
 
     @property
@@ -116,7 +120,7 @@ def build(name: str, data: Mapping[str, Any]) -> Study:
             raise StudyError(f"{key}: name at least one; there would be no cell")
     readers: dict[str, Callable[[Any], Any]] = {
         **{key: partial(_names, key) for key in ("agents", "tasks", "overrides", "conditions")},
-        **{key: partial(_text, key) for key in ("question", "baseline", "library")},
+        **{key: partial(_text, key) for key in ("question", "baseline", "library", "tuning")},
         **{key: partial(_count, key) for key in ("num_envs", "episodes")},
         "seeds": parse_seeds,
         "vary": _varied,
@@ -142,6 +146,8 @@ def check(study: Study) -> None:
         for name, times in Counter(names).items():
             if times > 1:
                 raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
+    if study.tuning:
+        _check_tuned(study, labels)
     combinations = math.prod(map(len, study.vary.values()))
     count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
     if count > MOST_CELLS:
@@ -154,6 +160,17 @@ def check(study: Study) -> None:
     if study.library not in ("rsl_rl", "skrl"):
         raise StudyError(
             f"library: {study.library!r} is none; choose rsl_rl or skrl{nearest(study.library, ('rsl_rl', 'skrl'))}"
+        )
+
+
+def _check_tuned(study: Study, labels: Sequence[str]) -> None:
+    """Refuse tuned values that are not there, or that were found with the study's own seeds. Raises UserError."""
+    tuned = read_tuned(Path(study.tuning))
+    for task, agent in itertools.product(labels, study.stems):
+        tuned.layer(task, agent)
+    if both := sorted({*tuned.seeds} & {*study.seeds}):
+        raise StudyError(
+            f"seeds: {both[0]} was trained with while tuning ({tuned.path}); tests need other seeds"
         )
 
 
@@ -215,10 +232,11 @@ def extended(old: Mapping[str, Any], study: Study) -> Study:
     if not study.baseline:
         study = replace(study, baseline=str(old.get("baseline", "")))
     new = study.data()
-    for key in ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"):
-        if old.get(key) != new[key]:
+    same = ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library")
+    for key in (*same, "tuning"):
+        if old.get(key) != new.get(key):
             raise StudyError(
-                f"the folder holds a study with {key}: {old.get(key)!r}, not {new[key]!r}; ask for the same, or choose another"
+                f"the folder holds a study with {key}: {old.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
                 " --out"
             )
     if set(old.get("vary", {})) != set(new["vary"]):

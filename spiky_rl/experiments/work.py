@@ -100,6 +100,11 @@ def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[
     arguments = [text.replace(OUT, str(out)) for text in cell["train"]]
     if can_go_on:
         arguments += ["--checkpoint", "latest"]
+    elif before := cell.get("goes_on"):
+        if (checkpoint := newest(out / "cells" / before, cell["library"])) is not None:
+            arguments += ["--checkpoint", str(checkpoint)]
+        else:
+            note(folder, f"{before} left no checkpoint that is whole; the training begins anew")
     command = [sys.executable, "-m", "spiky_rl.cli", "train", *arguments]
     if cell["processes"] > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell["processes"])]
@@ -153,6 +158,15 @@ def resumable(folder: Path, library: str) -> bool:
             f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
         )
     return good
+
+
+def newest(folder: Path, library: str) -> Path | None:
+    """The last checkpoint of a cell that can be gone on from."""
+    from spiky_rl.hosts.common.checkpoints import numbered
+
+    runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")}, reverse=True)
+    held = (path for run in runs for path in reversed(numbered(run)))
+    return next((path for path in held if is_whole(path, library)), None)
 
 
 def is_whole(path: Path, library: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from spiky_rl import files
 from spiky_rl.experiments import engines
 from spiky_rl.experiments.engines import base
-from spiky_rl.experiments.engines.base import BROKEN, DONE, RUNNING, STOPPED, EngineError, Order
+from spiky_rl.experiments.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING, EngineError, Order
 from tests.experiments.test_grid import cells as planned
 
 
@@ -42,6 +42,22 @@ def test_cells_run_one_at_a_time_where_that_is_asked(tmp_path):
         order(tmp_path, lambda states: seen.append(list(states.values())), parallel=1)
     )
     assert max(found.count(RUNNING) for found in seen) == 1
+
+
+def later(given: Order, batches: list) -> Order:
+    """The same cells, one batch when all before it have ended."""
+
+    def more(states):
+        return batches.pop(0) if batches and not {WAITING, RUNNING} & set(states.values()) else ()
+
+    return replace(given, cells=(), more=more)
+
+
+def test_an_engine_takes_cells_that_come_to_be_while_it_works(tmp_path):
+    given = order(tmp_path)
+    states = engines.create("local").run(later(given, [given.cells[:1], given.cells[2:]]))
+    assert states == {cell.name: DONE for cell in (given.cells[0], *given.cells[2:])}
+    assert engines.create("local").run(replace(later(given, [given.cells]), asked=lambda: True)) == {}
 
 
 def test_nothing_is_begun_after_a_stop(tmp_path):
@@ -131,6 +147,13 @@ def cluster():
 def test_a_cluster_works_all_cells(cluster, tmp_path):
     states = engines.create("ray", address=cluster.address).run(order(tmp_path))
     assert list(states.values()) == [DONE, BROKEN, DONE, DONE]
+
+
+def test_a_cluster_takes_cells_that_come_to_be_while_it_works(cluster, tmp_path):
+    given = order(tmp_path)
+    engine = engines.create("ray", address=cluster.address)
+    states = engine.run(later(given, [given.cells[:1], given.cells[2:]]))
+    assert states == {cell.name: DONE for cell in (given.cells[0], *given.cells[2:])}
 
 
 def test_what_no_machine_of_the_cluster_has_is_refused(cluster, tmp_path):

@@ -145,6 +145,16 @@ def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole)
     assert "cli train" in log and ("--checkpoint latest" in log) == whole
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that_is_whole(tmp_path, whole):
+    folder = a_cell(tmp_path / "cell", goes_on="before")
+    run = a_run(tmp_path / "cells" / "before", "first", whole, False)
+    assert worked(folder) == work.FAILED  # on its agent
+    log = (folder / "log.txt").read_text()
+    assert (f"--checkpoint {run / 'model_0.pt'}" in log) == whole
+    assert ("begins anew" in log) != whole
+
+
 def test_a_finished_training_whose_final_policy_is_damaged_has_not_finished(tmp_path):
     run = a_run(tmp_path, "first", True, False)
     files.write_json(run / "result.json", TRAINED)

@@ -37,6 +37,15 @@ class Order:
     """Whether to stop: nothing new is begun, and what runs keeps a checkpoint."""
     gpus: Sequence[str] = ()
     """GPUs of this machine to spread cells over, as CUDA_VISIBLE_DEVICES names them; none: cells choose by themselves."""
+    more: Callable[[Mapping[str, str]], Sequence[Cell]] = lambda states: ()
+    """Called as often with the states: cells to take besides."""
+
+    def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
+        """Add what there is besides; whether a cell is left to begin, which none is after a stop."""
+        for cell in () if self.asked() else self.more(states):
+            waiting.append(cell)
+            states[cell.name] = WAITING
+        return bool(waiting) and not self.asked()
 
 
 class Engine(ABC):

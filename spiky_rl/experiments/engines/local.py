@@ -32,7 +32,7 @@ class LocalEngine(Engine):
         waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()
         taken = dict[str, str | None]()
         told = False
-        while running or (waiting and not order.asked()):
+        while order.has_more(waiting, states) or running:
             while waiting and len(running) < order.parallel and not order.asked():
                 cell = waiting.pop(0)
                 taken[cell.name] = least_busy(shares(order.gpus, cell.processes), taken.values())

@@ -114,16 +114,17 @@ class RayEngine(Engine):
         import ray
 
         states = {cell.name: WAITING for cell in order.cells}
-        hashes = {cell.name: cell.hash for cell in order.cells}
         waiting, running = list(order.cells), dict[Any, str]()
+        hashes = dict[str, str]()
         threads = max(1, int(self.cpus))
         given = environment(order.parallel, threads * order.parallel)
         variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
         remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(work)
-        while running or (waiting and not order.asked()):
+        while order.has_more(waiting, states) or running:
             while waiting and len(running) < order.parallel and not order.asked():
                 cell = waiting.pop(0)
                 running[remote.remote(command(order, cell), variables)] = cell.name
+                hashes[cell.name] = cell.hash
                 states[cell.name] = RUNNING
             if order.asked():
                 for task in running:

@@ -1,0 +1,6 @@
+"""Tune agents equally: ``python scripts/tune.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole-v0 --trials 30``."""
+
+from spiky_rl.cli.tune import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,134 @@
+"""A tuning survives being killed in the middle of a training, its values train an agent, and what is none is refused in one line."""
+
+import json
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spiky_rl.cli import common
+from spiky_rl.cli.compare import compare
+from spiky_rl.cli.tune import tune
+from tests import processes
+
+for module, extra in (("isaaclab", "isaaclab"), ("optuna", "experiments")):
+    if find_spec(module) is None:
+        pytest.skip(f"{module} is not installed: the extra '{extra}'", allow_module_level=True)
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.timeout(2 * processes.PATIENCE)
+SPACE = {
+    "shared": {"agent.algorithm.learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}},
+    "own": {"lif_ppo": {"agent.network.steps": {"low": 1, "high": 2}}},
+}
+SMALL = [
+    *("--tasks", "cartpole", "--num_envs", "64", "--device", "cpu", "--assets", "local", "--episodes", "2")
+]
+GIVEN = ["--agents", "lif_ppo", *SMALL, "--trials", "2", "--budget", "env_steps=96000"]
+CELL = "Isaac-Cartpole.lif_ppo.trial{}.rung{}.seed90000"
+
+
+@pytest.fixture
+def space(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(SPACE))
+    return path
+
+
+@pytest.mark.slow
+def test_a_tuning_killed_in_the_middle_of_a_training_goes_on_from_its_checkpoint_and_its_values_are_used(
+    space, tmp_path
+):
+    out = tmp_path / "out"
+    line = [ROOT / "scripts" / "tune.py", *GIVEN, "--space", space, "--out", out]
+    with processes.Command(*line) as command:
+        command.until(lambda: list(out.glob(f"cells/{CELL.format(1, 2)}/run/*/*/*/progress.json")))
+        command.send(signal.SIGKILL)
+    before = {path: path.read_bytes() for path in out.glob("cells/*/result.json")}
+    assert len(before) == 5
+    done = processes.run(*line)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    last = json.loads((out / "cells" / CELL.format(1, 2) / "result.json").read_text())
+    steps = last["curve"]["env_steps"]
+    assert steps == [
+        64 * 16 * (i + 1) for i in range(len(steps))
+    ], "the curve is whole, over three rungs and a kill"
+    assert 32_000 <= last["training"]["env_steps"] < 32_000 + 64 * 16
+    assert (out / "report.html").exists()
+
+    tuned = yaml.safe_load((out / "tuned.yaml").read_text())["tasks"]["Isaac-Cartpole"]["lif_ppo"]
+    more = ["--seeds", "0", "--budget", "env_steps=2000", "--conditions", "nominal", "--tuning", out]
+    made = processes.run(
+        ROOT / "scripts" / "compare.py", "--agents", "lif_ppo", *SMALL, *more, "--out", tmp_path / "study"
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    (params,) = (tmp_path / "study").glob("cells/Isaac-Cartpole.lif_ppo.seed0/run/*/*/*/params/spec.yaml")
+    if tuned["trial"]:
+        row = yaml.safe_load(params.read_text())["algorithm.learning_rate"]
+        assert row == {
+            "value": tuned["agent"]["algorithm"]["learning_rate"],
+            "origin": "tuned.yaml for Isaac-Cartpole",
+        }
+    assert "agents have the values of" in (tmp_path / "study" / "report.md").read_text()
+
+
+REFUSED = {
+    "unknown agent": (["--agents", "lif_poo"], ["'lif_poo'", "mean 'lif_ppo'"]),
+    "unknown space": (["--space", "pilto"], ["'pilto'", "mean 'pilot'"]),
+    "no space file": (["--space", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+    "agent without dimensions": (["--agents", "lif_ppo,lif_rstdp"], ["lif_rstdp", "own"]),
+    "no trial": (["--trials", "0"], ["--trials", "at least 1"]),
+    "unknown budget": (["--budget", "steps=3"], ["'steps'", "mean 'env_steps'"]),
+    "an override of a dimension": (
+        ["agent.algorithm.learning_rate=0.1"],
+        ["agent.algorithm.learning_rate", "pilot"],
+    ),
+    "an activity of none": (["--agents", "mlp_ppo", "--activity", "firing_rate"], ["mlp_ppo does not spike"]),
+    "no database": (
+        ["--storage", "postgresql://me:secret@nowhere/x"],
+        ["--storage postgresql://me@nowhere/x"],
+    ),
+}
+
+
+def refused(command, arguments, capsys) -> str:
+    """The one line of a command that is refused."""
+    try:
+        code = common.run(command, [str(argument) for argument in arguments])
+    except SystemExit as end:
+        code = end.code
+    said = capsys.readouterr().err.splitlines()
+    assert code == 2
+    errors = [line for line in said if "error:" in line]
+    assert len(errors) == 1 and errors[0] == said[-1]
+    return errors[0]
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_tuning_that_is_none_is_refused_in_one_line(case, tmp_path, capsys):
+    more, words = REFUSED[case]
+    said = refused(tune, [*GIVEN, *more, "--out", tmp_path / "out"], capsys)
+    assert all(word in said for word in words) and "secret" not in said
+    assert not (tmp_path / "out" / "tuning.json").exists()
+
+
+def test_a_value_that_the_agent_does_not_take_is_refused_before_a_trial(tmp_path, capsys):
+    wrong = {**SPACE, "own": {"lif_ppo": {"agent.network.neuron.tua": {"low": 1.0, "high": 2.0}}}}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(wrong))
+    said = refused(tune, [*GIVEN, "--space", tmp_path / "mine.yaml", "--out", tmp_path / "out"], capsys)
+    assert "tua" in said and "mean 'tau'" in said and not (tmp_path / "out").exists()
+
+
+def test_a_study_that_names_a_tuning_that_is_not_there_is_refused_in_one_line(tmp_path, capsys):
+    line = ["--agents", "lif_ppo", *SMALL, "--tuning", tmp_path / "nowhere.yaml", "--out", tmp_path / "out"]
+    assert "nowhere.yaml" in refused(compare, line, capsys) and not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_shows_what_is_tuned_and_writes_nothing(tmp_path, capsys):
+    assert tune([*GIVEN, "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "32,000 environment steps per trial" in said and "network.surrogate.slope" in said
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,45 @@
+"""Every space that ships gives its agents equally many dimensions, each of which the agents take from end to end."""
+
+import copy
+
+import pytest
+
+from spiky_rl import registry, spec
+from spiky_rl.experiments import tuning_space
+from spiky_rl.hosts.rsl_rl.config import runner_config
+from tests.test_spec import HOST, TASK
+
+PILOT = ["mlp_ppo", "gru_ppo", "lif_ppo", "alif_ppo", "lif_eprop", "alif_recurrent_ppo", "lif_stateful_ppo"]
+PILOT += ["lif_reservoir_ppo"]
+SPACES = {name: tuning_space.read(name) for name in registry.names("spaces")}
+CASES = [(name, agent) for name, space in SPACES.items() for agent in space.own]
+
+
+def test_the_agents_of_the_pilot_share_dimensions_and_have_as_many_of_their_own():
+    pilot = SPACES["pilot"]
+    assert set(pilot.own) == set(PILOT)
+    pilot.require_equal(PILOT)
+    shared = {d.key.removeprefix("agent.") for d in pilot.shared}
+    wanted = {"learning_rate", "critic_learning_rate", "entropy_coef", "num_learning_epochs"}
+    assert {f"algorithm.{key}" for key in wanted} < shared
+    assert {"actor.distribution_cfg.init_std", "actor.obs_normalization"} < shared
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_no_agent_of_a_space_has_more_dimensions_than_another(name):
+    SPACES[name].require_equal(list(SPACES[name].own))
+
+
+@pytest.mark.parametrize(("name", "agent"), CASES)
+def test_an_agent_takes_both_ends_of_every_dimension(name, agent):
+    space = SPACES[name]
+    for index in range(max(len(d.ends) for d in space.of(agent))):
+        chosen = [(d, d.ends[min(index, len(d.ends) - 1)]) for d in space.of(agent)]
+        values = [text for d, value in chosen for text in d.assignments(value)]
+        found = spec.resolve_agent(agent, TASK, copy.deepcopy(HOST), [*space.fixed, *values])
+        runner_config(found)
+        flat = spec.flatten(found.tree())
+        for d, value in chosen:
+            wanted = spec.parse_overrides(d.assignments(value)[:1])
+            (expected,) = spec.flatten(wanted).values()
+            assert flat[d.key.removeprefix("agent.")] == expected, d.key

@@ -1,0 +1,299 @@
+"""A tuning gives every agent as many trials, survives being killed anywhere, and refuses what is none before it begins."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experiments'")
+
+from spiky_rl.config.tuned import read_tuned
+from spiky_rl.experiments import tuning, tuning_space
+from spiky_rl.experiments.study import StudyError
+from spiky_rl.experiments.tuning_outcome import outcomes, write_tuned
+from spiky_rl.experiments.tuning_page import write_tuning_page
+from spiky_rl.experiments.tuning_search import connect
+from spiky_rl.registry import UserError
+from tests.experiments import tunings
+
+PATIENCE = 60.0
+"""Seconds."""
+
+
+def ends(out: Path, word: str = "end") -> list[str]:
+    """Cells that ended, or began, in that order."""
+    log = out / "cells.log"
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.split()[1] for line in lines if line.startswith(word)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A tuning that nobody disturbed: (its search, its folder)."""
+    out = tmp_path_factory.mktemp("tuning") / "out"
+    return tunings.run(out, tunings.asked(trials=14)), out
+
+
+def test_every_agent_has_the_same_number_of_trials_and_the_first_is_the_agent_as_it_is(whole):
+    found = tunings.trials(whole[0])
+    assert [len(own) for own in found.values()] == [14, 14]
+    for own in found.values():
+        assert own[0][1:3] == ("COMPLETE", {}), "the first is the agent as it is, and always whole"
+        assert all(len(params) == 2 for _, _, params, *_ in own[1:])
+
+
+def test_a_trial_spends_a_third_of_the_budget_rung_by_rung_and_bad_ones_less(whole):
+    search, out = whole
+    budget = tunings.WHOLE.amount
+    (pair, *_), (cell, *_) = search.studies, search.tuning.cells(
+        search.site, next(iter(search.studies)), [], 2, "x"
+    )
+    assert cell.env_steps == pytest.approx(budget / 3, abs=512) and pair.budget.amount == budget / 3
+    states = [state for own in tunings.trials(search).values() for _, state, *_ in own]
+    assert states.count("PRUNED") > 3 and states.count("COMPLETE") > 6
+    assert len(ends(out)) < 3 * len(states), "those that were ended early have fewer rungs"
+
+
+def test_tuned_values_are_those_of_the_best_trial_and_agents_are_better_with_them(whole):
+    search, out = whole
+    assert write_tuned(search)
+    tuned = read_tuned(out)
+    for outcome in outcomes(search):
+        best, default = outcome.best, outcome.default
+        assert best.values[0] == max(trial.values[0] for trial in outcome.complete) > default.values[0]
+        _, layer = tuned.layer("Isaac-Cartpole", outcome.pair.stem)
+        assert layer["algorithm"]["schedule"] == "fixed"
+        assert layer["algorithm"]["learning_rate"] == best.params["agent.algorithm.learning_rate"]
+
+
+def test_the_page_names_what_matters(whole):
+    search, out = whole
+    html, text = write_tuning_page(search, {"robots": "of sticks"})
+    said = text.read_text()
+    for words in (
+        "Default, tuned and sensitivity",
+        "Importance of parameters",
+        "lif_ppo from 2.22 to",
+        "of sticks",
+    ):
+        assert words in said, words
+    rows = [
+        line.split("|")
+        for line in said.splitlines()
+        if line.startswith(("| algorithm.learning_rate", "| network.steps"))
+    ]
+    assert float(rows[0][2]) > float(
+        rows[1][2]
+    ), "what the objective depends on is more important than what it ignores"
+    assert "<svg" in html.read_text() and (out / "figures" / "tuning_isaac_cartpole.svg").exists()
+
+
+def at_work(out: Path, wanted, parallel: int) -> None:
+    tunings.run(out, wanted, parallel, tunings.Computed(seconds=0.004))
+
+
+def killed_again_and_again(out: Path, wanted, parallel: int, moments) -> int:
+    """Kill -9 a tuning whenever so many more cells have ended, then let it go on to its end; how often it was killed."""
+    fork = multiprocessing.get_context("fork")
+    times = 0
+    for more in (*moments, None):
+        process = fork.Process(target=at_work, args=(out, wanted, parallel))
+        before, deadline = len(ends(out)), time.monotonic() + PATIENCE
+        process.start()
+        while process.is_alive() and (more is None or len(ends(out)) < before + more):
+            assert time.monotonic() < deadline
+            time.sleep(0.0005)
+        if more is not None and process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            times += 1
+        process.join()
+    assert process.exitcode == 0
+    return times
+
+
+@pytest.mark.parametrize(
+    ("parallel", "trials", "moments"), [(1, 14, (0, 1, 2, 5, 0, 9)), (3, 6, (1, 0, 4, 3))]
+)
+def test_a_tuning_that_is_killed_at_any_moment_loses_nothing_and_runs_nothing_twice(
+    tmp_path, whole, parallel, trials, moments
+):
+    wanted = tunings.asked(trials=trials)
+    assert killed_again_and_again(tmp_path, wanted, parallel, moments) == len(moments)
+    found = tunings.trials(tunings.search(tmp_path, wanted))
+    assert [len(own) for own in found.values()] == [trials, trials]
+    assert {state for own in found.values() for _, state, *_ in own} <= {"COMPLETE", "PRUNED"}
+    assert len(set(ends(tmp_path))) == len(ends(tmp_path))
+    cells = {path.parent.name for path in tmp_path.glob("cells/*/result.json")}
+    assert {path.name for path in (tmp_path / "cells").iterdir()} == cells, "no cell was begun and forgotten"
+    if parallel == 1:
+        assert found == tunings.trials(whole[0]), "the same trials as if nobody had killed it"
+
+
+def test_two_commands_at_once_share_the_trials(tmp_path):
+    wanted = tunings.asked(trials=8)
+    tunings.search(tmp_path, wanted)  # makes the tables
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=at_work, args=(tmp_path, wanted, 1)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(PATIENCE)
+    assert [process.exitcode for process in both] == [0, 0]
+    found = tunings.trials(tunings.search(tmp_path, wanted))
+    assert [len(own) for own in found.values()] == [8, 8]
+    assert len(set(ends(tmp_path, "begin"))) == len(ends(tmp_path, "begin"))
+
+
+def test_a_tuning_grows_by_trials_and_agents(tmp_path):
+    tunings.run(tmp_path, tunings.asked("lif_ppo", trials=2))
+    before = ends(tmp_path)
+    made = tunings.run(tmp_path, tunings.asked("mlp_ppo", trials=3))
+    assert {stem: len(own) for stem, own in tunings.trials(made).items()} == {"lif_ppo": 3, "mlp_ppo": 3}
+    assert ends(tmp_path)[: len(before)] == before and len(set(ends(tmp_path))) == len(ends(tmp_path))
+
+
+def test_a_trial_that_diverges_counts_and_one_that_fails_is_tried_again(tmp_path):
+    def breaks(cell):
+        if "trial1." in cell.name:
+            return "failed: iteration 3: the value loss is nan, at a learning rate of 0.01"
+        return "[Errno 28] No space left on device" if "trial2.rung1" in cell.name else None
+
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=4), engine=tunings.Computed(breaks=breaks))
+    (own,) = tunings.trials(made).values()
+    assert [state for _, state, *_ in own] == ["COMPLETE", "PRUNED", "RUNNING", "COMPLETE"]
+    assert list(made.broken) == ["lif_ppo trial2 on Isaac-Cartpole"] and not write_tuned(made)
+    assert "No space left" in write_tuning_page(made, {})[1].read_text()
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=4))
+    (own,) = tunings.trials(made).values()
+    assert [state for _, state, *_ in own] == ["COMPLETE", "PRUNED", "COMPLETE", "COMPLETE"]
+    assert ends(tmp_path).count("Isaac-Cartpole.lif_ppo.trial2.rung0.seed90000") == 1
+    assert write_tuned(made)
+    assert "the value loss is nan" in write_tuning_page(made, {})[1].read_text()
+
+
+def test_seeds_of_a_trial_are_cells_and_its_return_is_their_mean(tmp_path):
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=1, seeds="90000-90002"))
+    assert len(ends(tmp_path)) == 3 * 3
+    (own,) = tunings.trials(made).values()
+    assert own[0][3] == pytest.approx(
+        tunings.trials(tunings.run(tmp_path / "one", tunings.asked("lif_ppo", trials=1)))["lif_ppo"][0][3]
+    )
+
+
+def test_with_an_activity_the_tuned_trial_is_the_quietest_that_keeps_the_return(tmp_path):
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=16, activity="operations"))
+    assert len(ends(tmp_path)) == 16, "no trial is ended early, and none has rungs"
+    (outcome,) = outcomes(made)
+    top = max(trial.values[0] for trial in outcome.complete)
+    near = [trial for trial in outcome.complete if trial.values[0] >= 0.95 * top]
+    assert outcome.best.values[1] == min(trial.values[1] for trial in near)
+    assert write_tuned(made) and read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"]["operations"] > 0
+    assert "Return and activity" in write_tuning_page(made, {})[1].read_text()
+
+
+def other_space(**low):
+    shared = {"agent.algorithm.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True, **low}}
+    return {**tunings.SPACE, "shared": shared}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"space": other_space(low=1e-5)},
+            ["space.shared.agent.algorithm.learning_rate.low", "0.0001", "1e-05"],
+        ),
+        ({"activity": "operations"}, ["activity", "'operations'"]),
+        ({"seeds": "7"}, ["seeds", "90000", "7"]),
+        ({"budget": "env_steps=1000"}, ["budget", "1000"]),
+        ({"num_envs": 3}, ["num_envs", "3"]),
+    ],
+)
+def test_another_tuning_in_the_same_folder_is_refused(tmp_path, change, words):
+    tunings.search(tmp_path, tunings.asked())
+    before = (tmp_path / "tuning.json").read_text()
+    with pytest.raises(StudyError) as error:
+        tuning.prepare(tmp_path, tunings.asked(**change))
+    assert all(word in str(error.value) for word in [*words, "--out"]), str(error.value)
+    assert (tmp_path / "tuning.json").read_text() == before
+
+
+def test_an_agent_that_has_changed_since_is_refused(tmp_path):
+    held = tunings.search(tmp_path, tunings.asked()).tuning
+    with pytest.raises(StudyError, match="lif_ppo on Isaac-Cartpole.*'a+'.*'b'"):
+        tuning.write(tmp_path, held, {"lif_ppo on Isaac-Cartpole": "b"})
+
+
+def test_a_folder_of_a_study_and_a_damaged_tuning_are_refused(tmp_path):
+    (tmp_path / "cells").mkdir()
+    with pytest.raises(StudyError, match="no tuning.json"):
+        tuning.prepare(tmp_path, tunings.asked())
+    (tmp_path / "tuning.json").write_text("{")
+    with pytest.raises(StudyError, match="no tuning of this version"):
+        tuning.prepare(tmp_path, tunings.asked())
+
+
+@pytest.mark.parametrize("url", ["nowhere://me:secret@host/db", "sqlite:////no/such/folder/x.db", "nothing"])
+def test_a_storage_that_is_none_is_named_without_its_password(url):
+    with pytest.raises(StudyError, match="--storage") as error:
+        connect(url)
+    assert "secret" not in str(error.value)
+
+
+RATE = "agent.algorithm.learning_rate"
+REFUSED = {
+    "unknown key": ({"sharde": {}}, ["sharde", "mean 'shared'"]),
+    "unknown option": (
+        {"shared": {"agent.algorithm.learnin_rate": {"low": 0.1, "high": 1}}},
+        ["learnin_rate", "learning_rate"],
+    ),
+    "out of range": (
+        {"shared": {"agent.algorithm.gamma": {"low": 0.5, "high": 1.5}}},
+        ["gamma", "1.5", "between"],
+    ),
+    "no range": ({"shared": {RATE: {"low": 0.1}}}, [RATE, "or choices; got"]),
+    "both": (
+        {"shared": {RATE: {"low": 0.1, "high": 1, "choices": [1, 2]}}},
+        [RATE, "or choices; got"],
+    ),
+    "a choice that is no list": ({"shared": {RATE: {"choices": 3}}}, [RATE, "a list"]),
+    "empty range": ({"shared": {RATE: {"low": 1, "high": 0.1}}}, [RATE, "low < high"]),
+    "log of nothing": ({"shared": {RATE: {"low": 0.0, "high": 0.1, "log": True}}}, [RATE, "above 0"]),
+    "no choice": ({"shared": {RATE: {"choices": []}}}, [RATE, "at least two"]),
+    "log of choices": ({"shared": {RATE: {"choices": [1, 2], "log": True}}}, [RATE, "or choices; got"]),
+    "text": ({"shared": {RATE: {"low": "a", "high": 0.1}}}, [f"{RATE}.low", "a number"]),
+    "one choice": ({"shared": {RATE: {"choices": [0.1]}}}, [RATE, "at least two"]),
+    "unknown part": ({"shared": {RATE: {"low": 0.1, "hihg": 1}}}, [RATE, "hihg", "mean 'high'"]),
+    "twice": (
+        {"shared": {RATE: {"low": 0.1, "high": 1}}, "own": {"mlp_ppo": {RATE: {"choices": [1, 2]}}}},
+        [RATE, "twice"],
+    ),
+    "no override": ({"own": {"mlp_ppo": {"gamma": {"choices": [0.9, 0.99]}}}}, ["gamma", "no override"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_space_that_is_none_is_refused_by_name(case, tmp_path):
+    data, words = REFUSED[case]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(UserError) as error:
+        tuning_space.read(str(tmp_path / "mine.yaml"))
+    assert all(word in str(error.value) for word in ["mine.yaml", *words]), str(error.value)
+
+
+def test_agents_with_unequal_numbers_of_dimensions_and_those_without_any_are_refused():
+    more = {
+        **tunings.SPACE["own"],
+        "lif_ppo": {**tunings.SPACE["own"]["lif_ppo"], "agent.network.neuron.tau": {"low": 1, "high": 9}},
+    }
+    space = tuning_space.build("mine", {**tunings.SPACE, "own": more})
+    with pytest.raises(StudyError, match="unequal.*lif_ppo 2.*mlp_ppo 1"):
+        space.require_equal(["lif_ppo", "mlp_ppo"])
+    with pytest.raises(StudyError, match="no dimensions for mlp_poo.*mean 'mlp_ppo'"):
+        space.require_equal(["lif_ppo", "mlp_poo"])
+    with pytest.raises(StudyError, match="'pilto'.*mean 'pilot'"):
+        tuning_space.read("pilto")

@@ -1,0 +1,132 @@
+"""Tunings whose cells take no time: an engine that computes what a training would come to."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from spiky_rl import files
+from spiky_rl.experiments import grid, study, tuning, tuning_space
+from spiky_rl.experiments.budget import Budget
+from spiky_rl.experiments.engines.base import BROKEN, DONE, RUNNING, Engine, Order
+from spiky_rl.experiments.grid import Cell, Resolved
+from spiky_rl.experiments.tuning import SHARE, Pair, Site, Tuning
+from spiky_rl.experiments.tuning_search import Search, connect
+
+SPACE = {
+    "set": {"agent.algorithm.schedule": "fixed"},
+    "shared": {"agent.algorithm.learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},
+    "own": {
+        "lif_ppo": {"agent.network.steps": {"low": 1, "high": 8}},
+        "mlp_ppo": {"agent.actor.activation": {"choices": ["elu", "relu", "tanh"]}},
+    },
+}
+WHOLE = Budget("env_steps", 120_000)
+
+
+def asked(agents="lif_ppo,mlp_ppo", trials=6, activity="", space=None, **more) -> Tuning:
+    given = study.build("tuning", {"agents": agents, "tasks": ["cartpole"], "seeds": "90000", **more})
+    return Tuning(given, tuning_space.build("test", space or SPACE), trials, activity)
+
+
+def resolver(given: study.Study):
+    """As Isaac Lab's configurations would tell it, in short."""
+
+    def resolve(task: str, agent: str, variant: Mapping) -> Resolved:
+        spec = {"agent": agent, "overrides": list(given.overrides)}
+        return Resolved("Isaac-Cartpole", spec, grid.digest(spec), 64, 8, 5, "cpu")
+
+    return resolve
+
+
+def search(out: Path, wanted: Tuning, parallel: int = 1) -> Search:
+    """As tune.py makes it."""
+    held = tuning.prepare(out, wanted)
+    pairs = [
+        Pair(
+            "cartpole",
+            agent,
+            "Isaac-Cartpole",
+            agent,
+            held.space.of(agent),
+            Budget("env_steps", WHOLE.amount * SHARE),
+        )
+        for agent in held.study.agents
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    storage = connect(f"sqlite:///{out / 'tuning.db'}")
+    tuning.write(out, held, {"lif_ppo on Isaac-Cartpole": "a" * 16})
+    return Search(held, pairs, storage, Site(out, resolver, "cpu"), parallel)
+
+
+def value(cell: Cell, name: str, default: str) -> str:
+    """What a cell's command sets an option to."""
+    return dict(text.split("=", 1) for text in cell.train if "=" in text).get(name, default)
+
+
+def outcome(cell: Cell) -> dict[str, float]:
+    """The higher the nearer the learning rate is to 0.01, and the longer the training; spikes for every inner step."""
+    rate = float(value(cell, "agent.algorithm.learning_rate", "1e-3"))
+    steps = int(value(cell, "agent.network.steps", "4"))
+    amount = cell.env_steps or 0
+    near = 1.0 / (1.0 + abs(math.log10(rate) + 2.0))
+    return {
+        "mean_return": 5.0 * near * amount / (amount + 5_000),
+        "firing_rate": 0.05 * steps,
+        "operations": 100.0 * steps,
+    }
+
+
+class Computed(Engine):
+    """Takes ``seconds`` for a cell; notes when cells begin and end in ``cells.log``; breaks where ``breaks`` says so."""
+
+    def __init__(self, seconds: float = 0.0, breaks=lambda cell: None) -> None:
+        self.seconds, self.breaks = seconds, breaks
+
+    def run(self, order: Order) -> dict[str, str]:
+        states: dict[str, str] = {}
+        waiting, running = list(order.cells), dict[str, tuple[Cell, float]]()
+        with open(order.out / "cells.log", "a", encoding="utf-8", buffering=1) as log:
+            while order.has_more(waiting, states) or running:
+                while waiting and len(running) < order.parallel:
+                    cell = waiting.pop(0)
+                    log.write(f"begin {cell.name}\n")
+                    running[cell.name] = cell, time.monotonic() + self.seconds
+                    states[cell.name] = RUNNING
+                for name, (cell, end) in list(running.items()):
+                    if time.monotonic() < end:
+                        continue
+                    del running[name]
+                    if (error := self.breaks(cell)) is not None:
+                        states[name] = BROKEN
+                        self.fail(order.out / "cells" / name, error)
+                        continue
+                    found = {"evaluation": {"conditions": {"nominal": outcome(cell)}}, "hash": cell.hash}
+                    files.write_json(order.out / "cells" / name / "result.json", found)
+                    log.write(f"end {name}\n")
+                    states[name] = DONE
+        return states
+
+    def fail(self, folder: Path, error: str) -> None:
+        """As a training that ended with an error."""
+        files.write(folder / "error.txt", lambda beside: beside.write_text(f"the training ended\n{error}\n"))
+        files.write_json(folder / "run" / "rsl_rl" / "cartpole" / "first" / "result.json", {"outcome": error})
+
+
+def run(out: Path, wanted: Tuning, parallel: int = 1, engine: Engine | None = None) -> Search:
+    """A tuning to its end."""
+    made = search(out, wanted, parallel)
+    (engine or Computed()).run(Order((), out, parallel, lambda states: None, lambda: False, more=made.more))
+    return made
+
+
+def trials(made: Search) -> dict[str, list[tuple]]:
+    """What all trials are and came to, by agent."""
+    return {
+        pair.stem: [
+            (t.number, t.state.name, t.params, t.values, t.intermediate_values) for t in held.get_trials()
+        ]
+        for pair, held in made.studies.items()
+    }
