@@ -67,7 +67,7 @@ def main(library, logs, *agents):
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
                         evaluation = Evaluation(env, NAMES, EPISODES, ["policy"], SEED)
-                        conditions, cost = evaluation.run(policy)
+                        (conditions,), cost = evaluation.run(policy)
                         found |= parts(policy, env, evaluation)
                 found |= {"conditions": conditions, "cost": cost}
             except Exception:  # pylint: disable=broad-exception-caught  # the test shows it
