@@ -98,10 +98,11 @@ def evaluate(argv: list[str]) -> int:
     }
     files.write_json(out, result)
     measure = plan.task_spec.measure if plan.task_spec else ""
-    print_table(found[0], measure)
-    if adapts:
-        print("changing as it acts:")
-        print_table(found[1], measure)
+    for title, conditions in zip(("", "changing as it acts:"), found, strict=False):
+        if title:
+            print(title)
+        print_table(conditions, measure)
+        print_recovery(conditions)
     print(out)
     return 0
 
@@ -176,9 +177,7 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
     measure = measure if measure in conditions["nominal"]["measures"] else ""
     table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
     table.add_column("condition", no_wrap=True)
-    recovers = any(found.get("recovery") for name, found in conditions.items() if name != "nominal")
     columns = ["return", "share", "steps", *([titles[measure]] if measure else []), "firing", "operations"]
-    columns += ["recovery"] if recovers else []
     for title in columns:
         table.add_column(escape(title), justify="right", no_wrap=True)
     nominal = conditions["nominal"]["mean_return"]
@@ -190,10 +189,26 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
         cells += [f"{found['measures'][measure]:.2f}"] if measure else []
         cells.append(f"{found['firing_rate']:.1%}" if found["firing_rate"] else "-")
         cells.append(f"{found['operations']:,.0f}" if found["operations"] else "-")
-        if recovers:
-            share = (found.get("recovery") or {}).get("share")
-            cells.append("-" if share is None else f"{share:.0%}")
         table.add_row(name, *cells)
+    Console().print(table)
+
+
+def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for nominal and for everything that happens in mid-episode, if something does."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    found = {name: results["recovery"] for name, results in conditions.items() if results.get("recovery")}
+    if not set(found) - {"nominal"}:
+        return
+    table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
+    table.add_column("reward of a control step", no_wrap=True)
+    for title in ("episodes", "before", "last third", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in found.items():
+        share = "-" if row["share"] is None else f"{row['share']:.0%}"
+        table.add_row(name, str(row["episodes"]), f"{row['before']:.4f}", f"{row['after']:.4f}", share)
     Console().print(table)
 
 
