@@ -1,10 +1,12 @@
 """Tasks whose observations come late and agents that see several of them, on the real simulator."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from spiky_rl.hosts.isaaclab.history import lengthen
 from spiky_rl.registry import UserError
 from spiky_rl.spec import load_task
 from tests import processes
@@ -32,7 +34,7 @@ def late(true: torch.Tensor, delay: int) -> torch.Tensor:
     return true[torch.maximum(steps - delay, begun)]
 
 
-@pytest.mark.parametrize("task", ["cartpole_delayed", "ant_delayed"])
+@pytest.mark.parametrize("task", ["cartpole_delayed", pytest.param("ant_delayed", marks=pytest.mark.slow)])
 def test_everything_observed_on_a_delayed_task_is_4_steps_old_and_begins_with_the_episode(task):
     found = case(task, "mlp_ppo")
     assert torch.equal(found["seen"], late(found["true"], DELAY))
@@ -58,10 +60,6 @@ def test_an_agent_with_a_history_sees_its_last_8_observations_and_stress_is_that
 
 
 def test_a_history_that_a_task_cannot_have_is_refused():
-    from types import SimpleNamespace
-
-    from spiky_rl.hosts.isaaclab.history import lengthen
-
     with pytest.raises(UserError, match="agent.history: 8 .*no observation manager.*agent.history=1"):
         lengthen(SimpleNamespace(), 8, {})
     apart = SimpleNamespace(observations=SimpleNamespace(policy=SimpleNamespace(concatenate_terms=False)))

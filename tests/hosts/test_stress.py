@@ -1,5 +1,7 @@
 """Stress does what its text says, from when it says, and to its own environments alone."""
 
+import copy
+import dataclasses
 import json
 
 import pytest
@@ -8,7 +10,7 @@ from torch import nn
 
 from spiky_rl import registry
 from spiky_rl.hosts.isaaclab.conditions import (
-    CONDITIONS, ROBUSTNESS, ConditionError, Group, Subject, chosen, missing, sensors_of,
+    CONDITIONS, ROBUSTNESS, ConditionError, Group, Subject, chosen, missing, require, sensors_of,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
 from spiky_rl.hosts.isaaclab.conditions.faults import DEAD, LOST, SPURIOUS, quantised, weights
@@ -112,8 +114,6 @@ class Acting:
             self.network = None
 
     def copy(self):
-        import copy
-
         return Acting(copy.deepcopy(self.model), self.network is not None)
 
 
@@ -279,8 +279,6 @@ def test_stress_is_all_that_a_task_and_an_agent_can_have(cartpole):
     left_out = missing(everything, cartpole)
     assert set(left_out) == {"locked_leg", "lost_spikes", "spurious_spikes"}
     assert chosen("stress", cartpole) == ["nominal", *(name for name in everything if name not in left_out)]
-    import dataclasses
-
     able = dataclasses.replace(cartpole, leg="a_leg", network=spiking())
     assert not missing(everything, able)
     assert set(missing(everything, dataclasses.replace(able, network=spiking("sigma_delta")))) == {
@@ -291,8 +289,6 @@ def test_stress_is_all_that_a_task_and_an_agent_can_have(cartpole):
 
 
 def test_what_cannot_be_had_is_said_in_one_line(cartpole):
-    from spiky_rl.hosts.isaaclab.conditions import require
-
     with pytest.raises(ConditionError) as refusal:
         require(["nominal", "locked_leg", "lost_spikes", "push"], cartpole)
     text = str(refusal.value)
@@ -308,10 +304,14 @@ def test_what_cannot_be_had_is_said_in_one_line(cartpole):
 
 # On the real simulator
 
+REAL = [
+    ("ant", "newton_mjwarp"),
+    pytest.param(("ant", "mujoco"), marks=pytest.mark.slow),
+    ("cartpole", "mujoco"),
+]
 
-@pytest.fixture(
-    scope="module", params=[("ant", "newton_mjwarp"), ("ant", "mujoco"), ("cartpole", "mujoco")], ids="-".join
-)
+
+@pytest.fixture(scope="module", params=REAL, ids="-".join)
 def real(request) -> dict:
     """What stress did to a robot that is free to go, by both physics, and to one with a fixed base."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")

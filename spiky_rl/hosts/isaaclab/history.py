@@ -29,7 +29,7 @@ def lengthen(env_cfg: Any, steps: int, observed: Mapping[str, Sequence[str]]) ->
     default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
     for role, groups in {**default, **observed}.items():
         for name in groups if role in default else ():
-            group = getattr(observations, name, None)
+            group: Any = getattr(observations, name, None)
             if not getattr(group, "concatenate_terms", False):
                 raise UserError(
                     f"agent.history: {steps} control steps are not available for the observation group {name!r}, whose terms are"

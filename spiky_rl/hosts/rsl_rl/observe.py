@@ -32,12 +32,15 @@ class Played(PlayedPolicy):
         return self.model.state if self.network is not None else None  # type: ignore[return-value]
 
     def copy(self) -> Played:  # noqa: D102
-        model = copy.deepcopy(self.model)
+        model: Any = copy.deepcopy(self.model)
         model.reset()
         return Played(model)
 
     def __call__(self, obs: Any) -> Tensor:  # noqa: D102
-        return self.model(self.model.with_features(obs, adapt=True) if self.adapts else obs)
+        if self.adapts:
+            assert isinstance(self.model, SpikingModel)
+            obs = self.model.with_features(obs, adapt=True)
+        return self.model(obs)
 
     def reset(self, dones: Tensor | None = None) -> None:  # noqa: D102
         self.model.reset(dones)  # type: ignore[operator]

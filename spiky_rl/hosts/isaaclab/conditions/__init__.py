@@ -18,8 +18,21 @@ from spiky_rl.hosts.isaaclab.conditions.sensing import sensors_of
 from spiky_rl.registry import nearest
 
 __all__ = [
-    *("Condition", "ConditionError", "Group", "Subject", "CONDITIONS", "ROBUSTNESS", "SETS"),
-    *("chosen", "drawing", "entity", "missing", "newton_solver", "require", "robot_of", "sensors_of"),
+    "CONDITIONS",
+    "ROBUSTNESS",
+    "SETS",
+    "Condition",
+    "ConditionError",
+    "Group",
+    "Subject",
+    "chosen",
+    "drawing",
+    "entity",
+    "missing",
+    "newton_solver",
+    "require",
+    "robot_of",
+    "sensors_of",
 ]
 
 log = logging.getLogger("spiky_rl")
@@ -39,7 +52,7 @@ ROBUSTNESS: Mapping[str, type[Condition]] = MappingProxyType(
 CONDITIONS: Mapping[str, type[Condition]] = MappingProxyType(
     {
         **ROBUSTNESS,
-        **sensing.delayed(),
+        **sensing.DELAYED,
         "observation_held": sensing.ObservationHeld,
         **damage.DAMAGES,
         **faults.FAULTS,

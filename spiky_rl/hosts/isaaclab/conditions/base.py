@@ -30,9 +30,11 @@ class Policy(Protocol):
 
     def copy(self) -> Self:
         """One with weights and a state of its own, at rest."""
+        ...  # pylint: disable=unnecessary-ellipsis
 
     def __call__(self, obs: Any) -> Tensor:
         """Actions [B, A]; the state goes on by one control step."""
+        ...  # pylint: disable=unnecessary-ellipsis
 
     def reset(self, dones: Tensor | None = None) -> None:
         """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""

@@ -18,6 +18,7 @@ class WeakeningEffort(JointEffortAction):
 
     def apply_actions(self) -> None:
         """Send the efforts to the joints."""
+        joints: Any = self._joint_ids
         self._asset.set_joint_effort_target_index(
-            target=self.processed_actions * self.strength, joint_ids=self._joint_ids
+            target=self.processed_actions * self.strength, joint_ids=joints
         )

@@ -107,7 +107,7 @@ class Line:
 
 
 class ObservationDelay(Condition):
-    """Observations that come late; in the first steps of an episode the policy sees its first one. Abstract: see `delayed`."""
+    """Observations that come late; in the first steps of an episode the policy sees its first one. Abstract: see `DELAYED`."""
 
     delay: int
 
@@ -123,7 +123,7 @@ class ObservationDelay(Condition):
 
 
 class ActionDelay(Condition):
-    """Actions that take effect late; before the first one does, they are 0. Abstract: see `delayed`."""
+    """Actions that take effect late; before the first one does, they are 0. Abstract: see `DELAYED`."""
 
     delay: int
 
@@ -138,20 +138,35 @@ class ActionDelay(Condition):
         self.line.reset(dones)
 
 
-def delayed() -> dict[str, type[Condition]]:
-    """A condition for every delay, by name."""
-    found: dict[str, type[Condition]] = {}
-    for word, kind in (("action", ActionDelay), ("observation", ObservationDelay)):
-        for steps in DELAYS:
-            late = f"{steps} control step{'s' * (steps > 1)}"
-            text = {
-                "action": f"actions take effect {late} late; before the first one does, they are 0",
-                "observation": f"everything observed is {late} old; in the first steps of an episode it is the first observation",
-            }
-            found[f"{word}_delay_{steps}"] = type(
-                f"{kind.__name__}{steps}", (kind,), {"delay": steps, "text": text[word]}
-            )
-    return found
+def late(steps: int) -> str:
+    """So many control steps, in words."""
+    return f"{steps} control step{'s' * (steps > 1)}"
+
+
+DELAYED: dict[str, type[Condition]] = {
+    **{
+        f"action_delay_{steps}": type(
+            f"ActionDelay{steps}",
+            (ActionDelay,),
+            {
+                "delay": steps,
+                "text": f"actions take effect {late(steps)} late; before the first one does, they are 0",
+            },
+        )
+        for steps in DELAYS
+    },
+    **{
+        f"observation_delay_{steps}": type(
+            f"ObservationDelay{steps}",
+            (ObservationDelay,),
+            {
+                "delay": steps,
+                "text": f"everything observed is {late(steps)} old; in the first steps of an episode it is the first observation",
+            },
+        )
+        for steps in DELAYS
+    },
+}
 
 
 def sensors_of(shapes: Sequence[Sequence[int]], device: Any = None) -> Tensor:
