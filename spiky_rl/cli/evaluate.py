@@ -175,7 +175,7 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
 
     titles = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
     measure = measure if measure in conditions["nominal"]["measures"] else ""
-    table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
+    table = Table(box=SIMPLE, padding=0)
     table.add_column("condition", no_wrap=True)
     columns = ["return", "share", "steps", *([titles[measure]] if measure else []), "firing", "operations"]
     for title in columns:

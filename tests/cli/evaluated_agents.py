@@ -18,6 +18,7 @@ from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
 
 EPISODES, SEED = 4, 2
 NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]
+NAMES += ["action_delay_2", "weights_4_bits", "dead_neurons"]
 
 
 def planned(library, logs, agent):

@@ -164,6 +164,10 @@ def test_every_kind_of_policy_can_be_evaluated(policies, agent):
     for condition in row["conditions"].values():
         assert all(map(math.isfinite, condition["returns"]))
         assert (condition["firing_rate"] > 0) == spikes and condition["operations"] > 0
+    returns = [condition["returns"] for condition in row["conditions"].values()]
+    assert all(
+        returns.count(each) == 1 for each in returns[1:4] + returns[5:]
+    ), "a changed copy acts otherwise"
     cost = row["cost"]["effective_operations"]
     assert cost == pytest.approx(row["conditions"]["nominal"]["operations"], rel=1e-6)
 
