@@ -144,9 +144,9 @@ def simulate(
     import torch
 
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
-    from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
+    from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
 
-    stand_together(plan.env_cfg, names)
+    make_ready(plan.env_cfg, names)
     launched = simulation(
         plan.env_cfg, task_id=plan.gym_id, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
         deterministic=args.deterministic,

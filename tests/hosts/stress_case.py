@@ -11,7 +11,7 @@ import torch
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import Subject, chosen, robot_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
-from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
+from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
 from spiky_rl.hosts.isaaclab.mujoco import choice
 from spiky_rl.spec import load_task
 
@@ -35,7 +35,7 @@ def main(task, wanted):
     physics = choice.apply(cfg, wanted, "cpu")
     names = chosen("stress", Subject(task, cfg, spec.leg))
     names = [name for name in names if "spikes" not in name and name != "dead_neurons" and "bits" not in name]
-    stand_together(cfg, names)
+    make_ready(cfg, names)
     count = len(names) * EPISODES
     with simulation(cfg, task_id=resolve_task(spec.id), device="cpu", num_envs=count, seed=1) as gym_env:
         env = TimedVecEnv(gym_env)

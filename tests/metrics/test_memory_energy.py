@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from spiky_rl import registry
+from spiky_rl.cli.evaluate import energy_per_metre
+from spiky_rl.cli.play import Playback
 from spiky_rl.metrics.energy import DRAM, PRICES, RIVALS, access, mean, per_metre, prices, report, rival_texts
 from spiky_rl.metrics.meter import of_ann, of_network
 
@@ -92,6 +94,19 @@ def test_a_metre_costs_an_episode_s_energy_by_its_way():
         "int8": pytest.approx(0.3),
     }
     assert per_metre({"fp32": 200.0}, 900, 0.0) is None
+
+
+def test_playback_and_evaluation_say_what_a_metre_costs_where_the_robot_goes_somewhere():
+    cost = of_network(built(), X)
+    rows = [{"length": 100, "distance": 1.0}, {"length": 300, "distance": 3.0}]
+    played = Playback(rows, cost, 0.0, 1.0).energy_per_metre()
+    assert played is not None and set(played) == set(PRICES)
+    assert played["fp32_sram"] == pytest.approx(cost.energy(PRICES["fp32_sram"]) * 400 / 4.0 / 1e6)
+    nominal = {"mean_length": 200.0, "measures": {"distance": 2.0}}
+    assert energy_per_metre(cost.as_dict(), nominal) == pytest.approx(played)
+    assert Playback([{"length": 100}], cost, 0.0, 1.0).energy_per_metre() is None
+    assert energy_per_metre(cost.as_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
+    assert energy_per_metre(None, nominal) is None
 
 
 def test_results_and_texts_have_the_ann_beside():

@@ -30,14 +30,18 @@ STRIDE = 7
 """Activity is measured in every so many control steps: that costs more than acting, and 64 episodes are many samples."""
 
 
-def stand_together(env_cfg: Any, names: Sequence[str] = ()) -> None:
-    """Put MuJoCo-Warp's worlds, which never touch, in one place: positions are then rounded the same in each of them.
-
-    A result so does not depend on how many others are simulated beside it. ``names``: conditions that the configuration is
-    made ready for.
-    """
+def make_ready(env_cfg: Any, names: Sequence[str]) -> None:
+    """Make a task's configuration ready to be evaluated under conditions, before the simulator starts."""
+    stand_together(env_cfg)
     for name in names:
         CONDITIONS[name].configure(env_cfg)
+
+
+def stand_together(env_cfg: Any) -> None:
+    """Put MuJoCo-Warp's worlds, which never touch, in one place: positions are then rounded the same in each of them.
+
+    A result so does not depend on how many others are simulated beside it.
+    """
     if newton_solver(env_cfg) == "MJWarpSolverCfg":
         env_cfg.scene.env_spacing = 0.0
 
