@@ -133,6 +133,9 @@ RUNNER: dict[str, Any] = {
     "burn_in": Option(
         0, "first control steps of a replayed rollout that warm a stateful network up without loss", low=0
     ),
+    "history": Option(
+        1, "control steps that an observation holds, the latest last; 1: as the task has it", low=1, high=1000
+    ),
     "picture_interval": Option(25, "iterations between spike rasters in TensorBoard", low=1, high=MOST_STEPS),
     "actor": {**MODEL, "distribution_cfg": DISTRIBUTION},
     "critic": MODEL,
@@ -143,7 +146,7 @@ NETWORKS = {
     "critic_network": "the critic's; absent: an ANN",
 }
 TASK: dict[str, Any] = {
-    **dict.fromkeys(("id", "summary", "measure"), ""),
+    **dict.fromkeys(("id", "summary", "measure", "leg"), ""),
     **dict.fromkeys(("num_envs", "steps_per_second", "env", "agent"), {}),
     "solved": 0.0,
 }

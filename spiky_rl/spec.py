@@ -44,6 +44,8 @@ class TaskSpec:
     """Default number of environments per kind of device."""
     measure: str = ""
     """What playback reports beside the return: ``distance``, ``upright``, ``velocity_error``, or nothing."""
+    leg: str = ""
+    """Names of the joints of one of the robot's legs, as a regular expression; empty: it has none that is known."""
     solved: float | None = None
     """Mean return from which the task counts as solved."""
     steps_per_second: Mapping[str, float] = field(default_factory=dict)

@@ -254,6 +254,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
 
     assets = configure_assets(args.assets)
 
+    from spiky_rl.hosts.isaaclab import history
     from spiky_rl.hosts.isaaclab.environment import require_files, resolve_task
     from spiky_rl.hosts.isaaclab.limits import check_groups
     from spiky_rl.hosts.isaaclab.mujoco import choice
@@ -274,6 +275,7 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     layer = ("", {}) if tuned is None else tuned.layer(label, stem)
     spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec, layer)
     check_groups(env_cfg, spec.runner.get("obs_groups") or {})
+    history.lengthen(env_cfg, spec.runner.get("history", 1), spec.runner.get("obs_groups") or {})
     config = configuration.runner_config(spec)
     experiment = args.experiment_name or spec.runner.get("experiment_name", "")
     if experiment:
@@ -303,6 +305,15 @@ def settle(plan: Plan, gym_env: Any) -> None:
     plan.physics = choice.settled(gym_env, plan.physics)
     if plan.rank == 0:
         log.info("robots: %s; physics: %s", plan.assets, plan.physics)
+
+
+def subject_of(plan: Plan) -> Any:
+    """The plan's task and agent, as conditions are asked whether they can be had."""
+    from spiky_rl.hosts.isaaclab.conditions import Subject
+
+    leg = plan.task_spec.leg if plan.task_spec else ""
+    model = plan.spec.runner.get("actor", {}).get("class_name", "MLPModel")
+    return Subject(plan.task, plan.env_cfg, leg, plan.spec.network, model)
 
 
 def load_host(library: str, task: str, overrides: list[str] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -348,7 +359,7 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> 
 
 def shape(tree: dict[str, Any]) -> dict[str, Any]:
     """What of a specification decides the function that the weights compute, as dotted paths."""
-    kept: dict[str, Any] = {}
+    kept: dict[str, Any] = {"history": tree.get("history", 1)}
     for network, role in (("network", "actor"), ("critic_network", "critic")):
         model = tree.get(role) or {}
         keys = ["obs_normalization"]

@@ -82,7 +82,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--episodes", type=up_to(study.MOST["episodes"]), help="of an evaluation, per condition; default: 64"
     )
-    found.add_argument("--conditions", help="what policies are evaluated under, as A,B; default: all")
+    found.add_argument(
+        "--conditions", help="what policies are evaluated under, as A,B, or all, or stress; default: all"
+    )
     found.add_argument(
         "--tuning",
         help="what tune.py wrote, or its folder: every agent has the values that it found for each task",
@@ -347,7 +349,8 @@ class Resolver:
             parsed = train.parser().parse_intermixed_args([*line, *self.asked.overrides, *varied])
             plan = common.prepare(parsed)
             train.require_whole_minibatches(plan)
-            require(chosen(",".join(self.asked.conditions)), plan.env_cfg, plan.task)
+            subject = common.subject_of(plan)
+            require(chosen(",".join(self.asked.conditions), subject), subject)
             tree = plan.spec.tree()
             self.specs[plan.spec.digest] = tree
             if plan.task_spec is not None:

@@ -24,7 +24,7 @@ RANDOM = "random"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
+    from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
 
     found = common.Parser(
         prog="evaluate.py", description="Measure a trained policy, undisturbed and under other conditions."
@@ -35,7 +35,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--conditions",
         default="all",
-        help=f"comma-separated, of {', '.join(CONDITIONS)}; or all. nominal is always measured",
+        help=f"comma-separated, of {', '.join(CONDITIONS)}; or all: {', '.join(ROBUSTNESS)}; or stress: all others that task and"
+        " agent can have. nominal is always measured",
     )
     found.add_argument("--out", type=Path, help="result file; default: evaluation.json beside the checkpoint")
     return found
@@ -49,12 +50,15 @@ def evaluate(argv: list[str]) -> int:
 
     from spiky_rl.hosts.isaaclab.conditions import chosen, require
 
-    names = chosen(args.conditions)
+    chosen(args.conditions)
     plan = common.prepare(args)
-    require(names, plan.env_cfg, plan.task)
+    subject = common.subject_of(plan)
+    names = chosen(args.conditions, subject)
+    require(names, subject)
     checkpoint = None if args.checkpoint == RANDOM else common.find_checkpoint(args, plan)
     out = args.out if checkpoint is None or args.out else checkpoint.parent / "evaluation.json"
-    plan.num_envs = len(names) * args.episodes
+    adapts = checkpoint is not None and is_plastic(plan)
+    plan.num_envs = len(names) * args.episodes * (1 + adapts)
     rows = f"--episodes {args.episodes} under {len(names)} conditions"
     sizes.require(sizes.models(plan.spec, rows, plan.num_envs), common.memory_of(plan.device))
     log.info(
@@ -67,7 +71,9 @@ def evaluate(argv: list[str]) -> int:
     )
     log.info("checkpoint: %s", checkpoint or "none: random actions")
     log.info("starting the simulator")
-    conditions, cost = simulate(args, plan, names, checkpoint)
+    if adapts:
+        log.info("the policy is plastic: measured with its weights as they are, and changing as it acts")
+    found, cost = simulate(args, plan, names, checkpoint, adapts)
 
     from spiky_rl.hosts.common import runs
 
@@ -82,15 +88,37 @@ def evaluate(argv: list[str]) -> int:
         "assets": plan.assets,
         "physics": plan.physics,
         "episodes": args.episodes,
-        "conditions": conditions,
+        "conditions": found[0],
+        "adapting": found[1] if adapts else None,
         "cost": cost,
+        "energy_per_metre": energy_per_metre(cost, found[0]["nominal"]),
         "solved": plan.task_spec.solved if plan.task_spec else None,
         "versions": runs.versions(),
     }
     files.write_json(out, result)
-    print_table(conditions, plan.task_spec.measure if plan.task_spec else "")
+    measure = plan.task_spec.measure if plan.task_spec else ""
+    for title, conditions in zip(("", "changing as it acts:"), found, strict=False):
+        if title:
+            print(title)
+        print_table(conditions, measure)
+        print_recovery(conditions)
     print(out)
     return 0
+
+
+def is_plastic(plan: Plan) -> bool:
+    """Whether something in the agent's network changes while it acts."""
+    return plan.spec.network is not None and plan.spec.network.parts.get("plasticity") is not None
+
+
+def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any]) -> dict[str, float] | None:
+    """What a metre costs undisturbed, in µJ by the name of the prices; None where nothing is known of the cost or the way."""
+    from spiky_rl.metrics.energy import per_metre
+
+    distance = nominal["measures"].get("distance")
+    if cost is None or distance is None:
+        return None
+    return per_metre(cost["energy_nj"], nominal["mean_length"], distance)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -108,15 +136,16 @@ def check(args: argparse.Namespace) -> None:
 
 
 def simulate(
-    args: argparse.Namespace, plan: Plan, names: list[str], checkpoint: Path | None
-) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """The conditions' results by name, and what an action costs under nominal (None: not known)."""
+    args: argparse.Namespace, plan: Plan, names: list[str], checkpoint: Path | None, adapts: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """The conditions' results by name, where it ``adapts`` in a second table those of the policy that changes as it acts, and
+    what an action costs under nominal (None: not known)."""
     import torch
 
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
-    from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
+    from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
 
-    stand_together(plan.env_cfg)
+    make_ready(plan.env_cfg, names)
     launched = simulation(
         plan.env_cfg, task_id=plan.gym_id, device=plan.device, num_envs=plan.num_envs, seed=plan.seed,
         deterministic=args.deterministic,
@@ -131,7 +160,8 @@ def simulate(
             policy = runner.get_inference_policy(plan.device)
         groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
-            evaluation = Evaluation(env, names, args.episodes, groups, plan.seed)
+            leg = plan.task_spec.leg if plan.task_spec else ""
+            evaluation = Evaluation(env, names, args.episodes, groups, plan.seed, leg, adapts)
             with Bar("evaluating", f"{len(names)} conditions x {args.episodes} episodes") as shown:
                 return evaluation.run(policy, shown)
 
@@ -145,7 +175,7 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
 
     titles = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
     measure = measure if measure in conditions["nominal"]["measures"] else ""
-    table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
+    table = Table(box=SIMPLE, padding=0)
     table.add_column("condition", no_wrap=True)
     columns = ["return", "share", "steps", *([titles[measure]] if measure else []), "firing", "operations"]
     for title in columns:
@@ -160,6 +190,25 @@ def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> No
         cells.append(f"{found['firing_rate']:.1%}" if found["firing_rate"] else "-")
         cells.append(f"{found['operations']:,.0f}" if found["operations"] else "-")
         table.add_row(name, *cells)
+    Console().print(table)
+
+
+def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for nominal and for everything that happens in mid-episode, if something does."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    found = {name: results["recovery"] for name, results in conditions.items() if results.get("recovery")}
+    if not set(found) - {"nominal"}:
+        return
+    table = Table(box=SIMPLE, padding=(0, 0, 0, 1))
+    table.add_column("reward of a control step", no_wrap=True)
+    for title in ("episodes", "before", "last third", "share"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for name, row in found.items():
+        share = "-" if row["share"] is None else f"{row['share']:.0%}"
+        table.add_row(name, str(row["episodes"]), f"{row['before']:.4f}", f"{row['after']:.4f}", share)
     Console().print(table)
 
 

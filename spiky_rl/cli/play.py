@@ -51,7 +51,7 @@ def play(argv: list[str]) -> int:
 
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
     from spiky_rl.hosts.isaaclab.measures import Measures
-    from spiky_rl.metrics.energy import energy_text
+    from spiky_rl.metrics.energy import energy_text, rival_texts
 
     checkpoint = common.find_checkpoint(args, plan)
     folder = checkpoint.parent
@@ -94,6 +94,8 @@ def play(argv: list[str]) -> int:
     if playback.cost is not None:
         ann = playback.ann_operations if policy.network is not None else 0.0
         print(f"energy per action: {energy_text(playback.cost, ann_operations=ann)}")
+        for text in rival_texts(playback.cost):
+            print(f"energy per action: {text}")
     for film_path in films:
         print(film_path)
     print(path)
@@ -112,6 +114,15 @@ class Playback:
     """Multiply-accumulates of the ANN in the policy's place."""
     actions_per_second: float
     """Of all environments together, in the time that the policy itself took."""
+
+    def energy_per_metre(self) -> dict[str, float] | None:
+        """In µJ by the name of the prices, over all episodes; None where the robot goes nowhere or the cost is not known."""
+        from spiky_rl.metrics.energy import per_metre
+
+        if self.cost is None or "distance" not in self.rows[0]:
+            return None
+        steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
+        return per_metre(self.cost.as_dict()["energy_nj"], steps, distance)
 
     def cost_as_dict(self) -> dict[str, Any]:
         """For ``playback.json``."""
@@ -147,6 +158,7 @@ def result_of(playback: Playback, plan: Plan, checkpoint: Path) -> dict[str, Any
             name: statistics.mean(row[name] for row in rows) for name in MEASURES if name in rows[0]
         },
         "cost": None if playback.cost is None else playback.cost_as_dict(),
+        "energy_per_metre": playback.energy_per_metre(),
         "rows": rows,
         "versions": runs.versions(),
     }

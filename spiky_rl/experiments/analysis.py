@@ -19,7 +19,7 @@ import numpy as np
 from spiky_rl.experiments import results as files
 from spiky_rl.experiments import statistics
 from spiky_rl.experiments.comparisons import Comparison, SeededScores, compare
-from spiky_rl.experiments.measures import PRICE, Kept, Row, kept_of, row_of
+from spiky_rl.experiments.measures import PRICE, Kept, Row, adapting_of, kept_of, recovery_of, row_of
 from spiky_rl.experiments.results import Planned, Result, Skipped
 from spiky_rl.experiments.statistics import Band, Interval
 from spiky_rl.experiments.study import Study
@@ -81,6 +81,10 @@ class Analysis:
     """By task: agents that no other one beats in score and in energy."""
     kept: Mapping[tuple[str, str, str], Kept]
     """By label, task and condition."""
+    recovery: Mapping[tuple[str, str, str], Interval]
+    """By label, task and condition: see `measures.recovery_of`."""
+    adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
+    """By label, task and condition: see `measures.adapting_of`."""
     memory: tuple[Memory, ...]
 
 
@@ -160,6 +164,18 @@ def analysis_of(
             for key, found in cells.items()
             for name in conditions
             if name != "nominal" and (kept := kept_of(found, name, reference.get(key[1]))) is not None
+        },
+        recovery={
+            (*key, name): share
+            for key, found in cells.items()
+            for name in conditions
+            if (share := recovery_of(found, name)) is not None
+        },
+        adapting={
+            (*key, name): pair
+            for key, found in cells.items()
+            for name in conditions
+            if (pair := adapting_of(found, name)) is not None
         },
         memory=tuple(_memory(rows, labels, tasks)),
     )
@@ -242,12 +258,12 @@ def _front(rows: Mapping[str, Row]) -> tuple[str, ...]:
 def _memory(
     rows: Mapping[tuple[str, str], Row], labels: Sequence[str], tasks: Sequence[str]
 ) -> Iterable[Memory]:
-    """Of every task that has a masked twin: `Isaac-Cartpole` and `cartpole_masked`, or `X` and `X_masked`."""
+    """Of every task that has a twin: `Isaac-Cartpole` and `cartpole_masked` or `cartpole_delayed`, or `X` and `X_masked`."""
 
     def stem(task: str) -> str:
         return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))
 
-    twins = [(a, b) for a in tasks for b in tasks if stem(b) == f"{stem(a)}_masked"]
+    twins = [(a, b) for a in tasks for b in tasks if stem(b) in (f"{stem(a)}_masked", f"{stem(a)}_delayed")]
     for task, masked in twins:
         for label in labels:
             whole, part = rows.get((label, task)), rows.get((label, masked))

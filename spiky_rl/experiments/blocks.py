@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from spiky_rl.experiments import drawing
+from spiky_rl.experiments.drawing import Sheet
 from spiky_rl.experiments.statistics import Interval
 
 NONE = "–"
@@ -134,3 +136,9 @@ def digits_of(interval: Interval, scale: float, alone: bool) -> int:
     if alone:
         return min(6, max(0, 2 - math.floor(math.log10(size)))) if size else 2
     return 0 if size >= 1000 else 1 if size >= 10 else 2 if size >= 0.1 else 4
+
+
+def figure(name: str, title: str, caption: str, draw: Callable[[], Sheet | None]) -> list[Block]:
+    """The figure, or nothing where there is nothing to draw."""
+    svg = drawing.svg(name, title, draw)
+    return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from spiky_rl.experiments import statistics
 from spiky_rl.experiments.results import Result
 from spiky_rl.experiments.statistics import Interval
+from spiky_rl.metrics.energy import per_metre
 
 PRICE = "fp32"
 """Whose energies stand in figures and main tables."""
@@ -84,6 +85,10 @@ class Row:
     """Effective synaptic operations of an undisturbed episode."""
     energy: Mapping[str, Energy]
     """By the name of the prices."""
+    rival: Mapping[str, Interval]
+    """Energy in nJ of a control step of an ANN of the same sizes that skips zeros, by the name of the prices; empty of an ANN."""
+    metre: Mapping[str, Interval]
+    """Energy in µJ of a metre gone, by the name of the prices; empty where a seed's robot went nowhere."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +148,23 @@ def row_of(found: Sequence[Result], random: Mapping[str, float], reference: Mapp
             for name in _prices(first)
             if (step := energy(name, lambda r: 1.0)) is not None
         },
+        rival=_each(found, lambda r: (r.cost or {}).get("ann_skipping_zeros_energy_nj")),
+        metre=_each(found, _of_a_metre),
     )
+
+
+def _of_a_metre(result: Result) -> Mapping[str, float] | None:
+    distance = result.nominal.measures.get("distance", 0.0)
+    return per_metre(_prices(result), result.nominal.mean_length, distance)
+
+
+def _each(
+    found: Sequence[Result], values: Callable[[Result], Mapping[str, float] | None]
+) -> dict[str, Interval]:
+    """The mean over seeds of every value by name that all seeds have."""
+    names = values(found[0]) or {}
+    means = {name: _over(found, lambda r, n=name: (values(r) or {}).get(n)) for name in names}
+    return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _counted(result: Result, *names: str, steps: float = 1.0) -> float | None:
@@ -201,3 +222,24 @@ def kept_of(found: Sequence[Result], condition: str, reference: float | None) ->
         share = _over(measured, lambda r: r.conditions[condition].mean_return / r.score)
     score = _known(_over(measured, lambda r: r.conditions[condition].mean_return))
     return Kept(measured[0].conditions[condition].text, score, share)
+
+
+def recovery_of(found: Sequence[Result], condition: str) -> Interval | None:
+    """Share of the reward that is there again at an episode's end; None where a seed has none."""
+    measured = [result for result in found if condition in result.conditions]
+    return (
+        _over(measured, lambda r: (r.conditions[condition].recovery or {}).get("share")) if measured else None
+    )
+
+
+def adapting_of(found: Sequence[Result], condition: str) -> tuple[Interval, Interval, Interval] | None:
+    """Score with frozen weights, with weights that change as the policy acts, and what that gains, paired by seed.
+
+    None where a seed was not measured so.
+    """
+    if not all(condition in result.adapting and condition in result.conditions for result in found):
+        return None
+    frozen = _over(found, lambda r: r.conditions[condition].mean_return)
+    moving = _over(found, lambda r: r.adapting[condition].mean_return)
+    gain = _over(found, lambda r: r.adapting[condition].mean_return - r.conditions[condition].mean_return)
+    return _known(frozen), _known(moving), _known(gain)

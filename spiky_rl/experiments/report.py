@@ -6,21 +6,22 @@ the date.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from spiky_rl.experiments import drawing, figures
+from spiky_rl.experiments import figures
 from spiky_rl.experiments.analysis import ALL, Analysis, analyse
 from spiky_rl.experiments.blocks import (
-    NONE, Block, Column, Section, count, folded, paragraph, plain, probability, slug, spell, spelled, table,
+    NONE, Block, Column, Section, count, figure, folded, paragraph, plain, probability, slug, spelled, table,
 )  # fmt: skip
 from spiky_rl.experiments.comparisons import Comparison
-from spiky_rl.experiments.drawing import Sheet, short
-from spiky_rl.experiments.measures import LEAST, PRICE, WINDOW
+from spiky_rl.experiments.drawing import short
+from spiky_rl.experiments.hardship import memory, robustness
+from spiky_rl.experiments.measures import WINDOW
 from spiky_rl.experiments.pages import write_pages
 from spiky_rl.experiments.sentences import answer, design, threats, unnormalised
+from spiky_rl.experiments.spending import energy
 from spiky_rl.experiments.statistics import LEVEL
-from spiky_rl.metrics.energy import CAVEATS, PRICES
 
 
 def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
@@ -107,12 +108,6 @@ def scores(analysis: Analysis) -> Iterable[Block]:
                 *((Column(f"seed {s}"), [plain(row.by_seed.get(s)) for row in rows]) for s in seeds),
             ),
         )
-
-
-def figure(name: str, title: str, caption: str, draw: Callable[[], Sheet | None]) -> list[Block]:
-    """The figure, or nothing where there is nothing to draw."""
-    svg = drawing.svg(name, title, draw)
-    return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]
 
 
 def pictures(analysis: Analysis) -> Iterable[Block]:
@@ -215,116 +210,6 @@ def efficiency(analysis: Analysis) -> Iterable[Block]:
             (Column("return", "last iterations"), spelled([row.training for row in rows])),
             (Column("firing rate", "%, when evaluated"), spelled(rates, 100)),
             (Column("episode", "control steps"), spelled([row.length for row in rows])),
-        )
-
-
-def robustness(analysis: Analysis) -> Iterable[Block]:
-    """What is left of scores under each condition."""
-    conditions = [name for name in analysis.conditions if name != "nominal"]
-    if not analysis.kept:
-        return
-    yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
-    least = f" or less than {100 * LEAST:g} % of the baseline's mean score" if analysis.reference else ""
-    yield from figure(
-        "robustness", "Share of the score that is kept",
-        "Score under a condition by the undisturbed score, the mean over seeds; what it means depends on where the task's return"
-        f" has its zero. Grey: a seed scores nothing undisturbed{least}, so that there is nothing to keep.",
-        lambda: figures.robustness(analysis),
-    )  # fmt: skip
-    for task in analysis.tasks:
-        named = [label for label in analysis.labels if any(key[:2] == (label, task) for key in analysis.kept)]
-        found = {c: [analysis.kept.get((label, task, c)) for label in named] for c in conditions}
-        yield folded(
-            f"Scores and shares on {task}",
-            table(
-                f"Share of the score that is kept on {task}, in %",
-                named,
-                *(
-                    (Column(c, "%"), [spell(k and k.share, 0, 100) for k in kept])
-                    for c, kept in found.items()
-                ),
-            ),
-            table(
-                f"Score on {task}, return",
-                named,
-                (Column("nominal"), spelled([analysis.rows[label, task].mean for label in named])),
-                *((Column(c), spelled([k and k.score for k in kept])) for c, kept in found.items()),
-            ),
-        )
-
-
-def memory(analysis: Analysis) -> Iterable[Block]:
-    """What hiding velocities costs."""
-    for task, masked in dict.fromkeys((m.task, m.masked) for m in analysis.memory):
-        found = [m for m in analysis.memory if (m.task, m.masked) == (task, masked)]
-        yield table(
-            f"Loss from {task} to {masked}",
-            [m.label for m in found],
-            (Column("n", "seeds"), [str(m.seeds) for m in found]),
-            (Column("loss", "return"), spelled([m.drop for m in found], least=2)),
-            note=(
-                f"{masked} is {task} with an observation that lacks velocities. Who scores as well has remembered them, or can do"
-                " without them: what an agent without memory loses tells how much they are needed."
-            ),
-        )
-
-
-def energy(analysis: Analysis) -> Iterable[Block]:
-    """What an action and an episode cost, under every assumption on prices."""
-    names = list(dict.fromkeys(name for row in analysis.rows.values() for name in row.energy))
-    if not names:
-        return
-    texts = [
-        (f"{name}.", PRICES[name].text if name in PRICES else "prices of another version") for name in names
-    ]
-    yield paragraph(
-        "Counts of operations times prices of single ones, of the deterministic policy, undisturbed. Prices:"
-    )
-    yield Block("list", items=texts)
-    yield paragraph("What such energies leave out:")
-    yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
-    for task in analysis.tasks:
-        yield from figure(
-            f"pareto_{slug(task)}", f"Score and energy on {task}",
-            f"Mean score with its interval over the energy of a control step ({PRICE}, logarithmic). Line: the front of agents"
-            " that no other one beats in both, by estimates; their names are bold.",
-            lambda task=task: figures.pareto(analysis, task),
-        )  # fmt: skip
-        named = [l for l in analysis.labels if (l, task) in analysis.rows and analysis.rows[l, task].energy]
-        rows = [analysis.rows[label, task] for label in named]
-        units = {
-            "effective_operations": "synaptic",
-            "effective_acs": "of them AC",
-            "encoder_operations": "encoder",
-        }
-        units |= {"neuron_updates": "neuron updates", "arithmetic": "their arithmetic"}
-        counts = [
-            (Column(title, "per step"), spelled([row.counts.get(key) for row in rows], each=True))
-            for key, title in units.items()
-        ]
-        yield table(
-            f"A control step on {task}",
-            named,
-            *counts,
-            *(
-                (Column(name, "nJ"), spelled([row.energy[name].step for row in rows], each=True))
-                for name in names
-            ),
-            (Column("parameters"), spelled([row.counts.get("parameters") for row in rows], each=True)),
-            note="Synaptic operations that took place, those of the decoder among them; AC: with spikes as inputs, accumulates only.",
-        )
-        yield table(
-            f"An episode on {task}",
-            named,
-            (Column("length", "control steps"), spelled([row.length for row in rows])),
-            (
-                Column("synaptic", "thousand operations"),
-                spelled([row.episode_operations for row in rows], 1e-3, each=True),
-            ),
-            *(
-                (Column(name, "µJ"), spelled([row.energy[name].episode for row in rows], 1e-3, each=True))
-                for name in names
-            ),
         )
 
 

@@ -7,7 +7,7 @@ what reads the others.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,21 +16,15 @@ from spiky_rl.config.reading import ReadingError, parse_json
 from spiky_rl.experiments.budget import parse as parse_budget
 from spiky_rl.experiments.cells import ERROR, VERSION
 from spiky_rl.experiments.cells import RESULT as RESULT_FILE
+from spiky_rl.experiments.checks import (
+    Check, ResultsError, anything, expects, is_name, number, optional, record, rows, table, text, whole,
+)  # fmt: skip
 from spiky_rl.experiments.grid import EARLIER_PHYSICS
 from spiky_rl.experiments.study import Study
 from spiky_rl.metrics.energy import Cost
-from spiky_rl.registry import UserError, nearest
 
-LARGEST = 1e100
-"""Of a number that somebody measured, so that its square is one too."""
 LAST_LINES = 8
 """Of an error's traceback, for who reads the report."""
-
-Check = Callable[[str, Any], None]
-
-
-class ResultsError(UserError):
-    """A study's folder that says nothing, or a file whose content is not what it has to be."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +80,8 @@ class Condition:
     operations: float | None
     """Effective synaptic operations per control step."""
     measures: Mapping[str, float]
+    recovery: Mapping[str, float | None] | None = None
+    """Of what happens in mid-episode, and of nominal: `spiky_rl.hosts.isaaclab.recovery`; None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +105,8 @@ class Result:
     curve: Curve | None
     episodes: int
     conditions: Mapping[str, Condition]
+    adapting: Mapping[str, Condition]
+    """The same of a plastic policy that changes as it acts; empty of others."""
     cost: Mapping[str, Any] | None
     """Per control step: `spiky_rl.metrics.energy.Cost.as_dict`."""
     device: str
@@ -145,68 +143,8 @@ class Skipped:
     variant: Mapping[str, Any] = field(default_factory=dict)
 
 
-def expects(what: str, fits: Callable[[Any], bool], each: Check | None = None) -> Check:
-    """A check that names the path and the value; ``each`` is that of a list's elements, or of a mapping's values."""
-
-    def check(path: str, value: Any) -> None:
-        if not fits(value):
-            raise ResultsError(f"{path}: expected {what}, got {value!r}")
-        if each is not None:
-            for key, element in value.items() if isinstance(value, dict) else enumerate(value):
-                each(f"{path}.{key}", element)
-
-    return check
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite one; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-
-
-def is_name(value: Any) -> bool:
-    """Whether it is a plain name of a file or folder, which leads nowhere else."""
-    return (
-        isinstance(value, str) and Path(value).name == value and value not in ("", "..") and "\0" not in value
-    )
-
-
-anything: Check = expects("anything", lambda value: True)
-text: Check = expects("text", lambda value: isinstance(value, str))
-number: Check = expects("a finite number", is_number)
-whole: Check = expects("a whole number", lambda value: isinstance(value, int) and is_number(value))
-
-
-def rows(each: Check) -> Check:
-    """Of a list."""
-    return expects("a list", lambda value: isinstance(value, list), each)
-
-
-def table(each: Check) -> Check:
-    """Of a mapping with any keys."""
-    return expects("a mapping", lambda value: isinstance(value, dict), each)
-
-
-def optional(check: Check) -> Check:
-    """Of what may be null."""
-    return lambda path, value: None if value is None else check(path, value)
-
-
-def record(fields: Mapping[str, Check], later: Mapping[str, Check] | None = None) -> Check:
-    """Of a mapping that has at least these keys, and may have those that came ``later``."""
-
-    def checked(path: str, value: Any) -> None:
-        table(anything)(path, value)
-        if missing := [key for key in fields if key not in value]:
-            others = [key for key in value if key not in fields]
-            raise ResultsError(f"{path}: missing {', '.join(missing)}{nearest(missing[0], others)}")
-        for key, check in {**fields, **(later or {})}.items():
-            if key in value:
-                check(f"{path}.{key}" if path else key, value[key])
-
-    return checked
-
-
 BUDGET = record({"kind": text, "amount": number})
+RECOVERY = record({"episodes": whole, "before": number, "after": number, "share": optional(number)})
 CONDITION = record(
     {
         "text": text,
@@ -216,12 +154,16 @@ CONDITION = record(
         "mean_length": number,
     }
     | {"lengths": rows(number), "firing_rate": optional(number), "operations": optional(number)}
-    | {"measures": table(number)}
+    | {"measures": table(number)},
+    {"recovery": optional(RECOVERY)},
 )
+LATER = ("state_accesses", "rival")
+"""Fields of `Cost` that results of earlier versions do not have, or that no result has."""
 COST = record(
-    {f.name: number for f in dataclasses.fields(Cost)}
+    {f.name: number for f in dataclasses.fields(Cost) if f.name not in LATER}
     | {"effective_operations": number, "energy_nj": table(number)}
-    | {"ann_dense_operations": optional(number), "actions_per_second": optional(number)}
+    | {"ann_dense_operations": optional(number), "actions_per_second": optional(number)},
+    {"state_accesses": number, "ann_skipping_zeros_energy_nj": table(number)},
 )
 CURVE = record(
     {"env_steps": rows(whole), "return": rows(optional(number)), "seconds": rows(number)}
@@ -233,6 +175,9 @@ TRAINING = record(
     | {f"seconds_{part}": number for part in ("total", "simulation", "inference", "learning")},
     {"seconds_cpu": optional(number)},
 )
+EVALUATION = record(
+    {"episodes": whole, "conditions": table(CONDITION)}, {"adapting": optional(table(CONDITION))}
+)
 RESULT = record(
     {
         key: text
@@ -241,7 +186,7 @@ RESULT = record(
     | {"variant": table(anything), "seed": whole, "spec_hash": optional(text), "commands": rows(text)}
     | {"resumed": whole, "budget": optional(BUDGET), "solved": optional(number), "num_envs": whole}
     | {"training": optional(TRAINING), "curve": optional(CURVE), "cost": optional(COST)}
-    | {"evaluation": record({"episodes": whole, "conditions": table(CONDITION)}), "versions": table(text)},
+    | {"evaluation": EVALUATION, "versions": table(text)},
     {"physics": text},
 )
 DESIGN = record(
@@ -369,13 +314,19 @@ def result_from(data: Mapping[str, Any]) -> Result:
         and Training(**{f.name: training.get(f.name) for f in dataclasses.fields(Training)}),
         "curve": curve,
         "episodes": data["evaluation"]["episodes"],
-        "conditions": {
-            name: Condition(**{f.name: value[f.name] for f in dataclasses.fields(Condition)})
-            for name, value in conditions.items()
-        },
+        "conditions": _conditions(conditions),
+        "adapting": _conditions(data["evaluation"].get("adapting") or {}),
     }
     plain = {f.name: data[f.name] for f in dataclasses.fields(Result) if f.name not in made}
     return Result(**plain, **made)
+
+
+def _conditions(data: Mapping[str, Any]) -> dict[str, Condition]:
+    names = [f.name for f in dataclasses.fields(Condition)]
+    return {
+        key: Condition(**{name: value[name] for name in names if name in value})
+        for key, value in data.items()
+    }
 
 
 def _read(path: Path, check: Check) -> dict[str, Any]:

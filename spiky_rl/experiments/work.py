@@ -256,7 +256,7 @@ def result(
         "solved": evaluated["solved"],
         "training": training,
         "curve": None if trained is None else trained["curve"],
-        "evaluation": {key: evaluated[key] for key in ("episodes", "conditions")},
+        "evaluation": {key: evaluated.get(key) for key in ("episodes", "conditions", "adapting")},
         "cost": evaluated["cost"],
         "device": evaluated["device"],
         "num_envs": cell["num_envs"],

@@ -1,9 +1,15 @@
-"""What an action or a classified sample costs: operations, memory, and the energy that the arithmetic takes.
+"""What an action or a classified sample costs: operations, memory, and the energy that arithmetic and memory take.
 
-Energy is a sum of counts times prices of single operations. It knows nothing of memory, data movement, clocks and idle
-hardware, so it orders architectures under an assumption and predicts no device; `CAVEATS` say so wherever it is shown.
+Energy is a sum of counts times prices of single operations and of accesses to memory. It knows nothing of caches, wires,
+clocks and idle hardware, so it orders architectures under an assumption and predicts no device; `CAVEATS` say so wherever it
+is shown.
 
-Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V; Davies et al. (2018), Loihi,
+Memory: every synaptic operation reads its weight, because one robot's actions leave nothing to share a weight with, and every
+update of a neuron reads and writes each of its states. An ANN's units write their output and read it once. Biases, spikes (a
+bit each) and observations are left out, of both.
+
+Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V, figure 1.1.9: 64 bits cost
+10 pJ from 8 KB of SRAM, 20 pJ from 32 KB, 100 pJ from 1 MB and 1.3 to 2.6 nJ from DRAM; Davies et al. (2018), Loihi,
 10.1109/MM.2018.112130359, table 2.
 """
 
@@ -19,7 +25,9 @@ from typing import Any
 from spiky_rl.registry import RegistryError, nearest
 
 CAVEATS = (
-    "arithmetic only: moving data takes most of the energy of real hardware, and often reverses the order",
+    "prices without memory count arithmetic alone: moving data takes most of the energy of real hardware, and often reverses the"
+    " order",
+    "prices with memory count weights and states: no biases, spikes, observations, program, wires or leakage",
     "with 5 inner steps it takes rates below about 6 % to beat a quantised ANN (Yan et al. 2024, arXiv 2409.08290)",
     "an ANN may run in int8, where an accumulate saves less",
     "per action or sample: all inner steps, with encoder, neuron updates and readout",
@@ -31,6 +39,16 @@ CAVEATS = (
 DIVISION = 7.1
 """Energy of a floating-point division in multiplications, measured on a Cortex-M4F (PMC8934428, table 3): what is taken for
 every transcendental operation."""
+
+
+SRAM = ((8 * 2**10, 10.0), (32 * 2**10, 20.0), (2**20, 100.0))
+"""Memories on a chip: size in bytes, and energy of an access to 8 bytes in pJ."""
+DRAM = 1950.0
+"""Energy of an access to 8 bytes of memory beside the chip in pJ: the middle of 1.3 to 2.6 nJ."""
+WORD = 4
+"""Bytes of a number as networks hold it here."""
+ZEROS = 0.5
+"""Share of an ANN's hidden activations that are 0 with ReLU and inputs to it that are as often below 0 as above."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +64,39 @@ class Prices:
     transcendental: float
     update: float = 0.0
     """Of a neuron, whatever its arithmetic."""
+    word: int = 0
+    """Bytes of a weight, a state and an activation in memory; 0: memory costs nothing."""
+    outside: bool = False
+    """Whether weights come from DRAM; else from the smallest SRAM that holds all of them, as states always do."""
+
+
+FP32 = Prices("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
+INT8 = Prices("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
+IN_SRAM, IN_DRAM = (
+    "weights and states in the smallest SRAM that holds them",
+    "weights in DRAM, states in SRAM",
+)
+
+
+def _with_memory(price: Prices, kind: str, word: int, outside: bool) -> Prices:
+    where = IN_DRAM if outside else IN_SRAM
+    return dataclasses.replace(price, text=f"{kind} at 45 nm, {where}", word=word, outside=outside)
 
 
 PRICES: Mapping[str, Prices] = MappingProxyType(
     {
-        "fp32": Prices("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7),
-        "int8": Prices("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2),
+        "fp32": FP32,
+        "int8": INT8,
+        "fp32_sram": _with_memory(FP32, "fp32", WORD, False),
+        "fp32_dram": _with_memory(FP32, "fp32", WORD, True),
+        "int8_sram": _with_memory(INT8, "int8", 1, False),
+        "int8_dram": _with_memory(INT8, "int8", 1, True),
         "loihi": Prices("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
     }
 )
-"""By name. Loihi has one price for any synaptic operation, and says nothing of an ANN."""
+"""By name. Loihi has one price for any synaptic operation, memory included, and says nothing of an ANN."""
+RIVALS = ("int8", "int8_sram", "int8_dram")
+"""Prices under which a spiking network stands beside an ANN of its sizes that skips zeros."""
 
 
 def prices(name: str) -> Prices:
@@ -94,6 +135,10 @@ class Cost:
     """Parameters and buffers."""
     state_bytes: int
     """What one environment needs besides, while it runs."""
+    state_accesses: float = 0.0
+    """Reads and writes of numbers that are neither weights nor inputs: neurons' states, an ANN's activations."""
+    rival: Cost | None = None
+    """Of a spiking network: an ANN of the same sizes and synapses that skips zeros; None: there is none."""
 
     @property
     def effective_operations(self) -> float:
@@ -109,7 +154,14 @@ class Cost:
             + price.multiplication * (self.multiplications + self.encoder_operations)
             + price.transcendental * self.transcendental
             + price.update * self.neuron_updates
+            + self.traffic(price)
         )
+
+    def traffic(self, price: Prices) -> float:
+        """What memory takes of it, in pJ."""
+        weight = DRAM if price.outside else access(self.footprint_bytes * price.word // WORD)
+        state = access(self.state_bytes * price.word // WORD)
+        return price.word / 8 * (weight * self.effective_operations + state * self.state_accesses)
 
     def throughput(self, per_second: float) -> float:
         """Effective operations per second at so many actions or samples per second."""
@@ -117,23 +169,50 @@ class Cost:
 
     def times(self, passes: int) -> Cost:
         """Of so many passes, one after another: counts multiply, shares and memory stay."""
-        return dataclasses.replace(self, **{name: getattr(self, name) * passes for name in COUNTS})
+        rival = None if self.rival is None else self.rival.times(passes)
+        return dataclasses.replace(
+            self, rival=rival, **{name: getattr(self, name) * passes for name in COUNTS}
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """For a result file: all numbers, and ``energy_nj`` by assumption."""
         energies = {name: self.energy(price) / 1000.0 for name, price in PRICES.items()}
-        return {
-            **dataclasses.asdict(self),
-            "effective_operations": self.effective_operations,
-            "energy_nj": energies,
-        }
+        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rival"}
+        found = {**numbers, "effective_operations": self.effective_operations, "energy_nj": energies}
+        if self.rival is not None:
+            found["ann_skipping_zeros_energy_nj"] = self.rival_energies()
+        return found
+
+    def rival_energies(self) -> dict[str, float]:
+        """Energy in nJ of the ANN beside it, by the name of the prices; empty where there is none."""
+        if self.rival is None:
+            return {}
+        return {name: self.rival.energy(PRICES[name]) / 1000.0 for name in RIVALS}
 
 
 COUNTS = (
     "effective_macs effective_acs dense_operations encoder_operations neuron_updates"
-    " additions multiplications transcendental"
+    " additions multiplications transcendental state_accesses"
 ).split()
 """Fields of `Cost` that grow with the number of passes."""
+
+
+def access(size: int) -> float:
+    """Energy in pJ of an access to 8 bytes of the smallest memory that holds so many bytes."""
+    return next((energy for most, energy in SRAM if size <= most), DRAM)
+
+
+def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> dict[str, float] | None:
+    """What a metre costs, in µJ by the name of the prices.
+
+    Args:
+        energy_nj: Of a control step, in nJ.
+        steps: Control steps of an episode, as a mean.
+        distance: Metres gone in it, as a mean; None comes back where they are none.
+    """
+    if distance <= 0.0:
+        return None
+    return {name: energy * steps / distance / 1000.0 for name, energy in energy_nj.items()}
 
 
 def mean(costs: Sequence[Cost], weights: Sequence[float] | None = None) -> Cost:
@@ -163,6 +242,7 @@ def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
         f"memory               {cost.footprint_bytes:,} bytes for {cost.parameters:,} parameters and buffers, "
         f"{cost.state_bytes:,} per environment",
         f"energy               {energy_text(cost, name, ann_operations)}",
+        *(f"                     {text}" for text in rival_texts(cost)),
     ]
     return "\n".join([*lines, *(f"  note: {caveat}" for caveat in CAVEATS)])
 
@@ -174,3 +254,12 @@ def energy_text(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> 
     if ann_operations:
         text += f", the ANN's products {ann_operations * price.multiply_accumulate / 1000.0:,.1f} nJ"
     return f"{text} ({price.text})"
+
+
+def rival_texts(cost: Cost) -> list[str]:
+    """The energy beside that of an ANN of the same sizes which skips zeros, in words, for each of `RIVALS`; none without one."""
+    return [
+        f"{cost.energy(PRICES[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {other:,.1f} nJ"
+        f" ({PRICES[name].text})"
+        for name, other in cost.rival_energies().items()
+    ]

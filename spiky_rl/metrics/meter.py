@@ -6,14 +6,14 @@ its samples. Plasticity is not counted: it is at rest where a network is measure
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spiky_rl.metrics import ann, synops
-from spiky_rl.metrics.energy import Cost
+from spiky_rl.metrics.energy import WORD, ZEROS, Cost
 from spiky_rl.metrics.updates import Arithmetic, of_activation, of_neuron, of_synapse_and_traces
 from spiky_rl.networks.base import Record, SpikingNetwork, State
 from spiky_rl.networks.feedforward import FeedForward
@@ -26,10 +26,11 @@ class Meter:
     def __init__(self, network: SpikingNetwork) -> None:
         """Raises RegistryError for a network whose connections are not known: see `synops.synapses`."""
         self.links = synops.synapses(network)
-        self.updates, self.arithmetic = _updates(network)
+        self.updates, self.arithmetic, self.accesses = _updates(network)
         self.sparsity = synops.connection_sparsity(self.links)
         self.parameters, self.footprint, size = _memory(network)
         self.state = sum(network.state_sizes) * size
+        self.rival = _rival(network, self.links)
 
     def __call__(self, record: Record) -> Cost:
         """Of one control step, as a mean over all of a recorded pass."""
@@ -46,6 +47,8 @@ class Meter:
             parameters=self.parameters,
             footprint_bytes=self.footprint,
             state_bytes=self.state,
+            state_accesses=self.accesses,
+            rival=self.rival,
         )
 
 
@@ -86,24 +89,63 @@ def of_ann(body: nn.Module, run: Callable[[], Any], samples: int) -> Cost:
         parameters=parameters,
         footprint_bytes=footprint,
         state_bytes=ann.state_values(body) * size,
+        # every output is written and read once; what a unit remembers is read once more
+        state_accesses=2.0 * tally.updates / samples + ann.state_values(body),
     )
 
 
-def _updates(network: SpikingNetwork) -> tuple[float, Arithmetic]:
-    """Neuron updates of a control step, and their arithmetic."""
-    kinds: list[tuple[int, Arithmetic]] = []
+def _updates(network: SpikingNetwork) -> tuple[float, Arithmetic, float]:
+    """Neuron updates of a control step, their arithmetic, and how often they read or write a state."""
+    kinds: list[tuple[int, Arithmetic, int]] = []
     if isinstance(network, FeedForward):
-        kinds += [(layer.width * network.steps, of_neuron(layer.neuron)) for layer in network.layers]
-        if network.decoder.potential is not None:
-            potentials = network.readout.out_features * network.steps
-            kinds.append((potentials, of_neuron(network.decoder.potential)))
+        for layer in network.layers:
+            filtered = layer.loop is not None and layer.loop.decay is not None
+            states = len(layer.neuron.states) + filtered
+            kinds.append((layer.width * network.steps, of_neuron(layer.neuron), states))
+        if (potential := network.decoder.potential) is not None:
+            count = network.readout.out_features * network.steps
+            kinds.append((count, of_neuron(potential), len(potential.states)))
     elif isinstance(network, Reservoir):
-        around = of_synapse_and_traces(len(network.trace_decays))
-        kinds.append((network.size * network.steps, of_neuron(network.neuron) + around))
+        traces = len(network.trace_decays)
+        each = of_neuron(network.neuron) + of_synapse_and_traces(traces)
+        kinds.append((network.size * network.steps, each, len(network.neuron.states) + 1 + traces))
         activations = [module for module in network.decoder if not isinstance(module, nn.Linear)]
         for width, module in zip(network.readout_widths, activations, strict=False):
-            kinds.append((width, of_activation(module) or Arithmetic()))
-    return sum(count for count, _ in kinds), sum((each * count for count, each in kinds), Arithmetic())
+            kinds.append((width, of_activation(module) or Arithmetic(), 1))
+    return (
+        sum(count for count, _, _ in kinds),
+        sum((each * count for count, each, _ in kinds), Arithmetic()),
+        2.0 * sum(count * states for count, _, states in kinds),
+    )
+
+
+def _rival(network: SpikingNetwork, links: Sequence[synops.Synapses]) -> Cost:
+    """An ANN of the same sizes and synapses, ReLU for neurons, that skips zeros: inputs count all, `ZEROS` of the rest do not.
+
+    It takes observations as they are, where an encoder has widened them.
+    """
+    assert isinstance(network, FeedForward | Reservoir)
+    narrowed = network.inputs / network.encoder.width
+    operations = [link.once * (narrowed if link.signal == 0 else 1.0 - ZEROS) for link in links]
+    weights = sum(link.weights * (narrowed if link.signal == 0 else 1.0) for link in links)
+    units = sum(network.widths)
+    parameters = round(weights) + units + network.readout.out_features
+    return Cost(
+        effective_macs=sum(operations),
+        effective_acs=0.0,
+        dense_operations=weights,
+        encoder_operations=0.0,
+        neuron_updates=units,
+        additions=units,
+        multiplications=0.0,
+        transcendental=0.0,
+        activation_sparsity=ZEROS,
+        connection_sparsity=synops.connection_sparsity(links),
+        parameters=parameters,
+        footprint_bytes=parameters * WORD,
+        state_bytes=units * WORD,
+        state_accesses=2.0 * units,
+    )
 
 
 def _memory(module: nn.Module) -> tuple[int, int, int]:

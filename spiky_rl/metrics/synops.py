@@ -47,6 +47,13 @@ class Synapses:
     """Effective operations of events [T, K or 1, B, C]: [T, K or 1, B]."""
     read: Callable[[Tensor], Tensor] = lambda signal: signal
     """The signal as the weights see it."""
+    reached: float | None = None
+    """Operations of a call in which every input counts; None: one for each weight that is not 0."""
+
+    @property
+    def once(self) -> float:
+        """Operations of a call in which every input counts, and every weight that is not 0."""
+        return float(self.weights - self.zeros) if self.reached is None else self.reached
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,14 @@ def of_connection(connection: Connection, signal: int = 0) -> Synapses:
         weight, reached = connection.weight.detach(), _reached(connection)
         dense = float(connection.fan_out.sum())
         return Synapses(
-            signal, weight.numel(), _zeros(weight), dense, lambda events: (events != 0).to(reached) @ reached
+            *(
+                signal,
+                weight.numel(),
+                _zeros(weight),
+                dense,
+                lambda events: (events != 0).to(reached) @ reached,
+            ),
+            reached=float(reached.sum()),
         )
     own = [p.detach() for p in connection.parameters() if p.ndim > 1]
     return Synapses(signal, sum(p.numel() for p in own), sum(map(_zeros, own)), None, connection.operations)

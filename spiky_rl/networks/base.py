@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from spiky_rl.registry import Component
 
 State = tuple[Tensor, ...]
 """One [1, B, N] tensor per state, in a fixed order; rest is zero."""
+Channel = Callable[[Tensor], Tensor]
+"""What becomes of a layer's spikes [..., N] on their way to whoever gets them, the layer itself among them."""
 
 
 @dataclass
@@ -57,6 +59,15 @@ class SpikingNetwork(Component, torch.nn.Module):
     def cached(cls, options: Mapping[str, Any]) -> bool:  # pylint: disable=unused-argument
         """Whether a host may keep what `extract` gives, because only what `read` does is trained."""
         return False
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        """Neurons of every layer."""
+
+    @abstractmethod
+    def disturb(self, channels: Sequence[Channel]) -> None:
+        """Let the spikes of every layer pass through a channel from now on; for acting only, not for training."""
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ one per inner step, and the first layer's current is computed once per control s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
 from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.base import Record, SpikingNetwork, State
+from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
 from spiky_rl.networks.place import at
 from spiky_rl.penalties.base import charged
@@ -164,7 +164,7 @@ class FeedForward(SpikingNetwork):
     ) -> None:
         """Besides the options: ``inputs``, O or the (channels, height, width) of maps, flat in x; ``outputs``, F."""
         super().__init__()
-        self.steps, self.stateful = steps, stateful
+        self.inputs, self.steps, self.stateful = vector(inputs), steps, stateful
         self.learning: Any = learning.build()
         self.surrogate = self.learning.surrogate(surrogate.build())
         self._soft_spike = False
@@ -262,6 +262,15 @@ class FeedForward(SpikingNetwork):
         if self.sparsity is not None and torch.is_grad_enabled():
             features = charged(features, share * self.sparsity.cost(outputs, self.fan_out))
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
+
+    @property
+    def widths(self) -> tuple[int, ...]:  # noqa: D102
+        return tuple(layer.width for layer in self.layers)
+
+    def disturb(self, channels: Sequence[Channel]) -> None:  # noqa: D102
+        for layer, channel in zip(self.layers, channels, strict=True):
+            layer.channel = channel
+        self._plain = False  # a stack knows no channels
 
     @property
     def readout(self) -> torch.nn.Linear:  # noqa: D102

@@ -13,6 +13,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.recompute import recomputed
+from spiky_rl.networks.base import Channel
 from spiky_rl.neurons.base import Neuron, Param
 
 LARGEST = 1e9
@@ -94,6 +95,8 @@ class Layer(torch.nn.Module):
         )
         self.states = len(neuron.states) + (self.loop.states if self.loop else 0)
         """Tensors [B, N] of state: the neuron's, then the feedback's."""
+        self.channel: Channel | None = None
+        """What the output passes through; None: it arrives as it is."""
         self.backend, self.binary, self.bfloat16_gradient, self.recompute = (
             backend,
             binary,
@@ -122,6 +125,12 @@ class Layer(torch.nn.Module):
             arguments = (current, steps, state if carried else None, self.parameters_of_neuron(), keep, trace)
             if self.recurrent is None or self.loop is None:
                 output, new = dispatch.unroll(self.backend, self.neuron, ops, *arguments)
+                output = output if self.channel is None else self.channel(output)
+            elif self.channel is not None:
+                output, new = disturbed(
+                    *(self.channel, self.backend, self.neuron, ops, self.loop, self.recurrent.synapses()),
+                    *arguments,
+                )
             else:
                 output, new = dispatch.recurrent(
                     *(self.backend, self.neuron, ops, self.loop, self.recurrent.synapses(), *arguments)
@@ -145,6 +154,39 @@ class Layer(torch.nn.Module):
         """Effective operations of the connections for signal [T, K or 1, B, C] and output [T, K, B, N]: [T, B]."""
         found = self.connection.operations(signal).sum(1)
         return found if self.recurrent is None else found + self.recurrent.operations(output).sum(1)
+
+
+def disturbed(
+    channel: Channel,
+    backend: str,
+    neuron: Neuron,
+    ops: TorchOps,
+    loop: Feedback,
+    synapses: Tensor,
+    current: Tensor,
+    steps: int,
+    state: tuple[Tensor, ...] | None,
+    params: tuple[Tensor | float, ...],
+    keep: Tensor | None,
+    trace: list[Tensor] | None,
+) -> tuple[Tensor, list[Tensor]]:
+    """`dispatch.recurrent` of one control step, with a channel that its output passes through in every inner step."""
+    if current.shape[0] != 1:
+        raise ValueError(
+            f"a disturbed recurrent layer takes one control step at a time, not {current.shape[0]}"
+        )
+    latest, outputs = len(neuron.states), []
+    if state is None:
+        state = (current.new_zeros(current.shape[2:]),) * (latest + loop.states)
+    for k in range(steps):
+        part = current[:, min(k, current.shape[1] - 1)].unsqueeze(1)
+        output, new = dispatch.recurrent(
+            *(backend, neuron, ops, loop, synapses, part, 1, state, params, keep if k == 0 else None, trace)
+        )
+        output = channel(output)
+        outputs.append(output)
+        state = (*new[:latest], output[0, 0], *new[latest + 1 :])
+    return torch.cat(outputs, 1), list(state)
 
 
 def _positive(param: Param) -> bool:

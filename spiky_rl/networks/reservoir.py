@@ -34,8 +34,8 @@ from spiky_rl.kernels import contract, dispatch
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks import calibration
-from spiky_rl.networks.base import Record, SpikingNetwork, State
-from spiky_rl.networks.layer import Parameters
+from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
+from spiky_rl.networks.layer import Parameters, disturbed
 from spiky_rl.networks.place import at
 from spiky_rl.networks.readout import small_readout
 from spiky_rl.plasticity.base import Plasticity
@@ -185,6 +185,7 @@ class Reservoir(SpikingNetwork):
         self.mean: Tensor
         self.deviation: Tensor
         self.plasticity: Plasticity | None = None
+        self.channel: Channel | None = None
         self.decoder = small_readout(size * len(traces), hidden, outputs)
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += (size,) * (len(self.neuron.states) + 2 + len(traces))
@@ -219,6 +220,13 @@ class Reservoir(SpikingNetwork):
     def read(self, cached: Tensor) -> Tensor:
         """What `extract` gave, [..., `features`] -> features [..., F]; the part that is trained."""
         return self.decoder((cached - self.mean) / self.deviation)
+
+    @property
+    def widths(self) -> tuple[int, ...]:  # noqa: D102
+        return (self.size,)
+
+    def disturb(self, channels: Sequence[Channel]) -> None:  # noqa: D102
+        (self.channel,) = channels
 
     @property
     def readout(self) -> nn.Linear:  # noqa: D102
@@ -292,19 +300,14 @@ class Reservoir(SpikingNetwork):
         """
         count, taus = len(self.neuron.states) + self.feedback.states, len(self.trace_decays)
         own, traces, extra = states[:count], states[count : count + taus], states[count + taus :]
-        spikes, new = dispatch.recurrent(
-            *(
-                self.backend,
-                self.neuron,
-                self.ops,
-                self.feedback,
-                self.weight,
-                current,
-                self.steps,
-                tuple(own),
-            ),
-            *(self.parameters_of_neuron(), keep, potentials),
+        arguments = (
+            *(self.backend, self.neuron, self.ops, self.feedback, self.weight, current, self.steps),
+            *(tuple(own), self.parameters_of_neuron(), keep, potentials),
         )
+        if self.channel is None:
+            spikes, new = dispatch.recurrent(*arguments)
+        else:
+            spikes, new = disturbed(self.channel, *arguments)
         features, after = [], [*new]
         for trace, decay in zip(traces, self.trace_decays, strict=True):
             found, last = dispatch.unroll(

@@ -18,6 +18,7 @@ from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
 
 EPISODES, SEED = 4, 2
 NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]
+NAMES += ["action_delay_2", "weights_4_bits", "dead_neurons"]
 
 
 def planned(library, logs, agent):
@@ -67,7 +68,7 @@ def main(library, logs, *agents):
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
                         evaluation = Evaluation(env, NAMES, EPISODES, ["policy"], SEED)
-                        conditions, cost = evaluation.run(policy)
+                        (conditions,), cost = evaluation.run(policy)
                         found |= parts(policy, env, evaluation)
                 found |= {"conditions": conditions, "cost": cost}
             except Exception:  # pylint: disable=broad-exception-caught  # the test shows it

@@ -10,7 +10,7 @@ import pytest
 from spiky_rl import registry, spec
 from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import evaluate
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
+from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS
 from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
@@ -74,9 +74,9 @@ def test_an_evaluation_lies_beside_its_checkpoint_with_every_condition(run, whol
     assert (found["task"], found["agent"], found["library"]) == ("Isaac-Cartpole", "lif_ppo", "rsl_rl")
     assert (found["device"], found["seed"], found["episodes"]) == ("cpu", 42, EPISODES)
     assert found["solved"] == 4.5 and found["assets"].startswith("local") and "torch" in found["versions"]
-    assert list(found["conditions"]) == list(CONDITIONS)
+    assert list(found["conditions"]) == list(ROBUSTNESS)
     for name, condition in found["conditions"].items():
-        assert condition["text"] == CONDITIONS[name].text
+        assert condition["text"] == ROBUSTNESS[name].text
         assert len(condition["returns"]) == len(condition["lengths"]) == EPISODES
         assert all(1 <= length <= STEPS for length in condition["lengths"])
         mean = sum(condition["returns"]) / EPISODES
@@ -92,7 +92,7 @@ def test_conditions_differ_from_nominal_in_their_returns(whole):
     conditions = whole[0]["conditions"]
     nominal = conditions["nominal"]["returns"]
     # the first push comes after a second at least, when an untrained policy may have lost its cart
-    acting = [name for name in CONDITIONS if name not in ("nominal", "push")]
+    acting = [name for name in ROBUSTNESS if name not in ("nominal", "push")]
     assert all(conditions[name]["returns"] != nominal for name in acting)
 
 
@@ -107,7 +107,7 @@ def test_the_cost_is_that_of_an_action_under_nominal(whole):
 
 def test_the_table_has_a_line_per_condition(whole):
     lines = whole[1].stdout.splitlines()
-    assert all(any(line.split()[:1] == [name] for line in lines) for name in CONDITIONS)
+    assert all(any(line.split()[:1] == [name] for line in lines) for name in ROBUSTNESS)
     assert "up [s]" in whole[1].stdout and max(map(len, lines[:-1])) <= 80
 
 
@@ -164,6 +164,10 @@ def test_every_kind_of_policy_can_be_evaluated(policies, agent):
     for condition in row["conditions"].values():
         assert all(map(math.isfinite, condition["returns"]))
         assert (condition["firing_rate"] > 0) == spikes and condition["operations"] > 0
+    returns = [condition["returns"] for condition in row["conditions"].values()]
+    assert all(
+        returns.count(each) == 1 for each in returns[1:4] + returns[5:]
+    ), "a changed copy acts otherwise"
     cost = row["cost"]["effective_operations"]
     assert cost == pytest.approx(row["conditions"]["nominal"]["operations"], rel=1e-6)
 
@@ -179,7 +183,7 @@ def test_a_policy_that_sees_pixels_is_measured_too(tmp_path):
     train(tmp_path, "cartpole_camera_small", "lif_conv_ppo")
     arguments = ["--task", "cartpole_camera_small", "--agent", "lif_conv_ppo", "--log_root", tmp_path]
     found, _ = evaluated(*arguments, "--episodes", 2, SHORT)
-    assert list(found["conditions"]) == list(CONDITIONS)
+    assert list(found["conditions"]) == list(ROBUSTNESS)
     nominal = found["conditions"]["nominal"]["returns"]
     for name in ("observation_noise", "sensor_dropout", "sensor_loss"):
         assert found["conditions"][name]["returns"] != nominal, name

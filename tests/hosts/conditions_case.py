@@ -9,7 +9,7 @@ import sys
 import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, robot_of
+from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS, robot_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
 from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
 
@@ -55,7 +55,7 @@ def main(task):
     configure_assets("local")
     cfg, _ = load_configs(resolve_task(task))
     stand_together(cfg)
-    names = list(CONDITIONS)
+    names = list(ROBUSTNESS)
     count = len(names) * EPISODES
     with simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=count, seed=1) as gym_env:
         env = TimedVecEnv(gym_env)

@@ -7,20 +7,12 @@ import pytest
 import torch
 
 from spiky_rl.hosts.isaaclab.conditions import (
-    BASE_PUSH,
-    CONDITIONS,
-    DROPOUT,
-    JOINT_FRICTION,
-    JOINT_PUSH,
-    MASS,
-    NOISE,
-    SURFACE_FRICTION,
-    ConditionError,
-    Group,
-    chosen,
-    drawing,
-    sensors_of,
-)
+    CONDITIONS, ROBUSTNESS, ConditionError, Group, chosen, drawing, sensors_of,
+)  # fmt: skip
+from spiky_rl.hosts.isaaclab.conditions.body import (
+    BASE_PUSH, JOINT_FRICTION, JOINT_PUSH, MASS, SURFACE_FRICTION,
+)  # fmt: skip
+from spiky_rl.hosts.isaaclab.conditions.sensing import DROPOUT, NOISE
 from tests import processes
 
 SEED, EPISODES, SENSORS = 3, 400, 5
@@ -109,7 +101,7 @@ def test_conditions_repeat_for_a_seed_and_leave_torch_s_own_numbers_alone():
 
 
 def test_nominal_is_always_measured_and_first():
-    assert chosen("all") == list(CONDITIONS)
+    assert chosen("all") == list(ROBUSTNESS)
     assert chosen("push, mass") == ["nominal", "push", "mass"]
     assert chosen("push,nominal") == ["nominal", "push"]
 
@@ -166,7 +158,7 @@ def test_what_acts_on_sensors_leaves_the_robot_alone_and_what_acts_on_the_robot_
     """With equal actions the robot's motion is nominal's to the last bit, or it is not."""
     for name in real["names"]:
         apart = (of(real, name, real["end"]) - of(real, "nominal", real["end"])).abs().amax(-1)
-        if CONDITIONS[name].robot:
+        if "robot" in CONDITIONS[name].needs:
             assert (apart > 1e-3).all(), name
         else:
             assert not apart.any(), name

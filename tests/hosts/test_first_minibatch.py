@@ -17,7 +17,9 @@ from tests.hosts.test_rsl_rl_model import rollout
 
 ENVS = 8
 AGENTS = [name for name in registry.names("agents") if "classifier" not in name]
-SPIKING = [name for name in AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "gru_ppo")]
+SPIKING = [
+    name for name in AGENTS if name not in ("mlp_ppo", "mlp_matched_ppo", "mlp_history_ppo", "gru_ppo")
+]
 SCHEDULED = {"name": "arctangent", "slope": 2.0, "schedule": [10.0, 6]}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,12 @@ class PlayedPolicy(ABC):
     network: SpikingNetwork | None
     """None for an ANN."""
     ann_operations: float
+    adapts: bool = False
+    """Whether what is plastic in its network changes while it acts; what all environments of a call do counts together."""
+
+    @abstractmethod
+    def copy(self) -> Self:
+        """One with weights and a state of its own, at rest."""
 
     @property
     @abstractmethod

@@ -37,6 +37,7 @@ def add_agents() -> None:
 
     register_tasks()
     command.offer_physics(sys.argv, agents, gymnasium.registry)
+    command.lengthen_history(sys.argv, agents, gymnasium.registry)
     for task in gymnasium.registry.values():
         if any(_host_entry(library) in task.kwargs for library in CONFIGURATIONS):
             for name in agents:

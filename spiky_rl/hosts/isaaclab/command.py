@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.spec import read_agent
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +68,43 @@ def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[
     if reason := worlds.available():
         log.warning("spiky_rl: no %s: %s", choice.NATIVE, reason)
         return
-    entry, name = task.kwargs["env_cfg_entry_point"], f"{task.id} with {choice.NATIVE}"
-    task.kwargs[name] = entry
+    name = entry_kept(task, choice.NATIVE)
     task.kwargs["env_cfg_entry_point"] = lambda: choice.offer(load_cfg_from_registry(task.id, name))
     if not any(text.partition("=")[0] in ("physics", "presets", "env.sim.physics") for text in arguments):
         log.warning("spiky_rl: physics: %s where the task has %s", choice.NATIVE, choice.WARP)
+
+
+def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mapping[str, Any]) -> None:
+    """Let ``isaaclab train`` and ``isaaclab play`` give one of ``agents`` the history of observations that it asks for.
+
+    tasks: gymnasium's registry.
+    """
+    task = tasks.get(said("--task", arguments) or "")
+    if not is_ours(arguments, agents) or task is None:
+        return
+    steps = read_agent(str(said("--agent", arguments)))[1].get("history", 1)
+    if steps == 1:
+        return
+    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
+
+    from spiky_rl.hosts.isaaclab.history import lengthen
+
+    name = entry_kept(task, f"a history of {steps}")
+
+    def configuration() -> Any:
+        env_cfg = load_cfg_from_registry(task.id, name)
+        lengthen(env_cfg, steps, {})
+        return env_cfg
+
+    task.kwargs["env_cfg_entry_point"] = configuration
+    log.warning("spiky_rl: observations of %d control steps at once", steps)
+
+
+def entry_kept(task: Any, what: str) -> str:
+    """Keep a task's entry of its configuration under another name, which is returned, before it is changed by ``what``."""
+    name = f"{task.id} without {what}"
+    task.kwargs[name] = task.kwargs["env_cfg_entry_point"]
+    return name
 
 
 def said(option: str, arguments: list[str]) -> str | None:

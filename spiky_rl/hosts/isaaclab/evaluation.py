@@ -18,13 +18,23 @@ from spiky_rl.hosts.isaaclab.conditions import (
     newton_solver,
     sensors_of,
 )
+from spiky_rl.hosts.isaaclab.conditions.base import Policy
+from spiky_rl.hosts.isaaclab.history import frames_of
 from spiky_rl.hosts.isaaclab.measures import Measures
+from spiky_rl.hosts.isaaclab.recovery import Recovery
 from spiky_rl.metrics.energy import mean
 
 SCALE_STEPS = 100
 """Control steps of random actions in which the deviation of every observed value is measured."""
 STRIDE = 7
 """Activity is measured in every so many control steps: that costs more than acting, and 64 episodes are many samples."""
+
+
+def make_ready(env_cfg: Any, names: Sequence[str]) -> None:
+    """Make a task's configuration ready to be evaluated under conditions, before the simulator starts."""
+    stand_together(env_cfg)
+    for name in names:
+        CONDITIONS[name].configure(env_cfg)
 
 
 def stand_together(env_cfg: Any) -> None:
@@ -52,6 +62,46 @@ class Chance:
         """Nothing: there is no state."""
 
 
+class Team:
+    """A policy and the changed copies of it that conditions put in its place, each on its own environments."""
+
+    def __init__(self, policy: Policy, conditions: Sequence[Condition], adapting: Sequence[bool]) -> None:
+        """``adapting``: for each condition, whether what is plastic changes while the policy acts under it."""
+        self.parts: list[tuple[Tensor, Policy]] = []
+        """Environments, and what acts on them; the unchanged policy first."""
+        shared: list[Tensor] = []
+        for condition, adapts in zip(conditions, adapting, strict=True):
+            own = condition.changed(policy)
+            if own is None and not adapts:
+                shared.append(condition.group.ids)
+                continue
+            own = own or policy.copy()
+            own.adapts = adapts
+            self.parts.append((condition.group.ids, own))
+        if shared:
+            self.parts.insert(0, (torch.cat(shared), policy))
+
+    def __call__(self, obs: Any) -> Tensor:
+        """Actions [B, A] for what all environments observe."""
+        if len(self.parts) == 1:
+            return self.parts[0][1](obs)
+        found = [(ids, policy(obs[ids])) for ids, policy in self.parts]
+        actions = found[0][1].new_zeros(obs.batch_size[0], found[0][1].shape[-1])
+        for ids, part in found:
+            actions[ids] = part
+        return actions
+
+    def reset(self, dones: Tensor | None = None) -> None:
+        """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
+        for ids, policy in self.parts:
+            policy.reset(None if dones is None else dones[ids])
+
+    def activity(self, obs: Any, running: Tensor) -> Any:
+        """Of the environments ``running``, all of one condition."""
+        ids, policy = next((ids, policy) for ids, policy in self.parts if bool((ids == running[0]).any()))
+        return policy.activity(obs[ids], torch.isin(ids, running).nonzero().flatten())
+
+
 class Evaluation:
     """Conditions in consecutive groups of environments, as many in each as there are episodes.
 
@@ -62,29 +112,42 @@ class Evaluation:
     """
 
     def __init__(
-        self, env: Any, names: Sequence[str], episodes: int, groups: Sequence[str], seed: int
+        self,
+        env: Any,
+        names: Sequence[str],
+        episodes: int,
+        groups: Sequence[str],
+        seed: int,
+        leg: str = "",
+        adapting: bool = False,
     ) -> None:
         """
         Args:
-            env: As rsl_rl sees one; of ``len(names) * episodes`` environments.
+            env: As rsl_rl sees one; of ``len(names) * episodes`` environments, twice as many if ``adapting``.
             names: Of the conditions.
             episodes: Per condition.
             groups: Observation groups that the policy sees.
             seed: Of all that is drawn.
+            leg: Names of the joints of one leg, as a regular expression.
+            adapting: Measure the policy twice under every condition: with its weights as they are, and changing as it acts.
         """
         self.env, self.episodes, self.seed = env, episodes, seed
-        self.groups, self.names = list(groups), list(names)
+        self.groups, self.names = list(groups), list(names) * (1 + adapting)
+        self.adapts = [i >= len(names) for i in range(len(self.names))]
         device = env.device
         self.ids = torch.arange(env.num_envs, device=device).split(episodes)
         obs = self.restart()
         self.shapes = [tuple(obs[group].shape[1:]) for group in self.groups]
-        sensors = sensors_of(self.shapes, device)
-        deviation = (
-            self.deviation() if "observation_noise" in names else torch.zeros(len(sensors), device=device)
-        )
+        self.frames = frames_of(env.unwrapped, self.groups, self.shapes)
+        new = len(self.frames.new)
+        whole = new == len(self.frames.age)
+        # of a history, every column that is new is a sensor
+        sensors = sensors_of(self.shapes, device) if whole else torch.arange(new, device=device)
+        deviation = self.deviation() if "observation_noise" in names else torch.zeros(new, device=device)
+        self.middle = int(env.max_episode_length) // 2
         self.conditions: list[Condition] = [
-            CONDITIONS[name](Group(env.unwrapped, ids, seed, sensors, deviation))
-            for name, ids in zip(names, self.ids, strict=True)
+            CONDITIONS[name](Group(env.unwrapped, ids, seed, sensors, deviation, self.middle, leg))
+            for name, ids in zip(self.names, self.ids, strict=True)
         ]
 
     def chance(self) -> Chance:
@@ -115,15 +178,15 @@ class Evaluation:
         chance, seen, obs = self.chance(), [], self.restart()
         first = torch.ones(self.episodes, dtype=torch.bool, device=self.env.device)
         for _ in range(SCALE_STEPS):
-            seen.append(self.values(obs)[: self.episodes][first])
+            seen.append(self.frames.newest(self.values(obs))[: self.episodes][first])
             obs, _, dones, _ = self.env.step(chance(obs))
             first = first & (dones[: self.episodes] == 0)
         return torch.cat(seen).std(dim=0, correction=0)
 
     def perturbed(self, obs: Any) -> Any:
         """What the policy gets to see of ``obs``, each group under its condition."""
-        values = self.values(obs)
-        seen = torch.cat([c.observe(values[c.group.ids]) for c in self.conditions])
+        values = self.frames.newest(self.values(obs))
+        seen = self.frames.together(torch.cat([c.observe(values[c.group.ids]) for c in self.conditions]))
         found, parts = obs.copy(), seen.split([int(torch.tensor(s).prod()) for s in self.shapes], dim=1)
         for group, part, shape in zip(self.groups, parts, self.shapes, strict=True):
             found[group] = part.unflatten(1, shape)
@@ -131,15 +194,17 @@ class Evaluation:
 
     def run(
         self, policy: Any, tell: Callable[[float], None] = lambda share: None
-    ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
-        """Results by condition, and the cost of an action under the first of them; None where it is not known.
+    ) -> tuple[list[dict[str, dict[str, Any]]], dict[str, Any] | None]:
+        """Results by condition, those of the adapting policy in a second table, and the cost of an action under the first
+        condition; None where it is not known.
 
         Args:
             policy: None for random actions, whose firing rate and operations are None.
             tell: Called after every control step with the share of the longest episode that is over.
         """
-        env, acting = self.env, policy or self.chance()
-        measures = Measures(env)
+        env = self.env
+        acting = self.chance() if policy is None else Team(policy, self.conditions, self.adapts)
+        measures, recovery = Measures(env), Recovery(env.num_envs, int(env.max_episode_length), env.device)
         total, length = (torch.zeros(env.num_envs, device=env.device) for _ in range(2))
         ended: dict[str, Tensor] = {name: torch.zeros_like(total) for name in measures.names}
         first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
@@ -148,21 +213,27 @@ class Evaluation:
         obs = self.restart()
         for condition in self.conditions:
             condition.begin()
+        self.frames.reset()
         acting.reset()
         measures.restart()
         while first.any():
             seen = self.perturbed(obs)
-            if policy is not None and steps % STRIDE == 0:
+            if isinstance(acting, Team) and steps % STRIDE == 0:
                 for ids, found in zip(self.ids, activity, strict=True):
                     if len(running := ids[first[ids]]):
-                        found.append((len(running), policy.activity(seen, running)))
+                        found.append((len(running), acting.activity(seen, running)))
             began = finished(env.device)
             actions = acting(seen)
             seconds += finished(env.device) - began
+            actions = torch.cat([c.send(actions[c.group.ids]) for c in self.conditions])
             for condition in self.conditions:
                 condition.step()
             obs, rewards, dones, _ = env.step(actions)
+            for condition in self.conditions:
+                condition.reset(dones[condition.group.ids])
+            self.frames.reset(dones)
             acting.reset(dones)
+            recovery.add(rewards, first)
             total += rewards * first
             length += first
             over = dones.bool()
@@ -172,17 +243,17 @@ class Evaluation:
             first = first & ~over
             steps += 1
             tell(steps / env.max_episode_length)
-        results = {
-            name: {
+        results: list[dict[str, dict[str, Any]]] = [{}, {}] if any(self.adapts) else [{}]
+        for name, adapts, condition, ids, found in zip(
+            self.names, self.adapts, self.conditions, self.ids, activity, strict=True
+        ):
+            results[adapts][name] = {
                 "text": condition.text,
                 **_of_episodes(total[ids].tolist(), length[ids].long().tolist()),
                 **_of_activity(found),
                 "measures": {key: float(values[ids].mean()) for key, values in ended.items()},
+                **({"recovery": recovery.of(ids)} if condition.damages or name == "nominal" else {}),
             }
-            for name, condition, ids, found in zip(
-                self.names, self.conditions, self.ids, activity, strict=True
-            )
-        }
         return results, _cost(activity[0], env.num_envs * steps / seconds)
 
 

@@ -174,16 +174,16 @@ class SpikingModel(MLPModel):
             )
         return state
 
-    def with_features(self, obs: TensorDict, advance: bool = True) -> TensorDict:
+    def with_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
         """The observations [B, ...] and, where this model caches them, the features of its network for them.
 
-        ``advance``: the state goes on by this control step, and in training what is plastic changes by it.
+        ``advance``: the state goes on by this control step. ``adapt``: what is plastic changes by it; None: in training.
         """
         if self.cache is None:
             return obs
         x = self.get_latent(obs)
         features, state = self.network.extract(
-            x.unsqueeze(0), self._present(x), adapt=advance and self.training
+            x.unsqueeze(0), self._present(x), adapt=advance and (self.training if adapt is None else adapt)
         )
         if advance:
             self.state = state

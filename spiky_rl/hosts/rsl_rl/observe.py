@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -30,7 +31,15 @@ class Played(PlayedPolicy):
         """The model's own."""
         return self.model.state if self.network is not None else None  # type: ignore[return-value]
 
+    def copy(self) -> Played:  # noqa: D102
+        model: Any = copy.deepcopy(self.model)
+        model.reset()
+        return Played(model)
+
     def __call__(self, obs: Any) -> Tensor:  # noqa: D102
+        if self.adapts:
+            assert isinstance(self.model, SpikingModel)
+            obs = self.model.with_features(obs, adapt=True)
         return self.model(obs)
 
     def reset(self, dones: Tensor | None = None) -> None:  # noqa: D102

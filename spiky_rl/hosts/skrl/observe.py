@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import SAMPLES, Activity
 from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of
 from spiky_rl.hosts.skrl.environment import Environment
+from spiky_rl.hosts.skrl.models import SpikingPolicy
 from spiky_rl.hosts.skrl.ppo import SpikingAgent
 from spiky_rl.metrics.meter import Meter
 from spiky_rl.networks.base import State
@@ -19,11 +21,17 @@ from spiky_rl.networks.base import State
 class Played(PlayedPolicy):
     """The policy of one of skrl's agents, with the state that skrl itself does not advance when it only acts."""
 
-    def __init__(self, agent: SpikingAgent, environment: Environment) -> None:
+    def __init__(
+        self, agent: SpikingAgent, environment: Environment, policy: SpikingPolicy | None = None
+    ) -> None:
+        """``policy``: what acts; None: the agent's own."""
         self.agent, self.environment = agent, environment
-        self.model = agent.policy
-        self.network, self.ann_operations = agent.policy.network, agent.policy.ann_operations
+        self.model: SpikingPolicy = agent.policy if policy is None else policy
+        self.network, self.ann_operations = self.model.network, self.model.ann_operations
         self._state: State | None = None
+
+    def copy(self) -> Played:  # noqa: D102
+        return Played(self.agent, self.environment, copy.deepcopy(self.model))
 
     @property
     def state(self) -> State | None:
@@ -35,7 +43,7 @@ class Played(PlayedPolicy):
         if self._state is not None:
             inputs["rnn"] = list(self._state)
         with torch.no_grad():
-            mean, outputs = self.agent.policy.compute(inputs)
+            mean, outputs = self.model.compute(inputs)
         self._state = tuple(outputs["rnn"]) or None
         return mean
 
@@ -50,12 +58,11 @@ class Played(PlayedPolicy):
         return self.agent.normalised(self.environment.observations(obs))
 
     def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:  # noqa: D102
-        return _ann_activity(self.agent, self.seen(obs[part]), part_of(self._state, part))
+        return _ann_activity(self.model, self.seen(obs[part]), part_of(self._state, part))
 
 
-def _ann_activity(agent: SpikingAgent, x: Tensor, state: State | None) -> Activity:
+def _ann_activity(policy: SpikingPolicy, x: Tensor, state: State | None) -> Activity:
     """Of an ANN that sees x [B, O] in a state (None: rest)."""
-    policy = agent.policy
     inputs: dict[str, Any] = {"observations": x, **({"rnn": list(state)} if state else {})}
     return observe.ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
 
@@ -69,7 +76,7 @@ def last_activity(agent: SpikingAgent, meter: Meter | None = None) -> Activity:
     x = agent.normalised(agent.stored("observations")[-1, :SAMPLES])
     state = _stored(agent, -1, slice(SAMPLES))
     if policy.network is None:
-        return _ann_activity(agent, x, state)
+        return _ann_activity(policy, x, state)
     return observe.activity(policy.network, x, state, policy.ann_operations, meter)
 
 

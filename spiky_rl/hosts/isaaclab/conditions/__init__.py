@@ -1,0 +1,116 @@
+"""Conditions that a policy is measured under: as trained, and where sensors, motors, the world or its own network fail it.
+
+A condition acts on some environments of a simulation and leaves the others alone, so that all of them are measured in one.
+Everything random is drawn from the condition's own seed: the same for every policy, and whatever else is measured beside it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from spiky_rl.hosts.isaaclab.conditions import damage, faults, sensing
+from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, Group, Nominal, drawing
+from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, entity, robot_of
+from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, Subject, newton_solver
+from spiky_rl.hosts.isaaclab.conditions.sensing import sensors_of
+from spiky_rl.registry import nearest
+
+__all__ = [
+    "CONDITIONS",
+    "ROBUSTNESS",
+    "SETS",
+    "Condition",
+    "ConditionError",
+    "Group",
+    "Subject",
+    "chosen",
+    "drawing",
+    "entity",
+    "missing",
+    "newton_solver",
+    "require",
+    "robot_of",
+    "sensors_of",
+]
+
+log = logging.getLogger("spiky_rl")
+
+ROBUSTNESS: Mapping[str, type[Condition]] = MappingProxyType(
+    {
+        "nominal": Nominal,
+        "observation_noise": sensing.ObservationNoise,
+        "sensor_dropout": sensing.SensorDropout,
+        "sensor_loss": sensing.SensorLoss,
+        "push": Push,
+        "mass": Mass,
+        "friction": Friction,
+    }
+)
+"""What nearly every task can be put under, by name: `all` of a command line, as it has always been."""
+CONDITIONS: Mapping[str, type[Condition]] = MappingProxyType(
+    {
+        **ROBUSTNESS,
+        **sensing.DELAYED,
+        "observation_held": sensing.ObservationHeld,
+        **damage.DAMAGES,
+        **faults.FAULTS,
+    }
+)
+"""By name; to add one, write a class and a line here."""
+SETS = ("all", "stress")
+"""Names for several conditions: those of `ROBUSTNESS`, and all others that a task and an agent can have."""
+
+
+def chosen(names: str, subject: Subject | None = None) -> list[str]:
+    """The conditions of a comma-separated list, or of one of `SETS`; nominal is always one, the first.
+
+    Raises ConditionError for one that there is not, or that is named twice. ``subject``: what ``stress`` is of; None: of a
+    task and an agent that can have all of it.
+    """
+    if names == "all":
+        return list(ROBUSTNESS)
+    if names == "stress":
+        wanted = [name for name in CONDITIONS if name not in ROBUSTNESS]
+        left_out = {} if subject is None else missing(wanted, subject)
+        if left_out:
+            log.info("stress leaves out on %s: %s", subject.task, _reasons(left_out))  # type: ignore[union-attr]
+        return ["nominal", *(name for name in wanted if name not in left_out)]
+    found = [name.strip() for name in names.split(",")]
+    for name in found:
+        if name not in CONDITIONS:
+            hint = nearest(name, (*CONDITIONS, *SETS))
+            raise ConditionError(
+                f"--conditions: {name!r} is not known; choose from {', '.join(CONDITIONS)}, or all, or stress{hint}"
+            )
+        if found.count(name) > 1:
+            raise ConditionError(f"--conditions: {name!r} is named {found.count(name)} times")
+    return ["nominal", *(name for name in found if name != "nominal")]
+
+
+def missing(names: Sequence[str], subject: Subject) -> dict[str, str]:
+    """Those of the conditions that a task or an agent cannot have, each with the first reason."""
+    reasons = {need: reason for need, has in REQUIREMENTS.items() if (reason := has(subject))}
+    return {
+        name: next(reasons[need] for need in CONDITIONS[name].needs if need in reasons)
+        for name in names
+        if any(need in reasons for need in CONDITIONS[name].needs)
+    }
+
+
+def require(names: Sequence[str], subject: Subject) -> None:
+    """Raise ConditionError where a task or an agent cannot be put under a condition."""
+    refused = missing(names, subject)
+    if refused:
+        others = ", ".join(name for name in names if name not in refused)
+        raise ConditionError(f"--conditions: {_reasons(refused, subject.task)}; without: {others}")
+
+
+def _reasons(refused: Mapping[str, str], task: str = "") -> str:
+    """Conditions by the reason why they cannot be had."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in refused.items():
+        by_reason.setdefault(reason, []).append(name)
+    where = f" cannot be had on {task}" if task else ""
+    return "; ".join(f"{', '.join(names)}{where}: {reason}" for reason, names in by_reason.items())

@@ -1,0 +1,151 @@
+"""What happens to a robot in the middle of an episode: a leg locks, motors weaken, the ground or the load changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, Damage
+from spiky_rl.hosts.isaaclab.conditions.body import (
+    JOINT_FRICTION, SURFACE_FRICTION, apply, change_friction, give_friction_to_robots, robot_of,
+)  # fmt: skip
+
+LOCK_ARMATURE = 1e4
+"""Inertia of a locked joint, kg m^2 or kg: no torque of a robot turns it by a millionth of a radian in a control step, after
+which it is put back."""
+STRENGTH = 0.5
+"""What is left of a weakened motor's torque."""
+PAYLOAD = (1.5, 2.5)
+"""Factor of the mass of the body that takes up a load."""
+
+
+class LockedLeg(Damage):
+    """A leg whose joints do not move any more."""
+
+    text = "from the middle of the episode on the joints of one leg stay where they are"
+    needs = ("robot", "worlds", "leg")
+
+    def begin(self) -> None:  # noqa: D102
+        super().begin()
+        self.robot = robot_of(self.group.env)[1]
+        try:
+            self.joints = self.robot.find_joints(self.group.leg)[0]
+        except ValueError:
+            raise ConditionError(
+                f"--conditions: locked_leg: the task file's leg {self.group.leg!r} names no joint; the robot has"
+                f" {', '.join(self.robot.joint_names)}"
+            ) from None
+        self.ids = self.group.ids.int()
+        self.position: Tensor | None = None
+
+    def now(self) -> Tensor:
+        """Where the leg's joints are, [E, joints]; those beyond their limits at the limits, which would push them back."""
+        limits = self.robot.data.joint_pos_limits.torch[self.group.ids][:, self.joints]
+        return self.robot.data.joint_pos.torch[self.group.ids][:, self.joints].clamp(
+            limits[..., 0], limits[..., 1]
+        )
+
+    def damage(self) -> None:  # noqa: D102
+        self.position = self.now()
+        armature = torch.full_like(self.position, LOCK_ARMATURE)
+        self.robot.write_joint_armature_to_sim_index(
+            armature=armature, joint_ids=self.joints, env_ids=self.ids
+        )
+
+    def step(self) -> None:  # noqa: D102
+        super().step()
+        if self.position is None:
+            return
+        still = torch.zeros_like(self.position)
+        where: dict[str, Any] = {"joint_ids": self.joints, "env_ids": self.ids}
+        self.robot.write_joint_position_to_sim_index(position=self.position, **where)
+        self.robot.write_joint_velocity_to_sim_index(velocity=still, **where)
+
+    def reset(self, dones: Tensor) -> None:  # noqa: D102
+        if self.position is not None:
+            self.position = torch.where(dones.bool()[:, None], self.now(), self.position)
+
+
+class HalfTorque(Damage):
+    """Motors that have become weak."""
+
+    text = (
+        f"from the middle of the episode on every motor gives {STRENGTH:g} of the torque that it is told; of a joint that is told"
+        f" where to be, {STRENGTH:g} of its gains are left"
+    )
+    needs = ("robot", "worlds", "motors")
+
+    @classmethod
+    def configure(cls, env_cfg: Any) -> None:  # noqa: D102
+        from isaaclab.envs.mdp import JointEffortActionCfg
+
+        from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
+
+        for term in vars(env_cfg.actions).values():
+            if isinstance(term, JointEffortActionCfg):
+                term.class_type = WeakeningEffort
+
+    def damage(self) -> None:  # noqa: D102
+        from isaaclab.envs import mdp
+
+        from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
+
+        manager = self.group.env.action_manager
+        terms = [manager.get_term(name) for name in manager.active_terms]
+        weakening = [term for term in terms if isinstance(term, WeakeningEffort)]
+        for term in weakening:
+            term.strength[self.group.ids] = STRENGTH
+        if len(weakening) < len(terms):
+            share = (STRENGTH, STRENGTH)
+            apply(
+                self.group, mdp.randomize_actuator_gains,
+                stiffness_distribution_params=share, damping_distribution_params=share, operation="scale", distribution="uniform",
+            )  # fmt: skip
+
+
+class FrictionChange(Damage):
+    """Ground that becomes slippery under way or, for a robot that stands on none, joints that become stiff."""
+
+    text = (
+        f"from the middle of the episode on, friction coefficient of the robot's surfaces U({SURFACE_FRICTION[0]:g},"
+        f" {SURFACE_FRICTION[1]:g}); of a robot with a fixed base, dry and viscous friction of U({JOINT_FRICTION[0]:g},"
+        f" {JOINT_FRICTION[1]:g}) more in every joint"
+    )
+    needs = ("robot", "worlds")
+
+    def begin(self) -> None:  # noqa: D102
+        super().begin()
+        if not robot_of(self.group.env)[1].is_fixed_base:
+            give_friction_to_robots(self.group.env)
+
+    def damage(self) -> None:  # noqa: D102
+        change_friction(self.group)
+
+
+class Payload(Damage):
+    """A load that is put on under way."""
+
+    text = (
+        f"from the middle of the episode on, mass and inertia of the trunk times U({PAYLOAD[0]:g}, {PAYLOAD[1]:g}); of a robot with"
+        " a fixed base, of its last body"
+    )
+    needs = ("robot", "worlds")
+
+    def damage(self) -> None:  # noqa: D102
+        from isaaclab.envs import mdp
+
+        robot = robot_of(self.group.env)[1]
+        apply(
+            self.group, mdp.randomize_rigid_body_mass, bodies=[robot.num_bodies - 1 if robot.is_fixed_base else 0],
+            mass_distribution_params=PAYLOAD, operation="scale", distribution="uniform", recompute_inertia=True, min_mass=1e-6,
+        )  # fmt: skip
+
+
+DAMAGES: dict[str, type[Condition]] = {
+    "locked_leg": LockedLeg,
+    "half_torque": HalfTorque,
+    "friction_change": FrictionChange,
+    "payload": Payload,
+}

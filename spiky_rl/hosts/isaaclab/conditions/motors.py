@@ -1,0 +1,24 @@
+"""An action term of Isaac Lab's whose motors can weaken while a simulation runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from isaaclab.envs.mdp.actions.joint_actions import JointEffortAction
+
+
+class WeakeningEffort(JointEffortAction):
+    """Isaac Lab's joint efforts, times what each environment's motors are still able to give."""
+
+    def __init__(self, cfg: Any, env: Any) -> None:
+        super().__init__(cfg, env)
+        self.strength = torch.ones(self.num_envs, 1, device=self.device)
+        """[B, 1]; 1: as they were built."""
+
+    def apply_actions(self) -> None:
+        """Send the efforts to the joints."""
+        joints: Any = self._joint_ids
+        self._asset.set_joint_effort_target_index(
+            target=self.processed_actions * self.strength, joint_ids=joints
+        )

@@ -1,0 +1,113 @@
+"""What conditions need of a task and an agent, asked before a simulator starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from spiky_rl.registry import Configured
+
+CONVOLUTIONAL = ("CNNModel",)
+"""Models of rsl_rl's whose hidden units are maps."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A task and an agent that are to be put under conditions."""
+
+    task: str
+    env_cfg: Any
+    leg: str = ""
+    """What the task's file says of a leg's joints; empty: nothing."""
+    network: Configured | None = None
+    """The agent's spiking network; None: an ANN, or an agent that does not matter."""
+    model: str = "MLPModel"
+    """Class of an ANN's model."""
+
+
+def robot(subject: Subject) -> str | None:
+    """None: the scene says which is the robot."""
+    from isaaclab.assets import ArticulationCfg
+
+    there = [key for key, value in vars(subject.env_cfg.scene).items() if isinstance(value, ArticulationCfg)]
+    if "robot" in there or len(there) == 1:
+        return None
+    return f"its scene declares {', '.join(there) or 'no robot'}, where one articulation is needed, or one called 'robot'"
+
+
+def worlds(subject: Subject) -> str | None:
+    """None: single worlds can be changed. Solvers of Newton's other than MuJoCo-Warp ignore what changes in their model, or
+    share it among all worlds."""
+    solver = newton_solver(subject.env_cfg)
+    if solver in (None, "MJWarpSolverCfg"):
+        return None
+    return f"{solver} cannot change single worlds; use physics=newton_mjwarp"
+
+
+def leg(subject: Subject) -> str | None:
+    """None: it is known which joints make a leg."""
+    if not subject.leg:
+        return "its task file names no leg; write the names of a leg's joints under leg"
+    try:
+        re.compile(subject.leg)
+    except re.error as error:
+        return f"its task file's leg {subject.leg!r} is no regular expression: {error}"
+    return None
+
+
+def motors(subject: Subject) -> str | None:
+    """None: the actions are efforts, or targets of controllers with gains."""
+    from isaaclab.envs import mdp
+
+    actions = getattr(subject.env_cfg, "actions", None)
+    if actions is None:
+        return "it has no action manager, which says what actions do to motors"
+    fit = (mdp.JointActionCfg, mdp.JointPositionToLimitsActionCfg)
+    others = [name for name, term in vars(actions).items() if term is not None and not isinstance(term, fit)]
+    return f"its actions {', '.join(others)} are no joint's" if others else None
+
+
+def spikes(subject: Subject) -> str | None:
+    """None: the agent spikes."""
+    return None if subject.network is not None else "its agent does not spike"
+
+
+def plain_spikes(subject: Subject) -> str | None:
+    """None: the agent's spikes are 0 or 1, so that it is known what one more of them is."""
+    if subject.network is None:
+        return spikes(subject)
+    parts = subject.network.parts.get("neuron")
+    graded = [part.name for part in (parts if isinstance(parts, tuple) else (parts,)) if part and part.cls.graded]  # type: ignore[attr-defined]
+    return f"its neuron {graded[0]} sends graded events, not spikes" if graded else None
+
+
+def neurons(subject: Subject) -> str | None:
+    """None: the agent has hidden units that can die one by one."""
+    if subject.network is None and subject.model in CONVOLUTIONAL:
+        return f"the hidden units of its {subject.model} are maps, not neurons"
+    return None
+
+
+REQUIREMENTS: Mapping[str, Callable[[Subject], str | None]] = MappingProxyType(
+    {
+        "robot": robot,
+        "worlds": worlds,
+        "leg": leg,
+        "motors": motors,
+        "spikes": spikes,
+        "plain_spikes": plain_spikes,
+        "neurons": neurons,
+    }
+)
+"""By name: what says why a task or an agent does not have it; None: it does."""
+
+
+def newton_solver(env_cfg: Any) -> str | None:
+    """The solver by the name of its configuration; None where the physics is not Newton's."""
+    from isaaclab_newton.physics import NewtonCfg
+
+    physics = env_cfg.sim.physics
+    return type(physics.solver_cfg).__name__ if isinstance(physics, NewtonCfg) else None

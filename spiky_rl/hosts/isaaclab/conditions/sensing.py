@@ -1,0 +1,181 @@
+"""Conditions on the way from sensors to the policy and from the policy to the motors: noise, failures, delays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.hosts.isaaclab.conditions.base import Condition, Group
+
+NOISE = 0.1
+"""Standard deviation of sensor noise, in that of the sensor itself: 10 % of what there is to read."""
+DROPOUT = 0.3
+"""Probability that a sensor reads nothing in a control step."""
+FRESH = 0.5
+"""Probability that a sensor which sends when it likes sends in a control step."""
+DELAYS = (1, 2, 4, 8)
+"""Control steps by which observations or actions come late."""
+
+
+class ObservationNoise(Condition):
+    """White noise on everything observed."""
+
+    text = f"Gaussian noise on every observed value, {NOISE:g} of its standard deviation under random actions"
+
+    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+        noise = torch.randn(values.shape, generator=self.generator, device=values.device)
+        return values + NOISE * self.group.deviation * noise
+
+
+class SensorDropout(Condition):
+    """Sensors that fail now and then."""
+
+    text = f"every sensor reads 0 with a probability of {DROPOUT:g} in each control step"
+
+    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+        sensors = self.group.sensors
+        lost = self.uniform(len(values), int(sensors.max()) + 1) < DROPOUT
+        return values.masked_fill(lost[:, sensors], 0.0)
+
+
+class SensorLoss(Condition):
+    """One sensor that has failed for good."""
+
+    text = "one sensor reads 0 for the whole episode, each in as many episodes as any other"
+
+    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+        sensors, episodes = self.group.sensors, torch.arange(len(values), device=values.device)
+        # where there are fewer episodes than sensors, those that are lost lie evenly among the others
+        lost = episodes * (int(sensors.max()) + 1) // len(values)
+        return values.masked_fill(lost[:, None] == sensors, 0.0)
+
+
+class ObservationHeld(Condition):
+    """Sensors without a common clock."""
+
+    text = (
+        f"every sensor sends a new value with a probability of {FRESH:g} in each control step; until it does, the policy sees its"
+        " last one"
+    )
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(group)
+        self.held: Tensor | None = None
+        self.begun = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
+
+    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+        sensors = self.group.sensors
+        fresh = self.uniform(len(values), int(sensors.max()) + 1) < FRESH
+        fresh = fresh[:, sensors] | self.begun[:, None]
+        self.held = values if self.held is None else torch.where(fresh, values, self.held)
+        self.begun = torch.zeros_like(self.begun)
+        return self.held
+
+    def reset(self, dones: Tensor) -> None:  # noqa: D102
+        self.begun = dones.bool()
+
+
+class Line:
+    """A delay line of whole control steps, of its own for every environment.
+
+    What goes in comes out ``delay`` calls later; before that comes what ``first`` makes of the first value that went in.
+    """
+
+    def __init__(self, delay: int) -> None:
+        self.delay = delay
+        self.values: list[Tensor] = []
+        """The last ``delay`` values that went in, the oldest first."""
+        self.begun: Tensor | None = None
+
+    def __call__(self, value: Tensor, first: Tensor) -> Tensor:
+        """A value [E, ...] goes in, one comes out; ``first`` [E, ...]: what fills the line of an episode that begins."""
+        if not self.values:
+            self.values = [first] * self.delay
+        elif self.begun is not None and bool(self.begun.any()):
+            self.values = [torch.where(self.begun[:, None], first, old) for old in self.values]
+        self.begun = None
+        self.values.append(value)
+        return self.values.pop(0)
+
+    def reset(self, dones: Tensor) -> None:
+        """The episodes of ``dones`` [E] begin with the next value."""
+        self.begun = dones.bool()
+
+
+class ObservationDelay(Condition):
+    """Observations that come late; in the first steps of an episode the policy sees its first one. Abstract: see `DELAYED`."""
+
+    delay: int
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(group)
+        self.line = Line(self.delay)
+
+    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+        return self.line(values, values)
+
+    def reset(self, dones: Tensor) -> None:  # noqa: D102
+        self.line.reset(dones)
+
+
+class ActionDelay(Condition):
+    """Actions that take effect late; before the first one does, they are 0. Abstract: see `DELAYED`."""
+
+    delay: int
+
+    def __init__(self, group: Group) -> None:
+        super().__init__(group)
+        self.line = Line(self.delay)
+
+    def send(self, actions: Tensor) -> Tensor:  # noqa: D102
+        return self.line(actions, torch.zeros_like(actions))
+
+    def reset(self, dones: Tensor) -> None:  # noqa: D102
+        self.line.reset(dones)
+
+
+def late(steps: int) -> str:
+    """So many control steps, in words."""
+    return f"{steps} control step{'s' * (steps > 1)}"
+
+
+DELAYED: dict[str, type[Condition]] = {
+    **{
+        f"action_delay_{steps}": type(
+            f"ActionDelay{steps}",
+            (ActionDelay,),
+            {
+                "delay": steps,
+                "text": f"actions take effect {late(steps)} late; before the first one does, they are 0",
+            },
+        )
+        for steps in DELAYS
+    },
+    **{
+        f"observation_delay_{steps}": type(
+            f"ObservationDelay{steps}",
+            (ObservationDelay,),
+            {
+                "delay": steps,
+                "text": f"everything observed is {late(steps)} old; in the first steps of an episode it is the first observation",
+            },
+        )
+        for steps in DELAYS
+    },
+}
+
+
+def sensors_of(shapes: Sequence[Sequence[int]], device: Any = None) -> Tensor:
+    """Which sensor each value comes from, [C], of observations of these shapes, flat and one after another.
+
+    Of a vector every column is a sensor; of an image [channels, height, width], every column of pixels.
+    """
+    found, count = [], 0
+    for shape in shapes:
+        found.append(torch.arange(count, count + shape[-1], device=device).repeat(math.prod(shape[:-1])))
+        count += shape[-1]
+    return torch.cat(found)

@@ -1,0 +1,125 @@
+"""Observations of several control steps at once: asked of Isaac Lab for an agent that has no memory, and taken apart again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.registry import UserError
+
+
+def lengthen(env_cfg: Any, steps: int, observed: Mapping[str, Sequence[str]]) -> None:
+    """Let every observation group that actor or critic see hold the last ``steps`` control steps; 1: the task's own.
+
+    observed: ``obs_groups`` of the agent. Raises UserError for a task whose observations have no such history.
+    """
+    if steps == 1:
+        return
+    observations = getattr(env_cfg, "observations", None)
+    if observations is None:
+        raise UserError(
+            f"agent.history: {steps} control steps are not available: the task has no observation manager, which keeps them;"
+            " use agent.history=1"
+        )
+    known = {name for name, group in vars(observations).items() if group is not None}
+    default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
+    for role, groups in {**default, **observed}.items():
+        for name in groups if role in default else ():
+            group: Any = getattr(observations, name, None)
+            if not getattr(group, "concatenate_terms", False):
+                raise UserError(
+                    f"agent.history: {steps} control steps are not available for the observation group {name!r}, whose terms are"
+                    " not one vector; use agent.history=1"
+                )
+            group.history_length, group.flatten_history_dim = steps, True
+
+
+class Frames:
+    """Which columns of a flat observation [B, C] were read when, so that what happens to sensors happens to what they read last.
+
+    What was read in a step stays as it was then when it is seen again in later steps.
+    """
+
+    def __init__(self, age: Tensor, source: Tensor) -> None:
+        """
+        Args:
+            age: Control steps since each column was read, [C].
+            source: For each column the same value's place among those that are new, [C].
+        """
+        self.age, self.source = age, source
+        self.new = (age == 0).nonzero().flatten()
+        self.past: list[Tensor] = []
+        """What was seen of new values in this control step and those before, [B, W] each, the latest first."""
+        self.begun: Tensor | None = None
+
+    def newest(self, values: Tensor) -> Tensor:
+        """The values that were read in this control step, of all [B, C]: [B, W]."""
+        return values if len(self.new) == len(self.age) else values[:, self.new]
+
+    def together(self, seen: Tensor) -> Tensor:
+        """What is seen of all values [B, C], given what is seen of the new ones [B, W]; call it once per control step."""
+        if len(self.new) == len(self.age):
+            return seen
+        length = int(self.age.max()) + 1
+        if not self.past:
+            self.past = [seen] * length
+        else:
+            begun = self.begun if self.begun is not None else torch.zeros_like(seen[:, 0], dtype=torch.bool)
+            self.past = [seen, *(torch.where(begun[:, None], seen, old) for old in self.past[:-1])]
+        self.begun = None
+        return torch.stack(self.past)[self.age, :, self.source].t()
+
+    def reset(self, dones: Tensor | None = None) -> None:
+        """The episodes of ``dones`` [B], or all, begin with the next control step."""
+        if dones is None:
+            self.past, self.begun = [], None
+        else:
+            self.begun = dones.bool()
+
+
+def frames_of(env: Any, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> Frames:
+    """The frames of observation groups of these shapes, flat and one after another.
+
+    env: Isaac Lab's own environment, without wrappers.
+    """
+    ages, sources, first = [], [], 0
+    for name, shape in zip(groups, shapes, strict=True):
+        blocks = _blocks(env, name, math.prod(shape))
+        widths = {term: width for _, term, width in blocks}
+        starts = {term: first + sum(w for t, w in widths.items() if t < term) for term in widths}
+        for age, term, width in blocks:
+            ages.append(torch.full((width,), age))
+            sources.append(starts[term] + torch.arange(width))
+        first += sum(widths.values())
+    return Frames(torch.cat(ages).to(env.device), torch.cat(sources).to(env.device))
+
+
+def _blocks(env: Any, group: str, count: int) -> list[tuple[int, int, int]]:
+    """(age, term, width) of a group's runs of columns, in their order; one run for a group without a history."""
+    manager = getattr(env, "observation_manager", None)
+    if manager is None or not manager.group_obs_concatenate[group]:
+        return [(0, 0, count)]
+    cfg = getattr(manager.cfg, group)
+    terms = [getattr(cfg, name) for name in manager.active_terms[group]]
+    lengths = [max(1, term.history_length) for term in terms]
+    if max(lengths) == 1:
+        return [(0, 0, count)]
+    widths = [
+        math.prod(shape) // length
+        for shape, length in zip(manager.group_obs_term_dim[group], lengths, strict=True)
+    ]
+    if cfg.history_length and cfg.history_order == "time":
+        return [
+            (cfg.history_length - 1 - h, i, w)
+            for h in range(cfg.history_length)
+            for i, w in enumerate(widths)
+        ]
+    return [
+        (length - 1 - h, i, width)
+        for i, (length, width) in enumerate(zip(lengths, widths, strict=True))
+        for h in range(length)
+    ]

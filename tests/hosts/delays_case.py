@@ -1,0 +1,54 @@
+"""Tasks whose observations are late or long, on the real simulator: ``python -m tests.hosts.delays_case TASK AGENT``.
+
+Prints what an environment observed as one line of JSON: as the task has it, and what the manager's terms give at once.
+"""
+
+import json
+import sys
+
+import torch
+
+from spiky_rl.cli import common
+from spiky_rl.cli.evaluate import parser
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+from spiky_rl.hosts.isaaclab.evaluation import Evaluation
+
+ENVS, STEPS, LENGTH = 4, 45, 0.5
+
+
+def main(task, agent):
+    """Random actions over more than one episode of 30 control steps."""
+    line = ["--task", task, "--agent", agent, "--device", "cpu", "--assets", "local"]
+    plan = common.prepare(parser().parse_args([*line, f"env.episode_length_s={LENGTH}"]))
+    with simulation(plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=ENVS, seed=0) as gym_env:
+        env = TimedVecEnv(gym_env)
+        manager = env.unwrapped.observation_manager
+        terms = [getattr(manager.cfg.policy, name) for name in manager.active_terms["policy"]]
+
+        def now():
+            """What the sensors read, scaled as the task says."""
+            read = [term.func(env.unwrapped, **term.params) for term in terms]
+            scaled = [x if t.scale is None else x * t.scale for x, t in zip(read, terms, strict=True)]
+            return torch.cat(scaled, 1).tolist()
+
+        with torch.inference_mode():
+            evaluation = Evaluation(env, ["nominal", "observation_delay_1"], ENVS // 2, ["policy"], 0)
+            chance, obs = evaluation.chance(), evaluation.restart()
+            seen, true, ends = [], [], []
+            evaluation.frames.reset()
+            held = []
+            for _ in range(STEPS):
+                seen.append(obs["policy"].tolist())
+                held.append(evaluation.perturbed(obs)["policy"].tolist())
+                true.append(now())
+                obs, _, dones, _ = env.step(0.3 * chance(obs))
+                evaluation.frames.reset(dones)
+                for condition in evaluation.conditions:
+                    condition.reset(dones[condition.group.ids])
+                ends.append(dones.bool().tolist())
+            found = {"seen": seen, "true": true, "held": held, "ends": ends, "step": env.unwrapped.step_dt}
+    print("RESULT" + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

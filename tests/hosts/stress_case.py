@@ -1,0 +1,80 @@
+"""Stress on a real task: ``python -m tests.hosts.stress_case TASK PHYSICS``; prints what it did as one line of JSON.
+
+A module of its own because a process holds one simulation.
+"""
+
+import json
+import sys
+
+import torch
+
+from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.conditions import Subject, chosen, robot_of
+from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
+from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
+from spiky_rl.hosts.isaaclab.mujoco import choice
+from spiky_rl.spec import load_task
+
+EPISODES, SEED, STEPS = 3, 5, 40
+SHORT = "env.episode_length_s=0.667"  # 40 control steps, so that the middle is the 20th
+SIZE = 0.3
+"""Of the random actions: nobody falls by them."""
+
+
+def model(env):
+    """What the solver computes with, a row per world."""
+    found = env.sim.physics_manager._solver.mjw_model  # pylint: disable=protected-access
+    names = ("body_mass", "dof_armature", "dof_frictionloss", "geom_friction")
+    return {name: torch.from_numpy(getattr(found, name).numpy().copy()).flatten(1) for name in names}
+
+
+def main(task, wanted):
+    configure_assets("local")
+    spec = load_task(task)
+    cfg, _ = load_configs(resolve_task(spec.id), overrides=[SHORT])
+    physics = choice.apply(cfg, wanted, "cpu")
+    names = chosen("stress", Subject(task, cfg, spec.leg))
+    names = [name for name in names if "spikes" not in name and name != "dead_neurons" and "bits" not in name]
+    make_ready(cfg, names)
+    count = len(names) * EPISODES
+    with simulation(cfg, task_id=resolve_task(spec.id), device="cpu", num_envs=count, seed=1) as gym_env:
+        env = TimedVecEnv(gym_env)
+        with torch.inference_mode():
+            evaluation = Evaluation(env, names, EPISODES, ["policy"], SEED, spec.leg)
+            robot = robot_of(env.unwrapped)[1]
+            chance, obs = evaluation.chance(), evaluation.restart()
+            for condition in evaluation.conditions:
+                condition.begin()
+            rows = {key: [] for key in ("true", "seen", "joints", "wanted", "sent", "effort")}
+            models = []
+            for step in range(STEPS - 1):
+                rows["true"].append(evaluation.values(obs))
+                seen = evaluation.perturbed(obs)
+                rows["seen"].append(evaluation.values(seen))
+                actions = SIZE * chance(seen)
+                rows["wanted"].append(actions)
+                actions = torch.cat([c.send(actions[c.group.ids]) for c in evaluation.conditions])
+                rows["sent"].append(actions)
+                for condition in evaluation.conditions:
+                    condition.step()
+                obs, _, dones, _ = env.step(actions)
+                assert not dones.any(), f"step {step}: an episode ended"
+                rows["joints"].append(robot.data.joint_pos.torch.clone())
+                rows["effort"].append(robot.data.joint_effort_target.torch.clone())
+                if step in (5, STEPS - 2):
+                    models.append(model(env.unwrapped))
+    found = {
+        key: torch.stack(values).unflatten(1, (len(names), EPISODES)).tolist() for key, values in rows.items()
+    }
+    found |= {
+        "names": names,
+        "middle": evaluation.middle,
+        "physics": physics,
+        "joint_names": robot.joint_names,
+    }
+    found["before"], found["after"] = ({k: v.tolist() for k, v in m.items()} for m in models)
+    print("RESULT" + json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,398 @@
+"""Stress does what its text says, from when it says, and to its own environments alone."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from spiky_rl import registry
+from spiky_rl.hosts.isaaclab.conditions import (
+    CONDITIONS, ROBUSTNESS, ConditionError, Group, Subject, chosen, missing, require, sensors_of,
+)  # fmt: skip
+from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
+from spiky_rl.hosts.isaaclab.conditions.faults import DEAD, LOST, SPURIOUS, quantised, weights
+from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, FRESH
+from spiky_rl.hosts.isaaclab.history import Frames
+from spiky_rl.hosts.isaaclab.recovery import Recovery
+from spiky_rl.networks.base import Record
+from tests import processes
+
+SEED, EPISODES, SENSORS, STEPS = 3, 40, 5, 30
+INPUTS, OUTPUTS = 6, 2
+
+
+def condition(name: str, episodes: int = EPISODES, seed: int = SEED):
+    """A condition that needs no simulation."""
+    sensors = sensors_of(((SENSORS,),))
+    return CONDITIONS[name](Group(None, torch.arange(episodes), seed, sensors, torch.ones(SENSORS)))
+
+
+def values(width: int = SENSORS) -> torch.Tensor:
+    """What is observed in STEPS control steps, [STEPS, EPISODES, width]."""
+    return torch.randn(STEPS, EPISODES, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+def test_a_delayed_observation_is_the_observation_that_many_steps_ago_and_the_first_one_before(delay):
+    late, true = condition(f"observation_delay_{delay}"), values()
+    seen = torch.stack([late.observe(x) for x in true])
+    assert torch.equal(seen[delay:], true[:-delay])
+    assert torch.equal(seen[:delay], true[:1].expand(delay, -1, -1))
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+def test_a_delayed_action_takes_effect_that_many_steps_later_and_nothing_is_sent_before(delay):
+    late, told = condition(f"action_delay_{delay}"), values()
+    sent = torch.stack([late.send(x) for x in told])
+    assert torch.equal(sent[delay:], told[:-delay]) and not sent[:delay].any()
+
+
+def test_a_delay_line_begins_anew_with_each_episode_and_leaves_the_other_episodes_alone():
+    late, true, over = condition("observation_delay_2"), values(), 10
+    ends = torch.arange(EPISODES) % 2 == 0
+    seen = []
+    for step, x in enumerate(true):
+        seen.append(late.observe(x))
+        late.reset(ends if step == over else torch.zeros(EPISODES))
+    seen = torch.stack(seen)
+    assert torch.equal(seen[over + 1 : over + 3, ends], true[over + 1, ends].expand(2, -1, -1))
+    assert torch.equal(seen[over + 3 :, ends], true[over + 1 : -2, ends])
+    assert torch.equal(seen[2:, ~ends], true[:-2, ~ends])
+
+
+def test_a_held_sensor_keeps_its_last_value_until_it_sends_again():
+    held, true = condition("observation_held"), values()
+    seen = torch.stack([held.observe(x) for x in true])
+    assert torch.equal(seen[0], true[0])
+    fresh, old = seen[1:] == true[1:], seen[1:] == seen[:-1]
+    assert (fresh ^ old).all()
+    assert abs(fresh.float().mean() - FRESH) < 5 * (FRESH * (1 - FRESH) / fresh.numel()) ** 0.5
+    held.reset(torch.ones(EPISODES))
+    assert torch.equal(held.observe(true[3]), true[3]), "an episode begins with what there is"
+
+
+def test_what_happens_to_a_sensor_stays_in_the_history_of_what_it_read():
+    # two terms of 1 and 2 values with 3 control steps each, the oldest first
+    frames = Frames(torch.tensor([2, 1, 0, 2, 2, 1, 1, 0, 0]), torch.tensor([0, 0, 0, 1, 2, 1, 2, 1, 2]))
+    whole = torch.arange(9.0).expand(EPISODES, 9)
+    assert frames.newest(whole)[0].tolist() == [2.0, 7.0, 8.0]
+    seen = values(3)
+    found = [frames.together(x) for x in seen]
+    assert torch.equal(found[0], seen[0][:, [0, 0, 0, 1, 2, 1, 2, 1, 2]]), "the first fills the history"
+    expected = torch.stack(
+        [seen[t][:, c] for t, c in zip((5, 6, 7, 5, 5, 6, 6, 7, 7), frames.source, strict=True)], 1
+    )
+    assert torch.equal(found[7], expected)
+
+
+def network(**settings):
+    torch.manual_seed(0)
+    settings = {"name": "feedforward", "layers": [40, 30], "steps": 4, **settings}
+    return registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+
+
+RESERVOIR = {"name": "reservoir", "size": 40, "steps": 60, "seed": 0}
+RECURRENT = {"recurrent": "recurrent", "stateful": True}
+
+
+def built(kind: str):
+    if kind == "reservoir":
+        torch.manual_seed(0)
+        return registry.configure("networks", RESERVOIR, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+    return network(**(RECURRENT if kind == "recurrent" else {}))
+
+
+class Acting:
+    """A network with the few things that a fault asks of a policy."""
+
+    def __init__(self, model: nn.Module, spiking: bool = True) -> None:
+        self.model = self.network = model
+        if not spiking:
+            self.network = None
+
+    def copy(self):
+        return Acting(copy.deepcopy(self.model), self.network is not None)
+
+
+def spikes(net, x: torch.Tensor) -> list[torch.Tensor]:
+    """Of every layer, in one control step from rest."""
+    record = Record()
+    with torch.no_grad():
+        net(x[None], net.zero_state(len(x), x), record=record)
+    return record.signal[1:]
+
+
+NETWORKS = ["plain", "recurrent", "reservoir"]
+X = 3.0 * values(INPUTS)[0]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("kind", [*NETWORKS, "mlp", "gru"])
+def test_coarse_weights_have_at_most_as_many_values_as_their_bits_tell_apart(kind, bits):
+    anns = {
+        "mlp": nn.Sequential(nn.Linear(INPUTS, 30), nn.ELU(), nn.Linear(30, OUTPUTS)),
+        "gru": nn.GRU(INPUTS, 30),
+    }
+    policy = Acting(anns.get(kind) or built(kind), kind not in anns)
+    before = [weight.clone() for weight in weights(policy.model)]
+    changed = condition(f"weights_{bits}_bits").changed(policy)
+    after = list(weights(changed.model))
+    assert len(after) >= 2
+    for old, new in zip(before, after, strict=True):
+        assert len(new.unique()) <= 2**bits
+        assert (new - old).abs().max() <= 0.5001 * old.abs().max() / (2 ** (bits - 1) - 1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, weights(policy.model), strict=True)
+    ), "of a copy alone"
+
+
+def test_quantisation_worked_by_hand():
+    assert quantised(torch.tensor([0.0, 7.0, -3.4, 0.4]), 4).tolist() == [0.0, 7.0, -3.0, 0.0]
+    assert not quantised(torch.zeros(2, 2), 4).any()
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_dead_neurons_do_not_spike_and_there_are_as_many_as_said(kind):
+    policy = Acting(built(kind))
+    changed = condition("dead_neurons").changed(policy)
+    for width, fired in zip(changed.network.widths, spikes(changed.network, X), strict=True):
+        silent = int((~fired.flatten(0, -2).bool().any(0)).sum())
+        assert silent >= round(DEAD * width) and fired.any()
+    alive = [int(s.flatten(0, -2).any(0).sum()) for s in spikes(policy.network, X)]
+    assert sum(alive) > sum(int(s.flatten(0, -2).any(0).sum()) for s in spikes(changed.network, X))
+
+
+def test_dead_units_of_an_ann_reach_nobody():
+    mlp = nn.Sequential(nn.Linear(INPUTS, 30), nn.ELU(), nn.Linear(30, 20), nn.ELU(), nn.Linear(20, OUTPUTS))
+    changed = condition("dead_neurons").changed(Acting(mlp, False)).model
+    assert torch.equal(changed[0].weight, mlp[0].weight), "observations are no neurons"
+    for layer, width in ((changed[2], 30), (changed[4], 20)):
+        assert int((layer.weight == 0).all(0).sum()) == round(DEAD * width)
+    both = nn.ModuleList([nn.Linear(30, OUTPUTS), nn.GRU(INPUTS, 30)])
+    linear, gru = condition("dead_neurons").changed(Acting(both, False)).model
+    dead = (linear.weight == 0).all(0)
+    assert int(dead.sum()) == round(DEAD * 30) and torch.equal(dead, (gru.weight_hh_l0 == 0).all(0))
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_without_a_fault_a_disturbed_network_computes_what_it_computed(kind):
+    """So what differs under a fault is the fault's."""
+    plain, other = built(kind), built(kind)
+    other.disturb([lambda fired: fired] * len(other.widths))
+    state = tuple(
+        torch.rand(s.shape, generator=torch.Generator().manual_seed(2)) for s in plain.zero_state(EPISODES, X)
+    )
+    with torch.no_grad():
+        (a, first), (b, second) = (net(X[None], state) for net in (plain, other))
+    torch.testing.assert_close(a, b)
+    for one, two in zip(first, second, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_spikes_are_lost_and_come_from_nowhere_as_often_as_the_texts_say(kind):
+    silent = built(kind)
+    with torch.no_grad():  # nothing drives it: every spike is spurious
+        for name, tensor in [*silent.named_parameters(), *silent.named_buffers()]:
+            if name.endswith(("bias", "weight")):
+                tensor.zero_()
+    fired = spikes(condition("spurious_spikes").changed(Acting(silent)).network, X)
+    for layer in fired:
+        assert abs(layer.mean() - SPURIOUS) < 5 * (SPURIOUS / layer.numel()) ** 0.5
+    policy = Acting(built(kind))
+    first, lossy = (
+        spikes(policy.network, X)[0],
+        spikes(condition("lost_spikes").changed(policy).network, X)[0],
+    )
+    if kind == "plain":  # the first layer's own spikes do not depend on those that are lost
+        assert not (lossy > first).any()
+        kept = lossy.sum() / first.sum()
+        assert abs(kept - (1 - LOST)) < 5 * (LOST * (1 - LOST) / float(first.sum())) ** 0.5
+    assert lossy.sum() < first.sum()
+
+
+def test_a_lost_spike_does_not_return_into_its_own_layer():
+    policy = Acting(built("recurrent"))
+    mute = policy.copy()
+    mute.network.disturb([torch.zeros_like] * 2)
+    alone = network()  # the same feed-forward weights
+    own = dict(mute.network.named_parameters())
+    with torch.no_grad():
+        for name, tensor in alone.named_parameters():
+            tensor.copy_(own[name])
+    record = Record()
+    with torch.no_grad():
+        _, after = mute.network(X[None], mute.network.zero_state(EPISODES, X), record=record)
+        _, others = alone(X[None], alone.zero_state(EPISODES, X))
+    torch.testing.assert_close(
+        after[0], others[0]
+    ), "the first layer's membranes, as without recurrent synapses"
+
+
+def test_faults_repeat_for_a_seed():
+    one, two, other = (
+        spikes(condition("dead_neurons", seed=seed).changed(Acting(built("plain"))).network, X)[0]
+        for seed in (SEED, SEED, SEED + 1)
+    )
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_recovery_is_the_reward_of_the_last_third_by_that_before_the_middle():
+    recovery = Recovery(3, 12, "cpu")
+    # the first keeps half of its reward, the second falls in step 9, the third before the damage
+    for step in range(12):
+        rewards = torch.tensor([2.0 if step < 6 else 1.0] * 3)
+        recovery.add(rewards, torch.tensor([True, step < 9, step < 4]))
+    found = recovery.of(torch.arange(3))
+    assert found == {"episodes": 2, "before": 2.0, "after": (4 * 1.0 + 1 * 1.0) / 2 / 4, "share": 0.3125}
+    assert recovery.of(torch.tensor([2])) is None
+
+
+# What cannot be had
+
+
+def subject(**more) -> Subject:
+    from spiky_rl.hosts.isaaclab.environment import load_configs
+
+    return Subject("a task", load_configs("Isaac-Cartpole")[0], **more)
+
+
+@pytest.fixture(scope="module")
+def cartpole():
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+    configure_assets("local")
+    return subject()
+
+
+def spiking(neuron: str = "lif"):
+    return registry.configure("networks", {"name": "feedforward", "layers": [4], "neuron": neuron}, "network")
+
+
+def test_stress_is_all_that_a_task_and_an_agent_can_have(cartpole):
+    everything = [name for name in CONDITIONS if name not in ROBUSTNESS]
+    assert chosen("stress") == ["nominal", *everything]
+    left_out = missing(everything, cartpole)
+    assert set(left_out) == {"locked_leg", "lost_spikes", "spurious_spikes"}
+    assert chosen("stress", cartpole) == ["nominal", *(name for name in everything if name not in left_out)]
+    able = dataclasses.replace(cartpole, leg="a_leg", network=spiking())
+    assert not missing(everything, able)
+    assert set(missing(everything, dataclasses.replace(able, network=spiking("sigma_delta")))) == {
+        "spurious_spikes"
+    }
+    maps = dataclasses.replace(able, network=None, model="CNNModel")
+    assert "maps" in missing(["dead_neurons"], maps)["dead_neurons"]
+
+
+def test_what_cannot_be_had_is_said_in_one_line(cartpole):
+    with pytest.raises(ConditionError) as refusal:
+        require(["nominal", "locked_leg", "lost_spikes", "push"], cartpole)
+    text = str(refusal.value)
+    assert "\n" not in text and text.startswith(
+        "--conditions: locked_leg cannot be had on a task: its task file names no leg"
+    )
+    assert "lost_spikes cannot be had on a task: its agent does not spike" in text and text.endswith(
+        "without: nominal, push"
+    )
+    with pytest.raises(ConditionError, match="mean 'stress'"):
+        chosen("stres")
+
+
+# On the real simulator
+
+REAL = [
+    ("ant", "newton_mjwarp"),
+    pytest.param(("ant", "mujoco"), marks=pytest.mark.slow),
+    ("cartpole", "mujoco"),
+]
+
+
+@pytest.fixture(scope="module", params=REAL, ids="-".join)
+def real(request) -> dict:
+    """What stress did to a robot that is free to go, by both physics, and to one with a fixed base."""
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    done = processes.run("-m", "tests.hosts.stress_case", *request.param)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    arrays = {key: torch.tensor(found[key]) for key in ("true", "seen", "joints", "wanted", "sent", "effort")}
+    models = {key: {name: torch.tensor(v) for name, v in found[key].items()} for key in ("before", "after")}
+    return {**found, **arrays, **models, "free": request.param[0] == "ant", "asked": request.param[1]}
+
+
+def of(real: dict, key: str, name: str) -> torch.Tensor:
+    """A condition's part of what was recorded, [steps, episodes, ...]."""
+    return real[key][:, real["names"].index(name)]
+
+
+def changed(real: dict, key: str) -> dict[str, torch.Tensor]:
+    """What differs in the solver's model between before and after the damage, [episodes, values], by condition."""
+    before, after = (
+        real[when][key].view(len(real["names"]), -1, real[when][key].shape[-1])
+        for when in ("before", "after")
+    )
+    return {
+        name: (a, b) for name, b, a in zip(real["names"], before, after, strict=True) if not torch.equal(a, b)
+    }
+
+
+def test_the_physics_is_the_one_asked_for_and_the_names_are_those_of_the_task(real):
+    assert real["physics"] == real["asked"]
+    assert ("locked_leg" in real["names"]) == real["free"]
+
+
+def test_damage_comes_in_the_middle_and_changes_what_it_is_called_after(real):
+    middle, nominal = real["middle"], of(real, "true", "nominal")
+    for name in real["names"]:
+        apart = (of(real, "true", name) - nominal).abs().amax(-1)
+        if CONDITIONS[name].damages:
+            assert not apart[: middle + 1].any(), f"{name}: nothing before the middle, to the last bit"
+            assert (apart[-1] > 1e-3).all(), f"{name}: every episode after it"
+        elif name.startswith("observation") or name == "nominal":
+            assert not apart.any(), f"{name}: the robot gets the same actions"
+        else:
+            assert (apart[-1] > 1e-3).all(), name
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+def test_delays_hold_in_a_simulation(real, delay):
+    late = f"observation_delay_{delay}"
+    assert torch.equal(of(real, "seen", late)[delay:], of(real, "true", late)[:-delay])
+    late = f"action_delay_{delay}"
+    assert torch.equal(of(real, "sent", late)[delay:], of(real, "wanted", late)[:-delay])
+
+
+def test_a_locked_joint_does_not_move_and_the_others_do(real):
+    if not real["free"]:
+        assert "locked_leg" not in real["names"], "a cart has no leg"
+        return
+    where, middle = of(real, "joints", "locked_leg"), real["middle"]
+    leg = torch.tensor([name.startswith("front_left") for name in real["joint_names"]])
+    moved = (where[middle:] - where[middle]).abs().amax((0, 1))
+    assert (where[middle] - where[middle - 1]).abs()[:, leg].max() < 0.01, "from beyond a limit back to it"
+    assert int(leg.sum()) == 2 and moved[leg].max() < 1e-5 and moved[~leg].min() > 0.05
+    assert (where[:middle] - where[0]).abs().amax((0, 1))[leg].min() > 0.05, "before, it did"
+    assert list(changed(real, "dof_armature")) == ["locked_leg"]
+    assert changed(real, "dof_armature")["locked_leg"][0].max() == LOCK_ARMATURE
+
+
+def test_half_of_the_torque_is_left(real):
+    middle = real["middle"]
+    half, whole = of(real, "effort", "half_torque"), of(real, "effort", "nominal")
+    assert torch.equal(half[:middle], whole[:middle])
+    assert torch.equal(half[middle:], STRENGTH * whole[middle:]) and whole.abs().max() > 0.1
+
+
+def test_load_and_friction_change_in_the_solver_for_their_groups_alone(real):
+    masses = changed(real, "body_mass")
+    assert list(masses) == ["payload"]
+    after, before = masses["payload"]
+    factor = (after / before)[:, before[0] > 0]
+    loaded = (factor != 1).any(0)
+    assert int(loaded.sum()) == 1 and bool(loaded[0 if real["free"] else -1])
+    assert factor[:, loaded].min() >= PAYLOAD[0] - 1e-5 and factor[:, loaded].max() <= PAYLOAD[1] + 1e-5
+    friction = changed(real, "geom_friction" if real["free"] else "dof_frictionloss")
+    assert list(friction) == ["friction_change"]

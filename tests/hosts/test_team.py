@@ -1,0 +1,112 @@
+"""A policy and its changed copies act side by side, each on its own environments and with weights of its own."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, Group, sensors_of
+from spiky_rl.hosts.isaaclab.evaluation import Team
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.hosts.rsl_rl.observe import Played
+
+INPUTS, OUTPUTS, EPISODES, STEPS, SEED = 4, 2, 6, 20, 3
+PLASTIC = {
+    "name": "reservoir",
+    "size": 40,
+    "steps": 20,
+    "seed": 0,
+    "plasticity": {"name": "stdp", "rate": 0.01},
+}
+PLAIN = {"name": "feedforward", "layers": [16, 12], "steps": 3, "stateful": True}
+
+
+def observed(step: int, conditions: int) -> TensorDict:
+    """The same for every condition, different from episode to episode and from step to step."""
+    x = torch.randn(EPISODES, INPUTS, generator=torch.Generator().manual_seed(step))
+    return TensorDict({"policy": 3.0 * x.repeat(conditions, 1)}, batch_size=[EPISODES * conditions])
+
+
+def played(network: dict) -> Played:
+    torch.manual_seed(0)
+    model = SpikingModel(observed(0, 1), {"actor": ["policy"]}, "actor", OUTPUTS, network=network)
+    return Played(model.eval())
+
+
+def team(policy: Played, names: list[str], adapting: list[bool] | None = None) -> Team:
+    sensors = sensors_of(((INPUTS,),))
+    groups = torch.arange(EPISODES * len(names)).split(EPISODES)
+    conditions = [
+        CONDITIONS[name](Group(None, ids, SEED, sensors, torch.ones(INPUTS)))
+        for name, ids in zip(names, groups, strict=True)
+    ]
+    return Team(policy, conditions, adapting or [False] * len(names))
+
+
+def acted(acting, conditions: int) -> torch.Tensor:
+    """Actions of every step, [STEPS, conditions, EPISODES, OUTPUTS]."""
+    with torch.inference_mode():
+        acting.reset()
+        found = [acting(observed(step, conditions)) for step in range(STEPS)]
+    return torch.stack(found).unflatten(1, (conditions, EPISODES))
+
+
+def test_conditions_that_change_no_policy_share_one_call():
+    policy = played(PLAIN)
+    acting = team(policy, ["nominal", "push", "observation_delay_4"])
+    assert len(acting.parts) == 1 and acting.parts[0][1] is policy
+
+
+def test_a_changed_copy_acts_on_its_own_environments_and_the_policy_on_the_others():
+    names = ["nominal", "weights_4_bits", "push", "dead_neurons"]
+    alone = acted(played(PLAIN), 1)[:, 0]
+    found = acted(team(played(PLAIN), names), len(names))
+    for i, name in enumerate(names):
+        same = torch.allclose(found[:, i], alone, atol=1e-6)
+        assert same == (name in ("nominal", "push")), name
+
+
+def test_a_plastic_policy_changes_as_it_acts_and_its_frozen_twin_does_not():
+    policy = played(PLASTIC)
+    before = policy.model.network.weight.clone()
+    names = ["nominal", "weights_4_bits"]
+    acting = team(policy, [*names, *names], [False, False, True, True])
+    found = acted(acting, 4)
+    assert torch.equal(policy.model.network.weight, before)
+    frozen = next(part for ids, part in acting.parts if int(ids[0]) == EPISODES)
+    moving = [part for ids, part in acting.parts if int(ids[0]) >= 2 * EPISODES]
+    assert not frozen.adapts and all(part.adapts for part in moving)
+    assert not torch.equal(moving[0].model.network.weight, before)
+    assert not torch.equal(moving[0].model.network.weight, moving[1].model.network.weight)
+    assert torch.equal(found[0, 0], found[0, 2]), "the first action is the same"
+    assert not torch.equal(found[-1, 0], found[-1, 2])
+
+
+def test_what_a_policy_learns_under_one_condition_does_not_reach_another():
+    """A condition is measured the same whatever is measured beside it."""
+    alone = acted(team(played(PLASTIC), ["nominal"], [True]), 1)[:, 0]
+    beside = acted(team(played(PLASTIC), ["nominal", "push"], [True, True]), 2)[:, 0]
+    torch.testing.assert_close(alone, beside)
+
+
+@pytest.mark.parametrize("network", [PLAIN, PLASTIC])
+def test_a_copy_begins_at_rest_and_shares_nothing(network):
+    policy = played(network)
+    with torch.inference_mode():
+        policy(observed(0, 1))
+        copy = policy.copy()
+        assert copy.state is None and policy.state is not None
+    own, others = (
+        {tensor.data_ptr() for tensor in (*each.model.parameters(), *each.model.buffers())}
+        for each in (policy, copy)
+    )
+    assert own and not own & others
+
+
+def test_activity_is_that_of_what_acts_there():
+    names = ["nominal", "dead_neurons"]
+    acting = team(played(PLAIN), names)
+    with torch.inference_mode():
+        acting.reset()
+        obs = observed(0, 2)
+        rates = [acting.activity(obs, torch.arange(EPISODES) + i * EPISODES).rate for i in range(2)]
+    assert 0.0 < rates[1] < rates[0]

@@ -1,0 +1,119 @@
+"""What memory costs, an ANN that skips zeros beside, and a metre: against numbers worked by hand for tiny networks."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from spiky_rl import registry
+from spiky_rl.cli.evaluate import energy_per_metre
+from spiky_rl.cli.play import Playback
+from spiky_rl.metrics.energy import DRAM, PRICES, RIVALS, access, mean, per_metre, prices, report, rival_texts
+from spiky_rl.metrics.meter import of_ann, of_network
+
+X = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])
+
+
+def built(**settings):
+    torch.manual_seed(0)
+    given = {"name": "feedforward", "layers": [3], "steps": 2, "neuron": "lif", **settings}
+    return registry.configure("networks", given, "network").build(inputs=2, outputs=1)
+
+
+def test_an_access_costs_what_the_smallest_memory_that_holds_it_costs():
+    # Horowitz (2014): 64 bits from 8 KB, 32 KB and 1 MB of SRAM, and from DRAM
+    assert [access(size) for size in (1, 8192, 8193, 32768, 2**20)] == [10.0, 10.0, 20.0, 20.0, 100.0]
+    assert access(2**20 + 1) == DRAM == (1300.0 + 2600.0) / 2
+
+
+def test_a_spiking_network_s_traffic_is_a_weight_per_operation_and_its_states_twice_per_update():
+    cost = of_network(built(), X)
+    # 3 neurons with one state and a readout with one, in 2 inner steps, each read and written
+    assert cost.state_accesses == 2 * (3 * 2 * 1 + 1 * 2 * 1)
+    words = cost.effective_operations + 16
+    # everything lies in 8 KB, where 8 bytes cost 10 pJ: 5 pJ for 4 of them, 1.25 for one
+    assert cost.energy(PRICES["fp32_sram"]) == pytest.approx(cost.energy(PRICES["fp32"]) + 5.0 * words)
+    assert cost.energy(PRICES["int8_sram"]) == pytest.approx(cost.energy(PRICES["int8"]) + 1.25 * words)
+    outside = 1950.0 / 2 * cost.effective_operations + 5.0 * 16
+    assert cost.energy(PRICES["fp32_dram"]) == pytest.approx(cost.energy(PRICES["fp32"]) + outside)
+    assert cost.traffic(PRICES["fp32"]) == cost.traffic(PRICES["loihi"]) == 0.0
+
+
+def test_weights_of_a_larger_network_come_from_a_larger_memory():
+    cost = dataclasses.replace(of_network(built(), X), footprint_bytes=20_000)
+    words = 10.0 * cost.effective_operations + 5.0 * cost.state_accesses
+    assert cost.traffic(PRICES["fp32_sram"]) == pytest.approx(words)
+    assert cost.traffic(PRICES["int8_sram"]) == pytest.approx(
+        1.25 * cost.effective_operations + 1.25 * 16
+    ), "5 KB"
+
+
+def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activations():
+    rival = of_network(built(), X).rival
+    assert rival is not None
+    assert (rival.effective_macs, rival.effective_acs, rival.neuron_updates) == (2 * 3 + 0.5 * 3 * 1, 0.0, 3)
+    assert rival.parameters == 2 * 3 + 3 + 3 * 1 + 1 and rival.state_accesses == 2 * 3
+    arithmetic = 7.5 * 0.23 + 3 * 0.03
+    assert rival.energy(PRICES["int8"]) == pytest.approx(arithmetic)
+    assert rival.energy(PRICES["int8_sram"]) == pytest.approx(arithmetic + 1.25 * (7.5 + 6))
+
+
+def test_the_ann_beside_does_not_pay_for_an_encoder_and_has_the_recurrent_synapses():
+    wide = of_network(built(encoder={"name": "population", "fields": 10}), X).rival
+    plain = of_network(built(), X).rival
+    assert wide is not None and plain is not None
+    assert wide.effective_macs == pytest.approx(plain.effective_macs) and wide.parameters == plain.parameters
+    recurrent = of_network(built(recurrent={"name": "recurrent"}, stateful=True), X).rival
+    assert recurrent is not None
+    own = int(
+        (built(recurrent={"name": "recurrent"}, stateful=True).layers[0].recurrent.synapses() != 0).sum()
+    )
+    assert recurrent.effective_macs == 7.5 + 0.5 * own and own > 0
+
+
+def test_a_reservoir_s_synapses_and_traces_are_states_too():
+    settings = {"name": "reservoir", "size": 20, "traces": [20.0, 50.0], "steps": 5, "seed": 0}
+    torch.manual_seed(0)
+    network = registry.configure("networks", settings, "network").build(inputs=2, outputs=1)
+    cost = of_network(network, X)
+    assert cost.state_accesses == 2 * 20 * 5 * (1 + 1 + 2), "membrane, synapse and two traces"
+
+
+def test_an_ann_writes_and_reads_its_activations_and_reads_once_more_what_it_remembers():
+    mlp, gru = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), nn.GRU(2, 3)
+    cost = of_ann(mlp, lambda: mlp(X[0]), 2)
+    assert cost.state_accesses == 2 * 3 and cost.rival is None
+    assert cost.traffic(prices("int8_sram")) == pytest.approx(1.25 * (cost.effective_operations + 6))
+    assert of_ann(gru, lambda: gru(X), 2).state_accesses == 2 * 3 + 3
+
+
+def test_a_metre_costs_an_episode_s_energy_by_its_way():
+    assert per_metre({"fp32": 200.0, "int8": 10.0}, 900, 30.0) == {
+        "fp32": pytest.approx(6.0),
+        "int8": pytest.approx(0.3),
+    }
+    assert per_metre({"fp32": 200.0}, 900, 0.0) is None
+
+
+def test_playback_and_evaluation_say_what_a_metre_costs_where_the_robot_goes_somewhere():
+    cost = of_network(built(), X)
+    rows = [{"length": 100, "distance": 1.0}, {"length": 300, "distance": 3.0}]
+    played = Playback(rows, cost, 0.0, 1.0).energy_per_metre()
+    assert played is not None and set(played) == set(PRICES)
+    assert played["fp32_sram"] == pytest.approx(cost.energy(PRICES["fp32_sram"]) * 400 / 4.0 / 1e6)
+    nominal = {"mean_length": 200.0, "measures": {"distance": 2.0}}
+    assert energy_per_metre(cost.as_dict(), nominal) == pytest.approx(played)
+    assert Playback([{"length": 100}], cost, 0.0, 1.0).energy_per_metre() is None
+    assert energy_per_metre(cost.as_dict(), {**nominal, "measures": {"upright": 5.0}}) is None
+    assert energy_per_metre(None, nominal) is None
+
+
+def test_results_and_texts_have_the_ann_beside():
+    cost = of_network(built(), X)
+    data = cost.as_dict()
+    assert set(data["energy_nj"]) == set(PRICES) and set(data["ann_skipping_zeros_energy_nj"]) == set(RIVALS)
+    assert "rival" not in data and data["state_accesses"] == 16
+    assert len(rival_texts(cost)) == len(RIVALS)
+    assert all(text in report(cost) for text in rival_texts(cost))
+    assert mean([cost, cost.times(3)]).state_accesses == 32 and cost.times(2).rival.neuron_updates == 6
