@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.cli import common
+from spiky_rl.cli import checkpoint, common
 from spiky_rl.cli.classify_training import Trainer
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
@@ -39,7 +39,7 @@ def resume(args: argparse.Namespace, trainer: Trainer, identity: dict[str, Any],
             raise CheckpointError(
                 f"{path}: of {key} {theirs[key]!r}, not {identity[key]!r}; pass {flag} {theirs[key]}"
             )
-    common.check_network(loaded, spec, path)
+    checkpoint.check_network(loaded, spec, path)
     for key, flags in (("data", "--data, --bins and --binary"), ("split", "--hold_out and --split")):
         if theirs[key] != identity[key]:
             raise CheckpointError(

@@ -20,14 +20,13 @@ import yaml
 from spiky_rl import files
 from spiky_rl.cli import processes, running
 from spiky_rl.config import sizes
-from spiky_rl.config.tuned import read_tuned
 from spiky_rl.config.arguments import positive, seed_number, up_to
+from spiky_rl.config.tuned import read_tuned
 from spiky_rl.registry import UserError
 from spiky_rl.schema import RUNNER
 from spiky_rl.spec import (
     AgentSpec,
     TaskSpec,
-    flatten,
     load_task,
     parse_overrides,
     read_agent,
@@ -336,64 +335,6 @@ def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> i
     if task_spec is not None:
         return task_spec.num_envs[kind]
     return env_cfg.scene.num_envs if kind == "cuda" else min(256, env_cfg.scene.num_envs)
-
-
-def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> None:
-    """Refuse to go on with a checkpoint whose network is described differently, even where the weights would fit."""
-    from spiky_rl.hosts.common.checkpoints import identity_of
-
-    theirs = identity_of(loaded).get("spec")
-    if theirs is None:
-        return
-    old, new = shape(theirs), shape(spec.tree())
-    defaults = {path for path, _, origin in spec.rows() if origin == "default"}
-    for path in {**old, **new}:
-        if path not in old and path in defaults:
-            continue  # an option that there was not yet; its default is what there was
-        if old.get(path) != new.get(path):
-            remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
-            raise UsageError(
-                f"{checkpoint}: was trained with {path}={old.get(path)}, not {new.get(path)}{remedy}"
-            )
-
-
-def shape(tree: dict[str, Any]) -> dict[str, Any]:
-    """What of a specification decides the function that the weights compute, as dotted paths."""
-    kept: dict[str, Any] = {"history": tree.get("history", 1)}
-    for network, role in (("network", "actor"), ("critic_network", "critic")):
-        model = tree.get(role) or {}
-        keys = ["obs_normalization"]
-        if tree.get(network):
-            kept |= flatten({network: tree[network]})
-        else:
-            keys += [
-                "class_name",
-                "hidden_dims",
-                "activation",
-                "rnn_type",
-                "rnn_hidden_dim",
-                "rnn_num_layers",
-            ]
-        kept |= {f"{role}.{key}": model[key] for key in keys if key in model}
-    return kept
-
-
-def find_checkpoint(args: argparse.Namespace, plan: Plan, goes_on: bool = False) -> Path:
-    """The checkpoint that the arguments name, if it is one of this task, agent and network. Raises UserError.
-
-    ``goes_on``: with the training, of the seed that was given; else that may be the environments' alone.
-    """
-    from spiky_rl.hosts.common import checkpoints, runs
-
-    seed = None if args.seed == -1 else args.seed
-    checkpoint = runs.find_checkpoint(
-        args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent, plan.library, seed, goes_on
-    )
-    loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
-    checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
-    check_network(loaded, plan.spec, checkpoint)
-    checkpoints.warn_of_other_robots(loaded, plan.assets, str(checkpoint))
-    return checkpoint
 
 
 def write_params(folder: Path, plan: Plan) -> None:

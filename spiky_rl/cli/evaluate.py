@@ -13,6 +13,7 @@ from typing import Any
 
 from spiky_rl import files
 from spiky_rl.cli import common
+from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
@@ -55,7 +56,7 @@ def evaluate(argv: list[str]) -> int:
     subject = common.subject_of(plan)
     names = chosen(args.conditions, subject)
     require(names, subject)
-    checkpoint = None if args.checkpoint == RANDOM else common.find_checkpoint(args, plan)
+    checkpoint = None if args.checkpoint == RANDOM else find_checkpoint(args, plan)
     out = args.out if checkpoint is None or args.out else checkpoint.parent / "evaluation.json"
     adapts = checkpoint is not None and is_plastic(plan)
     plan.num_envs = len(names) * args.episodes * (1 + adapts)

@@ -11,6 +11,7 @@ from typing import Any
 
 from spiky_rl import files
 from spiky_rl.cli import common, live
+from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
@@ -53,7 +54,7 @@ def play(argv: list[str]) -> int:
     from spiky_rl.hosts.isaaclab.measures import Measures
     from spiky_rl.metrics.energy import energy_text, rival_texts
 
-    checkpoint = common.find_checkpoint(args, plan)
+    checkpoint = find_checkpoint(args, plan)
     folder = checkpoint.parent
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("checkpoint: %s", checkpoint)

@@ -12,6 +12,7 @@ from typing import Any
 
 from spiky_rl import files
 from spiky_rl.cli import common, live, processes
+from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.running import DISKS, explained
 from spiky_rl.cli.stopping import Asked, stoppable
@@ -107,19 +108,17 @@ def train(argv: list[str]) -> int:
     live.require(args)
     plan = common.prepare(args, distributed=args.distributed)
     require_whole_minibatches(plan)
+    checkpoint = find_checkpoint(args, plan, goes_on=True) if args.checkpoint else None
     if args.processes:
         if plan.device != "cpu":
             raise common.UsageError(
                 f"--processes {args.processes}: is for --device cpu, not {plan.device}; use torchrun"
             )
-        if args.checkpoint:
-            common.find_checkpoint(args, plan, goes_on=True)
         processes.start(args.processes, argv)
     if plan.library == "rsl_rl":
         plan.config["logger"] = args.logger
         if args.log_project_name:
             plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
-    checkpoint = common.find_checkpoint(args, plan, goes_on=True) if args.checkpoint else None
     folder = make_folder(args, plan) if plan.rank == 0 else None
     with stoppable("stopping once the simulator has started") as asked:
         runner, outcome, activity = run(args, plan, checkpoint, folder, asked)

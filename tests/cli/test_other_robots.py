@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from spiky_rl.cli.common import find_checkpoint
+from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.hosts.common.checkpoints import random_state
 
 
