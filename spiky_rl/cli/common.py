@@ -27,6 +27,7 @@ from spiky_rl.schema import RUNNER
 from spiky_rl.spec import (
     AgentSpec,
     TaskSpec,
+    flatten,
     load_task,
     parse_overrides,
     read_agent,
