@@ -19,6 +19,7 @@ from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.cli.stopping import stoppable
 from spiky_rl.config.arguments import up_to
+from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments import cells as folders
 from spiky_rl.experiments import engines, grid, study
@@ -168,9 +169,7 @@ def compare(argv: list[str]) -> int:
         )
     folders.write_plan(out, asked, found, robots)
     if asked.tuning:
-        files.write(
-            out / grid.TUNING, lambda beside: shutil.copyfile(read_tuned(Path(asked.tuning)).path, beside)
-        )
+        files.write(out / TUNED, lambda beside: shutil.copyfile(read_tuned(Path(asked.tuning)).path, beside))
     states = dict.fromkeys(finished, DONE)
     left = [cell for cell in found if cell.name not in finished]
     with (

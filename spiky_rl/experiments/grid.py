@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.study import RANDOM, Study
 from spiky_rl.spec import load_task
 
@@ -18,8 +19,6 @@ OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""
 EVALUATION = "evaluation.json"
 """In a cell's folder."""
-TUNING = "tuning.yaml"
-"""In a study's folder: the tuned values that its agents have."""
 EVALUATION_SEED = 100_000
 """Added to a cell's seed for its evaluation, so that it starts from states that training did not."""
 
@@ -176,7 +175,7 @@ def _trained(
     name = _folder_name(f"{resolved.task}.{label.replace(' ', '.')}.seed{seed}")
     varied = [assignment(key, value) for key, value in variant.items()]
     root = ["--log_root", f"{OUT}/cells/{name}/run"]
-    tuned = ["--tuning", f"{OUT}/{TUNING}"] if study.tuning else []
+    tuned = ["--tuning", f"{OUT}/{TUNED}"] if study.tuning else []
     common = ["--task", task, "--agent", agent, *given.flags, *tuned]
     overrides = [*study.overrides, *_named(study, resolved), *varied]
     budget = [] if study.budget is None else ["--budget", str(study.budget)]

@@ -224,7 +224,7 @@ def design(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Budget", own if asked.budget is None else f"{asked.budget.text} per training"
     yield "Environments", f"{asked.num_envs:,} at once" if asked.num_envs else "each task's own number"
     if asked.tuning:
-        yield "Tuning", f"agents have the values of {asked.tuning}, found with other seeds; tuning.yaml is a copy"
+        yield "Tuning", f"agents have the values of {asked.tuning}, found with other seeds; tuned.yaml is a copy"
     if asked.overrides:
         yield "Overrides", " ".join(asked.overrides)
     yield "Learning", f"PPO of {asked.library}"
