@@ -2,8 +2,7 @@
 
 A run is described by one tree. Its layers, later ones over earlier ones:
 
-    Isaac Lab's own registered agent configuration < task < agent < the agent's override for that task < tuned values
-    < command line
+    Isaac Lab's own registered configuration < task < agent < the agent's override for that task < tuned values < command line
 
 The tree has the shape of Isaac Lab's rsl_rl configuration (``num_steps_per_env``, ``actor``, ``critic``,
 ``algorithm``, ...) plus what makes an agent spike: ``network`` and ``critic_network``. Unknown keys, wrong types and values
@@ -90,8 +89,7 @@ class AgentSpec:
 
     def rows(self) -> list[tuple[str, Any, str]]:
         """(path, value, origin) of every value."""
-        flat = flatten(self.tree())
-        return [(path, value, _origin(path, self.origins)) for path, value in flat.items()]
+        return [(path, value, _origin(path, self.origins)) for path, value in flatten(self.tree()).items()]
 
 
 def load_task(name: str) -> TaskSpec | None:
