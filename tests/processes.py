@@ -8,6 +8,7 @@ needs ``subprocess``.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -24,7 +25,15 @@ ROOT = Path(__file__).parents[1]
 IMPORTED = [
     *("spiky_rl.cli.train", "spiky_rl.cli.play", "spiky_rl.cli.evaluate", "torch.utils.tensorboard"),
     *("isaaclab_tasks", "isaaclab.envs", "isaaclab_newton.physics", "newton", "mujoco_warp"),
-    *("spiky_rl.hosts.isaaclab.environment", "spiky_rl.hosts.rsl_rl.runner", "spiky_rl.hosts.skrl.runner"),
+    *("isaaclab.envs.manager_based_rl_env", "isaaclab_rl.entrypoints.common"),
+    *("isaaclab_newton.assets.articulation.articulation", "isaaclab_newton.physics.mjwarp_manager"),
+    *(
+        "isaaclab_tasks.core.cartpole.cartpole_manager_env_cfg",
+        "isaaclab_tasks.core.cartpole.agents.rsl_rl_ppo_cfg",
+    ),
+    *("matplotlib.figure", "matplotlib.backends.backend_agg", "rich.live"),
+    *("spiky_rl.hosts.isaaclab.environment", "spiky_rl.hosts.isaaclab.mujoco.solver"),
+    *("spiky_rl.hosts.isaaclab.agents", "spiky_rl.hosts.rsl_rl.runner", "spiky_rl.hosts.skrl.runner"),
 ]
 """What is not installed is passed over."""
 PATIENCE = 800.0
@@ -112,6 +121,7 @@ def _fork(arguments: list[str], cwd: str, environment: dict[str, str], streams: 
     sys.path[:0] = [
         path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", *sys.path)
     ]
+    gc.freeze()  # what was imported is not looked through again
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # who runs the tests may ignore them
     signal.signal(signal.SIGINT, signal.default_int_handler)

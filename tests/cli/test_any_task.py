@@ -83,6 +83,7 @@ def result_of(done: subprocess.CompletedProcess) -> dict:
     return json.loads(Path(done.stdout.strip().splitlines()[-1]).read_text())
 
 
+@pytest.mark.slow
 def test_a_reservoir_trains_on_a_task_of_another_package(outside, tmp_path):
     found = result_of(train("Outside-Balance", "lif_reservoir_ppo", tmp_path, outside))
     assert found["task"] == "Outside-Balance"

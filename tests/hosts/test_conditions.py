@@ -125,7 +125,7 @@ def test_conditions_that_there_are_not_are_refused(names, words):
 # On the real simulator
 
 
-@pytest.fixture(scope="module", params=["Isaac-Cartpole", "Isaac-Ant"])
+@pytest.fixture(scope="module", params=["Isaac-Cartpole", pytest.param("Isaac-Ant", marks=pytest.mark.slow)])
 def real(request) -> dict:
     """What the conditions did to a robot with a fixed base, and to one that is free to go."""
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")

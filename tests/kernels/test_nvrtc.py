@@ -114,7 +114,11 @@ def architectures(*program):
     return ALL if program == WIDE else FAST
 
 
-@pytest.mark.parametrize(("neuron", "surrogate", "learned"), PROGRAMS)
+@pytest.mark.parametrize(
+    ("neuron", "surrogate", "learned"),
+    # what is learned has all that is in the others, and more
+    [pytest.param(*p, marks=[pytest.mark.slow] * (p[1] == "arctangent" and not p[2])) for p in PROGRAMS],
+)
 def test_kernels_compile_and_keep_to_their_registers(neuron, surrogate, learned):
     for architecture in architectures(neuron, surrogate, learned):
         check(neuron, surrogate, learned, architecture)
