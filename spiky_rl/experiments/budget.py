@@ -44,7 +44,8 @@ class Budget:
     @property
     def text(self) -> str:
         """For people."""
-        return f"{self.amount:,.12g} {KINDS[self.kind]}"
+        amount = round(self.amount) if self.amount >= 1000 else self.amount
+        return f"{amount:,.12g} {KINDS[self.kind]}"
 
     def iterations(self, steps: int) -> int | None:
         """How many iterations of ``steps`` environment steps that is; None where only the run itself can tell."""

@@ -8,7 +8,7 @@ Memory: every synaptic operation reads its weight, because one robot's actions l
 update of a neuron reads and writes each of its states. An ANN's units write their output and read it once. Biases, spikes (a
 bit each) and observations are left out, of both.
 
-Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V, figure 1.1.9: 64 bits cost
+Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V: 64 bits cost
 10 pJ from 8 KB of SRAM, 20 pJ from 32 KB, 100 pJ from 1 MB and 1.3 to 2.6 nJ from DRAM; Davies et al. (2018), Loihi,
 10.1109/MM.2018.112130359, table 2.
 """
