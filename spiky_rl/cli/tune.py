@@ -23,7 +23,7 @@ from spiky_rl.experiments.tuning import ACTIVITIES, SHARE, Pair, Site, Tuning
 
 MOST_TRIALS = 10_000
 SEEDS = "90000"
-"""Of trials; those of studies are far from it."""
+"""The seed of trials, far from those of studies."""
 FIELDS = ("agents", "tasks", "seeds", "budget", "num_envs", "episodes", "library", "overrides")
 """Keys of a study that are flags here."""
 

@@ -27,11 +27,11 @@ class Tuned:
     tuning: str
     """Name of the tuning."""
     trials: int
-    """Of every agent on every task."""
+    """Number of trials that every agent had on every task."""
     seeds: tuple[int, ...]
     """That trials were trained with, and tests may not be."""
     budget: str
-    """Of a trial, in words."""
+    """Budget of one trial, in words."""
     tasks: Mapping[str, Mapping[str, Mapping[str, Any]]]
 
     def layer(self, task: str, agent: str) -> tuple[str, Mapping[str, Any]]:

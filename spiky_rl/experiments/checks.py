@@ -9,7 +9,7 @@ from typing import Any
 from spiky_rl.registry import UserError, nearest
 
 LARGEST = 1e100
-"""Of a number that somebody measured, so that its square is one too."""
+"""Largest number that somebody can have measured: its square is finite too."""
 
 Check = Callable[[str, Any], None]
 
@@ -50,22 +50,22 @@ whole: Check = expects("a whole number", lambda value: isinstance(value, int) an
 
 
 def rows(each: Check) -> Check:
-    """Of a list."""
+    """A check of every element of a list."""
     return expects("a list", lambda value: isinstance(value, list), each)
 
 
 def table(each: Check) -> Check:
-    """Of a mapping with any keys."""
+    """A check of every value of a mapping, whose keys may be any."""
     return expects("a mapping", lambda value: isinstance(value, dict), each)
 
 
 def optional(check: Check) -> Check:
-    """Of what may be null."""
+    """A check that lets null pass."""
     return lambda path, value: None if value is None else check(path, value)
 
 
 def record(fields: Mapping[str, Check], later: Mapping[str, Check] | None = None) -> Check:
-    """Of a mapping that has at least these keys, and may have those that came ``later``."""
+    """A check of a mapping that has at least these keys, and may have those that came ``later``."""
 
     def checked(path: str, value: Any) -> None:
         table(anything)(path, value)

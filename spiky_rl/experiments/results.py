@@ -81,7 +81,7 @@ class Condition:
     """Effective synaptic operations per control step."""
     measures: Mapping[str, float]
     recovery: Mapping[str, float | None] | None = None
-    """Of what happens in mid-episode, and of nominal: `spiky_rl.hosts.isaaclab.recovery`; None: not measured."""
+    """How far reward came back after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`); None: not measured."""
 
 
 @dataclass(frozen=True)

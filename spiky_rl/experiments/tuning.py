@@ -27,7 +27,7 @@ from spiky_rl.spec import flatten
 
 FILE = "tuning.json"
 SHARE = 1 / 3
-"""Of a whole training's budget, a trial's."""
+"""Share of a whole training's budget that a trial has."""
 RUNGS = (0.25, 0.5, 1.0)
 """Shares of a trial's budget after which it is evaluated, and goes on or ends."""
 ACTIVITIES = {
@@ -50,7 +50,7 @@ class Pair:
     """The agent's file's."""
     dimensions: tuple[Dimension, ...]
     budget: Budget
-    """Of a trial."""
+    """Budget of a trial."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Site:
     robots: str = ""
     """Which those are, in words."""
     processes: int = 1
-    """Of a cell."""
+    """How many processes train a cell."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Tuning:
     """Agents, tasks, tuning seeds, budget of a whole training, and how trials are evaluated."""
     space: Space
     trials: int
-    """Of every agent on every task."""
+    """Number of trials that every agent has on every task."""
     activity: str = ""
     """One of `ACTIVITIES`, to be as low as it can; empty: there is the return alone."""
     storage: str = ""
-    """Of Optuna, without its password; empty: a file of the folder."""
+    """URL of Optuna's storage, without its password; empty: a file of the folder."""
     id: str = ""
     """Tells its trials from those of other tunings in the same storage."""
 

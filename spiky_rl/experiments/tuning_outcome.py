@@ -19,7 +19,7 @@ from spiky_rl.experiments.tuning_search import Search
 from spiky_rl.spec import parse_overrides
 
 KEEP = 0.05
-"""Of the best return, what the tuned trial may lack where an activity is to be low."""
+"""Share of the best return that the tuned trial may lack where an activity is to be low."""
 LEAST, QUANTILE = 12, 0.25
 """Trials from which on importances are estimated, and the share of them that counts as the best."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)

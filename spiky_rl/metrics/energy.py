@@ -138,7 +138,7 @@ class Cost:
     state_accesses: float = 0.0
     """Reads and writes of numbers that are neither weights nor inputs: neurons' states, an ANN's activations."""
     rival: Cost | None = None
-    """Of a spiking network: an ANN of the same sizes and synapses that skips zeros; None: there is none."""
+    """Cost of an ANN of the same sizes and synapses that skips zeros, beside a spiking network; None: there is none."""
 
     @property
     def effective_operations(self) -> float:

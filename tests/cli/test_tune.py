@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spiky_rl.cli import common
+
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.tune import tune
 from tests import processes
+from tests.cli.refusals import refused
 
 for module, extra in (("isaaclab", "isaaclab"), ("optuna", "experiments")):
     if find_spec(module) is None:
@@ -92,19 +93,6 @@ REFUSED = {
         ["--storage postgresql://me@nowhere/x"],
     ),
 }
-
-
-def refused(command, arguments, capsys) -> str:
-    """The one line of a command that is refused."""
-    try:
-        code = common.run(command, [str(argument) for argument in arguments])
-    except SystemExit as end:
-        code = end.code
-    said = capsys.readouterr().err.splitlines()
-    assert code == 2
-    errors = [line for line in said if "error:" in line]
-    assert len(errors) == 1 and errors[0] == said[-1]
-    return errors[0]
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -82,6 +82,12 @@ def test_a_json_text_that_is_none_of_ours_is_refused_in_one_line(case):
     assert "\n" not in str(caught.value)
 
 
+def test_what_is_read_is_the_callers_own_and_read_anew_the_same():
+    first = parse_yaml("a: {b: [1]}")
+    first["a"]["b"].append(2)
+    assert parse_yaml("a: {b: [1]}") == {"a": {"b": [1]}}
+
+
 def test_plain_aliases_and_merge_keys_mean_what_yaml_says():
     text = """
     lif: &lif {name: lif, tau: 2.0}

@@ -97,7 +97,7 @@ class Team:
             policy.reset(None if dones is None else dones[ids])
 
     def activity(self, obs: Any, running: Tensor) -> Any:
-        """Of the environments ``running``, all of one condition."""
+        """Activity of the environments ``running``, all of one condition."""
         ids, policy = next((ids, policy) for ids, policy in self.parts if bool((ids == running[0]).any()))
         return policy.activity(obs[ids], torch.isin(ids, running).nonzero().flatten())
 

@@ -33,7 +33,7 @@ class Recovery:
         self.steps += 1
 
     def of(self, ids: Tensor) -> dict[str, Any] | None:
-        """Of the environments ``ids`` whose episode reached its middle; None where none did.
+        """Recovery of the environments ``ids`` whose episode reached its middle; None where none did.
 
         ``before`` and ``after``: mean reward per control step before the middle and in the last third; ``share``: after over
         before, None where before is not above 0 (a share of a punishment would rise where the reward falls).

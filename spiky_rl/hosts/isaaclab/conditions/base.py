@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,7 +52,7 @@ class Group:
     ids: Tensor
     """Indices of the environments, [E]."""
     seed: int
-    """Of everything that the condition draws."""
+    """Seed of everything that the condition draws."""
     sensors: Tensor
     """Which sensor each observed value comes from, [C]: see `sensors_of`."""
     deviation: Tensor
@@ -120,11 +120,9 @@ class Damage(Condition):
             self.damage()
         self.steps += 1
 
+    @abstractmethod
     def damage(self) -> None:
-        """Do it."""
-        raise NotImplementedError(
-            f"{type(self).__name__} defines no damage; what happens in mid-episode must"
-        )
+        """What happens in the middle of the episode."""
 
 
 class Nominal(Condition):

@@ -5,6 +5,7 @@ They change a copy of the policy, which acts in its place on the group's environ
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -15,7 +16,7 @@ from spiky_rl.hosts.isaaclab.conditions.base import Condition, Policy
 from spiky_rl.networks.reservoir import Reservoir
 
 BITS = (8, 4)
-"""Of a weight."""
+"""Numbers of bits that a weight may have."""
 DEAD = 0.2
 """Share of a layer's neurons that are dead."""
 LOST = 0.2
@@ -34,9 +35,9 @@ class Fault(Condition):
             self.spoil(copy)
         return copy
 
+    @abstractmethod
     def spoil(self, policy: Policy) -> None:
         """Change the policy's network, in place."""
-        raise NotImplementedError(f"{type(self).__name__} defines no spoil; a fault must")
 
 
 class CoarseWeights(Fault):
@@ -68,7 +69,7 @@ class DeadNeurons(Fault):
         return (order >= round(DEAD * width)).float()
 
     def _kill_units(self, model: nn.Module) -> None:
-        """Of an ANN: nobody reads the outputs of dead units."""
+        """Let nobody read the outputs of an ANN's dead units."""
         linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
         recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
         for module in recurrent:
