@@ -258,7 +258,7 @@ def _front(rows: Mapping[str, Row]) -> tuple[str, ...]:
 def _memory(
     rows: Mapping[tuple[str, str], Row], labels: Sequence[str], tasks: Sequence[str]
 ) -> Iterable[Memory]:
-    """What hidden or late observations cost, for every task with such a twin: `Isaac-Cartpole` and `cartpole_masked` or `cartpole_delayed`, or `X` and `X_masked`."""
+    """What hidden or late observations cost each task with such a twin: `X` with `X_masked` or `X_delayed`, as Isaac-Cartpole with cartpole_masked."""
 
     def stem(task: str) -> str:
         return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))
