@@ -60,7 +60,7 @@ verify-gpu: setup ## all that waits for a GPU, and a page of it (VERIFY_ARGS=--d
 check: setup ## black, pyright and pylint, without changing a file
 	$(BIN)/black --check .
 	$(BIN)/pyright
-	$(BIN)/pylint spiky_rl scripts
+	$(BIN)/pylint spiky_rl benchmarks scripts
 
 format: setup ## let black rewrite the files
 	$(BIN)/black .

@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-# agents/, tasks/ and spaces/ hold YAML. They ship inside the package, never as top-level packages; `spiky_rl.registry.data_dir`
+# agents/, tasks/ and spaces/ hold YAML. They ship inside the package, never as top-level packages; `spiky_rl.config.registry.data_dir`
 # finds them in a checkout too.
 DATA = {"spiky_rl.agents": "agents", "spiky_rl.tasks": "tasks", "spiky_rl.spaces": "spaces"}
 

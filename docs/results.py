@@ -19,9 +19,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from spiky_rl.config.options import UserError, nearest
-from spiky_rl.experiments.analysis import ALL, Analysis, analyse
-from spiky_rl.experiments.measures import PRICE, Row
-from spiky_rl.experiments.statistics import Interval
+from spiky_rl.experiments.analysis.measures import PRICE, Row
+from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
+from spiky_rl.experiments.analysis.statistics import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -13,8 +13,8 @@ Source: Brette & Gerstner (2005), with its conductances divided by that of the l
 
 from dataclasses import replace
 
+from spiky_rl.config.registry import Option
 from spiky_rl.neurons.base import DT, LEARN, SCALE, Ode, Param
-from spiky_rl.registry import Option
 
 LARGEST_EXPONENT = 5.0
 

@@ -9,8 +9,8 @@ what lies far beyond the peak is reset anyway. Potentials are in units of the so
 Source: Fourcaud-Trocme et al. (2003).
 """
 
+from spiky_rl.config.registry import Option
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
-from spiky_rl.registry import Option
 
 LARGEST_EXPONENT = 5.0
 

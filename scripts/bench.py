@@ -1,6 +1,11 @@
 """Time a spiking network beside a plain loop and an MLP: ``python scripts/bench.py``."""
 
-from spiky_rl.cli.bench import main
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.run import main  # noqa: E402  # pylint: disable=wrong-import-position
 
 if __name__ == "__main__":
     raise SystemExit(main())

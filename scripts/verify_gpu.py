@@ -1,6 +1,11 @@
 """Run what waits for a GPU and write one page: ``python scripts/verify_gpu.py``, or with ``--dry-run`` on a CPU."""
 
-from spiky_rl.cli.verify_gpu import main
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.verify_gpu import main  # noqa: E402  # pylint: disable=wrong-import-position
 
 if __name__ == "__main__":
     raise SystemExit(main())

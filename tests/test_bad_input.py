@@ -9,11 +9,11 @@ import os
 import pytest
 from rsl_rl.modules.distribution import GaussianDistribution
 
-from spiky_rl import registry, spec
-from spiky_rl.cli import bench, classify, common, compare, evaluate, grow, play, show, train
-from spiky_rl.config import sizes
+from benchmarks import run as bench
+from spiky_rl.cli import classify, common, compare, evaluate, grow, play, show, train
+from spiky_rl.config import registry, sizes, spec
+from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.registry import UserError
 from tests.config.test_reading import LAUGHS
 
 MLP = {"class_name": "MLPModel", "hidden_dims": [32, 32], "activation": "elu", "obs_normalization": False}

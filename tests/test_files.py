@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl import files
+from spiky_rl.config import files
 
 ROOT = Path(__file__).parents[1]
 WRITER = """
 import pathlib, sys, time
-from spiky_rl import files
+from spiky_rl.config import files
 
 def fill(beside):
     beside.write_text("half")

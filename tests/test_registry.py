@@ -6,11 +6,11 @@ import sys
 import pytest
 import torch
 
-from spiky_rl import registry
 from spiky_rl.codecs.decoders.rate import Rate
+from spiky_rl.config import registry
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.kernels.torch_backend import unroll
 from spiky_rl.neurons.lif import Lif
-from spiky_rl.registry import Option, RegistryError
 
 MINE = '''
 """A neuron of the user's own: a leaky integrator, tau dv/dt = -v + I, whose output tanh(v) is graded."""

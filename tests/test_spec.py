@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from spiky_rl import registry, spec
+from spiky_rl.config import registry, spec
+from spiky_rl.config.spec import SpecError
 from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.spec import SpecError
 
 TASK = "Isaac-Point"
 MLP = {

@@ -3,12 +3,9 @@
 import importlib
 import sys
 
-from spiky_rl.registry import nearest
+from spiky_rl.config.registry import nearest
 
-COMMANDS = (
-    *("bench", "classify", "compare", "evaluate", "grow", "play", "report", "show", "train"),
-    *("tune", "verify_gpu"),
-)
+COMMANDS = ("classify", "compare", "evaluate", "grow", "play", "report", "show", "train", "tune")
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli.common import Plan, UsageError
-from spiky_rl.spec import AgentSpec, flatten
+from spiky_rl.config.spec import AgentSpec, flatten
 
 
 def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> None:

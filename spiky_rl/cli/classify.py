@@ -7,17 +7,16 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import Asked, stoppable
-from spiky_rl.config import sizes
+from spiky_rl.config import files, sizes
+from spiky_rl.config.spec import AgentSpec, read_agent, resolve_agent
 from spiky_rl.hosts.common.rules import local_rule
-from spiky_rl.spec import AgentSpec, read_agent, resolve_agent
 
 if TYPE_CHECKING:
-    from spiky_rl.cli.classify_training import Trainer
+    from spiky_rl.classification.training import Trainer
     from spiky_rl.datasets.samples import Samples
     from spiky_rl.datasets.split import Split
 
@@ -179,10 +178,10 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
     """Train, and keep what comes of it in a run folder."""
     import torch
 
+    from spiky_rl.classification import result as results
+    from spiky_rl.classification.training import Settings, Trainer
     from spiky_rl.cli import classify_checkpoint as checkpoint
-    from spiky_rl.cli import classify_result as results
     from spiky_rl.cli import classify_show as show
-    from spiky_rl.cli.classify_training import Settings, Trainer
     from spiky_rl.hosts.common import runs
 
     assert spec.network is not None
@@ -220,7 +219,7 @@ def run(args: argparse.Namespace, spec: AgentSpec, held: Samples, parted: Split,
             result = results.write_result(folder, trainer, args, spec, outcome)
             title = f"{name}: {result['accuracy']:.1%} of {len(parted.test)}"
             show.write_confusion(folder, board, trainer.confusion(), title, result["epochs"] - 1)
-            results.summarise(result, args)
+            show.summarise(result, args)
         if board is not None:
             board.close()
         print(folder / "result.json" if latest is not None else f"{name}: {outcome}")

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.classification.training import Trainer
 from spiky_rl.cli import checkpoint, common
-from spiky_rl.cli.classify_training import Trainer
+from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
-from spiky_rl.spec import AgentSpec
 
 LIBRARY = "classify"
 """What stands in the place of a host library: runs lie in logs/classify/<dataset>."""

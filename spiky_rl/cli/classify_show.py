@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spiky_rl import files
-from spiky_rl.cli.classify_training import Epoch
+from spiky_rl.classification.training import Epoch
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Display, sparkline
+from spiky_rl.config import files
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -118,3 +120,23 @@ def write_confusion(folder: Path, board: Any, matrix: np.ndarray, title: str, ep
     files.write(folder / "confusion.png", lambda beside: figure.savefig(beside, format="png", dpi=120))
     if board is not None:
         board.add_figure("Classification/confusion", figure, epoch)
+
+
+def summarise(result: dict[str, Any], args: argparse.Namespace) -> None:
+    """The end of a run on the terminal."""
+    words = ["--dataset", args.dataset, "--agent", args.agent, "--checkpoint", "latest", *args.overrides]
+    words += ["--synthetic"] if args.synthetic else []
+    words += ["--log_root", str(args.log_root)] if args.log_root != Path("logs") else []
+    synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
+    print(f"\n{result['agent']} on {result['dataset']}{synthetic}: {result['outcome']}")
+    print(
+        f"  accuracy         {result['accuracy']:.1%} of {result['samples_held_out']} held out, {result['accuracy_best']:.1%} at best"
+    )
+    print(f"  firing rate      {result['firing_rate']:.1%} of all inner steps")
+    print(f"  operations       {result['synops_per_sample']:,.0f} per sample")
+    print(
+        f"  time             {result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"
+    )
+    print(f"  watch it         tensorboard --logdir {args.log_root}")
+    if result["outcome"] != "finished":
+        print(f"  go on            python scripts/classify.py {shlex.join(words)}")

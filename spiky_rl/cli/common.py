@@ -17,14 +17,12 @@ from typing import Any
 
 import yaml
 
-from spiky_rl import files
 from spiky_rl.cli import processes, running
-from spiky_rl.config import sizes
+from spiky_rl.config import files, sizes
 from spiky_rl.config.arguments import positive, seed_number, up_to
-from spiky_rl.config.tuned import read_tuned
-from spiky_rl.registry import UserError
-from spiky_rl.schema import RUNNER
-from spiky_rl.spec import (
+from spiky_rl.config.registry import UserError
+from spiky_rl.config.schema import RUNNER
+from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
     flatten,
@@ -34,6 +32,7 @@ from spiky_rl.spec import (
     resolve_agent,
     task_id,
 )
+from spiky_rl.config.tuned import read_tuned
 
 log = logging.getLogger("spiky_rl")
 run = running.run
@@ -69,7 +68,7 @@ class Parser(argparse.ArgumentParser):
 
 def nearest_flag(flag: str, flags: Sequence[str]) -> str:
     """``; did you mean ...?`` for an unknown flag."""
-    from spiky_rl.registry import nearest
+    from spiky_rl.config.registry import nearest
 
     return nearest(flag, flags)
 

@@ -12,23 +12,24 @@ from typing import Any
 
 import yaml
 
-from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.cli.stopping import stoppable
+from spiky_rl.config import files
 from spiky_rl.config.arguments import up_to
+from spiky_rl.config.registry import PACKAGE
+from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
-from spiky_rl.experiments import cells as folders
-from spiky_rl.experiments import engines, grid, study
-from spiky_rl.experiments.engines.base import BROKEN, DONE, Order, visible
-from spiky_rl.experiments.estimate import Speeds, estimated
-from spiky_rl.experiments.grid import Cell, Resolved
-from spiky_rl.experiments.study import RANDOM, Study
-from spiky_rl.registry import PACKAGE
-from spiky_rl.spec import TaskSpec, load_task
+from spiky_rl.experiments.design import grid, study
+from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.experiments.design.study import RANDOM, Study
+from spiky_rl.experiments.run import cells as folders
+from spiky_rl.experiments.run import engines
+from spiky_rl.experiments.run.engines.base import BROKEN, DONE, Order, visible
+from spiky_rl.experiments.run.estimate import Speeds, estimated
 
 DESIGN = (
     "agents",

@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.experiments import cells as folders
-from spiky_rl.experiments.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING
-from spiky_rl.experiments.estimate import duration
-from spiky_rl.experiments.grid import Cell
-from spiky_rl.experiments.study import Study
+from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.run import cells as folders
+from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING
+from spiky_rl.experiments.run.estimate import duration
 
 SHOWN = 12
 """Cells in the live table."""

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
-from spiky_rl.config import sizes
+from spiky_rl.config import files, sizes
 
 RANDOM = "random"
 """In the place of a checkpoint: actions of N(0, 1), PPO's initial noise."""

@@ -10,8 +10,8 @@ import torch
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.wrapper import Wrapper
-from spiky_rl.hosts.isaaclab.camera import Camera
 from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.isaaclab.camera import Camera
 from spiky_rl.metrics.film import Frame, RasterPanel, beside, write_film
 
 

@@ -10,18 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
-from spiky_rl.config import sizes
-from spiky_rl.registry import UserError
+from spiky_rl.config import files, sizes
+from spiky_rl.config.registry import UserError
 
 if TYPE_CHECKING:
-    from spiky_rl.growth.evolution import Progress
+    from spiky_rl.reservoirs.growth.evolution import Progress
 
 TASKS = ("narma10", "narma30", "memory")
-"""Those of `spiky_rl.growth.scoring`, which imports torch."""
+"""Those of `spiky_rl.reservoirs.growth.scoring`, which imports torch."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,9 +75,9 @@ def grow(argv: list[str]) -> int:
     import numpy as np
     import torch
 
-    from spiky_rl.graphs.grown import write
-    from spiky_rl.growth.evolution import Limits, evolve
-    from spiky_rl.growth.scoring import Score, as_file
+    from spiky_rl.reservoirs.graphs.grown import write
+    from spiky_rl.reservoirs.growth.evolution import Limits, evolve
+    from spiky_rl.reservoirs.growth.scoring import Score, as_file
 
     torch.set_num_threads(1)  # small reservoirs are slower on more
     seed = int(np.random.default_rng().integers(2**31)) if args.seed == -1 else args.seed

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiky_rl import files
 from spiky_rl.cli import common, live
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
-from spiky_rl.schema import MEASURES
+from spiky_rl.config import files
+from spiky_rl.config.schema import MEASURES
 
 
 def parser() -> argparse.ArgumentParser:

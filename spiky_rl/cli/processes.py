@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 log = logging.getLogger(__name__)
 

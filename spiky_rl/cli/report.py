@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from spiky_rl import files
 from spiky_rl.cli import common
+from spiky_rl.config import files
 
 
 def parser() -> common.Parser:
@@ -35,8 +35,8 @@ def require_report() -> None:
 
 def print_report(folder: Path) -> None:
     """Write it, from what is finished, and say where it lies."""
-    from spiky_rl.experiments.hparams import write_hparams
-    from spiky_rl.experiments.report import write_report
+    from spiky_rl.experiments.report.hparams import write_hparams
+    from spiky_rl.experiments.report.sections import write_report
 
     for path in (*write_report(folder), write_hparams(folder)):
         print(path)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 PLACES = {
     errno.EACCES,

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spiky_rl import registry
 from spiky_rl.cli import common
+from spiky_rl.config import registry
 from spiky_rl.config.options import describe
-from spiky_rl.registry import UserError
-from spiky_rl.spec import flatten, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
+from spiky_rl.config.registry import UserError
+from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
 RESERVOIR = "reservoir"
@@ -71,7 +71,7 @@ def show(argv: list[str]) -> int:
     elif args.kind == "tasks":
         show_task(args.name)
     elif args.kind == "spaces":
-        from spiky_rl.experiments import tuning_space
+        from spiky_rl.experiments.design import tuning_space
 
         data = tuning_space.read(args.name).data
         print_columns([(key, str(value)) for key, value in flatten(data).items()])

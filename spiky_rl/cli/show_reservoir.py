@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from scipy.sparse import csgraph, csr_array
 
-from spiky_rl import files, registry
 from spiky_rl.cli import common
-from spiky_rl.graphs import grown
-from spiky_rl.graphs.base import Wiring
-from spiky_rl.growth import scoring
-from spiky_rl.metrics import narma as narma_task
-from spiky_rl.metrics import reservoir as metrics
-from spiky_rl.metrics.echo_state import Drive, random_echo_state
+from spiky_rl.config import files, registry
+from spiky_rl.config.registry import UserError
+from spiky_rl.config.spec import read_agent
 from spiky_rl.networks.reservoir import Reservoir
-from spiky_rl.registry import UserError
-from spiky_rl.spec import read_agent
+from spiky_rl.reservoirs import memory as metrics
+from spiky_rl.reservoirs import narma as narma_task
+from spiky_rl.reservoirs.echo_state import Drive, random_echo_state
+from spiky_rl.reservoirs.graphs import grown
+from spiky_rl.reservoirs.graphs.base import Wiring
+from spiky_rl.reservoirs.growth import scoring
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

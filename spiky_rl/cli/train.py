@@ -10,16 +10,16 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from spiky_rl import files
 from spiky_rl.cli import common, live, processes
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.running import DISKS, explained
 from spiky_rl.cli.stopping import Asked, stoppable
-from spiky_rl.experiments.budget import Budget
-from spiky_rl.experiments.budget import parse as parse_budget
+from spiky_rl.config import files
 from spiky_rl.config.arguments import up_to
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
+from spiky_rl.experiments.design.budget import Budget
+from spiky_rl.experiments.design.budget import parse as parse_budget
 
 PROGRESS = "progress.json"
 """In a run's folder: how far it is, written after every iteration."""

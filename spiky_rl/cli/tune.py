@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from spiky_rl import files
 from spiky_rl.cli import common
 from spiky_rl.cli.compare import (
     Resolver, add_cell_arguments, own_gpus, ray_options, settled,
 )  # fmt: skip
 from spiky_rl.cli.report import require_report
 from spiky_rl.cli.stopping import stoppable
+from spiky_rl.config import files
 from spiky_rl.config.arguments import up_to
 from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.experiments import engines, grid, study, tuning, tuning_space
-from spiky_rl.experiments.budget import Budget
-from spiky_rl.experiments.engines.base import Order
-from spiky_rl.experiments.tuning import ACTIVITIES, SHARE, Pair, Site, Tuning
+from spiky_rl.experiments.design import grid, study, tuning_space
+from spiky_rl.experiments.design.budget import Budget
+from spiky_rl.experiments.run import engines, tuning
+from spiky_rl.experiments.run.engines.base import Order
+from spiky_rl.experiments.run.tuning import ACTIVITIES, SHARE, Pair, Site, Tuning
 
 MOST_TRIALS = 10_000
 SEEDS = "90000"
@@ -101,9 +102,9 @@ def tune(argv: list[str]) -> int:
     if engine is None:
         return 0
 
-    from spiky_rl.experiments.tuning_outcome import write_tuned
-    from spiky_rl.experiments.tuning_page import write_tuning_page
-    from spiky_rl.experiments.tuning_search import Search, connect
+    from spiky_rl.experiments.analysis.tuning_outcome import write_tuned
+    from spiky_rl.experiments.report.tuning_page import write_tuning_page
+    from spiky_rl.experiments.run.tuning_search import Search, connect
 
     out.mkdir(parents=True, exist_ok=True)
     storage = connect(args.storage or f"sqlite:///{out / 'tuning.db'}")

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 
 from spiky_rl.config.options import short
-from spiky_rl.schema import MOST_STEPS
+from spiky_rl.config.schema import MOST_STEPS
 
 
 def positive(text: str) -> int:

@@ -12,9 +12,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.registry import Configured, UserError
-from spiky_rl.schema import RUNNER
-from spiky_rl.spec import AgentSpec
+from spiky_rl.config.registry import Configured, UserError
+from spiky_rl.config.schema import RUNNER
+from spiky_rl.config.spec import AgentSpec
 
 NUMBER = 4
 """Bytes."""

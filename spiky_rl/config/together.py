@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl.registry import RegistryError
+from spiky_rl.config.registry import RegistryError
 
 NEEDED = {
     "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),

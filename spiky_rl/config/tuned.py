@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.registry import nearest
-from spiky_rl.spec import SpecError, read_yaml
+from spiky_rl.config.registry import nearest
+from spiky_rl.config.spec import SpecError, read_yaml
 
 FILE = "tuned.yaml"
 """In a tuning's folder."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from spiky_rl.registry import Component, RegistryError
+from spiky_rl.config.registry import Component, RegistryError
 
 Shape = tuple[int, ...]
 """Of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps, flat in memory with W fastest."""

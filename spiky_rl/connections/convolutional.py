@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.connections.base import Connection, Shape, vector
 from spiky_rl.kernels import dispatch
-from spiky_rl.registry import Option, RegistryError
 
 SIGNAL = 0.5
 """Root mean square of a signal in which a quarter of the inputs spike."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Option
 from spiky_rl.connections.base import Shape, Within, require_neurons, vector
 from spiky_rl.kernels import dispatch
-from spiky_rl.registry import Option
 
 
 class Lateral(Within):

@@ -16,9 +16,9 @@ import math
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Option
 from spiky_rl.connections.base import Shape, Within, require_neurons, sparse, strengths, vector
 from spiky_rl.kernels import dispatch
-from spiky_rl.registry import Option
 
 
 class Recurrent(Within):

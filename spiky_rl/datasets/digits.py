@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 SIDE, LEVELS = 8, 16.0
 MNIST_SIDE, BOX = 28, 20

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 
 class EventFileError(UserError):

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl import files
+from spiky_rl.config import files
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets.events import Events, Recordings
-from spiky_rl.registry import UserError
 
 log = logging.getLogger(__name__)
 

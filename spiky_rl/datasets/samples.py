@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from spiky_rl import files
+from spiky_rl.config import files
+from spiky_rl.config.registry import UserError, nearest
 from spiky_rl.datasets import digits, nmnist, stmnist
 from spiky_rl.datasets.download import Shown, unseen
 from spiky_rl.datasets.events import Recordings
 from spiky_rl.datasets.frames import Binning, digest, frames
 from spiky_rl.datasets.synthetic import Synthetic
-from spiky_rl.registry import UserError, nearest
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 
 @dataclass(frozen=True)

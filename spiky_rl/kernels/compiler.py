@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from spiky_rl import files
+from spiky_rl.config import files
+from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import ownership
-from spiky_rl.registry import UserError
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import RegistryError, nearest
+from spiky_rl.kernels import compiler, cpu_backend, operators, torch_backend
 from spiky_rl.kernels import convolution as event_driven
 from spiky_rl.kernels import recurrent as loops
-from spiky_rl.kernels import compiler, cpu_backend, operators, torch_backend
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import RegistryError, nearest
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import cpu_backend, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import RegistryError
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
 LIBRARY.define(

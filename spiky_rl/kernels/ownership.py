@@ -8,7 +8,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 PRIVATE = 0o700
 """Mode of folders and files that code is loaded from."""

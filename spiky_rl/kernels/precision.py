@@ -6,7 +6,7 @@ import logging
 from functools import cache
 from pathlib import Path
 
-from spiky_rl.registry import RegistryError
+from spiky_rl.config.registry import RegistryError
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron

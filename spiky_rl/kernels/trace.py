@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spiky_rl.registry import Component, RegistryError, nearest
+from spiky_rl.config.registry import Component, RegistryError, nearest
 from spiky_rl.surrogates.base import Surrogate
 
 Value = Any
@@ -70,7 +70,7 @@ REFUSED = {
 """What Python would do with a value in its own way, or refuse without a hint."""
 
 
-BASES = ("spiky_rl.registry", "spiky_rl.neurons.base", "spiky_rl.surrogates.base")
+BASES = ("spiky_rl.config.registry", "spiky_rl.neurons.base", "spiky_rl.surrogates.base")
 """Modules of a component that its author did not write."""
 
 

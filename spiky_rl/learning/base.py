@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Component
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import Component
 from spiky_rl.surrogates.base import Surrogate
 
 

@@ -8,8 +8,8 @@
 Source: Neftci, Mostafa & Zenke (2019); truncation: Williams & Peng (1990).
 """
 
+from spiky_rl.config.registry import Option
 from spiky_rl.learning.base import Rule
-from spiky_rl.registry import Option
 
 
 class Bptt(Rule):

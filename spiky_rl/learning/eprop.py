@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.learning.base import Rule
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import Option, RegistryError
 
 
 class Eprop(Rule):

@@ -16,9 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.learning.exact import Exact, declare
 from spiky_rl.learning.timed import Timed
-from spiky_rl.registry import Option, RegistryError
 
 
 class Eventprop(Exact):

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Option
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning.timed import Timed
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import Option
 
 
 def declare(slope: float, regularization: str, lowest: Option) -> dict[str, Option]:

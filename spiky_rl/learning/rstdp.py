@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from spiky_rl.config.registry import Option
 from spiky_rl.learning.traces import OPTIONS, Local, worth
-from spiky_rl.registry import Option
 
 
 class Rstdp(Local):

@@ -9,10 +9,10 @@ a reset, and so it runs on the same kernels, and layers of neurons with more tha
 Source: Shrestha & Orchard (2018).
 """
 
+from spiky_rl.config.registry import Configured
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning.wrapped import Unreset
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import Configured
 from spiky_rl.surrogates.base import Surrogate
 
 

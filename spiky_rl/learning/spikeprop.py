@@ -8,7 +8,7 @@ step, in a stateful one for the rest of the episode. The spike is located within
 `spiky_rl.learning.timed` says; ``slope`` bounds what it is divided by. Neurons that never spike have their current raised, as
 those of `eventprop`, by ``regularization`` times what they are short of ``lowest`` spikes per control step on the mean.
 
-`spiky_rl.learning.spike_times` is SpikeProp in continuous time, with delayed sub-synapses as in the paper.
+`spiky_rl.exact.spike_times` is SpikeProp in continuous time, with delayed sub-synapses as in the paper.
 
 Source: Bohte, Kok & La Poutre (2002).
 """
@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from spiky_rl.config.registry import Option
 from spiky_rl.learning.exact import Exact, declare
 from spiky_rl.learning.timed import Once
-from spiky_rl.registry import Option
 
 
 class Spikeprop(Exact):

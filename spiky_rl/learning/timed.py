@@ -12,7 +12,7 @@ in a synaptic current of the receiving neuron, dI/dt = -I/tau_synapse, whose mea
 Nothing in this is discontinuous in a spike's time, and so the gradient of the whole is that of the events, with no
 surrogate: the adjoint jumps by what the threshold's slope, the reset and the flow behind it say, and what reaches the layer
 below is the change of the adjoint over time. It is exact for this forward pass. As dt -> 0 the pass becomes that of continuous
-time, spike times to second order and gradients to first (`spiky_rl.learning.adjoint` is the limit). It does not see spikes come
+time, spike times to second order and gradients to first (`spiky_rl.exact.adjoint` is the limit). It does not see spikes come
 and go; one that goes at the end of an unrolled time goes continuously.
 """
 

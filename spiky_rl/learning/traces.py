@@ -30,12 +30,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import dispatch
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning.filters import OPS, going_back
 from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
-from spiky_rl.registry import Option, RegistryError
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.programs import component
 from spiky_rl.neurons.base import Neuron, Ode, Values
-from spiky_rl.registry import RegistryError
 
 
 class Wrapped(Neuron):

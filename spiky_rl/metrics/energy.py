@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from spiky_rl.registry import RegistryError, nearest
+from spiky_rl.config.registry import RegistryError, nearest
 
 CAVEATS = (
     "prices without memory count arithmetic alone: moving data takes most of the energy of real hardware, and often reverses the"

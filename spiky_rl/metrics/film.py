@@ -8,10 +8,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-
 from torch import Tensor
 
-from spiky_rl import files
+from spiky_rl.config import files
 
 Frame = np.ndarray
 """uint8 [height, width, 3]."""

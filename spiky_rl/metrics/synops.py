@@ -23,13 +23,13 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.decoders.first_spike import FirstSpike
 from spiky_rl.codecs.decoders.linear import Linear as LastStep
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.base import Connection, Within
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import Linear
 from spiky_rl.networks.base import Record, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks.reservoir import Reservoir
-from spiky_rl.registry import RegistryError
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.registry import Component
+from spiky_rl.config.registry import Component
 
 State = tuple[Tensor, ...]
 """One [1, B, N] tensor per state, in a fixed order; rest is zero."""

@@ -16,17 +16,17 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.config.registry import Configured, Option, RegistryError, names, resolve
+from spiky_rl.config.schema import MOST_LAYERS
 from spiky_rl.connections.base import Connection, Shape, Within, vector
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
-from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks.layer import Layer
 from spiky_rl.networks.place import at
 from spiky_rl.penalties.base import charged
-from spiky_rl.registry import Configured, Option, RegistryError, names, resolve
-from spiky_rl.schema import MOST_LAYERS
 
 CPU_ROWS = 2048
 """Samples of a stateless network that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of

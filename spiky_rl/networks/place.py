@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from spiky_rl.registry import RegistryError
+from spiky_rl.config.registry import RegistryError
 
 
 @contextmanager

@@ -19,8 +19,8 @@ Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 
 from typing import Any
 
+from spiky_rl.config.registry import Option
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
-from spiky_rl.registry import Option
 
 
 class Alif(Ode):

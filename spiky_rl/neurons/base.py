@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from spiky_rl.registry import Component, Option, RegistryError, nearest
+from spiky_rl.config.registry import Component, Option, RegistryError, nearest
 
 Values = tuple[Any, ...]
 """States or parameters, in the order in which the neuron declares them."""

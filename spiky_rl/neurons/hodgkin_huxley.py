@@ -28,8 +28,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from spiky_rl.config.registry import Option
 from spiky_rl.neurons.base import BELOW_ANY, DT, LEARN, SCALE, Ode, Param, Values
-from spiky_rl.registry import Option
 
 CHANNELS = ("sodium", "potassium", "leak")
 SERIES = 0.1

@@ -17,8 +17,8 @@ Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter
 
 from typing import Any
 
+from spiky_rl.config.registry import Option
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
-from spiky_rl.registry import Option
 
 
 class Lif(Ode):

@@ -25,8 +25,8 @@ Source: Ermentrout & Kopell (1986); Gerstner et al., Neuronal Dynamics (2014), c
 from collections.abc import Mapping
 from typing import Any
 
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
-from spiky_rl.registry import Option, RegistryError
 
 SERIES = 1e-4
 """|J h^2| below which m is a series: both branches are right to 1e-13 there."""

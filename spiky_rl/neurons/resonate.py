@@ -23,8 +23,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.neurons.base import DT, LEARN, Ode, Param, Values
-from spiky_rl.registry import Option, RegistryError
 
 SECOND = 1000.0
 """ms."""

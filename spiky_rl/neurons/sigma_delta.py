@@ -19,8 +19,8 @@ Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 
 from typing import Any
 
+from spiky_rl.config.registry import Option
 from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
-from spiky_rl.registry import Option
 
 
 class SigmaDelta(Neuron):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.registry import Component
+from spiky_rl.config.registry import Component
 
 
 class Penalty(Component):

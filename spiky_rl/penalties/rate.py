@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.penalties.base import Penalty
-from spiky_rl.registry import Option, RegistryError
 
 
 class Rate(Penalty):

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Option
 from spiky_rl.penalties.base import Penalty
-from spiky_rl.registry import Option
 
 
 class Synops(Penalty):

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl.registry import Component, Option, RegistryError
+from spiky_rl.config.registry import Component, Option, RegistryError
 
 SCHEDULE = Option(
     [], "slope at the end of training and the updates until then, such as [10.0, 100]; empty: constant"

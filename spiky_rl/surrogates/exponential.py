@@ -5,7 +5,7 @@ Its integral is the scale. Source: Shrestha & Orchard (2018).
 
 from typing import Any
 
-from spiky_rl.registry import Option
+from spiky_rl.config.registry import Option
 from spiky_rl.surrogates import base
 
 

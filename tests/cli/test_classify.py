@@ -12,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl import registry
-from spiky_rl.cli import classify_result, classify_training, common
+from spiky_rl.classification import result as classify_result
+from spiky_rl.classification import training as classify_training
+from spiky_rl.classification.training import augmented, logits, over_time, training_step
+from spiky_rl.cli import common
 from spiky_rl.cli.classify import DATASETS, classify, part
-from spiky_rl.cli.classify_training import augmented, logits, over_time, training_step
+from spiky_rl.config import registry
 from spiky_rl.datasets.samples import NAMES, Samples
 
 REAL = os.environ.get("SPIKY_RL_DATA")

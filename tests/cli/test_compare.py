@@ -9,7 +9,7 @@ import pytest
 
 from spiky_rl.cli import common
 from spiky_rl.cli.compare import cell_share, compare
-from spiky_rl.experiments import study
+from spiky_rl.experiments.design import study
 from tests import processes
 from tests.cli.refusals import refused
 

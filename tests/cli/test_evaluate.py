@@ -7,9 +7,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from spiky_rl import registry, spec
 from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import evaluate
+from spiky_rl.config import registry, spec
 from spiky_rl.hosts.isaaclab.conditions import ROBUSTNESS
 from tests import processes
 

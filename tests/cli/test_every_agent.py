@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from spiky_rl import registry, spec
+from spiky_rl.config import registry, spec
 from spiky_rl.hosts.common.rules import local_rule
 from tests import processes
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl import registry
 from spiky_rl.cli import common, show_reservoir
 from spiky_rl.cli.grow import TASKS, grow
 from spiky_rl.cli.show import show
-from spiky_rl.graphs import grown
-from spiky_rl.growth import scoring
+from spiky_rl.config import registry
+from spiky_rl.reservoirs.graphs import grown
+from spiky_rl.reservoirs.growth import scoring
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--tournaments", "1", "--population", "2", "--min_size", "5", "--max_size", "40"]

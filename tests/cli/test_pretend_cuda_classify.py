@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from spiky_rl import registry, spec
-from spiky_rl.cli.classify_training import Settings, Trainer
+from spiky_rl.classification.training import Settings, Trainer
+from spiky_rl.config import registry, spec
 from spiky_rl.datasets.samples import Samples
 from spiky_rl.datasets.split import official
 from tests.hosts import syncs
@@ -13,7 +13,7 @@ from tests.hosts.pretend_cuda import DEVICE, pretended
 CLASSIFIERS = [name for name in registry.names("agents") if name.endswith("_classifier")]
 COUNT, HELD_OUT, BATCH = 10, 4, 3
 SETTINGS = Settings(1, BATCH, 1e-3, "cosine", 0.1, shift=1.0, rotation=5.0)
-HERE = "spiky_rl.cli."
+HERE = "spiky_rl.classification."
 
 
 @pytest.mark.parametrize("agent", CLASSIFIERS)

@@ -15,8 +15,8 @@ import pytest
 
 from spiky_rl.cli import common, processes, running
 from spiky_rl.cli.stopping import started, stoppable
-from spiky_rl.experiments import cells, work
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
+from spiky_rl.experiments.run import cells, work
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -38,7 +38,7 @@ def lines(done: subprocess.CompletedProcess) -> list[str]:
 SPEAK = """
 import sys
 from spiky_rl.cli import common
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 def speak(argv):
     print("5.0 \\u00b1 0.1 \\u2581\\u2588 \\U0001f916")

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.tune import tune
 from tests import processes

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 INPUTS, STEPS, BATCH, TIME = 3, 4, 5, 6
 NAMES = [name for name in registry.names("encoders") if name != "beside"]

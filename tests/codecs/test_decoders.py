@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 NEURONS, OUTPUTS, STEPS, BATCH, TIME = 6, 2, 5, 4, 3
 TAU, DT = 3.0, 0.5

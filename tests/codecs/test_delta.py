@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 INPUTS, STEPS, BATCH, TIME = 3, 4, 5, 40
 THRESHOLD = 0.125

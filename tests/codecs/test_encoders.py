@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 INPUTS, STEPS, BATCH, TIME = 3, 7, 5, 2
 FIELDS, SPAN, DEVIATION = 10, 3.0, 0.387

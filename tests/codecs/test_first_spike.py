@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 NEURONS, OUTPUTS, STEPS = 3, 2, 5
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 FIELDS, SPAN, SHARPNESS = 8, 3.0, 1.5
 SPACING = 2 * SPAN / (FIELDS - 1)

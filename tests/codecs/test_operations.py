@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 INPUTS, STEPS, NEURONS, OUTPUTS = 3, 4, 7, 3
 VALUES = (0.37, -1.4, 0.06)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 STEPS, BATCH, SPAN = 8, 4, 2.0
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 INPUTS, STEPS, SPAN, DRAWS = 3, 6, 2.0, 400
 

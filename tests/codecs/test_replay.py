@@ -2,7 +2,7 @@
 
 import pytest
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from tests.hosts.point_env import LIF
 from tests.hosts.test_rsl_rl_model import replayed_difference, rollout, runner
 

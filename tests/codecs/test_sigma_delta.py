@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.networks.base import Record
 
 INPUTS, OUTPUTS, STEPS, BATCH, TIME = 3, 2, 3, 5, 30

@@ -5,14 +5,15 @@ import copy
 import pytest
 import yaml
 
-from spiky_rl import spec
+from spiky_rl.config import spec
+from spiky_rl.config.registry import UserError
+from spiky_rl.config.spec import SpecError
 from spiky_rl.config.tuned import read_tuned
-from spiky_rl.experiments import cells, study
-from spiky_rl.experiments.analysis import analyse
-from spiky_rl.experiments.sentences import design
-from spiky_rl.experiments.study import StudyError
-from spiky_rl.registry import UserError
-from spiky_rl.spec import SpecError
+from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.design import study
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.report.sentences import design
+from spiky_rl.experiments.run import cells
 from tests.experiments import results
 from tests.test_spec import HOST
 

@@ -7,10 +7,10 @@ import time
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.networks.base import Record
-from spiky_rl.registry import RegistryError
 
 MAPS = (2, 6, 7)
 """Channels, height and width; unequal, so that nothing can be mixed up."""

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.connections.base import strengths
 
 INPUTS, OUTPUTS, BATCH = 40, 60, 7

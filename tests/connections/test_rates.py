@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from spiky_rl import registry, spec
+from spiky_rl.config import registry, spec
 from spiky_rl.metrics.spikes import firing
 from spiky_rl.networks.base import Record
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 INPUTS, NEURONS, OUTPUTS, STEPS, BATCH, TIME = 3, 8, 2, 4, 5, 6
 WIDE = {"dtype": torch.float64}

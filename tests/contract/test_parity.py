@@ -10,7 +10,7 @@ import re
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.layer import Parameters

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, torch_backend
 from spiky_rl.kernels.ops import TorchOps
 

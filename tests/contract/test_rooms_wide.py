@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 SIZE, BATCH, STEPS = 24, 5, 30
 MAPS = (2, 6, 6)

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from spiky_rl import registry, spec
-from spiky_rl.experiments import tuning_space
+from spiky_rl.config import registry, spec
+from spiky_rl.experiments.design import tuning_space
 from spiky_rl.hosts.rsl_rl.config import runner_config
 from tests.test_spec import HOST, TASK
 

@@ -10,9 +10,9 @@ import pytest
 
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import digits, nmnist, samples
 from spiky_rl.datasets.frames import Binning, frames
-from spiky_rl.registry import UserError
 
 EVENT = bytes([1, 2, 0x80, 0, 7])
 PACKED = {"addr": [1, 2, 3], "dt": [1, 1, 1], "off": [0, 1, 3], "label": [0, 9]}

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl import files
+from spiky_rl.config import files
 from spiky_rl.datasets import nmnist, stmnist
 from spiky_rl.datasets.download import Archive, DownloadError
 from spiky_rl.datasets.samples import data_folder

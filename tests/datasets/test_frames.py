@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import nmnist
 from spiky_rl.datasets.events import Events, Recordings
 from spiky_rl.datasets.frames import Binning, digest, frames
 from spiky_rl.datasets.split import official, stratified
-from spiky_rl.registry import UserError
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 SENSOR = (3, 4)

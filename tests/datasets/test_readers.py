@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import nmnist, samples, stmnist
 from spiky_rl.datasets.events import EventFileError, MissingData
-from spiky_rl.registry import UserError
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 real = pytest.mark.skipif(

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets import digits, nmnist, samples, synthetic
 from spiky_rl.datasets.frames import Binning
-from spiky_rl.registry import UserError
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 needs_digits = pytest.mark.skipif(

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.experiments.analysis import ALL, Analysis, analyse
-from spiky_rl.experiments.measures import WINDOW, steps_to_threshold
-from spiky_rl.experiments.results import Curve, Result, ResultsError, read_plan, read_results
+from spiky_rl.experiments.analysis.measures import WINDOW, steps_to_threshold
+from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
+from spiky_rl.experiments.analysis.results import Curve, Result, ResultsError, read_plan, read_results
 from spiky_rl.metrics.energy import PRICES
 from tests.experiments.results import (
     CARTPOLE,

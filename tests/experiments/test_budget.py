@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from spiky_rl.experiments.budget import Budget, parse
-from spiky_rl.registry import RegistryError
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.experiments.design.budget import Budget, parse
 
 
 @dataclass

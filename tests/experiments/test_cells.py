@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from spiky_rl import files
-from spiky_rl.experiments import cells, study
-from spiky_rl.experiments.study import StudyError
+from spiky_rl.config import files
+from spiky_rl.experiments.design import study
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.run import cells
 from tests.experiments.test_grid import GIVEN
 from tests.experiments.test_grid import cells as planned
 

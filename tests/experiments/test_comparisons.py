@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
-from spiky_rl.experiments.comparisons import (
+from spiky_rl.experiments.analysis.comparisons import (
     attainable_p_value,
     compare,
     holm,
@@ -18,7 +18,7 @@ from spiky_rl.experiments.comparisons import (
     sign_flip_test,
     standardised_difference,
 )
-from spiky_rl.experiments.statistics import Interval, StatisticsError
+from spiky_rl.experiments.analysis.statistics import Interval, StatisticsError
 
 ALPHA = 0.05
 FAMILIES = 2000

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl import files
-from spiky_rl.experiments import engines
-from spiky_rl.experiments.engines import base
-from spiky_rl.experiments.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING, EngineError, Order
+from spiky_rl.config import files
+from spiky_rl.experiments.run import engines
+from spiky_rl.experiments.run.engines import base
+from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING, EngineError, Order
 from tests.experiments.test_grid import cells as planned
 
 
@@ -110,7 +110,7 @@ def test_cells_at_once_see_different_gpus(tmp_path):
                 given = (process / "environ").read_text().split("\0")
             except OSError:  # it has ended since
                 continue
-            if "spiky_rl.experiments.work" in line and str(tmp_path) in line:
+            if "spiky_rl.experiments.run.work" in line and str(tmp_path) in line:
                 seen.update({line[3]: text for text in given if text.startswith("CUDA_VISIBLE_DEVICES=")})
 
     given = replace(order(tmp_path, look), gpus=("5", "7"))
@@ -121,7 +121,7 @@ def test_cells_at_once_see_different_gpus(tmp_path):
 def test_without_ray_the_install_line_is_named():
     code = (
         "import sys; sys.modules['ray'] = None\n"
-        "from spiky_rl.experiments import engines\n"
+        "from spiky_rl.experiments.run import engines\n"
         "try: engines.create('ray')\n"
         "except engines.EngineError as error: print(error)\n"
     )
@@ -169,9 +169,9 @@ def test_a_cluster_that_does_not_answer_is_named(tmp_path):
 GUARDED = """
 import json, os, sys
 from pathlib import Path
-from spiky_rl import files
-from spiky_rl.experiments import engines
-from spiky_rl.experiments.engines.base import Order
+from spiky_rl.config import files
+from spiky_rl.experiments.run import engines
+from spiky_rl.experiments.run.engines.base import Order
 from tests.experiments.test_grid import cells
 
 out, (cell, *_) = Path(sys.argv[1]), cells()

@@ -4,11 +4,11 @@ import json
 
 import pytest
 
-from spiky_rl.experiments.budget import parse
-from spiky_rl.experiments.estimate import OVERHEAD, Speeds, estimated
-from spiky_rl.experiments.grid import Cell
-from spiky_rl.experiments.study import Study
-from spiky_rl.spec import load_task
+from spiky_rl.config.spec import load_task
+from spiky_rl.experiments.design.budget import parse
+from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.run.estimate import OVERHEAD, Speeds, estimated
 
 STEPS = 1000
 

@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from spiky_rl.experiments import figures
-from spiky_rl.experiments.analysis import Analysis, analyse
-from spiky_rl.experiments.drawing import FONTS, beside, fitted, overlap, short, spread, svg, text_width
+from spiky_rl.experiments.analysis.outcome import Analysis, analyse
+from spiky_rl.experiments.report import figures
+from spiky_rl.experiments.report.drawing import FONTS, beside, fitted, overlap, short, spread, svg, text_width
 from tests.experiments.results import CARTPOLE, TRUTHS, Truth, write_study
 
 AGENTS = ("mlp_ppo", "gru_ppo", "lif_ppo", "lif_rstdp")

@@ -5,9 +5,9 @@ import shlex
 
 import pytest
 
-from spiky_rl.experiments import grid, study
-from spiky_rl.experiments.grid import Resolved
-from spiky_rl.experiments.study import RANDOM
+from spiky_rl.experiments.design import grid, study
+from spiky_rl.experiments.design.grid import Resolved
+from spiky_rl.experiments.design.study import RANDOM
 
 GIVEN = {
     "agents": ["lif_ppo", "mlp_ppo"],

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.experiments.analysis import analyse, analysis_of
-from spiky_rl.experiments.hardship import memory
-from spiky_rl.experiments.report import write_report
-from spiky_rl.experiments.results import read_design, read_results
+from spiky_rl.experiments.analysis.outcome import analyse, analysis_of
+from spiky_rl.experiments.analysis.results import read_design, read_results
+from spiky_rl.experiments.report.hardship import memory
+from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import CARTPOLE, change, write_study
 
 AGENTS, SEEDS, DISTANCE = ("mlp_ppo", "lif_ppo"), 3, 20.0

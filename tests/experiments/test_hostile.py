@@ -12,13 +12,13 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.report import report as report_command
-from spiky_rl.experiments import markdown
-from spiky_rl.experiments.analysis import analyse
-from spiky_rl.experiments.estimate import Speeds
-from spiky_rl.experiments.hparams import write_hparams
-from spiky_rl.experiments.report import write_report
-from spiky_rl.experiments.results import ResultsError, read_plan, read_results
-from spiky_rl.experiments.sentences import design, threats
+from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.results import ResultsError, read_plan, read_results
+from spiky_rl.experiments.report import markdown
+from spiky_rl.experiments.report.hparams import write_hparams
+from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.report.sentences import design, threats
+from spiky_rl.experiments.run.estimate import Speeds
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
 HOSTILE = "lif<script>alert(1)</script>$\\frac{$a|b`_"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from spiky_rl.experiments.analysis import Analysis, analyse
-from spiky_rl.experiments.hparams import CURVE, FILE, METRICS, write_hparams
-from spiky_rl.experiments.measures import steps_to_threshold
-from spiky_rl.experiments.results import ResultsError
+from spiky_rl.experiments.analysis.measures import steps_to_threshold
+from spiky_rl.experiments.analysis.outcome import Analysis, analyse
+from spiky_rl.experiments.analysis.results import ResultsError
+from spiky_rl.experiments.report.hparams import CURVE, FILE, METRICS, write_hparams
 from tests.experiments.results import CARTPOLE, ITERATIONS, MASKED, change, fail, remove, write_study
 
 for module in ("tensorboard", "werkzeug"):

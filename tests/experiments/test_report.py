@@ -16,9 +16,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spiky_rl.experiments.analysis import ALL, analyse
-from spiky_rl.experiments.report import write_report
-from spiky_rl.experiments.results import ResultsError, read_plan
+from spiky_rl.experiments.analysis.outcome import ALL, analyse
+from spiky_rl.experiments.analysis.results import ResultsError, read_plan
+from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import (
     CARTPOLE,
     MASKED,
@@ -91,7 +91,7 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
     stale = tmp_path / "elsewhere" / "figures" / "stale.svg"
     stale.parent.mkdir()
     stale.write_text("of an earlier study", encoding="utf-8")
-    code = "import sys; from pathlib import Path; from spiky_rl.experiments.report import write_report; write_report(Path(sys.argv[1]), sys.argv[2])"
+    code = "import sys; from pathlib import Path; from spiky_rl.experiments.report.sections import write_report; write_report(Path(sys.argv[1]), sys.argv[2])"
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "7",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spiky_rl.experiments.statistics import (
+from spiky_rl.config.registry import UserError
+from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
     common_steps,
@@ -17,7 +18,6 @@ from spiky_rl.experiments.statistics import (
     normalise,
     performance_profile,
 )
-from spiky_rl.registry import UserError
 
 STUDIES = 2000
 """Simulated for a coverage: its standard error is 0.5 %."""

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.experiments import study
-from spiky_rl.experiments.budget import Budget
-from spiky_rl.experiments.study import StudyError
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
+from spiky_rl.experiments.design import study
+from spiky_rl.experiments.design.budget import Budget
+from spiky_rl.experiments.design.study import StudyError
 
 AGENT = str(Path(__file__).parents[2] / "agents" / "lif_ppo.yaml")
 GIVEN = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["cartpole"], "seeds": "0-2"}

@@ -11,13 +11,14 @@ import yaml
 
 pytest.importorskip("optuna", reason="Optuna is not installed: the extra 'experiments'")
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.config.tuned import read_tuned
-from spiky_rl.experiments import tuning, tuning_space
-from spiky_rl.experiments.study import StudyError
-from spiky_rl.experiments.tuning_outcome import outcomes, write_tuned
-from spiky_rl.experiments.tuning_page import write_tuning_page
-from spiky_rl.experiments.tuning_search import connect
-from spiky_rl.registry import UserError
+from spiky_rl.experiments.analysis.tuning_outcome import outcomes, write_tuned
+from spiky_rl.experiments.design import tuning_space
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.report.tuning_page import write_tuning_page
+from spiky_rl.experiments.run import tuning
+from spiky_rl.experiments.run.tuning_search import connect
 from tests.experiments import tunings
 
 PATIENCE = 60.0

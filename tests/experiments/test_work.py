@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl import files
-from spiky_rl.experiments import cells, work
-from spiky_rl.experiments.work import Failed, Interrupted
+from spiky_rl.config import files
+from spiky_rl.experiments.run import cells, work
+from spiky_rl.experiments.run.work import Failed, Interrupted
 
 PATIENCE = 30.0
 """Seconds."""
@@ -71,7 +71,7 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
     """Three generations, as compare.py, a cell and its training are: the first is killed."""
     generation = (
         "import subprocess, sys, time, os\n"
-        "from spiky_rl.experiments.work import end_with\n"
+        "from spiky_rl.experiments.run.work import end_with\n"
         "depth, parent = int(sys.argv[1]), int(sys.argv[2])\n"
         "end_with(parent)\n"
         "if depth: subprocess.Popen([sys.executable, __file__, str(depth - 1), str(os.getpid())])\n"
@@ -213,7 +213,7 @@ def worked(folder: Path) -> int:
     command = [
         sys.executable,
         "-m",
-        "spiky_rl.experiments.work",
+        "spiky_rl.experiments.run.work",
         str(folder),
         str(folder.parent),
         str(os.getpid()),
@@ -231,7 +231,7 @@ def test_a_finished_cell_is_left_alone(tmp_path):
 
 def test_a_cell_whose_parent_ended_before_it_could_say_so_does_nothing(tmp_path):
     folder = a_cell(tmp_path / "cell")
-    command = [sys.executable, "-m", "spiky_rl.experiments.work", str(folder), str(tmp_path), "1"]
+    command = [sys.executable, "-m", "spiky_rl.experiments.run.work", str(folder), str(tmp_path), "1"]
     assert subprocess.run(command, check=False, timeout=800).returncode == work.INTERRUPTED
     assert [path.name for path in folder.iterdir()] == ["cell.json"]
 

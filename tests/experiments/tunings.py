@@ -7,13 +7,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from spiky_rl import files
-from spiky_rl.experiments import grid, study, tuning, tuning_space
-from spiky_rl.experiments.budget import Budget
-from spiky_rl.experiments.engines.base import BROKEN, DONE, RUNNING, Engine, Order
-from spiky_rl.experiments.grid import Cell, Resolved
-from spiky_rl.experiments.tuning import SHARE, Pair, Site, Tuning
-from spiky_rl.experiments.tuning_search import Search, connect
+from spiky_rl.config import files
+from spiky_rl.experiments.design import grid, study, tuning_space
+from spiky_rl.experiments.design.budget import Budget
+from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.experiments.run import tuning
+from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine, Order
+from spiky_rl.experiments.run.tuning import SHARE, Pair, Site, Tuning
+from spiky_rl.experiments.run.tuning_search import Search, connect
 
 SPACE = {
     "set": {"agent.algorithm.schedule": "fixed"},

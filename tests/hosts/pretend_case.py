@@ -4,7 +4,7 @@ import torch
 from rsl_rl.env import VecEnv
 from tensordict import TensorDict
 
-from spiky_rl import registry, spec
+from spiky_rl.config import registry, spec
 from spiky_rl.hosts.common.rules import local_rule
 from tests.hosts.pretend_cuda import DEVICE
 

@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from tests.hosts import syncs
 from tests.kernels import fake_cupy
 

@@ -5,9 +5,9 @@ import json
 
 import torch
 
+from spiky_rl.config.spec import AgentSpec, resolve_agent
 from spiky_rl.hosts.skrl.config import host_tree, runner_config
 from spiky_rl.hosts.skrl.runner import Runner
-from spiky_rl.spec import AgentSpec, resolve_agent
 from tests.hosts.point_env import LIF, PointEnv
 
 NETWORK = [{"name": "net", "input": "OBSERVATIONS", "layers": [16], "activations": "elu"}]

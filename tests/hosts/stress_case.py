@@ -8,12 +8,12 @@ import sys
 
 import torch
 
+from spiky_rl.config.spec import load_task
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 from spiky_rl.hosts.isaaclab.conditions import Subject, chosen, robot_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resolve_task, simulation
 from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
 from spiky_rl.hosts.isaaclab.mujoco import choice
-from spiky_rl.spec import load_task
 
 EPISODES, SEED, STEPS = 3, 5, 40
 SHORT = "env.episode_length_s=0.667"  # 40 control steps, so that the middle is the 20th

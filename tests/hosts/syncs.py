@@ -25,10 +25,10 @@ OURS = {
     "spiky_rl.metrics.synops:effective_operations.<locals>.<genexpr>": "a network's cost, once per iteration",
     "spiky_rl.networks.base:SpikingNetwork.get_extra_state": "a checkpoint: the number of updates",
     "spiky_rl.codecs.encoders.base:redraw_noise": "the noise of the next rollout, one row, once per update",
-    "spiky_rl.cli.classify_training:Trainer.batch": "samples lie with the host",
-    "spiky_rl.cli.classify_training:augmented": "how each sample is moved, which the host draws",
-    "spiky_rl.cli.classify_training:Trainer._learn": "loss and accuracy, once per epoch",
-    "spiky_rl.cli.classify_training:Trainer.predictions": "classes of held-out samples, once per epoch",
+    "spiky_rl.classification.training:Trainer.batch": "samples lie with the host",
+    "spiky_rl.classification.training:augmented": "how each sample is moved, which the host draws",
+    "spiky_rl.classification.training:Trainer._learn": "loss and accuracy, once per epoch",
+    "spiky_rl.classification.training:Trainer.predictions": "classes of held-out samples, once per epoch",
 }
 """Function -> why it waits. None of them does in a control step or a minibatch: see `BUSY`."""
 BUSY = (
@@ -44,7 +44,7 @@ BUSY = (
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.update",
     "spiky_rl.hosts.rsl_rl.runner:_QuietLogger.process_env_step",
     "spiky_rl.hosts.skrl.episodes:Episodes.add",
-    "spiky_rl.cli.classify_training:training_step",
+    "spiky_rl.classification.training:training_step",
     "spiky_rl.networks.feedforward:FeedForward.learn",
 )
 """Functions of control steps and minibatches, in which nothing of `OURS` may wait, but for what `BETWEEN` does after the last."""

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from spiky_rl.config.registry import UserError
+from spiky_rl.config.spec import load_task
 from spiky_rl.hosts.isaaclab.history import lengthen
-from spiky_rl.registry import UserError
-from spiky_rl.spec import load_task
 from tests import processes
 
 DELAY, HISTORY, OVER = 4, 8, 30

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from spiky_rl import registry
+from spiky_rl.config import registry
+from spiky_rl.config.spec import resolve_agent
 from spiky_rl.hosts.rsl_rl.config import runner_config
 from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.spec import resolve_agent
 from tests.hosts.image_env import ImageEnv
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.test_reservoir import PLASTIC, RESERVOIR

@@ -7,8 +7,16 @@ from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from tests.devices import device  # noqa: F401  pylint: disable=unused-import
 from tests.hosts.point_env import PointEnv, config
-from tests.hosts.ratio_case import ENVIRONMENTS, FLIPPED, JUMP, JUMPED_TF32, NEAR, NETWORKS
-from tests.hosts.ratio_case import replayed_differences, share
+from tests.hosts.ratio_case import (
+    ENVIRONMENTS,
+    FLIPPED,
+    JUMP,
+    JUMPED_TF32,
+    NEAR,
+    NETWORKS,
+    replayed_differences,
+    share,
+)
 from tests.hosts.test_reservoir import PLASTIC, RESERVOIR
 from tests.hosts.test_rsl_rl_model import rollout
 

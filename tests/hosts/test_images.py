@@ -4,11 +4,11 @@ import pytest
 import torch
 from rsl_rl.models import CNNModel
 
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.hosts.rsl_rl.config import runner_config
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.metrics.synops import dense_operations
-from spiky_rl.registry import RegistryError
-from spiky_rl.spec import SpecError, resolve_agent
 from tests.hosts.image_env import CONVOLUTIONAL, SIZE, ImageEnv
 from tests.hosts.point_env import config
 from tests.hosts.test_rsl_rl_model import replayed_difference, rollout

@@ -5,12 +5,12 @@ import functools
 import pytest
 import torch
 
+from spiky_rl.config.registry import RegistryError, configure
+from spiky_rl.config.spec import SpecError
 from spiky_rl.hosts.rsl_rl.config import runner_config
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.hosts.skrl.config import runner_config as skrl_config
 from spiky_rl.learning.base import Rule
-from spiky_rl.registry import RegistryError, configure
-from spiky_rl.spec import SpecError
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.test_rsl_rl_model import rollout
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from spiky_rl import registry
 from spiky_rl.codecs.encoders.direct import Direct
+from spiky_rl.config import registry
 from spiky_rl.hosts.rsl_rl import SpikingModel
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.kernels import cupy_backend

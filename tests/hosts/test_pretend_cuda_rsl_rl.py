@@ -4,16 +4,16 @@ from functools import cache
 
 import pytest
 
+from spiky_rl.config.spec import resolve_agent
 from spiky_rl.hosts.rsl_rl.config import runner_config
 from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.spec import resolve_agent
 from tests.hosts import syncs
+from tests.hosts.point_env import config
 from tests.hosts.pretend_case import AGENTS, STEPS, World, Writer, network_of, takes_images
 from tests.hosts.pretend_cuda import DEVICE, pretended
-from tests.hosts.point_env import config
 
 ITERATIONS = 2
-ELSEWHERE = ("skrl.", "spiky_rl.hosts.skrl.", "spiky_rl.hosts.isaaclab.", "spiky_rl.cli.")
+ELSEWHERE = ("skrl.", "spiky_rl.hosts.skrl.", "spiky_rl.hosts.isaaclab.", "spiky_rl.classification.")
 """Modules of what is listed that other tests meet."""
 
 

@@ -6,9 +6,9 @@ import pytest
 
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
+from spiky_rl.config.spec import resolve_agent
 from spiky_rl.hosts.skrl.config import host_tree, runner_config
 from spiky_rl.hosts.skrl.runner import Runner
-from spiky_rl.spec import resolve_agent
 from tests.hosts import syncs
 from tests.hosts.pretend_case import (
     AGENTS,

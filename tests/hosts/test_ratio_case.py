@@ -5,8 +5,16 @@ import torch
 
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from tests.hosts.point_env import LIF, PointEnv, config
-from tests.hosts.ratio_case import ENVIRONMENTS, FLIPPED, JUMP, JUMPED_TF32, NEAR, NETWORKS
-from tests.hosts.ratio_case import replayed_differences, share
+from tests.hosts.ratio_case import (
+    ENVIRONMENTS,
+    FLIPPED,
+    JUMP,
+    JUMPED_TF32,
+    NEAR,
+    NETWORKS,
+    replayed_differences,
+    share,
+)
 from tests.hosts.test_rsl_rl_model import InPlace, rollout
 
 PARTS = 4

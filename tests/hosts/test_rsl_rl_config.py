@@ -4,9 +4,9 @@ import pytest
 from rsl_rl.algorithms import PPO
 from rsl_rl.models import MLPModel
 
+from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.hosts.rsl_rl import SpikingPPO
 from spiky_rl.hosts.rsl_rl.config import runner_config
-from spiky_rl.spec import SpecError, resolve_agent
 from tests.hosts.point_env import config
 
 OURS = "spiky_rl.hosts.rsl_rl:SpikingPPO"

@@ -6,10 +6,10 @@ import pytest
 import torch
 from rsl_rl.utils import unpad_trajectories
 
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.hosts.rsl_rl import SpikingModel
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.kernels import operators
-from spiky_rl.registry import RegistryError
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import replayed_differences
 

@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError
-from spiky_rl.registry import UserError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.hosts.common import silence
 from spiky_rl.hosts.common.silence import PATIENCE, remedy
 from spiky_rl.hosts.rsl_rl.runner import Runner

@@ -8,7 +8,7 @@ pytest.importorskip("skrl", reason="the skrl extra is not installed")
 import torch
 from skrl.agents.torch.ppo import PPO_RNN
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.hosts.rsl_rl.runner import Runner as RslRunner
 from spiky_rl.hosts.skrl.config import runner_config
 from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO

@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("skrl", reason="the skrl extra is not installed")
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.rsl_rl.config import runner_config as rsl_rl_config
 from spiky_rl.hosts.skrl.config import host_tree, runner_config
-from spiky_rl.registry import UserError
 from tests.hosts.skrl_case import NETWORK, RAW, SPIKING, specification
 
 

@@ -10,11 +10,11 @@ import torch
 from skrl.agents.torch.ppo import PPO
 from skrl.utils.runner import torch as runners
 
+from spiky_rl.config.spec import SpecError
 from spiky_rl.hosts.skrl.components import ComponentRunner, offer_to_isaaclab
 from spiky_rl.hosts.skrl.config import isaaclab_config
 from spiky_rl.hosts.skrl.environment import Environment
 from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
-from spiky_rl.spec import SpecError
 from tests.hosts.point_env import PointEnv
 from tests.hosts.skrl_case import RAW, SPIKING, specification
 

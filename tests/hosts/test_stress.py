@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS, ROBUSTNESS, ConditionError, Group, Subject, chosen, missing, require, sensors_of,
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.layer import Parameters

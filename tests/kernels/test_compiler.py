@@ -26,7 +26,7 @@ HASTY = LIBRARY.replace("try:", "compiler.TIMEOUT = compiler.VERSION_TIMEOUT = 1
 NETWORK = """
 import logging
 import torch
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend
 logging.basicConfig(format="log %(levelname)s %(message)s", level=logging.INFO)
 torch.set_num_threads(1)

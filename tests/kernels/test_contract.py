@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import cpu_backend, dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.registry import RegistryError
 
 GOOD = '''
 """A leaky integrator whose output is graded: tau dv/dt = -v + I, output tanh(v)."""

@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import contract, cpu_backend, dispatch
 from spiky_rl.neurons.base import Ode
-from spiky_rl.registry import RegistryError
 from tests.kernels.cases import NEURONS, vocabulary
 from tests.neurons.drive import build, numbers
 

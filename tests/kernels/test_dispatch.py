@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, operators, precision, torch_backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.registry import RegistryError
 
 STEPS, BATCH, WIDTH, INPUTS, OUTPUTS = 3, 4, 6, 5, 2
 CACHED = (

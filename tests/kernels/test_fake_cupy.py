@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl import registry, spec
+from spiky_rl.config import registry, spec
 from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, programs
 from spiky_rl.kernels.feedback import Feedback, Loop
 from spiky_rl.networks import feedforward

@@ -12,7 +12,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.library import opcheck
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record

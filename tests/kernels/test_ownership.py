@@ -37,7 +37,7 @@ def test_a_folder_that_was_readable_by_others_is_closed(tmp_path):
 
 FOREIGN = """
 import logging, sys
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import compiler
 logging.basicConfig(format="log %(levelname)s %(message)s")
 try:
@@ -92,7 +92,7 @@ def test_a_network_stops_with_the_reason_where_the_cache_is_open_to_others(tmp_p
 
 
 CHECK = """
-from spiky_rl import registry
+from spiky_rl.config import registry
 try:
     registry.configure("networks", {"name": "feedforward", "layers": [3]}, "agent.network")
     print("configured")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, cupy_backend, operators, programs, recurrent, torch_backend
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps

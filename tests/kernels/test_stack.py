@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, precision
 from spiky_rl.networks.base import Record
 

@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, dispatch, emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.trace import TraceError

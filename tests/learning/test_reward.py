@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.learning.traces import correlated, trace, worth
 
 TAU = 12.0

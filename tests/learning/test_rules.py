@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning.filters import Smooth, smoothed
 from spiky_rl.learning.wrapped import Unreset

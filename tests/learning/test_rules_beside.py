@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
 from tests.learning.test_rules import BATCH, NEURON, RULES, agree, network, run
 

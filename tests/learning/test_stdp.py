@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.learning import traces
 from spiky_rl.learning.traces import PAIRS, TRIPLETS, Window, change, worth
 

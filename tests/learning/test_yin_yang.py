@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 DT, DURATION, LATEST = 0.5, 40.0, 20.0
 """ms: a step, a sample, and the latest of a coordinate's spikes after the first."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.metrics import updates
 from spiky_rl.metrics.energy import CAVEATS, PRICES, mean, prices, report
 from spiky_rl.metrics.meter import Meter, of_ann

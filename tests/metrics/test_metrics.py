@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.metrics.film import BACKGROUND, INK, MARGIN, PIXEL, RasterPanel, beside, spikes_of, write_film
 from spiky_rl.metrics.spikes import firing, mean_rate, picture, timelines
 from spiky_rl.metrics.synops import dense_operations, effective_operations

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.meter import Meter, of_network
 from spiky_rl.networks.base import Record

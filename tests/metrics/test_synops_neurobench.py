@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.metrics import energy, meter
 
 TIME, BATCH, INPUTS, HIDDEN, CLASSES = 12, 5, 6, (8, 7), 4

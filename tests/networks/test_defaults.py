@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.hosts.common.observe import activity
 from spiky_rl.hosts.common.silence import state_of
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, programs
 from spiky_rl.networks.base import Record
 from spiky_rl.networks.layer import Layer

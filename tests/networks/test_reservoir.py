@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl import registry, spec
-from spiky_rl.graphs.base import Wiring
+from spiky_rl.config import registry, spec
 from spiky_rl.kernels import dispatch
-from spiky_rl.networks import calibration
 from spiky_rl.networks.base import Record
+from spiky_rl.reservoirs import calibration
+from spiky_rl.reservoirs.graphs.base import Wiring
 
 BATCH, INPUTS, OUTPUTS, SIZE, T = 4, 3, 2, 60, 6
 SPIKING = [n for n in registry.names("neurons") if not registry.resolve("neurons", n).graded]

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import torch_backend
 from spiky_rl.kernels.ops import TorchOps
 

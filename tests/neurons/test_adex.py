@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend
 from tests.kernels.cases import compare, configured, distinct, inputs, near, run
 from tests.neurons.drive import build, constant, intervals, numbers, vocabulary

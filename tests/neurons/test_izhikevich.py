@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.neurons.izhikevich import PATTERNS
-from spiky_rl.registry import RegistryError
 from tests.neurons.drive import build, constant, intervals, numbers, run, spike_steps, vocabulary
 
 NAMES = [name for name in PATTERNS if name != "custom"]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.neurons.base import Ode
 from tests.neurons.drive import build, numbers, vocabulary
 

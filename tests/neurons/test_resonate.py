@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.neurons.resonate import Resonate
-from spiky_rl.registry import RegistryError
 from tests.neurons.drive import build, constant, run, spike_steps
 
 DT = 10.0

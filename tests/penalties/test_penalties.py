@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.networks.feedforward import CPU_ROWS
 from spiky_rl.penalties.base import charged
 

@@ -7,9 +7,9 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
-from spiky_rl.registry import Component, RegistryError
 
 
 class Decoder(Component, torch.nn.Module):

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.config.registry import Option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import DT, Neuron, Param, Values
-from spiky_rl.registry import Option
 from spiky_rl.surrogates.rectangle import Rectangle
 
 

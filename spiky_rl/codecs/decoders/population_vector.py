@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.kernels import dispatch
-from spiky_rl.registry import Option, RegistryError
 
 
 class PopulationVector(Decoder):

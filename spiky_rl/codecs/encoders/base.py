@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
-from spiky_rl.registry import Component
+from spiky_rl.config.registry import Component
 
 
 class Encoder(Component, torch.nn.Module):

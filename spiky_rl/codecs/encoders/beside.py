@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.registry import Configured
+from spiky_rl.config.registry import Configured
 
 
 class Beside(Encoder):

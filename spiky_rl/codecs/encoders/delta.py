@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.registry import Option
+from spiky_rl.config.registry import Option
 
 
 class Delta(Encoder):

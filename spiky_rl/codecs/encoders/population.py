@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
+from spiky_rl.config.registry import Option
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.registry import Option
 from spiky_rl.surrogates.rectangle import Rectangle
 
 

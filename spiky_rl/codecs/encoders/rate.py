@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
-from spiky_rl.registry import Option
+from spiky_rl.config.registry import Option
 
 
 class Rate(Encoder):

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from spiky_rl import files
+from spiky_rl.config import files
+from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.common.progress import Progress
-from spiky_rl.registry import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spiky_rl.registry import Configured
+from spiky_rl.config.registry import Configured
 
 
 def local_rule(network: Configured | None) -> str | None:

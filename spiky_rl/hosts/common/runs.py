@@ -14,7 +14,8 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
-from spiky_rl import __version__, files
+from spiky_rl import __version__
+from spiky_rl.config import files
 from spiky_rl.hosts.common.checkpoints import CheckpointError, identity_of, numbered, read_checkpoint
 from spiky_rl.hosts.common.progress import Progress
 

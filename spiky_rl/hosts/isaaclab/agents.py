@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from spiky_rl import registry, spec
+from spiky_rl.config import registry, spec
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
 
@@ -103,7 +103,8 @@ def _rsl_rl(task: str, agent: str, host: Any) -> Any:
 def _skrl(task: str, agent: str, host: Any) -> Any:
     """A nested dict, as Isaac Lab's is."""
     from spiky_rl.hosts.skrl.components import offer_to_isaaclab
-    from spiky_rl.hosts.skrl.config import host_tree, isaaclab_config as skrl_config
+    from spiky_rl.hosts.skrl.config import host_tree
+    from spiky_rl.hosts.skrl.config import isaaclab_config as skrl_config
 
     config = skrl_config(_merged(task, agent, host_tree(host, task)), host)
     offer_to_isaaclab()

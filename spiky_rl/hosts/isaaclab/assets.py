@@ -19,7 +19,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from spiky_rl.files import NoHomeError, cache_folder
+from spiky_rl.config.files import NoHomeError, cache_folder
 from spiky_rl.hosts.isaaclab.lookalikes import GROUND, LAYOUT, AssetError, derive, newton_version
 
 logger = logging.getLogger(__name__)

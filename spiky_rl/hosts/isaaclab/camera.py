@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 SUPERSAMPLING = 2
 """Pixels rendered per pixel shown and axis: Mesa's EGL offers no antialiasing."""

@@ -13,8 +13,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
-from spiky_rl.spec import read_agent
 
 log = logging.getLogger(__name__)
 

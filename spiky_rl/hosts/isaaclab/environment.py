@@ -21,10 +21,10 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
+from spiky_rl.config.registry import RegistryError, UserError, load_module, nearest
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
 from spiky_rl.hosts.isaaclab.limits import check_numbers, check_times
-from spiky_rl.registry import RegistryError, UserError, load_module, nearest
+from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 
 def lengthen(env_cfg: Any, steps: int, observed: Mapping[str, Sequence[str]]) -> None:

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 LAYOUT = 3
 """Counts up whenever the derived files change: the robots' version, which results and checkpoints name."""

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy
 
-from spiky_rl.files import NoHomeError, cache_folder, write
+from spiky_rl.config.files import NoHomeError, cache_folder, write
 from spiky_rl.hosts.isaaclab.lookalikes import (
     AssetError,
     follow_geom,
     follow_limits,
+)
+from spiky_rl.hosts.isaaclab.lookalikes import (
     write as write_attribute,
 )
 

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl.registry import RegistryError, fault, load_module, short
-from spiky_rl.spec import SpecError
+from spiky_rl.config.registry import RegistryError, fault, load_module, short
+from spiky_rl.config.spec import SpecError
 
 BASES = {
     "actor": "rsl_rl.models:MLPModel",

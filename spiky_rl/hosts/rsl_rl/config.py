@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from spiky_rl.config.schema import SKRL_ONLY
+from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.hosts.common.rules import local_rule
 from spiky_rl.hosts.rsl_rl.classes import check_class, check_classes
-from spiky_rl.schema import SKRL_ONLY
-from spiky_rl.spec import AgentSpec, SpecError
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
 OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate")

@@ -13,7 +13,7 @@ from rsl_rl.utils import unpad_trajectories
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from spiky_rl import registry, spec
+from spiky_rl.config import registry, spec
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.metrics.synops import dense_operations
 from spiky_rl.networks.base import SpikingNetwork, State
@@ -49,7 +49,7 @@ class SpikingModel(MLPModel):
         """Arguments as `MLPModel`'s, and:
 
         Args:
-            network: Settings of the network, as `spiky_rl.registry.configure` takes them. Where they name no layers,
+            network: Settings of the network, as `spiky_rl.config.registry.configure` takes them. Where they name no layers,
                 ``hidden_dims`` are the layers; ``activation`` has no meaning here and is accepted because Isaac Lab's
                 configurations carry it.
             burn_in: The first control steps of each replayed rollout that warm the state up and carry no loss. Needs a

@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl import schema
+from spiky_rl.config import schema
+from spiky_rl.config.registry import Configured
+from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.hosts.common.rules import local_rule
-from spiky_rl.registry import Configured
-from spiky_rl.spec import AgentSpec, SpecError
 
 CLASSES = "spiky_rl.hosts.skrl"
 SCALER = "RunningStandardScaler"

@@ -11,7 +11,7 @@ import torch
 from skrl.envs.wrappers.torch import Wrapper
 from torch import Tensor
 
-from spiky_rl.registry import UserError, nearest
+from spiky_rl.config.registry import UserError, nearest
 
 
 class Environment(Wrapper):

@@ -16,7 +16,7 @@ import torch
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
 
-from spiky_rl import registry, schema
+from spiky_rl.config import registry, schema
 from spiky_rl.hosts.skrl.ann import Ann
 from spiky_rl.networks.base import SpikingNetwork, State
 
@@ -43,7 +43,7 @@ class SequenceModel(Model):
             num_envs: B.
             sequence_length: T, control steps per environment and rollout.
             hidden_dims: Of the ANN, here or in whose place the network is.
-            network: Settings of a spiking network, as `spiky_rl.registry.configure` takes them; None: an ANN.
+            network: Settings of a spiking network, as `spiky_rl.config.registry.configure` takes them; None: an ANN.
             ann: ``activation``, ``rnn_type``, ``rnn_hidden_dim`` and ``rnn_num_layers`` of the ANN.
             spaces: ``observation_space``, ``state_space``, ``action_space`` and ``device``, as skrl's runner gives them.
         """

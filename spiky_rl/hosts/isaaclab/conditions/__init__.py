@@ -10,12 +10,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
+from spiky_rl.config.registry import nearest
 from spiky_rl.hosts.isaaclab.conditions import damage, faults, sensing
 from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, Group, Nominal, drawing
 from spiky_rl.hosts.isaaclab.conditions.body import Friction, Mass, Push, entity, robot_of
 from spiky_rl.hosts.isaaclab.conditions.requirements import REQUIREMENTS, Subject, newton_solver
 from spiky_rl.hosts.isaaclab.conditions.sensing import sensors_of
-from spiky_rl.registry import nearest
 
 __all__ = [
     "CONDITIONS",

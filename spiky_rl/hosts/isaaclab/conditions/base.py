@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.networks.base import SpikingNetwork
-from spiky_rl.registry import UserError
 
 
 class ConditionError(UserError):

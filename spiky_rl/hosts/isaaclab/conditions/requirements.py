@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from spiky_rl.registry import Configured
+from spiky_rl.config.registry import Configured
 
 CONVOLUTIONAL = ("CNNModel",)
 """Models of rsl_rl's whose hidden units are maps."""

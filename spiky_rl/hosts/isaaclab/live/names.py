@@ -6,8 +6,8 @@ import argparse
 import ctypes
 import importlib.util
 
+from spiky_rl.config.registry import nearest
 from spiky_rl.hosts.isaaclab.camera import LIBRARIES, GraphicsError
-from spiky_rl.registry import nearest
 
 NEEDS = {
     "newton_gl": (("pyglet", "imgui_bundle"), "spiky-rl[video]"),

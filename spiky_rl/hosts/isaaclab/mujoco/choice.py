@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from spiky_rl.registry import UserError
+from spiky_rl.config.registry import UserError
 
 log = logging.getLogger("spiky_rl")
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import warp as wp
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
-from spiky_rl.registry import UserError
 
 mujoco: Any = importlib.import_module("mujoco")
 

@@ -1,0 +1,368 @@
+"""Feed-forward contenders of ``bench.py``: one network with equal weights, as each library runs it fastest.
+
+All spiking contenders hold their own copy of the same weights, in torch's usual layout, and end in the same leaky readout.
+The peers compute the first layer's current once per control step, as their fast users do, and use the state-in, state-out
+form where they have one; `PlainLoop` is what everybody writes first.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from benchmarks import peers
+from spiky_rl.config import registry
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks.feedforward import FeedForward
+
+if TYPE_CHECKING:
+    from benchmarks.recurrent_contenders import RecurrentSetting
+
+WIDTHS = (60, 400, 200, 100, 8)
+ALONE = 256
+"""Neurons, where a neuron is timed without a network."""
+TARGET = 0.15
+"""Firing rate that every layer is scaled to: spikes per neuron and inner step."""
+LIF = {"tau": 2.0, "input_gain": "unit"}
+"""As in agents/lif_ppo.yaml; other neurons run with their defaults."""
+
+Run = Callable[[Tensor], Tensor]
+"""Currents -> outputs."""
+
+
+@dataclass(frozen=True)
+class Setting(ABC):
+    """What all contenders of one comparison have in common."""
+
+    neuron: str
+    steps: int
+    """K."""
+    device: str
+    control_steps: int = 1
+    """T."""
+
+    kinds: ClassVar[tuple[str, ...]]
+    """The kinds of contenders that are compared; each kind has its reference."""
+    widths: ClassVar[tuple[int, ...]]
+    """Observations, neurons of the hidden layers, features."""
+    usual_neuron: ClassVar[str]
+    """The neuron where none is named; the peers take part with this one only."""
+    usual_steps: ClassVar[tuple[int, ...]]
+    """K where none is given."""
+    sequences: ClassVar[bool] = True
+    """Whether it runs over `control_steps`; otherwise T is 1."""
+
+    @abstractmethod
+    def inputs(self, kind: str, batch: int) -> Tensor:
+        """What contenders of a kind are called with."""
+
+    @abstractmethod
+    def rates(self, kind: str, x: Tensor) -> list[float]:
+        """Firing rates in the reference for its inputs: of every hidden layer."""
+
+    @property
+    def numbers(self) -> int:
+        """What a contender holds at least of a sample."""
+        return self.control_steps * (self.steps if self.sequences else 1) * sum(self.widths)
+
+    @classmethod
+    def title(cls) -> str:
+        """Its widths, as they are printed."""
+        return "-".join(map(str, cls.widths))
+
+
+class FeedforwardSetting(Setting):
+    """Layers without recurrence, one control step at a time, and the neuron without a network."""
+
+    kinds = ("network", "neuron")
+    widths = WIDTHS
+    usual_neuron = "lif"
+    usual_steps = (4, 5, 16)
+    sequences = False
+
+    def network(self, **options: Any) -> FeedForward:
+        """The network as an agent would name it, freshly drawn. Raises RegistryError for a neuron that does not exist."""
+        torch.manual_seed(0)
+        neuron = {"name": self.neuron, **(LIF if self.neuron == "lif" else {})}
+        options |= {"layers": list(WIDTHS[1:-1]), "steps": self.steps, "connection": {"offset": 0.0}}
+        built = registry.configure(
+            "networks", {"name": "feedforward", "neuron": neuron, **options}, "network"
+        )
+        return built.build(inputs=WIDTHS[0], outputs=WIDTHS[-1]).to(self.device)
+
+    @cached_property
+    def reference(self) -> FeedForward:
+        """The network whose weights all contenders take: every layer scaled until it fires at `TARGET`."""
+        network, run = self.network(), self.run_neuron()
+        signal = network.encoder(self.observations(64).unsqueeze(0))
+        with torch.no_grad():
+            for layer in network.layers:
+                current = layer.connection(signal)
+                gain = fitting_gain(current, run)
+                for parameter in layer.connection.parameters():
+                    parameter.mul_(gain)
+                signal = run(gain * current)
+        return network
+
+    def run_neuron(self, backend: str = "auto") -> Run:
+        """Currents [1, K or 1, B, N] -> outputs [1, K, B, N], from rest."""
+        network = self.network()
+        layer, ops = next(iter(network.layers)), TorchOps(network.surrogate)
+        values = layer.parameters_of_neuron()
+        return lambda x: dispatch.unroll(backend, layer.neuron, ops, x, self.steps, None, values)[0]
+
+    def inputs(self, kind: str, batch: int) -> Tensor:  # noqa: D102
+        return self.currents(batch) if kind == "neuron" else self.observations(batch)
+
+    def observations(self, batch: int) -> Tensor:
+        """Normalised, as a policy sees them: [B, O]."""
+        return torch.randn(batch, WIDTHS[0], generator=torch.Generator().manual_seed(1)).to(self.device)
+
+    def currents(self, batch: int) -> Tensor:
+        """Noise at which the neuron alone fires at `TARGET`: [1, K, B, N]."""
+        noise = torch.randn(1, self.steps, batch, ALONE, generator=torch.Generator().manual_seed(1))
+        noise = noise.to(self.device)
+        return (fitting_gain(noise[:, :, :64], self.run_neuron()) * noise).requires_grad_()
+
+    @torch.no_grad()
+    def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102
+        if kind == "neuron":
+            return [firing_rate(self.run_neuron()(x))]
+        found, signal = [], self.reference.encoder(x.unsqueeze(0))
+        ops = TorchOps(self.reference.surrogate)
+        for layer in self.reference.layers:
+            signal, _ = layer(ops, signal, self.steps, None, None, None)
+            found.append(firing_rate(signal))
+        return found
+
+
+def firing_rate(outputs: Tensor) -> float:
+    """Outputs per neuron and step that are not zero."""
+    return (outputs != 0).float().mean().item()
+
+
+@torch.no_grad()
+def fitting_gain(current: Tensor, run: Run) -> float:
+    """The factor of the current at which the firing rate comes nearest to `TARGET`: octaves first, then eighths of one."""
+
+    def distance(gain: float) -> float:
+        return abs(firing_rate(run(gain * current)) - TARGET)
+
+    octave = min((2.0**k for k in range(-6, 15)), key=distance)
+    return min((octave * 2.0 ** (k / 8) for k in range(-8, 9)), key=distance)
+
+
+class Contender(torch.nn.Module):
+    """Observations [B, O] -> features [B, F]. Inference is a call under ``torch.inference_mode()``."""
+
+    comparable: bool = True
+    """Whether it computes what the reference computes, so that outputs and gradients may be compared."""
+
+    def prepare(self) -> None:
+        """Called before each batch size and mode."""
+
+    def learn(self, x: Tensor) -> None:
+        """One forward and backward pass, with fresh gradients."""
+        self.zero_grad()
+        self(x).pow(2).mean().backward()
+
+    def gradient(self, x: Tensor) -> Tensor:  # pylint: disable=unused-argument
+        """That of the last pass, of all weights in one row."""
+        return torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None])
+
+
+class Ours(Contender):
+    """The network of this package."""
+
+    def __init__(self, setting: FeedforwardSetting, **options: Any) -> None:
+        super().__init__()
+        self.network = setting.network(**options)
+        self.network.load_state_dict(setting.reference.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.network(x.unsqueeze(0), None)[0].squeeze(0)
+
+    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+        links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
+        parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
+        return torch.cat([part.flatten() for part in parts])
+
+
+class Copy(Contender):
+    """Linear layers with the reference's weights, in torch's layout, and its readout."""
+
+    def __init__(self, setting: FeedforwardSetting | RecurrentSetting) -> None:
+        super().__init__()
+        network = setting.reference
+        self.steps, layer = setting.steps, next(iter(network.layers))
+        self.neuron, self.values = layer.neuron, layer.parameters_of_neuron()
+        self.ops = TorchOps(network.surrogate)
+        self.links = torch.nn.ModuleList(copied(layer.connection) for layer in network.layers)
+        self.readout = copied(network.decoder.readout)
+        self.leak: float = network.decoder.decay  # type: ignore[assignment]
+
+    def read(self, v: Tensor | None, drive: Tensor) -> Tensor:
+        """The readout's potential after one more step; ``drive`` is the weighted sum of the spikes."""
+        drive = (1.0 - self.leak) * drive
+        return drive if v is None else self.leak * v + drive
+
+
+class PlainLoop(Copy):
+    """As everybody writes it: all layers inside one loop over the inner steps, autograd, a lean surrogate."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        states = [(x.new_zeros(len(x), width),) * len(self.neuron.states) for width in WIDTHS[1:-1]]
+        v = None
+        for _ in range(self.steps):
+            s = x
+            for i, link in enumerate(self.links):
+                s, states[i] = self.neuron.step(self.ops, link(s), *states[i], *self.values)
+            v = self.read(v, linear(s, self.readout.weight))
+        return v + self.readout.bias  # type: ignore[operator]
+
+
+class Compiled(Contender):
+    """torch.compile of the plain loop, for one shape at a time: that is when it is fastest."""
+
+    def __init__(self, setting: FeedforwardSetting) -> None:
+        super().__init__()
+        self.loop = PlainLoop(setting)
+        self.run: Run = self.loop
+
+    def prepare(self) -> None:  # noqa: D102
+        torch._dynamo.reset()  # else the ninth shape runs uncompiled # pylint: disable=protected-access
+        self.run = torch.compile(self.loop, dynamic=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.run(x)
+
+
+class DenseFloor(Contender):
+    """Only the f32 matrix products that a dense network must do, into buffers that are there already.
+
+    Training: the forward products, and per layer one for the weights' gradient and one for the input's, except the first
+    layer's input. The first layer runs once per control step, the others on K * B rows.
+    """
+
+    comparable = False
+
+    def __init__(self, setting: FeedforwardSetting) -> None:
+        super().__init__()
+        self.steps = setting.steps
+        self.weights = [weight.detach() for weight in Copy(setting).parameters() if weight.ndim == 2]
+        self.buffers: list[tuple[Tensor, ...]] = []
+
+    def rows(self, x: Tensor) -> list[tuple[Tensor, ...]]:
+        """Per layer: weight, input, output, gradient of the weight, gradient of the input."""
+        if not self.buffers or self.buffers[0][1] is not x:
+            rows, self.buffers = x, []
+            for weight in self.weights:
+                out = rows @ weight.T
+                self.buffers.append((weight, rows, out, torch.empty_like(weight), torch.empty_like(rows)))
+                rows = (torch.rand(self.steps * len(x), len(weight), device=x.device) < TARGET).float()
+        return self.buffers
+
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        for weight, rows, out, _, _ in self.rows(x):
+            torch.mm(rows, weight.T, out=out)
+        return self.buffers[-1][2]
+
+    @torch.inference_mode()
+    def learn(self, x: Tensor) -> None:  # noqa: D102
+        self(x)
+        for i, (weight, rows, out, of_weight, of_rows) in enumerate(self.buffers):
+            torch.mm(out.T, rows, out=of_weight)
+            if i > 0:
+                torch.mm(out, weight, out=of_rows)
+
+
+class Multilayer(Contender):
+    """The ANN in its place: an ELU network of the same widths."""
+
+    comparable = False
+
+    def __init__(self, setting: FeedforwardSetting) -> None:
+        super().__init__()
+        weights = Copy(setting)
+        layers = [module for link in weights.links for module in (link, torch.nn.ELU())]
+        self.network = torch.nn.Sequential(*layers, weights.readout)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.network(x)
+
+
+class LayerByLayer(Copy):
+    """A peer that has whole sequences: currents [K, B, N] -> spikes, or [B, K, N] where ``time`` is 1."""
+
+    def __init__(self, setting: FeedforwardSetting, cell: Callable[..., peers.Cell], time: int = 0) -> None:
+        super().__init__(setting)
+        self.cell, self.time = cell(self, *self.values), time
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        first, v = self.links[0](x).unsqueeze(self.time), None
+        signal = self.cell(first.expand(*first.shape[: self.time], self.steps, *first.shape[self.time + 1 :]))
+        for link in self.links[1:]:
+            signal = self.cell(link(signal))
+        for drive in linear(signal, self.readout.weight).unbind(self.time):
+            v = self.read(v, drive)
+        return v + self.readout.bias  # type: ignore[operator]
+
+
+class StepByStep(Copy):
+    """A peer that has single steps, current and potential [B, N] -> spikes and potential: all layers in one loop."""
+
+    def __init__(self, setting: FeedforwardSetting, cell: Callable[..., peers.Cell]) -> None:
+        super().__init__(setting)
+        self.cell = cell(self, *self.values)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        first, v = self.links[0](x), None
+        potentials = [x.new_zeros(len(x), width) for width in WIDTHS[1:-1]]
+        for _ in range(self.steps):
+            signal = first
+            for i, link in enumerate(self.links):
+                signal, potentials[i] = self.cell(signal if i == 0 else link(signal), potentials[i])
+            v = self.read(v, linear(signal, self.readout.weight))
+        return v + self.readout.bias  # type: ignore[operator]
+
+
+class Alone(Contender):
+    """A neuron without a network: currents [1, K, B, N] -> outputs [1, K, B, N]."""
+
+    def __init__(self, setting: FeedforwardSetting, backend: str) -> None:
+        super().__init__()
+        self.run = setting.run_neuron(backend)
+        self.upstream = self.of_current = torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.run(x)
+
+    def learn(self, x: Tensor) -> None:  # noqa: D102
+        out = self(x)
+        if self.upstream.shape != out.shape:
+            self.upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out.device)
+        (self.of_current,) = torch.autograd.grad(out, x, self.upstream)
+
+    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.of_current.flatten()
+
+
+def copied(link: Any) -> torch.nn.Linear:
+    """A linear layer with these weights, in torch's layout."""
+    found = torch.nn.Linear(link.in_features, link.out_features, device=link.weight.device)
+    found.load_state_dict({"weight": output_major(link, link.weight), "bias": link.bias})
+    return found
+
+
+def output_major(link: Any, weight: Tensor) -> Tensor:
+    """[outputs, inputs], as torch has it; our connections are input-major."""
+    return weight if isinstance(link, torch.nn.Linear) else weight.t()

@@ -1,0 +1,209 @@
+"""``bench.py physics``: Isaac Lab's MuJoCo-Warp and native MuJoCo in turns, on tasks, environments and threads.
+
+Each physics has a process of its own, for a process holds one simulation. They take turns, a slice of control steps each, so
+that a busy machine slows both. On one thread the process's own CPU seconds count, with several the wall's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import ROOT
+from spiky_rl.cli import common
+from spiky_rl.config import files
+from spiky_rl.config.registry import Option
+
+TASKS = {"Isaac-Cartpole": 4096, "Isaac-Ant": 1024, "Isaac-Humanoid": 512}
+"""What is timed, and with how many environments, where nothing else is asked for."""
+WARM_UP = 10
+"""Control steps before the first slice."""
+SEED = 1
+
+
+def parser() -> Any:
+    """The command line."""
+    from spiky_rl.hosts.isaaclab.mujoco.choice import NATIVE, WARP
+
+    found = common.Parser(
+        prog="bench.py physics",
+        description="Time a task's environment, with its managers and random actions, on both physics.",
+    )
+    found.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="gym ids")
+    found.add_argument("--num_envs", type=common.positive, nargs="+", metavar="N", help="default: by task")
+    found.add_argument(
+        "--threads", type=common.positive, nargs="+", default=[1], metavar="N", help="CPU threads"
+    )
+    found.add_argument(
+        "--physics", nargs="+", choices=[WARP, NATIVE], default=[WARP, NATIVE], help="in turns"
+    )
+    found.add_argument("--rounds", type=common.positive, default=5, help="slices of each")
+    found.add_argument("--slice", type=common.positive, default=30, help="control steps in a slice")
+    found.add_argument(
+        "--assets", default="auto", choices=["auto", "local", "nucleus"], help="the robots' source"
+    )
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    return found
+
+
+def bench(argv: list[str]) -> int:
+    """Time, print, write."""
+    if argv[:1] == ["serve"]:
+        return serve(json.loads(argv[1]))
+    args = parser().parse_args(argv)
+    common.require("isaaclab", "isaaclab")
+    common.setup_logging(False)
+    for threads in args.threads:
+        Option(1, "", low=1, high=len(os.sched_getaffinity(0))).check("--threads", threads)
+    if args.json:
+        files.require_file("--json", args.json, (".json",))
+    from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+    robots = configure_assets(args.assets)
+    from spiky_rl.hosts.isaaclab.environment import resolve_task
+
+    tasks = [resolve_task(task) for task in args.tasks]
+    print(f"robots: {robots}; {args.rounds} rounds of {args.slice} control steps, random actions\n")
+    print(
+        f"{'task':<22}{'envs':>6}{'threads':>8}  {'physics':<14}{'env-steps/s':>12}{'physics alone':>15}{'of all':>8}{'ratio':>8}"
+    )
+    rows: list[dict[str, Any]] = []
+    for task in tasks:
+        for count in args.num_envs or [TASKS.get(task, 512)]:
+            for threads in args.threads:
+                rows += race(task, count, threads, args)
+                if args.json:
+                    files.write_json(args.json, rows)
+    return 0
+
+
+def race(task: str, count: int, threads: int, args: Any) -> list[dict[str, Any]]:
+    """Both physics in turns; prints a line for each."""
+    asked = {"task": task, "num_envs": count, "threads": threads, "assets": args.assets}
+    racers = {name: Racer({**asked, "physics": name}) for name in args.physics}
+    slices: dict[str, list[dict[str, float]]] = {name: [] for name in racers}
+    try:
+        for _ in range(args.rounds):
+            for name, racer in racers.items():
+                slices[name].append(racer.run(args.slice))
+    finally:
+        for racer in racers.values():
+            racer.close()
+    clock, rows = "cpu" if threads == 1 else "wall", []
+    for name, found in slices.items():
+        total = statistics.median(each[clock] for each in found)
+        alone = statistics.median(each[f"physics_{clock}"] for each in found)
+        steps = count * args.slice
+        first = rows[0]["env_steps_per_second"] if rows else steps / total
+        rows.append(
+            {**asked, "physics": name, "clock": clock, "env_steps_per_second": steps / total,
+             "physics_alone": steps / alone, "physics_share": alone / total, "ratio": steps / total / first}
+        )  # fmt: skip
+        row = rows[-1]
+        print(
+            f"{task:<22}{count:>6,}{threads:>8}  {name:<14}{row['env_steps_per_second']:>12,.0f}"
+            f"{row['physics_alone']:>15,.0f}{row['physics_share']:>8.0%}{row['ratio']:>8.2f}",
+            flush=True,
+        )
+    return rows
+
+
+class Racer:
+    """A process that holds one simulation and runs slices of it when it is asked to."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        line = [sys.executable, "-m", "benchmarks.physics", "serve", json.dumps(asked)]
+        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(asked["threads"]), "PYTHONPATH": path}
+        self.process = subprocess.Popen(  # pylint: disable=consider-using-with
+            line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+        self.answer()
+
+    def answer(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        for text in self.process.stdout:
+            if text.startswith("{"):
+                return json.loads(text)
+        raise common.UsageError(f"bench.py physics: a simulation ended with exit code {self.process.wait()}")
+
+    def run(self, steps: int) -> dict[str, float]:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which its answer tells
+            self.process.stdin.write(f"{steps}\n")
+            self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+
+
+def serve(asked: dict[str, Any]) -> int:
+    """What a racer's process does: a slice for every number that it reads."""
+    import torch
+
+    from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+    common.setup_logging(False)
+    torch.set_num_threads(asked["threads"])
+    configure_assets(asked["assets"])
+    from spiky_rl.hosts.isaaclab.environment import load_configs, simulation
+    from spiky_rl.hosts.isaaclab.mujoco import choice
+
+    wanted, overrides = choice.split([f"physics={asked['physics']}"])
+    env_cfg, _ = load_configs(asked["task"], None, overrides)
+    choice.apply(env_cfg, wanted, "cpu")
+    launched = simulation(env_cfg, task_id=asked["task"], device="cpu", num_envs=asked["num_envs"], seed=SEED)
+    with launched as env:
+        env.reset(seed=SEED)
+        clocks = Clocks(env.unwrapped.sim.physics_manager._solver)  # pylint: disable=protected-access
+        shape, draw = env.action_space.shape, torch.Generator().manual_seed(SEED)
+        for steps in itertools.chain([WARM_UP], map(int, iter(sys.stdin.readline, ""))):
+            clocks.begin()
+            for _ in range(steps):
+                env.step(2.0 * torch.rand(shape, generator=draw) - 1.0)
+            print(json.dumps(clocks.read()), flush=True)
+    return 0
+
+
+class Clocks:
+    """CPU and wall seconds of a slice, and what of them the solver's own steps take."""
+
+    def __init__(self, solver: Any) -> None:
+        name = "step_often" if hasattr(solver, "step_often") else "step"  # all substeps in one call, or one
+        self.step, self.inside = getattr(solver, name), [0.0, 0.0]
+        setattr(solver, name, self)
+        self.begin()
+
+    def now(self) -> Sequence[float]:
+        return time.process_time(), time.perf_counter()
+
+    def begin(self) -> None:
+        self.inside, self.start = [0.0, 0.0], self.now()
+
+    def __call__(self, *arguments: Any) -> None:
+        start = self.now()
+        self.step(*arguments)
+        self.inside = [
+            held + end - begun for held, end, begun in zip(self.inside, self.now(), start, strict=True)
+        ]
+
+    def read(self) -> dict[str, float]:
+        cpu, wall = (end - begun for end, begun in zip(self.now(), self.start, strict=True))
+        return {"cpu": cpu, "wall": wall, "physics_cpu": self.inside[0], "physics_wall": self.inside[1]}
+
+
+if __name__ == "__main__":
+    raise SystemExit(common.run(bench))

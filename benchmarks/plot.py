@@ -1,0 +1,251 @@
+"""How ``bench.py`` shows its rows: tables for the terminal and one figure. Rows are what its JSON file holds."""
+
+from __future__ import annotations
+
+import itertools
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from benchmarks.contenders import ALONE
+from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from benchmarks.contenders import Setting
+
+Rows = Sequence[Mapping[str, Any]]
+
+SLOW = 2.0
+"""A first call that takes more seconds than this is told."""
+NAME = 23
+"""Characters of a contender's name."""
+COLUMNS = {
+    "train": ("ms", "±", "ratio", "MiB", "same", "cosine"),
+    "infer": ("ms", "±", "ratio", "same"),
+}
+SIZES = {"ms": 10, "±": 5, "ratio": 8, "MiB": 10, "same": 6, "cosine": 8}
+OURS, OTHERS = ("#fdc9a0", "#8f2d05"), ("#c3d0de", "#1f3a56")
+"""Colours from the smallest batch to the largest."""
+
+
+def header(
+    names: Iterable[str], compared: Sequence[Setting], threads: int, rounds: int, keeps_memory: bool
+) -> str:
+    """What is measured, where and how, and what the columns mean."""
+    device = compared[0].device
+    place = f"{processor()}, {threads} thread{'s' * (threads > 1)}"
+    clock = "process CPU time" if threads == 1 else "wall time"
+    if device != "cpu":
+        place, clock = f"{torch.cuda.get_device_name(device)} ({device})", "wall time"
+    titles = {network_of(kind): setting for setting in compared for kind in setting.kinds}
+    lines = [
+        f"{network} {setting.title()}"
+        + f", {setting.control_steps} control steps" * setting.sequences
+        + f", {place}, torch {torch.__version__}"
+        for network, setting in titles.items()
+    ]
+    lines += [
+        f"ms      median {clock} of {rounds} interleaved rounds; ± interquartile range",
+        "ratio   the first line's time / contender's: above 1 is faster",
+        "MiB     kept for the backward pass, without weights",
+        "same    share of the outputs that are the first line's; cosine: between the weights' gradients",
+    ]
+    if "reservoir" in titles:
+        lines.append("train   of a reservoir: run without gradients, and its readout forward and backward")
+    if keeps_memory:
+        lines.append("malloc  keeps what is freed (mallopt), so that page faults do not decide")
+    lines += [f"{name}: {CONTENDERS[name].note}" for name in names if CONTENDERS[name].note]
+    return "\n".join(lines) + "\n"
+
+
+def network_of(kind: str) -> str:
+    """The network that contenders of a kind run with."""
+    return next(name for name, setting in NETWORKS.items() if kind in setting.kinds)
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """What a row's contender is compared with."""
+    return CONTENDERS[row["contender"]].kind
+
+
+def processor() -> str:
+    """The CPU's name."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    return next(
+        (line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine()
+    )
+
+
+def table(rows: Rows) -> str:
+    """All contenders of one neuron, K and batch size: one line each, modes side by side."""
+    groups = ([row for row in rows if kind_of(row) == kind] for kind in REFERENCES)
+    return "\n".join(_table(group) for group in groups if group)
+
+
+SUFFIXES = {"network": "", "neuron": " alone", "recurrent": " recurrent", "reservoir": " reservoir"}
+"""What follows the neuron's name in a title, by kind of contender."""
+
+
+def _table(rows: Rows) -> str:
+    first, modes = rows[0], unique(rows, "mode")
+    kind = kind_of(first)
+    rates = " ".join(f"{100 * rate:.0f}" for rate in first["rates"] or [])
+    title = f"{first['neuron']}{SUFFIXES[kind]}   K {first['steps']}   batch {first['batch']}"
+    title += f" x {ALONE}" * (kind == "neuron") + f"   T {first['control_steps']}" * (
+        first["control_steps"] > 1
+    )
+    lines = [f"{title}   firing {rates} %" if rates else title]
+    lines.append(
+        " " * NAME + "".join(f"{f' {mode} ':─^{_width(mode) - 3}}".rjust(_width(mode)) for mode in modes)
+    )
+    lines.append(" " * NAME + "".join(f"{name:>{SIZES[name]}}" for mode in modes for name in COLUMNS[mode]))
+    for name in unique(rows, "contender"):
+        mine = {row["mode"]: row for row in rows if row["contender"] == name}
+        lines.append(f"{name:{NAME}}" + "".join(_cells(mine[mode], mode) for mode in modes).rstrip())
+    for row in rows:
+        if (row["first_call_s"] or 0.0) > SLOW:
+            lines.append(
+                f"{row['contender']} needed {row['first_call_s']:.1f} s for its first call ({row['mode']})"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _width(mode: str) -> int:
+    return sum(SIZES[name] for name in COLUMNS[mode])
+
+
+def _cells(row: Mapping[str, Any], mode: str) -> str:
+    if row["failed"]:
+        return "failed".rjust(SIZES["ms"]).ljust(_width(mode))
+    cells = {
+        "ms": f"{row['ms']:.3f}",
+        "±": f"{row['spread']:.0%}",
+        "ratio": _number(row["ratio"], "{:.2f}"),
+        "MiB": _number(row["saved_bytes"] and row["saved_bytes"] / 2**20, "{:.3f}"),
+        "same": _number(row["same"], "{:.0%}"),
+        "cosine": _number(row["cosine"], "{:.4f}"),
+    }
+    return "".join(cells[name].rjust(SIZES[name]) for name in COLUMNS[mode])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def unique(rows: Rows, key: str) -> list[Any]:
+    """The values of a column, each once, in order."""
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def panels(rows: Rows) -> list[tuple[str, Rows]]:
+    """(title, rows) of everything that belongs into one comparison: a neuron in a mode, or alone."""
+    found = []
+    for neuron, kind in itertools.product(unique(rows, "neuron"), REFERENCES):
+        mine = [row for row in rows if row["neuron"] == neuron and kind_of(row) == kind]
+        for mode in unique(mine, "mode"):
+            found.append((f"{neuron}{SUFFIXES[kind]}, {mode}", [row for row in mine if row["mode"] == mode]))
+    return found
+
+
+def summary(rows: Rows) -> str:
+    """The ratios of all contenders at all sizes, one table per neuron and mode."""
+    blocks = []
+    for title, group in panels(rows):
+        sizes = [(steps, batch) for steps in unique(group, "steps") for batch in unique(group, "batch")]
+        ratios = {(row["contender"], row["steps"], row["batch"]): row["ratio"] for row in group}
+        first = [steps if batch == sizes[0][1] else "" for steps, batch in sizes]
+        lines = [f"{title}, ratio"]
+        lines.append(f"{'K':{NAME}}" + "".join(f"{steps:8}" for steps in first).rstrip())
+        lines.append(f"{'batch':{NAME}}" + "".join(f"{batch:8}" for _, batch in sizes))
+        for name in unique(group, "contender"):
+            cells = [_number(ratios.get((name, *size)), "{:.2f}") or "failed" for size in sizes]
+            lines.append(f"{name:{NAME}}" + "".join(cell.rjust(8) for cell in cells))
+        blocks.append("\n".join(lines) + "\n")
+    return "\n".join(blocks)
+
+
+def figure(rows: Rows) -> Figure:
+    """Ratios on a logarithmic axis: a row of panels per neuron and mode, a column per K, a line per contender, a dot per batch."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+
+    groups, batches = panels(rows), unique(rows, "batch")
+    columns = max(len(unique(group, "steps")) for _, group in groups)
+    names = [
+        [name for name in unique(group, "contender") if name not in REFERENCES.values()]
+        for _, group in groups
+    ]
+    heights = [max(1, len(some)) for some in names]
+    size = 3.4 * columns + 1.8, 0.3 * sum(heights) + 0.9 * len(groups) + 0.8
+    found = Figure(figsize=size, layout="constrained", dpi=150)
+    axes = found.subplots(
+        *(len(groups), columns), squeeze=False, sharex=True, sharey="row", height_ratios=heights
+    )
+    shades = [(i + 1) / len(batches) for i in range(len(batches))]
+    palettes = [
+        [LinearSegmentedColormap.from_list("", ends)(shade) for shade in shades] for ends in (OTHERS, OURS)
+    ]
+    for (title, group), some, line in zip(groups, names, axes, strict=True):
+        reference, inner = REFERENCES[kind_of(group[0])], unique(group, "steps")
+        for axis in line[len(inner) :]:
+            axis.set_visible(False)
+        for steps, axis in zip(inner, line, strict=False):
+            _panel(axis, [row for row in group if row["steps"] == steps], some, palettes, batches)
+            axis.set_title(f"{title}, K = {steps}", loc="left", fontsize=10)
+            axis.set_xlabel(f"times as fast as {reference}", fontsize=8, color="0.35")
+    marks: list[Any] = [
+        tuple(Line2D([], [], marker="o", linestyle="", color=palette[i]) for palette in reversed(palettes))
+        for i in range(len(batches))
+    ]
+    found.legend(
+        *(marks, [f"batch {batch}" for batch in batches]),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.2)},
+        loc="outside lower center",
+        ncols=len(batches),
+        frameon=False,
+        fontsize=9,
+    )
+    device, threads = rows[0]["device"], rows[0]["threads"]
+    place = f"{threads} CPU thread{'s' * (threads > 1)}" if device == "cpu" else device
+    widths = dict.fromkeys(NETWORKS[network_of(kind_of(group[0]))].title() for _, group in groups)
+    found.suptitle(f"{', '.join(widths)} on {place}", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return found
+
+
+def _panel(
+    axis: Axes, rows: Rows, names: list[str], palettes: Sequence[list[Any]], batches: list[int]
+) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_xscale("log")
+    axis.axvline(1.0, color="0.4", linewidth=1.0, zorder=1)
+    for height, name in enumerate(reversed(names)):
+        mine = [row for row in rows if row["contender"] == name and row["ratio"]]
+        if mine:
+            ratios = [row["ratio"] for row in mine]
+            colors = [palettes[name.startswith("spiky_rl")][batches.index(row["batch"])] for row in mine]
+            axis.plot([min(ratios), max(ratios)], [height] * 2, color="0.85", linewidth=2, zorder=2)
+            axis.scatter(
+                *(ratios, [height] * len(mine)), c=colors, s=38, zorder=3, edgecolors="white", linewidths=0.6
+            )
+    axis.set_yticks(range(len(names)), names[::-1])
+    for label in axis.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text().startswith("spiky_rl") else "normal")
+    axis.set_ylim(-0.6, len(names) - 0.4)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.grid(axis="x", color="0.92", linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.tick_params(length=0, labelsize=8, labelbottom=True)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.spines["bottom"].set_color("0.8")

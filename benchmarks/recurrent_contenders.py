@@ -1,0 +1,284 @@
+"""Recurrent contenders of ``bench.py``: two recurrent layers that are trained through time, and a fixed reservoir's readout.
+
+All hold their own copy of the same weights. The first layer's current is computed once per control step by all of them. The
+peers run one layer over the whole sequence before the next, so that all maps but the recurrent ones are one product each,
+and add the recurrent one to the current in that product (``addmm``): that is when they are fastest. `PlainRecurrent` and
+`PlainReservoir` are what everybody writes first.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from benchmarks import peers
+from benchmarks.contenders import Contender, Copy, Setting, copied, firing_rate, fitting_gain, output_major
+from spiky_rl.config import registry
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.networks.base import Record
+from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.networks.layer import Layer
+from spiky_rl.networks.reservoir import Reservoir
+
+ALIF = {"tau": 2.0, "input_gain": "unit", "tau_adaptation": 20.0, "adaptation": 0.2}
+"""As in agents/alif_recurrent_ppo.yaml; other neurons run with their defaults."""
+LIF = {"tau": 20.0, "input_gain": "ode"}
+"""As in agents/lif_reservoir_ppo.yaml, and so are `RATE` and the graph."""
+RATE = 25.0
+"""Hz that a reservoir is calibrated to."""
+CALIBRATED = 64
+"""Samples that the firing rate of recurrent layers is set with."""
+
+
+class SequenceSetting(Setting):
+    """Networks that carry their state over `control_steps`."""
+
+    def inputs(self, kind: str, batch: int) -> Tensor:  # noqa: D102
+        return self.observations(batch)
+
+    def observations(self, batch: int) -> Tensor:
+        """Normalised, new ones in every control step: [T, B, O]."""
+        shape = (self.control_steps, batch, self.widths[0])
+        return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(self.device)
+
+
+class RecurrentSetting(SequenceSetting):
+    """Recurrent layers, trained by backpropagation through all inner steps of all control steps."""
+
+    kinds = ("recurrent",)
+    widths = (60, 128, 128, 8)
+    usual_neuron = "alif"
+    usual_steps = (4,)
+
+    def network(self) -> FeedForward:
+        """The network as an agent would name it, freshly drawn; every neuron reaches all of its layer, itself too."""
+        torch.manual_seed(0)
+        options = {
+            "layers": list(self.widths[1:-1]),
+            "steps": self.steps,
+            "stateful": True,
+            "neuron": {"name": self.neuron, **(ALIF if self.neuron == "alif" else {})},
+            "connection": {"offset": 0.0},
+            "recurrent": {"name": "recurrent", "gain": 0.5, "self_connections": True},
+            "surrogate": {"name": "arctangent", "slope": 2.0},
+        }
+        built = registry.configure("networks", {"name": "feedforward", **options}, "network")
+        return built.build(inputs=self.widths[0], outputs=self.widths[-1]).to(self.device)
+
+    @cached_property
+    def reference(self) -> FeedForward:
+        """The network whose weights all contenders take: what enters a layer is scaled until it fires at `contenders.TARGET`."""
+        network = self.network()
+        ops = TorchOps(network.surrogate)
+        signal = network.encoder(self.observations(CALIBRATED))
+        with torch.no_grad():
+            for layer in network.layers:
+                current, run = layer.connection(signal), partial(self._run, layer, ops)
+                gain = fitting_gain(current, run)
+                for parameter in layer.connection.parameters():
+                    parameter.mul_(gain)
+                signal = run(gain * current)
+        return network
+
+    def _run(self, layer: Layer, ops: TorchOps, current: Tensor) -> Tensor:
+        assert layer.loop is not None and layer.recurrent is not None
+        arguments = (layer.recurrent.synapses(), current, self.steps, None, layer.parameters_of_neuron())
+        return dispatch.recurrent("auto", layer.neuron, ops, layer.loop, *arguments)[0]
+
+    @torch.no_grad()
+    def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102
+        found, signal, ops = [], self.reference.encoder(x), TorchOps(self.reference.surrogate)
+        for layer in self.reference.layers:
+            signal, _ = layer(ops, signal, self.steps, None, None, None)
+            found.append(firing_rate(signal))
+        return found
+
+
+class ReservoirSetting(SequenceSetting):
+    """A fixed reservoir; training runs it without gradients, and its readout forward and backward."""
+
+    kinds = ("reservoir",)
+    widths = (60, 256, 8)
+    usual_neuron = "lif"
+    usual_steps = (10,)
+
+    @cached_property
+    def reference(self) -> Reservoir:
+        """The network as an agent would name it, calibrated, whose weights all contenders take."""
+        torch.manual_seed(0)
+        options = {
+            "size": self.widths[1],
+            "steps": self.steps,
+            "target_rate": RATE,
+            "seed": 0,
+            "graph": {"name": "maass"},
+            "neuron": {"name": self.neuron, **(LIF if self.neuron == "lif" else {})},
+        }
+        built = registry.configure("networks", {"name": "reservoir", **options}, "network")
+        return built.build(inputs=self.widths[0], outputs=self.widths[-1]).to(self.device)
+
+    @torch.no_grad()
+    def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102
+        record = Record()
+        self.reference(x, None, record=record)
+        return [firing_rate(record.signal[1])]
+
+
+class OurRecurrent(Contender):
+    """Recurrent layers of this package."""
+
+    def __init__(self, setting: RecurrentSetting) -> None:
+        super().__init__()
+        self.network = setting.network()
+        self.network.load_state_dict(setting.reference.state_dict())
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.network(x, None)[0]
+
+    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+        links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
+        parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
+        parts += [layer.recurrent.weight.grad.t() for layer in self.network.layers]  # type: ignore[union-attr]
+        return torch.cat([part.flatten() for part in parts])
+
+
+class RecurrentCopy(Copy):
+    """Linear maps with the reference's weights, in torch's layout, its recurrent ones [N, N] too, and its readout."""
+
+    def __init__(self, setting: RecurrentSetting) -> None:
+        super().__init__(setting)
+        synapses = [layer.recurrent.synapses() for layer in setting.reference.layers]  # type: ignore[union-attr]
+        self.within = torch.nn.ParameterList(weight.detach().t().contiguous() for weight in synapses)
+
+
+class PlainRecurrent(RecurrentCopy):
+    """As everybody writes it: all layers inside one loop over all inner steps, autograd, a lean surrogate."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        rest = [x.new_zeros(x.shape[1], len(weight)) for weight in self.within]
+        states, spikes = [(zeros,) * len(self.neuron.states) for zeros in rest], list(rest)
+        v, features = None, []
+        for current in self.links[0](x):
+            for _ in range(self.steps):
+                for i, (link, within) in enumerate(zip(self.links, self.within, strict=True)):
+                    drive = (current if i == 0 else link(spikes[i - 1])) + linear(spikes[i], within)
+                    spikes[i], states[i] = self.neuron.step(self.ops, drive, *states[i], *self.values)
+                v = self.read(v, linear(spikes[-1], self.readout.weight))
+            features.append(v)
+        return torch.stack(features) + self.readout.bias
+
+
+class PeerRecurrent(RecurrentCopy):
+    """A peer's single steps, current and state [B, N] -> spikes and state: one layer over all steps before the next."""
+
+    comparable = False
+
+    def __init__(self, setting: RecurrentSetting, cell: Callable[..., peers.Cell]) -> None:
+        super().__init__(setting)
+        self.cell = cell(self, *self.values)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        currents = [current for current in self.links[0](x) for _ in range(self.steps)]
+        spikes: list[Tensor] = []
+        for i, within in enumerate(self.within):
+            if i > 0:
+                currents = self.links[i](torch.stack(spikes)).unbind(0)
+            last = state = x.new_zeros(x.shape[1], len(within))
+            turned, spikes = within.t(), []
+            for current in currents:
+                last, state = self.cell(torch.addmm(current, last, turned), state)
+                spikes.append(last)
+        v, features = None, []
+        for step, drive in enumerate(linear(torch.stack(spikes), self.readout.weight), 1):
+            v = self.read(v, drive)
+            if step % self.steps == 0:
+                features.append(v)
+        return torch.stack(features) + self.readout.bias
+
+
+class OurReservoir(Contender):
+    """A reservoir of this package."""
+
+    def __init__(self, setting: ReservoirSetting) -> None:
+        super().__init__()
+        self.network = setting.reference
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        return self.network(x, None)[0]
+
+
+class ReservoirCopy(Contender):
+    """The reference's weights, in torch's layout, without gradients, and its readout of standardised traces."""
+
+    within: Tensor
+    inward: Tensor
+    bias: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, setting: ReservoirSetting) -> None:
+        super().__init__()
+        network = setting.reference
+        self.steps, self.neuron, self.ops = network.steps, network.neuron, network.ops
+        self.values = network.parameters_of_neuron()
+        assert network.feedback.decay is not None
+        self.synapse, self.trace = network.feedback.decay, network.trace_decays[0]
+        self.register_buffer("inward", network.input_weight.detach().t().contiguous())
+        self.register_buffer("within", network.weight.t().contiguous())
+        for name in ("bias", "mean", "deviation"):
+            self.register_buffer(name, network.get_buffer(name).clone())
+        self.readout = copied(network.readout)
+
+    @abstractmethod
+    def traces(self, x: Tensor) -> Tensor:
+        """Observations [T, B, O] -> every neuron's trace after each control step [T, B, N]."""
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        with torch.no_grad():
+            traces = (self.traces(x) - self.mean) / self.deviation
+        return self.readout(traces)
+
+
+class PlainReservoir(ReservoirCopy):
+    """As everybody writes it."""
+
+    def traces(self, x: Tensor) -> Tensor:  # noqa: D102
+        arriving = spikes = trace = x.new_zeros(x.shape[1], len(self.within))
+        states: tuple[Any, ...] = (spikes,) * len(self.neuron.states)
+        found = []
+        for current in linear(x, self.inward, self.bias):
+            for _ in range(self.steps):
+                arriving = self.synapse * arriving + linear(spikes, self.within)
+                spikes, states = self.neuron.step(self.ops, current + arriving, *states, *self.values)
+                trace = self.trace * trace + (1.0 - self.trace) * spikes
+            found.append(trace)
+        return torch.stack(found)
+
+
+class PeerReservoir(ReservoirCopy):
+    """A peer's LIF, current and potential [B, N] -> spikes and potential; synapses and traces in place, one call each."""
+
+    def __init__(self, setting: ReservoirSetting, cell: Callable[..., peers.Cell]) -> None:
+        super().__init__(setting)
+        decay, threshold = (float(value) for value in self.values)
+        # the cells do not scale their input by 1 - decay: potentials are larger by as much
+        self.cell = cell(self, decay, threshold / (1.0 - decay))
+
+    def traces(self, x: Tensor) -> Tensor:  # noqa: D102
+        spikes = v = x.new_zeros(x.shape[1], len(self.within))
+        arriving, trace, turned = torch.zeros_like(v), torch.zeros_like(v), self.within.t()
+        found = x.new_empty(len(x), *v.shape)
+        for current, kept in zip(linear(x, self.inward, self.bias), found, strict=True):
+            for _ in range(self.steps):
+                torch.addmm(arriving, spikes, turned, beta=self.synapse, out=arriving)
+                spikes, v = self.cell(current + arriving, v)
+                trace.lerp_(spikes, 1.0 - self.trace)
+            kept.copy_(trace)
+        return found

@@ -1,0 +1,328 @@
+"""``bench.py``: what a spiking policy costs beside a hand-written loop, the peers and the ANN in its place, in one run.
+
+Rounds are interleaved and, on one thread, process time is taken, so that a busy machine does not decide; ratios are
+within one run. Before it is timed, every contender's outputs and gradients are compared with the plain loop's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import plot as bench_plot
+from benchmarks.choice import chosen, settings
+from benchmarks.common import keep_memory
+from benchmarks.contenders import Contender, Setting
+from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
+from spiky_rl.cli import common
+from spiky_rl.config import files
+from spiky_rl.config.registry import UserError
+
+LEAST = 0.02
+"""Seconds that one measurement lasts at least."""
+TOLERANCE = 1e-3
+"""Outputs count as equal within this part of the reference's largest output."""
+MOST = 0.8
+"""Share of a batch for which our outputs must equal the plain loop's: a sum in another order may flip a spike."""
+ALIKE = {"recurrent": 0.999, "reservoir": 0.999}
+"""Cosine that our gradient must have with the plain loop's, by kind."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = common.Parser(
+        prog="bench.py",
+        description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
+        epilog="bench.py classify: a classifier of event recordings beside snnTorch's; bench.py physics: native MuJoCo beside"
+        " MuJoCo-Warp; see their own --help.",
+    )
+    counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
+    names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    found.add_argument(
+        "--networks", choices=NETWORKS, nargs="+", help="what to compare", default=["feedforward"]
+    )
+    usual = ", ".join(f"{name} {' '.join(map(str, kind.usual_steps))}" for name, kind in NETWORKS.items())
+    found.add_argument(
+        "--steps",
+        help=f"inner steps per control step; if not given, {usual}",
+        default=argparse.SUPPRESS,
+        **counts,
+    )
+    found.add_argument(
+        "--control-steps", type=common.positive, help="of recurrent networks and reservoirs", default=24
+    )
+    found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
+    found.add_argument(
+        "--contenders",
+        help=f"all, or some of {', '.join(CONTENDERS)}; if not given, those that need no time to compile",
+        default=argparse.SUPPRESS,
+        **names,
+    )
+    usual = ", ".join(f"{name} {kind.usual_neuron}" for name, kind in NETWORKS.items())
+    found.add_argument(
+        "--neurons", help=f"all, or some of them; if not given, {usual}", default=argparse.SUPPRESS, **names
+    )
+    found.add_argument("--modes", choices=MODES, nargs="+", help="what to time", default=list(MODES))
+    found.add_argument("--rounds", type=common.positive, default=7, help="interleaved rounds")
+    found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    found.add_argument(
+        "--threads", type=common.positive, default=1, help="CPU threads; with several, wall time"
+    )
+    found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
+    found.add_argument(
+        "--plot", type=Path, metavar="FILE", help="png, pdf or svg; if not given, logs/bench/<time>.png"
+    )
+    return found
+
+
+MODES = ("train", "infer")
+
+
+@dataclass
+class Row:
+    """One contender in one mode at one size."""
+
+    contender: str
+    neuron: str
+    mode: str
+    steps: int
+    batch: int
+    control_steps: int
+    device: str
+    threads: int
+    ms: float | None = None
+    """Median over the rounds."""
+    spread: float | None = None
+    """Interquartile range over median."""
+    ratio: float | None = None
+    """The reference's time over this one's."""
+    saved_bytes: int | None = None
+    """What autograd keeps for the backward pass, weights excluded."""
+    same: float | None = None
+    """Share of the batch whose outputs equal the reference's."""
+    cosine: float | None = None
+    """Between the gradient and the reference's."""
+    first_call_s: float | None = None
+    """Wall time of the first call: compilation, where there is any."""
+    rates: list[float] | None = None
+    """Firing rates in the reference, for the batch that is timed: of the hidden layers, or of the lone neuron."""
+    failed: str | None = None
+    """Why there are no numbers."""
+
+    def attempt(self, work: Callable[..., Any], *args: Any) -> Any:
+        """What ``work`` returns, or None and a note of why it failed: one contender must not stop the others."""
+        if self.failed is None:
+            try:
+                return work(*args)
+            except Exception as error:  # pylint: disable=broad-exception-caught
+                self.failed = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None
+
+
+class Race:
+    """The contenders of one neuron and one K."""
+
+    def __init__(self, setting: Setting, names: Sequence[str], threads: int) -> None:
+        self.setting, self.threads = setting, threads
+        usual = setting.neuron == setting.usual_neuron
+        self.names = [
+            name
+            for name in names
+            if CONTENDERS[name].kind in setting.kinds and (usual or not CONTENDERS[name].package)
+        ]
+        self.modules: dict[str, Contender] = {}
+        self.failures: dict[str, str | None] = {}
+        for name in self.names:
+            row = self._row(name, "", 0)
+            self.modules[name] = row.attempt(CONTENDERS[name].build, setting)
+            self.failures[name] = row.failed
+
+    def _row(self, name: str, mode: str, batch: int) -> Row:
+        setting = self.setting
+        shape = (
+            setting.neuron,
+            mode,
+            setting.steps,
+            batch,
+            setting.control_steps,
+            setting.device,
+            self.threads,
+        )
+        return Row(name, *shape, failed=self.failures.get(name))
+
+    def run(self, batch: int, mode: str, rounds: int) -> list[Row]:
+        """Rows for one batch size and mode: networks, then neurons alone, which are timed in training only."""
+        found = []
+        for kind in self.setting.kinds:
+            if kind == "neuron" and mode != "train":
+                continue
+            rows = [self._row(name, mode, batch) for name in self.names if CONTENDERS[name].kind == kind]
+            if any(row.failed is None for row in rows):
+                self._time(rows, kind, self.setting.inputs(kind, batch), rounds)
+            found += rows
+        return found
+
+    def _time(self, rows: list[Row], kind: str, x: Tensor, rounds: int) -> None:
+        """Fill rows of a kind, which share an input; the first is the reference."""
+        rates = self.setting.rates(kind, x)
+        truth: list[Tensor] = []
+        calls = [row.attempt(self._prepare, row, x, truth) for row in rows]
+        times: list[list[float]] = [[] for _ in rows]
+        for _ in range(rounds):
+            gc.collect()
+            for row, count, values in zip(rows, calls, times, strict=True):
+                values.append(row.attempt(self._seconds, row, x, count))
+        for row, values in zip(rows, times, strict=True):
+            row.rates = rates
+            if row.failed is None:
+                middle = statistics.median(values)
+                quarters = (
+                    statistics.quantiles(values, n=4, method="inclusive") if rounds > 1 else [middle] * 3
+                )
+                row.ms, row.spread = middle * 1e3, (quarters[2] - quarters[0]) / middle
+                row.ratio = rows[0].ms and rows[0].ms / row.ms
+
+    def _prepare(self, row: Row, x: Tensor, truth: list[Tensor]) -> int:
+        """Make the first call, compare with ``truth``, the reference's output and gradient, and warm up.
+
+        Returns: How many calls last `LEAST`. Raises RuntimeError where our network computes something else.
+        """
+        module = self.modules[row.contender]
+        module.prepare()
+        start = time.perf_counter()
+        self._seconds(row, x, 1)
+        row.first_call_s = time.perf_counter() - start
+        with torch.inference_mode(row.mode == "infer"):
+            output, row.saved_bytes = saved(module, x)
+        output = output.detach()
+        if module.comparable:
+            found = [output, module.gradient(x)] if row.mode == "train" else [output]
+            if row.contender in REFERENCES.values():
+                truth[:] = found
+            if truth:
+                row.same, row.cosine = compare(found, truth)
+                if row.contender.startswith("spiky_rl") and row.batch >= 64:
+                    if row.same < MOST:
+                        raise RuntimeError(f"only {row.same:.0%} of its outputs equal the reference's")
+                    cosine = 1.0 if row.cosine is None else row.cosine
+                    if cosine < ALIKE.get(CONTENDERS[row.contender].kind, -1.0):
+                        raise RuntimeError(f"its gradient's cosine with the reference's is {cosine:.4f}")
+        calls = 1
+        while calls * self._seconds(row, x, calls) < LEAST:
+            calls *= 2
+        return calls
+
+    def _seconds(self, row: Row, x: Tensor, calls: int) -> float:
+        """Seconds of one call, measured over several: process time, or wall time on a GPU and on several threads."""
+        module, device = self.modules[row.contender], self.setting.device
+        run = module.learn if row.mode == "train" else module
+        clock = time.process_time if device == "cpu" and self.threads == 1 else time.perf_counter
+        gc.disable()
+        try:
+            with torch.inference_mode(row.mode == "infer"):
+                run(x)  # caches and allocator know another contender's shapes
+                synchronize(device)
+                start = clock()
+                for _ in range(calls):
+                    run(x)
+                synchronize(device)
+                return (clock() - start) / calls
+        finally:
+            gc.enable()
+
+
+def synchronize(device: str) -> None:
+    """Wait for the GPU."""
+    if device != "cpu":
+        torch.cuda.synchronize(device)
+
+
+def saved(module: Contender, x: Tensor) -> tuple[Tensor, int | None]:
+    """The output, and the bytes autograd keeps for its backward pass: every storage once, without weights and their views."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = module(x)
+    found = [tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in weights]
+    return output, sum(found) if found else None
+
+
+def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, float | None]:
+    """(share of equal outputs, cosine between gradients or None) of [output, gradient] or [output]."""
+    equal = (found[0] - truth[0]).abs().amax(-1) <= TOLERANCE * truth[0].abs().amax()
+    cosines = [
+        torch.nn.functional.cosine_similarity(mine.double(), true.double(), dim=0).item()
+        for mine, true in zip(found[1:], truth[1:], strict=True)
+    ]
+    return equal.float().mean().item(), next(iter(cosines), None)
+
+
+def bench(argv: list[str]) -> int:
+    """Time, print, write. Exit code 1 where a contender failed. ``classify`` or ``physics`` before all else: see
+    `bench_classify` and `bench_physics`."""
+    if argv[:1] == ["classify"]:
+        from benchmarks import classification as bench_classify
+
+        return bench_classify.bench(argv[1:])
+    if argv[:1] == ["physics"]:
+        from benchmarks import physics as bench_physics
+
+        return bench_physics.bench(argv[1:])
+    args = parser().parse_args(argv)
+    device = common.check_device(args.device)
+    args.networks = list(dict.fromkeys(args.networks))
+    compared = settings(args, device)
+    names = chosen(vars(args).get("contenders"), args.networks)
+    if "train" not in args.modes and all(CONTENDERS[name].kind == "neuron" for name in names):
+        raise UserError(f"--modes infer: {', '.join(names)} are timed in training only")
+    if args.json:
+        files.require_file("--json", args.json, (".json",))
+    if args.plot or importlib.util.find_spec("matplotlib"):
+        common.require("matplotlib", "isaaclab")
+        args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
+        files.require_file("--plot", args.plot, (".png", ".pdf", ".svg"))
+    common.setup_logging(False)
+    if device == "cpu":
+        torch.set_num_threads(args.threads)
+    print(bench_plot.header(names, compared, args.threads, args.rounds, keep_memory()), flush=True)
+    rows: list[dict[str, Any]] = []
+    for setting in compared:
+        race = Race(setting, names, args.threads)
+        for batch in args.batch:
+            block = [asdict(row) for mode in args.modes for row in race.run(batch, mode, args.rounds)]
+            print(bench_plot.table(block), flush=True)
+            rows += block
+            if args.json:
+                files.write_json(args.json, rows)
+    print(bench_plot.summary(rows))
+    for line in dict.fromkeys(
+        f"{row['contender']} ({row['neuron']}): {row['failed']}" for row in rows if row["failed"]
+    ):
+        sys.stderr.write(f"failed: {line}\n")
+    if args.plot:
+        files.write(
+            args.plot, lambda beside: bench_plot.figure(rows).savefig(beside, format=args.plot.suffix[1:])
+        )
+        print(f"plot: {args.plot}")
+    return int(any(row["failed"] for row in rows))
+
+
+def main() -> int:
+    """Entry point of ``scripts/bench.py``."""
+    return common.run(bench)

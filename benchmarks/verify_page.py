@@ -1,0 +1,177 @@
+"""The page of ``verify_gpu.py``: Markdown, from what its steps left in their folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.verify_results import (
+    PHASES,
+    RESULTS,
+    Tests,
+    Training,
+    machine,
+    read_rows,
+    read_tests,
+    read_training,
+)
+
+BENCHES = {"bench_feedforward": ("feedforward",), "bench_sequences": ("recurrent", "reservoir")}
+"""Steps, and the networks that they compare."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A training of the plan."""
+
+    agent: str
+    title: str
+    overrides: tuple[str, ...] = ()
+
+
+LAYERS = "[400,200,100]"
+"""Isaac Lab's MLP for the Ant."""
+TRAININGS = {
+    "train_lif": Planned("lif_ppo", "lif_ppo"),
+    "train_lif_equal": Planned("lif_ppo", "lif_ppo, layers of mlp_ppo", (f"agent.network.layers={LAYERS}",)),
+    "train_mlp": Planned("mlp_ppo", "mlp_ppo"),
+}
+WRITTEN = "Written by `make verify-gpu`, from what its steps left."
+DRY_RUN = (
+    "**A dry run on the CPU.** It shows that the steps run and what the page holds; no number here is of a GPU, and the sizes are"
+    " too small to say anything."
+)
+
+
+UNREADABLE = (OSError, KeyError, TypeError, ValueError)
+"""What reading a result raises where there is none, or a damaged one."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a step ended."""
+
+    code: int | None
+    """Its exit code; None: it was ended at its time limit."""
+    seconds: float
+
+    def told(self) -> str:
+        """In words."""
+        if self.code is None:
+            return "failed: time limit"
+        return "done" if self.code == 0 else f"failed: exit code {self.code}"
+
+
+def page(
+    folder: Path, outcomes: Mapping[str, Outcome], is_dry: bool, environments: int, iterations: int
+) -> str:
+    """The whole page. What a step did not leave, or left damaged, its section says."""
+    parts = ["# A dry run of what waits for a GPU", DRY_RUN] if is_dry else ["# On a GPU", WRITTEN]
+    if failed := [name for name, outcome in outcomes.items() if outcome.code != 0]:
+        parts.append(f"**{len(failed)} of {len(outcomes)} steps failed: {', '.join(failed)}.**")
+    facts = {"date": time.strftime("%Y-%m-%d"), **machine()}
+    parts.append(table(("", ""), facts.items()))
+    rows = ((name, one.told(), f"{one.seconds:.0f}", f"{name}.log") for name, one in outcomes.items())
+    parts += ["## Steps", table(("step", "how it ended", "seconds", "log"), rows)]
+    parts += ["## Tests that need a GPU", section(lambda: tests(read_tests(folder / RESULTS["tests"])))]
+    for name, networks in BENCHES.items():
+        parts.append(f"## {' and '.join(networks).capitalize()} networks beside their peers")
+        parts.append(section(lambda name=name: bench(read_rows(folder / RESULTS[name]))))
+    parts.append(f"## Isaac-Ant, {environments:,} environments, {iterations} iterations")
+    found, missing = {}, []
+    for name in TRAININGS:
+        try:
+            found[name] = read_training(folder / RESULTS[name])
+        except UNREADABLE as error:
+            missing.append(f"`{name}`: no result ({reason(error)}).")
+    parts += [trainings(found)] * bool(found) + missing
+    return "\n\n".join(parts) + "\n"
+
+
+def section(write: Callable[[], str]) -> str:
+    """What ``write`` gives, or that there is nothing to write from."""
+    try:
+        return write()
+    except UNREADABLE as error:
+        return f"No result ({reason(error)})."
+
+
+def reason(error: Exception) -> str:
+    """An error without the machine's paths."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )
+
+
+def tests(found: Tests) -> str:
+    """How many passed, which failed, why others were skipped, and what they measured."""
+    skipped = sum(found.skipped.values())
+    parts = [f"{found.passed} passed, {len(found.failed)} failed, {skipped} skipped."]
+    if found.failed:
+        parts.append("Failed:\n\n" + "\n".join(f"* `{name}`" for name in found.failed))
+    if found.skipped:
+        rows = ((count, why) for why, count in sorted(found.skipped.items()))
+        parts.append(table(("skipped", "why"), rows))
+    if found.measured:
+        parts += ["What they measured:", table(("", ""), sorted(found.measured.items()))]
+    else:
+        parts.append("Launches of kernels: none were counted, no test that counts them ran.")
+    return "\n\n".join(parts)
+
+
+def bench(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Times and ratios, as ``bench.py`` shows them. Raises ValueError where there are none."""
+    from benchmarks import plot as bench_plot
+
+    if not rows:
+        raise ValueError("no rows")
+    blocks = [
+        bench_plot.table([row for row in rows if (row["neuron"], row["steps"], row["batch"]) == size])
+        for size in dict.fromkeys((row["neuron"], row["steps"], row["batch"]) for row in rows)
+    ]
+    parts = [f"On `{rows[0]['device']}`; ratio: times as fast as the first line of each table."]
+    if rows[0]["device"] != "cpu":
+        parts[
+            0
+        ] += " SpikingJelly's kernels are Triton's, unless `SJ_LIF_CUDA_IMPLEMENTATION` said otherwise."
+    parts += [f"```text\n{text.rstrip()}\n```" for text in (bench_plot.summary(rows), "\n".join(blocks))]
+    failed = dict.fromkeys(f"* {row['contender']}: {row['failed']}" for row in rows if row["failed"])
+    return "\n\n".join([*parts, *(["Failed:\n\n" + "\n".join(failed)] if failed else [])])
+
+
+def trainings(found: Mapping[str, Training]) -> str:
+    """Seconds per phase side by side, and how long a spiking actor's learning takes beside the MLP's."""
+    runs = list(found.values())
+    rows: list[Sequence[object]] = [["outcome", *(run.outcome for run in runs)]]
+    rows.append(["device", *(run.device for run in runs)])
+    rows += [
+        [f"{phase}, s per iteration, median", *(f"{run.median[phase]:.4f}" for run in runs)]
+        for phase in PHASES
+    ]
+    rows += [[f"{phase}, s in all", *(f"{run.total[phase]:.2f}" for run in runs)] for phase in PHASES]
+    rows.append(["iterations", *(run.iterations for run in runs)])
+    rows.append(["environment steps per second", *(f"{run.steps_per_second:,.0f}" for run in runs)])
+    rows.append(
+        ["mean return, last", *("-" if r.mean_return is None else f"{r.mean_return:.2f}" for r in runs)]
+    )
+    rows.append(["firing rate", *(f"{run.firing_rate:.1%}" if run.firing_rate else "-" for run in runs)])
+    parts = [table(("", *(TRAININGS[name].title for name in found)), rows)]
+    ann = found.get("train_mlp")
+    for name in ("train_lif", "train_lif_equal"):
+        if ann is not None and name in found:
+            ratio = found[name].median["learning"] / ann.median["learning"]
+            parts.append(
+                f"Learning time of {TRAININGS[name].title} over mlp_ppo's, of the medians: **{ratio:.2f}**."
+            )
+    return "\n\n".join(parts)

@@ -1,0 +1,157 @@
+"""Files that are whole or absent: written beside their place, brought to the disk, then moved into it."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import hashlib
+import json
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config.registry import UserError
+
+LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}\.part")
+"""A file that is being written, or was when its writer was killed: where the writer runs, and its number there."""
+ABANDONED = 24 * 3600.0
+"""Seconds after which a leftover of a writer elsewhere, of which nothing can be asked, counts as abandoned."""
+LONGEST_NAME = 100
+
+
+def write(path: Path, fill: Callable[[Path], Any], durable: bool = True) -> None:
+    """Let ``fill`` write a file beside ``path``, then move it there: a crash leaves the old file or the new, never half.
+
+    Args:
+        path: The file; its folder is made where there is none, and leftovers of killed writers are removed from it.
+        fill: Writes the file that it is given.
+        durable: Wait until the disk has it, so that a loss of power leaves the old file or the new as well.
+
+    An OSError names ``path``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # processes in two containers may share a folder and a number
+    beside = path.with_name(f".{path.name}.{place()}-{os.getpid()}-{secrets.token_hex(4)}.part")
+    try:
+        fill(beside)
+        if durable:
+            synchronise(beside)
+        os.replace(beside, path)
+        if durable:
+            synchronise(path.parent)
+            remove_leftovers(path.parent)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(beside)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: Any, durable: bool = True) -> None:
+    """Write ``data`` as indented JSON."""
+    text = json.dumps(data, indent=2) + "\n"
+    write(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
+
+
+def synchronise(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot do that for a folder
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@functools.cache
+def place() -> str:
+    """Where this process has its number: a digest of the machine's boot and the process-number space."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        boot, space = "", 0
+    return hashlib.sha256(f"{os.uname().nodename} {boot} {space}".encode()).hexdigest()[:8]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writers left in ``folder``; a file whose writer lives, or may live elsewhere, is left alone."""
+    for path in folder.glob(".*.part"):
+        match = LEFTOVER.fullmatch(path.name)
+        try:
+            if match and is_abandoned(path, match[1], int(match[2])):
+                path.unlink(missing_ok=True)
+        except OSError:  # another user's, or gone by now
+            continue
+
+
+def is_abandoned(path: Path, where: str | None, process: int) -> bool:
+    """Whether the writer of a leftover has ended: known of a process here, concluded from its age elsewhere."""
+    if where != place():
+        return time.time() - path.stat().st_mtime > ABANDONED
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def require_plain_name(what: str, name: str) -> None:
+    """Raise UserError where ``name``, which ``what`` gives, is no plain name of a folder."""
+    if re.fullmatch(r"\w[\w.+=-]*", name) is None or len(name.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"{what} {name!r}: must be a plain folder name: letters, digits and . _ - + =, the first a letter, digit or _,"
+            f" at most {LONGEST_NAME} bytes"
+        )
+
+
+def require_writable(what: str, folder: Path) -> None:
+    """Raise UserError where ``folder``, which ``what`` gives, can neither be written to nor made; it is not made."""
+    probe = folder.absolute()
+    while not os.path.lexists(probe):
+        probe = probe.parent
+    if not os.path.isdir(probe):
+        raise UserError(f"{what}: cannot write to {str(folder)!r}: {str(probe)!r} is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=probe):  # as root, or on some file systems, permissions do not tell
+            pass
+        with suppress(FileNotFoundError):
+            folder.lstat()  # a name may be too long
+    except OSError as error:
+        raise UserError(f"{what}: cannot write to {str(folder)!r}: {error.strerror}") from None
+
+
+def require_file(what: str, path: Path, endings: Sequence[str] = ()) -> None:
+    """Raise UserError where no file ``path``, which ``what`` gives, can be written: before the work, not after it."""
+    if endings and path.suffix not in endings:
+        raise UserError(f"{what} {str(path)!r}: the ending {path.suffix!r} is none of {', '.join(endings)}")
+    if path.is_dir():
+        raise UserError(f"{what} {str(path)!r}: is a folder; name a file in it")
+    require_writable(what, path.absolute().parent)
+
+
+class NoHomeError(UserError):
+    """This user has no home folder, and nothing says where a cache may lie."""
+
+
+def cache_folder() -> Path:
+    """SPIKY_RL_CACHE, else the user's cache folder; an empty variable is as one that is not set. Raises NoHomeError."""
+    if own := os.environ.get("SPIKY_RL_CACHE"):
+        return Path(own).absolute()
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "spiky_rl"
+    except RuntimeError:
+        raise NoHomeError(
+            "this user has no home folder; set SPIKY_RL_CACHE to a folder that can be written"
+        ) from None

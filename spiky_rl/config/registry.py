@@ -1,0 +1,322 @@
+"""A file name is the registry entry: every public file in a room is a component, and nothing needs to be listed twice.
+
+Names come in three forms, everywhere: ``lif`` (a file of the room), ``package.module:Class`` (anything importable)
+and ``path/to/file.py:Class`` (anything on disk).
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from spiky_rl.config.options import Option, RegistryError, UserError, nearest, short
+
+PACKAGE = Path(__file__).parents[1]
+
+ROOMS = {
+    "neurons": "neurons",
+    "surrogates": "surrogates",
+    "encoders": "codecs/encoders",
+    "decoders": "codecs/decoders",
+    "connections": "connections",
+    "graphs": "reservoirs/graphs",
+    "plasticities": "reservoirs/plasticity",
+    "rules": "learning",
+    "penalties": "penalties",
+    "networks": "networks",
+}
+"""Kinds whose entries are Python files, and the room that holds them."""
+
+DATA = ("agents", "tasks", "spaces")
+"""Kinds whose entries are YAML files."""
+
+SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
+"""Kinds whose singular is not the word without its last letter."""
+
+HELPERS = {
+    *("base", "layer", "place", "readout"),
+    *("exact", "filters", "timed", "traces", "wrapped"),
+}
+"""Files of a room that are no entries: what its entries share."""
+
+
+class Component:
+    """Anything that an agent names. Its class attributes declare what the agent may set."""
+
+    options: ClassVar[Mapping[str, Option]] = {}
+    """Its values, each with default, meaning and range."""
+    parts: ClassVar[Mapping[str, tuple[str, str | Mapping[str, Any] | None]]] = {}
+    """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
+    listed: ClassVar[tuple[str, ...]] = ()
+    """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:
+        """Raise RegistryError where single values are fine but do not go together."""
+
+    @classmethod
+    def validate_parts(cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        """Raise RegistryError for a part that is well configured but not what this component can take."""
+
+
+@dataclass(frozen=True)
+class Configured:
+    """A component's class with the complete, checked settings it is to be built from."""
+
+    name: str
+    cls: type[Component]
+    options: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    """A `Configured` each; None for one that is absent, a tuple for a list."""
+
+    def build(self, **context: Any) -> Any:
+        """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
+        try:
+            return self.cls(**self.options, **self.parts, **context)
+        except (UserError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if ":" not in self.name:
+                raise
+            raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
+
+    def settings(self) -> dict[str, Any]:
+        """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
+        return {
+            "name": self.name,
+            **{
+                key: list(value) if isinstance(value, tuple) else value for key, value in self.options.items()
+            },
+            **{key: _settings(part) for key, part in self.parts.items()},
+        }
+
+
+def _settings(part: Any) -> Any:
+    if isinstance(part, tuple):
+        return [_settings(element) for element in part]
+    return None if part is None else part.settings()
+
+
+def data_dir(kind: str) -> Path:
+    """The folder of a kind of YAML files: inside an installed package, beside it in a checkout."""
+    for folder in (PACKAGE / kind, PACKAGE.parent / kind):
+        if folder.is_dir():
+            return folder
+    raise RegistryError(f"the folder '{kind}' is missing beside the package; install spiky_rl again")
+
+
+def names(kind: str) -> list[str]:
+    """All entries of a kind, sorted. Reads file names only."""
+    if kind in DATA:
+        return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
+    if kind not in ROOMS:
+        raise RegistryError(
+            f"unknown kind {kind!r}; choose from {', '.join((*ROOMS, *DATA))}{nearest(kind, (*ROOMS, *DATA))}"
+        )
+    return sorted(
+        p.stem for p in (PACKAGE / ROOMS[kind]).glob("*.py") if p.stem not in HELPERS and p.stem[0] != "_"
+    )
+
+
+def summary(kind: str, name: str) -> str:
+    """First docstring line of an entry, read without importing it."""
+    tree = ast.parse((PACKAGE / ROOMS[kind] / f"{name}.py").read_text(encoding="utf-8"))
+    return (ast.get_docstring(tree) or "").partition("\n")[0]
+
+
+@cache
+def resolve(kind: str, name: str) -> type[Component]:
+    """The class that ``name`` stands for. Raises RegistryError that names the nearest entry."""
+    target, _, attribute = name.rpartition(":")
+    if target:
+        try:
+            module = load_module(target)
+        except RegistryError as error:
+            raise RegistryError(f"{name!r}: {error}") from error.__cause__
+        if not hasattr(module, attribute):
+            public = [key for key in vars(module) if key[0] != "_"]
+            raise RegistryError(f"{name!r}: {target} has no {attribute!r}{nearest(attribute, public)}")
+        found = getattr(module, attribute)
+        base = _base(kind)
+        if not (inspect.isclass(found) and issubclass(found, base)):
+            raise RegistryError(
+                f"{name!r} is no entry of {kind}: it does not derive from {base.__module__}:{base.__name__}"
+            )
+        if missing := [key for key in dir(found) if _abstract(found, key)]:
+            raise RegistryError(
+                f"{name!r} is not whole: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
+            )
+        _check_declarations(name, found)
+        return found
+    _require_known(kind, name)
+    module = importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.{name}")
+    return _own_component(module)
+
+
+def configure(kind: str, settings: Any, path: str) -> Configured:
+    """Settings such as ``{name: lif, tau: 5.0}`` or just ``lif``, completed with defaults and checked.
+
+    ``path`` is where the settings stand, for messages. Raises RegistryError for an unknown name or option and for a
+    value of the wrong type or out of range.
+    """
+    check_name(kind, settings, path)
+    settings = {"name": settings} if isinstance(settings, str) else settings
+    if not isinstance(settings.get("name"), str):
+        raise RegistryError(f"{path}.name: name one of {', '.join(names(kind))}")
+    try:
+        cls = resolve(kind, settings["name"])
+    except RegistryError as error:
+        raise RegistryError(f"{path}.name: {error}") from None
+    known = ("name", *cls.options, *cls.parts)
+    for key in settings:
+        if key not in known:
+            raise RegistryError(
+                f"{path}.{key}: {settings['name']!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
+            )
+    options = {
+        key: option.check(f"{path}.{key}", settings.get(key, option.default))
+        for key, option in cls.options.items()
+    }
+    parts: dict[str, Any] = {}
+    for key, (part_kind, default) in cls.parts.items():
+        given, place = settings.get(key, default), f"{path}.{key}"
+        if given is None and default is None:
+            parts[key] = None
+        elif isinstance(given, list | tuple) and key in cls.listed:
+            parts[key] = tuple(
+                (
+                    None
+                    if element is None and default is None
+                    else configure(part_kind, _named(element, default), f"{place}[{i}]")
+                )
+                for i, element in enumerate(given)
+            )
+        else:
+            parts[key] = configure(part_kind, _named(given, default), place)
+    try:
+        cls.validate(path, options)
+        cls.validate_parts(path, options, parts)
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if ":" not in settings["name"]:
+            raise
+        raise RegistryError(f"{path}: {settings['name']!r} cannot be checked: {fault(error)}") from error
+    return Configured(settings["name"], cls, options, parts)
+
+
+def check_name(kind: str, settings: Any, path: str) -> None:
+    """Refuse settings that are no component's, or of one that the package does not have. Imports and executes nothing."""
+    if not isinstance(settings, str | Mapping):
+        raise RegistryError(f"{path}: expected a name or a mapping, got {short(settings)}")
+    name = settings if isinstance(settings, str) else settings.get("name")
+    if isinstance(name, str) and ":" not in name:
+        try:
+            _require_known(kind, name)
+        except RegistryError as error:
+            raise RegistryError(f"{path}.name: {error}") from None
+
+
+def _require_known(kind: str, name: str) -> None:
+    if name not in names(kind):
+        raise RegistryError(
+            f"unknown {SINGULAR.get(kind, kind[:-1])} {name!r}; known: {', '.join(names(kind))}{nearest(name, names(kind))}"
+        )
+
+
+def _named(settings: Any, default: str | Mapping[str, Any] | None) -> Any:
+    """A part's settings; those that name no component are the default's, over its own."""
+    if not isinstance(settings, Mapping) or default is None or "name" in settings:
+        return settings
+    return {**({"name": default} if isinstance(default, str) else default), **settings}
+
+
+def _own_component(module: Any) -> type[Component]:
+    """The component that a module defines, as opposed to those it imports."""
+    return next(
+        cls
+        for cls in vars(module).values()
+        if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component)
+    )
+
+
+def _check_declarations(name: str, cls: type[Component]) -> None:
+    """Refuse a class from outside the package whose options or parts are not declared as ours are."""
+    if not isinstance(cls.options, Mapping) or not all(isinstance(o, Option) for o in cls.options.values()):
+        raise RegistryError(f"{name!r}: its options are no mapping of names to {Option.__module__}:Option")
+    fine = isinstance(cls.parts, Mapping) and all(
+        isinstance(part, tuple) and len(part) == 2 and part[0] in ROOMS for part in cls.parts.values()
+    )
+    if not fine:
+        raise RegistryError(
+            f"{name!r}: its parts are no mapping of names to (kind, default), kind one of {', '.join(ROOMS)}"
+        )
+
+
+def _abstract(cls: type, key: str) -> bool:
+    # components are no ABCs: torch.nn.Module would have to be one
+    return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
+
+
+def _base(kind: str) -> type[Component]:
+    """What every entry of a kind derives from: the component in its room's ``base.py``, where there is one."""
+    if not (PACKAGE / ROOMS[kind] / "base.py").is_file():
+        return Component
+    return _own_component(importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.base"))
+
+
+def load_module(target: str) -> Any:
+    """The module of that name, or in that ``.py`` file. Raises RegistryError in one line, whatever importing it does."""
+    if target.endswith(".py"):
+        return _load_file(Path(target))
+    if target.startswith("."):
+        raise RegistryError(
+            f"{target!r} is a relative name; write the whole name of the module, as Python imports it"
+        )
+    try:
+        return importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        raise RegistryError(f"there is no module {error.name!r}") from None
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise RegistryError(f"the module {target!r} cannot be imported: {fault(error)}") from error
+
+
+def fault(error: BaseException, file: str | None = None) -> str:
+    """Where and how code that is not ours went wrong, in one line; the line is that of ``file``, or of what raised it."""
+    frames = traceback.extract_tb(error.__traceback__)[::-1]
+    frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SystemExit):
+        text = f"it ends the program (exit code {error.code}), which a component may not"
+    where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""
+    return where + " ".join(text.split())
+
+
+def _load_file(path: Path) -> Any:
+    if not os.path.isfile(path):
+        raise RegistryError(f"there is no file {short(str(path))}")
+    key = f"spiky_rl_file_{path.resolve()}"
+    if key not in sys.modules:
+        spec = importlib.util.spec_from_file_location(key, path)
+        assert spec is not None and spec.loader is not None
+        sys.modules[key] = module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except BaseException as error:
+            sys.modules.pop(key, None)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise RegistryError(fault(error, str(path))) from error
+    return sys.modules[key]

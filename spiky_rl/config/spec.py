@@ -1,0 +1,399 @@
+"""Agents and tasks as data: strict YAML, merged layer by layer, every value with its origin.
+
+A run is described by one tree. Its layers, later ones over earlier ones:
+
+    Isaac Lab's own registered configuration < task < agent < the agent's override for that task < tuned values < command line
+
+The tree has the shape of Isaac Lab's rsl_rl configuration (``num_steps_per_env``, ``actor``, ``critic``,
+``algorithm``, ...) plus what makes an agent spike: ``network`` and ``critic_network``. Unknown keys, wrong types and values
+out of range are errors that name the origin, the key and the nearest valid one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config import registry, together
+from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
+from spiky_rl.config.registry import Configured, Option, RegistryError, nearest, short
+from spiky_rl.config.schema import MEASURES, MOST_STEPS, NETWORKS, OPTIONAL, RUNNER, TASK
+
+
+class SpecError(RegistryError):
+    """A file or an override that does not describe an agent or a task."""
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """A task: an Isaac Lab environment, how many of it, and what its episodes are measured by."""
+
+    name: str
+    id: str
+    """Gym id, as Isaac Lab registers it."""
+    summary: str = ""
+    num_envs: Mapping[str, int] = field(default_factory=lambda: {"cpu": 256, "cuda": 4096})
+    """Default number of environments per kind of device."""
+    measure: str = ""
+    """What playback reports beside the return: ``distance``, ``upright``, ``velocity_error``, or nothing."""
+    leg: str = ""
+    """Names of the joints of one of the robot's legs, as a regular expression; empty: it has none that is known."""
+    solved: float | None = None
+    """Mean return from which the task counts as solved."""
+    steps_per_second: Mapping[str, float] = field(default_factory=dict)
+    """Environment steps per second, simulation and learning of the MLP, on one core (cpu) and one GPU (cuda); for estimates."""
+    env: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of the environment's configuration."""
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    """Overrides of Isaac Lab's agent configuration, for every agent on this task."""
+
+    @property
+    def label(self) -> str:
+        """What its runs are called: the gym id, or the file's name where it makes another task of that environment."""
+        return self.name if self.env else self.id
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """An agent as a run uses it: complete, checked, every value with its origin."""
+
+    name: str
+    task: str
+    summary: str
+    runner: Mapping[str, Any]
+    """Isaac Lab's rsl_rl configuration after all layers, without the networks."""
+    network: Configured | None
+    critic_network: Configured | None
+    origins: Mapping[str, str]
+    """Dotted path -> the layer that set the value."""
+
+    def tree(self) -> dict[str, Any]:
+        """The whole specification as plain data."""
+        tree = dict(self.runner)
+        for key, network in (("network", self.network), ("critic_network", self.critic_network)):
+            if network is not None:
+                tree[key] = network.settings()
+        return json.loads(json.dumps(tree))
+
+    @property
+    def digest(self) -> str:
+        """Hash of the specification: equal for runs that differ in nothing but seed, device and names."""
+        return hashlib.sha256(json.dumps(self.tree(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def rows(self) -> list[tuple[str, Any, str]]:
+        """(path, value, origin) of every value."""
+        return [(path, value, _origin(path, self.origins)) for path, value in flatten(self.tree()).items()]
+
+
+def load_task(name: str) -> TaskSpec | None:
+    """The task file for a file stem, a path, or a gym id with or without ``-v0``; None where there is none.
+
+    Where several files describe one gym id, the id means the one that leaves the environment as it is.
+    """
+    stripped, found = re.sub(r"-v\d+$", "", name), None
+    for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
+        data = read_yaml(path)
+        _check_task(data, path.name)
+        if name.endswith(".yaml") or path.stem == name:
+            return TaskSpec(name=path.stem, **data)
+        if data["id"] in (name, stripped) and (found is None or found.env and not data.get("env")):
+            found = TaskSpec(name=path.stem, **data)
+    return found
+
+
+def task_id(name: str) -> str:
+    """The gym id for a task's file stem, or for a gym id with or without ``-v0``."""
+    known = load_task(name)
+    return known.id if known else re.sub(r"-v\d+$", "", name)
+
+
+def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
+    """(name, file content, file name) of an agent given by its file stem or by a path."""
+    if name.endswith(".yaml"):
+        path = Path(name)
+    elif name in registry.names("agents"):
+        path = registry.data_dir("agents") / f"{name}.yaml"
+    else:
+        known = registry.names("agents")
+        raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{nearest(name, known)}")
+    data = _with_paths(read_yaml(path), path.parent.absolute())
+    layer = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
+    _check_layer(layer, path.name)
+    if not isinstance(data.get("summary", ""), str):
+        raise SpecError(f"{path.name}: summary: expected text, got {short(data['summary'])}")
+    tasks = data.get("tasks") or {}
+    if not isinstance(tasks, Mapping):
+        raise SpecError(f"{path.name}: tasks: expected a mapping of gym ids, got {short(tasks)}")
+    for task, override in tasks.items():
+        _check_layer(override, f"{path.name} for {task}")
+    return path.stem, data, path.name
+
+
+def resolve_agent(
+    name: str,
+    task: str,
+    host: Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    task_spec: TaskSpec | None = None,
+    tuned: tuple[str, Mapping[str, Any]] = ("", {}),
+) -> AgentSpec:
+    """Merge all layers into one checked specification.
+
+    Args:
+        name: Agent file stem or path.
+        task: Gym id.
+        host: Isaac Lab's registered agent configuration for the task, as a nested dict.
+        overrides: ``agent.x.y=value`` from the command line.
+        task_spec: The task's file, where it has one.
+        tuned: Where tuned values come from, and the values.
+    """
+    stem, data, file = read_agent(name)
+    own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
+    layers: list[tuple[str, Mapping[str, Any]]] = [("Isaac Lab", {k: host[k] for k in host if k in RUNNER})]
+    if task_spec is not None:
+        layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
+    layers.append((file, own))
+    layers += [
+        (f"{file} for {t}", v) for t, v in (data.get("tasks") or {}).items() if _meant(t, task, task_spec)
+    ]
+    _check_layer(tuned[1], tuned[0])
+    layers += [tuned, ("command line", parse_overrides(overrides))]
+    tree, origins = merge(layers)
+    try:
+        networks = {
+            key: (
+                registry.configure("networks", _with_layers(tree, key), f"agent.{key}")
+                if tree.get(key)
+                else None
+            )
+            for key in NETWORKS
+        }
+        together.check(tree)
+    except RegistryError as error:
+        path = str(error).partition(":")[0].removeprefix("agent.")
+        raise SpecError(f"{_origin(path, origins)}: {error}") from None
+    runner = {key: value for key, value in tree.items() if key not in NETWORKS}
+    return AgentSpec(
+        stem, task, data.get("summary", ""), runner, networks["network"], networks["critic_network"], origins
+    )
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """``agent.x.y=value`` arguments as a nested layer. Raises SpecError for anything else."""
+    layer: dict[str, Any] = {}
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        keys = path.split(".")
+        if not equals or keys[0] != "agent" or len(keys) < 2 or not all(keys):
+            raise SpecError(f"command line: {text!r} is no override; write agent.key=value or env.key=value")
+        node = layer
+        for key in keys[1:-1]:
+            node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise SpecError(f"command line: {text!r} sets a key below one that is set already")
+        try:
+            node[keys[-1]] = parse_yaml(value)
+        except ReadingError as error:
+            raise SpecError(f"command line: {path}: {short(value)} is no value: {error}") from None
+    _check_layer(layer, "command line")
+    return layer
+
+
+def merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Nested mappings, later over earlier, and the origin of every leaf.
+
+    A component (a mapping with a ``name``) that a later layer names anew loses the earlier one's options.
+    """
+    tree: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def put(node: dict[str, Any], layer: Mapping[str, Any], prefix: str, origin: str) -> None:
+        for key, value in layer.items():
+            path = f"{prefix}{key}"
+            below = node.get(key)
+            if isinstance(below, dict) and "name" in below and isinstance(value, str):
+                value = {"name": value}
+            if isinstance(below, str) and isinstance(value, Mapping) and value:
+                below = node[key] = {"name": below}
+                origins[f"{path}.name"] = origins.pop(path)
+            if isinstance(value, Mapping) and value:
+                renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get(
+                    "name"
+                )
+                if not isinstance(below, dict) or renamed:
+                    node[key] = {}
+                    for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
+                        del origins[stale]
+                put(node[key], value, f"{path}.", origin)
+            else:
+                node[key] = value
+                origins[path] = origin
+
+    for origin, layer in layers:
+        put(tree, layer, "", origin)
+    return tree, origins
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises SpecError that names the file, and the key or the line."""
+    try:
+        data = read_file(path, parse_yaml)
+    except ReadingError as error:
+        raise SpecError(str(error)) from None
+    if not isinstance(data, dict):
+        raise SpecError(f"{path.name}: expected a mapping of keys to values")
+    return data
+
+
+def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
+    """Whether an agent's entry for ``name`` is for this task; one for a gym id holds for all tasks made of it."""
+    known = load_task(name)
+    if known is not None and known.env:
+        return task_spec is not None and known.name == task_spec.name
+    return task_id(name) == task
+
+
+def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
+    """Refuse unknown keys, wrong types and values out of range of the runner's part, in one layer."""
+
+    def check(node: Any, schema: Mapping[str, Any], path: str) -> None:
+        if not isinstance(node, Mapping):
+            raise RegistryError(f"{path[:-1]}: expected a mapping, got {short(node)}")
+        for key, value in node.items():
+            if path == "agent." and key in NETWORKS:
+                if not value:
+                    raise RegistryError(
+                        f"agent.{key}: {json.dumps(value)} names no network; write a name such as feedforward, or take an agent"
+                        f" without one, such as mlp_ppo, and leave {key} out"
+                    )
+                registry.check_name("networks", value, f"agent.{key}")
+                continue
+            if value is None and key in OPTIONAL:
+                continue
+            if key not in schema:
+                known = (*schema, *NETWORKS) if path == "agent." else tuple(schema)
+                raise RegistryError(
+                    f"{path}{key}: no such key{nearest(key, known) or '; known: ' + ', '.join(known)}"
+                )
+            if isinstance(schema[key], Mapping):
+                check(value, schema[key], f"{path}{key}.")
+            else:
+                schema[key].check(f"{path}{key}", value)
+
+    try:
+        check(layer, RUNNER, "agent.")
+    except RegistryError as error:
+        raise SpecError(f"{origin}: {error}") from None
+
+
+def _with_paths(node: Any, folder: Path) -> Any:
+    """A file's content, in which ``file.py:Class`` and ``file.json`` mean a file beside it where there is one."""
+    if isinstance(node, Mapping):
+        return {key: _with_paths(value, folder) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_paths(element, folder) for element in node]
+    if isinstance(node, str):
+        target, _, attribute = node.rpartition(":")
+        if target.endswith(".py") and os.path.isfile(folder / target):
+            return f"{folder / target}:{attribute}"
+        # ours keep their names, so that a run's specification is the same on every machine
+        if (
+            node.endswith(".json")
+            and os.path.isfile(folder / node)
+            and folder != registry.data_dir("agents").absolute()
+        ):
+            return str(folder / node)
+    return node
+
+
+def _check_task(data: Mapping[str, Any], file: str) -> None:
+    """Refuse unknown keys and wrong types in a task file."""
+    for key, value in data.items():
+        if key not in TASK:
+            raise SpecError(f"{file}: {key}: no such key of a task{nearest(key, TASK)}")
+        try:
+            Option(TASK[key], "").check(key, value)
+            if key == "num_envs":
+                if set(value) != {"cpu", "cuda"}:
+                    raise RegistryError(
+                        f"num_envs: expected a number for cpu and one for cuda, got {value!r}"
+                    )
+                for kind, count in value.items():
+                    Option(1, "", low=1, high=MOST_STEPS).check(f"num_envs.{kind}", count)
+            if key == "measure":
+                Option("", "", choices=MEASURES).check(key, value)
+            if key == "steps_per_second":
+                for kind, speed in value.items():
+                    Option("", "", choices=("cpu", "cuda")).check(f"steps_per_second: {kind}", kind)
+                    Option(1.0, "", low=1e-3).check(f"steps_per_second.{kind}", speed)
+        except RegistryError as error:
+            raise SpecError(f"{file}: {error}") from None
+    if not data.get("id"):
+        raise SpecError(f"{file}: id: name the gym id")
+    _check_layer(data.get("agent", {}), file)
+
+
+def _with_layers(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """A network's settings; without layers of its own it takes those of the ANN in its place."""
+    named = tree[key]
+    settings: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
+    role = "actor" if key == "network" else "critic"
+    hidden_dims = tree.get(role, {}).get("hidden_dims", ())
+    return with_layers(settings, hidden_dims, f"agent.{key}")
+
+
+def with_layers(
+    settings: Mapping[str, Any], hidden_dims: Iterable[int], path: str = "network"
+) -> dict[str, Any]:
+    """A network's settings with ``hidden_dims`` for its layers, where it has layers and names none.
+
+    Raises RegistryError for one that has none at all: nothing of it would spike.
+    """
+    if "layers" not in _options(settings.get("name")):
+        return dict(settings)
+    layers = settings.get("layers", list(hidden_dims))
+    if layers is None or isinstance(layers, list | tuple) and not layers:
+        origin = (
+            "; leave it out to take the hidden layers of the ANN in its place" if "layers" in settings else ""
+        )
+        raise RegistryError(
+            f"{path}.layers: {layers!r} is no layer; give at least one number of neurons{origin}"
+        )
+    return {**settings, "layers": layers}
+
+
+def _options(network: Any) -> Iterable[str]:
+    """The options of a network; none of one that is not there, of which `registry.configure` says so."""
+    try:
+        return registry.resolve("networks", network).options if isinstance(network, str) else ()
+    except RegistryError:
+        return ()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted paths."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _origin(path: str, origins: Mapping[str, str]) -> str:
+    """The layer that set a path or something below it; what nobody set is a default."""
+    if path in origins:
+        return origins[path]
+    for known, origin in origins.items():
+        if known.startswith(f"{path}."):
+            return origin
+    # a component in short, such as ``neuron: lif``, sets its name and nothing else
+    parent, _, leaf = path.rpartition(".")
+    return origins.get(parent, "default") if leaf == "name" else "default"

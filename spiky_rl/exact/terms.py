@@ -1,0 +1,138 @@
+"""What an event-based solver needs of a neuron, derived from its own flow, threshold and reset on NumPy arrays.
+
+The tracer records each of the three once and adds its transposed derivative by reverse mode, so that a neuron of the registry
+and a user's own need no equation beside the one they have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.config import registry
+from spiky_rl.kernels import trace
+from spiky_rl.kernels.trace import Graph, Node, TraceOps, Value
+from spiky_rl.neurons.base import Ode
+
+Array = np.ndarray
+
+ARRAYS: Mapping[str, Callable[..., Any]] = {
+    **trace.NUMBERS,
+    **{name: getattr(np, name) for name in trace.FUNCTIONS},
+    "max": np.maximum,
+    "min": np.minimum,
+    "where": np.where,
+    "heaviside": lambda x: np.asarray(x >= 0, float),
+}
+"""Every operation on arrays."""
+
+
+class Program:
+    """Some expressions of a graph as a list of array operations."""
+
+    def __init__(self, inputs: Sequence[Node], outputs: Sequence[Value]) -> None:
+        self.slots: list[Any] = [None] * len(inputs)
+        self.places = {node.index: place for place, node in enumerate(inputs)}
+        self.steps: list[tuple[int, Callable[..., Any], list[int]]] = []
+        self.outputs = [self._place(x) for x in outputs]
+
+    def _place(self, x: Value) -> int:
+        """Where the value of an expression will lie: what it needs is computed before it."""
+        if isinstance(x, Node) and x.index in self.places:
+            return self.places[x.index]
+        args = [self._place(a) for a in x.args] if isinstance(x, Node) else []
+        self.slots.append(None if isinstance(x, Node) else x)
+        place = len(self.slots) - 1
+        if isinstance(x, Node):
+            self.places[x.index] = place
+            self.steps.append((place, ARRAYS[x.op], args))
+        return place
+
+    def __call__(self, *inputs: Array) -> Array:
+        """[outputs, ..., N] for inputs that broadcast to the first, [..., N]."""
+        slots = [*inputs, *self.slots[len(inputs) :]]
+        for place, function, args in self.steps:
+            slots[place] = function(*[slots[i] for i in args])
+        found = np.empty((len(self.outputs), *inputs[0].shape))
+        for row, i in enumerate(self.outputs):
+            found[row] = slots[i]
+        return found
+
+
+class Terms:
+    """Flow, threshold and reset of a neuron with given parameters, and their transposed derivatives.
+
+    States are [S, ..., N], parameters [P, N] in the neuron's order and its units, time constants in ms.
+
+    Raises:
+        TraceError: The neuron leaves the op vocabulary.
+    """
+
+    def __init__(self, neuron: Ode, parameters: Array) -> None:
+        self.neuron, self.parameters, self.count = neuron, parameters, len(neuron.states)
+        self._flow = _programs(
+            neuron, lambda ops, current, states, times, _: neuron.flow(ops, current, *states, *times)
+        )
+        self._threshold = _programs(
+            neuron, lambda ops, _, states, __, params: (neuron.distance(ops, *states, *params),)
+        )
+        self._reset = {
+            spike: _programs(
+                neuron,
+                lambda ops, _, states, __, params, spike=spike: neuron.reset(ops, spike, *states, *params),
+            )
+            for spike in (0.0, 1.0)
+        }
+
+    def flow(self, current: Array, states: Array) -> Array:
+        """d state / dt per ms, [S, ..., N]."""
+        return self._flow[0](current, *states, *self.parameters)
+
+    def flow_transposed(self, current: Array, states: Array, adjoint: Array) -> tuple[Array, Array, Array]:
+        """What an adjoint [S, N] of the flow is for current [N], states [S, N] and parameters [P, N]."""
+        return self._split(self._flow[1](current, *states, *self.parameters, *adjoint))
+
+    def threshold(self, states: Array) -> Array:
+        """Distance to the threshold, [..., N]."""
+        return self._threshold[0](states[0], *states, *self.parameters)[0]
+
+    def threshold_gradient(self, states: Array) -> tuple[Array, Array]:
+        """Derivatives of the distance for states [S, N] and parameters [P, N]."""
+        one = np.ones_like(states[0])
+        return self._split(self._threshold[1](one, *states, *self.parameters, one))[1:]
+
+    def reset(self, states: Array, spike: float = 1.0) -> Array:
+        """The states after a spike, or after none."""
+        return self._reset[spike][0](states[0], *states, *self.parameters)
+
+    def reset_transposed(self, states: Array, adjoint: Array, spike: float = 1.0) -> tuple[Array, Array]:
+        """What an adjoint [S, N] of the states after the reset is for those before it and for parameters [P, N]."""
+        return self._split(self._reset[spike][1](states[0], *states, *self.parameters, *adjoint))[1:]
+
+    def _split(self, found: Array) -> tuple[Array, Array, Array]:
+        return found[0], found[1 : 1 + self.count], found[1 + self.count :]
+
+
+Definition = Callable[[TraceOps, Node, list[Node], list[Node], list[Value]], Sequence[Value]]
+
+
+def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
+    """A function of the neuron, and its transposed derivative: both take current, states and parameters."""
+    graph = Graph()
+    ops = TraceOps(graph)
+    current = graph.input("current")
+    states = [graph.input(f"state {name}") for name in neuron.states]
+    params = [graph.input(name) for name in neuron.params]
+    # only the flow takes time constants in ms
+    decays = [
+        ops.exp(-neuron.dt / node) if param.transform == "decay" else node
+        for node, param in zip(params, neuron.params.values(), strict=True)
+    ]
+    outputs = trace.call(neuron, definition, ops, current, states, params, decays)
+    seeds = [graph.input(f"adjoint {i}") for i in range(len(outputs))]
+    inputs = [current, *states, *params]
+    surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
+    transposed = trace.gradients(graph, surrogate, 1.0, zip(outputs, seeds, strict=True), inputs)
+    return Program(inputs, outputs), Program([*inputs, *seeds], transposed)

@@ -1,0 +1,291 @@
+"""Is one agent better than another? Paired differences with an exact test, corrected for how many are made, an interval and effect sizes.
+
+A pair is a task and a seed that both agents have a score for. Seeds are drawn anew in each task, so pairs are the units of the test; every
+task weighs the same in what is estimated, however many of its pairs are left.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import optimize, stats
+
+from spiky_rl.config.registry import nearest
+from spiky_rl.experiments.analysis.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    Scores,
+    StatisticsError,
+    aggregate_interval,
+    check,
+    mean,
+    recovered,
+)
+
+type SeededScores = Mapping[str, Mapping[int, float]]
+"""By task, by seed."""
+
+ALPHA, POWER, PERMUTATIONS = 0.05, 0.8, 2**15
+"""All sign patterns of up to 15 pairs are tried, so many random ones of more."""
+MOST_SEEDS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the pairs say of an agent beside another, its baseline."""
+
+    agent: str
+    baseline: str
+    difference: Interval
+    """Of the agent's score above the baseline's: the mean over tasks of the mean over pairs."""
+    p_value: float
+    """Of the sign-flip test on its own, two-sided."""
+    corrected: float
+    """The same after Holm, for all comparisons made together."""
+    attainable: float
+    """The lowest that `corrected` could be with so many pairs and comparisons: no result counts where this is not below `alpha`."""
+    comparisons: int
+    pairs: int
+    left_out: int
+    """Scores whose partner is missing."""
+    effect: float
+    """See `standardised_difference`."""
+    improvement: Interval
+    """See `probability_of_improvement`."""
+    seeds_needed: int | None
+    """Per task, to find the observed effect: see `seeds_needed`."""
+    alpha: float = ALPHA
+
+    @property
+    def cliffs_delta(self) -> float:
+        """P(agent above baseline) - P(below), over all pairings of their runs in a task, averaged over tasks."""
+        return 2 * self.improvement.estimate - 1
+
+    @property
+    def verdict(self) -> str:
+        """``better`` or ``worse`` only if the corrected test and the interval of the difference agree, else ``undecided``."""
+        if self.corrected >= self.alpha or not self.difference.excludes(0.0):
+            return "undecided"
+        return "better" if self.difference.estimate > 0 else "worse"
+
+
+def compare(
+    scores: Mapping[str, SeededScores],
+    baseline: str | None = None,
+    *,
+    alpha: float = ALPHA,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+) -> list[Comparison]:
+    """Every agent with the baseline, or without one all pairs of agents, in the order given; Holm's family is all of them.
+
+    A score that is missing is left out with its partner; one that is no number is a StatisticsError that names agent and task.
+    """
+    if baseline is not None and baseline not in scores:
+        raise StatisticsError(
+            f"baseline: {baseline!r} has no scores; choose from {', '.join(scores)}{nearest(baseline, scores)}"
+        )
+    if baseline is None:
+        made = [(second, first) for first, second in itertools.combinations(scores, 2)]
+    else:
+        made = [(agent, baseline) for agent in scores if agent != baseline]
+    for agent, tasks in scores.items():
+        check({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
+    raw = [
+        _compare(scores, agent, other, len(made), alpha, level, resamples, permutations, seed)
+        for agent, other in made
+    ]
+    corrected = holm([comparison.p_value for comparison in raw])
+    return [replace(comparison, corrected=value) for comparison, value in zip(raw, corrected)]
+
+
+def _compare(
+    scores: Mapping[str, SeededScores],
+    agent: str,
+    baseline: str,
+    comparisons: int,
+    alpha: float,
+    level: float,
+    resamples: int,
+    permutations: int,
+    seed: int,
+) -> Comparison:
+    mine, theirs = scores[agent], scores[baseline]
+    common = {
+        task: seeds
+        for task in sorted({*mine} & {*theirs})
+        if (seeds := sorted({*mine[task]} & {*theirs[task]}))
+    }
+    pairs = sum(len(seeds) for seeds in common.values())
+    left_out = sum(len(seeds) for tasks in (mine, theirs) for seeds in tasks.values()) - 2 * pairs
+    attainable = attainable_p_value(pairs, comparisons, permutations)
+    if not pairs:
+        nothing = Interval(math.nan, math.nan, math.nan, level)
+        return Comparison(
+            agent, baseline, nothing, 1.0, 1.0, attainable, comparisons, 0, left_out, math.nan, nothing, None, alpha
+        )  # fmt: skip
+    first, second = (
+        {task: np.array([of[task][run] for run in seeds]) for task, seeds in common.items()}
+        for of in (mine, theirs)
+    )
+    differences = {task: first[task] - second[task] for task in common}
+    effect = standardised_difference(differences)
+    return Comparison(
+        agent,
+        baseline,
+        difference=aggregate_interval(
+            differences, mean, agent=f"{agent} - {baseline}", level=level, resamples=resamples, seed=seed
+        ),
+        p_value=sign_flip_test(differences, permutations=permutations, seed=seed),
+        corrected=math.nan,
+        attainable=attainable,
+        comparisons=comparisons,
+        pairs=pairs,
+        left_out=left_out,
+        effect=effect,
+        improvement=probability_of_improvement(first, second, level=level),
+        seeds_needed=seeds_needed(effect, len(common), comparisons, alpha=alpha),
+        alpha=alpha,
+    )
+
+
+def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, seed: int = 0) -> float:
+    """Two-sided p of the mean over tasks of the mean paired difference [pairs], were every difference's sign a coin's toss.
+
+    Exact where all sign patterns are no more than `permutations`, else by that many drawn with `seed`. Exact means: right whatever the
+    scores' distribution, if both agents' is the same. Where only their means agree it is approximate, as a t test is: three such agents with
+    a long tail of twice the baseline's spread and 10 seeds gave a false finding in 8 % of simulated families instead of 5 %.
+    """
+    checked = check(differences, "differences")
+    pooled = np.concatenate(list(checked.values()))
+    if len(pooled) == 1:
+        return 1.0
+    weights = np.concatenate(
+        [np.full(len(values), 1 / len(values) / len(checked)) for values in checked.values()]
+    )
+    result = stats.permutation_test(
+        (pooled,),
+        lambda values, axis=-1: np.moveaxis(values, axis, -1) @ weights,
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=permutations,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Corrected so that any one of them is below alpha by chance in at most alpha of studies."""
+    from statsmodels.stats.multitest import multipletests
+
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def attainable_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:
+    """The lowest Holm-corrected p that a sign-flip test of so many pairs can give, as one of so many comparisons.
+
+    Holm multiplies the smallest of the p-values by their number: 5 seeds of one task give 0.06 at best, alone.
+    """
+    lowest = 2 / 2**pairs if 2**pairs <= permutations else 2 / (permutations + 1)
+    return min(1.0, lowest * max(1, comparisons))
+
+
+def standardised_difference(differences: Scores) -> float:
+    """Cohen's d_z of paired differences: their mean over tasks by their standard deviation within tasks, times Hedges' correction.
+
+    nan where no task or all together have too few pairs to tell a deviation (two degrees of freedom); infinite where differences do not vary.
+    """
+    checked = check(differences, "differences")
+    freedom = sum(len(values) - 1 for values in checked.values())
+    if freedom < 2:
+        return math.nan
+    middle = float(np.mean([values.mean() for values in checked.values()]))
+    squares = sum(((values - values.mean()) ** 2).sum() for values in checked.values())
+    deviation = math.sqrt(squares / freedom)
+    # equal differences whose mean is rounded
+    if deviation <= 1e-12 * max(np.abs(values).max() for values in checked.values()):
+        return math.copysign(math.inf, middle) if middle else 0.0
+    # the expectation of 1 / chi over that many degrees of freedom: 1 - 3 / (4 freedom - 1) to the third digit
+    correction = math.exp(math.lgamma(freedom / 2) - math.lgamma((freedom - 1) / 2)) / math.sqrt(freedom / 2)
+    return correction * middle / deviation
+
+
+def probability_of_improvement(
+    first: Scores, second: Scores, *, agents: tuple[str, str] = ("first", "second"), level: float = LEVEL
+) -> Interval:
+    """P(a run of the first scores above one of the second), ties counting half, averaged over tasks: rliable's, seeds unpaired.
+
+    Bounds are Newcombe's (2006, 10.1002/sim.2324, method 5) of each task, combined as in `recovered`, and not a bootstrap's: that one holds
+    a truth of 0.98 in 22 % of cases with 5 seeds, these in 95 %.
+    """
+    mine, theirs = check(first, agents[0]), check(second, agents[1])
+    if mine.keys() != theirs.keys():
+        raise StatisticsError(
+            f"{agents[0]} has scores of {', '.join(mine)}, {agents[1]} of {', '.join(theirs)}"
+        )
+    found = []
+    for task, values in mine.items():
+        others = theirs[task]
+        order = np.sign(values[:, None] - others)
+        share = float((order + 1).mean() / 2)
+        low = _newcombe(share, len(values), len(others), level)
+        found.append((share, low, 1 - _newcombe(1 - share, len(values), len(others), level)))
+    shares, lows, highs = np.array(found).T
+    low, high = recovered(shares, lows, highs)
+    return Interval(float(shares.mean()), float(low), float(high), level)
+
+
+def _newcombe(share: float, first: int, second: int, level: float) -> float:
+    """The lower bound: the probability below the share from which it is z standard errors away."""
+    if share == 0:
+        return 0.0
+    z, middle = float(stats.norm.ppf(0.5 + level / 2)), (first + second) / 2 - 1
+
+    def excess(p: float) -> float:
+        variance = p * (1 - p) * (1 + middle * (1 - p) / (2 - p) + middle * p / (1 + p)) / (first * second)
+        return (share - p) ** 2 - z**2 * variance
+
+    # a share of 1 is a root itself
+    return float(optimize.root_scalar(excess, bracket=(0.0, share * (1 - 1e-9))).root)
+
+
+def seeds_needed(
+    effect: float, tasks: int = 1, comparisons: int = 1, *, power: float = POWER, alpha: float = ALPHA
+) -> int | None:
+    """Seeds per task that find so large a standardised difference with that power, as a paired t test counts them.
+
+    With several comparisons alpha is divided among them, as for Holm's first. Never fewer than the sign-flip test can come below alpha
+    with. None where no number is enough: no effect, an unknown one (nan), or one that takes more than a million. An observed effect is
+    itself uncertain, and large where it was selected for being so: plan with a smaller one.
+    """
+    from statsmodels.stats.power import TTestPower
+
+    share = alpha / comparisons
+    fewest = max(2, math.ceil(math.log2(2 / share) / tasks))
+    if math.isnan(effect) or effect == 0:
+        return None
+
+    def enough(seeds: int) -> bool:
+        if math.isinf(effect):
+            return True
+        # the other tail, of finding the wrong sign, adds nothing but a nan where the effect is large
+        found = TTestPower().power(abs(effect), seeds * tasks, share / 2, (seeds - 1) * tasks, "larger")
+        return bool(found >= power)
+
+    most = fewest
+    while not enough(most):
+        most *= 2
+        if most > MOST_SEEDS:
+            return None
+    low = max(fewest, most // 2)
+    while low < most:
+        middle = (low + most) // 2
+        low, most = (low, middle) if enough(middle) else (middle + 1, most)
+    return low

@@ -1,0 +1,245 @@
+"""What the cells of one agent on one task come to: means over seeds with intervals, one row of a report's tables.
+
+A run that never reached the task's threshold counts as one that takes longer than its budget; it is never left out.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics as plain
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from spiky_rl.experiments.analysis import statistics
+from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.metrics.energy import per_metre
+
+PRICE = "fp32"
+"""Whose energies stand in figures and main tables."""
+WINDOW = 5
+"""Iterations over which the training return is averaged before it is held against the threshold."""
+ARITHMETIC = ("additions", "multiplications", "transcendental")
+COUNTS = ("effective_operations", "effective_acs", "encoder_operations", "neuron_updates", "parameters")
+"""Of `spiky_rl.metrics.energy.Cost`, what a report shows."""
+LEAST = 0.1
+"""Of the baseline's mean score, what every seed must score for shares of that to mean something."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Environment steps until the training return reached the task's threshold."""
+
+    solved: float
+    runs: int
+    steps: tuple[int, ...]
+    """Of the runs that reached it, in the order of their seeds."""
+    median: float | None
+    """Over all runs; None where half of them or more never reached it."""
+    budget: int
+    """Environment steps of the longest run."""
+
+    @property
+    def reached(self) -> int:
+        """How many runs reached it."""
+        return len(self.steps)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Under one assumption on prices, in nJ."""
+
+    step: Interval
+    """Per control step."""
+    episode: Interval
+    """Per undisturbed episode."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One agent on one task; intervals are over seeds."""
+
+    label: str
+    task: str
+    by_seed: Mapping[int, float]
+    """Scores."""
+    mean: Interval
+    iqm: Interval
+    normalised: Interval | None
+    """Interquartile mean of the normalised scores."""
+    training: Interval | None
+    """Mean return of the last iterations, exploring."""
+    rise: Interval | None
+    """Of the training return from the last tenth but one of all iterations to the last tenth."""
+    threshold: Threshold | None
+    seconds: Interval | None
+    """Of training, by the clock."""
+    processor: Interval | None
+    """Seconds that processors spent on training; None where a run's are not known."""
+    length: Interval
+    """Control steps of an undisturbed episode."""
+    firing_rate: Interval | None
+    counts: Mapping[str, Interval]
+    """Per control step: `COUNTS`, and ``arithmetic``, what they do together; empty where nothing was counted."""
+    episode_operations: Interval | None
+    """Effective synaptic operations of an undisturbed episode."""
+    energy: Mapping[str, Energy]
+    """By the name of the prices."""
+    rival: Mapping[str, Interval]
+    """Energy in nJ of a control step of an ANN of the same sizes that skips zeros, by the name of the prices; empty of an ANN."""
+    metre: Mapping[str, Interval]
+    """Energy in µJ of a metre gone, by the name of the prices; empty where a seed's robot went nowhere."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of an agent's score under a condition."""
+
+    text: str
+    score: Interval
+    share: Interval | None
+    """Of the undisturbed score, the mean of each seed's; None where a seed's is hardly above zero."""
+
+
+def _over(found: Sequence[Result], value: Callable[[Result], float | None]) -> Interval | None:
+    """The mean over seeds; None where a seed has no value."""
+    values = [value(result) for result in found]
+    if any(v is None for v in values):
+        return None
+    return statistics.aggregate_interval({found[0].task: values}, statistics.mean, agent=found[0].label)
+
+
+def _known(interval: Interval | None) -> Interval:
+    """Of what every cell has."""
+    assert interval is not None
+    return interval
+
+
+def row_of(found: Sequence[Result], random: Mapping[str, float], reference: Mapping[str, float]) -> Row:
+    """``reference`` is empty where scores of the task cannot be normalised."""
+    first, scores = found[0], {found[0].task: [result.score for result in found]}
+    normalised = statistics.normalise(scores, random, reference) if reference else None
+
+    def energy(name: str, steps: Callable[[Result], float]) -> Interval | None:
+        return _over(found, lambda r: None if name not in _prices(r) else _prices(r)[name] * steps(r))
+
+    counts = {name: _over(found, lambda r, n=name: _counted(r, n)) for name in COUNTS}
+    counts["arithmetic"] = _over(found, lambda r: _counted(r, *ARITHMETIC))
+    return Row(
+        label=first.label,
+        task=first.task,
+        by_seed={result.seed: result.score for result in found},
+        mean=_known(_over(found, lambda r: r.score)),
+        iqm=statistics.aggregate_interval(scores, agent=first.label),
+        normalised=None if normalised is None else statistics.aggregate_interval(normalised),
+        training=_over(found, lambda r: r.training and r.training.mean_return_final),
+        rise=_over(found, _rise),
+        threshold=_threshold(found),
+        seconds=_over(found, lambda r: r.training and r.training.seconds_total),
+        processor=_over(found, lambda r: r.training and r.training.seconds_cpu),
+        length=_known(_over(found, lambda r: r.nominal.mean_length)),
+        firing_rate=_over(found, lambda r: r.nominal.firing_rate),
+        counts={name: interval for name, interval in counts.items() if interval is not None},
+        episode_operations=_over(
+            found, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
+        ),
+        energy={
+            name: Energy(step, _known(energy(name, lambda r: r.nominal.mean_length)))
+            for name in _prices(first)
+            if (step := energy(name, lambda r: 1.0)) is not None
+        },
+        rival=_each(found, lambda r: (r.cost or {}).get("ann_skipping_zeros_energy_nj")),
+        metre=_each(found, _of_a_metre),
+    )
+
+
+def _of_a_metre(result: Result) -> Mapping[str, float] | None:
+    distance = result.nominal.measures.get("distance", 0.0)
+    return per_metre(_prices(result), result.nominal.mean_length, distance)
+
+
+def _each(
+    found: Sequence[Result], values: Callable[[Result], Mapping[str, float] | None]
+) -> dict[str, Interval]:
+    """The mean over seeds of every value by name that all seeds have."""
+    names = values(found[0]) or {}
+    means = {name: _over(found, lambda r, n=name: (values(r) or {}).get(n)) for name in names}
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _counted(result: Result, *names: str, steps: float = 1.0) -> float | None:
+    """The sum of what was counted under these names, of so many control steps."""
+    return None if result.cost is None else steps * sum(result.cost[name] for name in names)
+
+
+def _prices(result: Result) -> Mapping[str, float]:
+    """Energy of a control step in nJ by assumption; empty where nothing was counted."""
+    return result.cost["energy_nj"] if result.cost else {}
+
+
+def steps_to_threshold(result: Result) -> int | None:
+    """The first environment step at which the mean return of the last `WINDOW` iterations reaches the task's threshold.
+
+    None: it never did, or there is no threshold or no training.
+    """
+    if result.solved is None or result.curve is None:
+        return None
+    returns = result.curve.returns
+    window = min(WINDOW, len(returns))
+    for end in range(window, len(returns) + 1):
+        last = [value for value in returns[end - window : end] if value is not None]
+        if last and len(last) == window and plain.fmean(last) >= result.solved:
+            return result.curve.env_steps[end - 1]
+    return None
+
+
+def _threshold(found: Sequence[Result]) -> Threshold | None:
+    solved = found[0].solved
+    if solved is None:
+        return None
+    reached = [steps_to_threshold(result) for result in found]
+    ordered = sorted(math.inf if step is None else step for step in reached)
+    median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+    longest = max(result.curve.env_steps[-1] for result in found if result.curve and result.curve.env_steps)
+    steps = tuple(step for step in reached if step is not None)
+    return Threshold(solved, len(found), steps, None if math.isinf(median) else median, longest)
+
+
+def _rise(result: Result) -> float | None:
+    known = [value for value in (result.curve.returns if result.curve else ()) if value is not None]
+    tenth = len(known) // 10
+    return plain.fmean(known[-tenth:]) - plain.fmean(known[-2 * tenth : -tenth]) if tenth else None
+
+
+def kept_of(found: Sequence[Result], condition: str, reference: float | None) -> Kept | None:
+    """None where the condition was not measured; ``reference`` is the baseline's mean score, if there is one."""
+    measured = [result for result in found if condition in result.conditions]
+    if not measured:
+        return None
+    least = LEAST * max(reference or 0.0, 0.0)
+    share = None
+    if all(result.score > least for result in measured):
+        share = _over(measured, lambda r: r.conditions[condition].mean_return / r.score)
+    score = _known(_over(measured, lambda r: r.conditions[condition].mean_return))
+    return Kept(measured[0].conditions[condition].text, score, share)
+
+
+def recovery_of(found: Sequence[Result], condition: str) -> Interval | None:
+    """Share of the reward that is there again at an episode's end; None where a seed has none."""
+    measured = [result for result in found if condition in result.conditions]
+    return (
+        _over(measured, lambda r: (r.conditions[condition].recovery or {}).get("share")) if measured else None
+    )
+
+
+def adapting_of(found: Sequence[Result], condition: str) -> tuple[Interval, Interval, Interval] | None:
+    """Score with frozen weights, with weights that change as the policy acts, and what that gains, paired by seed.
+
+    None where a seed was not measured so.
+    """
+    if not all(condition in result.adapting and condition in result.conditions for result in found):
+        return None
+    frozen = _over(found, lambda r: r.conditions[condition].mean_return)
+    moving = _over(found, lambda r: r.adapting[condition].mean_return)
+    gain = _over(found, lambda r: r.adapting[condition].mean_return - r.conditions[condition].mean_return)
+    return _known(frozen), _known(moving), _known(gain)

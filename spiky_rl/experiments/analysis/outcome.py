@@ -1,0 +1,274 @@
+"""What a study's result files come to: everything that its report shows, as plain data.
+
+Normalised scores are 0 for random actions and 1 for the baseline's mean; without both on every task scores stay raw, and nothing
+is averaged over tasks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics as plain
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.experiments.analysis import results as files
+from spiky_rl.experiments.analysis import statistics
+from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
+from spiky_rl.experiments.analysis.measures import PRICE, Kept, Row, adapting_of, kept_of, recovery_of, row_of
+from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
+from spiky_rl.experiments.analysis.statistics import Band, Interval
+from spiky_rl.experiments.design.study import Study
+
+POINTS = 100
+"""Of a learning curve in a figure, at most."""
+ALL = "all tasks"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What an agent loses where the observation lacks velocities."""
+
+    label: str
+    task: str
+    masked: str
+    seeds: int
+    drop: Interval
+    """Of the score, paired by seed."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A study's results."""
+
+    design: Study
+    results: tuple[Result, ...]
+    skipped: tuple[Skipped, ...]
+    planned: tuple[Planned, ...]
+    plan_problem: str
+    """Why the plan could not be read, or nothing."""
+    labels: tuple[str, ...]
+    """Trained agents with their variants, in the study's order."""
+    tasks: tuple[str, ...]
+    """Those on which an agent was trained."""
+    conditions: Mapping[str, str]
+    """Name to description."""
+    anns: tuple[str, ...]
+    """Labels of agents that never spiked."""
+    baseline: str | None
+    random: Mapping[str, float]
+    """Score of random actions by task."""
+    reference: Mapping[str, float]
+    """The baseline's mean score by task."""
+    solved: Mapping[str, float]
+    normalised: bool
+    """Whether there is all that normalised scores need, on every task."""
+    rows: Mapping[tuple[str, str], Row]
+    overall: Mapping[str, Interval]
+    """Interquartile mean of normalised scores over all tasks."""
+    curves: Mapping[tuple[str, str], Band]
+    profiles: Mapping[str, Band]
+    comparisons: Mapping[str, tuple[Comparison, ...]]
+    """With the baseline: over all tasks under `ALL`, of normalised scores, then by task, of raw ones; empty where there are
+    agents but no two pairs of seeds."""
+    pairs: Mapping[str, tuple[Comparison, ...]]
+    """All with all: over all tasks, or by task where scores have no common scale."""
+    fronts: Mapping[str, tuple[str, ...]]
+    """By task: agents that no other one beats in score and in energy."""
+    kept: Mapping[tuple[str, str, str], Kept]
+    """By label, task and condition."""
+    recovery: Mapping[tuple[str, str, str], Interval]
+    """By label, task and condition: see `measures.recovery_of`."""
+    adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
+    """By label, task and condition: see `measures.adapting_of`."""
+    memory: tuple[Memory, ...]
+
+
+def analyse(folder: Path) -> Analysis:
+    """The analysis of a study's folder. Raises ResultsError where it holds no study."""
+    design = files.read_design(folder)
+    try:
+        planned, problem = files.read_plan(folder), ""
+    except files.ResultsError as error:
+        planned, problem = (), str(error).replace(f"{folder}/", "")
+    return analysis_of(design, *files.read_results(folder), planned, problem)
+
+
+def analysis_of(
+    design: Study,
+    results: Sequence[Result],
+    skipped: Sequence[Skipped],
+    planned: Sequence[Planned] = (),
+    plan_problem: str = "",
+) -> Analysis:
+    """The analysis of results in hand."""
+    trained = [result for result in results if result.kind == "trained"]
+    cells: dict[tuple[str, str], list[Result]] = {}
+    for result in sorted(trained, key=lambda result: result.seed):
+        cells.setdefault((result.label, result.task), []).append(result)
+    tasks = _ordered([*planned, *results], "task", {result.task for result in trained})
+    labels = _ordered([*planned, *results], "label", {result.label for result in trained})
+    baseline = _baseline(Path(design.baseline).stem, labels)
+    noise = [result for result in results if result.kind == "random"]
+    random = {t: plain.fmean(r.score for r in noise if r.task == t) for t in _ordered(noise, "task")}
+    reference = {
+        task: plain.fmean(result.score for result in cells[baseline, task])
+        for task in tasks
+        if baseline is not None and (baseline, task) in cells
+    }
+    known = [task for task in tasks if task in random and reference.get(task, -math.inf) > random[task]]
+    rows = {key: row_of(found, random, reference if key[1] in known else {}) for key, found in cells.items()}
+    normalised = bool(tasks) and known == list(tasks)
+    scores: dict[str, dict[str, dict[int, float]]] = {}
+    if normalised or len(tasks) == 1:
+        for label in labels:
+            if all((label, task) in rows for task in tasks):
+                raw = {task: dict(rows[label, task].by_seed) for task in tasks}
+                scores[label] = statistics.normalise(raw, random, reference) if normalised else raw
+    families = {task: {l: {task: r.by_seed} for (l, t), r in rows.items() if t == task} for task in tasks}
+    if len(tasks) > 1 and scores:
+        families = {ALL: scores, **families}
+    conditions = {name: c.text for result in results for name, c in result.conditions.items()}
+    return Analysis(
+        design=design,
+        results=tuple(results),
+        skipped=tuple(skipped),
+        planned=tuple(planned),
+        plan_problem=plan_problem,
+        labels=labels,
+        tasks=tasks,
+        conditions=conditions,
+        anns=tuple(label for label in labels if not any(_spikes(r) for r in trained if r.label == label)),
+        baseline=baseline,
+        random=random,
+        reference=reference,
+        solved={result.task: result.solved for result in trained if result.solved is not None},
+        normalised=normalised,
+        rows=rows,
+        overall={label: statistics.aggregate_interval(_bare(found)) for label, found in scores.items()},
+        curves={key: band for key, found in cells.items() if (band := _curve(found)) is not None},
+        profiles=_profiles(scores),
+        comparisons={
+            name: _compared(family, baseline)
+            for name, family in families.items()
+            if baseline in family and len(family) > 1
+        },
+        pairs={name: _compared(families[name]) for name in ([ALL] if ALL in families else families)},
+        fronts={task: _front({l: r for (l, t), r in rows.items() if t == task}) for task in tasks},
+        kept={
+            (*key, name): kept
+            for key, found in cells.items()
+            for name in conditions
+            if name != "nominal" and (kept := kept_of(found, name, reference.get(key[1]))) is not None
+        },
+        recovery={
+            (*key, name): share
+            for key, found in cells.items()
+            for name in conditions
+            if (share := recovery_of(found, name)) is not None
+        },
+        adapting={
+            (*key, name): pair
+            for key, found in cells.items()
+            for name in conditions
+            if (pair := adapting_of(found, name)) is not None
+        },
+        memory=tuple(_memory(rows, labels, tasks)),
+    )
+
+
+def _ordered(items: Iterable[Any], name: str, among: set[str] | None = None) -> tuple[str, ...]:
+    """Values of an attribute in the order in which they first occur."""
+    found = dict.fromkeys(getattr(item, name) for item in items)
+    return tuple(value for value in found if among is None or value in among)
+
+
+def _baseline(agent: str, labels: Sequence[str]) -> str | None:
+    """The baseline's label; of its variants the first."""
+    return next(
+        (l for l in labels if l == agent), next((l for l in labels if l.split(" ")[0] == agent), None)
+    )
+
+
+def _spikes(result: Result) -> bool:
+    rates = [result.conditions["nominal"].firing_rate, *(result.curve.firing_rate if result.curve else ())]
+    return any(rates)
+
+
+def _bare(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
+    """Scores without the names of their seeds."""
+    return {task: list(seeds.values()) for task, seeds in scores.items()}
+
+
+def _compared(family: Mapping[str, SeededScores], baseline: str | None = None) -> tuple[Comparison, ...]:
+    """With the baseline, or all with all; agents that share a single pair with another, too few for a test, stand back."""
+    kept: list[str] = []
+    for label in sorted(family, key=lambda label: label != baseline):
+        others = kept if baseline is None else kept[:1]
+        if not any(_common(family[label], family[other]) == 1 for other in others):
+            kept.append(label)
+    scores = {label: family[label] for label in family if label in kept}
+    return tuple(compare(scores, baseline)) if len(scores) > 1 else ()
+
+
+def _common(first: SeededScores, second: SeededScores) -> int:
+    """Pairs of task and seed that both have."""
+    return sum(len(first[task].keys() & second[task].keys()) for task in first.keys() & second.keys())
+
+
+def _profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Band]:
+    values = [v for found in scores.values() for seeds in found.values() for v in seeds.values()]
+    if not values:
+        return {}
+    spare = 0.03 * (max(values) - min(values)) or 0.5
+    at = np.linspace(min(values) - spare, max(values) + spare, POINTS + 1).tolist()
+    return {l: statistics.performance_profile(_bare(found), at, agent=l) for l, found in scores.items()}
+
+
+def _curve(found: Sequence[Result]) -> Band | None:
+    """None where a run has no return at all."""
+    curves = [result.curve for result in found if result.curve is not None]
+    if not all(any(value is not None for value in curve.returns) for curve in curves):
+        return None
+    runs = {found[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
+    points = min(POINTS, max(len(curve.returns) for curve in curves))
+    steps = statistics.common_steps(runs, points, agent=found[0].label)
+    return statistics.learning_curve(runs, steps, agent=found[0].label)
+
+
+def _front(rows: Mapping[str, Row]) -> tuple[str, ...]:
+    """Labels that no other one beats in score and in energy."""
+    points = {
+        l: (row.mean.estimate, row.energy[PRICE].step.estimate)
+        for l, row in rows.items()
+        if PRICE in row.energy
+    }
+
+    def beaten(label: str) -> bool:
+        score, energy = points[label]
+        return any(s >= score and e <= energy and (s, e) != (score, energy) for s, e in points.values())
+
+    return tuple(label for label in points if not beaten(label))
+
+
+def _memory(
+    rows: Mapping[tuple[str, str], Row], labels: Sequence[str], tasks: Sequence[str]
+) -> Iterable[Memory]:
+    """What hidden or late observations cost each task with such a twin: `X` with `X_masked` or `X_delayed`, as Isaac-Cartpole with cartpole_masked."""
+
+    def stem(task: str) -> str:
+        return re.sub(r"^isaac_|_v\d+$", "", task.lower().replace("-", "_"))
+
+    twins = [(a, b) for a in tasks for b in tasks if stem(b) in (f"{stem(a)}_masked", f"{stem(a)}_delayed")]
+    for task, masked in twins:
+        for label in labels:
+            whole, part = rows.get((label, task)), rows.get((label, masked))
+            seeds = sorted(set(whole.by_seed) & set(part.by_seed)) if whole and part else []
+            if whole and part and seeds:
+                drops = [whole.by_seed[seed] - part.by_seed[seed] for seed in seeds]
+                drop = statistics.aggregate_interval({task: drops}, statistics.mean, agent=label)
+                yield Memory(label, task, masked, len(seeds), drop)

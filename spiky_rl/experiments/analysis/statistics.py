@@ -1,0 +1,331 @@
+"""Scores of a few seeds on a few tasks as estimates with intervals that hold what they promise.
+
+Scores of one agent are a mapping from task to its seeds' scores. Tasks are strata: the same in a repetition of the study, where seeds would
+be others, and each weighs the same, however many of its seeds failed. Intervals speak of these tasks only, not of tasks in general.
+
+Source: Agarwal et al. (2021), arXiv 2108.13264, and their library rliable, for what is estimated. Its percentile intervals hold the true mean
+in 82 to 87 % of studies with 5 seeds instead of 95 %: those below are corrected for that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from spiky_rl.config.registry import UserError, nearest
+
+type Scores = Mapping[str, Any]
+"""By task, the scores of its seeds: anything that becomes an array [seeds]."""
+type Statistic = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+"""Values [..., runs] and the runs' weights, None for equal ones, to [...]."""
+type Run = tuple[Sequence[float] | np.ndarray, Sequence[float | None] | np.ndarray]
+"""The learning curve of a seed: env steps, ascending, and what was measured at each, None where nothing was."""
+
+LEVEL, RESAMPLES, TRIMMED = 0.95, 5000, 0.25
+CHUNK = 4_000_000
+"""Numbers held at once while resampling."""
+
+
+class StatisticsError(UserError):
+    """Scores that no statistic can be made of."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the bounds between which the true value lies at that level of confidence."""
+
+    estimate: float
+    low: float
+    high: float
+    """The bounds are infinite where a task has one seed, which says nothing of others; nan without any."""
+    level: float = LEVEL
+
+    def excludes(self, value: float) -> bool:
+        """Whether the value lies outside; a bound itself is inside, and no interval excludes nothing."""
+        return value < self.low or value > self.high
+
+
+@dataclass(frozen=True)
+class Band:
+    """Estimates along an axis. Bounds hold point by point, not for the line as a whole."""
+
+    at: np.ndarray
+    """Thresholds, or env steps."""
+    estimate: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    """nan, as the other two, wherever a run has no value."""
+    runs: np.ndarray
+    """Number of runs with a value at that point."""
+    level: float = LEVEL
+
+
+def check(scores: Scores, agent: str) -> dict[str, np.ndarray]:
+    """The scores as sorted arrays in the order of the tasks' names. Raises StatisticsError that names agent and task."""
+    if not scores:
+        raise StatisticsError(f"{agent}: there are no scores of any task")
+    found = {}
+    for task in sorted(scores):
+        values = np.asarray(scores[task], dtype=float)
+        if values.ndim != 1 or not values.size:
+            raise StatisticsError(f"{agent}, {task}: expected the scores of its seeds, got {scores[task]!r}")
+        if not np.isfinite(values).all():
+            wrong = values[~np.isfinite(values)][0]
+            raise StatisticsError(f"{agent}, {task}: {wrong} is no score; leave out seeds that have none")
+        found[task] = np.sort(values)
+    return found
+
+
+def normalise(scores: Scores, random: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, Any]:
+    """(x - random) / (reference - random) of each task: 0 is a random policy's score, 1 the reference's.
+
+    Seeds may be given by name, and are then returned so. Both anchors count as known: intervals of normalised scores do not tell how
+    uncertain they are. Raises StatisticsError that names the task for an anchor that is missing or not finite, and for a reference
+    that is not above random.
+    """
+    found: dict[str, Any] = {}
+    for task, seeds in scores.items():
+        for what, anchors in (("random", random), ("reference", reference)):
+            if task not in anchors or not np.isfinite(anchors[task]):
+                known = f"has no {what} score to normalise by; there are {', '.join(anchors) or 'none'}"
+                raise StatisticsError(f"{task}: {known}{nearest(task, anchors)}")
+        low, high = random[task], reference[task]
+        if high <= low:
+            raise StatisticsError(
+                f"{task}: the reference's score {high:g} is not above the random one, {low:g}"
+            )
+        if isinstance(seeds, Mapping):
+            found[task] = {seed: (score - low) / (high - low) for seed, score in seeds.items()}
+        else:
+            found[task] = (np.asarray(seeds, dtype=float) - low) / (high - low)
+    return found
+
+
+def mean(values: Any, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of [..., runs]; with equal weights of the tasks, rliable's mean of the tasks' means."""
+    return np.average(np.asarray(values, dtype=float), axis=-1, weights=weights)
+
+
+def interquartile_mean(values: Any, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of the middle half of all runs' scores [..., runs], as rliable: a quarter of the runs, rounded down, is cut at either end.
+
+    With weights the runs cut are those that make up at most a quarter of the weight, which is the same where all are equal.
+    """
+    values = np.asarray(values, dtype=float)
+    if weights is None:
+        runs = values.shape[-1]
+        cut = int(TRIMMED * runs)
+        return np.sort(values, axis=-1)[..., cut : runs - cut].mean(axis=-1)
+    order = np.argsort(values, axis=-1)
+    values, share = np.take_along_axis(values, order, axis=-1), (weights / np.sum(weights))[order]
+    below = np.cumsum(share, axis=-1)
+    above = 1 - below + share
+    # the tolerance is for sums of shares that make up a quarter but for rounding
+    kept = np.where((below > TRIMMED + 1e-9) & (above > TRIMMED + 1e-9), share, 0.0)
+    return (values * kept).sum(axis=-1) / kept.sum(axis=-1)
+
+
+def aggregate_interval(
+    scores: Scores,
+    statistic: Statistic = interquartile_mean,
+    *,
+    agent: str = "scores",
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """A statistic of all runs, and a stratified bootstrap interval over seeds within each task: see `intervals`.
+
+    Identical scores give an interval of no width: what a sample does not show, no bootstrap finds.
+    """
+    checked = check(scores, agent)
+    sizes = [len(values) for values in checked.values()]
+    pooled = np.concatenate(list(checked.values()))
+    estimate, low, high = intervals(pooled, sizes, statistic, level, resamples, seed)
+    return Interval(float(estimate), float(low), float(high), level)
+
+
+def intervals(
+    values: np.ndarray,
+    sizes: Sequence[int],
+    statistic: Statistic = interquartile_mean,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimate, low and high [...] of many samples [..., runs] at once, whose runs stand task by task, `sizes` of them for each.
+
+    The interval is Efron's (1987) BCa, which corrects for bias and skew, with its deviations from the estimate stretched by
+    sqrt(n / (n - 1)) t / z: Hesterberg's (2015, 10.1080/00031305.2015.1089789) correction of the bootstrap's narrowness at n seeds, applied to
+    deviations instead of quantiles, because no quantile of 5 seeds' resamples lies outside of their range. t has the degrees of freedom of
+    Welch and Satterthwaite; each run's influence is its count's covariance with the resampled statistic (Efron 2014).
+
+    Simulated with 5, 10 and 20 seeds on 1 to 3 tasks, intervals of 95 % hold the truth in 94 to 97 % of studies where scores are normal and
+    in 93 to 97 % where most are near a ceiling (skewness -0.9). They promise too much for the mean of few seeds with a long tail: 92 % with
+    5 seeds of one task at skewness -1.4, 90 % at -2, and 88 to 91 % where one run in ten fails by five standard deviations, since many
+    studies see no such run (the interquartile mean's: 96 to 97 %); and for the interquartile mean of 5 seeds on tasks whose levels lie many
+    standard deviations apart, 90 to 94 %, because whole runs are cut, one fifth where it should be a quarter.
+    """
+    values, sizes = np.asarray(values, dtype=float), list(sizes)
+    weights = None if len(set(sizes)) == 1 else np.repeat(1 / np.array(sizes), sizes)
+    estimate = np.asarray(statistic(values, weights))
+    if min(sizes) == 1:
+        return estimate, np.full_like(estimate, -np.inf), np.full_like(estimate, np.inf)
+    rows, flat = values.reshape(-1, values.shape[-1]), estimate.reshape(-1)
+    index = _resampled(sizes, resamples, seed)
+    places = index + np.arange(resamples)[:, None] * index.shape[1]
+    counts = np.bincount(places.ravel(), minlength=places.size).reshape(index.shape) - 1.0
+    bounds = np.empty((2, len(rows)))
+    step = max(1, CHUNK // index.size)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        repeated = np.asarray(statistic(rows[part][:, index], weights))
+        influence = (repeated - repeated.mean(axis=1, keepdims=True)) @ counts / resamples
+        bounds[:, part] = _stretched_bca(flat[part], repeated, influence, sizes, level)
+    return estimate, bounds[0].reshape(estimate.shape), bounds[1].reshape(estimate.shape)
+
+
+def _resampled(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarray:
+    """Which runs a resample takes [resamples, runs]: of each task as many as it has."""
+    generator = np.random.default_rng(seed)
+    starts = np.cumsum([0, *sizes[:-1]])
+    drawn = [generator.integers(n, size=(resamples, n)) + start for n, start in zip(sizes, starts)]
+    return np.concatenate(drawn, axis=1)
+
+
+def _stretched_bca(
+    estimate: np.ndarray, repeated: np.ndarray, influence: np.ndarray, sizes: Sequence[int], level: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds [samples] from the estimates [samples], resampled ones [samples, resamples] and influences [samples, runs]."""
+    resamples = repeated.shape[1]
+    ordered = np.sort(repeated, axis=1)
+    # resamples that hit the estimate but for rounding count half on either side
+    near = 1e-12 * np.maximum(1e-300, np.abs(estimate))[:, None]
+    less, more = repeated < estimate[:, None] - near, repeated > estimate[:, None] + near
+    below = 0.5 + (less.mean(axis=1) - more.mean(axis=1)) / 2
+    bias = stats.norm.ppf(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples))
+
+    squares = (influence**2).sum(axis=1)
+    some = np.where(squares > 0, squares, 1.0)
+    acceleration = (influence**3).sum(axis=1) / (6 * some**1.5)
+    n = np.array(sizes)
+    variance = np.add.reduceat(influence**2, np.cumsum([0, *sizes[:-1]]), axis=1) * n / (n - 1)
+    total = variance.sum(axis=1)
+    freedom = np.where(squares > 0, total, 1.0) ** 2 / np.where(
+        squares > 0, (variance**2 / (n - 1)).sum(axis=1), 1.0
+    )
+    narrow = np.sqrt(np.where(squares > 0, total, 1.0) / some)
+
+    z = stats.norm.ppf(0.5 + level / 2)
+    stretch = narrow * stats.t.ppf(0.5 + level / 2, freedom) / z
+    bounds = []
+    for side in (-z, z):
+        moved = bias + (bias + side) / (1 - acceleration * (bias + side))
+        place = stats.norm.cdf(moved) * (resamples - 1)
+        first = np.minimum(place.astype(int), resamples - 2)
+        pair = np.take_along_axis(ordered, first[:, None] + np.arange(2), axis=1)
+        quantile = pair[:, 0] + (place - first) * (pair[:, 1] - pair[:, 0])
+        bounds.append(estimate + stretch * (quantile - estimate))
+    return np.minimum(bounds[0], estimate), np.maximum(bounds[1], estimate)
+
+
+def performance_profile(
+    scores: Scores, thresholds: Sequence[float] | np.ndarray, *, agent: str = "scores", level: float = LEVEL
+) -> Band:
+    """Share of runs with a score above each threshold, averaged over tasks.
+
+    Bounds are Wilson's of each task's share, combined as in `recovered`, and not a bootstrap's: that one holds the truth in 66 % of cases with
+    one task and 5 seeds, since runs that are all above a threshold stay so when resampled; these in 96 %, and 90 % at the worst.
+    """
+    from statsmodels.stats.proportion import proportion_confint
+
+    at = np.asarray(thresholds, dtype=float)
+    above = [(values > at[:, None]).sum(axis=1) for values in check(scores, agent).values()]
+    sizes = [len(scores[task]) for task in sorted(scores)]
+    shares = np.array([count / n for count, n in zip(above, sizes)])
+    bounds = np.array(
+        [proportion_confint(count, n, 1 - level, method="wilson") for count, n in zip(above, sizes)]
+    )
+    low, high = recovered(shares, bounds[:, 0], bounds[:, 1])
+    low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # rounding
+    return Band(at, shares.mean(axis=0), low, high, np.full(len(at), sum(sizes)), level)
+
+
+def recovered(estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the mean over tasks [tasks, ...] from bounds of each task: Zou and Donner's (2008) recovery of variances (MOVER)."""
+    middle, tasks = estimates.mean(axis=0), len(estimates)
+    below = np.sqrt(((estimates - lows) ** 2).sum(axis=0)) / tasks
+    above = np.sqrt(((highs - estimates) ** 2).sum(axis=0)) / tasks
+    return middle - below, middle + above
+
+
+def common_steps(
+    runs: Mapping[str, Sequence[Run]], points: int = 100, *, agent: str = "curves"
+) -> np.ndarray:
+    """Evenly spaced env steps from the first at which some run has a value to the last at which all do."""
+    measured = [steps for task in _curves(runs, agent).values() for steps, _ in task if len(steps)]
+    if not measured:
+        raise StatisticsError(f"{agent}: no learning curve has a value")
+    return np.linspace(min(steps[0] for steps in measured), min(steps[-1] for steps in measured), points)
+
+
+def learning_curve(
+    runs: Mapping[str, Sequence[Run]],
+    env_steps: Sequence[float] | np.ndarray,
+    statistic: Statistic = interquartile_mean,
+    *,
+    agent: str = "curves",
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Band:
+    """A statistic of all runs at each of these env steps, with the intervals of `aggregate_interval`.
+
+    Each curve is interpolated between its values, not continued beyond them. Where one run has none, because no episode has finished yet
+    or its curve has ended, there is no estimate: the mean of the others would be one of those that fail, or finish, first.
+    """
+    at = np.asarray(env_steps, dtype=float)
+    tasks = [
+        np.array(
+            [np.interp(at, *run, left=np.nan, right=np.nan) if len(run[0]) else at * np.nan for run in curves]
+        )
+        for curves in _curves(runs, agent).values()
+    ]
+    values = np.concatenate(tasks).T
+    there = np.isfinite(values)
+    complete = there.all(axis=1)
+    ordered = np.concatenate([np.sort(task, axis=0) for task in tasks]).T
+    estimate, low, high = np.full((3, len(at)), np.nan)
+    if complete.any():
+        sizes = [len(task) for task in tasks]
+        estimate[complete], low[complete], high[complete] = intervals(
+            ordered[complete], sizes, statistic, level, resamples, seed
+        )
+    return Band(at, estimate, low, high, there.sum(axis=1), level)
+
+
+def _curves(runs: Mapping[str, Sequence[Run]], agent: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """What was measured of each run, by task in the order of names. Raises StatisticsError that names agent, task and run."""
+    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for task in sorted(runs):
+        if not runs[task]:
+            raise StatisticsError(f"{agent}, {task}: there are no learning curves")
+        found[task] = []
+        for number, (steps, values) in enumerate(runs[task]):
+            x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+            where = f"{agent}, {task}, run {number}"
+            if x.shape != y.shape or x.ndim != 1:
+                raise StatisticsError(f"{where}: {x.size} env steps do not go with {y.size} values")
+            if not np.isfinite(x).all() or (np.diff(x) <= 0).any():
+                raise StatisticsError(f"{where}: env steps must be numbers that ascend")
+            if np.isinf(y).any():
+                raise StatisticsError(f"{where}: a value is infinite")
+            known = ~np.isnan(y)
+            found[task].append((x[known], y[known]))
+    if not found:
+        raise StatisticsError(f"{agent}: there are no learning curves of any task")
+    return found

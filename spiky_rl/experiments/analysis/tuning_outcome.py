@@ -1,0 +1,130 @@
+"""What the trials of a tuning came to, and the file of tuned values."""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import optuna
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+
+from spiky_rl.config import files
+from spiky_rl.config.spec import parse_overrides
+from spiky_rl.config.tuned import FILE
+from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.run.tuning import Pair
+from spiky_rl.experiments.run.tuning_search import Search
+
+KEEP = 0.05
+"""Share of the best return that the tuned trial may lack where an activity is to be low."""
+LEAST, QUANTILE = 12, 0.25
+"""Trials from which on importances are estimated, and the share of them that counts as the best."""
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The trials of an agent on a task."""
+
+    pair: Pair
+    trials: Sequence[FrozenTrial]
+
+    @property
+    def ended(self) -> list[FrozenTrial]:
+        """Trials of which nothing is left to do."""
+        return [trial for trial in self.trials if trial.state in ENDED]
+
+    @property
+    def complete(self) -> list[FrozenTrial]:
+        """Trials that had their whole budget."""
+        return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
+
+    @property
+    def diverged(self) -> list[FrozenTrial]:
+        """Trials whose numbers were none any more."""
+        return [trial for trial in self.ended if "diverged" in trial.user_attrs]
+
+    @property
+    def default(self) -> FrozenTrial | None:
+        """The agent as it is."""
+        return next((trial for trial in self.complete if trial.number == 0), None)
+
+    @property
+    def best(self) -> FrozenTrial | None:
+        """The highest return; with an activity, the least of it among returns that are nearly the highest."""
+        if not self.complete:
+            return None
+        top = max(trial.values[0] for trial in self.complete)
+        near = [trial for trial in self.complete if trial.values[0] >= top - KEEP * abs(top)]
+        return min(near, key=lambda t: (t.values[1] if len(t.values) > 1 else -t.values[0], t.number))
+
+    @property
+    def firsts(self) -> dict[int, float]:
+        """Return at the first rung by number, of the trials in the space, which the agent as it is is not."""
+        sampled = [trial for trial in self.trials if trial.number > 0]
+        found = {t.number: t.intermediate_values.get(0, t.values[0] if t.values else None) for t in sampled}
+        return {number: value for number, value in found.items() if value is not None}
+
+    @property
+    def sensitivity(self) -> Interval | None:
+        """Median and quartiles of returns at the first rung; None of fewer than two."""
+        found = list(self.firsts.values())
+        if len(found) < 2:
+            return None
+        low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+        return Interval(median, low, high)
+
+    def importances(self) -> Mapping[str, float]:
+        """Share of every parameter in what makes a trial one of the best at the first rung (PED-ANOVA); empty of few trials."""
+        firsts = self.firsts
+        if len(firsts) < LEAST:
+            return {}
+        study = optuna.create_study(direction="maximize")
+        for trial in (trial for trial in self.trials if trial.number in firsts):
+            given = {"params": trial.params, "distributions": trial.distributions}
+            study.add_trial(optuna.trial.create_trial(**given, value=firsts[trial.number]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=QUANTILE)
+            return optuna.importance.get_param_importances(study, evaluator=evaluator)
+
+
+def outcomes(search: Search) -> list[Outcome]:
+    """All trials that there are."""
+    return [Outcome(pair, study.get_trials(deepcopy=False)) for pair, study in search.studies.items()]
+
+
+def overrides(search: Search, pair: Pair, trial: FrozenTrial) -> list[str]:
+    """What a trial changes of the agent."""
+    known = [d for d in pair.dimensions if d.key in trial.params]
+    chosen = [text for d in known for text in d.assignments(trial.params[d.key])]
+    return [*search.tuning.space.fixed, *chosen] if trial.number else []
+
+
+def write_tuned(search: Search) -> bool:
+    """Write the tuned values, if every agent has had all of its trials on every task; whether it has."""
+    tuning, found = search.tuning, outcomes(search)
+    tasks: dict[str, dict[str, object]] = {}
+    for outcome in found:
+        if (best := outcome.best) is None or len(outcome.ended) < tuning.trials:
+            return False
+        layer = parse_overrides(overrides(search, outcome.pair, best))
+        values = dict(zip(["return", tuning.activity], best.values))
+        tasks.setdefault(outcome.pair.label, {})[outcome.pair.stem] = {
+            "trial": best.number,
+            **values,
+            "agent": layer,
+        }
+    head = {
+        "version": 1,
+        "tuning": tuning.space.name,
+        "trials": tuning.trials,
+        "seeds": list(tuning.study.seeds),
+    }
+    budget = "; ".join(dict.fromkeys(f"{o.pair.label}: {o.pair.budget.text}" for o in found))
+    text = yaml.safe_dump({**head, "budget": budget, "tasks": tasks}, sort_keys=False)
+    files.write(search.out / FILE, lambda beside: beside.write_text(text, encoding="utf-8"))
+    return True

@@ -1,0 +1,86 @@
+"""What a training may spend: environment steps, seconds or synaptic operations; what stops it is whole iterations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from spiky_rl.config.registry import RegistryError, nearest
+
+KINDS = {
+    "env_steps": "environment steps",
+    "wall": "seconds of simulation, inference and learning",
+    "synops": "effective synaptic operations of the actor in its rollouts",
+}
+
+
+MOST = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
+"""Decades of any machine's time."""
+
+
+class Spent(Protocol):
+    """What a training has spent so far, such as `spiky_rl.hosts.common.runner.Progress`."""
+
+    env_steps: int
+
+    @property
+    def seconds_total(self) -> float: ...  # pylint: disable=missing-function-docstring
+
+    @property
+    def total_operations(self) -> float: ...  # pylint: disable=missing-function-docstring
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount of one of `KINDS`; a training ends with the first iteration that reaches it."""
+
+    kind: str
+    amount: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.amount:.12g}"
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        amount = round(self.amount) if self.amount >= 1000 else self.amount
+        return f"{amount:,.12g} {KINDS[self.kind]}"
+
+    def iterations(self, steps: int) -> int | None:
+        """How many iterations of ``steps`` environment steps that is; None where only the run itself can tell."""
+        return math.ceil(self.amount / steps) if self.kind == "env_steps" else None
+
+    def share(self, spent: Spent) -> float:
+        """Of the budget, in [0, ...); 1 and more: it is used up."""
+        used = {
+            "env_steps": lambda: spent.env_steps,
+            "wall": lambda: spent.seconds_total,
+            "synops": lambda: spent.total_operations,
+        }
+        return used[self.kind]() / self.amount
+
+
+def parse(data: Any, path: str) -> Budget:
+    """A budget from ``KIND=AMOUNT``, such as ``env_steps=1e6``, or from ``{KIND: AMOUNT}``. Raises RegistryError."""
+    if isinstance(data, str):
+        kind, _, amount = data.partition("=")
+        data = {kind: amount or None}
+    if not isinstance(data, dict) or len(data) != 1:
+        raise RegistryError(f"{path}: expected one KIND=AMOUNT, got {data!r}")
+    ((kind, amount),) = data.items()
+    if kind not in KINDS:
+        raise RegistryError(
+            f"{path}: {kind!r} is no budget; choose from {', '.join(KINDS)}{nearest(kind, KINDS)}"
+        )
+    try:
+        number = float(str(amount))
+    except ValueError:
+        number = math.nan
+    if number > MOST[kind]:
+        raise RegistryError(f"{path}: {kind}: at most {MOST[kind]:g} {KINDS[kind]}; got {amount!r}")
+    if not math.isfinite(number) or number <= 0:
+        raise RegistryError(
+            f"{path}: {kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}"
+        )
+    return Budget(kind, number)

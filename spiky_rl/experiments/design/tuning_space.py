@@ -1,0 +1,177 @@
+"""The space in which agents are tuned: dimensions that all share, and as many of each agent's own.
+
+    set: {agent.algorithm.schedule: fixed}                    # of every trial but the first
+    shared: {agent.algorithm.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true}}
+    own: {lif_ppo: {agent.network.steps: {choices: [2, 4, 8]}}, mlp_ppo: {agent.actor.activation: {choices: [elu, relu]}}}
+
+A dimension's key is one of an agent's overrides; ``also`` lists keys that take its value too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spiky_rl.config import registry
+from spiky_rl.config.options import UserError, nearest, short
+from spiky_rl.config.spec import parse_overrides, read_yaml
+from spiky_rl.experiments.design.grid import assignment
+from spiky_rl.experiments.design.study import StudyError
+
+if TYPE_CHECKING:
+    from optuna.trial import Trial
+
+KEYS = ("summary", "set", "shared", "own")
+NUMBER, FLAG, LIST = (int | float, "a number"), (bool, "true or false"), (list, "a list")
+KINDS: dict[str, tuple[Any, str]] = {
+    "low": NUMBER,
+    "high": NUMBER,
+    "log": FLAG,
+    "choices": LIST,
+    "also": LIST,
+}
+"""Keys of a dimension, with the type of each one's value, and that in words."""
+FORMS = ({"low", "high"}, {"low", "high", "log"}, {"choices"})
+"""Which of them go together, beside ``also``."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One parameter: a range of numbers, whole ones where both ends are, or a list of choices."""
+
+    key: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[str, ...] = ()
+    """As overrides write them."""
+    also: tuple[str, ...] = ()
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values that all have to be right for the dimension to be: the ends of its range, or all choices."""
+        return self.choices or (self.low, self.high)
+
+    def assignments(self, value: Any) -> list[str]:
+        """Overrides that give an agent this value."""
+        return [assignment(key, value) for key in (self.key, *self.also)]
+
+    def suggest(self, trial: Trial) -> Any:
+        """The trial's value: what the storage holds of it, else what the sampler draws."""
+        if self.choices:
+            return trial.suggest_categorical(self.key, self.choices)
+        assert self.low is not None and self.high is not None
+        if isinstance(self.low, int) and isinstance(self.high, int):
+            return trial.suggest_int(self.key, self.low, self.high, log=self.log)
+        return trial.suggest_float(self.key, self.low, self.high, log=self.log)
+
+
+@dataclass(frozen=True)
+class Space:
+    """A file of ``spaces/``."""
+
+    name: str
+    data: Mapping[str, Any]
+    """The file's content."""
+    fixed: tuple[str, ...]
+    """Overrides of every trial but the first."""
+    shared: tuple[Dimension, ...]
+    own: Mapping[str, tuple[Dimension, ...]]
+
+    def of(self, agent: str) -> tuple[Dimension, ...]:
+        """The dimensions of an agent. Raises StudyError where the space has none of its own for it."""
+        stem = Path(agent).stem
+        if stem not in self.own:
+            raise StudyError(
+                f"--space {self.name}: own: has no dimensions for {stem}; it has some for"
+                f" {', '.join(self.own) or 'no agent'}{nearest(stem, self.own)}"
+            )
+        return (*self.shared, *self.own[stem])
+
+    def require_equal(self, agents: Sequence[str]) -> None:
+        """Raise StudyError where one of the agents has more dimensions than another: their tuning would be unequal."""
+        counts = {Path(agent).stem: len(self.of(agent)) for agent in agents}
+        if len(set(counts.values())) > 1:
+            listed = ", ".join(f"{agent} {count - len(self.shared)}" for agent, count in counts.items())
+            raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {listed}")
+
+    def part(self, agents: Sequence[str]) -> dict[str, Any]:
+        """What of the file these agents are tuned in, as plain data."""
+        own = {Path(agent).stem: self.data["own"][Path(agent).stem] for agent in agents}
+        return {"set": self.data.get("set", {}), "shared": self.data.get("shared", {}), "own": own}
+
+
+def read(name: str) -> Space:
+    """The space of a file stem of ``spaces/``, or in a YAML file. Raises UserError that names the file and the key."""
+    if not name.endswith(".yaml") and name not in (known := registry.names("spaces")):
+        raise StudyError(f"--space {name!r}: unknown; choose from {', '.join(known)}{nearest(name, known)}")
+    path = Path(name) if name.endswith(".yaml") else registry.data_dir("spaces") / f"{name}.yaml"
+    data = read_yaml(path)
+    try:
+        return build(path.stem, data)
+    except UserError as error:
+        raise StudyError(f"{path.name}: {error}") from None
+
+
+def build(name: str, data: Mapping[str, Any]) -> Space:
+    """A space from plain data, checked as far as that is possible without knowing the agents. Raises UserError."""
+    for key, value in data.items():
+        if key not in KEYS:
+            raise StudyError(
+                f"{key}: no such key of a space{nearest(key, KEYS) or '; known: ' + ', '.join(KEYS)}"
+            )
+        if key != "summary":
+            _mapping(key, value)
+    fixed = tuple(assignment(key, value) for key, value in data.get("set", {}).items())
+    parse_overrides(fixed)
+    shared = _dimensions("shared", data.get("shared", {}))
+    own = {agent: _dimensions(f"own.{agent}", value) for agent, value in data.get("own", {}).items()}
+    space = Space(name, data, fixed, shared, own)
+    for agent in own:
+        keys = [key for d in space.of(agent) for key in (d.key, *d.also)] + list(data.get("set", {}))
+        if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+            raise StudyError(f"own.{agent}: {twice[0]!r} is set twice, there or in set or shared")
+    return space
+
+
+def _dimensions(path: str, data: Any) -> tuple[Dimension, ...]:
+    return tuple(_dimension(f"{path}.{key}", key, value) for key, value in _mapping(path, data).items())
+
+
+def _dimension(path: str, key: str, data: Any) -> Dimension:
+    given = dict(_mapping(path, data))
+    for name, value in given.items():
+        if name not in KINDS:
+            raise StudyError(f"{path}: {name}: no such key{nearest(name, KINDS)}")
+        kind, words = KINDS[name]
+        if not isinstance(value, kind) or isinstance(value, bool) != (name == "log"):
+            raise StudyError(f"{path}.{name}: expected {words}, got {short(value)}")
+    also = tuple(given.pop("also", []))
+    if set(given) not in FORMS:
+        raise StudyError(f"{path}: expected low and high (and log), or choices; got {short(data)}")
+    if "choices" in given:
+        texts = (value if isinstance(value, str) else json.dumps(value) for value in given["choices"])
+        dimension = Dimension(key, choices=tuple(texts), also=also)
+        if len(set(dimension.choices)) < max(2, len(dimension.choices)):
+            raise StudyError(
+                f"{path}.choices: expected at least two, all different, got {short(given['choices'])}"
+            )
+    else:
+        dimension = Dimension(key, **given, also=also)
+        if not given["low"] < given["high"] or dimension.log and given["low"] <= 0:
+            above = " and low above 0" if dimension.log else ""
+            raise StudyError(
+                f"{path}: low {given['low']} and high {given['high']}: expected low < high{above}"
+            )
+    for value in dimension.ends:
+        parse_overrides(dimension.assignments(value))
+    return dimension
+
+
+def _mapping(path: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise StudyError(f"{path}: expected a mapping, got {short(value)}")
+    return value

@@ -1,0 +1,167 @@
+"""A study's cells for TensorBoard's HParams view, from its result files: the same files give the same bytes.
+
+Each cell is a session of its own; failed ones are there too, without numbers. Event files hold no time, so that nothing
+but the results decides them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config import files
+from spiky_rl.experiments.analysis import statistics
+from spiky_rl.experiments.analysis.measures import PRICE, steps_to_threshold
+from spiky_rl.experiments.analysis.outcome import Analysis, analyse
+from spiky_rl.experiments.analysis.results import Result
+
+FOLDER, FILE = "tensorboard", "events.out.tfevents.0.study"
+METRICS = {
+    "score": "mean return of the final policy, undisturbed",
+    "normalised_score": "0: random actions, 1: the baseline's mean",
+    "operations": "effective synaptic operations per control step",
+    "energy_nj": "of a control step's arithmetic, in nJ, fp32 at 45 nm",
+    "steps_to_threshold": "environment steps until the mean return reached the task's threshold; absent: never",
+    "wall_seconds": "of training",
+}
+"""What the view shows of a cell, beside its hyper-parameters; the tag of each scalar."""
+CURVE = "curve/return"
+"""Tag of the learning curve, over environment steps."""
+
+
+def write_hparams(folder: Path) -> Path:
+    """Write FOLDER/tensorboard anew and return it. Raises ResultsError where the folder holds no study."""
+    analysis = analyse(folder)
+    root = folder / FOLDER
+    for old in [*root.glob(f"*/{FILE}"), root / FILE]:
+        old.unlink(missing_ok=True)
+        if old.parent != root and not any(old.parent.iterdir()):
+            old.parent.rmdir()
+    named = [cell for cell in analysis.skipped if cell.label is not None and cell.status != "missing"]
+    cells: dict[str, dict[str, Any]] = {
+        cell.cell: {
+            "agent": str(cell.label).partition(" ")[0],
+            "task": cell.task,
+            "seed": cell.seed,
+            **cell.variant,
+        }
+        for cell in (*analysis.results, *named)
+    }
+    kinds = _kinds(cells.values())
+    _write(root / FILE, [(0, _experiment(cells.values(), kinds, analysis.design.question))])
+    for result in analysis.results:
+        found = measures(result, analysis)
+        scalars = [(0, _scalar(tag, value)) for tag in METRICS if (value := found[tag]) is not None]
+        if result.curve is not None:
+            points = zip(result.curve.env_steps, result.curve.returns, strict=True)
+            scalars += [(step, _scalar(CURVE, value)) for step, value in points if value is not None]
+        start = (0, _start(result.cell, cells[result.cell], kinds))
+        _write(root / result.cell / FILE, [start, *scalars, (0, _end(True))])
+    for cell in named:
+        _write(root / cell.cell / FILE, [(0, _start(cell.cell, cells[cell.cell], kinds)), (0, _end(False))])
+    return root
+
+
+def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
+    """What a cell comes to, by the names of `METRICS`; None where there is nothing."""
+    cost, task = result.cost or {}, result.task
+    low, high = analysis.random.get(task, math.nan), analysis.reference.get(task, math.nan)
+    normalised = None
+    if high > low:
+        (normalised,) = statistics.normalise({task: [result.score]}, {task: low}, {task: high})[task]
+    return {
+        "score": result.score,
+        "normalised_score": normalised,
+        "operations": cost.get("effective_operations"),
+        "energy_nj": cost.get("energy_nj", {}).get(PRICE),
+        "steps_to_threshold": steps_to_threshold(result),
+        "wall_seconds": result.training and result.training.seconds_total,
+    }
+
+
+def _kinds(cells: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Of every hyper-parameter ``bool``, ``number`` or ``string``, as protobuf names them; a mixed one is text."""
+    found: dict[str, set[str]] = {}
+    for cell in cells:
+        for key, value in cell.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            kind = "bool" if isinstance(value, bool) else "number" if is_number else "string"
+            found.setdefault(key, set()).add(kind)
+    return {key: kinds.pop() if len(kinds) == 1 else "string" for key, kinds in found.items()}
+
+
+def _plain(value: Any, kind: str) -> Any:
+    """The value as its kind asks."""
+    return value if kind != "string" or isinstance(value, str) else json.dumps(value)
+
+
+def _experiment(cells: Iterable[Mapping[str, Any]], kinds: Mapping[str, str], question: str) -> Any:
+    """What there is to see: hyper-parameters with the values they take, and metrics."""
+    api, struct = _proto("api_pb2"), importlib.import_module("google.protobuf.struct_pb2")
+    types = {"bool": api.DATA_TYPE_BOOL, "number": api.DATA_TYPE_FLOAT64, "string": api.DATA_TYPE_STRING}
+    experiment = api.Experiment(description=question)
+    for key, kind in kinds.items():
+        values = dict.fromkeys(_plain(cell[key], kind) for cell in cells if key in cell)
+        listed = struct.ListValue(values=[struct.Value(**{f"{kind}_value": value}) for value in values])
+        experiment.hparam_infos.append(api.HParamInfo(name=key, type=types[kind], domain_discrete=listed))
+    for tag, text in METRICS.items():
+        name = api.MetricName(tag=tag)
+        experiment.metric_infos.append(api.MetricInfo(name=name, display_name=tag, description=text))
+    return _hidden("EXPERIMENT_TAG", experiment=experiment)
+
+
+def _start(cell: str, chosen: Mapping[str, Any], kinds: Mapping[str, str]) -> Any:
+    info = _proto("plugin_data_pb2").SessionStartInfo(group_name=cell)
+    for key, value in chosen.items():
+        setattr(info.hparams[key], f"{kinds[key]}_value", _plain(value, kinds[key]))
+    return _hidden("SESSION_START_INFO_TAG", session_start_info=info)
+
+
+def _end(succeeded: bool) -> Any:
+    api = _proto("api_pb2")
+    info = _proto("plugin_data_pb2").SessionEndInfo(
+        status=api.STATUS_SUCCESS if succeeded else api.STATUS_FAILURE
+    )
+    return _hidden("SESSION_END_INFO_TAG", session_end_info=info)
+
+
+def _hidden(tag: str, **data: Any) -> Any:
+    """A summary for the plugin alone, its maps sorted: protobuf's own have no order."""
+    metadata, summary = _proto("metadata"), importlib.import_module("tensorboard.compat.proto.summary_pb2")
+    content = _proto("plugin_data_pb2").HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **data)
+    plugin = summary.SummaryMetadata.PluginData(
+        plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString(deterministic=True)
+    )
+    described = summary.SummaryMetadata(plugin_data=plugin)
+    value = summary.Summary.Value(tag=getattr(metadata, tag), metadata=described, tensor=metadata.NULL_TENSOR)
+    return summary.Summary(value=[value])
+
+
+def _scalar(tag: str, value: float) -> Any:
+    summary = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
+    return summary(value=[summary.Value(tag=tag, simple_value=value)])
+
+
+def _proto(name: str) -> Any:
+    """A module of the plugin; protobuf makes its classes at run time."""
+    return importlib.import_module(f"tensorboard.plugins.hparams.{name}")
+
+
+def _write(path: Path, summaries: Iterable[tuple[int, Any]]) -> None:
+    """An event file of (step, summary) pairs, all at time 0."""
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    event = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
+    events = [event(file_version="brain.Event:2"), *(event(step=step, summary=s) for step, s in summaries)]
+
+    def fill(beside: Path) -> None:
+        with open(beside, "wb") as file:
+            writer = RecordWriter(file)
+            for one in events:
+                writer.write(one.SerializeToString(deterministic=True))
+
+    files.write(path, fill)

@@ -1,0 +1,60 @@
+"""Sections as pages: one of HTML that needs nothing beside it, and the same in Markdown with its figures."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from spiky_rl.config import files
+from spiky_rl.experiments.report import drawing, markdown
+from spiky_rl.experiments.report.blocks import Section
+
+HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
+
+
+def write_pages(
+    folder: Path,
+    title: str,
+    subtitle: str,
+    sections: Sequence[Section],
+    colours: Mapping[str, str],
+    date: str | None,
+) -> tuple[Path, Path]:
+    """Write report.html, report.md and figures/ into ``folder``; returns the two pages. A section without blocks is left out.
+
+    Args:
+        folder: Where to.
+        title: What the page answers.
+        subtitle: What it is made from.
+        sections: In their order.
+        colours: Of names in tables, by name.
+        date: In ISO's form; None: today.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    kept = [section for section in sections if section.blocks]
+    context = {
+        "title": title,
+        "subtitle": subtitle,
+        "date": f"Report of {date or datetime.date.today().isoformat()}",
+        "sections": kept,
+        "colours": colours,
+        "fonts": drawing.FONTS,
+    }
+    drawn = {block.name: block.svg for section in kept for block in section.blocks if block.svg}
+    for old in (folder / FIGURES).glob("*.svg"):
+        if old.stem not in drawn:
+            old.unlink()
+    for stem, svg in drawn.items():
+        _write(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
+    loader = PackageLoader("spiky_rl.experiments.report")
+    for file, is_html in ((MARKDOWN, False), (HTML, True)):
+        templates = Environment(loader=loader, autoescape=is_html, keep_trailing_newline=True)
+        templates.filters |= {"plain": markdown.plain, "cell": markdown.cell, "fence": markdown.fence}
+        _write(folder / file, templates.get_template(f"{file}.j2").render(context))
+    return folder / HTML, folder / MARKDOWN
+
+
+def _write(path: Path, text: str) -> None:
+    files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -1,0 +1,269 @@
+"""A study's report: one page of HTML that needs nothing beside it, and the same in Markdown with its figures.
+
+Both are written from the same blocks, made from the result files alone: the same results give the same bytes, up to the line with
+the date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from spiky_rl.experiments.analysis.comparisons import Comparison
+from spiky_rl.experiments.analysis.measures import WINDOW
+from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
+from spiky_rl.experiments.analysis.statistics import LEVEL
+from spiky_rl.experiments.report import figures
+from spiky_rl.experiments.report.blocks import (  # fmt: skip
+    NONE,
+    Block,
+    Column,
+    Section,
+    count,
+    figure,
+    folded,
+    paragraph,
+    plain,
+    probability,
+    slug,
+    spelled,
+    table,
+)
+from spiky_rl.experiments.report.drawing import short
+from spiky_rl.experiments.report.hardship import memory, robustness
+from spiky_rl.experiments.report.pages import write_pages
+from spiky_rl.experiments.report.sentences import answer, design, threats, unnormalised
+from spiky_rl.experiments.report.spending import energy
+
+
+def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
+    """Write report.html, report.md and figures/ into a study's folder; returns the two pages.
+
+    ``date`` is the one line that differs between two reports of the same results; None: today. Raises ResultsError where the
+    folder holds no study; cells without a readable result are named in the report.
+    """
+    analysis = analyse(folder)
+    name, cells = analysis.design.name, count(len(analysis.results), "cell")
+    subtitle = f"Study {name}: {cells} with a result, {len(analysis.skipped)} without"
+    title = analysis.design.question or name
+    return write_pages(folder, title, subtitle, report(analysis), figures.colours(analysis), date)
+
+
+def report(analysis: Analysis) -> list[Section]:
+    """All sections in their order; one without blocks has nothing to say."""
+    return [
+        Section("answer", "The answer in short", [Block("list", items=answer(analysis))]),
+        Section("design", "Design", [Block("terms", items=list(design(analysis)))]),
+        Section("scores", "Scores", list(scores(analysis))),
+        Section("figures", "Figures", list(pictures(analysis))),
+        Section("tests", "Tests against the baseline", list(tests(analysis.comparisons))),
+        Section("efficiency", "Sample efficiency, time and firing", list(efficiency(analysis))),
+        Section("robustness", "Robustness", list(robustness(analysis))),
+        Section("memory", "Need of memory", list(memory(analysis))),
+        Section("energy", "Operations and energy", list(energy(analysis))),
+        Section("threats", "Threats to validity", [Block("list", items=threats(analysis))]),
+        Section("missing", "Missing and failed cells", list(missing(analysis))),
+        Section("versions", "Versions and hashes", list(versions(analysis))),
+        Section("commands", "Commands", list(commands(analysis))),
+        Section(
+            "pairs",
+            "Appendix: all pairs of agents",
+            [folded("All comparisons", *tests(analysis.pairs))] if any(analysis.pairs.values()) else [],
+        ),
+    ]
+
+
+def scores(analysis: Analysis) -> Iterable[Block]:
+    """The main table, and every seed."""
+    order = sorted(
+        analysis.labels, key=lambda l: -analysis.overall[l].estimate if l in analysis.overall else 1e300
+    )
+    verdict = {(name, c.agent): c.verdict for name, found in analysis.comparisons.items() for c in found}
+    several = len(analysis.tasks) > 1
+    parts: list[tuple[Column, list[str]]] = []
+    if analysis.overall and several:
+        parts.append(
+            (
+                Column("All tasks", "normalised, IQM"),
+                spelled([analysis.overall.get(label) for label in order]),
+            )
+        )
+        parts.append(
+            (Column("All tasks", "verdict", True), [verdict.get((ALL, label), NONE) for label in order])
+        )
+    for task in analysis.tasks:
+        rows = [analysis.rows.get((label, task)) for label in order]
+        parts.append((Column(task, "return, mean"), spelled([row and row.mean for row in rows])))
+        if analysis.normalised and not several:
+            parts.append((Column(task, "normalised, IQM"), spelled([row and row.normalised for row in rows])))
+        parts.append((Column(task, "verdict", True), [verdict.get((task, label), NONE) for label in order]))
+    if order:
+        note = "IQM: interquartile mean, the mean of the middle half of all runs."
+        if any(analysis.comparisons.values()):
+            note += f" Verdicts are against {analysis.baseline}."
+        yield table(
+            "Score of the final policy", order, *parts, note=" ".join([note, unnormalised(analysis)]).strip()
+        )
+    for task in analysis.tasks:
+        named = [label for label in analysis.labels if (label, task) in analysis.rows]
+        rows = [analysis.rows[label, task] for label in named]
+        seeds = sorted({seed for row in rows for seed in row.by_seed})
+        yield folded(
+            f"Every seed on {task}",
+            table(
+                f"Scores on {task}, return",
+                named,
+                (Column("mean"), spelled([row.mean for row in rows])),
+                (Column("IQM"), spelled([row.iqm for row in rows])),
+                (Column("IQM", "normalised"), spelled([row.normalised for row in rows])),
+                (Column("training", "last iterations"), spelled([row.training for row in rows])),
+                *((Column(f"seed {s}"), [plain(row.by_seed.get(s)) for row in rows]) for s in seeds),
+            ),
+        )
+
+
+def pictures(analysis: Analysis) -> Iterable[Block]:
+    """Scores and how they came about."""
+    dashed = f" Dashed: {analysis.baseline}." if analysis.baseline else ""
+    for task in analysis.tasks:
+        mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
+        beside = dashed if sum(other == task for _, other in analysis.curves) > figures.MANY else ""
+        yield from figure(
+            f"curves_{slug(task)}", f"Learning on {task}",
+            f"Interquartile mean of the return while training, with its interval over seeds, over environment steps.{beside}{mark}",
+            lambda task=task: figures.learning_curves(analysis, task),
+        )  # fmt: skip
+    if analysis.rows:
+        one = f" Dotted: {analysis.baseline}." if analysis.normalised and len(analysis.tasks) > 1 else ""
+        yield from figure(
+            "scores", "Interquartile mean of the score",
+            f"Estimates and {100 * LEVEL:g} % intervals over seeds, best first.{one}", lambda: figures.aggregate(analysis),
+        )  # fmt: skip
+    yield from figure(
+        "profiles", "Performance profiles",
+        f"Share of runs whose score lies above a value, averaged over tasks, with intervals that hold point by point.{dashed}",
+        lambda: figures.profiles(analysis),
+    )  # fmt: skip
+    yield from figure(
+        "improvement", f"Probability of improvement over {analysis.baseline}",
+        f"How probable it is that a run scores above a run of {analysis.baseline}, with intervals. Dotted: as probable as not.",
+        lambda: figures.improvement(analysis),
+    )  # fmt: skip
+
+
+def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
+    """A table for each family of comparisons."""
+    if any(families.values()):
+        yield paragraph(
+            "n: pairs of equal task and seed. p: two-sided sign-flip test, raw and corrected by Holm. d: Hedges' d of paired"
+            " differences. P: probability that a run scores higher than the other's, not paired. Seeds needed: per task, for a power"
+            " of 80 % if the effect is as large as it looks."
+        )
+    for name, found in families.items():
+        if not found:
+            continue
+        unit = "normalised score" if name == ALL else "return"
+        where = "over all tasks" if name == ALL else f"on {name}"
+        against = {c.baseline for c in found}
+        to = f" to {found[0].baseline}" if len(against) == 1 else ""
+        note = f"{count(len(found), 'comparison')}: the lowest corrected p there can be is {probability(min(c.attainable for c in found))}."
+        if left_out := sum(c.left_out for c in found):
+            note += f" {count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
+        yield table(
+            f"Difference{to} {where}",
+            [c.agent if to else f"{c.agent} − {c.baseline}" for c in found],
+            (Column("n", "pairs"), [str(c.pairs) for c in found]),
+            (Column("difference", unit), spelled([c.difference for c in found], least=2)),
+            (Column("d"), [plain(c.effect) for c in found]),
+            (Column("P"), spelled([c.improvement for c in found])),
+            (Column("p", "raw"), [probability(c.p_value) for c in found]),
+            (Column("p", "Holm"), [probability(c.corrected) for c in found]),
+            (Column("verdict", is_text=True), [c.verdict for c in found]),
+            (
+                Column("seeds", "needed"),
+                [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in found],
+            ),
+            note=note,
+            first="agent" if to else "pair",
+        )
+
+
+def efficiency(analysis: Analysis) -> Iterable[Block]:
+    """How soon, how long, and with how many spikes."""
+    yield from figure(
+        "thresholds", "Environment steps to the task's threshold",
+        f"First environment step at which the return while training, averaged over {WINDOW} iterations, reaches the threshold:"
+        " dots are runs, bars their medians. Triangles beyond the budget: how many runs never reached it, which count as"
+        " longer than the budget.",
+        lambda: figures.thresholds(analysis),
+    )  # fmt: skip
+    for task in analysis.tasks:
+        named = [label for label in analysis.labels if (label, task) in analysis.rows]
+        rows = [analysis.rows[label, task] for label in named]
+        ends = [row.threshold for row in rows]
+        medians = [
+            NONE if t is None else f"> {short(t.budget)}" if t.median is None else short(t.median)
+            for t in ends
+        ]
+        rates = [None if row.label in analysis.anns else row.firing_rate for row in rows]
+        yield table(
+            f"Training on {task}",
+            named,
+            (
+                Column("reached", "runs"),
+                [
+                    NONE if t is None else f"{t.reached} of {t.runs} ({100 * t.reached / t.runs:.0f} %)"
+                    for t in ends
+                ],
+            ),
+            (Column("median", "environment steps"), medians),
+            (Column("training", "wall seconds"), spelled([row.seconds for row in rows], each=True)),
+            (Column("training", "processor seconds"), spelled([row.processor for row in rows], each=True)),
+            (Column("return", "last iterations"), spelled([row.training for row in rows])),
+            (Column("firing rate", "%, when evaluated"), spelled(rates, 100)),
+            (Column("episode", "control steps"), spelled([row.length for row in rows])),
+        )
+
+
+def missing(analysis: Analysis) -> Iterable[Block]:
+    """Cells without numbers, each with the reason."""
+    if not analysis.skipped:
+        yield paragraph(f"None: all {count(len(analysis.results), 'cell')} have a result.")
+    absent = [cell for cell in analysis.skipped if cell.status == "missing"]
+    for cell in analysis.skipped:
+        if cell not in absent:
+            yield folded(f"{cell.cell}: {cell.status}", Block("code", cell.reason))
+    if absent:
+        lines = [f"{cell.cell}: {cell.reason}" for cell in absent]
+        yield folded(f"{count(len(absent), 'cell')} missing", Block("code", "\n".join(lines)))
+
+
+def versions(analysis: Analysis) -> Iterable[Block]:
+    """What each cell was obtained with: letters stand for software, machine and robots."""
+    found = analysis.results
+    software = [", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())) for r in found]
+    places = [f"{r.machine}; {r.device}; robots: {r.assets}; physics: {r.physics}" for r in found]
+    setups = [f"{packages}; {place}" for packages, place in zip(software, places, strict=True)]
+    named = {setup: chr(ord("A") + i) if i < 26 else str(i) for i, setup in enumerate(dict.fromkeys(setups))}
+    if found:
+        yield Block("terms", items=[(name, setup) for setup, name in named.items()])
+        parts = (
+            (Column("hash", is_text=True), [r.hash for r in found]),
+            (Column("specification", is_text=True), [r.spec_hash or NONE for r in found]),
+            (Column("obtained with", is_text=True), [named[setup] for setup in setups]),
+            (Column("date", is_text=True), [r.date for r in found]),
+            (Column("environments"), [f"{r.num_envs:,}" for r in found]),
+            (Column("resumed", "times"), [str(r.resumed) for r in found]),
+        )
+        yield folded("Every cell", table("Cells", [r.cell for r in found], *parts, first="cell"))
+
+
+def commands(analysis: Analysis) -> Iterable[Block]:
+    """What reproduces each cell by hand."""
+    if analysis.results:
+        yield paragraph(
+            "OUT is the study's folder. The same seed on the same CPU gives the same result, to the last bit."
+        )
+    for label in dict.fromkeys(result.label for result in analysis.results):
+        lines = [line for r in analysis.results if r.label == label for line in (f"# {r.cell}", *r.commands)]
+        yield folded(label, Block("code", "\n".join(lines)))

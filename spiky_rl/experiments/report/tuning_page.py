@@ -1,0 +1,237 @@
+"""A tuning's page: three figures of every agent on every task, the tuned values, and the importance of every parameter.
+
+Default: the return of the agent as its file has it. Tuned: that of the best trial. Sensitivity: how the returns of all trials are spread
+at the first rung, which all of them reach; an agent that is hard to tune has few good ones. All are of a trial's budget and of tuning
+seeds: what a tuned agent scores is for a study with other seeds to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+
+from optuna.trial import FrozenTrial
+
+from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.analysis.tuning_outcome import KEEP, LEAST, QUANTILE, Outcome, outcomes, overrides
+from spiky_rl.experiments.report import figures
+from spiky_rl.experiments.report.blocks import (  # fmt: skip
+    NONE,
+    Block,
+    Column,
+    Section,
+    count,
+    listed,
+    paragraph,
+    plain,
+    slug,
+    spell,
+    table,
+)
+from spiky_rl.experiments.report.drawing import WIDTH, Sheet, fitted, text_width, whiskers
+from spiky_rl.experiments.report.pages import write_pages
+from spiky_rl.experiments.report.sections import figure
+from spiky_rl.experiments.run.tuning import ACTIVITIES, SHARE
+from spiky_rl.experiments.run.tuning_search import Search
+
+
+@dataclass(frozen=True)
+class Names:
+    """Agents as figures name them."""
+
+    labels: Sequence[str]
+    anns: Sequence[str]
+    baseline: str | None = None
+
+
+def write_tuning_page(search: Search, facts: Mapping[str, str]) -> tuple[Path, Path]:
+    """Write report.html, report.md and figures/ from the trials that there are; ``facts`` are what they are made from."""
+    found = outcomes(search)
+    dimensions = {o.pair.stem: o.pair.dimensions for o in found}
+    anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
+    names = Names(list(dimensions), anns)
+    by_task = {o.pair.label: [p for p in found if p.pair.label == o.pair.label] for o in found}
+    failed = {
+        f"{o.pair.stem} trial{t.number} on {o.pair.label}": t.user_attrs["diverged"]
+        for o in found
+        for t in o.diverged
+    }
+    failed |= search.broken
+    answers = [(f"{task}.", answer(own)) for task, own in by_task.items()]
+    answers += [
+        (
+            "What this is not.",
+            "The best of many trials looks better than it is: a study with other seeds tells what it is worth.",
+        )
+    ]
+    sections = [
+        Section("answer", "In short", [Block("list", items=answers)]),
+        Section("design", "Design", [Block("terms", items=[*design(search, found), *made_from(facts)])]),
+        *(Section(slug(task), task, list(blocks(search, names, task, own))) for task, own in by_task.items()),
+        Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
+    ]  # fmt: skip
+    ended, wanted = sum(len(o.ended) for o in found), search.tuning.trials * len(found)
+    subtitle = f"Tuning in the space {search.tuning.space.name}: {ended} of {count(wanted, 'trial')} ended"
+    title = f"What does tuning change of {listed(names.labels)}?"
+    return write_pages(search.out, title, subtitle, sections, figures.colours(names), None)
+
+
+def answer(found: Sequence[Outcome]) -> str:
+    """From what to what tuning took the agents of a task."""
+    parts = []
+    for outcome in found:
+        stem, best, default = outcome.pair.stem, outcome.best, outcome.default
+        if best is None or default is None:
+            parts.append(f"{stem} has no complete trial yet")
+        elif best.number == 0:
+            parts.append(f"{stem} stays as it is, at {plain(best.values[0])}")
+        else:
+            parts.append(
+                f"{stem} from {plain(default.values[0])} to {plain(best.values[0])} (trial {best.number})"
+            )
+            if len(best.values) > 1:
+                parts[-1] += f" at an activity of {best.values[1]:.3g} instead of {default.values[1]:.3g}"
+    return f"Return of tuning seeds after a trial's budget: {'; '.join(parts)}."
+
+
+def design(search: Search, found: Sequence[Outcome]) -> Iterable[tuple[str, str]]:
+    """What was tuned, under which terms."""
+    tuning = search.tuning
+    yield "Agents", ", ".join(tuning.study.agents)
+    yield "Trials", f"{tuning.trials} of every agent on every task; the first is the agent as it is"
+    yield "Seeds", f"{', '.join(map(str, tuning.study.seeds))}, in every trial; studies that use the values have others"
+    for pair in {o.pair.label: o.pair for o in found}.values():
+        yield f"Trial on {pair.label}", f"{pair.budget.text}, {SHARE:.0%} of a whole training"
+    if tuning.activity:
+        least = f"tuned is the least activity whose return lacks at most {KEEP:.0%} of the highest"
+        yield "Objectives", f"a high return and few {ACTIVITIES[tuning.activity]}; {least}; no trial is ended early"
+    else:
+        rungs = listed(f"{share:.0%}" for share in tuning.rungs[:-1])
+        yield "Pruning", f"after {rungs} of its budget a trial ends that is below the median of complete ones, from four on"
+    shared = count(len(tuning.space.shared), "dimension")
+    yield "Space", f"{tuning.space.name}: {shared} that all share, the others of each agent's own, equally many"
+    yield "Search", "Optuna's tree-structured Parzen estimator"
+    yield "Evaluation", f"without exploration noise, {count(tuning.study.episodes, 'episode')} that training did not see"
+
+
+def made_from(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
+    """What trials are made from, as a page says it; budgets stand there already."""
+    return ((f"{k[0].upper()}{k[1:]}", v) for k, v in facts.items() if not k.startswith("budget"))
+
+
+def blocks(search: Search, names: Names, task: str, found: Sequence[Outcome]) -> Iterable[Block]:
+    """The three figures of a task, in numbers and drawn; the importance of every parameter; the tuned values."""
+    stems, activity = [o.pair.stem for o in found], search.tuning.activity
+    share = search.tuning.rungs[0]
+    first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
+    yield table(
+        f"Return on {task}", stems,
+        (Column("default"), [objective(o.default, 0) for o in found]),
+        (Column("tuned"), [objective(o.best, 0) for o in found]),
+        (Column("sensitivity", "median and quartiles"), [spell(o.sensitivity) for o in found]),
+        (Column("default", activity), [objective(o.default, 1) for o in found]),
+        (Column("tuned", activity), [objective(o.best, 1) for o in found]),
+        (Column("trials"), [str(len(o.ended)) for o in found]),
+        (Column("complete"), [str(len(o.complete)) for o in found]),
+        (Column("diverged"), [str(len(o.diverged)) for o in found]),
+        note=f"Sensitivity: return of every trial {first}. Trials that are not complete were ended early or diverged.",
+    )  # fmt: skip
+    yield from figure(
+        f"tuning_{slug(task)}", f"Default, tuned and sensitivity on {task}",
+        f"Return of the agent as it is, of the best trial, and of every trial {first}, with median and quartiles.",
+        lambda: three(names, found),
+    )  # fmt: skip
+    if activity:
+        yield from figure(
+            f"activity_{slug(task)}", f"Return and activity on {task}",
+            f"Trials by return and {ACTIVITIES[activity]}. Rings: the agents as they are; large dots: tuned.",
+            lambda: scatter(search, names, found),
+        )  # fmt: skip
+    shares = {o.pair.stem: o.importances() for o in found}
+    keys = list(dict.fromkeys(d.key for o in found for d in o.pair.dimensions))
+    if any(shares.values()):
+        cells = ([plain(100 * own[k], 0) if k in own else NONE for k in keys] for own in shares.values())
+        yield table(
+            f"Importance of parameters on {task}, in %", [key.removeprefix("agent.") for key in keys],
+            *zip(map(Column, shares), cells), first="parameter",
+            note=f"Share in what makes a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA).",
+        )  # fmt: skip
+    else:
+        yield paragraph(f"The importance of parameters is estimated from {LEAST} trials on.")
+    best = {o.pair.stem: [] if o.best is None else overrides(search, o.pair, o.best) for o in found}
+    tuned = {stem: dict(text.split("=", 1) for text in own) for stem, own in best.items()}
+    if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
+        columns = (
+            (Column(stem), [readable(own.get(key, NONE)) for key in keys]) for stem, own in tuned.items()
+        )
+        yield table(
+            f"Tuned values on {task}", [k.removeprefix("agent.") for k in keys], *columns, first="parameter"
+        )
+
+
+def objective(trial: FrozenTrial | None, index: int) -> str:
+    """A trial's return or, at index 1, its activity, if it has one."""
+    if trial is None or len(trial.values) <= index:
+        return NONE
+    return plain(trial.values[index]) if index == 0 else f"{trial.values[index]:.3g}"
+
+
+def readable(text: str) -> str:
+    """An override's value, a number with three digits that count."""
+    try:
+        return f"{float(text):.3g}"
+    except ValueError:
+        return text
+
+
+def three(names: Names, found: Sequence[Outcome]) -> Sheet | None:
+    """Default, tuned and sensitivity beside each other, a row for each agent."""
+    shown = {o.pair.stem: o for o in found if o.complete}
+    if not shown:
+        return None
+    sheet, panels = figures.listing(
+        names, list(shown), [(what, "return") for what in ("default", "tuned", "sensitivity")]
+    )
+    ends = [v for o in found for v in (*o.firsts.values(), *(t.values[0] for t in o.complete))]
+    spare = 0.06 * (max(ends) - min(ends) or 1.0)
+    for panel in panels:
+        panel.set_xlim(min(ends) - spare, max(ends) + spare)
+    for y, (stem, outcome) in enumerate(shown.items()):
+        colour, firsts = figures.colours(names)[stem], list(outcome.firsts.values())
+        for panel, trial in zip(panels, (outcome.default, outcome.best)):
+            if trial is not None:
+                whiskers(panel, y, Interval(trial.values[0], nan, nan), colour)
+        panels[2].plot(
+            firsts, [y] * len(firsts), "o", color=colour, markersize=4, alpha=0.4, markeredgewidth=0
+        )
+        if (spread := outcome.sensitivity) is not None:
+            panels[2].plot(
+                [spread.low, spread.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt"
+            )
+            panels[2].plot([spread.estimate], [y], "|", color=colour, markersize=11, markeredgewidth=2)
+    return sheet
+
+
+def scatter(search: Search, names: Names, found: Sequence[Outcome]) -> Sheet | None:
+    """Return over activity, a dot for each trial."""
+    shown = {o.pair.stem: o for o in found if o.complete}
+    if not shown:
+        return None
+    margin = max(text_width(fitted(stem)) for stem in shown) + 0.25
+    sheet = Sheet(3.6)
+    axes = sheet.panel(0.62, 0.1, WIDTH - 0.62 - margin, 3.0)
+    axes.set(xlabel=ACTIVITIES[search.tuning.activity], ylabel="return")
+    for row, (stem, outcome) in enumerate(shown.items()):
+        colour = figures.colours(names)[stem]
+        for trials, style in (
+            (outcome.complete, {"markersize": 4, "alpha": 0.45, "markeredgewidth": 0}),
+            ([outcome.default], {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}),
+            ([outcome.best], {"markersize": 9, "markeredgecolor": "white"}),
+        ):
+            points = [trial.values for trial in trials if trial is not None]
+            axes.plot([p[1] for p in points], [p[0] for p in points], "o", color=colour, **style)
+        name = {"color": colour, "transform": axes.transAxes, "fontweight": "bold"}
+        axes.text(1.02, 0.95 - 0.07 * row, fitted(stem), **name)
+    return sheet

@@ -1,0 +1,149 @@
+"""A study's folder: the plan, and of every cell a folder that one process at a time works in.
+
+    study.json  plan.json  cells/NAME/{cell.json, log.txt, run/..., evaluation.json, result.json or error.txt}
+
+Everything is written whole or not at all. A cell is finished when its ``result.json`` is there with the hash of the plan; until
+then whoever holds its lock may work on it. The kernel releases a lock when the last process that inherited it has ended, so a
+cell that a killed command left running is waited for, not run twice.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config import files
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell
+from spiky_rl.experiments.design.study import Study, StudyError, extended
+
+log = logging.getLogger(__name__)
+
+RESULT, ERROR, LOG, LOCK = "result.json", "error.txt", "log.txt", "lock"
+VERSION = 1
+HEARTBEAT = ("share", "steps_per_second")
+"""Numbers that ``progress.json`` has from the first iteration on."""
+
+
+def prepare(folder: Path, study: Study) -> Study:
+    """The study to work on in ``folder``: the given one, with what the folder's own has beside it. Raises StudyError."""
+    path = folder / "study.json"
+    if path.exists():
+        if (held := read_json(path)) is None:
+            log.warning("%s: is damaged; it is written anew, from what is asked for now", path)
+            return study
+        if not isinstance(held, dict) or held.get("version") != VERSION:
+            raise StudyError(f"{path}: is no study of this version; move it away or choose another --out")
+        return extended(held, study)
+    if folder.is_dir() and (folder / "cells").exists():
+        raise StudyError(f"{folder}: has cells/, but no study.json that says of what; choose another --out")
+    return study
+
+
+def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
+    """Write the study, its plan, and every cell's own line.
+
+    Args:
+        folder: The study's.
+        study: What is compared.
+        cells: All of its cells.
+        assets: Which robots cells that begin now run with, in words.
+
+    Raises StudyError where a cell was finished as something else, and where cells would begin with other robots or another
+    physics than those that there are had.
+    """
+    left = False
+    for cell in cells:
+        path = folder / "cells" / cell.name / RESULT
+        held = read_json(path) if path.exists() else None
+        if isinstance(held, dict) and "hash" in held and held["hash"] != cell.hash:
+            raise StudyError(
+                f"{path}: was obtained with another specification (hash {held['hash']}, now {cell.hash}): agent, task or"
+                " evaluation changed since; choose another --out, or move that cell away to run it again"
+            )
+        left |= not is_finished(path.parent, cell.hash)
+    if left:
+        for cell in cells:
+            for what, key, ours in (("robots", "assets", assets), ("physics", "physics", cell.physics)):
+                theirs = begun_with(folder / "cells" / cell.name, key)
+                if theirs not in (None, ours):
+                    raise StudyError(
+                        f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"
+                        f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
+                    )
+    files.write_json(folder / "study.json", study.data())
+    files.write_json(folder / "plan.json", {"version": VERSION, "cells": [cell.data() for cell in cells]})
+    for cell in cells:
+        write_cell(folder, study, cell, assets)
+
+
+def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
+    """Write a cell's own line, which is all that who works it needs to know."""
+    own = {**cell.data(), "train": list(cell.train), "evaluate": list(cell.evaluate)}
+    own["budget"] = None if study.budget is None else vars(study.budget)
+    own |= {"library": study.library, "assets": assets, "goes_on": cell.goes_on}
+    files.write_json(folder / "cells" / cell.name / "cell.json", own)
+
+
+def begun_with(folder: Path, what: str) -> str | None:
+    """Which assets or physics a cell was measured with, or has begun to train with; None where it has not begun, or does not
+    say. Before cells said which physics they had, that was always Isaac Lab's."""
+    name = RESULT if (folder / RESULT).exists() else "cell.json" if (folder / "run").exists() else None
+    held = None if name is None or not (folder / name).exists() else read_json(folder / name)
+    if not isinstance(held, dict):
+        return None
+    return held.get(what, EARLIER_PHYSICS if what == "physics" else None)
+
+
+def read_json(path: Path) -> Any:
+    """A file's content; None for one that is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def is_finished(folder: Path, wanted: str) -> bool:
+    """Whether a cell's folder holds a result of the hash ``wanted``."""
+    if not (folder / RESULT).exists():
+        return False
+    held = read_json(folder / RESULT)
+    return isinstance(held, dict) and held.get("hash") == wanted
+
+
+def set_aside(folder: Path) -> Path | None:
+    """Move a result that cannot be read out of the way, and keep it; where it went."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    taken = 0
+    while (to := folder / f"result.corrupt{taken or ''}.json").exists():
+        taken += 1
+    os.replace(path, to)
+    return to
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[int]:
+    """Hold a cell; gives the lock's file descriptor, for children to inherit. Raises BlockingIOError where it is held."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """How far a cell's training is, as ``train.py`` last said; empty before its first iteration, and where that is damaged."""
+    found = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
+    held = read_json(found[-1]) if found else None
+    if isinstance(held, dict) and all(isinstance(held.get(key), int | float) for key in HEARTBEAT):
+        return held
+    return {}

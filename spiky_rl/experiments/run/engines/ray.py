@@ -1,0 +1,181 @@
+"""Cells as Ray tasks: on a cluster whose machines share the study's folder, or on this machine as one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from spiky_rl.experiments.run.cells import is_finished
+from spiky_rl.experiments.run.engines.base import (
+    BROKEN,
+    DONE,
+    RUNNING,
+    STOPPED,
+    WAITING,
+    Engine,
+    EngineError,
+    Order,
+    command,
+    environment,
+    state_of,
+)
+
+RETRIES = 5
+"""How often a cell is begun again after the machine that worked it was lost; it goes on from its last checkpoint."""
+PATIENCE = 5.0
+"""Seconds in which a cluster has to answer."""
+PAUSE = 0.5
+"""Seconds between looks."""
+MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
+"""Environment variables of Ray's authentication."""
+NETWORK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for clusters that other machines join, which it reads on every system: 0 binds all ports to loopback."""
+AUTHENTICATED = (2, 52)
+"""The first version of Ray that knows tokens."""
+
+log = logging.getLogger(__name__)
+
+
+class RayEngine(Engine):
+    """Ray's scheduler decides where; a cell takes ``cpus`` and ``gpus`` there."""
+
+    def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
+        """
+        Args:
+            address: Of a running cluster, ``auto`` for the one of this machine; None starts one here for the study, which
+                nobody else can use.
+            cpus: Cores of a cell.
+            gpus: GPUs of a cell; a fraction shares one.
+        """
+        self.address, self.cpus, self.gpus = address, cpus, gpus
+
+    def run(self, order: Order) -> dict[str, str]:  # noqa: D102
+        with guarded() if self.address is None else nullcontext():
+            import ray  # after that, for it reads its environment once
+
+            self.connect()
+            try:
+                self.require_resources()
+                return self.follow(order)
+            finally:
+                ray.shutdown()
+
+    def connect(self) -> None:
+        """Join the cluster, or start one here. Raises EngineError where there is none."""
+        import ray
+        from ray.exceptions import RayError
+
+        if self.address is None and tuple(map(int, ray.__version__.split(".")[:2])) < AUTHENTICATED:
+            raise EngineError(
+                f"--engine ray: Ray {ray.__version__} has no authentication, so that others could run code here; pip install"
+                " -U 'spiky-rl[ray]'"
+            )
+        try:
+            if self.address and (found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.address)):
+                # Ray itself would wait for minutes
+                socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
+            ray.init(
+                address=self.address or "local",  # None would join whatever RAY_ADDRESS names
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                include_dashboard=False,
+            )
+        except (OSError, OverflowError, RayError, RuntimeError, ValueError) as error:
+            where = f"--ray_address {self.address}: no Ray cluster answers there"
+            what = where if self.address else "--engine ray: no Ray cluster starts here"
+            raise EngineError(f"{what}: {' '.join(str(error).split())[:400]}") from None
+        if self.address and os.environ.get(MODE) != "token":
+            log.warning(
+                "the Ray cluster at %s asks for no token: whoever reaches its ports can run code as you; start it, and this"
+                " command, with %s=token (see docs/experiments.md)",
+                *(self.address, MODE),
+            )
+
+    def require_resources(self) -> None:
+        """Raise EngineError where no machine of the cluster could ever take a cell."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fits = [n for n in nodes if n.get("CPU", 0.0) >= self.cpus and n.get("GPU", 0.0) >= self.gpus]
+        if not fits:
+            raise EngineError(
+                f"--cell_cpus {self.cpus:g} --cell_gpus {self.gpus:g}: no machine of the cluster has as many"
+            )
+
+    def follow(self, order: Order) -> dict[str, str]:
+        """Hand out at most ``parallel`` cells at a time and wait for them."""
+        import ray
+
+        states = {cell.name: WAITING for cell in order.cells}
+        waiting, running = list(order.cells), dict[Any, str]()
+        hashes = dict[str, str]()
+        threads = max(1, int(self.cpus))
+        given = environment(order.parallel, threads * order.parallel)
+        variables = {key: given[key] for key in ("OMP_NUM_THREADS", "SPIKY_RL_CELLS")}
+        remote = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(work)
+        while order.has_more(waiting, states) or running:
+            while waiting and len(running) < order.parallel and not order.asked():
+                cell = waiting.pop(0)
+                running[remote.remote(command(order, cell), variables)] = cell.name
+                hashes[cell.name] = cell.hash
+                states[cell.name] = RUNNING
+            if order.asked():
+                for task in running:
+                    ray.cancel(task)
+            ended, _ = ray.wait(list(running), timeout=PAUSE)
+            for task in ended:
+                name = running.pop(task)
+                states[name] = outcome(task)
+                if states[name] == DONE and not is_finished(order.out / "cells" / name, hashes[name]):
+                    raise EngineError(
+                        f"{order.out}: cell {name} is finished elsewhere, but its result is not here; on a cluster --out"
+                        " must lie in a folder that all machines share"
+                    )
+            order.changed(states)
+        return {name: STOPPED if state == WAITING else state for name, state in states.items()}
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """An environment in which Ray starts a cluster that only this command can use: a random token, on loopback."""
+    own = {MODE: "token", TOKEN: secrets.token_hex(32), NETWORK: "0"}
+    before = {key: os.environ.get(key) for key in own}
+    os.environ.update(own)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key)
+            os.environ.update({} if value is None else {key: value})
+
+
+def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
+    """On the machine that Ray chose: the exit code of a cell's process, which ends with this one and has no token."""
+    line, env = [*arguments, str(os.getpid())], {**os.environ, **variables}
+    env.pop(TOKEN, None)
+    with subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL) as process:
+        try:
+            return process.wait()
+        except BaseException:  # the driver has cancelled the task
+            process.terminate()
+            raise
+
+
+def outcome(task: Any) -> str:
+    """A cell's state after its task ended."""
+    import ray
+    from ray.exceptions import RayError, TaskCancelledError
+
+    try:
+        return state_of(ray.get(task))
+    except TaskCancelledError:
+        return STOPPED
+    except RayError:
+        return BROKEN

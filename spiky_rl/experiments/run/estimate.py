@@ -1,0 +1,103 @@
+"""How long cells will take: from results of the same agents and tasks, else from what a task's file says of its speed."""
+
+from __future__ import annotations
+
+import datetime
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from spiky_rl.config.spec import TaskSpec
+from spiky_rl.experiments.analysis.results import ResultsError, number, optional, text
+from spiky_rl.experiments.analysis.results import record as mapping
+from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.run.cells import RESULT, read_json
+
+OVERHEAD = 25.0
+"""Seconds for which a cell starts its two simulators and evaluates."""
+TIMED = mapping(
+    {"agent": text, "task": text, "device": text}
+    | {"training": optional(mapping({"seconds_total": number, "env_steps": number}))}
+)
+"""What of a result tells a speed."""
+REFERENCE = "mlp_ppo"
+"""The agent that the tasks' files speak of."""
+
+
+@dataclass
+class Speeds:
+    """Seconds per environment step, simulation and learning together, as results tell them."""
+
+    known: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
+    """By agent's file stem, task and kind of device."""
+
+    def read(self, folders: Iterable[Path]) -> Speeds:
+        """Add the results of the studies in ``folders``; what cannot be read tells nothing."""
+        for folder in folders:
+            for path in sorted(folder.glob(f"cells/*/{RESULT}")):
+                held = read_json(path)
+                try:
+                    TIMED("", held)
+                except ResultsError:
+                    continue
+                if (spent := held["training"]) is not None and spent["env_steps"] > 0:
+                    key = (held["agent"], held["task"], held["device"].partition(":")[0])
+                    self.known.setdefault(key, []).append(spent["seconds_total"] / spent["env_steps"])
+        return self
+
+    def of(
+        self, agent: str, task: str, device: str, specs: Mapping[str, TaskSpec]
+    ) -> tuple[float, str] | None:
+        """(seconds per environment step, where the number is from); None where nothing is known of the task."""
+        kind = device.partition(":")[0]
+        if own := self.known.get((agent, task, kind)):
+            return statistics.median(own), "results of the same agent and task"
+        base = self.known.get((REFERENCE, task, kind))
+        spec = specs.get(task)
+        if base:
+            seconds, source = statistics.median(base), f"results of {REFERENCE}"
+        elif spec is not None and spec.steps_per_second.get(kind):
+            seconds, source = 1.0 / spec.steps_per_second[kind], "the task's file"
+        else:
+            return None
+        if agent == REFERENCE:
+            return seconds, source
+        factor = self._factor(agent, kind)
+        if factor is None:
+            return seconds, f"{source}, as if the agent were {REFERENCE}"
+        return seconds * factor, f"{source}, times what the agent takes elsewhere"
+
+    def _factor(self, agent: str, kind: str) -> float | None:
+        """How many times the reference's time an agent takes, over the tasks on which both are known."""
+        ratios = [
+            statistics.median(values) / statistics.median(self.known[REFERENCE, task, kind])
+            for (name, task, device), values in self.known.items()
+            if name == agent and device == kind and (REFERENCE, task, kind) in self.known
+        ]
+        return statistics.fmean(ratios) if ratios else None
+
+
+def estimated(
+    cells: Iterable[Cell], study: Study, speeds: Speeds, specs: Mapping[str, TaskSpec]
+) -> tuple[list[Cell], set[str]]:
+    """The cells with their seconds, None where nothing is known; and where the numbers are from."""
+    found, sources = [], set()
+    for cell in cells:
+        seconds: float | None = OVERHEAD
+        if cell.train and study.budget is not None and study.budget.kind == "wall":
+            seconds = OVERHEAD + study.budget.amount
+        elif cell.train and cell.env_steps is not None:
+            speed = speeds.of(cell.agent, cell.task, cell.device, specs)
+            seconds = None if speed is None else OVERHEAD + speed[0] * cell.env_steps / cell.processes
+            sources |= set() if speed is None else {speed[1]}
+        elif cell.train:
+            seconds = None
+        found.append(replace(cell, seconds=seconds))
+    return found, sources
+
+
+def duration(seconds: float) -> str:
+    """``1 day, 2:03:04``."""
+    return str(datetime.timedelta(seconds=round(seconds)))

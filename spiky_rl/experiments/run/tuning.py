@@ -1,0 +1,168 @@
+"""A tuning: agents and tasks, the space to search, how many trials of which budget; and the folder that it lies in.
+
+    tuning.json  tuning.db  cells/TASK.AGENT.trial7.rung1.seed90000/...  trials/...  tuned.yaml  report.html
+
+A trial's training has a third of a whole one's budget and is evaluated at rungs on the way, each a cell of its own that goes on from the
+checkpoint of the one before. Trial 0 is the agent as its file has it. All that decides what comes next lies in Optuna's storage
+and in the cells' results: a command that is killed anywhere and run again goes on from there.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config import files
+from spiky_rl.config.spec import flatten
+from spiky_rl.experiments.design import grid
+from spiky_rl.experiments.design.budget import Budget
+from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.experiments.design.study import Study, StudyError, extended
+from spiky_rl.experiments.design.tuning_space import Dimension, Space
+from spiky_rl.experiments.run.cells import VERSION, read_json, write_cell
+
+FILE = "tuning.json"
+SHARE = 1 / 3
+"""Share of a whole training's budget that a trial has."""
+RUNGS = (0.25, 0.5, 1.0)
+"""Shares of a trial's budget after which it is evaluated, and goes on or ends."""
+ACTIVITIES = {
+    "firing_rate": "share of inner steps with a spike",
+    "operations": "synaptic operations per control step",
+}
+"""What may be a second objective, of the actor."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An agent on a task: what has trials of its own."""
+
+    task: str
+    """As it was asked for, and so is the agent."""
+    agent: str
+    label: str
+    """The task's."""
+    stem: str
+    """The agent's file's."""
+    dimensions: tuple[Dimension, ...]
+    budget: Budget
+    """Budget of a trial."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how trials run."""
+
+    out: Path
+    """The tuning's folder, absolute."""
+    resolver: Callable[[Study], Callable[[str, str, Mapping[str, Any]], Resolved]]
+    """Tells what a combination of task, agent and variation is in a study, as `grid.cells` asks."""
+    device: str | None = None
+    assets: str = "auto"
+    robots: str = ""
+    """Which those are, in words."""
+    processes: int = 1
+    """How many processes train a cell."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is tuned, and how."""
+
+    study: Study
+    """Agents, tasks, tuning seeds, budget of a whole training, and how trials are evaluated."""
+    space: Space
+    trials: int
+    """Number of trials that every agent has on every task."""
+    activity: str = ""
+    """One of `ACTIVITIES`, to be as low as it can; empty: there is the return alone."""
+    storage: str = ""
+    """URL of Optuna's storage, without its password; empty: a file of the folder."""
+    id: str = ""
+    """Tells its trials from those of other tunings in the same storage."""
+
+    @property
+    def rungs(self) -> tuple[float, ...]:
+        """With two objectives no trial is ended early: a low return may be what a low activity costs."""
+        return (1.0,) if self.activity else RUNGS
+
+    def of(self, pair: Pair, overrides: Sequence[str], share: float = 1.0) -> Study:
+        """The study of a pair's trial up to a share of its budget; what the command line says stands behind its values."""
+        budget = replace(pair.budget, amount=pair.budget.amount * share)
+        own = (*overrides, *self.study.overrides)
+        return replace(self.study, agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
+
+    def cells(self, site: Site, pair: Pair, overrides: Sequence[str], rung: int, name: str) -> list[Cell]:
+        """The cells of a trial at a rung, one for each seed, each with its folder."""
+        given, found = self.of(pair, overrides, self.rungs[rung]), []
+        title, before = f"{name} rung{rung}", f".rung{rung - 1}."
+        for cell in grid.cells(given, site.resolver(given), site.device, site.assets, site.processes, title):
+            if cell.train:
+                goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
+                found.append(replace(cell, goes_on=goes_on))
+                write_cell(site.out, given, found[-1], site.robots)
+        return found
+
+    def data(self) -> dict[str, Any]:
+        """As plain data."""
+        return {
+            "version": VERSION,
+            "id": self.id,
+            "study": self.study.data(),
+            "space": self.space.part(self.study.agents),
+            "trials": self.trials,
+            "activity": self.activity,
+            "storage": self.storage,
+        }
+
+
+def prepare(folder: Path, asked: Tuning) -> Tuning:
+    """The tuning to work on in ``folder``: the asked one, with the agents, tasks and trials that it has already.
+
+    Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared.
+    """
+    path = folder / FILE
+    if not path.exists():
+        if (folder / "cells").exists():
+            raise StudyError(f"{folder}: has cells/, but no {FILE} that says of what; choose another --out")
+        return replace(asked, id=secrets.token_hex(4))
+    held = read_json(path)
+    if not isinstance(held, dict) or held.get("version") != VERSION:
+        raise StudyError(f"{path}: is no tuning of this version; move it away or choose another --out")
+    study = extended(held["study"], asked.study)
+    both = [stem for stem in asked.study.stems if stem in held["space"]["own"]]
+    ours: dict[str, Any] = {"activity": asked.activity, "storage": asked.storage}
+    ours |= {"seeds": list(asked.study.seeds), "space": asked.space.part(both)}
+    theirs = {key: held[key] for key in ("activity", "storage")} | {"seeds": held["study"]["seeds"]}
+    theirs["space"] = {**held["space"], "own": {stem: held["space"]["own"][stem] for stem in both}}
+    old, new = flatten(theirs), flatten(ours)
+    for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
+        raise StudyError(
+            f"{folder}: holds a tuning with {key}: {old.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
+            " --out"
+        )
+    asked.space.require_equal(study.agents)
+    return replace(asked, study=study, trials=max(asked.trials, held["trials"]), id=held["id"])
+
+
+def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
+    """Write tuning.json. ``facts`` are what its trials are made from, by name: hashes of agents on tasks, robots, physics.
+
+    Raises StudyError where one was another when the tuning began.
+    """
+    held = read_json(folder / FILE) if (folder / FILE).exists() else {"facts": {}}
+    for key, value in held["facts"].items():
+        if facts.get(key, value) != value:
+            raise StudyError(
+                f"{folder}: was begun with {key} {value!r}, which is {facts[key]!r} now; choose another --out"
+            )
+    files.write_json(folder / FILE, {**tuning.data(), "facts": {**held["facts"], **facts}})
+
+
+def without_password(url: str) -> str:
+    """A storage's URL as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)

@@ -1,0 +1,222 @@
+"""The trials of a tuning: begun in turn, brought from rung to rung, told to Optuna.
+
+What a trial is comes from its number and the storage alone, so that a command that was killed goes on with what is there: a trial
+that is running there, and whose lock nobody holds, is taken over.
+"""
+
+# pylint: disable=protected-access  # Optuna has no other way to a trial that another process has left
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import fmean
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from spiky_rl.experiments.design.grid import Cell, digest
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.run.cells import ERROR, RESULT, is_finished, locked, read_json
+from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
+from spiky_rl.experiments.run.tuning import Pair, Site, Tuning, without_password
+
+DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
+"""How a training ends whose numbers are none any more: that is the trial's own doing, and would happen again."""
+PAUSE = 5.0
+"""Seconds between two looks for trials that another command has left."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Open:
+    """A trial at work."""
+
+    pair: Pair
+    trial: Trial
+    overrides: list[str]
+    rung: int
+    lock: ExitStack
+    cells: Sequence[Cell] = ()
+
+    @property
+    def name(self) -> str:
+        """``lif_ppo trial7``."""
+        return f"{self.pair.stem} trial{self.trial.number}"
+
+
+def connect(url: str) -> optuna.storages.RDBStorage:
+    """Optuna's storage. Raises StudyError where there is none at the URL, without its password."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    wait = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs=wait)
+    except (
+        Exception
+    ) as error:  # pylint: disable=broad-exception-caught  # whatever a database's driver raises
+        reason = " ".join(str(error).partition("\n(Background")[0].split())[:300]
+        raise StudyError(f"--storage {without_password(url)}: {reason}") from None
+
+
+class Search:
+    """Hands out the cells of trials, and decides with their results how it goes on."""
+
+    def __init__(
+        self, tuning: Tuning, pairs: Sequence[Pair], storage: optuna.storages.BaseStorage, site: Site, parallel: int
+    ) -> None:  # fmt: skip
+        self.tuning, self.site, self.out, self.parallel = tuning, site, site.out, parallel
+        up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
+        self.studies = {
+            pair: optuna.create_study(
+                study_name=f"{tuning.id} {pair.label} {pair.stem}", storage=storage, directions=[up, down] if tuning.activity else [up],
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=4), load_if_exists=True,
+            )
+            for pair in pairs
+        }  # fmt: skip
+        self.open: list[Open] = []
+        self.taken: set[tuple[Pair, int]] = set()
+        """Trials that this command has worked on."""
+        self.broken: dict[str, str] = {}
+        """Names of trials that failed, which the next command tries again, and why."""
+        self.looked = 0.0
+
+    def more(self, states: Mapping[str, str]) -> list[Cell]:
+        """Cells to begin now; ``states`` are those of all cells so far."""
+        busy = {name for name, state in states.items() if state in (WAITING, RUNNING)}
+        found: list[Cell] = []
+        for trial in list(self.open):
+            if busy.isdisjoint(cell.name for cell in trial.cells):
+                found += self.ended(trial)
+        while len(busy) + len(found) < self.parallel and (trial := self.begin()) is not None:
+            found += self.enter(trial)
+        return found
+
+    def begin(self) -> Open | None:
+        """The next trial: one that was left, else a new one of the pair that has the fewest."""
+        if self.open and time.monotonic() < self.looked + PAUSE:
+            return None
+        with locked(self.out):  # so that no other command takes the same
+            for pair, study in self.studies.items():
+                for left in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                    if (pair, left.number) not in self.taken and (lock := self.hold(pair, left.number)):
+                        now = frozen(study, left.number)
+                        if now.state == TrialState.RUNNING:
+                            return self.take(pair, left.number, lock, now)
+                        lock.close()  # who held it has told its end since
+            counts = {pair: len(study.get_trials(deepcopy=False)) for pair, study in self.studies.items()}
+            pair = min(counts, key=lambda pair: counts[pair])
+            if counts[pair] < self.tuning.trials and (lock := self.hold(pair, counts[pair])):
+                return self.take(pair, counts[pair], lock)
+        self.looked = time.monotonic()
+        return None
+
+    def hold(self, pair: Pair, number: int) -> ExitStack | None:
+        """A trial's lock, for as long as this process works on it; None where another one does."""
+        stack = ExitStack()
+        try:
+            stack.enter_context(
+                locked(self.out / "trials" / f"{pair.label}.{pair.stem}.{number}", wait=False)
+            )
+        except BlockingIOError:
+            return None
+        return stack
+
+    def take(self, pair: Pair, number: int, lock: ExitStack, left: FrozenTrial | None = None) -> Open:
+        """A new trial, or one that was ``left`` and of whose values the storage may hold all, some or none.
+
+        Its sampler is made of its number, so that it draws the same from the same trials before it, whoever was killed in between.
+        """
+        study, overrides = self.studies[pair], list[str]()
+        seed = int(digest([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # groups, for the first trial has no parameters at all
+            study.sampler = optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, group=True, constant_liar=True
+            )
+        trial = study.ask() if left is None else Trial(study, left._trial_id)
+        if number > 0:
+            chosen = {d: d.suggest(trial) for d in pair.dimensions}
+            values = (text for d, value in chosen.items() for text in d.assignments(value))
+            overrides = [*self.tuning.space.fixed, *values]
+        self.taken.add((pair, number))
+        self.open.append(Open(pair, trial, overrides, left.user_attrs.get("rung", 0) if left else 0, lock))
+        return self.open[-1]
+
+    def enter(self, trial: Open) -> Sequence[Cell]:
+        """The cells of the trial's rung that are not finished; the next rung's where all are."""
+        trial.cells = self.tuning.cells(self.site, trial.pair, trial.overrides, trial.rung, trial.name)
+        return [c for c in trial.cells if not self.is_finished(c)] or self.ended(trial)
+
+    def ended(self, trial: Open) -> Sequence[Cell]:
+        """What follows now that nothing of a trial is at work: its next rung's cells, or nothing."""
+        where = f"{trial.name} on {trial.pair.label}"
+        unfinished = [cell for cell in trial.cells if not self.is_finished(cell)]
+        if unfinished:
+            reason = self.reason(unfinished[0])
+            if any(self.has_diverged(cell) for cell in unfinished):
+                state = TrialState.FAIL if self.tuning.activity else TrialState.PRUNED
+                trial.trial.set_user_attr("diverged", reason)
+                log.info("%s: diverged; %s", where, reason)
+                return self.close(trial, state=state)
+            self.broken[where] = reason
+            log.error("%s: failed; %s", where, reason)
+            return self.close(trial)
+        values = self.measured(trial.cells)
+        said = f"return {values[0]:.3g}" + "".join(f", {self.tuning.activity} {v:.3g}" for v in values[1:])
+        share = self.tuning.rungs[trial.rung]
+        log.info("%s: %s after %.0f %% of its budget", where, said, 100 * share)
+        ids = trial.trial.study, trial.trial.number
+        if not self.tuning.activity and trial.rung not in frozen(*ids).intermediate_values:
+            trial.trial.report(values[0], trial.rung)
+        if trial.rung + 1 == len(self.tuning.rungs):
+            return self.close(trial, values=values)
+        if trial.trial.number > 0 and trial.trial.should_prune():
+            return self.close(trial, state=TrialState.PRUNED)
+        trial.rung += 1
+        trial.trial.set_user_attr("rung", trial.rung)
+        return self.enter(trial)
+
+    def close(
+        self, trial: Open, values: Sequence[float] | None = None, state: TrialState | None = None
+    ) -> Sequence[Cell]:
+        """Tell the storage how a trial ended, if it did, and let go of it."""
+        if values is not None or state is not None:
+            trial.trial.study.tell(trial.trial, values, state)
+        self.open.remove(trial)
+        trial.lock.close()
+        self.looked = 0.0
+        return ()
+
+    def measured(self, cells: Sequence[Cell]) -> list[float]:
+        """The objectives: means over the seeds."""
+        held = [read_json(self.out / "cells" / cell.name / RESULT) for cell in cells]
+        nominal = [result["evaluation"]["conditions"]["nominal"] for result in held]
+        keys = ["mean_return", *([self.tuning.activity] if self.tuning.activity else [])]
+        return [fmean(found[key] for found in nominal) for key in keys]
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether a cell has its result."""
+        return is_finished(self.out / "cells" / cell.name, cell.hash)
+
+    def reason(self, cell: Cell) -> str:
+        """Why a cell failed: the last line of what it said."""
+        path = self.out / "cells" / cell.name / ERROR
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else ["it left no word"]
+        return next((line for line in reversed(lines) if line.strip()), "it left no word")
+
+    def has_diverged(self, cell: Cell) -> bool:
+        """Whether a cell's training ended because its numbers were none any more."""
+        held = [read_json(path) for path in (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")]
+        return any(isinstance(h, dict) and DIVERGED.match(str(h.get("outcome"))) for h in held)
+
+
+def frozen(study: optuna.Study, number: int) -> FrozenTrial:
+    """A trial as the storage has it."""
+    return next(t for t in study.get_trials(deepcopy=False) if t.number == number)

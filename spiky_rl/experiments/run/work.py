@@ -1,0 +1,298 @@
+"""Works one cell to its end: ``python -m spiky_rl.experiments.run.work FOLDER OUT PARENT``; trains, evaluates, writes its result.
+
+Each step is a process of its own, and each is skipped where its outcome lies in the folder already. All of them end when
+the process that started them does, even if that was killed. Files that a crash or a full disk has damaged are not believed:
+their step is done again, from the newest checkpoint that is whole.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import datetime
+import functools
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config import files
+from spiky_rl.experiments.design.grid import EVALUATION, OUT
+from spiky_rl.experiments.run import cells
+from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
+
+FINISHED, FAILED, INTERRUPTED = 0, 1, 3
+"""Exit codes."""
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that ask for an end; a step that took one ends with 128 more than its number."""
+CPU = "cpu.json"
+"""Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
+TAIL = 30
+"""Lines of the log that an error keeps."""
+SPENT = (
+    *(
+        "env_steps",
+        "iterations",
+        "mean_return_final",
+        "mean_return_best",
+        "seconds_total",
+        "seconds_simulation",
+    ),
+    *("seconds_inference", "seconds_learning"),
+)
+"""What a cell's result takes from its training's."""
+MEASURED = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
+"""What it takes from its evaluation's."""
+
+
+class Failed(Exception):
+    """A step that ended with an error; the message is what error.txt says."""
+
+
+class Interrupted(Exception):
+    """A step that was asked to stop."""
+
+
+def end_with(parent: int) -> None:
+    """Ask the kernel, Linux's, to kill this process when its parent ends, even if that is killed itself; it is ``parent``."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it was too late to ask
+        os._exit(INTERRUPTED)
+
+
+def work(folder: Path, out: Path) -> int:
+    """Bring the cell in ``folder`` of the study in ``out`` to its end; one of the exit codes."""
+    asked: list[int] = []
+    for number in STOPS:
+        signal.signal(number, lambda number, _: asked.append(number))
+    with cells.locked(folder) as lock:
+        cell = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+        if cells.is_finished(folder, cell["hash"]):
+            return FINISHED
+        if aside := cells.set_aside(folder):
+            note(folder, f"{RESULT} is no result of this cell; kept as {aside.name}")
+        (folder / ERROR).unlink(missing_ok=True)
+        try:
+            trained = train(cell, folder, out, lock, asked) if cell["train"] else None
+            evaluated = evaluate(cell, folder, out, lock, asked)
+        except Interrupted:
+            return INTERRUPTED
+        except Failed as failure:
+            text = f"{failure}\n"
+            files.write(folder / ERROR, lambda beside: beside.write_text(text, encoding="utf-8"))
+            return FAILED
+        files.write_json(folder / RESULT, result(cell, folder, trained, evaluated))
+        return FINISHED
+
+
+def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+    """The training's result, from an earlier attempt where that got so far; an interrupted one goes on."""
+    found = finished_training(folder)
+    if found is not None and record(folder / EVALUATION, MEASURED) is not None:
+        return found
+    can_go_on = resumable(folder, cell["library"])
+    if (found := finished_training(folder)) is not None:
+        return found
+    arguments = [text.replace(OUT, str(out)) for text in cell["train"]]
+    if can_go_on:
+        arguments += ["--checkpoint", "latest"]
+    elif before := cell.get("goes_on"):
+        if (checkpoint := newest(out / "cells" / before, cell["library"])) is not None:
+            arguments += ["--checkpoint", str(checkpoint)]
+        else:
+            note(folder, f"{before} left no checkpoint that is whole; the training begins anew")
+    command = [sys.executable, "-m", "spiky_rl.cli", "train", *arguments]
+    if cell["processes"] > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell["processes"])]
+        command = [sys.executable, *torchrun, "-m", "spiky_rl.cli", "train", "--distributed", *arguments]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    step("training", command, folder, lock, asked)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    files.write_json(folder / CPU, {"seconds": spent})
+    if (found := finished_training(folder)) is None:
+        raise Interrupted  # it was asked to stop, and kept a checkpoint
+    return found
+
+
+def finished_training(folder: Path) -> dict[str, Any] | None:
+    """The result of a training that ran to its end."""
+    for path in sorted(folder.glob("run/*/*/*/result.json")):
+        held = record(path, (*SPENT, "curve"))
+        if held is not None and held.get("outcome") == "finished":
+            return held
+    return None
+
+
+def resumable(folder: Path, library: str) -> bool:
+    """Whether a training of an earlier attempt can go on from a checkpoint; what is damaged of it is put out of the way.
+
+    A run whose last checkpoint is damaged has not finished, whatever its result says: its final policy is lost. Runs without
+    any checkpoint that is whole are kept in ``run.damaged``, and training begins again.
+    """
+    from spiky_rl.hosts.common.checkpoints import numbered
+
+    runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
+    if not runs:
+        return False
+    good = False
+    for run in runs:
+        for path in reversed(numbered(run)):
+            if is_whole(path, library):
+                good = True
+                break
+            note(folder, f"{path}: no checkpoint, or a damaged one")
+            if (run / RESULT).exists():
+                os.replace(run / RESULT, run / "result.lost.json")
+    if not good:
+        taken = 0
+        while (aside := folder / f"run.damaged{taken or ''}").exists():
+            taken += 1
+        os.replace(folder / "run", aside)
+        note(
+            folder,
+            f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
+        )
+    return good
+
+
+def newest(folder: Path, library: str) -> Path | None:
+    """The last checkpoint of a cell that can be gone on from."""
+    from spiky_rl.hosts.common.checkpoints import numbered
+
+    runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")}, reverse=True)
+    held = (path for run in runs for path in reversed(numbered(run)))
+    return next((path for path in held if is_whole(path, library)), None)
+
+
+def is_whole(path: Path, library: str) -> bool:
+    """Whether a checkpoint can be gone on from."""
+    from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+
+    try:
+        read_checkpoint(str(path), library=library)
+    except CheckpointError:
+        return False
+    return True
+
+
+def evaluate(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+    """The evaluation, from an earlier attempt where that got so far."""
+    path = folder / EVALUATION
+    if (found := record(path, MEASURED)) is None:
+        arguments = [text.replace(OUT, str(out)) for text in cell["evaluate"]]
+        command = [sys.executable, "-m", "spiky_rl.cli", "evaluate", *arguments]
+        step("evaluation", command, folder, lock, asked)
+        found = record(path, MEASURED)
+    if found is None:
+        raise Failed(f"the evaluation left no result in {path}")
+    return found
+
+
+def record(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
+    """A file's mapping; None where there is none, or one that is damaged or lacks a key."""
+    held = cells.read_json(path) if path.exists() else None
+    return held if isinstance(held, dict) and all(key in held for key in keys) else None
+
+
+def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list[int]) -> None:
+    """Run a command, its output in the log. Raises Failed with the log's last lines, Interrupted where it was stopped."""
+    if asked:
+        raise Interrupted
+    note(folder, " ".join(command))
+    start = (folder / LOG).stat().st_size
+    with open(folder / LOG, "ab") as log:
+        with subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn  # one thread here
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=(lock,),
+            preexec_fn=functools.partial(end_with, os.getpid()),
+        ) as process:  # fmt: skip
+            told = False
+            while True:
+                try:
+                    code = process.wait(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    if signal.SIGTERM in asked and not told:  # the others reach the whole group by themselves
+                        told = True
+                        process.terminate()
+    if asked or code - 128 in STOPS:
+        raise Interrupted
+    if code != 0:
+        with open(folder / LOG, "rb") as log:
+            log.seek(start)
+            said = log.read().decode("utf-8", "replace").splitlines()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise Failed("\n".join([f"the {what} ended with {how}", "", *said[-TAIL:]]))
+
+
+def note(folder: Path, text: str) -> None:
+    """A line of the cell's log."""
+    now = datetime.datetime.now().isoformat(" ", "seconds")
+    with open(folder / LOG, "a", encoding="utf-8") as log:
+        log.write(f"== {now} {text}\n")
+
+
+def result(
+    cell: dict[str, Any], folder: Path, trained: dict[str, Any] | None, evaluated: dict[str, Any]
+) -> dict[str, Any]:
+    """A cell's result, from what its steps found."""
+    keys = ("cell", "agent", "label", "variant", "task", "seed", "kind", "hash", "spec_hash", "commands")
+    attempts = len(list(folder.glob("run/*/*/*/run.json")))
+    training = None
+    if trained is not None:
+        counted = record(folder / CPU, ("seconds",)) if attempts == 1 else None
+        training = {key: trained[key] for key in SPENT}
+        training["seconds_cpu"] = None if counted is None else counted["seconds"]
+    return {
+        "version": cells.VERSION,
+        **{key: cell[key] for key in keys},
+        "outcome": "finished",
+        "resumed": max(attempts - 1, 0),
+        "budget": cell["budget"],
+        "solved": evaluated["solved"],
+        "training": training,
+        "curve": None if trained is None else trained["curve"],
+        "evaluation": {key: evaluated.get(key) for key in ("episodes", "conditions", "adapting")},
+        "cost": evaluated["cost"],
+        "device": evaluated["device"],
+        "num_envs": cell["num_envs"],
+        "assets": evaluated["assets"],
+        "physics": evaluated["physics"],
+        "library": cell["library"],
+        "versions": evaluated["versions"],
+        "machine": machine(gpus(evaluated["device"], cell["processes"])),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def machine(cards: Sequence[str] = ()) -> str:
+    """The processor, how many of its cores, how many cells at once, and the GPUs that were used, by name."""
+    names = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
+    cores, at_once = len(os.sched_getaffinity(0)), os.environ.get("SPIKY_RL_CELLS", "1")
+    counted = [f"{cards.count(name)} x {name}" for name in dict.fromkeys(cards)]
+    return ", ".join(
+        [names[0] if names else "unknown processor", f"{cores} cores", f"{at_once} cells at once", *counted]
+    )
+
+
+def gpus(device: str, processes: int) -> list[str]:
+    """Names of the GPUs that a cell ran on: one for each of its processes, from the device's number on; none on the CPU."""
+    if not device.startswith("cuda"):
+        return []
+    import torch
+
+    first = int(device.partition(":")[2] or 0)
+    return [torch.cuda.get_device_name(index) for index in range(first, first + processes)]
+
+
+if __name__ == "__main__":
+    end_with(int(sys.argv[3]))
+    raise SystemExit(work(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,1 @@
+"""Reservoirs: graphs, growth, plasticity, calibration and what a reservoir can remember."""

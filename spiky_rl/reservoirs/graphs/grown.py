@@ -1,0 +1,212 @@
+"""Grown: a graph that ``scripts/grow.py`` evolved, read from its file.
+
+Neurons in states 0 and 1 excite, those in state 2 inhibit (Dale's law); every edge is a synapse of weight 1, times
+``strength`` where it inhibits. A node's edge to itself is a synapse too. The file says how many neurons there are.
+
+Source: Barandiaran & Stovold (2025), Developmental Graph Cellular Automata.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.config import files, registry
+from spiky_rl.config.reading import ReadingError, parse_json, read_file
+from spiky_rl.config.registry import Option, RegistryError, nearest, short
+from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+
+VERSION = 1
+FORMAT = "spiky_rl grown graph"
+STATES = 3
+INHIBITORY = 2
+"""The state whose neurons inhibit."""
+
+
+@dataclass(frozen=True)
+class GrownGraph:
+    """What a file of a grown graph holds."""
+
+    states: np.ndarray
+    """int [N], 0 to 2"""
+    edges: np.ndarray
+    """int [edges, 2]: from, to"""
+    rule: Mapping[str, Any]
+    """The chromosomes that grew it: lists of matrices by name."""
+    seed: int
+    """Of the evolution."""
+    fitness: float
+    """Lower is better."""
+    measured: Mapping[str, Any]
+    """How the fitness was measured."""
+    versions: Mapping[str, str]
+    """Of what computed it."""
+
+    @property
+    def size(self) -> int:
+        """N."""
+        return len(self.states)
+
+    @property
+    def adjacency(self) -> np.ndarray:
+        """bool [N, N], from row to column."""
+        found = np.zeros((self.size, self.size), bool)
+        found[self.edges[:, 0], self.edges[:, 1]] = True
+        return found
+
+    def wiring(self, strength: float = 1.0) -> Wiring:
+        """The graph as neurons and synapses."""
+        inhibits = self.states == INHIBITORY
+        weights = self.adjacency.astype(np.float32)
+        weights[inhibits] *= -strength
+        return Wiring(weights, inhibits)
+
+
+class Grown(Graph):
+    """See the module's text."""
+
+    options = {
+        "file": Option("", "the graph, as scripts/grow.py writes it: a .json; ours lie beside the agents"),
+        "strength": Option(1.0, "of an inhibitory synapse, in excitatory ones", low=0.0),
+    }
+
+    @classmethod
+    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+        if options["file"]:
+            try:
+                read(find(options["file"]))
+            except RegistryError as error:
+                raise RegistryError(f"{path}.file: {error}") from None
+
+    def __init__(self, file: str, strength: float) -> None:
+        self.file, self.strength = file, strength
+
+    def check(self, size: int) -> None:  # noqa: D102
+        self._read(size)
+
+    def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+        return self._read(size).wiring(self.strength)
+
+    def _read(self, size: int) -> GrownGraph:
+        if not self.file:
+            raise RegistryError("file: name a grown graph, as scripts/grow.py writes it")
+        graph = read(find(self.file))
+        if graph.size != size:
+            raise RegistryError(
+                f"file: {self.file} has {graph.size} neurons, not {size}; set the network's size to {graph.size}"
+            )
+        return graph
+
+
+def find(file: str) -> Path:
+    """Where a graph lies: at its path, or, one of ours, beside the agents."""
+    shipped = registry.data_dir("agents") / file
+    return shipped if os.path.isfile(shipped) and not os.path.isfile(file) else Path(file)
+
+
+def write(path: Path, graph: GrownGraph) -> None:
+    """Save a graph as text, whole or not at all."""
+    lists = json.dumps
+    rule = ",\n".join(
+        f"    {lists(name)}: [\n" + ",\n".join(f"      {_rows(matrix)}" for matrix in chromosome) + "\n    ]"
+        for name, chromosome in graph.rule.items()
+    )
+    edges = ",\n".join(f"    {lists(edge)}" for edge in graph.edges.tolist())
+    text = f"""{{
+  "format": {lists(FORMAT)},
+  "version": {VERSION},
+  "fitness": {lists(graph.fitness)},
+  "measured": {lists(dict(graph.measured))},
+  "seed": {graph.seed},
+  "versions": {lists(dict(graph.versions))},
+  "states": {lists(graph.states.tolist())},
+  "edges": [
+{edges}
+  ],
+  "rule": {{
+{rule}
+  }}
+}}
+"""
+    files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def _rows(matrix: Any) -> str:
+    rows = ",\n       ".join(json.dumps(row) for row in np.asarray(matrix).tolist())
+    return f"[{rows}]"
+
+
+def read(path: Path) -> GrownGraph:
+    """The graph of a file. Raises RegistryError that names file, key, value and what is allowed."""
+    try:
+        data = read_file(path, parse_json)
+    except ReadingError as error:
+        raise RegistryError(str(error)) from None
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise RegistryError(f"{path}: is no grown graph; its format has to be {FORMAT!r}")
+    if data.get("version") != VERSION:
+        raise RegistryError(f"{path}: version: {data.get('version')!r} is not read here; only {VERSION} is")
+    for key in data:
+        if key not in ("format", "version", *CHECKS):
+            raise RegistryError(f"{path}: {key}: no such key{nearest(key, CHECKS)}")
+    for key, (check, allowed) in CHECKS.items():
+        if key not in data:
+            raise RegistryError(f"{path}: {key}: is missing; it has to be {allowed}")
+        if not check(data[key]):
+            raise RegistryError(f"{path}: {key}: {short(data[key])} is not allowed; it has to be {allowed}")
+    size = len(data["states"])
+    for i, edge in enumerate(data["edges"]):
+        if max(edge) >= size:
+            raise RegistryError(f"{path}: edges[{i}]: {edge} leaves the {size} nodes, counted from 0")
+    rule = {name: [np.array(matrix) for matrix in chromosome] for name, chromosome in data["rule"].items()}
+    return GrownGraph(
+        np.array(data["states"], int), np.array(data["edges"], int).reshape(-1, 2), rule,
+        data["seed"], float(data["fitness"]), data["measured"], data["versions"],
+    )  # fmt: skip
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: Any, below: int | None = None) -> bool:
+    inside = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return inside and (below is None or value < below)
+
+
+def _edge(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_whole(end) for end in value)
+
+
+def _matrix(value: Any) -> bool:
+    rows = isinstance(value, list) and bool(value) and all(isinstance(row, list) and row for row in value)
+    return rows and len({len(row) for row in value}) == 1 and all(_number(x) for row in value for x in row)
+
+
+def _rule(value: Any) -> bool:
+    chromosomes = isinstance(value, dict) and set(value) == {"action", "state"}
+    return chromosomes and all(isinstance(c, list) and c and all(map(_matrix, c)) for c in value.values())
+
+
+CHECKS = {
+    "states": (
+        lambda value: isinstance(value, list) and bool(value) and all(_whole(x, STATES) for x in value),
+        f"a list of whole numbers below {STATES}, one for each node",
+    ),
+    "edges": (
+        lambda value: isinstance(value, list) and all(map(_edge, value)),
+        "a list of [from, to], numbers of nodes counted from 0",
+    ),
+    "rule": (_rule, "a mapping of 'action' and 'state', each a list of matrices"),
+    "seed": (_whole, "a whole number from 0"),
+    "fitness": (_number, "a number"),
+    "measured": (lambda value: isinstance(value, dict), "a mapping"),
+    "versions": (lambda value: isinstance(value, dict), "a mapping"),
+}
+"""Key -> what its value is checked with, and that in words."""

@@ -1,0 +1,48 @@
+"""Maass: neurons on a grid, connected with a probability that falls with their distance.
+
+    P(a -> b) = C exp(-(D(a, b) / reach)^2),   C = 0.3 (EE), 0.2 (EI), 0.4 (IE), 0.1 (II)
+
+D is Euclidean, in grid points; the grid is a column of ``cross_section`` x ``cross_section`` x as many layers as it takes.
+Inhibitory neurons lie scattered. Weights are gamma-distributed with a standard deviation of their mean, which is 30, 60, -19
+and -19 for EE, EI, IE and II, here divided by 30. Synapses have neither a delay of their own nor short-term plasticity.
+
+Source: Maass, Natschlaeger & Markram (2002).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spiky_rl.config.registry import Option
+from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+
+CONNECTIVITY = np.array([[0.3, 0.2], [0.4, 0.1]])
+"""C by presynaptic (row) and postsynaptic kind: excitatory, inhibitory."""
+MEAN = np.array([[30.0, 60.0], [-19.0, -19.0]]) / 30.0
+
+
+class Maass(Graph):
+    """See the module's text."""
+
+    options = {
+        "reach": Option(2.0, "lambda: distance at which the probability has fallen to C/e", low=0.0),
+        "inhibitory": Option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0),
+        "cross_section": Option(3, "grid points along each side of the column's base", low=1),
+    }
+
+    def __init__(self, reach: float, inhibitory: float, cross_section: int) -> None:
+        self.reach, self.inhibitory, self.cross_section = reach, inhibitory, cross_section
+
+    def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+        side = self.cross_section
+        place = np.arange(size)
+        position = np.stack([place % side, place // side % side, place // side**2], 1).astype(float)
+        inhibits = np.zeros(size, bool)
+        inhibits[generator.permutation(size)[: round(size * self.inhibitory)]] = True
+        kind = inhibits.astype(int)
+        distance = np.linalg.norm(position[:, None] - position, axis=-1)
+        near = np.exp(-((distance / max(self.reach, 1e-9)) ** 2))
+        there = generator.random((size, size)) < CONNECTIVITY[kind[:, None], kind] * near
+        np.fill_diagonal(there, False)
+        weights = generator.gamma(1.0, 1.0, (size, size)) * MEAN[kind[:, None], kind] * there
+        return Wiring(weights.astype(np.float32), inhibits, position)

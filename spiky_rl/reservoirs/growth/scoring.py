@@ -1,0 +1,100 @@
+"""What a grown graph is worth: the error of a spiking reservoir that is wired by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.config import registry
+from spiky_rl.reservoirs import narma as narma_task
+from spiky_rl.reservoirs.echo_state import Drive
+from spiky_rl.reservoirs.graphs.base import Graph, Wiring
+from spiky_rl.reservoirs.graphs.grown import GrownGraph
+from spiky_rl.reservoirs.growth.dgca import Cells, Rule
+from spiky_rl.reservoirs.memory import memory_capacity, standardised
+
+TASKS = ("narma10", "narma30", "memory")
+"""NARMA's are scored by their NRMSE, memory by the negative capacity."""
+NETWORK: Mapping[str, Any] = {"name": "reservoir", "traces": [10.0, 20.0, 50.0]}
+"""The reservoir that a graph is put into; all else is the default."""
+DELAYS = 30
+
+
+class Fixed(Graph):
+    """A wiring that is there already."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self.wiring = wiring
+
+    def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+        return self.wiring
+
+
+def reservoir(wiring: Wiring, settings: Mapping[str, Any]) -> Any:
+    """A spiking reservoir of one input, with these settings of the network and this wiring for its graph."""
+    size = len(wiring.weights)
+    configured = registry.configure("networks", {**settings, "size": size}, "network")
+    fixed = registry.Configured("fixed", Fixed, {"wiring": wiring}, {})
+    return replace(configured, parts={**configured.parts, "graph": fixed}).build(inputs=1, outputs=1)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A fitness: what a graph's reservoir achieves on a task with fixed data. Lower is better."""
+
+    task: str
+    seed: int
+    """Of input weights, of what calibrates, and of the task's series."""
+    train: int = 2000
+    test: int = 2000
+    series: int = 20
+    """The samples are divided among so many series, which cost no more time than one does."""
+    washout: int = 50
+
+    def __call__(self, cells: Cells) -> float:
+        net = reservoir(as_file(cells, Rule((), ()), self, np.nan).wiring(), {**NETWORK, "seed": self.seed})
+        return self.of(net.drive)
+
+    def of(self, drive: Drive) -> float:
+        """The score of any reservoir that expects standardised inputs."""
+        generator = np.random.default_rng(self.seed)
+        if self.task == "memory":
+            drive = standardised(drive, -1.0, 1.0)
+            return -memory_capacity(
+                drive, generator, DELAYS, self.train, self.test, self.washout, self.series
+            ).total
+        drive = standardised(drive, *narma_task.INPUT)
+        return narma_task.narma(
+            drive, generator, int(self.task.removeprefix("narma")),
+            self.train, self.test, self.washout, self.series,
+        ).nrmse  # fmt: skip
+
+    def settings(self) -> dict[str, Any]:
+        """How the fitness was measured, for the graph's file."""
+        unit = "-memory capacity" if self.task == "memory" else "NRMSE"
+        return {**vars(self), "unit": unit, "network": {**NETWORK, "seed": self.seed}}
+
+
+def as_file(cells: Cells, rule: Rule, score: Score, fitness: float) -> GrownGraph:
+    """What the file of a grown graph holds."""
+    chromosomes = {"action": list(rule.action), "state": list(rule.state)}
+    return GrownGraph(
+        cells.states,
+        np.argwhere(cells.adjacency),
+        chromosomes,
+        score.seed,
+        fitness,
+        score.settings(),
+        _versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    from spiky_rl import __version__
+
+    return {"spiky_rl": __version__, "numpy": np.__version__, "torch": torch.__version__}

@@ -1,0 +1,100 @@
+"""NARMA: a reservoir has to follow a nonlinear autoregressive moving average of its own input.
+
+    y(t+1) = a y(t) + b y(t) sum_(i=0..n-1) y(t-i) + c u(t-n+1) u(t) + d,    u ~ U(0, 0.5)
+
+Alignment: the readout at time t sees the input up to u(t) and has to give y(t+1), which is the last value that this input
+decides. (To ask for y(t) is another, slightly harder task.)
+
+Source: Atiya & Parlos (2000). ReservoirPy 0.4's dataset sums y(t-n..t-1) and multiplies u(t-n) where the source has
+y(t-n+1..t) and u(t-n+1): its series are not these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from spiky_rl.reservoirs.echo_state import Drive
+from spiky_rl.reservoirs.regression import nmse, ridge_regression, samples
+
+COEFFICIENTS: Mapping[int, tuple[float, float, float, float]] = MappingProxyType(
+    {10: (0.3, 0.05, 1.5, 0.1), 30: (0.2, 0.04, 1.5, 0.001)}
+)
+"""Order n -> (a, b, c, d)."""
+INPUT = (0.0, 0.5)
+"""Range of u."""
+ESCAPED = 2.0
+"""A series that gets above this, beyond the unstable fixed points at 1.0 and 0.5, is on its way to infinity."""
+DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class Narma:
+    """How well a readout followed the test series."""
+
+    nmse: float
+    """Mean squared error over the target's variance."""
+
+    @property
+    def nrmse(self) -> float:
+        """The error in standard deviations of the target."""
+        return float(np.sqrt(self.nmse))
+
+
+def target(u: np.ndarray, order: int = 10) -> np.ndarray:
+    """y(t+1) for every u(t) of [time], with y = u = 0 before the first: what is to be read out at time t."""
+    a, b, c, d = COEFFICIENTS[order]
+    y = np.zeros(order + len(u))
+    past = np.concatenate([np.zeros(order - 1), u])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for t in range(len(u)):
+            recent = y[t : t + order]
+            y[t + order] = (
+                a * recent[-1] + b * recent[-1] * recent.sum() + c * past[t] * past[t + order - 1] + d
+            )
+    return y[order:]
+
+
+def draw(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs [time] and their targets [time]. Draws that diverge are thrown away and drawn again."""
+    if order not in COEFFICIENTS:
+        raise ValueError(f"order {order}: NARMA is defined here for {', '.join(map(str, COEFFICIENTS))}")
+    for _ in range(DRAWS):
+        u = generator.uniform(*INPUT, steps)
+        y = target(u, order)
+        if np.isfinite(y).all() and y.max() < ESCAPED:
+            return u, y
+    raise ValueError(f"NARMA-{order} diverges in {DRAWS} draws of {steps} steps; take shorter series")
+
+
+def narma(
+    drive: Drive,
+    generator: np.random.Generator,
+    order: int = 10,
+    train: int = 2000,
+    test: int = 2000,
+    washout: int = 200,
+    series: int = 1,
+    ridge: float | None = None,
+) -> Narma:
+    """Error of a ridge readout on series that it was not fitted to.
+
+    Args:
+        drive: Inputs [series, time, 1] -> states [series, time, N].
+        generator: Of the series; the same state gives the same task.
+        order: 10 or 30.
+        train: Samples that the readout is fitted to.
+        test: Samples that it is judged on.
+        washout: Steps from rest at the beginning of every series that count for neither.
+        series: The samples of each kind are divided among so many series, which run side by side.
+        ridge: See `ridge_regression`.
+    """
+    longest = -(-max(train, test) // series)
+    drawn = [draw(washout + longest, generator, order) for _ in range(2 * series)]
+    states = drive(np.stack([u for u, _ in drawn])[..., None])[:, washout:]
+    targets = np.stack([y for _, y in drawn])[:, washout:, None]
+    readout = ridge_regression(samples(states[:series], train), samples(targets[:series], train), ridge)
+    return Narma(nmse(samples(targets[series:], test), readout(samples(states[series:], test))))

@@ -1,0 +1,125 @@
+"""STDP with homeostasis: excitatory synapses follow the order of spikes, and neurons keep to their rate.
+
+    trace y <- e^(-dt/tau) y + z, of every neuron
+    w_ij <- w_ij + eta (A+ y_i z_j - A- z_i y_j),   i -> j, both traces from before this inner step
+    then 0 <= w_ij <= limit w0, and every neuron's excitatory weights are scaled back to their sum at the start
+    b_j <- b_j + eta_intrinsic (target dt - z_j),   intrinsic plasticity
+
+What a pre-spike before a post-spike gains a post-spike before a pre-spike loses. Additive STDP alone runs away; the bound and
+the constant sum of incoming weights let synapses compete instead, and the intrinsic plasticity, by moving each neuron's
+excitability, holds its rate at the target: two time scales, homeostasis the faster one in sum. All environments share the
+synapses; what changes them is averaged over ``environments`` of the parallel ones, and applied after every control step.
+
+Inhibitory synapses stay as they are. Weights are in units of their mean at the start, currents in rheobases.
+
+Source: Song, Miller & Abbott (2000), additive STDP; Lazar, Pipa & Triesch (2009), SORN: normalisation and intrinsic plasticity.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.config.registry import Option
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron, Param, Values
+from spiky_rl.reservoirs.plasticity.base import Plasticity
+from spiky_rl.surrogates.rectangle import Rectangle
+
+OPS = TorchOps(Rectangle(slope=1.0, schedule=()))
+
+
+class Stdp(Plasticity):
+    """See the module's text for the equations."""
+
+    options = {
+        "rate": Option(1e-3, "eta: change per pair of spikes, in mean weights", low=0.0),
+        "potentiation": Option(1.0, "A+", low=0.0),
+        "depression": Option(1.05, "A-", low=0.0),
+        "tau": Option(20.0, "time constant of the traces", low=1e-3, unit="ms"),
+        "limit": Option(4.0, "largest weight, in mean weights", low=1.0),
+        "intrinsic": Option(
+            3e-3, "eta_intrinsic: change of the excitability per spike, in rheobases", low=0.0
+        ),
+        "target_rate": Option(20.0, "rate that the intrinsic plasticity holds", low=0.1, unit="Hz"),
+        "environments": Option(64, "parallel environments that synapses learn from, at most", low=1),
+    }
+
+    def __init__(
+        self,
+        rate: float,
+        potentiation: float,
+        depression: float,
+        tau: float,
+        limit: float,
+        intrinsic: float,
+        target_rate: float,
+        environments: int,
+        weight: Tensor,
+        bias: Tensor,
+        inhibitory: Tensor,
+        unit: float,
+        dt: float,
+    ) -> None:
+        super().__init__()
+        self.potentiation, self.depression = rate * potentiation, rate * depression
+        self.recent, self.environments = Recent(dt=dt, learn=(), tau=tau), environments
+        self.intrinsic, self.target = intrinsic * unit, target_rate * dt / 1000.0
+        self.state_sizes = (len(bias),)
+        # of the wiring that the checkpoint holds, which another seed would not draw
+        self.register_buffer("plastic", (weight != 0) & ~inhibitory[:, None])
+        self.plastic: Tensor
+        size = weight[self.plastic].mean() if bool(self.plastic.any()) else torch.ones(())
+        self.register_buffer("size", size)
+        self.register_buffer("sums", (weight * self.plastic).sum(0))
+        self.size: Tensor
+        self.sums: Tensor
+        self.limit = limit
+        self._change: Tensor | None = None
+        self._excess: Tensor | None = None
+
+    def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+        traces, after = dispatch.unroll(
+            *(self.backend, self.recent, OPS, spikes[None], len(spikes), state, (self.recent.number("tau"),))
+        )
+        # row: presynaptic; the pair of a neuron with itself has no synapse
+        some, z = (x[:, : self.environments].flatten(0, 1) for x in (traces[0], spikes))
+        pairs = some.t() @ z
+        change = (self.potentiation * pairs - self.depression * pairs.t()) / min(
+            spikes.shape[1], self.environments
+        )
+        excess = (self.target - spikes.mean(1)).sum(0)
+        self._change = change if self._change is None else self._change + change
+        self._excess = excess if self._excess is None else self._excess + excess
+        return after
+
+    def adapt(self, weight: Tensor, bias: Tensor) -> None:  # noqa: D102
+        if self._change is None or self._excess is None:
+            return
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # the ranks of a distributed run share one reservoir
+            for seen in (self._change, self._excess):
+                torch.distributed.all_reduce(seen)
+                seen /= torch.distributed.get_world_size()
+        moved = (weight + self.size * self._change).clamp(min=0.0)
+        moved = torch.minimum(moved, self.size * self.limit)
+        moved = moved * self.plastic
+        sums = moved.sum(0)
+        moved = moved * torch.where(sums > 0, self.sums / sums.clamp(min=1e-30), torch.ones_like(sums))
+        weight.copy_(torch.where(self.plastic, moved, weight))
+        bias += self.intrinsic * self._excess
+        self._change = self._excess = None
+
+
+class Recent(Neuron):
+    """y <- e^(-dt/tau) y + z; its output is y from before this inner step."""
+
+    states = ("y",)
+    params = {"tau": Param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")}
+    graded = True
+
+    def step(self, ops: Any, current: Any, y: Any, decay: Any) -> tuple[Any, Values]:  # noqa: D102, ARG002
+        return y, (decay * y + current,)

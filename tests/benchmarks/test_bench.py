@@ -1,0 +1,156 @@
+"""``bench.py`` times what it says it times: equal outputs, ratios of its own milliseconds, nothing lost, nothing silent."""
+
+import contextlib
+import io
+import json
+
+import pytest
+import torch
+
+from benchmarks import choice as bench_choice
+from benchmarks import plot as bench_plot
+from benchmarks import run as bench
+from benchmarks.contenders import FeedforwardSetting
+from benchmarks.entries import CONTENDERS, REFERENCES, Entry
+from spiky_rl.cli import common
+from spiky_rl.config.registry import UserError
+
+STEPS, BATCHES = 3, (2, 64)
+FEEDFORWARD = [name for name, entry in CONTENDERS.items() if entry.kind in FeedforwardSetting.kinds]
+PEERS = [name for name, entry in CONTENDERS.items() if entry.package]
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """One short real run: its rows and what it printed."""
+    folder = tmp_path_factory.mktemp("bench")
+    sizes = ["--steps", str(STEPS), "--batch", *map(str, BATCHES), "--rounds", "2"]
+    names = [
+        "--contenders",
+        *(n for n in FEEDFORWARD if n not in ("compiled", "sinabs")),
+        "--neurons",
+        "lif",
+        "alif",
+    ]
+    files = ["--json", str(folder / "rows.json"), "--plot", str(folder / "plot.png")]
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(shown):
+        patch.setattr(bench, "LEAST", 1e-3)
+        assert common.run(bench.bench, [*sizes, *names, *files]) == 0
+    return json.loads((folder / "rows.json").read_text()), shown.getvalue(), folder
+
+
+def test_rows_say_what_was_timed_and_ratios_are_those_of_their_milliseconds(measured):
+    rows, _, _ = measured
+    assert {"contender", "neuron", "mode", "steps", "batch", "ms", "ratio"} <= set(rows[0])
+    assert {(row["neuron"], row["mode"], row["batch"]) for row in rows} == {
+        (neuron, mode, batch)
+        for neuron in ("lif", "alif")
+        for mode in ("train", "infer")
+        for batch in BATCHES
+    }
+    for row in rows:
+        shape = ("neuron", "mode", "batch", "steps")
+        reference = REFERENCES[CONTENDERS[row["contender"]].kind]
+        [base] = [
+            other["ms"]
+            for other in rows
+            if other["contender"] == reference and all(other[key] == row[key] for key in shape)
+        ]
+        assert row["ratio"] == pytest.approx(base / row["ms"]) and row["ms"] > 0 and row["failed"] is None
+    assert {"spiky_rl", "spiky_rl_f32", "dense_floor", "plain_loop"} <= {row["contender"] for row in rows}
+    assert not {row["contender"] for row in rows if row["neuron"] == "alif"} & set(PEERS), "peers bring a LIF"
+
+
+def test_contenders_compute_the_same_network_at_the_rates_of_the_comparison(measured):
+    rows, _, _ = measured
+    for row in rows:
+        if row["batch"] >= 64:
+            assert all(0.05 < rate < 0.25 for rate in row["rates"])
+        if row["contender"] in ("spiky_rl_f32", "spiky_rl_recompute", "spikingjelly") and row["batch"] >= 64:
+            assert row["same"] > 0.9
+            assert row["mode"] == "infer" or row["cosine"] > 0.99
+    kept = {
+        row["contender"]: row["saved_bytes"] for row in rows if row["mode"] == "train" and row["batch"] >= 64
+    }
+    assert kept["spiky_rl_recompute"] < 0.05 * kept["plain_loop"]
+
+
+def test_the_screen_has_every_contender_and_the_plot_is_a_picture(measured):
+    rows, shown, folder = measured
+    assert all(row["contender"] in shown for row in rows)
+    assert "ratio" in shown and "process CPU time" in shown
+    assert (folder / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert bench_plot.summary(rows).count("plain_loop") == 4
+
+
+def test_a_network_that_computes_something_else_is_found_out(monkeypatch):
+    setting = FeedforwardSetting("lif", STEPS, "cpu")
+    race = bench.Race(setting, ["plain_loop", "spiky_rl"], 1)
+    with torch.no_grad():
+        next(iter(race.modules["spiky_rl"].network.layers)).connection.bias.add_(1.0)
+    monkeypatch.setattr(bench, "LEAST", 1e-4)
+    rows = {row.contender: row for row in race.run(64, "infer", 1)}
+    assert "of its outputs equal the reference's" in rows["spiky_rl"].failed
+    assert rows["plain_loop"].failed is None, "the others go on"
+
+
+def test_a_contender_that_fails_stops_nobody_and_is_told(monkeypatch):
+    def broken(_):
+        raise RuntimeError("no such library function")
+
+    monkeypatch.setitem(CONTENDERS, "mlp", Entry(broken))
+    monkeypatch.setattr(bench, "LEAST", 1e-4)
+    race = bench.Race(FeedforwardSetting("lif", STEPS, "cpu"), ["plain_loop", "mlp"], 1)
+    rows = {row.contender: row for row in race.run(2, "train", 1)}
+    assert rows["mlp"].failed == "RuntimeError: no such library function" and rows["mlp"].ms is None
+    assert rows["plain_loop"].ms > 0
+
+
+WRONG = {
+    "contender": (["--contenders", "spiky_r1"], ["--contenders", "'spiky_r1'", "mean 'spiky_rl'"]),
+    "neuron": (["--neurons", "lift"], ["--neurons", "'lift'", "mean 'lif'"]),
+    "steps": (["--steps", "0"], ["--steps", "at least 1"]),
+    "mode": (["--modes", "tain"], ["--modes", "'tain'"]),
+    "ending": (["--plot", "x.jpeg"], ["--plot", "'.jpeg'", ".png"]),
+    "json": (["--json", "rows.txt"], ["--json", "'.txt'", ".json"]),
+    "nothing to infer": (["--modes", "infer", "--contenders", "torch_neuron"], ["training only"]),
+    "network": (["--networks", "recurent"], ["--networks", "'recurent'"]),
+    "contender of another network": (
+        ["--contenders", "spiky_rl_recurrent"],
+        ["'spiky_rl_recurrent' needs --networks recurrent"],
+    ),
+    "network without contenders": (
+        ["--networks", "recurrent", "reservoir", "--contenders", "plain_reservoir"],
+        ["--networks recurrent", "none of its contenders"],
+    ),
+    "control steps": (["--networks", "recurrent", "--control-steps", "0"], ["--control-steps", "got 0"]),
+    "memory": (
+        ["--networks", "recurrent", "--batch", "1", "10000000"],
+        ["--batch 10000000", "of memory"],
+    ),
+    "device": (["--device", "gpu"], ["--device", "'gpu'"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_refused_before_anything_is_timed(case, capsys):
+    arguments, words = WRONG[case]
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(common.run(bench.bench, arguments))
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and all(word in shown.err for word in words), shown.err
+
+
+def test_a_peer_that_is_not_installed_is_refused_where_it_was_asked_for(monkeypatch):
+    monkeypatch.setattr(bench_choice.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="'norse' is not installed; install it with: pip install norse"):
+        bench_choice.chosen(["norse"], ["feedforward"])
+    everything = bench_choice.chosen(None, ["feedforward", "recurrent", "reservoir"])
+    assert not set(everything) & set(PEERS), "the default goes on without"
+    assert {"plain_loop", "plain_recurrent", "spiky_rl_reservoir"} <= set(everything)
+
+
+def test_without_a_word_the_feedforward_network_is_compared():
+    assert set(bench_choice.chosen(None, bench.parser().parse_args([]).networks)) <= set(FEEDFORWARD)

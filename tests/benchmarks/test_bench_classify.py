@@ -1,0 +1,152 @@
+"""``bench.py classify``: networks that start equal, learn the same where they reset alike, and rows that are what was measured."""
+
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import classification as bench_classify
+from benchmarks import run as bench
+from benchmarks.classification import BASE, CONTENDERS, Ours, Run, SnnTorch
+from spiky_rl.cli import common
+from spiky_rl.config import registry
+from spiky_rl.config.registry import UserError
+from spiky_rl.datasets.samples import Samples
+from spiky_rl.datasets.split import stratified
+
+ROOT = Path(__file__).parents[2]
+MAPS, CLASSES, STEPS, BATCH = (2, 16, 16), 3, 6, 8
+ALIKE = str(Path(__file__).with_name("delayed_reset.py")) + ":DelayedReset"
+PLAIN = {"name": "lif", "tau": 1.4427, "input_gain": "unit"}
+
+pytest.importorskip("snntorch", reason="needs snntorch, which the comparison is with")
+
+
+def network(neuron):
+    torch.manual_seed(0)
+    link = {"name": "convolutional", "kernel": 3, "pool": 2}
+    settings = {"name": "feedforward", "layers": [4, 6], "steps": 1, "stateful": True, "neuron": neuron}
+    settings |= {"connection": [link, link], "decoder": "rate", "gradient_precision": "float32"}
+    configured = registry.configure("networks", settings, "network")
+    return configured.build(inputs=MAPS, outputs=CLASSES)
+
+
+def batch():
+    """Frames [T, B, O] of few events, and labels."""
+    g = torch.Generator().manual_seed(1)
+    counts = torch.randint(1, 4, (STEPS, BATCH, 2 * 16 * 16), generator=g)
+    return (counts * (torch.rand(counts.shape, generator=g) < 0.1)).float(), torch.arange(BATCH) % CLASSES
+
+
+def first_step(module, weights):
+    """Loss and the gradients of these weights."""
+    frames, labels = batch()
+    loss = module.loss(module(frames), labels)
+    return loss, *torch.autograd.grad(loss, weights)
+
+
+def of_ours(net):
+    links = [layer.connection for layer in net.layers]
+    return [*(w for link in links for w in (link.weight, link.bias)), *net.readout.parameters()]
+
+
+def of_snntorch(module):
+    links = [stage["current"][0] for stage in module.stages]
+    return [*(w for link in links for w in link.parameters()), *module.readout.parameters()]
+
+
+def test_loss_and_gradients_of_the_first_step_equal_snntorchs_where_both_reset_one_step_late():
+    net = network({"name": ALIKE, "tau": 1.4427})
+    peer = SnnTorch(net)
+    found, expected = first_step(Ours(net), of_ours(net)), first_step(peer, of_snntorch(peer))
+    assert torch.allclose(found[0], expected[0], rtol=1e-6)
+    for mine, theirs in zip(found[1:], expected[1:], strict=True):
+        assert mine.abs().sum() > 0
+        assert (mine - theirs).norm() < 1e-5 * theirs.norm()
+
+
+def test_the_lif_of_the_agent_resets_at_once_and_so_learns_something_else():
+    net = network(PLAIN)
+    peer = SnnTorch(net)
+    found, expected = first_step(Ours(net), of_ours(net)), first_step(peer, of_snntorch(peer))
+    assert not torch.allclose(found[1], expected[1], rtol=1e-2)
+
+
+def few_samples():
+    g = np.random.default_rng(0)
+    labels = np.arange(60) % 10
+    frames = g.poisson(0.05, (60, STEPS, 2, 34, 34)).astype(np.uint8)
+    return Samples("made up", frames, labels, np.zeros(60, bool), "digest")
+
+
+def test_a_race_trains_all_from_the_same_weights_and_keeps_a_value_for_every_epoch():
+    held = few_samples()
+    race = bench_classify.Race(held, stratified(held.labels, 20, 0), seed=3)
+    ours, peer = race.modules["spiky_rl"], race.modules[BASE]
+    before = [w.detach().clone() for w in of_ours(ours.network)]
+    assert all(torch.equal(a, b) for a, b in zip(before, of_snntorch(peer), strict=True))
+    runs = race.run(2)
+    assert [run.contender for run in runs] == list(CONTENDERS)
+    for run in runs:
+        assert run.seed == 3 and len(run.accuracy) == len(run.loss) == len(run.seconds) == 2
+        assert all(0 <= a <= 1 for a in run.accuracy) and min(run.seconds) > 0
+    for weights in (of_ours(ours.network), of_snntorch(peer)):
+        assert not any(torch.equal(a, b) for a, b in zip(before, weights, strict=True))
+
+
+def test_a_summary_is_of_the_last_epochs_and_of_all_times():
+    runs = [
+        Run(name, seed, [0.1, 0.5 + seed / 10], [2.0, 1.0], [seconds, seconds + seed])
+        for name, seconds in ((BASE, 6.0), ("spiky_rl", 2.0))
+        for seed in (0, 1, 2)
+    ]
+    base, ours = bench_classify.summary(runs)
+    assert ours["accuracy"] == pytest.approx(0.6)
+    assert ours["standard_error"] == pytest.approx(0.1 / 3**0.5)
+    assert base["seconds"] == statistics.median([6, 6, 6, 7, 6, 8]) and base["ratio"] == 1.0
+    assert ours["ratio"] == base["seconds"] / ours["seconds"]
+    assert bench_classify.summary(runs[:1])[0]["standard_error"] is None
+    assert all(word in bench_classify.table([base, ours]) for word in (BASE, "spiky_rl", "60.0%", "5.8%"))
+
+
+@pytest.mark.slow
+def test_the_command_trains_prints_and_writes_and_says_what_is_simulated(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKY_RL_DATA", str(tmp_path / "nothing"))
+    line = [sys.executable, str(ROOT / "scripts/bench.py"), "classify", "--epochs", "1", "--seeds", "0"]
+    line += ["--json", str(tmp_path / "result.json")]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=False, timeout=800)
+    assert done.returncode == 0, done.stderr
+    assert "synthetic recordings" in done.stdout and "not N-MNIST" in done.stdout
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["synthetic"] and [row["contender"] for row in result["rows"]] == list(CONTENDERS)
+    assert all(f"{row['seconds']:.3f}" in done.stdout for row in result["rows"])
+
+
+WRONG = {
+    "seeds": (["--seeds", "0,0"], ["--seeds", "each once", "'0,0'"]),
+    "negative": (["--seeds=-1,2"], ["--seeds", "from 0"]),
+    "epochs": (["--epochs", "0"], ["--epochs", "at least 1"]),
+    "json": (["--json", "result.txt"], ["--json", "'.txt'", ".json"]),
+    "data": (["--data", "nowhere"], ["N-MNIST is not in 'nowhere'", "--data"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_refused_before_anything_is_trained(case, capsys):
+    arguments, words = WRONG[case]
+    with pytest.raises(SystemExit) as ended:
+        raise SystemExit(common.run(bench.bench, ["classify", *arguments]))
+    assert ended.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and all(word in shown.err for word in words), shown.err
+
+
+def test_without_snntorch_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(bench_classify.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="snntorch is not installed; install it with: pip install snntorch"):
+        bench.bench(["classify"])
