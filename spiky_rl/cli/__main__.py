@@ -5,7 +5,7 @@ import sys
 
 from spiky_rl.config.registry import nearest
 
-COMMANDS = ("classify", "compare", "evaluate", "grow", "play", "report", "show", "train", "tune")
+COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report", "show", "train", "tune")
 
 
 def main() -> int:

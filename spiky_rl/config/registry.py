@@ -34,6 +34,7 @@ ROOMS = {
     "rules": "learning",
     "penalties": "penalties",
     "networks": "networks",
+    "targets": "deploy",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
 
@@ -45,7 +46,7 @@ SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
 
 HELPERS = {
     *("base", "layer", "place", "readout"),
-    *("exact", "filters", "timed", "traces", "wrapped"),
+    *("exact", "filters", "proof", "timed", "traces", "wrapped"),
 }
 """Files of a room that are no entries: what its entries share."""
 
