@@ -145,7 +145,17 @@ def test_nothing_that_is_observed_leads_outside_of_the_struct(policy, tmp_path):
     main = tmp_path / "main.c"
     main.write_text(FUZZ)
     sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    line = [*c.compiler(), "-std=c99", *sanitizers, main, policy[2], "-lm", "-o", tmp_path / "main"]
+    line = [
+        *c.compiler(),
+        "-std=c99",
+        f"-I{policy[2].parent}",
+        *sanitizers,
+        main,
+        policy[2],
+        "-lm",
+        "-o",
+        tmp_path / "main",
+    ]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     if "cannot find" in done.stderr:
         pytest.skip("the sanitizers' libraries are not installed")
