@@ -71,7 +71,7 @@ def _is_word(tokens: list[tuple[str, str]], i: int, known: set[str]) -> bool:
     base = name.partition("_")[0]
     if name == "a":
         near = [tokens[j][1] for j in (i - 2, i + 2) if 0 <= j < len(tokens)]
-        if near and all(len(word) > 1 and word.isalpha() for word in near):
+        if len(near) == 2 and all(len(word) > 1 and word.isalpha() for word in near):
             return True
     behind = tokens[i + 1][1] if i + 1 < len(tokens) else ""
     if name in known or base in GREEK or base in FUNCTIONS or base in ("sqrt", "dt") or behind in ("/", "^"):
@@ -102,7 +102,7 @@ def _runs(tokens: list[tuple[str, str]]) -> str:
 
 
 def _row(tokens: list[tuple[str, str]], inner: bool = False) -> str:
-    """Factors one after the other; at the outside a quotient of two of them is a fraction."""
+    """Factors one after the other; at the outside a quotient is a fraction, where it is clear what is divided."""
     found: list[str] = []
     groups: list[str | None] = []
     """Of every factor: what stands in its brackets, if it is in brackets."""
@@ -112,7 +112,8 @@ def _row(tokens: list[tuple[str, str]], inner: bool = False) -> str:
         if kind == "space":
             i += 1
             continue
-        if token == "/" and not inner and found and _is_fraction(tokens, i):
+        alone = len(found) == 1 or len(found) > 1 and found[-2].startswith("<mo")
+        if token == "/" and not inner and found and (alone or tokens[i - 1][0] != "space" or groups[-1]):
             factor, group, i = _factor(tokens, i + 1, inner)
             above = groups[-1] or found[-1]
             found[-1] = f"<mfrac><mrow>{above}</mrow><mrow>{group or factor}</mrow></mfrac>"
@@ -125,11 +126,6 @@ def _row(tokens: list[tuple[str, str]], inner: bool = False) -> str:
         found.append(factor)
         groups.append(group)
     return "".join(found)
-
-
-def _is_fraction(tokens: list[tuple[str, str]], i: int) -> bool:
-    """Whether a slash divides its two neighbours: without spaces, or behind brackets."""
-    return tokens[i - 1][0] != "space" or i > 1 and tokens[i - 2][1] == ")"
 
 
 def _factor(tokens: list[tuple[str, str]], i: int, inner: bool) -> tuple[str, str | None, int]:

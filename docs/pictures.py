@@ -24,13 +24,15 @@ from spiky_rl.registry import Configured
 
 INK, BLUE, RED, GREEN = "#333333", "#2e6f95", "#d1495b", "#3a7d44"
 STYLE = {
-    **{"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "spiky_rl"},
+    **{"font.size": 9, "svg.fonttype": "path", "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "spiky_rl"},
     **{"axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK},
     **{"axes.titlesize": 9, "axes.prop_cycle": matplotlib.cycler(color=[BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"])},
 }
 CURRENTS = np.concatenate([[0.0], np.geomspace(0.02, 50.0, 79)])
 ONSET, OFFSET, END = 20, 120, 150
 """Inner steps: when the current begins, when it ends, and the picture's last."""
+WIDTH = 6.2
+"""Inches: narrow enough to be read on a telephone."""
 FEW = 6
 """Spikes that a neuron's picture shows at least, if any current makes it fire so often."""
 
@@ -54,7 +56,7 @@ def save(figure: Figure, path: Path) -> None:
 
 def blank(height: float, rows: int = 1, columns: int = 1, **options) -> tuple[Figure, np.ndarray]:
     """A figure of the pages' width, and its axes [rows, columns]."""
-    figure = Figure(figsize=(7.2, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
@@ -75,7 +77,7 @@ def neuron(name: str, configured: Configured) -> Figure:
     lively = np.flatnonzero(counts >= FEW)
     shown = int(lively[0]) if len(lively) else int(counts.argmax())
     alone = len(cell.states) == 1
-    figure = Figure(figsize=(7.2, 2.6 if alone else 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.6 if alone else 3.4), layout="constrained")
     rows = [("membrane", 2.2), ("drive", 0.5)] if alone else [("membrane", 2.2), ("others", 1.3), ("drive", 0.5)]
     left, right = figure.subfigures(1, 2, width_ratios=[2.3, 1])
     axes = dict(zip((n for n, _ in rows), left.subplots(len(rows), height_ratios=[h for _, h in rows], sharex=True), strict=True))
@@ -235,11 +237,14 @@ def connection(name: str, configured: Configured) -> Figure:
     return figure
 
 
+NEURONS = 151
+"""Of the graphs' pictures: as many as the grown graph beside our agents has, whose file says so."""
+
+
 def graph(name: str, configured: Configured) -> Figure:
     """Neurons and synapses, and the weights as a matrix; red excites, blue inhibits."""
     wirer = configured.build()
-    size = getattr(wirer, "size", None) or 151
-    wiring = wirer.wire(size, np.random.default_rng(0))
+    wiring = wirer.wire(NEURONS, np.random.default_rng(0))
     figure, axes = blank(3.4, 1, 2)
     place = wiring.position
     if place is None:
@@ -256,7 +261,7 @@ def graph(name: str, configured: Configured) -> Figure:
     lines.set(alpha=float(np.clip(60.0 / len(sources) ** 0.7, 0.05, 0.6)), linewidths=0.6, rasterized=True)
     axes[0, 0].add_collection(lines)
     axes[0, 0].scatter(*place.T, s=9, color=colours, zorder=2)
-    axes[0, 0].set_title(f"{size} neurons, {len(sources)} synapses", loc="left")
+    axes[0, 0].set_title(f"{NEURONS} neurons, {len(sources)} synapses", loc="left")
     axes[0, 0].axis("off")
     most = np.quantile(np.abs(wiring.weights[wiring.weights != 0]), 0.95)
     axes[0, 1].imshow(wiring.weights, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")

@@ -1,4 +1,4 @@
-"""A spiking network without a robot: build it, step it, and train it to tell which of two inputs was the larger one.
+"""Build a spiking network, step it, and train it to tell which of two numbers is larger.
 
 python examples/quickstart.py
 """
@@ -13,12 +13,13 @@ BATCH, UPDATES = 256, 150
 def main() -> float:
     """Train for a few seconds and give the share of right answers."""
     torch.manual_seed(0)
-    settings = {"name": "feedforward", "layers": [32, 32], "steps": 8, "neuron": {"name": "lif", "tau": 4.0}}
+    neuron = {"name": "lif", "tau": 4.0}
+    settings = {"name": "feedforward", "layers": [32, 32], "steps": 8, "neuron": neuron}
     network = registry.configure("networks", settings, "network").build(inputs=2, outputs=2)
 
-    # one control step of 8 inner steps for a batch: observations [T, B, O] -> features [T, B, F] and the state
+    # one control step for a batch: observations [T, B, O] -> features [T, B, F], state
     features, _ = network(torch.randn(1, BATCH, 2), None)
-    print(f"features {list(features.shape)}, {sum(p.numel() for p in network.parameters())} weights")
+    print(f"features: {list(features.shape)}")
 
     optimiser = torch.optim.Adam(network.parameters(), lr=5e-3)
     right = 0.0
