@@ -22,11 +22,23 @@ from spiky_rl.registry import Component, Option
 from spiky_rl.spec import read_agent
 
 KINDS = {
-    "neurons": ("Neurons", "What a neuron does with a current: its states, when it spikes, what a spike does to it."),
-    "surrogates": ("Surrogates", "The derivative that stands in for a spike's, which has none, on the way back."),
+    "neurons": (
+        "Neurons",
+        "What a neuron does with a current: its states, when it spikes, what a spike does to it.",
+    ),
+    "surrogates": (
+        "Surrogates",
+        "The derivative that stands in for a spike's, which has none, on the way back.",
+    ),
     "encoders": ("Encoders", "How an observation becomes the signal that the first layer reads."),
-    "decoders": ("Decoders", "How the spikes of the last layer become the numbers that an action is drawn from."),
-    "connections": ("Connections", "How the spikes of a layer become currents: of the next layer, or of its own neurons."),
+    "decoders": (
+        "Decoders",
+        "How the spikes of the last layer become the numbers that an action is drawn from.",
+    ),
+    "connections": (
+        "Connections",
+        "How the spikes of a layer become currents: of the next layer, or of its own neurons.",
+    ),
     "rules": (
         "Learning rules",
         "What becomes of an error on its way back. The pictures lay the change that a rule makes of each weight beside that of BPTT,"
@@ -37,7 +49,10 @@ KINDS = {
     "networks": ("Networks", "What is made of the components: layers and two nested clocks."),
     "graphs": ("Graphs", "Who projects to whom in a reservoir."),
     "plasticities": ("Plasticity", "What changes a reservoir while it runs, without a gradient."),
-    "agents": ("Agents", "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO."),
+    "agents": (
+        "Agents",
+        "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",
+    ),
     "tasks": ("Tasks", "YAML files that name a task of Isaac Lab's and its budget."),
     "spaces": ("Search spaces", "YAML files that say what `tune.py` may change."),
 }
@@ -66,7 +81,10 @@ def write(folder: Path) -> list[tuple[str, str]]:
 
 def overview() -> str:
     """What there is: every kind with its entries, each a link."""
-    lines = ["# What there is", "Every entry is one file: a Python file in its room, or a YAML file. This page and all below it are made"]
+    lines = [
+        "# What there is",
+        "Every entry is one file: a Python file in its room, or a YAML file. This page and all below it are made",
+    ]
     lines = [lines[0], "", f"{lines[1]} from the registry.", ""]
     for kind in kinds():
         title, lead = KINDS.get(kind, (kind.capitalize(), ""))
@@ -81,7 +99,7 @@ def sections_of(kind: str, folder: Path) -> Iterator[str]:
         cls = registry.resolve(kind, name)
         module = sys.modules[cls.__module__]
         head, _, rest = (module.__doc__ or cls.__doc__ or name).strip().partition("\n")
-        parts = [f'## `{name}` {{ #{name} }}', prose(head), prose(rest, [*cls.options, *cls.parts])]
+        parts = [f"## `{name}` {{ #{name} }}", prose(head), prose(rest, [*cls.options, *cls.parts])]
         if figure := drawn(kind, name):
             pictures.save(figure, folder / f"{kind}_{name}.svg")
             caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
@@ -96,7 +114,10 @@ def drawn(kind: str, name: str) -> Figure | None:
     except registry.RegistryError:
         for agent in registry.names("agents"):
             for settings in mappings(read_agent(agent)[1]):
-                if settings.get("name") == name and settings.keys() - {"name"} <= registry.resolve(kind, name).options.keys():
+                if (
+                    settings.get("name") == name
+                    and settings.keys() - {"name"} <= registry.resolve(kind, name).options.keys()
+                ):
                     return pictures.draw(kind, name, registry.configure(kind, settings, f"{agent}.{name}"))
         raise
 
@@ -172,4 +193,4 @@ def data_sections(kind: str) -> Iterator[str]:
     for name in registry.names(kind):
         text = (registry.data_dir(kind) / f"{name}.yaml").read_text(encoding="utf-8")
         summary = str(yaml.safe_load(text).get("summary", ""))
-        yield f"## `{name}` {{ #{name} }}\n\n{summary}\n\n```yaml title=\"{kind}/{name}.yaml\"\n{text.rstrip()}\n```"
+        yield f'## `{name}` {{ #{name} }}\n\n{summary}\n\n```yaml title="{kind}/{name}.yaml"\n{text.rstrip()}\n```'

@@ -23,7 +23,20 @@ GREEK = dict(
     )
 )
 FUNCTIONS = {"exp", "log", "tan", "tanh", "max", "min", "mean", "clip", "round", "cos", "sin"}
-OPERATORS = {"<-": "←", "->": "→", ">=": "≥", "<=": "≤", ":=": "≔", "+-": "±", "-": "−", "*": "∗", "...": "…", "..": "…", ".": "⋅", "~": "∼"}
+OPERATORS = {
+    "<-": "←",
+    "->": "→",
+    ">=": "≥",
+    "<=": "≤",
+    ":=": "≔",
+    "+-": "±",
+    "-": "−",
+    "*": "∗",
+    "...": "…",
+    "..": "…",
+    ".": "⋅",
+    "~": "∼",
+}
 RELATIONS = {"=", "<-", ">=", "<=", ":=", "~", "<", ">"}
 TOKEN = re.compile(
     r"""(?P<derivative>d[A-Za-z](?:_\w+)?\ ?/\ ?d[A-Za-z](?:_\w+)?\b)
@@ -145,7 +158,9 @@ def _factor(tokens: list[tuple[str, str]], i: int, inner: bool) -> tuple[str, st
         shown, i = _symbol(tokens, i)
     elif token in "([{" and (end := _closing(tokens, i)):
         group = _row(tokens[i + 1 : end], inner=True)
-        shown = f'<mrow><mo stretchy="false">{token}</mo>{group}<mo stretchy="false">{tokens[end][1]}</mo></mrow>'
+        shown = (
+            f'<mrow><mo stretchy="false">{token}</mo>{group}<mo stretchy="false">{tokens[end][1]}</mo></mrow>'
+        )
         i = end
     else:
         spaced = i + 1 < len(tokens) and tokens[i + 1][0] == "space"
@@ -181,13 +196,15 @@ def _symbol(tokens: list[tuple[str, str]], i: int) -> tuple[str, int]:
     primes = "".join("′" for letter in token if letter == "'")
     sign = token.rstrip("'")[-1:] if token.rstrip("'")[-1:] in ("+", "-") else ""
     # s_j,k has two indices
-    while below and i + 2 < len(tokens) and tokens[i + 1][1] == "," and re.fullmatch(r"[a-z]", tokens[i + 2][1]):
+    while (
+        below and i + 2 < len(tokens) and tokens[i + 1][1] == "," and re.fullmatch(r"[a-z]", tokens[i + 2][1])
+    ):
         below += f'<mo separator="true">,</mo>{_name(tokens[i + 2][1])}'
         i += 2
     shown = '<mo largeop="true" movablelimits="true">∑</mo>' if base == "sum" else _name(base)
     raised = f"<mo>{primes or OPERATORS.get(sign, sign)}</mo>" if primes or sign else ""
     if base == "sum" and below:
-        return f'<munder>{shown}<mrow>{below}</mrow></munder>', i
+        return f"<munder>{shown}<mrow>{below}</mrow></munder>", i
     if below and raised:
         return f"<msubsup>{shown}<mrow>{below}</mrow>{raised}</msubsup>", i
     if below:

@@ -29,6 +29,12 @@ LEFT_OUT = r"!spiky_rl\.hosts\.isaaclab\.live\.\w+_view"
 """Modules that need the extra `live`, which is not everywhere."""
 BESIDE = ("examples/*", "studies/*/*.yaml", "studies/*/report.html", "studies/*/figures/*")
 """What pages lead to or show, besides what lies in docs/."""
+DRAWING = re.compile(r"!\[[^\]]*\]\([^)]*(?:\.svg|bench\.png|adjoint\.png)\)")
+"""A picture that is drawn on white, which the style sheet turns round on a dark page."""
+COMMANDS = re.compile(
+    r"^```\n((?:python|isaaclab|make|ssh|ray|uv|source) .*?)^```$", re.MULTILINE | re.DOTALL
+)
+"""Commands for a shell, whose long lines may wrap."""
 INCLUDED = re.compile(r"^<!-- file (?P<path>\S+) -->$", re.MULTILINE)
 """Where a guide shows a file of the project."""
 
@@ -37,7 +43,9 @@ def main(arguments: list[str]) -> int:
     """Build the site, and name every link that leads nowhere."""
     parser = argparse.ArgumentParser(description="Builds the site.")
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "site")
-    parser.add_argument("--without-api", action="store_true", help="leave out the API's pages, which take longest")
+    parser.add_argument(
+        "--without-api", action="store_true", help="leave out the API's pages, which take longest"
+    )
     args = parser.parse_args(arguments)
     build(args.folder, not args.without_api)
     broken = list(nowhere(args.folder, args.without_api))
@@ -85,7 +93,11 @@ def stage(source: Path, configuration: Path) -> None:
 
 def guide(text: str) -> str:
     """A guide as the site has it: files shown where it asks for them, links out of docs/ turned to the site's own pages."""
-    text = INCLUDED.sub(lambda found: f"```python\n{(ROOT / found['path']).read_text(encoding='utf-8')}```", text)
+    text = INCLUDED.sub(
+        lambda found: f"```python\n{(ROOT / found['path']).read_text(encoding='utf-8')}```", text
+    )
+    text = COMMANDS.sub(lambda found: "```sh\n" + re.sub(r" {3,}#", "  #", found[1]) + "```", text)
+    text = DRAWING.sub(lambda found: f"{found[0]}{{ .drawing }}", text)
     text = re.sub(r"\]\(\.\./spiky_rl/([^)#]+)\.py\)", r"](api/spiky_rl/\1.html)", text)
     text = re.sub(r"(\]\(|href=\")\.\./(studies/[^)\"]+)/report\.md", r"\1\2/report.html", text)
     return re.sub(r"(\]\(|href=\")\.\./(examples|studies)/", r"\1\2/", text)
@@ -132,7 +144,12 @@ def nowhere(folder: Path, without_api: bool = False):
             target = (page.parent / unquote(file.partition("?")[0])).resolve() if file else page
             if without_api and folder.resolve() / "api" in target.parents:
                 continue
-            missing = not target.is_file() or place and target in pages and unquote(place) not in pages[target].places
+            missing = (
+                not target.is_file()
+                or place
+                and target in pages
+                and unquote(place) not in pages[target].places
+            )
             if missing and page.name != "404.html":
                 yield f"{page.relative_to(folder.resolve())}: {link}"
 

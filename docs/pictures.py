@@ -24,9 +24,24 @@ from spiky_rl.registry import Configured
 
 INK, BLUE, RED, GREEN = "#333333", "#2e6f95", "#d1495b", "#3a7d44"
 STYLE = {
-    **{"font.size": 9, "svg.fonttype": "path", "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "spiky_rl"},
-    **{"axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK, "ytick.color": INK},
-    **{"axes.titlesize": 9, "axes.prop_cycle": matplotlib.cycler(color=[BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"])},
+    **{
+        "font.size": 9,
+        "svg.fonttype": "path",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "svg.hashsalt": "spiky_rl",
+    },
+    **{
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    },
+    **{
+        "axes.titlesize": 9,
+        "axes.prop_cycle": matplotlib.cycler(color=[BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"]),
+    },
 }
 CURRENTS = np.concatenate([[0.0], np.geomspace(0.02, 50.0, 79)])
 ONSET, OFFSET, END = 20, 120, 150
@@ -78,9 +93,17 @@ def neuron(name: str, configured: Configured) -> Figure:
     shown = int(lively[0]) if len(lively) else int(counts.argmax())
     alone = len(cell.states) == 1
     figure = Figure(figsize=(WIDTH, 2.6 if alone else 3.4), layout="constrained")
-    rows = [("membrane", 2.2), ("drive", 0.5)] if alone else [("membrane", 2.2), ("others", 1.3), ("drive", 0.5)]
+    rows = (
+        [("membrane", 2.2), ("drive", 0.5)] if alone else [("membrane", 2.2), ("others", 1.3), ("drive", 0.5)]
+    )
     left, right = figure.subfigures(1, 2, width_ratios=[2.3, 1])
-    axes = dict(zip((n for n, _ in rows), left.subplots(len(rows), height_ratios=[h for _, h in rows], sharex=True), strict=True))
+    axes = dict(
+        zip(
+            (n for n, _ in rows),
+            left.subplots(len(rows), height_ratios=[h for _, h in rows], sharex=True),
+            strict=True,
+        )
+    )
     membrane, drive, time = axes["membrane"], axes["drive"], np.arange(END) * cell.dt
     membrane.plot(time, states[:, 0, shown], color=BLUE, linewidth=1.2)
     fired = np.flatnonzero(spikes[:, shown])
@@ -94,7 +117,9 @@ def neuron(name: str, configured: Configured) -> Figure:
         label = state if scale == 1.0 else f"{state} / {size:.3g}"
         axes["others"].plot(time, states[:, k, shown] / scale, linewidth=1.0, label=label)
     if not alone:
-        axes["others"].legend(frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0.0, 0.9), borderpad=0.0)
+        axes["others"].legend(
+            frameon=False, fontsize=8, ncols=5, loc="lower left", bbox_to_anchor=(0.0, 0.9), borderpad=0.0
+        )
     drive.fill_between(time, current[:, shown], color=INK, alpha=0.25, step="pre", linewidth=0)
     drive.set(ylabel="I", yticks=[], xlabel="time in ms")
     rate, busiest = right.subplots(), int(counts.argmax())
@@ -165,7 +190,9 @@ def encoder(name: str, configured: Configured) -> Figure:
     x = 2.0 * torch.sin(torch.linspace(0.0, 2.0 * np.pi, T)).view(T, 1, 1)
     state = tuple(torch.zeros(1, size) for size in coder.state_sizes)
     with torch.no_grad():
-        signal = coder.encode(x, state, None)[0].expand(T, K, 1, coder.width).reshape(T * K, coder.width).numpy()
+        signal = (
+            coder.encode(x, state, None)[0].expand(T, K, 1, coder.width).reshape(T * K, coder.width).numpy()
+        )
     figure, axes = blank(2.8, 2, sharex=True, height_ratios=[1, 1.6])
     axes[0, 0].step(np.arange(T * K), np.repeat(x.flatten().numpy(), K), where="post", color=BLUE)
     axes[0, 0].set(ylabel="observation")
@@ -182,7 +209,15 @@ def raster(axes: Axes, signal: np.ndarray, label: str, names: bool = False) -> N
         axes.vlines(when + 0.5, who - 0.4, who + 0.4, color=INK, linewidth=1.1)
     else:
         most = np.abs(signal).max() or 1.0
-        axes.pcolormesh(np.arange(times + 1), np.arange(width + 1) - 0.5, signal.T, cmap="RdBu_r", vmin=-most, vmax=most, rasterized=True)
+        axes.pcolormesh(
+            np.arange(times + 1),
+            np.arange(width + 1) - 0.5,
+            signal.T,
+            cmap="RdBu_r",
+            vmin=-most,
+            vmax=most,
+            rasterized=True,
+        )
     axes.set(ylabel=label, ylim=(-0.6, width - 0.4), xlim=(0, times))
     if names:
         axes.set_yticks(range(width))
@@ -202,7 +237,12 @@ def decoder(name: str, configured: Configured) -> Figure:
     figure, axes = blank(3.0, 2, sharex=True, height_ratios=[1.4, 1])
     raster(axes[0, 0], spikes, "neuron")
     for k in range(2):
-        axes[1, 0].step(np.arange(T + 1) * K, np.append(features[:, 0, k], features[-1, 0, k]), where="post", label=f"feature {k + 1}")
+        axes[1, 0].step(
+            np.arange(T + 1) * K,
+            np.append(features[:, 0, k], features[-1, 0, k]),
+            where="post",
+            label=f"feature {k + 1}",
+        )
     axes[1, 0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axes[1, 0].set(ylabel="features", xlabel=f"inner steps, {K} in each of {T} control steps")
     return figure
@@ -223,7 +263,9 @@ def connection(name: str, configured: Configured) -> Figure:
         with torch.no_grad():
             if isinstance(link, Within):
                 blocks = link.synapses().view(-1, count, count).numpy()
-                pictures = [(f"after {k + 1} inner step{'s' if k else ''}", one) for k, one in enumerate(blocks)]
+                pictures = [
+                    (f"after {k + 1} inner step{'s' if k else ''}", one) for k, one in enumerate(blocks)
+                ]
             else:
                 pictures = [("weights", (link(torch.eye(count)) - link(torch.zeros(count, count))).numpy())]
     figure, axes = blank(3.0 if len(pictures) == 1 else 2.2, 1, len(pictures))
@@ -299,7 +341,13 @@ def rule(name: str, configured: Configured) -> Figure:
 def changes(configured: Configured) -> list[np.ndarray]:
     """What a rule would change in the weights of each layer, for one batch and one loss: minus the gradient, or its own."""
     torch.manual_seed(0)
-    settings = {"name": "feedforward", "layers": [32, 32], "steps": 8, "neuron": {"name": "lif", "tau": 4.0}, "backend": "torch"}
+    settings = {
+        "name": "feedforward",
+        "layers": [32, 32],
+        "steps": 8,
+        "neuron": {"name": "lif", "tau": 4.0},
+        "backend": "torch",
+    }
     settings["learning"] = configured.settings()
     network = registry.configure("networks", settings, "network").build(inputs=4, outputs=2)
     before = [layer.connection.weight.detach().clone() for layer in network.layers]
@@ -309,9 +357,15 @@ def changes(configured: Configured) -> list[np.ndarray]:
     wrong.mean().backward()
     if network.local:
         network.learn(x, None, None, (wrong.detach().mean() - wrong.detach()).unsqueeze(0))
-        return [(layer.connection.weight.detach() - old).flatten().numpy() for layer, old in zip(network.layers, before, strict=True)]
+        return [
+            (layer.connection.weight.detach() - old).flatten().numpy()
+            for layer, old in zip(network.layers, before, strict=True)
+        ]
     grads = [layer.connection.weight.grad for layer in network.layers]
-    return [np.zeros(old.numel()) if grad is None else -grad.flatten().numpy() for grad, old in zip(grads, before, strict=True)]
+    return [
+        np.zeros(old.numel()) if grad is None else -grad.flatten().numpy()
+        for grad, old in zip(grads, before, strict=True)
+    ]
 
 
 def plasticity(name: str, configured: Configured) -> Figure:
@@ -319,7 +373,9 @@ def plasticity(name: str, configured: Configured) -> Figure:
     gaps, weights = np.arange(-40, 41), []
     for gap in gaps:
         weight = torch.zeros(3, 3)
-        weight[0, 1] = weight[2, 1] = 1.0  # the third neuron is silent: its synapse gives way where sums are kept
+        weight[0, 1] = weight[2, 1] = (
+            1.0  # the third neuron is silent: its synapse gives way where sums are kept
+        )
         bias, quiet = torch.zeros(3), torch.zeros(3, dtype=torch.bool)
         rule_ = configured.build(weight=weight.clone(), bias=bias, inhibitory=quiet, unit=1.0, dt=1.0)
         spikes = torch.zeros(100, 1, 3)
@@ -331,7 +387,9 @@ def plasticity(name: str, configured: Configured) -> Figure:
     axes[0, 0].plot(gaps, weights, marker=".", markersize=3, linewidth=0.8)
     axes[0, 0].axhline(0.0, color=INK, linewidth=0.5)
     axes[0, 0].axvline(0.0, color=INK, linewidth=0.5)
-    axes[0, 0].set(xlabel="ms from the spike before the synapse to that behind it", ylabel="change of its weight")
+    axes[0, 0].set(
+        xlabel="ms from the spike before the synapse to that behind it", ylabel="change of its weight"
+    )
     return figure
 
 
