@@ -9,13 +9,15 @@ of both, pdoc those of the API. No page asks another host for anything.
 from __future__ import annotations
 
 import argparse
+import html
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-from html.parser import HTMLParser
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -96,6 +98,7 @@ def guide(text: str) -> str:
     text = INCLUDED.sub(
         lambda found: f"```python\n{(ROOT / found['path']).read_text(encoding='utf-8')}```", text
     )
+    text = re.sub(r"<!-- .*? -->", "", text)  # results.py's marks, which would end a paragraph
     text = COMMANDS.sub(lambda found: "```sh\n" + re.sub(r" {3,}#", "  #", found[1]) + "```", text)
     text = DRAWING.sub(lambda found: f"{found[0]}{{ .drawing }}", text)
     text = re.sub(r"\]\(\.\./spiky_rl/([^)#]+)\.py\)", r"](api/spiky_rl/\1.html)", text)
@@ -107,51 +110,54 @@ def build_api(folder: Path) -> None:
     """The API's pages, from the docstrings."""
     # else MuJoCo's import asks for windows in a subprocess, which pdoc does not let a module start
     os.environ.setdefault("MUJOCO_GL", "disable")
-    render.configure(docformat="markdown", template_directory=DOCS / "api_theme")
+    # LEFT_OUT keeps their pages out, but pdoc looks at them for the list of their package
+    warnings.filterwarnings("ignore", r"Couldn't import spiky_rl\.hosts\.isaaclab\.live")
+    render.configure(docformat="markdown", template_directory=DOCS / "api_theme", favicon="data:,")
     modules = {name: doc.Module.from_name(name) for name in extract.walk_specs(["spiky_rl", LEFT_OUT])}
     for module in modules.values():
         out = folder / f"{module.fullname.replace('.', '/')}.html"
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(render.html_module(module, modules), encoding="utf-8")
+    (folder / "index.html").write_text(render.html_index(modules), encoding="utf-8")
     (folder / "search.js").write_text(render.search_index(modules), encoding="utf-8")
 
 
-class Links(HTMLParser):
+class Links:
     """What a page leads to and loads, and the places within it that a link can lead to."""
 
     def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.places: set[str] = set()
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:  # noqa: D102
-        for key, value in attrs:
-            if value and key in ("id", "name"):
-                self.places.add(value)
-            elif value and (key == "src" or key == "href"):
-                self.links.append(value)
+        text = re.sub(r"<script\b.*?</script>", "", text, flags=re.DOTALL)
+        found = re.findall(r"\b(href|src|id|name)=\"([^\"]+)\"", text)
+        self.links = {html.unescape(value) for key, value in found if key in ("href", "src")}
+        self.places = {html.unescape(value) for key, value in found if key in ("id", "name")}
 
 
-def nowhere(folder: Path, without_api: bool = False):
-    """Every internal link that leads to no file or to no place in it, as ``page: link``."""
-    pages = {path.resolve(): Links(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")}
-    for page, found in sorted(pages.items()):
-        for link in found.links:
+def nowhere(folder: Path, without_api: bool = False) -> Iterator[str]:
+    """Every internal link that leads to no file or to no place in it, as ``page: link``.
+
+    pdoc links to inherited members that it does not show, so links within the API are held to their files only.
+    """
+    folder = folder.resolve()
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    for page, found in pages.items():
+        if page.name == "404.html":  # its links are those of whatever page was not found
+            continue
+        for link in sorted(found.links):
             if re.match(r"[a-z]+:", link):
                 continue
             file, _, place = link.partition("#")
-            target = (page.parent / unquote(file.partition("?")[0])).resolve() if file else page
-            if without_api and folder.resolve() / "api" in target.parents:
+            target = Path(os.path.normpath(page.parent / unquote(file.partition("?")[0]))) if file else page
+            inside, own = folder / "api" in target.parents, folder / "api" in page.parents
+            if without_api and inside:
                 continue
             missing = (
-                not target.is_file()
-                or place
+                place
+                and not (inside and own)
                 and target in pages
                 and unquote(place) not in pages[target].places
             )
-            if missing and page.name != "404.html":
-                yield f"{page.relative_to(folder.resolve())}: {link}"
+            if missing or not target.is_file():
+                yield f"{page.relative_to(folder)}: {link}"
 
 
 if __name__ == "__main__":

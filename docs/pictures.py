@@ -23,25 +23,12 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.registry import Configured
 
 INK, BLUE, RED, GREEN = "#333333", "#2e6f95", "#d1495b", "#3a7d44"
+COLOURS = [BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"]
 STYLE = {
-    **{
-        "font.size": 9,
-        "svg.fonttype": "path",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": "spiky_rl",
-    },
-    **{
-        "axes.edgecolor": INK,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    },
-    **{
-        "axes.titlesize": 9,
-        "axes.prop_cycle": matplotlib.cycler(color=[BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"]),
-    },
+    **{f"axes.spines.{side}": False for side in ("top", "right")},
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
+    **{"axes.prop_cycle": matplotlib.cycler(color=COLOURS), "svg.hashsalt": "spiky_rl"},
+    **{"font.size": 9, "axes.titlesize": 9},
 }
 CURRENTS = np.concatenate([[0.0], np.geomspace(0.02, 50.0, 79)])
 ONSET, OFFSET, END = 20, 120, 150
@@ -93,17 +80,12 @@ def neuron(name: str, configured: Configured) -> Figure:
     shown = int(lively[0]) if len(lively) else int(counts.argmax())
     alone = len(cell.states) == 1
     figure = Figure(figsize=(WIDTH, 2.6 if alone else 3.4), layout="constrained")
-    rows = (
-        [("membrane", 2.2), ("drive", 0.5)] if alone else [("membrane", 2.2), ("others", 1.3), ("drive", 0.5)]
-    )
+    heights = {"membrane": 2.2, "others": 1.3, "drive": 0.5}
+    if alone:
+        del heights["others"]
     left, right = figure.subfigures(1, 2, width_ratios=[2.3, 1])
-    axes = dict(
-        zip(
-            (n for n, _ in rows),
-            left.subplots(len(rows), height_ratios=[h for _, h in rows], sharex=True),
-            strict=True,
-        )
-    )
+    places = left.subplots(len(heights), height_ratios=list(heights.values()), sharex=True)
+    axes = dict(zip(heights, places, strict=True))
     membrane, drive, time = axes["membrane"], axes["drive"], np.arange(END) * cell.dt
     membrane.plot(time, states[:, 0, shown], color=BLUE, linewidth=1.2)
     fired = np.flatnonzero(spikes[:, shown])
