@@ -5,6 +5,7 @@ import functools
 import http.server
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -134,6 +135,13 @@ def browsed(folder: Path, pages: list[str], profile: Path) -> list[str]:
     ]
 
 
+def test_the_readme_is_short_and_leads_to_files_that_are_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_the_first_page_leads_to_every_guide_and_every_entry_has_a_section(site):
     first = (site / "index.html").read_text(encoding="utf-8")
     for words in (
@@ -152,7 +160,9 @@ def test_neurons_have_mathematics_pictures_and_options_with_units(site):
     page = (site / "catalogue" / "neurons.html").read_text(encoding="utf-8")
     for name in registry.names("neurons"):
         section = page.partition(f'id="{name}"')[2].partition("<h2")[0]
-        assert "<math" in section and f"pictures/neurons_{name}.svg" in section, name
+        text = (registry.PACKAGE / "neurons" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+        assert f"pictures/neurons_{name}.svg" in section, name
+        assert ("<math" in section) == ("\n    " in text), name
     assert "<mfrac><mrow>" in page and "<code>2.0</code> ms" in page
 
 
