@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 import equations
 import pictures
-from spiky_rl import registry
-from spiky_rl.registry import Component, Option
-from spiky_rl.spec import read_agent
+from spiky_rl.config import registry
+from spiky_rl.config.registry import Component, Option
+from spiky_rl.config.spec import read_agent
 
 KINDS = {
     "neurons": (

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.experiments.analysis.measures import PRICE, Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse

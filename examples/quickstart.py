@@ -5,7 +5,7 @@ python examples/quickstart.py
 
 import torch
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 BATCH, UPDATES = 256, 150
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

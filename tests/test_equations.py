@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl import registry
+from spiky_rl.config import registry
 
 ROOT = Path(__file__).resolve().parents[1]
 specification = importlib.util.spec_from_file_location("equations", ROOT / "docs" / "equations.py")
