@@ -152,7 +152,7 @@ def options(cls: type[Component]) -> str:
 
 def plain(value: object) -> str:
     """A default as YAML has it."""
-    if value is None or value == [] or value == ():
+    if value in (None, "", [], ()):
         return "none"
     if isinstance(value, Mapping):
         return f"`{{{', '.join(f'{key}: {each}' for key, each in value.items())}}}`"
