@@ -61,15 +61,19 @@ class C(Target):
     def open(self, path: Path) -> Session:
         sizes = dict(re.findall(r"POLICY_(\w+) = (\d+)", path.with_suffix(".h").read_text(encoding="utf-8")))
         library = load(path)
-        state, action = np.zeros(int(sizes["FLOATS"]), np.float32), np.zeros(
-            int(sizes["ACTIONS"]), np.float32
+        state, observation, action = (
+            np.zeros(int(sizes[name]), np.float32) for name in ("FLOATS", "OBSERVATIONS", "ACTIONS")
         )
-        library.policy_reset(_floats(state))
+        pointers = [
+            numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (state, observation, action)
+        ]
+        library.policy_reset(pointers[0])
+        call = library.policy_step
 
         def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
-            observation = np.ascontiguousarray(x, np.float32).reshape(-1)
-            library.policy_step(_floats(state), _floats(observation), _floats(action))
-            return [action.reshape(1, -1).copy()]
+            observation[:] = x.reshape(-1)
+            call(*pointers)
+            return [action[None].copy()]
 
         return step
 
@@ -103,7 +107,3 @@ def load(path: Path, flags: tuple[str, ...] = ("-O3", "-march=native")) -> ctype
         if done.returncode:
             raise UserError(f"{path}: the compiler refuses it: {done.stderr.strip().splitlines()[0]}")
         return ctypes.CDLL(str(library))
-
-
-def _floats(numbers: np.ndarray) -> Any:
-    return numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float))

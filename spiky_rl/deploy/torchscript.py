@@ -25,6 +25,7 @@ class TorchScript(Target):
         scripted.reset()
 
         def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
-            return [scripted(torch.from_numpy(x)).numpy()]
+            with torch.inference_mode():
+                return [scripted(torch.from_numpy(x)).numpy()]
 
         return step
