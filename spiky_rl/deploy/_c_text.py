@@ -196,8 +196,8 @@ class _Text:
             low, high = (*terms[1:], "", "")[:2]
             inner = f"{self.function('larger')}({terms[0]}, {low})" if low else terms[0]
             return f"{self.function('smaller')}({inner}, {high})" if high else inner
-        if name == "pow" and value.operands[1] == 2:
-            return f"{terms[0]} * {terms[0]}"
+        if name == "pow" and value.operands[1] in (2, 3):
+            return " * ".join([terms[0]] * int(value.operands[1]))  # type: ignore[arg-type]
         if name == "elu":
             return f"{terms[0]} > 0.0f ? {terms[0]} : {self.function('expm1')}({terms[0]})"
         fixed = {"neg": f"-{terms[0]}", "relu": f"{terms[0]} > 0.0f ? {terms[0]} : 0.0f", "reciprocal": f"1.0f / {terms[0]}",
