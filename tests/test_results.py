@@ -62,7 +62,7 @@ def test_figures_are_those_of_a_studys_report():
         ("scor studies/ant Isaac-Ant lif_ppo", "did you mean 'score'"),
         ("score studies/ant Isaac-Ant lif_pp", "did you mean 'lif_ppo on Isaac-Ant'"),
         ("score studies/none Isaac-Ant lif_ppo", "studies/none"),
-        ("value studies/humanoid/interrupted/random.json conditions.nominal.men .1f", "men"),
+        ("value studies/humanoid_pilot/interrupted/random.json conditions.nominal.men .1f", "men"),
         ("score studies/ant", "missing"),
     ],
 )
