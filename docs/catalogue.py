@@ -49,6 +49,7 @@ KINDS = {
     "networks": ("Networks", "What is made of the components: layers and two nested clocks."),
     "graphs": ("Graphs", "Who projects to whom in a reservoir."),
     "plasticities": ("Plasticity", "What changes a reservoir while it runs, without a gradient."),
+    "targets": ("Export targets", "What a trained policy is written as, for other programs and for chips."),
     "agents": (
         "Agents",
         "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",

@@ -136,6 +136,7 @@ KINDS = {
     "networks": "layers, or a reservoir",
     "graphs": "who projects to whom in a reservoir",
     "plasticities": "what changes a reservoir as it runs",
+    "targets": "what a trained policy is exported to",
     "agents": "a network, a rule, and PPO's numbers",
     "tasks": "a task of Isaac Lab's and its budget",
 }
