@@ -19,6 +19,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from spiky_rl.cli.show import SCHEMAS, schema
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.experiments.analysis.measures import PRICE, Row
@@ -186,15 +187,18 @@ def written(text: str, lists: bool = True) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or say which differ."""
-    parser = argparse.ArgumentParser(description="Scores and tables of README and guides, from files.")
+    parser = argparse.ArgumentParser(
+        description="Scores and tables of README and guides, from files; the JSON Schemas of YAML files."
+    )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit code 1 where a page differs"
     )
     check = parser.parse_args(arguments).check
     stale = []
-    for page in PAGES:
-        old = page.read_text(encoding="utf-8")
-        if (new := written(old)) != old:
+    files = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    files |= {ROOT / "schemas" / f"{kind}.json": f"{schema(kind)}\n" for kind in SCHEMAS}
+    for page, new in files.items():
+        if not page.is_file() or page.read_text(encoding="utf-8") != new:
             stale.append(page.relative_to(ROOT))
             if not check:
                 page.write_text(new, encoding="utf-8")
