@@ -24,7 +24,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks.layer import Layer
+from spiky_rl.networks._layer import Layer
 from spiky_rl.networks.reservoir import Reservoir
 
 ALIF = {"tau": 2.0, "input_gain": "unit", "tau_adaptation": 20.0, "adaptation": 0.2}

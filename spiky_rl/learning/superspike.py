@@ -24,8 +24,8 @@ from torch import Tensor
 
 from spiky_rl.config.registry import Option
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning.filters import Smooth, fed_back, smoothed, transposed
-from spiky_rl.learning.wrapped import Unreset
+from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
+from spiky_rl.learning._wrapped import Unreset
 from spiky_rl.neurons.base import Neuron
 
 

@@ -7,8 +7,8 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning.filters import Smooth, smoothed
-from spiky_rl.learning.wrapped import Unreset
+from spiky_rl.learning._filters import Smooth, smoothed
+from spiky_rl.learning._wrapped import Unreset
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
 
 T, K, BATCH, INPUTS, OUTPUTS = 6, 4, 5, 4, 2

@@ -12,7 +12,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning.filters import OPS, Smooth
+from spiky_rl.learning._filters import OPS, Smooth
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
 
 INPUTS, TIME, DT_MS, RATE_HZ, EPOCHS = 100, 500.0, 0.5, 10.0, 600

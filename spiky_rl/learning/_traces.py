@@ -34,7 +34,7 @@ from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import dispatch
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning.filters import OPS, going_back
+from spiky_rl.learning._filters import OPS, going_back
 from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from spiky_rl.learning.wrapped import Wrapped
+from spiky_rl.learning._wrapped import Wrapped
 from spiky_rl.neurons.base import Values
 
 
