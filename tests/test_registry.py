@@ -23,9 +23,9 @@ class Leaky(Neuron):
     params = {"tau": Param(5.0, "time constant", low=1e-3, unit="ms", transform="decay")}
     options = {**params, "dt": DT, "learn": LEARN}
 
-    def step(self, ops, current, v, decay):
-        v = decay * v + (1.0 - decay) * current
-        return ops.tanh(v), (v,)
+    def step(self, ops, current, s, p):
+        v = p.decay * s.v + (1.0 - p.decay) * current
+        return ops.tanh(v), s.replace(v=v)
 '''
 BATCH, INPUTS, OUTPUTS = 32, 3, 2
 
