@@ -203,7 +203,8 @@ class Copy(Contender):
         super().__init__()
         network = setting.reference
         self.steps, layer = setting.steps, next(iter(network.layers))
-        self.neuron, self.values = layer.neuron, layer.parameters_of_neuron()
+        self.neuron = layer.neuron
+        self.values = self.neuron.named_params(*layer.parameters_of_neuron())
         self.ops = TorchOps(network.surrogate)
         self.links = torch.nn.ModuleList(copied(layer.connection) for layer in network.layers)
         self.readout = copied(network.decoder.readout)
@@ -219,12 +220,13 @@ class PlainLoop(Copy):
     """As everybody writes it: all layers inside one loop over the inner steps, autograd, a lean surrogate."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        states = [(x.new_zeros(len(x), width),) * len(self.neuron.states) for width in WIDTHS[1:-1]]
+        count = len(self.neuron.states)
+        states = [self.neuron.named_states(*[x.new_zeros(len(x), width)] * count) for width in WIDTHS[1:-1]]
         v = None
         for _ in range(self.steps):
             s = x
             for i, link in enumerate(self.links):
-                s, states[i] = self.neuron.step(self.ops, link(s), *states[i], *self.values)
+                s, states[i] = self.neuron.step(self.ops, link(s), states[i], self.values)
             v = self.read(v, linear(s, self.readout.weight))
         return v + self.readout.bias  # type: ignore[operator]
 

@@ -99,7 +99,7 @@ def forms(agent: str, policy: Any, folder: Path) -> dict[tuple[str, str], Callab
 
 def carried(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
     """A session that is given back what it gives of its state."""
-    from spiky_rl.deploy.proof import state_of
+    from spiky_rl.deploy._proof import state_of
 
     state = state_of(policy)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +23,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks.layer import Layer
+from spiky_rl.networks._layer import Layer
 from spiky_rl.networks.reservoir import Reservoir
 
 ALIF = {"tau": 2.0, "input_gain": "unit", "tau_adaptation": 20.0, "adaptation": 0.2}
@@ -163,13 +162,14 @@ class PlainRecurrent(RecurrentCopy):
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         rest = [x.new_zeros(x.shape[1], len(weight)) for weight in self.within]
-        states, spikes = [(zeros,) * len(self.neuron.states) for zeros in rest], list(rest)
+        states = [self.neuron.named_states(*[zeros] * len(self.neuron.states)) for zeros in rest]
+        spikes = list(rest)
         v, features = None, []
         for current in self.links[0](x):
             for _ in range(self.steps):
                 for i, (link, within) in enumerate(zip(self.links, self.within, strict=True)):
                     drive = (current if i == 0 else link(spikes[i - 1])) + linear(spikes[i], within)
-                    spikes[i], states[i] = self.neuron.step(self.ops, drive, *states[i], *self.values)
+                    spikes[i], states[i] = self.neuron.step(self.ops, drive, states[i], self.values)
                 v = self.read(v, linear(spikes[-1], self.readout.weight))
             features.append(v)
         return torch.stack(features) + self.readout.bias
@@ -227,7 +227,7 @@ class ReservoirCopy(Contender):
         super().__init__()
         network = setting.reference
         self.steps, self.neuron, self.ops = network.steps, network.neuron, network.ops
-        self.values = network.parameters_of_neuron()
+        self.values = network.neuron.named_params(*network.parameters_of_neuron())
         assert network.feedback.decay is not None
         self.synapse, self.trace = network.feedback.decay, network.trace_decays[0]
         self.register_buffer("inward", network.input_weight.detach().t().contiguous())
@@ -251,12 +251,12 @@ class PlainReservoir(ReservoirCopy):
 
     def traces(self, x: Tensor) -> Tensor:  # noqa: D102
         arriving = spikes = trace = x.new_zeros(x.shape[1], len(self.within))
-        states: tuple[Any, ...] = (spikes,) * len(self.neuron.states)
+        states = self.neuron.named_states(*[spikes] * len(self.neuron.states))
         found = []
         for current in linear(x, self.inward, self.bias):
             for _ in range(self.steps):
                 arriving = self.synapse * arriving + linear(spikes, self.within)
-                spikes, states = self.neuron.step(self.ops, current + arriving, *states, *self.values)
+                spikes, states = self.neuron.step(self.ops, current + arriving, states, self.values)
                 trace = self.trace * trace + (1.0 - self.trace) * spikes
             found.append(trace)
         return torch.stack(found)

@@ -46,22 +46,24 @@ class AdEx(Ode):
         super().__init__(**chosen)
         self.substeps = chosen["substeps"]
 
-    def drive(self, ops, current, v, w, soft, sharpness, gain):
+    def drive(self, ops, current, s, p):
         """What the membrane decays to, in mV."""
-        exponent = ops.min((v - soft) / sharpness, LARGEST_EXPONENT)
-        return gain * current - w + sharpness * (ops.exp(exponent) - ops.exp(-soft / sharpness))
+        exponent = ops.min((s.v - p.soft) / p.sharpness, LARGEST_EXPONENT)
+        return p.gain * current - s.w + p.sharpness * (ops.exp(exponent) - ops.exp(-p.soft / p.sharpness))
 
-    def flow(self, ops, current, v, w, tau, tau_w, soft, sharpness, coupling, jump, gain):
-        return (self.drive(ops, current, v, w, soft, sharpness, gain) - v) / tau, (coupling * v - w) / tau_w
+    def flow(self, ops, current, s, p):
+        v = (self.drive(ops, current, s, p) - s.v) / p.tau
+        return s.rates(v=v, w=(p.coupling * s.v - s.w) / p.tau_w)
 
-    def integrate(self, ops, current, v, w, tau, tau_w, soft, sharpness, coupling, jump, gain):
+    def integrate(self, ops, current, s, p):
         h = self.dt / self.substeps
-        decay, decay_w = ops.exp(-h / tau), ops.exp(-h / tau_w)
-        target = self.drive(ops, current, v, w, soft, sharpness, gain)
-        return decay * v + (1.0 - decay) * target, decay_w * w + (1.0 - decay_w) * coupling * v
+        decay, decay_w = ops.exp(-h / p.tau), ops.exp(-h / p.tau_w)
+        target = self.drive(ops, current, s, p)
+        v = decay * s.v + (1.0 - decay) * target
+        return s.replace(v=v, w=decay_w * s.w + (1.0 - decay_w) * p.coupling * s.v)
 
-    def threshold(self, ops, v, *_):
-        return v - self.chosen["peak"]
+    def threshold(self, ops, s, p):
+        return s.v - self.chosen["peak"]
 
-    def reset(self, ops, spike, v, w, tau, tau_w, soft, sharpness, coupling, jump, gain):
-        return v * (1.0 - spike), w + jump * spike
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v * (1.0 - spike), w=s.w + p.jump * spike)

@@ -33,19 +33,19 @@ class Exponential(Ode):
         "learn": LEARN,
     }
 
-    def drive(self, ops, current, v, soft, sharpness, gain):
+    def drive(self, ops, current, s, p):
         """What the membrane decays to."""
-        exponent = ops.min((v - soft) / sharpness, LARGEST_EXPONENT)
-        return gain * current + sharpness * (ops.exp(exponent) - ops.exp(-soft / sharpness))
+        exponent = ops.min((s.v - p.soft) / p.sharpness, LARGEST_EXPONENT)
+        return p.gain * current + p.sharpness * (ops.exp(exponent) - ops.exp(-p.soft / p.sharpness))
 
-    def flow(self, ops, current, v, tau, soft, sharpness, gain):
-        return ((self.drive(ops, current, v, soft, sharpness, gain) - v) / tau,)
+    def flow(self, ops, current, s, p):
+        return s.rates(v=(self.drive(ops, current, s, p) - s.v) / p.tau)
 
-    def integrate(self, ops, current, v, decay, soft, sharpness, gain):
-        return (decay * v + (1.0 - decay) * self.drive(ops, current, v, soft, sharpness, gain),)
+    def integrate(self, ops, current, s, p):
+        return s.replace(v=p.decay * s.v + (1.0 - p.decay) * self.drive(ops, current, s, p))
 
-    def threshold(self, ops, v, *params):
-        return v - self.chosen["peak"]
+    def threshold(self, ops, s, p):
+        return s.v - self.chosen["peak"]
 
-    def reset(self, ops, spike, v, *params):
-        return (v * (1.0 - spike),)
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v * (1.0 - spike))

@@ -76,8 +76,8 @@ def test_every_module_stands_in_a_room_and_imports_downwards_only():
 
 
 def test_an_import_from_above_would_be_seen():
-    inside = ast.parse("def late():\n    from spiky_rl.networks.layer import Layer\n")
-    assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks.layer.Layer"]
+    inside = ast.parse("def late():\n    from spiky_rl.networks._layer import Layer\n")
+    assert upward("spiky_rl/neurons/lif.py", inside) == ["spiky_rl.networks._layer.Layer"]
     assert upward("spiky_rl/cli/train.py", inside) == []
 
 

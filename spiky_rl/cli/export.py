@@ -79,7 +79,7 @@ def run(argv: list[str]) -> int:
 
 def export(policy: Any, env: Any, folder: Path, targets: Sequence[str]) -> dict[Path, Any]:
     """Write the targets into a folder and prove them; returns the files, each with its agreement."""
-    from spiky_rl.deploy.proof import prove
+    from spiky_rl.deploy._proof import prove
 
     built = {name: registry.configure("targets", name, "--to").build() for name in targets}
     files = {}

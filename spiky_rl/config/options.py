@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,15 @@ class UserError(ValueError):
 
 class RegistryError(UserError):
     """A name that is not in the registry, or a value that a component does not accept."""
+
+
+@contextmanager
+def at(path: str) -> Iterator[None]:
+    """Say in an error where in the agent its cause stands."""
+    try:
+        yield
+    except RegistryError as error:
+        raise RegistryError(f"{path}: {error}") from None
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,8 @@ DATA = ("agents", "tasks", "spaces")
 SINGULAR = {"plasticities": "plasticity", "penalties": "penalty"}
 """Kinds whose singular is not the word without its last letter."""
 
-HELPERS = {
-    *("base", "layer", "place", "readout"),
-    *("exact", "filters", "proof", "timed", "traces", "wrapped"),
-}
-"""Files of a room that are no entries: what its entries share."""
+BASE = "base"
+"""The file of every room that says what its entries are; it and files whose names begin with ``_`` are no entries."""
 
 
 class Component:
@@ -124,14 +121,24 @@ def names(kind: str) -> list[str]:
         raise RegistryError(
             f"unknown kind {kind!r}; choose from {', '.join((*ROOMS, *DATA))}{nearest(kind, (*ROOMS, *DATA))}"
         )
-    return sorted(
-        p.stem for p in (PACKAGE / ROOMS[kind]).glob("*.py") if p.stem not in HELPERS and p.stem[0] != "_"
-    )
+    return sorted(_files(kind))
+
+
+def _files(kind: str) -> dict[str, Path]:
+    """Every entry of a room with its file: of all folders on the path of the room's package."""
+    package = importlib.import_module(_module(kind))
+    files = {path.stem: path for folder in package.__path__ for path in Path(folder).glob("*.py")}
+    return {name: path for name, path in files.items() if name != BASE and name[0] != "_"}
+
+
+def _module(kind: str, name: str = "") -> str:
+    """What Python imports a room, or a file of it, by."""
+    return ".".join(filter(None, ("spiky_rl", *ROOMS[kind].split("/"), name)))
 
 
 def summary(kind: str, name: str) -> str:
     """First docstring line of an entry, read without importing it."""
-    tree = ast.parse((PACKAGE / ROOMS[kind] / f"{name}.py").read_text(encoding="utf-8"))
+    tree = ast.parse(_files(kind)[name].read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
@@ -160,8 +167,8 @@ def resolve(kind: str, name: str) -> type[Component]:
         _check_declarations(name, found)
         return found
     _require_known(kind, name)
-    module = importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.{name}")
-    return _own_component(module)
+    module = importlib.import_module(_module(kind, name))
+    return _only(module, [cls for cls in _own_classes(module) if issubclass(cls, _base(kind))], _base(kind))
 
 
 def configure(kind: str, settings: Any, path: str) -> Configured:
@@ -242,12 +249,26 @@ def _named(settings: Any, default: str | Mapping[str, Any] | None) -> Any:
     return {**({"name": default} if isinstance(default, str) else default), **settings}
 
 
-def _own_component(module: Any) -> type[Component]:
-    """The component that a module defines, as opposed to those it imports."""
-    return next(
+def _own_classes(module: Any) -> list[type[Any]]:
+    """The public classes that a module defines, as opposed to those it imports."""
+    return [
         cls
-        for cls in vars(module).values()
-        if inspect.isclass(cls) and cls.__module__ == module.__name__ and issubclass(cls, Component)
+        for name, cls in vars(module).items()
+        if inspect.isclass(cls)
+        and cls.__module__ == module.__name__
+        and name == cls.__name__
+        and name[0] != "_"
+    ]
+
+
+def _only(module: Any, classes: list[type[Any]], base: type[Component]) -> type[Component]:
+    """The one class of a file. Raises RegistryError where there is none or more than one."""
+    if len(classes) == 1:
+        return classes[0]
+    there = " and ".join(cls.__name__ for cls in classes) or "none"
+    raise RegistryError(
+        f"{module.__file__} defines {there}, and must define one public class that derives from"
+        f" {base.__module__}:{base.__name__}; a helper's name begins with '_', or it lives in a file of its own"
     )
 
 
@@ -269,11 +290,11 @@ def _abstract(cls: type, key: str) -> bool:
     return getattr(inspect.getattr_static(cls, key, None), "__isabstractmethod__", False)
 
 
+@cache
 def _base(kind: str) -> type[Component]:
-    """What every entry of a kind derives from: the component in its room's ``base.py``, where there is one."""
-    if not (PACKAGE / ROOMS[kind] / "base.py").is_file():
-        return Component
-    return _own_component(importlib.import_module(f"spiky_rl.{ROOMS[kind].replace('/', '.')}.base"))
+    """What every entry of a kind derives from: the one component of its room's ``base.py`` that derives from nothing else of ours."""
+    module = importlib.import_module(_module(kind, BASE))
+    return _only(module, [cls for cls in _own_classes(module) if Component in cls.__bases__], Component)
 
 
 def load_module(target: str) -> Any:

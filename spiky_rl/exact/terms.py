@@ -14,7 +14,7 @@ import numpy as np
 from spiky_rl.config import registry
 from spiky_rl.kernels import trace
 from spiky_rl.kernels.trace import Graph, Node, TraceOps, Value
-from spiky_rl.neurons.base import Ode
+from spiky_rl.neurons.base import Ode, States
 
 Array = np.ndarray
 
@@ -73,15 +73,15 @@ class Terms:
     def __init__(self, neuron: Ode, parameters: Array) -> None:
         self.neuron, self.parameters, self.count = neuron, parameters, len(neuron.states)
         self._flow = _programs(
-            neuron, lambda ops, current, states, times, _: neuron.flow(ops, current, *states, *times)
+            neuron, lambda ops, current, states, times, _: neuron.flow(ops, current, states, times)
         )
         self._threshold = _programs(
-            neuron, lambda ops, _, states, __, params: (neuron.distance(ops, *states, *params),)
+            neuron, lambda ops, _, states, __, params: (neuron.distance(ops, states, params),)
         )
         self._reset = {
             spike: _programs(
                 neuron,
-                lambda ops, _, states, __, params, spike=spike: neuron.reset(ops, spike, *states, *params),
+                lambda ops, _, states, __, params, spike=spike: neuron.reset(ops, spike, states, params),
             )
             for spike in (0.0, 1.0)
         }
@@ -115,7 +115,7 @@ class Terms:
         return found[0], found[1 : 1 + self.count], found[1 + self.count :]
 
 
-Definition = Callable[[TraceOps, Node, list[Node], list[Node], list[Value]], Sequence[Value]]
+Definition = Callable[[TraceOps, Node, States, Any, Any], Sequence[Value]]
 
 
 def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
@@ -130,7 +130,12 @@ def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
         ops.exp(-neuron.dt / node) if param.transform == "decay" else node
         for node, param in zip(params, neuron.params.values(), strict=True)
     ]
-    outputs = trace.call(neuron, definition, ops, current, states, params, decays)
+    outputs = trace.call(
+        neuron,
+        definition,
+        *(ops, current, neuron.named_states(*states)),
+        *(neuron.named_times(*params), neuron.named_params(*decays)),
+    )
     seeds = [graph.input(f"adjoint {i}") for i in range(len(outputs))]
     inputs = [current, *states, *params]
     surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()

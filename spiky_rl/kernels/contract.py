@@ -11,22 +11,22 @@ from torch import Tensor
 
 from spiky_rl.kernels import emit, trace
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Ode, Param
+from spiky_rl.neurons.base import Neuron, Ode, Param, States
 from spiky_rl.surrogates.base import Surrogate
 
 REST = 1e-6
 """How far from zero a state may be after one step from rest without input: rounding, in any neuron's units."""
-BEFORE = {
-    "step": ("ops", "current"),
-    "advance": ("ops", "current", "peak"),
-    "emit": ("ops", "peak"),
-    "flow": ("ops", "current"),
-    "integrate": ("ops", "current"),
-    "threshold": ("ops",),
-    "distance": ("ops",),
-    "reset": ("ops", "spike"),
+ARGUMENTS = {
+    "step": ("ops", "current", "s", "p"),
+    "advance": ("ops", "current", "peak", "s", "p"),
+    "emit": ("ops", "peak", "s", "p"),
+    "flow": ("ops", "current", "s", "p"),
+    "integrate": ("ops", "current", "s", "p"),
+    "threshold": ("ops", "s", "p"),
+    "distance": ("ops", "s", "p"),
+    "reset": ("ops", "spike", "s", "p"),
 }
-"""A neuron's functions, and what each of them takes before the states and parameters."""
+"""A neuron's functions, and what each of them takes: states and parameters last, by name."""
 SAMPLES, STEPS = 64, 8
 """Neurons that are driven, and for how many steps, to find states at which an integration is compared with its flow."""
 FINER = (1e-4, 1e-5)
@@ -44,8 +44,8 @@ _AGREED: set[tuple[type, str]] = set()
 def check(neuron: Neuron, surrogate: Surrogate) -> None:
     """Raise `TraceError` that names the neuron and says what it lacks.
 
-    A text and the units of its parameters; functions whose arguments stand in the order that is declared; a step within
-    the op vocabulary that returns an output and every state; silence at rest: zero for every state is a fixed point without
+    A text and the units of its parameters; functions that take states and parameters by name; a step within the op vocabulary
+    that returns an output and every state; silence at rest: zero for every state is a fixed point without
     input, because episodes begin there; an integration that follows the flow, where there is one.
     """
     _check_text(neuron.declared)
@@ -86,36 +86,30 @@ def _check_text(neuron: Neuron) -> None:
 
 
 def _check_arguments(neuron: Neuron) -> None:
-    """They are passed by position: in another order than the declared one a neuron would compute with another's numbers."""
-    for function, before in BEFORE.items():
+    """Before a function fails that takes its states and parameters in another form, say the form."""
+    for function, wanted in ARGUMENTS.items():
         if not hasattr(neuron, function):
             continue
-        expected = [(name,) for name in neuron.states]
-        expected += [_names(neuron, name, function) for name in neuron.params]
-        taken = list(inspect.signature(getattr(neuron, function)).parameters.values())
-        rest = any(p.kind is p.VAR_POSITIONAL for p in taken)
-        names = [p.name for p in taken if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        names = names[len(before) :]
-        fits = len(names) == len(expected) or (rest and len(names) < len(expected))
-        if not fits or any(
-            name.strip("_") not in ("", *allowed) for name, allowed in zip(names, expected, strict=False)
-        ):
-            wanted = ", ".join((*before, *(allowed[0] for allowed in expected)))
-            given = ", ".join(str(p).partition(":")[0].partition("=")[0] for p in taken)
+        signature = inspect.signature(getattr(neuron, function))
+        taken = [q.name for q in signature.parameters.values() if q.kind is not q.VAR_POSITIONAL]
+        last = zip(taken[len(wanted) - 2 :], wanted[-2:], strict=False)
+        try:
+            signature.bind(*wanted)
+            fits = all(name.strip("_") in ("", allowed) for name, allowed in last)
+        except TypeError:
+            fits = False
+        if not fits:
+            given = ", ".join(
+                str(q).partition(":")[0].partition("=")[0] for q in signature.parameters.values()
+            )
+            names = [f"s.{name}" for name in neuron.states]
+            params = neuron.named_times if function == "flow" else neuron.named_params
+            names += [f"p.{name}" for name in params._fields]
             raise trace.error(
                 neuron,
-                f"its {function} takes ({given}), and its states and params are declared in the order ({wanted}); arguments"
-                f" are passed by position: give them these names in this order{_place(neuron, function)}",
+                f"its {function} takes ({given}), and must take ({', '.join(wanted)}): its states and parameters come by name,"
+                f" {', '.join(names)}{_place(neuron, function)}",
             )
-
-
-def _names(neuron: Neuron, param: str, function: str) -> tuple[str, ...]:
-    """What a parameter may be called where a function takes it: a time constant by its decay, except in the flow."""
-    if neuron.params[param].transform != "decay" or function == "flow":
-        return (param,)
-    decay = param.replace("tau", "decay") if "tau" in param else f"decay_{param}"
-    only = sum(p.transform == "decay" for p in neuron.params.values()) == 1
-    return (decay, "decay") if only else (decay,)
 
 
 def _place(neuron: Neuron, function: str) -> str:
@@ -130,9 +124,9 @@ def _place(neuron: Neuron, function: str) -> str:
 
 def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
     zero = torch.zeros(1, dtype=torch.float64)
-    params = [neuron.number(name) for name in neuron.params]
-    rest = (zero for _ in neuron.states)
-    output, states = trace.call(neuron, neuron.step, TorchOps(surrogate), zero, *rest, *params)
+    params = neuron.named_params(*map(neuron.number, neuron.params))
+    rest = neuron.named_states(*(zero for _ in neuron.states))
+    output, states = trace.call(neuron, neuron.step, TorchOps(surrogate), zero, rest, params)
     for name, value in zip(neuron.states, states, strict=True):
         if not abs(float(value)) < REST:
             raise trace.error(
@@ -152,19 +146,17 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
         return
     ops = TorchOps(surrogate)
     current, states = _driven(neuron, ops)
-    times = [neuron.chosen[name] for name in neuron.params]
+    times = neuron.named_times(*(neuron.chosen[name] for name in neuron.params))
     errors, sizes, rates, flow, h = [], [], [], [], 1.0
     below = torch.ones(SAMPLES, dtype=torch.bool)
     for step in FINER:
         finer = type(neuron)(**{**neuron.chosen, "dt": step * neuron.dt})
-        h, numbers = finer.dt / finer.substeps, [finer.number(name) for name in neuron.params]
-        flow = trace.call(neuron, finer.flow, ops, current, *states, *times)
-        after = trace.call(neuron, finer.integrate, ops, current, *states, *numbers)
-        for what, values in (("flow", flow), ("integrate", after)):
-            if not isinstance(values, tuple | list) or len(values) != len(states):
-                raise trace.error(
-                    neuron, f"its {what} must return a tuple of {len(states)}, one for every state"
-                )
+        h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.number, neuron.params))
+        flow = trace.call(neuron, finer.flow, ops, current, states, times)
+        after = trace.call(neuron, finer.integrate, ops, current, states, numbers)
+        for what, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
+            if not isinstance(values, neuron.named_states):
+                raise trace.error(neuron, f"its {what} must return its states, as s.{form}(v=...)")
         flow, after = ([x + torch.zeros_like(current) for x in values] for values in (flow, after))
         rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
         sizes = [
@@ -173,7 +165,7 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
         ]
         errors.append([(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)])
         for place in (states, after):  # beyond the threshold nothing has to be integrated
-            below &= trace.call(neuron, finer.threshold, ops, *place, *numbers) < 0.0
+            below &= trace.call(neuron, finer.threshold, ops, neuron.named_states(*place), numbers) < 0.0
     for name, old, rate, wanted, size, coarse, fine in zip(
         neuron.states, states, rates, flow, sizes, *errors, strict=True
     ):
@@ -194,13 +186,13 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
     _AGREED.add(key)
 
 
-def _driven(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, list[Tensor]]:
+def _driven(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, States]:
     """Currents of all sizes, and the states that they bring the neuron to."""
     generator = torch.Generator().manual_seed(0)
     size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
     current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
-    states = [torch.zeros_like(current) for _ in neuron.states]
-    numbers = [neuron.number(name) for name in neuron.params]
+    states = neuron.named_states(*(torch.zeros_like(current) for _ in neuron.states))
+    numbers = neuron.named_params(*map(neuron.number, neuron.params))
     for _ in range(STEPS):
-        _, states = trace.call(neuron, neuron.step, ops, current, *states, *numbers)
-    return current, list(states)
+        _, states = trace.call(neuron, neuron.step, ops, current, states, numbers)
+    return current, states

@@ -99,7 +99,8 @@ class _Writer:
         states = [graph.input(f"s[{i}]") for i in range(count)]
         peak = [graph.input(f"s[{count}]")] if has_peak else []
         current = [graph.input("i")] if has_current else []
-        first, new = self.checked(name, trace.call(self.neuron, step, ops, *current, *peak, *states, *params))
+        named, values = self.neuron.named_states(*states), self.neuron.named_params(*params)
+        first, new = self.checked(name, trace.call(self.neuron, step, ops, *current, *peak, named, values))
         # advance returns (peak, states): the peak is one more state; step and emit return (output, states)
         updates = [*new, first] if has_current and has_peak else list(new)
         seeds = [(x, graph.input(f"g[{i}]")) for i, x in enumerate(updates)]
@@ -127,14 +128,11 @@ class _Writer:
     def checked(self, name: str, returned: Any) -> tuple[Node, Sequence[Node]]:
         """What a step returned, if it is an output (or peak) and every state, each of them a value per neuron."""
         pair = isinstance(returned, tuple | list) and len(returned) == 2
-        if not pair or not isinstance(returned[1], tuple | list):
+        if not pair or not isinstance(returned[1], self.neuron.named_states):
             raise trace.error(
-                self.neuron, f"its {name} must return a pair: its output, and a tuple of its states"
+                self.neuron, f"its {name} must return a pair: its output, and its states, as s.replace(v=...)"
             )
         first, new = returned
-        count = len(self.neuron.states)
-        if len(new) != count:
-            raise trace.error(self.neuron, f"it declares {count} states and returns {len(new)}")
         for what, x in zip(
             ("output", *(f"state {n!r}" for n in self.neuron.states)), (first, *new), strict=True
         ):

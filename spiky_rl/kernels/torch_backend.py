@@ -41,13 +41,15 @@ def unroll(
         Outputs [T, K, B, N] and the states after the last step.
     """
     outputs, carried = [], state is not None
+    named, values = neuron.named_states, neuron.named_params(*params)
     if state is None:
         state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
     for t in range(current.shape[0]):
         if keep is not None:
             state = tuple(s * keep[t].unsqueeze(-1) for s in state)
         for k in range(steps):
-            output, state = neuron.step(ops, current[t, k if current.shape[1] > 1 else 0], *state, *params)
+            drive = current[t, k if current.shape[1] > 1 else 0]
+            output, state = neuron.step(ops, drive, named(*state), values)
             outputs.append(output)
             if trace is not None:
                 trace.append(state[0])
@@ -71,6 +73,7 @@ def recurrent(
     ``state`` has the neuron's states, then those of the ``feedback``.
     """
     count, D, outputs = len(neuron.states), feedback.delays, []
+    named, values = neuron.named_states, neuron.named_params(*params)
     rest = torch.zeros_like(current[0, 0])
     states = (rest,) * (count + feedback.states) if state is None else state
     for t in range(current.shape[0]):
@@ -83,7 +86,7 @@ def recurrent(
                 arriving = feedback.decay * arrived[0] + arriving
                 arrived = (arriving,)
             drive = current[t, k if current.shape[1] > 1 else 0] + arriving
-            output, own = neuron.step(ops, drive, *own, *params)
+            output, own = neuron.step(ops, drive, named(*own), values)
             outputs.append(output)
             if trace is not None:
                 trace.append(own[0])

@@ -6,7 +6,7 @@ d is the credit of a control step's action, an advantage or a TD error, given by
 mean of about zero in every state, as an advantage has: what STDP does by itself is otherwise learned along with the reward
 (Fremaux & Gerstner 2016). That is no gradient of the reward but a relative of one. All layers get the same credit.
 
-Source: Florian (2007); Izhikevich (2007); computed as `spiky_rl.learning.traces` says.
+Source: Florian (2007); Izhikevich (2007); computed as `spiky_rl.learning._traces` says.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from spiky_rl.config.registry import Option
-from spiky_rl.learning.traces import OPTIONS, Local, worth
+from spiky_rl.learning._traces import OPTIONS, Local, worth
 
 
 class Rstdp(Local):

@@ -11,7 +11,7 @@ Source: Shrestha & Orchard (2018).
 
 from spiky_rl.config.registry import Configured
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning.wrapped import Unreset
+from spiky_rl.learning._wrapped import Unreset
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 

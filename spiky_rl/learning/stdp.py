@@ -2,7 +2,7 @@
 
     dw = A2+ e^(-gap/tau+) for a pre-spike before a post-spike,   -A2- e^(-gap/tau-) for one after it
 
-or, with triplets, which follow the rate at which pairs come, larger by what other spikes left (`spiky_rl.learning.traces` has
+or, with triplets, which follow the rate at which pairs come, larger by what other spikes left (`spiky_rl.learning._traces` has
 the equations). No error and no reward enters: layers find what their inputs do together, and only the readout, and layers
 that are not named, learn the task. Changes of signed weights silence a layer where depression prevails and saturate it where
 it does not; therefore each neuron's incoming weights keep their sum (``normalisation``), and its synapses compete.
@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from spiky_rl.learning.traces import OPTIONS, Local
+from spiky_rl.learning._traces import OPTIONS, Local
 
 
 class Stdp(Local):

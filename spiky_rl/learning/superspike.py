@@ -24,8 +24,8 @@ from torch import Tensor
 
 from spiky_rl.config.registry import Option
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning.filters import Smooth, fed_back, smoothed, transposed
-from spiky_rl.learning.wrapped import Unreset
+from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
+from spiky_rl.learning._wrapped import Unreset
 from spiky_rl.neurons.base import Neuron
 
 
@@ -68,7 +68,7 @@ class Superspike(Rule):
     ) -> Tensor:  # noqa: D102
         if not torch.is_grad_enabled():
             return output
-        smooth = Smooth(tau_rise=self.tau_rise, tau_decay=self.tau_decay, dt=layer.neuron.dt, learn=())
+        smooth = Smooth(tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt, learn=())
         found = smoothed(output, smooth, keep, layer.backend)
         if not signal.requires_grad:
             return found

@@ -52,17 +52,17 @@ class Arithmetic:
 def of_neuron(neuron: Neuron) -> Arithmetic:
     """One update of one neuron, with all of its sub-steps. Raises `TraceError` where its step leaves the vocabulary."""
 
-    def of(function: Callable[..., Any], arguments: int) -> Arithmetic:
+    def of(function: Callable[..., Any], *before: str) -> Arithmetic:
         graph = Graph()
-        inputs = [graph.input(str(i)) for i in range(arguments)]
-        params = [graph.input(name, lane=False) for name in neuron.params]
-        first, new = trace.call(neuron, function, TraceOps(graph), *inputs, *params)
+        inputs = [graph.input(name) for name in before]
+        states = neuron.named_states(*(graph.input(f"state {name}") for name in neuron.states))
+        params = neuron.named_params(*(graph.input(name, lane=False) for name in neuron.params))
+        first, new = trace.call(neuron, function, TraceOps(graph), *inputs, states, params)
         return _counted([first, *new])
 
-    states = len(neuron.states)
     if neuron.substeps == 1:
-        return of(neuron.step, 1 + states)
-    return of(neuron.advance, 2 + states) * neuron.substeps + of(neuron.emit, 1 + states)
+        return of(neuron.step, "current")
+    return of(neuron.advance, "current", "peak") * neuron.substeps + of(neuron.emit, "peak")
 
 
 def of_synapse_and_traces(traces: int) -> Arithmetic:

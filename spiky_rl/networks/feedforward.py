@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.config.options import at
 from spiky_rl.config.registry import Configured, Option, RegistryError, names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
 from spiky_rl.connections.base import Connection, Shape, Within, vector
@@ -24,8 +25,7 @@ from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks.layer import Layer
-from spiky_rl.networks.place import at
+from spiky_rl.networks._layer import Layer
 from spiky_rl.penalties.base import charged
 
 CPU_ROWS = 2048

@@ -29,14 +29,14 @@ from torch import Tensor, nn
 
 from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.config.options import at
 from spiky_rl.config.registry import Configured, Option, RegistryError
 from spiky_rl.kernels import contract, dispatch
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks.layer import Parameters, disturbed
-from spiky_rl.networks.place import at
-from spiky_rl.networks.readout import small_readout
+from spiky_rl.networks._layer import Parameters, disturbed
+from spiky_rl.networks._readout import small_readout
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
 from spiky_rl.reservoirs.plasticity.base import Plasticity

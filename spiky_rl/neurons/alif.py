@@ -15,12 +15,12 @@ included: an adaptation current, a synaptic current, refractoriness.
 Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
 from typing import Any
 
 from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, States
 
 
 class Alif(Ode):
@@ -44,56 +44,25 @@ class Alif(Ode):
         "learn": LEARN,
     }
 
-    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
         # as every ODE's, but the spike reaches the reset undetached: the trace keeps its gradient
-        states, params = self.split(states_and_params)
-        states = self.integrate(ops, current, *states, *params)
-        spike = ops.spike(self.distance(ops, *states, *params))
-        return spike, self.reset(ops, spike, *states, *params)
+        s = self.integrate(ops, current, s, p)
+        spike = ops.spike(self.distance(ops, s, p))
+        return spike, self.reset(ops, spike, s, p)
 
-    def flow(
-        self,
-        ops: Any,
-        current: Any,
-        v: Any,
-        a: Any,
-        tau: Any,
-        threshold: Any,
-        tau_adaptation: Any,
-        adaptation: Any,
-    ) -> Values:  # noqa: D102
-        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / tau))
-        return (gain * current - v) / tau, -a / tau_adaptation
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
+        return s.rates(v=(gain * current - s.v) / p.tau, a=-s.a / p.tau_adaptation)
 
-    def integrate(
-        self,
-        ops: Any,
-        current: Any,
-        v: Any,
-        a: Any,
-        decay: Any,
-        threshold: Any,
-        decay_adaptation: Any,
-        adaptation: Any,
-    ) -> Values:  # noqa: D102
-        gain = 1.0 - decay if self.chosen["input_gain"] == "ode" else 1.0
-        return decay * v + gain * current, decay_adaptation * a
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        gain = 1.0 - p.decay if self.chosen["input_gain"] == "ode" else 1.0
+        return s.replace(v=p.decay * s.v + gain * current, a=p.decay_adaptation * s.a)
 
-    def threshold(
-        self, ops: Any, v: Any, a: Any, decay: Any, threshold: Any, decay_adaptation: Any, adaptation: Any
-    ) -> Any:  # noqa: D102
-        return v - (threshold + adaptation * a)
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+        return s.v - (p.threshold + p.adaptation * s.a)
 
-    def reset(
-        self,
-        ops: Any,
-        spike: Any,
-        v: Any,
-        a: Any,
-        decay: Any,
-        threshold: Any,
-        decay_adaptation: Any,
-        adaptation: Any,
-    ) -> Values:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
         jump = ops.detach(spike) if self.chosen["detach_reset"] else spike
-        return v - jump * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - jump), a + spike
+        subtract = self.chosen["reset"] == "subtract"
+        v = s.v - jump * p.threshold if subtract else s.v * (1.0 - jump)
+        return s.replace(v=v, a=s.a + spike)

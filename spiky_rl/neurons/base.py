@@ -7,6 +7,10 @@ kernels for GPU and CPU and theirs, the documentation, the tests.
 Order of one step, for every neuron: integrate the states over one step with this step's input, spike where the
 potential is at or above the threshold, reset in the same step. Rest is zero for every state, because both hosts write
 zeros to reset.
+
+States come as ``s`` and parameters as ``p``, by name: ``s.v``, ``p.threshold``. A parameter with ``transform="decay"`` is a time constant
+that enters as its decay exp(-dt / value), ``p.decay`` for ``tau`` and ``p.decay_w`` for ``tau_w``; in `flow` alone it comes in ms, as
+``p.tau``. New states are the old ones with changes: ``s.replace(v=...)``. So the order of a declaration means nothing.
 """
 
 from __future__ import annotations
@@ -18,9 +22,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from spiky_rl.config.registry import Component, Option, RegistryError, nearest
-
-Values = tuple[Any, ...]
-"""States or parameters, in the order in which the neuron declares them."""
+from spiky_rl.neurons._named import Named, States, decay_of, naming
 
 BELOW_ANY = -1e30
 """Where a maximum over sub-steps starts."""
@@ -56,6 +58,21 @@ class Neuron(Component):
     """Whether outputs carry values, instead of 0 and 1."""
     substeps: int = 1
     """Parts into which a step is divided. More than one: the step is `advance`, that many times, then `emit`."""
+
+    named_states: type[States]
+    """The states, in the order of their declaration -> by name."""
+    named_params: type[Named]
+    """The parameters as a step takes them -> by name."""
+    named_times: type[Named]
+    """The parameters as `flow` takes them, time constants in ms -> by name."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        params: Mapping[str, Any] = getattr(cls, "params", {})
+        decaying = {name: getattr(param, "transform", "") == "decay" for name, param in params.items()}
+        cls.named_states = naming(States, getattr(cls, "states", ()))
+        cls.named_params = naming(Named, [decay_of(n) if decays else n for n, decays in decaying.items()])
+        cls.named_times = naming(Named, params)
 
     @property
     def declared(self) -> Neuron:
@@ -95,17 +112,17 @@ class Neuron(Component):
         return self.params[name].low, self.params[name].high
 
     @abstractmethod
-    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         """Advance by ``dt``: input current, states, parameters -> output and the new states.
 
-        Every argument has the shape [..., N] or broadcasts to it. Time constants come as decays, all else in its unit.
+        Every value has the shape [..., N] or broadcasts to it. Time constants come as decays, all else in its unit.
         """
 
-    def advance(self, ops: Any, current: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:
+    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
         """One of several sub-steps -> the highest distance to threshold so far in this step, and the new states."""
         raise NotImplementedError(f"{type(self).__name__} defines no advance; a neuron with substeps must")
 
-    def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:
+    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
         """After the sub-steps: output and the states that the next step starts from."""
         raise NotImplementedError(f"{type(self).__name__} defines no emit; a neuron with substeps must")
 
@@ -117,58 +134,49 @@ class Ode(Neuron):
     solve; a neuron that is not for them may leave it out.
     """
 
-    def flow(self, ops: Any, current: Any, *states_and_params: Any) -> Values:
-        """d state / dt, per ms, of every state, which `integrate` must follow. Unlike in `step`, time constants come in ms."""
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+        """d state / dt, per ms, which `integrate` must follow, as ``s.rates(v=...)``. Unlike in `step`, time constants come in ms."""
         raise NotImplementedError(
             f"{type(self).__name__} defines no flow; an exact engine needs its equation"
         )
 
     @abstractmethod
-    def threshold(self, ops: Any, *states_and_params: Any) -> Any:
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
         """Distance to the threshold in the potential's unit: the neuron spikes where it is 0 or more."""
 
     @abstractmethod
-    def reset(self, ops: Any, spike: Any, *states_and_params: Any) -> Values:
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
         """The states after a spike (1) or none (0)."""
 
     @abstractmethod
-    def integrate(self, ops: Any, current: Any, *states_and_params: Any) -> Values:
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         """The states after ``dt / substeps``, before any reset."""
 
-    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         """Integrate, spike at or above the threshold, reset in the same step.
 
         With sub-steps each is followed by its own reset, and the step spikes if one of them reached the threshold; the
         gradient goes to the one that came highest.
         """
-        states, params = self.split(states_and_params)
         if self.substeps > 1:
             peak: Any = BELOW_ANY
             for _ in range(self.substeps):
-                peak, states = self.advance(ops, current, peak, *states, *params)
-            return self.emit(ops, peak, *states, *params)
-        states = self.integrate(ops, current, *states, *params)
-        spike = ops.spike(self.distance(ops, *states, *params))
+                peak, s = self.advance(ops, current, peak, s, p)
+            return self.emit(ops, peak, s, p)
+        s = self.integrate(ops, current, s, p)
+        spike = ops.spike(self.distance(ops, s, p))
         reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
-        return spike, self.reset(ops, reset, *states, *params)
+        return spike, self.reset(ops, reset, s, p)
 
-    def advance(
-        self, ops: Any, current: Any, peak: Any, *states_and_params: Any
-    ) -> tuple[Any, Values]:  # noqa: D102
-        _, params = self.split(states_and_params)
-        states = self.integrate(ops, current, *states_and_params)
-        distance = self.distance(ops, *states, *params)
-        return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), *states, *params)
+    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        s = self.integrate(ops, current, s, p)
+        distance = self.distance(ops, s, p)
+        return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
-        return ops.spike(peak), self.split(states_and_params)[0]
+    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        return ops.spike(peak), s
 
-    def distance(self, ops: Any, *states_and_params: Any) -> Any:
+    def distance(self, ops: Any, s: Any, p: Any) -> Any:
         """The distance to the threshold as the surrogate sees it: measured in the option ``scale``, where there is one."""
-        distance, scale = self.threshold(ops, *states_and_params), self.chosen.get("scale", 1.0)
+        distance, scale = self.threshold(ops, s, p), self.chosen.get("scale", 1.0)
         return distance if scale == 1.0 else distance / scale
-
-    def split(self, states_and_params: Values) -> tuple[Values, Values]:
-        """States, parameters."""
-        count = len(self.states)
-        return states_and_params[:count], states_and_params[count:]

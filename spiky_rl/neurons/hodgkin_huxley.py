@@ -21,7 +21,7 @@ surrogate gradient, which goes to the sub-step of highest potential. Not include
 Source: Hodgkin & Huxley (1952), in today's sign; Rush & Larsen (1978).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from dataclasses import replace
 from typing import Any
 
 from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import BELOW_ANY, DT, LEARN, SCALE, Ode, Param, Values
+from spiky_rl.neurons.base import BELOW_ANY, DT, LEARN, SCALE, Ode, Param, States
 
 CHANNELS = ("sodium", "potassium", "leak")
 SERIES = 0.1
@@ -88,51 +88,38 @@ class HodgkinHuxley(Ode):
         reversals = (self.chosen[f"{name}_reversal"] - origin for name in CHANNELS)
         return sum(open_channels), sum(g * e for g, e in zip(open_channels, reversals, strict=True))
 
-    def flow(
-        self, ops: Any, current: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any,
-        sodium: Any, potassium: Any, leak: Any, gain: Any,
-    ) -> Values:  # fmt: skip # noqa: D102
-        gates = [x + x0 for x, x0 in zip((m, h, n), self.gates, strict=True)]
-        rates = _rates(ops, v + self.rest)
-        conductance, pull = self._membrane(gates, (sodium, potassium, leak), self.rest)
-        return (
-            (pull + gain * current - conductance * v) / self.chosen["capacitance"],
-            *(alpha * (1.0 - x) - beta * x for x, (alpha, beta) in zip(gates, rates, strict=True)),
-            0.0 * refractory,
-        )
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        gates = [x + x0 for x, x0 in zip((s.m, s.h, s.n), self.gates, strict=True)]
+        rates = _rates(ops, s.v + self.rest)
+        conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
+        v = (pull + p.gain * current - conductance * s.v) / self.chosen["capacitance"]
+        m, h, n = (alpha * (1.0 - x) - beta * x for x, (alpha, beta) in zip(gates, rates, strict=True))
+        return s.rates(v=v, m=m, h=h, n=n)
 
-    def integrate(
-        self, ops: Any, current: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any,
-        sodium: Any, potassium: Any, leak: Any, gain: Any,
-    ) -> Values:  # fmt: skip # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
         dt = self.dt / self.substeps
-        moved = []
-        for x, x0, (alpha, beta) in zip((m, h, n), self.gates, _rates(ops, v + self.rest), strict=True):
+        moved: list[Any] = []
+        rates = _rates(ops, s.v + self.rest)
+        for x, x0, (alpha, beta) in zip((s.m, s.h, s.n), self.gates, rates, strict=True):
             target = alpha / (alpha + beta) - x0
             moved.append(target + (x - target) * ops.exp(-dt * (alpha + beta)))
         gates = [x + x0 for x, x0 in zip(moved, self.gates, strict=True)]
-        conductance, pull = self._membrane(gates, (sodium, potassium, leak), self.rest)
-        target = (pull + gain * current) / conductance
+        conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
+        target = (pull + p.gain * current) / conductance
         decay = ops.exp(-dt / self.chosen["capacitance"] * conductance)
-        return target + (v - target) * decay, *moved, refractory
+        return s.replace(v=target + (s.v - target) * decay, m=moved[0], h=moved[1], n=moved[2])
 
-    def threshold(
-        self, ops: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any, *_: Any
-    ) -> Any:  # noqa: D102
-        return v - (self.chosen["threshold"] - self.rest)
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+        return s.v - (self.chosen["threshold"] - self.rest)
 
-    def distance(
-        self, ops: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any, *params: Any
-    ) -> Any:  # noqa: D102
+    def distance(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
         # as every ODE's, but a neuron that is refractory is far from its threshold
-        distance = self.threshold(ops, v, m, h, n, refractory, *params) * (1.0 / self.chosen["scale"])
-        return ops.where(refractory > 0.5, BELOW_ANY, distance)
+        distance = self.threshold(ops, s, p) * (1.0 / self.chosen["scale"])
+        return ops.where(s.refractory > 0.5, BELOW_ANY, distance)
 
-    def reset(
-        self, ops: Any, spike: Any, v: Any, m: Any, h: Any, n: Any, refractory: Any, *_: Any
-    ) -> Values:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
         fallen = self.chosen["threshold"] - self.chosen["hysteresis"] - self.rest
-        return v, m, h, n, ops.where(v < fallen, 0.0, refractory + spike)
+        return s.replace(refractory=ops.where(s.v < fallen, 0.0, s.refractory + spike))
 
 
 def _rates(ops: Any, potential: Any) -> tuple[tuple[Any, Any], ...]:

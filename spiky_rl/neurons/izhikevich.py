@@ -15,14 +15,14 @@ counts as one for the surrogate gradient. Not included: synaptic conductances, a
 Source: Izhikevich (2003); patterns after its figure 2.
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from spiky_rl.config.registry import Option, RegistryError
-from spiky_rl.neurons.base import DT, LEARN, SCALE, Ode, Param, Values
+from spiky_rl.neurons.base import DT, LEARN, SCALE, Ode, Param, States
 
 PATTERNS = {
     "custom": {},
@@ -79,28 +79,21 @@ class Izhikevich(Ode):
         super().__init__(**{**chosen, **PATTERNS[chosen["pattern"]]})
         self.substeps = chosen["substeps"]
 
-    def flow(
-        self, ops: Any, current: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
-    ) -> Values:  # noqa: D102
-        return _upstroke(ops, v, u, b, gain * current), a * (b * v - u)
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        return s.rates(v=_upstroke(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
 
-    def integrate(
-        self, ops: Any, current: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
-    ) -> Values:  # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
         dt = self.dt / self.substeps
+        v, u = s.v, s.u
         for _ in range(2):
-            v = v + 0.5 * dt * _upstroke(ops, v, u, b, gain * current)
-        return v, u + dt * (a * (b * v - u))
+            v = v + 0.5 * dt * _upstroke(ops, v, u, p.b, p.gain * current)
+        return s.replace(v=v, u=u + dt * (p.a * (p.b * v - u)))
 
-    def threshold(
-        self, ops: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
-    ) -> Any:  # noqa: D102
-        return v - (self.chosen["peak"] - _rest(ops, b))
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+        return s.v - (self.chosen["peak"] - _rest(ops, p.b))
 
-    def reset(
-        self, ops: Any, spike: Any, v: Any, u: Any, a: Any, b: Any, c: Any, d: Any, gain: Any
-    ) -> Values:  # noqa: D102
-        return v + spike * (c - _rest(ops, b) - v), u + spike * d
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+        return s.replace(v=s.v + spike * (p.c - _rest(ops, p.b) - s.v), u=s.u + spike * p.d)
 
 
 def _upstroke(ops: Any, v: Any, u: Any, b: Any, current: Any) -> Any:

@@ -13,12 +13,12 @@ refractoriness.
 Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter & Diesmann (1999).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
 from typing import Any
 
 from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, States
 
 
 class Lif(Ode):
@@ -38,15 +38,17 @@ class Lif(Ode):
         "learn": LEARN,
     }
 
-    def flow(self, ops: Any, current: Any, v: Any, tau: Any, threshold: Any) -> Values:  # noqa: D102
-        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / tau))
-        return ((gain * current - v) / tau,)
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
+        return s.rates(v=(gain * current - s.v) / p.tau)
 
-    def integrate(self, ops: Any, current: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102
-        return (decay * v + ((1.0 - decay) * current if self.chosen["input_gain"] == "ode" else current),)
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        ode = self.chosen["input_gain"] == "ode"
+        return s.replace(v=p.decay * s.v + ((1.0 - p.decay) * current if ode else current))
 
-    def threshold(self, ops: Any, v: Any, decay: Any, threshold: Any) -> Any:  # noqa: D102
-        return v - threshold
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+        return s.v - p.threshold
 
-    def reset(self, ops: Any, spike: Any, v: Any, decay: Any, threshold: Any) -> Values:  # noqa: D102
-        return ((v - spike * threshold if self.chosen["reset"] == "subtract" else v * (1.0 - spike)),)
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+        subtract = self.chosen["reset"] == "subtract"
+        return s.replace(v=s.v - spike * p.threshold if subtract else s.v * (1.0 - spike))

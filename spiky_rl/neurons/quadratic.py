@@ -20,13 +20,13 @@ make it the theta neuron. Not included: adaptation, and a synaptic current.
 Source: Ermentrout & Kopell (1986); Gerstner et al., Neuronal Dynamics (2014), chapter 5.
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
 from collections.abc import Mapping
 from typing import Any
 
 from spiky_rl.config.registry import Option, RegistryError
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, States
 
 SERIES = 1e-4
 """|J h^2| below which m is a series: both branches are right to 1e-13 there."""
@@ -66,22 +66,22 @@ class Quadratic(Ode):
         low, high = super().limits(name)
         return (low, self.chosen["peak"]) if name == "critical" else (low, high)
 
-    def flow(self, ops: Any, current: Any, v: Any, tau: Any, critical: Any) -> Values:  # noqa: D102
-        return ((v * (v - critical) + current) / tau,)
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        return s.rates(v=(s.v * (s.v - p.critical) + current) / p.tau)
 
-    def integrate(self, ops: Any, current: Any, v: Any, tau: Any, critical: Any) -> Values:  # noqa: D102
-        h, half, peak = self.dt / tau, 0.5 * critical, self.chosen["peak"]
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        h, half, peak = self.dt / p.tau, 0.5 * p.critical, self.chosen["peak"]
         m = h * _tangent_ratio(ops, (current - half**2) * h**2)
-        above, below = v * (1.0 - half * m) + current * m, 1.0 + half * m - v * m
+        above, below = s.v * (1.0 - half * m) + current * m, 1.0 + half * m - s.v * m
         # beyond the peak, where below falls through zero: linear, and rising with v and current
         excess = above - peak * below
-        return (ops.where(excess < 0.0, above / ops.max(below, SMALLEST), peak + excess),)
+        return s.replace(v=ops.where(excess < 0.0, above / ops.max(below, SMALLEST), peak + excess))
 
-    def threshold(self, ops: Any, v: Any, tau: Any, critical: Any) -> Any:  # noqa: D102
-        return v / self.chosen["peak"] - 1.0
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+        return s.v / self.chosen["peak"] - 1.0
 
-    def reset(self, ops: Any, spike: Any, v: Any, tau: Any, critical: Any) -> Values:  # noqa: D102
-        return (v + spike * (self.chosen["reset"] - v),)
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+        return s.replace(v=s.v + spike * (self.chosen["reset"] - s.v))
 
 
 def _tangent_ratio(ops: Any, z: Any) -> Any:

@@ -17,14 +17,14 @@ currents are those of gain 1. Not included: a reset of u or v, and spikes on v.
 Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2001).
 """
 
-# pylint: disable=unused-argument  # every function of a neuron gets all of its states and parameters
+# pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from spiky_rl.config.registry import Option, RegistryError
-from spiky_rl.neurons.base import DT, LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import DT, LEARN, Ode, Param, States
 
 SECOND = 1000.0
 """ms."""
@@ -64,31 +64,21 @@ class Resonate(Ode):
         low, high = super().limits(name)
         return (low, 0.99 * SECOND / self.dt) if name == "omega" else (low, high)
 
-    def flow(
-        self, ops: Any, current: Any, u: Any, v: Any, q: Any,
-        omega: Any, damping: Any, threshold: Any, tau_refractory: Any, refractory: Any, gain: Any,
-    ) -> Values:  # fmt: skip # noqa: D102
-        b = -damping - q
-        to_u, to_v = b * u - omega * v + gain * current, omega * u + b * v
-        return to_u / SECOND, to_v / SECOND, -q / tau_refractory
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+        b = -p.damping - s.q
+        to_u, to_v = b * s.u - p.omega * s.v + p.gain * current, p.omega * s.u + b * s.v
+        return s.rates(u=to_u / SECOND, v=to_v / SECOND, q=-s.q / p.tau_refractory)
 
-    def integrate(
-        self, ops: Any, current: Any, u: Any, v: Any, q: Any,
-        omega: Any, damping: Any, threshold: Any, decay: Any, refractory: Any, gain: Any,
-    ) -> Values:  # fmt: skip # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
         dt = self.dt / SECOND
-        q = decay * q
-        boundary = (ops.sqrt(1.0 - (dt * omega) ** 2) - 1.0) / dt
-        b = boundary - damping - q
-        return u + dt * (b * u - omega * v + gain * current), v + dt * (omega * u + b * v), q
+        q = p.decay_refractory * s.q
+        boundary = (ops.sqrt(1.0 - (dt * p.omega) ** 2) - 1.0) / dt
+        b = boundary - p.damping - q
+        u = s.u + dt * (b * s.u - p.omega * s.v + p.gain * current)
+        return s.replace(u=u, v=s.v + dt * (p.omega * s.u + b * s.v), q=q)
 
-    def threshold(
-        self, ops: Any, u: Any, v: Any, q: Any, omega: Any, damping: Any, threshold: Any, *_: Any
-    ) -> Any:  # noqa: D102
-        return u - threshold - q
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+        return s.u - p.threshold - s.q
 
-    def reset(
-        self, ops: Any, spike: Any, u: Any, v: Any, q: Any,
-        omega: Any, damping: Any, threshold: Any, decay: Any, refractory: Any, gain: Any,
-    ) -> Values:  # fmt: skip # noqa: D102
-        return u, v, q + spike * refractory
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+        return s.replace(q=s.q + spike * p.refractory)

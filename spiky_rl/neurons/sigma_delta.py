@@ -20,7 +20,7 @@ Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 from typing import Any
 
 from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, States
 
 
 class SigmaDelta(Neuron):
@@ -36,12 +36,10 @@ class SigmaDelta(Neuron):
         "learn": LEARN,
     }
 
-    def step(
-        self, ops: Any, current: Any, s: Any, sent: Any, threshold: Any
-    ) -> tuple[Any, Values]:  # noqa: D102
-        s = s + current
-        y = ops.max(s, 0.0) if self.chosen["activation"] == "relu" else s
-        change = y - sent
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        total = s.s + current
+        y = ops.max(total, 0.0) if self.chosen["activation"] == "relu" else total
+        change = y - s.sent
         constant = ops.detach(change)
-        event = constant * ops.spike(ops.abs(constant) - threshold) + (change - constant)
-        return event, (s, sent + event)
+        event = constant * ops.spike(ops.abs(constant) - p.threshold) + (change - constant)
+        return event, s.replace(s=total, sent=s.sent + event)

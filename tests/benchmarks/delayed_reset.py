@@ -13,6 +13,6 @@ class DelayedReset(Neuron):
     }
     options = {**params, "dt": DT, "learn": LEARN}
 
-    def step(self, ops, current, v, decay, threshold):
-        v = decay * v + current - threshold * ops.heaviside(v - threshold)
-        return ops.spike(v - threshold), (v,)
+    def step(self, ops, current, s, p):
+        v = p.decay * s.v + current - p.threshold * ops.heaviside(s.v - p.threshold)
+        return ops.spike(v - p.threshold), s.replace(v=v)

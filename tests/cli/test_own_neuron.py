@@ -12,7 +12,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.spec import read_agent
 from spiky_rl.kernels import cpu_backend, dispatch, torch_backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.layer import Parameters
+from spiky_rl.networks._layer import Parameters
 from tests import processes
 
 ROOT = processes.ROOT

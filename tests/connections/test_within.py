@@ -36,7 +36,8 @@ def observations(seed=1):
 def by_hand(net, x, keep=None):
     """Outputs of the first layer by the definition: spikes that were sent d steps ago, through the weights of delay d."""
     layer = net.layers[0]
-    neuron, params, link = layer.neuron, layer.parameters_of_neuron(), layer.recurrent
+    neuron, link = layer.neuron, layer.recurrent
+    named, params = neuron.named_states, neuron.named_params(*layer.parameters_of_neuron())
     synapses = link.synapses().view(link.delays, SIZE, SIZE)
     ops = TorchOps(net.surrogate)
     states = tuple(torch.zeros(BATCH, SIZE, dtype=x.dtype) for _ in neuron.states)
@@ -48,7 +49,7 @@ def by_hand(net, x, keep=None):
             sent = [s * keep[t, :, None] for s in sent]
         for _ in range(K):
             arriving = sum(sent[-d] @ synapses[d - 1] for d in range(1, link.delays + 1))
-            output, states = neuron.step(ops, current[t] + arriving, *states, *params)
+            output, states = neuron.step(ops, current[t] + arriving, named(*states), params)
             sent.append(output)
             outputs.append(output)
     return torch.stack(outputs).view(T, K, BATCH, SIZE)

@@ -13,7 +13,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.layer import Parameters
+from spiky_rl.networks._layer import Parameters
 
 TIME, STEPS, BATCH, WIDTH = 2, 5, 11, 37
 """Odd sizes: some chunks of lanes are full, and the last vector never is."""

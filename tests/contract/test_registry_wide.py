@@ -102,7 +102,9 @@ def test_primitive_is_one_half_at_threshold_and_has_the_derivative_as_slope(surr
 @pytest.mark.parametrize("neuron", NEURONS)
 def test_rest_is_a_fixed_point_without_input(neuron):
     built, ops, numbers = neuron_and_ops(neuron)
-    output, state = built.step(ops, torch.zeros(BATCH, WIDTH, dtype=torch.float64), *rest(built), *numbers)
+    nothing = torch.zeros(BATCH, WIDTH, dtype=torch.float64)
+    start = built.named_states(*rest(built))
+    output, state = built.step(ops, nothing, start, built.named_params(*numbers))
     assert output.abs().max() == 0
     # Hodgkin-Huxley finds its rest by bisection: what is left is a rounding error of 1e-15 mV
     assert all(s.abs().max() < 1e-12 for s in state)

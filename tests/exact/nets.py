@@ -11,7 +11,7 @@ import numpy as np
 
 from spiky_rl.config import registry
 from spiky_rl.exact.adjoint import Gradients, Solution, solve
-from spiky_rl.neurons.base import DT, LEARN, Ode, Param, Values
+from spiky_rl.neurons.base import DT, LEARN, Ode, Param, States
 from spiky_rl.neurons.lif import Lif
 
 OUTPUT = 2
@@ -27,8 +27,8 @@ SLOW = {"tau": 20.0, "input_gain": "ode"}
 class Partial(Lif):
     """A leaky neuron that a spike lowers by 0.8, whatever its threshold."""
 
-    def reset(self, ops: Any, spike: Any, v: Any, decay: Any, threshold: Any) -> Values:
-        return (v - 0.8 * spike,)
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+        return s.replace(v=s.v - 0.8 * spike)
 
 
 class Ringing(Ode):
@@ -41,18 +41,19 @@ class Ringing(Ode):
     }
     options = {**params, "dt": DT, "learn": LEARN}
 
-    def flow(self, ops: Any, current: Any, x: Any, y: Any, damping: Any, omega: Any) -> Values:
-        return current - damping * x - omega * y, omega * x - damping * y
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+        x = current - p.damping * s.x - p.omega * s.y
+        return s.rates(x=x, y=p.omega * s.x - p.damping * s.y)
 
-    def threshold(self, ops: Any, x: Any, y: Any, damping: Any, omega: Any) -> Any:
-        return y - 1.0
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
+        return s.y - 1.0
 
-    def reset(self, ops: Any, spike: Any, x: Any, y: Any, damping: Any, omega: Any) -> Values:
-        return x * (1.0 - 0.5 * spike), y * (1.0 - spike)
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+        return s.replace(x=s.x * (1.0 - 0.5 * spike), y=s.y * (1.0 - spike))
 
-    def integrate(self, ops: Any, current: Any, x: Any, y: Any, damping: Any, omega: Any) -> Values:
-        to_x, to_y = self.flow(ops, current, x, y, damping, omega)
-        return x + self.dt * to_x, y + self.dt * to_y
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+        rates = self.flow(ops, current, s, p)
+        return s.replace(x=s.x + self.dt * rates.x, y=s.y + self.dt * rates.y)
 
 
 @dataclass(frozen=True)

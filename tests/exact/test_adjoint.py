@@ -236,8 +236,8 @@ def test_both_resets_of_a_leaky_neuron_are_one_in_continuous_time():
 class Free(Ringing):
     """Without reset: it spikes once in every turn."""
 
-    def reset(self, ops, spike, x, y, damping, omega):
-        return x, y
+    def reset(self, ops, spike, s, p):
+        return s
 
 
 def default(cls, **instead):
@@ -281,31 +281,32 @@ class Touching(Ode):
     params = {}
     options = {"dt": DT, "learn": LEARN}
 
-    def flow(self, ops, current, v, clock):
-        return 3.0 * (clock - 5.0) ** 2 + current, 1.0 + 0.0 * clock
+    def flow(self, ops, current, s, p):
+        return s.rates(v=3.0 * (s.clock - 5.0) ** 2 + current, clock=1.0)
 
-    def threshold(self, ops, v, clock):
-        return v - 125.0
+    def threshold(self, ops, s, p):
+        return s.v - 125.0
 
-    def reset(self, ops, spike, v, clock):
-        return v * (1.0 - spike), clock
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v * (1.0 - spike))
 
-    def integrate(self, ops, current, v, clock):
-        return v + self.dt * (3.0 * (clock - 5.0) ** 2 + current), clock + self.dt
+    def integrate(self, ops, current, s, p):
+        rate = 3.0 * (s.clock - 5.0) ** 2 + current
+        return s.replace(v=s.v + self.dt * rate, clock=s.clock + self.dt)
 
 
 class Endless(Lif):
     """A spike leaves it above its threshold."""
 
-    def reset(self, ops, spike, v, decay, threshold):
-        return (v + spike,)
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v + spike)
 
 
 class Leaping(Lif):
     """Falls without a spike."""
 
-    def reset(self, ops, spike, v, decay, threshold):
-        return (ops.where(v > 0.5, v - 0.3, v),)
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=ops.where(s.v > 0.5, s.v - 0.3, s.v))
 
 
 def test_a_spike_that_only_touches_the_threshold_has_no_gradient():

@@ -9,7 +9,7 @@ from spiky_rl.hosts.rsl_rl import SpikingModel
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.kernels import cupy_backend
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.networks.layer import Layer
+from spiky_rl.networks._layer import Layer
 from tests.hosts.point_env import LIF, config
 from tests.hosts.pretend_case import STEPS, World, Writer
 from tests.hosts.pretend_cuda import DEVICE, HostSync, pretended

@@ -5,7 +5,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.layer import Parameters
+from spiky_rl.networks._layer import Parameters
 
 NEURONS, SURROGATES = registry.names("neurons"), registry.names("surrogates")
 TIME, STEPS = 3, 2

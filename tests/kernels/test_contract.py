@@ -23,12 +23,12 @@ class Leaky(Neuron):
     options = {**params, "dt": DT, "learn": LEARN}
     graded = True
 
-    def step(self, ops, current, v, decay, gain):
-        v = decay * v + (1.0 - decay) * current
-        return gain * v / (1.0 + ops.abs(v)), (v,)
+    def step(self, ops, current, s, p):
+        v = p.decay * s.v + (1.0 - p.decay) * current
+        return p.gain * v / (1.0 + ops.abs(v)), s.replace(v=v)
 '''
 DOCSTRING = GOOD.splitlines()[1] + "\n"
-RETURN = "return gain * v / (1.0 + ops.abs(v)), (v,)"
+RETURN = "return p.gain * v / (1.0 + ops.abs(v)), s.replace(v=v)"
 INPUTS, OUTPUTS, BATCH, TIME, STEPS = 5, 3, 4, 2, 3
 LAYERS = [9, 6]
 
@@ -78,60 +78,68 @@ BROKEN = {
         "ops.abs",
         "ops.absolute",
         r"'ops\.absolute' is not in the op vocabulary: exp, .*; did you mean 'abs'\?"
-        r" \(mend mine\.py, line 18: return gain \* v / \(1\.0 \+ ops\.absolute",
+        r" \(mend mine\.py, line 18: return p.gain \* v / \(1\.0 \+ ops\.absolute",
     ),
     "function of torch": (
         "ops.abs(v)",
         "v.abs()",
         r"'\.abs' of a value .*did you mean 'abs'\? \(mend mine\.py, line 18",
     ),
-    "number of states": (
-        'states = ("v",)',
-        'states = ("v", "w")',
-        r"its step takes \(ops, current, v, decay, gain\), and its states and params are declared in the order \(ops, current, v,"
-        r" w, decay, gain\); .* \(mend mine\.py, line 16\)",
+    "values by position": (
+        "current, s, p)",
+        "current, v, decay, gain)",
+        r"its step takes \(ops, current, v, decay, gain\), and must take \(ops, current, s, p\): its states and parameters come by"
+        r" name, s\.v, p\.decay, p\.gain \(mend mine\.py, line 16\)",
     ),
-    "parameters in another order": (
-        "v, decay, gain)",
-        "v, gain, decay)",
-        r"its step takes \(ops, current, v, gain, decay\), and .* in the order \(ops, current, v, decay, gain\)",
+    "states and parameters in each other's place": (
+        "current, s, p)",
+        "current, p, s)",
+        r"its step takes \(ops, current, p, s\), and must take \(ops, current, s, p\)",
     ),
-    "too few states returned": ("(v,)\n", "()\n", "it declares 1 states and returns 0"),
-    "too many states returned": ("(v,)\n", "(v, v)\n", "it declares 1 states and returns 2"),
-    "state without a tuple": (
-        "(v,)\n",
-        "v\n",
-        "its step must return a pair: its output, and a tuple of its states",
+    "time constant for its decay": (
+        "p.decay * s.v",
+        "p.tau * s.v",
+        r".*there is no 'tau', but decay, gain; a time constant enters a step as its decay: p\.decay \(mend mine\.py, line 17",
+    ),
+    "state that is none": (
+        "s.replace(v=v)",
+        "s.replace(v=v, vv=v)",
+        r".*there is no 'vv', but v; did you mean 'v'\? \(mend mine\.py, line 18",
+    ),
+    "states by position": (
+        "s.replace(v=v)",
+        "(v,)",
+        r"its step must return a pair: its output, and its states, as s\.replace\(v=\.\.\.\)",
     ),
     "state that is no zero at rest": (
-        "decay * v +",
-        "decay * v + 0.25 +",
+        "p.decay * s.v +",
+        "p.decay * s.v + 0.25 +",
         "its state 'v' is 0.25 after one step from rest without input; rest must be 0, so store it relative to its resting",
     ),
     "state that is no number at rest": (
-        "decay * v +",
-        "decay * (v / v) +",
+        "p.decay * s.v +",
+        "p.decay * (s.v / s.v) +",
         "its state 'v' is nan after one step from rest without input; rest must be 0",
     ),
     "spike at rest": (
         RETURN,
-        "return ops.spike(v), (v,)",
+        "return ops.spike(v), s.replace(v=v)",
         "its output at rest and without input is 1; it must be 0",
     ),
     "output that is a number": (
         RETURN,
-        "return 0.0, (v,)",
+        "return 0.0, s.replace(v=v)",
         r"its output is a number that .*; return 0\.0 \* v \+ number",
     ),
     "step that raises": (
-        "        v = decay",
-        '        raise OSError("no table")\n        v = decay',
+        "        v = p.decay",
+        '        raise OSError("no table")\n        v = p.decay',
         r"it fails with OSError: no table \(mend mine\.py, line 17: raise OSError",
     ),
     "attribute that is missing": (
         "ops.abs(v)",
         "self.table * v",
-        r"it fails with AttributeError: .*'table' \(mend mine\.py, line 18: return gain",
+        r"it fails with AttributeError: .*'table' \(mend mine\.py, line 18: return p.gain",
     ),
     "sub-steps without their parts": (
         "    graded = True\n",
@@ -140,7 +148,7 @@ BROKEN = {
     ),
     "parameters that do not go together": (
         "ops.abs(v)",
-        "1.0 / (gain - 2.0)",
+        "1.0 / (p.gain - 2.0)",
         r"it fails with ZeroDivisionError: float division by zero \(mend mine\.py, line 18",
     ),
 }
@@ -156,7 +164,7 @@ def test_a_broken_contract_is_named_with_place_and_neuron_and_remedy(case, tmp_p
 
 def test_a_step_that_works_only_with_numbers_is_found_before_its_parameter_is_learned(tmp_path):
     # with gain a number the power is one of numbers; learned, it would be one of tensors
-    text = GOOD.replace("ops.abs(v)", "ops.where(v > 0.0, gain, 1.0 / gain) ** 0.5")
+    text = GOOD.replace("ops.abs(v)", "ops.where(v > 0.0, p.gain, 1.0 / p.gain) ** 0.5")
     with pytest.raises(RegistryError, match=r"agent\.network\.neuron: neuron 'Leaky': '\*\* 0\.5'"):
         configure(tmp_path / "mine.py", text)
 

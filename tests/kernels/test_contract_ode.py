@@ -27,17 +27,17 @@ class Mine(Ode):
     }
     options = {**params, "dt": DT, "learn": LEARN}
 
-    def flow(self, ops, current, v, a, tau, tau_a, threshold):
-        return (current - a - v) / tau, -a / tau_a
+    def flow(self, ops, current, s, p):
+        return s.rates(v=(current - s.a - s.v) / p.tau, a=-s.a / p.tau_a)
 
-    def integrate(self, ops, current, v, a, decay, decay_a, threshold):
-        return decay * v + (1.0 - decay) * (current - a), decay_a * a
+    def integrate(self, ops, current, s, p):
+        return s.replace(v=p.decay * s.v + (1.0 - p.decay) * (current - s.a), a=p.decay_a * s.a)
 
-    def threshold(self, ops, v, a, decay, decay_a, threshold):
-        return v - threshold
+    def threshold(self, ops, s, p):
+        return s.v - p.threshold
 
-    def reset(self, ops, spike, v, a, decay, decay_a, threshold):
-        return v * (1.0 - spike), a + spike
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v * (1.0 - spike), a=s.a + spike)
 '''
 
 
@@ -53,90 +53,101 @@ def test_what_the_broken_ones_are_made_from_keeps_the_contract(tmp_path):
 
 
 DECLARED = {
-    "flow": "ops, current, v, a, tau, tau_a, threshold",
-    "integrate": "ops, current, v, a, decay, decay_a, threshold",
-    "threshold": "ops, v, a, decay, decay_a, threshold",
-    "reset": "ops, spike, v, a, decay, decay_a, threshold",
+    "flow": "ops, current, s, p",
+    "integrate": "ops, current, s, p",
+    "threshold": "ops, s, p",
+    "reset": "ops, spike, s, p",
 }
 WRONG = [
-    ("flow", "ops, current, v, a, tau_a, tau, threshold"),
-    ("flow", "ops, current, v, a, decay, decay_a, threshold"),
-    ("integrate", "ops, current, a, v, decay, decay_a, threshold"),
-    ("integrate", "ops, current, v, a, decay_a, decay, threshold"),
-    ("integrate", "ops, current, v, a, decay, threshold, decay_a"),
-    ("integrate", "ops, current, v, a, tau, tau_a, threshold"),
-    ("integrate", "ops, v, a, decay, decay_a, threshold"),
-    ("threshold", "ops, v, a, threshold, decay_a, decay"),
-    ("threshold", "ops, v, a, decay, decay_a"),
-    ("threshold", "ops, v, threshold, *rest"),
-    ("reset", "ops, spike, v, a, decay, threshold, decay_a"),
-    ("reset", "ops, v, a, decay, decay_a, threshold"),
-    ("reset", "ops, spike, v, a, decay, decay_a, threshold, more"),
+    ("flow", "ops, current, v, a, tau, tau_a, threshold"),
+    ("flow", "ops, s, p"),
+    ("integrate", "ops, current, p, s"),
+    ("integrate", "ops, current, s"),
+    ("threshold", "ops, v, a"),
+    ("threshold", "ops, current, s, p"),
+    ("threshold", "ops, *, s, p"),
+    ("reset", "ops, s, p"),
+    ("reset", "ops, spike, s, p, more"),
 ]
 
 
 @pytest.mark.parametrize(("function", "taken"), WRONG)
-def test_arguments_in_another_order_than_the_declared_one_are_refused_with_both(function, taken, tmp_path):
+def test_a_function_that_does_not_take_its_values_by_name_is_refused_with_both_forms(
+    function, taken, tmp_path
+):
     before = f"def {function}(self, {DECLARED[function]})"
-    assert GOOD.count(before) == 1
     line = GOOD[: GOOD.index(before)].count("\n") + 1
+    names = "s.v, s.a, p.tau, p.tau_a, p.threshold" if function == "flow" else "s.v, s.a, p.decay, p.decay_a"
+    given = re.escape(taken.replace("*, ", ""))
     message = (
-        rf"^agent\.network\.neuron: neuron 'Mine': its {function} takes \({re.escape(taken)}\), and its states and params are"
-        rf" declared in the order \({DECLARED[function]}\); .* in this order \(mend mine\.py, line {line}\)$"
+        rf"^agent\.network\.neuron: neuron 'Mine': its {function} takes \({given}\), and must take"
+        rf" \({DECLARED[function]}\): its states and parameters come by name, {names}.* \(mend mine\.py, line {line}\)$"
     )
     with pytest.raises(RegistryError, match=message):
         check(tmp_path / "mine.py", GOOD.replace(before, f"def {function}(self, {taken})"))
 
 
-def test_parameters_declared_in_another_order_than_the_functions_take_them_are_refused(tmp_path):
-    lines = GOOD.splitlines(keepends=True)
+def reordered(text):
+    """The same neuron with its parameters declared in the reverse order, and its states too."""
+    lines = text.splitlines(keepends=True)
     first = next(i for i, line in enumerate(lines) if '"tau": Param' in line)
     lines[first], lines[first + 2] = lines[first + 2], lines[first]
-    with pytest.raises(
-        RegistryError, match=r"its flow takes .* \(ops, current, v, a, threshold, tau_a, tau\)"
-    ):
-        check(tmp_path / "mine.py", "".join(lines))
+    return "".join(lines).replace('states = ("v", "a")', 'states = ("a", "v")')
 
 
-def test_a_function_that_is_inherited_is_refused_with_the_authors_file(tmp_path):
-    text = '''
-"""A LIF neuron that declares its threshold first: dv/dt = -v / tau."""
-from spiky_rl.neurons.lif import Lif
-
-
-class Mine(Lif):
-    """See above."""
-
-    params = {"threshold": Lif.params["threshold"], "tau": Lif.params["tau"]}
-'''
-    with pytest.raises(RegistryError, match=r"its flow takes .*threshold\).* \(mend mine\.py\)$"):
-        check(tmp_path / "mine.py", text)
+@pytest.mark.parametrize("backend", ["torch", "cpu"])
+@pytest.mark.parametrize("learning", ["bptt", "slayer", "eventprop"])
+def test_the_order_of_a_declaration_changes_no_output_and_no_gradient(backend, learning, tmp_path):
+    if backend == "cpu" and (reason := cpu_backend.available()):
+        pytest.skip(reason)
+    current = 6.0 * torch.rand(20, 1, 4, 3, generator=torch.Generator().manual_seed(0))
+    rule, found = registry.configure("rules", learning, "r").build(), []
+    for name, text in {"one": GOOD, "other": reordered(GOOD)}.items():
+        (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
+        neuron = rule.neuron(build(f"{tmp_path / name}.py:Mine", learn=["tau", "tau_a", "threshold"]))
+        values = {n: torch.full((3,), neuron.number(n), requires_grad=True) for n in neuron.params}
+        x = current.clone().requires_grad_()
+        y, _ = dispatch.unroll(backend, neuron, vocabulary(), x, 2, None, tuple(values.values()))
+        wanted = [x, *(values[n] for n in sorted(values))]
+        found.append((y, *torch.autograd.grad(y.square().sum(), wanted, materialize_grads=True)))
+    assert (found[0][0] != 0).any(), "a silent neuron proves nothing"
+    assert tuple(neuron.params) == ("threshold", "tau_a", "tau") and neuron.states[:2] == ("a", "v")
+    (y, *gradients), (z, *others) = found
+    assert torch.equal(y, z)
+    for first, second in zip(gradients, others, strict=True):
+        # autograd sums over the states in their order
+        torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
 
 
 def test_what_a_function_does_not_use_may_be_left_to_a_star_or_an_underscore(tmp_path):
-    text = GOOD.replace("ops, v, a, decay, decay_a, threshold", "ops, v, _, _decay, __, threshold")
-    text = text.replace("ops, spike, v, a, decay, decay_a, threshold", "ops, spike, v, a, *_")
-    assert text.count("_decay,") == 1 and text.count("*_") == 1
+    text = GOOD.replace("threshold(self, ops, s, p)", "threshold(self, _, s, p)")
+    text = text.replace("reset(self, ops, spike, s, p)", "reset(self, ops, spike, s, _p)")
+    text = text.replace("flow(self, ops, current, s, p)", "flow(self, *given)")
+    text = text.replace("        return s.rates", "        _, current, s, p = given\n        return s.rates")
     check(tmp_path / "mine.py", text)
 
 
 def test_what_fails_in_the_base_is_to_be_mended_in_the_authors_file(tmp_path):
-    text = GOOD.replace("return v * (1.0 - spike), a + spike", "return v * (1.0 - spike)")
-    text = text.replace("current - a), decay_a * a", "current - a)")
-    with pytest.raises(RegistryError, match=r"a loop over a value, or unpacking it, .* \(mend mine\.py\)$"):
+    text = GOOD.replace("return s.v - p.threshold", "return s.v > p.threshold")
+    with pytest.raises(RegistryError, match=r"a comparison is no number; .* \(mend mine\.py\)$"):
         check(tmp_path / "mine.py", text)
 
 
 DISAGREEMENTS = {
-    "the sign of the leak": ("(current - a - v)", "(current - a + v)"),
-    "the sign of the input": ("(current - a - v)", "(-current - a - v)"),
-    "a term": ("(current - a - v)", "(current - v)"),
-    "a factor": ("-a / tau_a", "-2.0 * a / tau_a"),
-    "another time constant": ("-a / tau_a", "-a / tau"),
-    "seconds for milliseconds": ("(current - a - v)", "1000.0 * (current - a - v)"),
-    "a step for a rate": ("(current - a - v)", "self.dt * (current - a - v)"),
-    "an integration that forgets its step": ("decay_a * a", "0.9 * a"),
-    "an integration with a wrong sign": ("(1.0 - decay) * (current - a)", "(1.0 - decay) * (current + a)"),
+    "the sign of the leak": ("(current - s.a - s.v)", "(current - s.a + s.v)"),
+    "the sign of the input": ("(current - s.a - s.v)", "(-current - s.a - s.v)"),
+    "a term": ("(current - s.a - s.v)", "(current - s.v)"),
+    "a factor": ("-s.a / p.tau_a", "-2.0 * s.a / p.tau_a"),
+    "another time constant": ("-s.a / p.tau_a", "-s.a / p.tau"),
+    "seconds for milliseconds": ("(current - s.a - s.v)", "1000.0 * (current - s.a - s.v)"),
+    "a step for a rate": ("(current - s.a - s.v)", "self.dt * (current - s.a - s.v)"),
+    "an integration that forgets its step": ("p.decay_a * s.a", "0.9 * s.a"),
+    "a flow that forgets a state": (", a=-s.a / p.tau_a", ""),
+    "an integration that forgets a state": (", a=p.decay_a * s.a", ""),
+    "an integration with a wrong sign": (
+        "(1.0 - p.decay) * (current - s.a)",
+        "(1.0 - p.decay) * (current + s.a)",
+    ),
 }
 
 
@@ -144,7 +155,7 @@ DISAGREEMENTS = {
 def test_an_integration_that_does_not_follow_its_flow_is_refused(case, tmp_path):
     before, after = DISAGREEMENTS[case]
     assert GOOD.count(before) == 1
-    state = "a" if "a / tau" in after or "0.9" in after else "v"
+    state = "a" if "a / p.tau" in after or "0.9" in after or not after else "v"
     message = (
         rf"neuron 'Mine': its integrate does not follow its flow: with v = .*, a = .* and a current of .* the state '{state}'"
         r" changes by .* per ms, and flow says .*; mend one, or leave flow out \(mend mine\.py, line \d+\)$"
@@ -155,13 +166,15 @@ def test_an_integration_that_does_not_follow_its_flow_is_refused(case, tmp_path)
 
 def test_a_neuron_without_a_flow_is_whole(tmp_path):
     start, end = GOOD.index("    def flow"), GOOD.index("    def integrate")
-    text = (GOOD[:start] + GOOD[end:]).replace("decay_a * a", "0.9 * a")
+    text = (GOOD[:start] + GOOD[end:]).replace("p.decay_a * s.a", "0.9 * s.a")
     check(tmp_path / "mine.py", text)
 
 
-def test_a_flow_that_lacks_a_state_is_refused(tmp_path):
-    text = GOOD.replace(", -a / tau_a", ",")
-    with pytest.raises(RegistryError, match="its flow must return a tuple of 2, one for every state"):
+def test_a_flow_that_returns_its_rates_by_position_is_refused(tmp_path):
+    text = GOOD.replace(
+        "s.rates(v=(current - s.a - s.v) / p.tau, a=-s.a / p.tau_a)", "(current - s.a - s.v) / p.tau, s.a"
+    )
+    with pytest.raises(RegistryError, match=r"its flow must return its states, as s\.rates\(v=\.\.\.\)"):
         check(tmp_path / "mine.py", text)
 
 
@@ -172,7 +185,7 @@ def test_a_decay_is_that_of_a_whole_step_and_is_refused_where_a_step_is_divided(
 
 
 def test_a_rule_that_stands_in_for_a_neuron_hides_none_of_its_faults(tmp_path):
-    text = GOOD.replace("(current - a - v)", "(current - a + v)")
+    text = GOOD.replace("(current - s.a - s.v)", "(current - s.a + s.v)")
     path = tmp_path / "mine.py"
     path.write_text(text, encoding="utf-8")
     settings = {"name": "feedforward", "layers": [2], "neuron": f"{path}:Mine", "learning": "slayer"}

@@ -29,14 +29,15 @@ class Every(Neuron):
     params = {"gain": Param(0.7, "of the current", unit="1"), "floor": Param(0.3, "threshold", unit="1")}
     options = {**params, "dt": DT, "learn": LEARN}
 
-    def step(self, ops, current, v, w, gain, floor):
-        drive = ops.tanh(gain * current) + ops.exp(-ops.abs(v)) - 1.0
+    def step(self, ops, current, s, p):
+        v, w, floor = s.v, s.w, p.floor
+        drive = ops.tanh(p.gain * current) + ops.exp(-ops.abs(v)) - 1.0
         # where v and w are equal, each takes half of the gradient
         rise = ops.max(v, w) - 0.5 * ops.min(v, w) + ops.max(w, 0.05) * ops.min(current, 0.4)
         v = 0.5 * v + drive * ops.sqrt(1.0 + w * w) / (2.0 + ops.tan(0.1 * w)) + 0.1 * ops.detach(v) * v
         spike = ops.spike(v - floor)
         rest = ops.where(w > 0.0, v - spike * floor, 0.5 * v)
-        return spike, (rest, 0.5 * w + 0.2 * rise + 0.1 / (1.5 + ops.heaviside(v) + w * w))
+        return spike, s.replace(v=rest, w=0.5 * w + 0.2 * rise + 0.1 / (1.5 + ops.heaviside(v) + w * w))
 
 
 def check_neuron(name, time=3, steps=2, **options):

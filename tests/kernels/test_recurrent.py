@@ -10,7 +10,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, cupy_backend, operators, programs, recurrent, torch_backend
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.networks.layer import Parameters
+from spiky_rl.networks._layer import Parameters
 from tests.kernels import fake_cupy
 
 T, K, B = 3, 4, 21

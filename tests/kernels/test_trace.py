@@ -43,7 +43,7 @@ def probe(step, states=("v",)):
 
 def of_value(f):
     """A neuron whose output is f(ops, current, v, k)."""
-    return probe(lambda ops, current, v, k: (f(ops, current, v, k), (v,)))
+    return probe(lambda ops, current, s, p: (f(ops, current, s.v, p.k), s))
 
 
 def surrogate():
@@ -181,9 +181,13 @@ ROUNDED = {
 }
 """Within two units in the last place of what is right."""
 OPS = {**EXACT, **ROUNDED}
+NAMES = [f"of_{i}" for i in range(len(OPS))]
 Everything = probe(
-    lambda ops, x, y, *rest: (x + 0.0 * y, (y, *(f(ops, x, y, rest[-1]) for f in OPS.values()))),
-    ("y", *OPS),
+    lambda ops, x, s, p: (
+        x + 0.0 * s.y,
+        s.replace(**{name: f(ops, x, s.y, p.k) for name, f in zip(NAMES, OPS.values(), strict=True)}),
+    ),
+    ("y", *NAMES),
 )
 """One neuron, so that one compilation tests every operation: each is a state."""
 
@@ -340,18 +344,27 @@ def test_what_is_outside_of_the_vocabulary_is_refused_with_neuron_and_name_and_l
 
 
 RETURNED = {
-    "one state too many": (lambda ops, i, v, k: (v, (v, v)), "it declares 1 states and returns 2"),
-    "no states": (lambda ops, i, v, k: (v, ()), "it declares 1 states and returns 0"),
-    "state without its tuple": (lambda ops, i, v, k: (v, v), "must return a pair"),
-    "output alone": (lambda ops, i, v, k: v, "must return a pair"),
-    "states without a tuple": (lambda ops, i, v, k: (v, v, v), "must return a pair"),
-    "nothing": (lambda ops, i, v, k: None, "must return a pair"),
-    "number as output": (lambda ops, i, v, k: (1.0, (v,)), "its output is a number"),
-    "parameter as output": (lambda ops, i, v, k: (k, (v,)), "its output is a number"),
-    "number as state": (lambda ops, i, v, k: (v, (0.0,)), "its state 'v' is a number"),
-    "comparison as output": (lambda ops, i, v, k: (v > 0, (v,)), r"its output is a comparison"),
-    "comparison as state": (lambda ops, i, v, k: (v, (v > 0,)), "its state 'v' is a comparison"),
-    "tuple as state": (lambda ops, i, v, k: (v, ((v,),)), "its state 'v' is a number"),
+    "states by position": (
+        lambda ops, i, s, p: (s.v, (s.v,)),
+        r"must return a pair: .*as s\.replace\(v=\.\.\.\)",
+    ),
+    "no states": (lambda ops, i, s, p: (s.v, ()), "must return a pair"),
+    "state without its name": (lambda ops, i, s, p: (s.v, s.v), "must return a pair"),
+    "output alone": (lambda ops, i, s, p: s.v, "must return a pair"),
+    "parameters as states": (lambda ops, i, s, p: (s.v, p), "must return a pair"),
+    "nothing": (lambda ops, i, s, p: None, "must return a pair"),
+    "number as output": (lambda ops, i, s, p: (1.0, s), "its output is a number"),
+    "parameter as output": (lambda ops, i, s, p: (p.k, s), "its output is a number"),
+    "number as state": (lambda ops, i, s, p: (s.v, s.replace(v=0.0)), "its state 'v' is a number"),
+    "comparison as output": (lambda ops, i, s, p: (s.v > 0, s), r"its output is a comparison"),
+    "comparison as state": (
+        lambda ops, i, s, p: (s.v, s.replace(v=s.v > 0)),
+        "its state 'v' is a comparison",
+    ),
+    "tuple as state": (lambda ops, i, s, p: (s.v, s.replace(v=(s.v,))), "its state 'v' is a number"),
+    "state that is none": (lambda ops, i, s, p: (s.v, s.replace(w=s.v)), "there is no 'w', but v"),
+    "state that is not there": (lambda ops, i, s, p: (s.vv, s), "there is no 'vv', but v; did you mean 'v'"),
+    "parameter that is not there": (lambda ops, i, s, p: (p.kk * s.v, s), "no 'kk', but k; did you mean 'k'"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.learning.traces import correlated, trace, worth
+from spiky_rl.learning._traces import correlated, trace, worth
 
 TAU = 12.0
 

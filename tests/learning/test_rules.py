@@ -7,8 +7,8 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning.filters import Smooth, smoothed
-from spiky_rl.learning.wrapped import Unreset
+from spiky_rl.learning._filters import Smooth, smoothed
+from spiky_rl.learning._wrapped import Unreset
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
 
 T, K, BATCH, INPUTS, OUTPUTS = 6, 4, 5, 4, 2
@@ -179,15 +179,15 @@ class LavaCuba(Ode):
     }
     options = {**params, "detach_reset": DETACH_RESET, "dt": DT, "learn": LEARN}
 
-    def integrate(self, ops, current, v, u, threshold):
-        u = 0.75 * u + current
-        return (1.0 - 410 / 4096) * v + u, u
+    def integrate(self, ops, current, s, p):
+        u = 0.75 * s.u + current
+        return s.replace(v=(1.0 - 410 / 4096) * s.v + u, u=u)
 
-    def threshold(self, ops, v, u, threshold):
-        return v - threshold
+    def threshold(self, ops, s, p):
+        return s.v - p.threshold
 
-    def reset(self, ops, spike, v, u, threshold):
-        return v * (1.0 - spike), u
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v * (1.0 - spike))
 
 
 LAVA_SPIKES = ((5, 10, 15, 19), (6, 12, 17))
@@ -212,10 +212,11 @@ def test_slayer_is_lava_dls():
     # tau_grad and scale_grad are multiplied by 100 and 0.1 within lava-dl
     density = registry.configure("surrogates", {"name": "exponential", "slope": 1.0 / 0.3}, "s").build()
     rule = registry.configure("rules", "slayer", "learning").build()
-    wrapped, ops, v = rule.neuron(neuron), TorchOps(density), [torch.zeros(1, 2)] * 2
+    wrapped, ops = rule.neuron(neuron), TorchOps(density)
+    s, p = wrapped.named_states(*[torch.zeros(1, 2)] * 2), wrapped.named_params(1.0)
     spikes = []
     for k in range(20):
-        z, v = wrapped.step(ops, x[0, k], *v, 1.0)
+        z, s = wrapped.step(ops, x[0, k], s, p)
         spikes.append(z)
     z = torch.stack(spikes)
     assert tuple(tuple(z[:, 0, n].nonzero().flatten().tolist()) for n in range(2)) == LAVA_SPIKES
@@ -256,7 +257,7 @@ def test_superspike_is_its_three_factor_rule_run_forward(feedback):
 
 
 def test_a_smoothed_gradient_stays_within_its_episode():
-    smooth = Smooth(tau_rise=2.0, tau_decay=4.0, dt=1.0, learn=())
+    smooth = Smooth(tau_rise=2.0, tau_fall=4.0, dt=1.0, learn=())
     z = torch.zeros(4, 2, 1, 1, dtype=torch.float64, requires_grad=True)
     keep = torch.tensor([[1.0], [1.0], [0.0], [1.0]], dtype=torch.float64)
     error = torch.zeros_like(z)
@@ -353,13 +354,11 @@ def test_an_unreset_neuron_computes_what_the_neuron_does(neuron):
         * torch.rand(40, 1, 5, generator=torch.Generator().manual_seed(2)).double()
         * (20.0 if built.dt < 1.0 else 1.0)
     )
-    params = tuple(built.number(name) for name in built.params)
-    a = b = tuple(torch.zeros(1, 5).double() for _ in built.states)
+    params = built.named_params(*(built.number(name) for name in built.params))
+    a = b = built.named_states(*(torch.zeros(1, 5).double() for _ in built.states))
     for i in current:
-        z, a = built.step(_OPS, i, *a, *params)
-        y, b = (
-            wrapped.step(_OPS, i, *b, *params) if wrapped.substeps == 1 else _substeps(wrapped, i, b, params)
-        )
+        z, a = built.step(_OPS, i, a, params)
+        y, b = wrapped.step(_OPS, i, b, params) if wrapped.substeps == 1 else _substeps(wrapped, i, b, params)
         assert torch.equal(z, y) and all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
 
@@ -369,5 +368,5 @@ _OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
 def _substeps(neuron, current, states, params):
     peak = torch.full_like(current, -1e30)
     for _ in range(neuron.substeps):
-        peak, states = neuron.advance(_OPS, current, peak, *states, *params)
-    return neuron.emit(_OPS, peak, *states, *params)
+        peak, states = neuron.advance(_OPS, current, peak, states, params)
+    return neuron.emit(_OPS, peak, states, params)

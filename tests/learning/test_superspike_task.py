@@ -12,7 +12,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning.filters import OPS, Smooth
+from spiky_rl.learning._filters import OPS, Smooth
 from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
 
 INPUTS, TIME, DT_MS, RATE_HZ, EPOCHS = 100, 500.0, 0.5, 10.0, 600
@@ -39,17 +39,17 @@ class Synaptic(Ode):
     }
     options = {**params, "detach_reset": DETACH_RESET, "dt": DT, "learn": LEARN}
 
-    def integrate(self, ops, current, v, i, rest, decay, decay_synapse, threshold, refractory):
-        i = decay_synapse * i + current
-        free = decay * v + (1.0 - decay) * i
-        rest = ops.max(rest - self.dt, 0.0)
-        return free - ops.detach(ops.where(rest > 0.0, free, 0.0 * free)), i, rest
+    def integrate(self, ops, current, s, p):
+        i = p.decay_synapse * s.i + current
+        free = p.decay * s.v + (1.0 - p.decay) * i
+        rest = ops.max(s.rest - self.dt, 0.0)
+        return s.replace(v=free - ops.detach(ops.where(rest > 0.0, free, 0.0 * free)), i=i, rest=rest)
 
-    def threshold(self, ops, v, i, rest, decay, decay_synapse, threshold, refractory):
-        return v - threshold
+    def threshold(self, ops, s, p):
+        return s.v - p.threshold
 
-    def reset(self, ops, spike, v, i, rest, decay, decay_synapse, threshold, refractory):
-        return v * (1.0 - spike), i, rest + spike * refractory
+    def reset(self, ops, spike, s, p):
+        return s.replace(v=s.v * (1.0 - spike), rest=s.rest + spike * p.refractory)
 
 
 def spikes(seed):
@@ -72,7 +72,7 @@ def network(seed, gain=2.0):
 
 def filtered(z):
     """alpha * z, of unit area; z [1, S, 1, 1]."""
-    smooth = Smooth(tau_rise=5.0, tau_decay=10.0, dt=DT_MS, learn=())
+    smooth = Smooth(tau_rise=5.0, tau_fall=10.0, dt=DT_MS, learn=())
     return dispatch.unroll("auto", smooth, OPS, z, STEPS, None, tuple(map(smooth.number, smooth.params)))[0]
 
 

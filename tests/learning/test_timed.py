@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch, torch_backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning.timed import Once, Timed
+from spiky_rl.learning._timed import Once, Timed
 from spiky_rl.networks.feedforward import CPU_ROWS
 
 OPS = TorchOps(registry.configure("surrogates", "arctangent", "s").build())
@@ -146,7 +146,7 @@ def test_a_spikes_charge_is_one_whenever_it_comes():
     current = torch.linspace(0.5, 3.0, 40, dtype=torch.float64).view(1, 1, 1, 40)
     rest = tuple(torch.zeros(1, 40, dtype=torch.float64) for _ in neuron.states)
     sent, last = torch_backend.unroll(neuron, OPS, current, 30, rest, params)
-    total = sent.sum(1) + last[neuron.states.index("late")]
+    total = sent.sum(1) + last[neuron.states.index("timed_late")]
     assert total.max() > 3.0 and torch.allclose(total, total.round(), atol=1e-9)
 
 

@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, programs
 from spiky_rl.networks.base import Record
-from spiky_rl.networks.layer import Layer
+from spiky_rl.networks._layer import Layer
 
 LAYERS, BATCH = [7, 5], 4
 

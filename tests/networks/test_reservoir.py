@@ -105,7 +105,8 @@ def test_a_seed_gives_the_reservoir_and_the_runs_seed_gives_it_where_none_is_nam
 
 def by_hand(net, x, keep):
     """Traces [T, B, P] by the definition, step by step."""
-    neuron, params = net.neuron, net.parameters_of_neuron()
+    neuron = net.neuron
+    named, params = neuron.named_states, neuron.named_params(*net.parameters_of_neuron())
     rest = torch.zeros(BATCH, SIZE, dtype=x.dtype)
     cell, fired, synapse = (rest,) * len(neuron.states), rest, rest
     traces, found = [rest for _ in net.trace_decays], []
@@ -115,7 +116,8 @@ def by_hand(net, x, keep):
         traces = [r * here for r in traces]
         for _ in range(net.steps):
             synapse = net.feedback.decay * synapse + fired @ net.weight
-            fired, cell = neuron.step(net.ops, x[t] @ net.input_weight + net.bias + synapse, *cell, *params)
+            drive = x[t] @ net.input_weight + net.bias + synapse
+            fired, cell = neuron.step(net.ops, drive, named(*cell), params)
             traces = [d * r + (1 - d) * fired for r, d in zip(traces, net.trace_decays, strict=True)]
         found.append(torch.cat(traces, -1))
     return torch.stack(found)

@@ -23,6 +23,11 @@ def numbers(neuron, **instead):
     )
 
 
+def named(neuron):
+    """The same, by name."""
+    return neuron.named_params(*numbers(neuron))
+
+
 def vocabulary(surrogate="arctangent"):
     """The op vocabulary with a surrogate's default slope."""
     return TorchOps(registry.configure("surrogates", surrogate, "surrogate").build())

@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend
 from tests.kernels.cases import compare, configured, distinct, inputs, near, run
-from tests.neurons.drive import build, constant, intervals, numbers, vocabulary
+from tests.neurons.drive import build, constant, intervals, named, vocabulary
 from tests.neurons.drive import run as drive
 
 ADEX = f"{Path(__file__).resolve().parents[2] / 'examples' / 'adex.py'}:AdEx"
@@ -68,5 +68,5 @@ def test_its_firing_slows_down_to_a_steady_rate():
 def test_the_surrogate_sees_its_distance_to_the_threshold_in_units_of_the_scale(scale):
     neuron, ops = build(ADEX, scale=scale, substeps=1), vocabulary()
     v = torch.tensor([30.0], dtype=torch.float64)
-    seen = neuron.distance(ops, v, 0.0 * v, *numbers(neuron))
+    seen = neuron.distance(ops, neuron.named_states(v, 0.0 * v), named(neuron))
     assert seen.item() == pytest.approx((30.0 - 40.0) / scale)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.neurons.drive import build, constant, intervals, numbers, run, spike_steps, vocabulary
+from tests.neurons.drive import build, constant, intervals, named, run, spike_steps, vocabulary
 
 DT = 0.05
 FINE = {"gain": 1.0, "dt": DT, "substeps": 1}
@@ -94,7 +94,7 @@ def test_rates_are_smooth_where_their_formula_is_0_by_0(potential):
         offsets = torch.tensor([-1e-7, 0.0, 1e-7], dtype=torch.float64)
         v = (potential + y + offsets - neuron.rest).requires_grad_()
         state = [v, *(torch.zeros_like(v) for _ in neuron.states[1:])]
-        moved = neuron.integrate(ops, torch.zeros_like(v), *state, *numbers(neuron))
+        moved = neuron.integrate(ops, torch.zeros_like(v), neuron.named_states(*state), named(neuron))
         for x in (moved[1], moved[3]):
             (slope,) = torch.autograd.grad(x.sum(), v, retain_graph=True)
             assert slope.isfinite().all()
@@ -108,7 +108,7 @@ def test_gradient_is_finite_far_outside_of_what_channels_bring_about():
     state = tuple(torch.zeros(4) for _ in neuron.states)
     total = torch.zeros(())
     for _ in range(8):
-        spikes, state = neuron.step(vocabulary(), current, *state, *numbers(neuron))
+        spikes, state = neuron.step(vocabulary(), current, neuron.named_states(*state), named(neuron))
         total = total + spikes.sum() + state[0].sum()
     (gradient,) = torch.autograd.grad(total, current)
     assert gradient.isfinite().all()

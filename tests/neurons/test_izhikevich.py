@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.neurons.izhikevich import PATTERNS
-from tests.neurons.drive import build, constant, intervals, numbers, run, spike_steps, vocabulary
+from tests.neurons.drive import build, constant, intervals, named, run, spike_steps, vocabulary
 
 NAMES = [name for name in PATTERNS if name != "custom"]
 SECOND, DRIVE = 1000, 10.0
@@ -104,7 +104,7 @@ def test_gradient_survives_the_upstroke():
     state = tuple(torch.zeros(1, dtype=torch.float64) for _ in neuron.states)
     spikes = 0.0
     for x in current:
-        spike, state = neuron.step(vocabulary(), x, *state, *numbers(neuron))
+        spike, state = neuron.step(vocabulary(), x, neuron.named_states(*state), named(neuron))
         spikes = spikes + spike
     (gradient,) = torch.autograd.grad(spikes.sum(), current)
     assert spikes.item() == 2

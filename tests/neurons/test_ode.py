@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.neurons.base import Ode
-from tests.neurons.drive import build, numbers, vocabulary
+from tests.neurons.drive import build, named, vocabulary
 
 ODES = [name for name in registry.names("neurons") if issubclass(registry.resolve("neurons", name), Ode)]
 SAMPLES = 40
@@ -30,11 +30,13 @@ def error(name, dt):
     neuron, ops = build(name, dt=dt), vocabulary()
     neuron.substeps = 1
     current, states = sample(neuron)
-    flow = neuron.flow(ops, current, *states, *(neuron.chosen[key] for key in neuron.params))
-    after = neuron.integrate(ops, current, *states, *numbers(neuron))
+    states = neuron.named_states(*states)
+    times = neuron.named_times(*(neuron.chosen[key] for key in neuron.params))
+    flow = neuron.flow(ops, current, states, times)
+    after = neuron.integrate(ops, current, states, named(neuron))
     assert len(flow) == len(after) == len(neuron.states)
     return max(
-        ((new - old) / dt - rate).abs().max().item() / max(1e-3, rate.abs().max().item())
+        ((new - old) / dt - rate).abs().max().item() / max(1e-3, abs(rate + 0.0 * old).max().item())
         for new, old, rate in zip(after, states, flow, strict=True)
     )
 

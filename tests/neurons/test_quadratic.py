@@ -7,7 +7,7 @@ import torch
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import torch_backend
-from tests.neurons.drive import build, constant, intervals, numbers, run, spike_steps, vocabulary
+from tests.neurons.drive import build, constant, intervals, named, run, spike_steps, vocabulary
 
 CRITICAL = 1.0
 """Canonical x = v - 1/2, eta = current - 1/4."""
@@ -80,12 +80,12 @@ def test_gradient_is_finite_and_bounded_everywhere():
     neuron, ops = build("quadratic"), vocabulary()
     current = torch.linspace(-300, 300, 601, dtype=torch.float64)[:, None].requires_grad_()
     v = torch.linspace(-50, 3, 107, dtype=torch.float64).requires_grad_()
-    spikes, (after,) = neuron.step(ops, current, v.expand(601, -1), *numbers(neuron))
+    spikes, (after,) = neuron.step(ops, current, neuron.named_states(v.expand(601, -1)), named(neuron))
     assert after.isfinite().all()
     for output in (spikes, after):
         for gradient in torch.autograd.grad(output.sum(), (current, v), retain_graph=True):
             assert gradient.isfinite().all()
-    (potential,) = neuron.integrate(ops, current, v.expand(601, -1), *numbers(neuron))
+    (potential,) = neuron.integrate(ops, current, neuron.named_states(v.expand(601, -1)), named(neuron))
     (slope,) = torch.autograd.grad(potential.sum(), current)
     assert slope.min() >= 0, "more current never lowers the potential"
 
@@ -101,7 +101,8 @@ def test_gradient_is_continuous_where_the_formula_changes():
 
 def _slopes(neuron, current, v):
     current = current.clone().requires_grad_()
-    (after,) = neuron.integrate(vocabulary(), current, torch.full_like(current, v).detach(), *numbers(neuron))
+    before = neuron.named_states(torch.full_like(current, v).detach())
+    (after,) = neuron.integrate(vocabulary(), current, before, named(neuron))
     return torch.autograd.grad(after.sum(), current)[0]
 
 

@@ -89,7 +89,8 @@ def test_a_higher_threshold_lowers_what_is_sent_and_the_surrogate_knows():
     neuron = build("sigma_delta")
     threshold = torch.tensor([0.5], dtype=torch.float64).requires_grad_()
     current = torch.tensor([0.6], dtype=torch.float64)
-    event, _ = neuron.step(vocabulary(), current, 0.0 * current, 0.0 * current, threshold)
+    rest = neuron.named_states(0.0 * current, 0.0 * current)
+    event, _ = neuron.step(vocabulary(), current, rest, neuron.named_params(threshold))
     (gradient,) = torch.autograd.grad(event.sum(), threshold)
     assert event.item() == 0.6
     # minus the event times the arctangent surrogate of slope 2 at 0.6 - 0.5

@@ -18,7 +18,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.registry import Option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import DT, Neuron, Param, Values
+from spiky_rl.neurons.base import DT, Neuron, Param, States
 from spiky_rl.surrogates.rectangle import Rectangle
 
 
@@ -74,6 +74,6 @@ class Potential(Neuron):
     params = {"tau": Param(2.0, "time constant", low=1e-3, unit="ms", transform="decay")}
     graded = True
 
-    def step(self, ops: Any, current: Any, v: Any, decay: Any) -> tuple[Any, Values]:  # noqa: D102, ARG002
-        v = decay * v + (1.0 - decay) * current
-        return v, (v,)
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002
+        v = p.decay * s.v + (1.0 - p.decay) * current
+        return v, s.replace(v=v)

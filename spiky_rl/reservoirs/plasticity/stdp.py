@@ -25,7 +25,7 @@ from torch import Tensor
 from spiky_rl.config.registry import Option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Param, Values
+from spiky_rl.neurons.base import Neuron, Param, States
 from spiky_rl.reservoirs.plasticity.base import Plasticity
 from spiky_rl.surrogates.rectangle import Rectangle
 
@@ -121,5 +121,5 @@ class Recent(Neuron):
     params = {"tau": Param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")}
     graded = True
 
-    def step(self, ops: Any, current: Any, y: Any, decay: Any) -> tuple[Any, Values]:  # noqa: D102, ARG002
-        return y, (decay * y + current,)
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002
+        return s.y, s.replace(y=p.decay * s.y + current)

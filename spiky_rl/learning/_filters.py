@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Param, Values
+from spiky_rl.neurons.base import Neuron, Param, States
 from spiky_rl.surrogates.rectangle import Rectangle
 
 OPS = TorchOps(Rectangle(slope=1.0, schedule=()))
@@ -22,16 +22,14 @@ class Smooth(Neuron):
     states = ("e1", "e2")
     params = {
         "tau_rise": Param(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay"),
-        "tau_decay": Param(10.0, "time constant of the decay", low=1e-3, unit="ms", transform="decay"),
+        "tau_fall": Param(10.0, "time constant of the fall", low=1e-3, unit="ms", transform="decay"),
     }
     graded = True
 
-    def step(
-        self, ops: Any, current: Any, e1: Any, e2: Any, rise: Any, decay: Any
-    ) -> tuple[Any, Values]:  # noqa: D102, ARG002
-        e1 = rise * e1 + (1.0 - rise) * current
-        e2 = decay * e2 + (1.0 - decay) * e1
-        return e2, (e1, e2)
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002
+        e1 = p.decay_rise * s.e1 + (1.0 - p.decay_rise) * current
+        e2 = p.decay_fall * s.e2 + (1.0 - p.decay_fall) * e1
+        return e2, s.replace(e1=e1, e2=e2)
 
 
 def smoothed(output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:

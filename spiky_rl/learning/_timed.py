@@ -21,51 +21,52 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from spiky_rl.learning.wrapped import Wrapped
-from spiky_rl.neurons.base import Values
+from spiky_rl.learning._wrapped import Wrapped
+from spiky_rl.neurons.base import States
 
 
 class Timed(Wrapped):
     """See the module's text. States: the neuron's, its synaptic current, and what is still to be sent of its last spike."""
 
     own = ("tau_synapse", "slope")
+    more = ("timed_synapse", "timed_late")
     graded = True
     once = False
     """Whether a neuron sends its first spike alone."""
 
-    def __init__(self, of: str, **chosen: Any) -> None:
-        super().__init__(of, **chosen)
-        self.states = (*self.inner.states, "synapse", "late", *(["spent"] * self.once))  # type: ignore[misc]
-
-    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
-        states, params = self.split(states_and_params)
-        synapse, sent, *spent = states_and_params[len(states) : len(self.states)]
-        parts = self.inner.substeps
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        named, parts = self.inner.named_states, self.inner.substeps
+        states = named(*s[: len(self.inner.states)])
         dt, tau = self.dt / parts, self.chosen["tau_synapse"]
         decay = math.exp(-dt / tau)
-        synapse, late = synapse + current, 0.0 * sent
+        synapse, sent = s.timed_synapse + current, s.timed_late
+        late, spent = 0.0 * sent, s.timed_spent if self.once else None
         for part in range(parts):
             drive = (tau / dt * (1.0 - decay)) * synapse
             synapse = decay * synapse
-            after = self.inner.integrate(ops, drive, *states, *params)
-            before, beyond = (self.inner.distance(ops, *s, *params) for s in (states, after))
+            after = self.inner.integrate(ops, drive, states, p)
+            before, beyond = (self.inner.distance(ops, x, p) for x in (states, after))
             rise = ops.max(beyond - before, self.chosen["slope"] * dt)
             fraction = ops.min(ops.max(-before / rise, 0.0), 1.0)
-            crossing = tuple(s + fraction * (a - s) for s, a in zip(states, after, strict=True))
-            reset = self.inner.reset(ops, 1.0, *crossing, *params)
-            end = self.inner.integrate(ops, drive, *reset, *params)
-            states = tuple(
-                ops.where(beyond >= 0.0, r + (1.0 - fraction) * (e - r), a)
-                for r, e, a in zip(reset, end, after, strict=True)
+            crossing = named(*(x + fraction * (a - x) for x, a in zip(states, after, strict=True)))
+            reset = self.inner.reset(ops, 1.0, crossing, p)
+            end = self.inner.integrate(ops, drive, reset, p)
+            states = named(
+                *(
+                    ops.where(beyond >= 0.0, r + (1.0 - fraction) * (e - r), a)
+                    for r, e, a in zip(reset, end, after, strict=True)
+                )
             )
             place, spike = (part + fraction) / parts, ops.where(beyond >= 0.0, 1.0, 0.0)
-            new = spike * (1.0 - spent[0]) if self.once else spike
-            spent = [ops.max(s, spike) for s in spent]
+            new = spike if spent is None else spike * (1.0 - spent)
+            spent = None if spent is None else ops.max(spent, spike)
             sent, late = sent + new * (1.0 - place), late + new * place
-        return sent, (*states, synapse, late, *spent)
+        own = {} if spent is None else {"timed_spent": spent}
+        return sent, s.replace(**states._asdict(), timed_synapse=synapse, timed_late=late, **own)
 
 
 class Once(Timed):
     """The same, silent behind its first spike. One state more: whether that has come."""
 
     once = True
+    more = (*Timed.more, "timed_spent")

@@ -6,14 +6,17 @@ from typing import Any, ClassVar
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.programs import component
-from spiky_rl.neurons.base import Neuron, Ode, Values
+from spiky_rl.neurons._named import States, naming
+from spiky_rl.neurons.base import Neuron, Ode
 
 
 class Wrapped(Neuron):
-    """Keeps an ODE neuron's states first, and its parameters."""
+    """Keeps an ODE neuron's states first, behind them those that it has ``more`` of, and the neuron's parameters."""
 
     own: ClassVar[tuple[str, ...]] = ()
     """Names of what is chosen for the wrapper itself; all else is the neuron's."""
+    more: ClassVar[tuple[str, ...]] = ()
+    """States of its own."""
 
     def __init__(self, of: str, **chosen: Any) -> None:
         """``of``: the neuron's class as `registry.resolve` takes it; the rest: what `wrap` was given, and its options."""
@@ -21,7 +24,9 @@ class Wrapped(Neuron):
         self.inner: Ode = cls(**{k: v for k, v in chosen.items() if k not in self.own})
         super().__init__(of=of, dt=self.inner.dt, learn=self.inner.learn, **_without(chosen, ("dt", "learn")))
         self.params, self.options = cls.params, cls.options  # type: ignore[misc]
-        self.states = cls.states  # type: ignore[misc]
+        self.states = (*cls.states, *self.more)  # type: ignore[misc]
+        self.named_states = naming(States, self.states) if self.more else cls.named_states
+        self.named_params, self.named_times = cls.named_params, cls.named_times
 
     @classmethod
     def wrap(cls, neuron: Neuron, rule: str, **own: Any) -> Wrapped:
@@ -40,11 +45,6 @@ class Wrapped(Neuron):
     def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
         return self.inner.limits(name)
 
-    def split(self, states_and_params: Values) -> tuple[Values, Values]:
-        """The neuron's own states, its parameters."""
-        count = len(self.inner.states)
-        return states_and_params[:count], states_and_params[len(self.states) :]
-
 
 def _without(chosen: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if key not in names}
@@ -57,24 +57,22 @@ class Unreset(Wrapped):
         super().__init__(of, **chosen)
         self.substeps = self.inner.substeps
 
-    def step(self, ops: Any, current: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
-        states, params = self.split(states_and_params)
-        states = self.inner.integrate(ops, current, *states, *params)
-        spike = ops.spike(self.inner.distance(ops, *states, *params))
-        return spike, self._reset(ops, ops.detach(spike), states, params)
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        s = self.inner.integrate(ops, current, s, p)
+        spike = ops.spike(self.inner.distance(ops, s, p))
+        return spike, self._reset(ops, ops.detach(spike), s, p)
 
-    def advance(
-        self, ops: Any, current: Any, peak: Any, *states_and_params: Any
-    ) -> tuple[Any, Values]:  # noqa: D102
-        states, params = self.split(states_and_params)
-        states = self.inner.integrate(ops, current, *states, *params)
-        distance = self.inner.distance(ops, *states, *params)
-        return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), states, params)
+    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        s = self.inner.integrate(ops, current, s, p)
+        distance = self.inner.distance(ops, s, p)
+        return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Any, peak: Any, *states_and_params: Any) -> tuple[Any, Values]:  # noqa: D102
-        return ops.spike(peak), self.split(states_and_params)[0]
+    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        return ops.spike(peak), s
 
-    def _reset(self, ops: Any, spike: Any, states: Values, params: Values) -> Values:
-        after = self.inner.reset(ops, spike, *states, *params)
+    def _reset(self, ops: Any, spike: Any, s: States, p: Any) -> States:
+        after = self.inner.reset(ops, spike, s, p)
         # the value after the reset, the gradient before it: the difference is zero
-        return tuple(ops.detach(a) + (b - ops.detach(b)) for a, b in zip(after, states, strict=True))
+        return self.named_states(
+            *(ops.detach(a) + (b - ops.detach(b)) for a, b in zip(after, s, strict=True))
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spiky_rl.config.registry import Option
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning.timed import Timed
+from spiky_rl.learning._timed import Timed
 from spiky_rl.neurons.base import Neuron
 
 

@@ -34,8 +34,8 @@ from spiky_rl.config.registry import Option, RegistryError
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import dispatch
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning.filters import OPS, going_back
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, Values
+from spiky_rl.learning._filters import OPS, going_back
+from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, States
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ class Trace(Neuron):
     }
     graded = True
 
-    def step(self, ops: Any, current: Any, r: Any, decay: Any) -> tuple[Any, Values]:  # noqa: D102
-        left = decay * r
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+        left = p.decay * s.r
         if self.chosen["nearest"]:
-            return left, (ops.where(ops.abs(current) > 0.0, current, left),)
-        return left, (left + current,)
+            return left, s.replace(r=ops.where(ops.abs(current) > 0.0, current, left))
+        return left, s.replace(r=left + current)
 
 
 def trace(
