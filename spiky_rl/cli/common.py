@@ -57,6 +57,12 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
 
+    def namespace(self, **given: Any) -> argparse.Namespace:
+        """Arguments from a program, by name and with their types; the others have their defaults."""
+        known = {action.dest: action.default for action in self._actions} | self._defaults
+        assert given.keys() <= known.keys(), given.keys() - known.keys()
+        return argparse.Namespace(**{**known, **given})
+
     def error(self, message: str) -> Any:
         """Name the problem, with the nearest flag where one is unknown."""
         flags = [flag for action in self._actions for flag in action.option_strings]
@@ -115,6 +121,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME"
     )
+    parser.set_defaults(spec=None)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -226,7 +233,10 @@ class Plan:
 
 
 def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
-    """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError."""
+    """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError.
+
+    ``args.spec`` is an agent that was merged before, a study's; None: it is merged here.
+    """
     processes.settle(distributed)
     for flag in ("experiment_name", "run_name"):
         if name := getattr(args, flag, None):
@@ -234,11 +244,12 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     agent_overrides, env_overrides = split_overrides(args.overrides)
     if getattr(args, "max_iterations", None) is not None:
         agent_overrides.append(f"agent.max_iterations={args.max_iterations}")
-    stem, data, file = read_agent(args.agent)
+    spec: AgentSpec | None = args.spec
+    stem, data, file = read_agent(args.agent) if spec is None else (spec.name, {}, "")
     parse_overrides(agent_overrides)
     files.require_writable("--log_root", args.log_root)
     task_spec = load_task(args.task)
-    tuned = None if args.tuning is None else read_tuned(args.tuning)
+    tuned = None if args.tuning is None or spec is not None else read_tuned(args.tuning)
     require("isaaclab", "isaaclab")
     if args.rl_library == "skrl":
         require("skrl", "skrl")
@@ -271,8 +282,9 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     env_cfg, host = load_host(library, task, [*_env_of(task_spec), *env_overrides])
     require_files(env_cfg)
     label = task_spec.label if task_spec else task
-    layer = ("", {}) if tuned is None else tuned.layer(label, stem)
-    spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec, layer)
+    if spec is None:
+        layer = ("", {}) if tuned is None else tuned.layer(label, stem)
+        spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec, layer)
     check_groups(env_cfg, spec.runner.get("obs_groups") or {})
     history.lengthen(env_cfg, spec.runner.get("history", 1), spec.runner.get("obs_groups") or {})
     config = configuration.runner_config(spec)
@@ -347,6 +359,12 @@ def write_params(folder: Path, plan: Plan) -> None:
     rows = {path: {"value": value, "origin": origin} for path, value, origin in plan.spec.rows()}
     text = yaml.safe_dump(rows, sort_keys=False)
     files.write(folder / "params" / "spec.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def specification(plan: Plan) -> str:
+    """The merged specification as a table in Markdown."""
+    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
+    return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])
 
 
 def _env_of(task_spec: TaskSpec | None) -> list[str]:

@@ -63,8 +63,8 @@ def search(out: Path, wanted: Tuning, parallel: int = 1) -> Search:
 
 
 def value(cell: Cell, name: str, default: str) -> str:
-    """What a cell's command sets an option to."""
-    return dict(text.split("=", 1) for text in cell.train if "=" in text).get(name, default)
+    """What a cell sets an option to."""
+    return dict(text.split("=", 1) for text in cell.specification.overrides).get(name, default)
 
 
 def outcome(cell: Cell) -> dict[str, float]:

@@ -101,7 +101,7 @@ class Tuning:
         given, found = self.of(pair, overrides, self.rungs[rung]), []
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
         for cell in grid.cells(given, site.resolver(given), site.device, site.assets, site.processes, title):
-            if cell.train:
+            if cell.is_trained:
                 goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
                 found.append(replace(cell, goes_on=goes_on))
                 write_cell(site.out, given, found[-1], site.robots)
