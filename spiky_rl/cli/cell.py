@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from spiky_rl.cli import common, evaluate, train
 from spiky_rl.config.spec import complete
@@ -29,7 +31,35 @@ def parser() -> common.Parser:
 def step(argv: list[str]) -> int:
     """Train or evaluate as the cell's specification says."""
     asked = parser().parse_args(argv)
-    own = json.loads((asked.folder / "cell.json").read_text(encoding="utf-8"))
+    if asked.step == "evaluate":
+        return evaluate.begin(evaluation(asked.folder))
+    return train.begin(training(asked.folder, asked.checkpoint, asked.distributed))
+
+
+def training(folder: Path, checkpoint: str | None = None, distributed: bool = False) -> argparse.Namespace:
+    """What ``train.py`` is asked for."""
+    _, given, shared = read(folder)
+    budget = None if given.budget is None else parse_budget(given.budget, "budget")
+    more = {"checkpoint": checkpoint, "distributed": distributed, "num_envs": given.num_envs}
+    return train.parser().namespace(**shared, **more, seed=given.seed, budget=budget)
+
+
+def evaluation(folder: Path) -> argparse.Namespace:
+    """What ``evaluate.py`` is asked for."""
+    own, given, shared = read(folder)
+    return evaluate.parser().namespace(
+        **shared,
+        checkpoint=RANDOM if own["kind"] == RANDOM else "latest",
+        seed=given.evaluation_seed,
+        episodes=given.episodes,
+        conditions=",".join(given.conditions),
+        out=folder / EVALUATION,
+    )
+
+
+def read(folder: Path) -> tuple[dict[str, Any], Specification, dict[str, Any]]:
+    """A cell's own line, its specification, and what both steps are asked for."""
+    own = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
     given = Specification(**own["specification"])
     shared = {
         "task": given.task,
@@ -37,25 +67,12 @@ def step(argv: list[str]) -> int:
         "rl_library": given.library,
         "assets": given.assets,
         "device": given.device,
-        "tuning": asked.folder.parents[1] / TUNED if given.tuned else None,
-        "log_root": asked.folder / "run",
+        "tuning": folder.parents[1] / TUNED if given.tuned else None,
+        "log_root": folder / "run",
         "overrides": list(given.overrides),
         "spec": complete(Path(given.agent).stem, given.spec, given.origins),
     }
-    if asked.step == "train":
-        budget = None if given.budget is None else parse_budget(given.budget, "budget")
-        more = {"checkpoint": asked.checkpoint, "distributed": asked.distributed, "seed": given.seed}
-        return train.begin(train.parser().namespace(**shared, **more, num_envs=given.num_envs, budget=budget))
-    return evaluate.begin(
-        evaluate.parser().namespace(
-            **shared,
-            checkpoint=RANDOM if own["kind"] == RANDOM else "latest",
-            seed=given.evaluation_seed,
-            episodes=given.episodes,
-            conditions=",".join(given.conditions),
-            out=asked.folder / EVALUATION,
-        )
-    )
+    return own, given, shared
 
 
 if __name__ == "__main__":

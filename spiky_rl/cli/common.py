@@ -11,7 +11,6 @@ import random
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import yaml
 from spiky_rl.cli import processes, running
 from spiky_rl.config import files, sizes
 from spiky_rl.config.arguments import positive, seed_number, up_to
+from spiky_rl.config.plan import Plan
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.schema import RUNNER
 from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
@@ -59,7 +58,9 @@ class Parser(argparse.ArgumentParser):
 
     def namespace(self, **given: Any) -> argparse.Namespace:
         """Arguments from a program, by name and with their types; the others have their defaults."""
-        known = {action.dest: action.default for action in self._actions} | self._defaults
+        known = {
+            a.dest: a.default for a in self._actions if a.default is not argparse.SUPPRESS
+        } | self._defaults
         assert given.keys() <= known.keys(), given.keys() - known.keys()
         return argparse.Namespace(**{**known, **given})
 
@@ -184,54 +185,6 @@ def setup_logging(verbose: bool) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-@dataclass
-class Plan:
-    """Everything about a run that is known, and checked, before a simulator starts."""
-
-    task: str
-    """Gym id, or the name of the task file that makes another task of it."""
-    gym_id: str
-    agent: str
-    task_spec: TaskSpec | None
-    spec: AgentSpec
-    library: str
-    """The host."""
-    config: dict[str, Any]
-    """The host's configuration."""
-    experiment: str
-    """Folder of the task's runs below logs/<library>."""
-    env_cfg: Any
-    device: str
-    num_envs: int
-    seed: int
-    assets: str
-    """Where the robots come from, in words."""
-    physics: str
-    """What steps the worlds; `settle` says what really does."""
-    rank: int = 0
-    """Number of this process among those of a distributed run; 0 keeps the run folder."""
-
-    def setting(self, key: str) -> Any:
-        """A value of the specification that every host has, or its default."""
-        return self.spec.runner.get(key, RUNNER[key].default)
-
-    def runner(self) -> Any:
-        """The class of the host's runner."""
-        return importlib.import_module(f"spiky_rl.hosts.{self.library}.runner").Runner
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
-        return {
-            "task": self.task,
-            "agent": self.agent,
-            "seed": self.seed,
-            "assets": self.assets,
-            "physics": self.physics,
-            "spec": self.spec.tree(),
-        }
-
-
 def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError.
 
@@ -304,6 +257,11 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
         label, task, stem, task_spec, spec, library, config, experiment,
         env_cfg, device, num_envs, seed, assets, physics, rank,
     )  # fmt: skip
+
+
+def runner_of(plan: Plan) -> Any:
+    """The class of the host's runner."""
+    return importlib.import_module(f"spiky_rl.hosts.{plan.library}.runner").Runner
 
 
 def settle(plan: Plan, gym_env: Any) -> None:

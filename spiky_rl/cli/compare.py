@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from spiky_rl.cli import common
-from spiky_rl.cli.common import log
+from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.cli.stopping import stoppable
@@ -23,7 +23,7 @@ from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design import grid, study
-from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import RANDOM, Study
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run import engines
@@ -306,9 +306,9 @@ class Resolver:
         """Merged specifications by hash."""
         self.tasks: dict[str, TaskSpec] = {}
         """Task files by label."""
-        self.known: dict[tuple[str, str], Resolved] = {}
+        self.known: dict[tuple[str, str], Plan] = {}
 
-    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Resolved:
+    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Plan:
         from spiky_rl.cli import train
         from spiky_rl.hosts.isaaclab.conditions import chosen, require
         from spiky_rl.hosts.isaaclab.mujoco import choice
@@ -336,15 +336,13 @@ class Resolver:
             train.require_whole_minibatches(plan)
             subject = common.subject_of(plan)
             require(chosen(",".join(self.asked.conditions), subject), subject)
-            tree = plan.spec.tree()
-            self.specs[plan.spec.digest] = tree
+            self.specs[plan.spec.digest] = plan.spec.tree()
             if plan.task_spec is not None:
                 self.tasks[plan.task] = plan.task_spec
-            self.known[key] = Resolved(
-                plan.task, tree, plan.spec.digest, plan.num_envs, plan.setting("num_steps_per_env"),
-                plan.setting("max_iterations"), self.args.device if self.elsewhere else plan.device,
-                choice.WARP if self.elsewhere and plan.physics == choice.NATIVE else plan.physics, plan.spec.origins,
-            )  # fmt: skip
+            if self.elsewhere:
+                plan.device = self.args.device
+                plan.physics = choice.WARP if plan.physics == choice.NATIVE else plan.physics
+            self.known[key] = plan
         return self.known[key]
 
     def warn_of_unequal_steps(self, asked: Study, cells: Sequence[Cell]) -> None:

@@ -159,7 +159,7 @@ def simulate(
         common.settle(plan, gym_env)
         policy = None
         if checkpoint is not None:
-            runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
+            runner = common.runner_of(plan)(env, plan.config, None, plan.device, plan.identity)
             runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
             policy = runner.get_inference_policy(plan.device)
         groups = plan.config["obs_groups"].get("actor") or ["policy"]

@@ -248,7 +248,7 @@ def run(
             env = Recorder(env, folder / "videos" / "train", args.video_length, args.video_interval)
         env = live.watched(args, env)
         torch.manual_seed(plan.seed + plan.rank)
-        runner = plan.runner()(
+        runner = common.runner_of(plan)(
             env,
             plan.config,
             str(folder) if folder is not None else None,

@@ -7,8 +7,9 @@ import shlex
 import pytest
 
 from spiky_rl.experiments.design import grid, study
-from spiky_rl.experiments.design.grid import Resolved, Specification
+from spiky_rl.experiments.design.grid import Specification
 from spiky_rl.experiments.design.study import RANDOM
+from tests.experiments.plans import plan
 
 GIVEN = {
     "agents": ["lif_ppo", "mlp_ppo"],
@@ -16,13 +17,11 @@ GIVEN = {
     "seeds": "0-2",
     "budget": "env_steps=1000",
 }
-LABELS = {"cartpole": "Isaac-Cartpole", "cartpole_masked": "cartpole_masked"}
 
 
 def resolve(task, agent, variant):
     """As Isaac Lab's configurations would tell it, in short."""
-    spec = {} if agent == RANDOM else {"agent": agent, **variant}
-    return Resolved(LABELS[task], spec, grid.digest(spec), 64, 8, 5, "cpu")
+    return plan(task, {"agent": agent, **variant})
 
 
 def cells(assets="local", device=None, **more):

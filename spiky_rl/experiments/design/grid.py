@@ -7,11 +7,12 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.spec import load_task
+from spiky_rl.config.plan import Plan
+from spiky_rl.config.spec import TaskSpec
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design.study import RANDOM, Study
 
@@ -26,25 +27,8 @@ EARLIER_PHYSICS = "newton_mjwarp"
 """Of cells that do not say what stepped their worlds."""
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """What an agent with a variation is on a task, seeds apart; only Isaac Lab's configurations tell."""
-
-    task: str
-    """The task's label."""
-    spec: Mapping[str, Any]
-    """The merged specification."""
-    spec_hash: str
-    num_envs: int
-    steps_per_env: int
-    """Control steps of a rollout."""
-    iterations: int
-    """The specification's own number of them."""
-    device: str
-    physics: str = EARLIER_PHYSICS
-    """What steps the worlds."""
-    origins: Mapping[str, str] = field(default_factory=dict)
-    """Where each value of the specification is from."""
+type Resolve = Callable[[str, str, Mapping[str, Any]], Plan]
+"""Tells what a combination of task, agent and variation is; raises UserError for one that cannot be."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +148,7 @@ class Cell:
 
 def cells(
     study: Study,
-    resolve: Callable[[str, str, Mapping[str, Any]], Resolved],
+    resolve: Resolve,
     device: str | None = None,
     assets: str = "auto",
     processes: int = 1,
@@ -172,8 +156,7 @@ def cells(
 ) -> list[Cell]:
     """All cells, a seed of every agent before the next seed, so that a study cut short is still balanced.
 
-    ``resolve(task, agent, variant)`` tells what a combination is; it raises UserError for one that cannot be. ``device`` and
-    ``assets`` are those that cells ask for; a device None lets them choose. ``title`` goes in the place of labels.
+    ``device`` and ``assets`` are those that cells ask for; a device None lets them choose. ``title`` goes in the place of labels.
     """
     given = _Given(study, device, assets, processes, title)
     combinations = [
@@ -215,60 +198,60 @@ class _Given:
     title: str = ""
 
     def specification(
-        self, task: str, agent: str, resolved: Resolved, seed: int, overrides: Sequence[str]
+        self, task: str, agent: str, plan: Plan, seed: int, overrides: Sequence[str]
     ) -> Specification:
         """That of a cell, which names the physics that was chosen, so that no other is chosen where it is worked on."""
         study = self.study
         named = any(text.startswith("physics=") for text in overrides)
-        physics = [] if named or resolved.physics == EARLIER_PHYSICS else [f"physics={resolved.physics}"]
+        physics = [] if named or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
         return Specification(
-            task, agent, study.library, self.assets, self.device, seed, resolved.num_envs,
+            task, agent, study.library, self.assets, self.device, seed, plan.num_envs,
             None if study.budget is None else str(study.budget), (*overrides, *physics), bool(study.tuning),
-            study.episodes, study.conditions, resolved.spec, resolved.origins,
+            study.episodes, study.conditions, plan.spec.tree(), plan.spec.origins,
         )  # fmt: skip
 
 
-def _trained(
-    given: _Given, task: str, agent: str, variant: Mapping[str, Any], resolved: Resolved, seed: int
-) -> Cell:
+def _trained(given: _Given, task: str, agent: str, variant: Mapping[str, Any], plan: Plan, seed: int) -> Cell:
     study, processes = given.study, given.processes
     label = given.title or label_of(agent, variant)
     varied = [assignment(key, value) for key, value in variant.items()]
-    per_iteration = resolved.num_envs * resolved.steps_per_env * processes
-    counted = resolved.iterations if study.budget is None else study.budget.iterations(per_iteration)
+    per_iteration = plan.num_envs * plan.setting("num_steps_per_env") * processes
+    counted = (
+        plan.setting("max_iterations") if study.budget is None else study.budget.iterations(per_iteration)
+    )
     defining = {
-        "spec": dict(resolved.spec),
+        "spec": plan.spec.tree(),
         "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
-        "num_envs": resolved.num_envs,
+        "num_envs": plan.num_envs,
         "processes": processes,
         "budget": None if study.budget is None else str(study.budget),
-        **_measurement(given, task, resolved),
+        **_measurement(given, plan),
     }
     return Cell(
-        _folder_name(f"{resolved.task}.{label.replace(' ', '.')}.seed{seed}"), Path(agent).stem, label, resolved.task, seed,
-        dict(variant), digest(defining), resolved.spec_hash, None if counted is None else counted * per_iteration,
-        resolved.device, resolved.num_envs, given.specification(task, agent, resolved, seed, [*study.overrides, *varied]),
-        processes, physics=resolved.physics,
+        _folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}"), Path(agent).stem, label, plan.task, seed,
+        dict(variant), digest(defining), plan.spec.digest, None if counted is None else counted * per_iteration,
+        plan.device, plan.num_envs, given.specification(task, agent, plan, seed, [*study.overrides, *varied]),
+        processes, physics=plan.physics,
     )  # fmt: skip
 
 
-def _random(given: _Given, task: str, resolved: Resolved) -> Cell:
+def _random(given: _Given, task: str, plan: Plan) -> Cell:
     study = given.study
     overrides = [text for text in study.overrides if not text.startswith("agent.")]
-    defining = {"environment": overrides, **_measurement(given, task, resolved)}
+    defining = {"environment": overrides, **_measurement(given, plan)}
     # any agent of the task's will do: what it would have done is not looked at
-    specification = given.specification(task, study.agents[0], resolved, 0, overrides)
+    specification = given.specification(task, study.agents[0], plan, 0, overrides)
     return Cell(
-        _folder_name(f"{resolved.task}.{RANDOM}"), RANDOM, RANDOM, resolved.task, 0, {}, digest(defining), None, 0,
-        resolved.device, resolved.num_envs, specification, physics=resolved.physics,
+        _folder_name(f"{plan.task}.{RANDOM}"), RANDOM, RANDOM, plan.task, 0, {}, digest(defining), None, 0,
+        plan.device, plan.num_envs, specification, physics=plan.physics,
     )  # fmt: skip
 
 
-def _measurement(given: _Given, task: str, resolved: Resolved) -> dict[str, Any]:
+def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
     return {
-        "task": resolved.task,
-        "task_file": _task_data(task),
+        "task": plan.task,
+        "task_file": _task_data(plan.task_spec),
         "assets": given.assets,
         "library": given.study.library,
         "episodes": given.study.episodes,
@@ -276,9 +259,8 @@ def _measurement(given: _Given, task: str, resolved: Resolved) -> dict[str, Any]
     }
 
 
-def _task_data(task: str) -> dict[str, Any]:
+def _task_data(found: TaskSpec | None) -> dict[str, Any]:
     """What of a task's file decides a result."""
-    found = load_task(task)
     return {} if found is None else {"id": found.id, "env": dict(found.env), "agent": dict(found.agent)}
 
 

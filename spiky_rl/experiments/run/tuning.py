@@ -20,7 +20,7 @@ from spiky_rl.config import files
 from spiky_rl.config.spec import flatten
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.budget import Budget
-from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.experiments.design.grid import Cell, Resolve
 from spiky_rl.experiments.design.study import Study, StudyError, extended
 from spiky_rl.experiments.design.tuning_space import Dimension, Space
 from spiky_rl.experiments.run.cells import VERSION, read_json, write_cell
@@ -59,7 +59,7 @@ class Site:
 
     out: Path
     """The tuning's folder, absolute."""
-    resolver: Callable[[Study], Callable[[str, str, Mapping[str, Any]], Resolved]]
+    resolver: Callable[[Study], Resolve]
     """Tells what a combination of task, agent and variation is in a study, as `grid.cells` asks."""
     device: str | None = None
     assets: str = "auto"
