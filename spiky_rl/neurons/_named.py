@@ -20,7 +20,7 @@ class Named(tuple[Any, ...]):
 
     if TYPE_CHECKING:
 
-        def __new__(cls, *_: Any) -> Self: ...
+        def __new__(cls, *_: Any, **__: Any) -> Self: ...
 
         def _asdict(self) -> dict[str, Any]: ...
 
@@ -41,10 +41,13 @@ class States(Named):
 
     def replace(self, **changed: Any) -> Self:
         """These states, some of them changed."""
-        new = self.__class__(*[changed.pop(name, value) for name, value in zip(self._fields, self)])
-        if changed:
-            raise AttributeError(self._unknown(next(iter(changed))))
-        return new
+        if len(changed) < len(self):
+            changed = {**dict(zip(self._fields, self)), **changed}
+        try:
+            return self.__class__(**changed)
+        except TypeError:
+            unknown = next(name for name in changed if name not in self._fields)
+            raise AttributeError(self._unknown(unknown)) from None
 
     def rates(self, **changes: Any) -> Self:
         """The rate of every state, for `flow`; those that are not named do not change."""
