@@ -7,13 +7,14 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 
+from spiky_rl.cli import common
+from spiky_rl.cli.evaluate import parser
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy" / "drive.py"
 
 
 def main(checkpoint: str) -> None:
     """Print it as the example does."""
-    from spiky_rl.cli import common
-    from spiky_rl.cli.evaluate import parser
 
     spec = importlib.util.spec_from_file_location("drive", EXAMPLE)
     assert spec is not None and spec.loader is not None
