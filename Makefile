@@ -1,7 +1,7 @@
 # Everything a developer or a CI needs. `make help` lists the verbs; all of them but `clean` and `help` set up first.
 #
 # A machine with a CUDA device needs only NVIDIA's driver besides: the lock carries the CUDA 13 builds of torch and CuPy.
-# Isaac Sim (PhysX) is not in the lock; the README says how to add it to .venv.
+# Isaac Sim (PhysX) is not in the lock; docs/start.md says how to add it to .venv.
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
@@ -68,10 +68,10 @@ format: setup ## let black rewrite the files
 bench: setup ## time the kernels and the policies
 	$(BIN)/python scripts/bench.py $(BENCH_ARGS)
 
-results: setup ## write the scores of README and guides from the result files of studies/
+results: setup ## write scores and lists of README and guides from result files and registry
 	$(BIN)/python docs/results.py
 
-docs: setup ## README, guides and API pages into site/
+docs: setup ## guides, gallery, catalogue and API into site/, every link checked
 	$(BIN)/python docs/pages.py
 
 build: setup ## wheel and sdist into dist/

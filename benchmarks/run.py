@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         prog="bench.py",
         description="Time a spiking network, its peers, a plain loop and an MLP side by side.",
         epilog="bench.py classify: a classifier of event recordings beside snnTorch's; bench.py physics: native MuJoCo beside"
-        " MuJoCo-Warp; see their own --help.",
+        " MuJoCo-Warp; bench.py latency: exported policies one action at a time; see their own --help.",
     )
     counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
@@ -274,12 +274,16 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
 
 
 def bench(argv: list[str]) -> int:
-    """Time, print, write. Exit code 1 where a contender failed. ``classify`` or ``physics`` before all else: see
-    `bench_classify` and `bench_physics`."""
+    """Time, print, write. Exit code 1 where a contender failed. ``classify``, ``latency`` or ``physics`` before all else: see
+    their modules."""
     if argv[:1] == ["classify"]:
         from benchmarks import classification as bench_classify
 
         return bench_classify.bench(argv[1:])
+    if argv[:1] == ["latency"]:
+        from benchmarks import latency
+
+        return latency.bench(argv[1:])
     if argv[:1] == ["physics"]:
         from benchmarks import physics as bench_physics
 

@@ -1,62 +1,164 @@
-"""Builds the documentation into ``site/``: the README first, the guides, and the API pages from the docstrings.
+"""Builds the site: guides, gallery, catalogue and API pages, with every internal link checked.
 
-python docs/pages.py [FOLDER]
+python docs/pages.py [--without-api] [FOLDER]
+
+Guides are the Markdown files of this folder, the catalogue is written from the registry (docs/catalogue.py), Zensical makes pages
+of both, pdoc those of the API. No page asks another host for anything.
 """
 
+from __future__ import annotations
+
+import argparse
+import html
 import os
 import re
 import shutil
+import subprocess
 import sys
-import types
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from pdoc import doc, extract, render
 
+import catalogue
+
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = {
-    "index": ROOT / "README.md",
-    **{f"docs.{p.stem}": p for p in sorted((ROOT / "docs").glob("*.md"))},
-}
-"""Module names that pdoc files the pages under, and their texts."""
+DOCS = ROOT / "docs"
 LEFT_OUT = r"!spiky_rl\.hosts\.isaaclab\.live\.\w+_view"
 """Modules that need the extra `live`, which is not everywhere."""
-BESIDE = ("docs/*.png", "docs/*.gif", "examples/*", "studies/*/report.html", "studies/*/figures/*")
-"""What pages show or lead to."""
+BESIDE = ("examples/*", "studies/*/*.yaml", "studies/*/report.html", "studies/*/figures/*")
+"""What pages lead to or show, besides what lies in docs/."""
+DRAWING = re.compile(r"!\[[^\]]*\]\([^)]*(?:\.svg|bench\.png|adjoint\.png)\)")
+"""A picture that is drawn on white, which the style sheet turns round on a dark page."""
+COMMANDS = re.compile(
+    r"^```\n((?:python|isaaclab|make|ssh|ray|uv|source) .*?)^```$", re.MULTILINE | re.DOTALL
+)
+"""Commands for a shell, whose long lines may wrap."""
+INCLUDED = re.compile(r"^<!-- file (?P<path>\S+) -->$", re.MULTILINE)
+"""Where a guide shows a file of the project."""
 
 
-def page(name: str, path: Path) -> doc.Module:
-    """A text as pdoc takes one: the docstring of a module. Links to texts and to our modules become links to their pages."""
-    module = types.ModuleType(name)
-    text = path.read_text(encoding="utf-8")
-    text = re.sub(r"(\]\([^):\s]+)\.md(#[^)]*)?\)", r"\1.html\2)", text)
-    text = re.sub(r"(\]\([^):\s]*spiky_rl/[^)\s]+)\.py\)", r"\1.html)", text)
-    module.__doc__ = f"{contents('../' * name.count('.'))}\n\n{text}"
-    return doc.Module(module)
+def main(arguments: list[str]) -> int:
+    """Build the site, and name every link that leads nowhere."""
+    parser = argparse.ArgumentParser(description="Builds the site.")
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "site")
+    parser.add_argument(
+        "--without-api", action="store_true", help="leave out the API's pages, which take longest"
+    )
+    args = parser.parse_args(arguments)
+    build(args.folder, not args.without_api)
+    broken = list(nowhere(args.folder, args.without_api))
+    for line in broken:
+        print(line)
+    return int(bool(broken))
 
 
-def contents(top: str) -> str:
-    """Links to all texts and to the API; ``top``: the way to the site's first page."""
-    pages = {"README": "index", **{n.partition(".")[2]: n for n in PAGES if "." in n}, "API": "spiky_rl"}
-    return " · ".join(f"[{word}]({top}{name.replace('.', '/')}.html)" for word, name in pages.items())
-
-
-def build(folder: Path) -> None:
-    """Write all pages, and what they show, into ``folder``."""
-    # else MuJoCo's import asks for windows in a subprocess, which pdoc does not let a module start
-    os.environ.setdefault("MUJOCO_GL", "disable")
-    render.configure(docformat="markdown", math=True)
-    modules = {name: page(name, path) for name, path in PAGES.items()}
-    modules |= {name: doc.Module.from_name(name) for name in extract.walk_specs(["spiky_rl", LEFT_OUT])}
-    for module in modules.values():
-        out = folder / f"{module.fullname.replace('.', '/')}.html"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(render.html_module(module, modules), encoding="utf-8")
-    (folder / "search.js").write_text(render.search_index(modules), encoding="utf-8")
+def build(folder: Path, api: bool = True) -> None:
+    """Write the site into ``folder``; what was there is replaced."""
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        stage(work / "source", work / "zensical.toml")
+        command = [sys.executable, "-m", "zensical", "build", "--strict"]
+        plain = {**os.environ, "NO_COLOR": "1"}
+        done = subprocess.run(command, cwd=work, env=plain, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"zensical: {done.stdout}{done.stderr}")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(work / "site", folder)
     for path in (path for pattern in BESIDE for path in ROOT.glob(pattern) if path.is_file()):
         copied = folder / path.relative_to(ROOT)
         copied.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copied)
+    if api:
+        build_api(folder / "api")
+
+
+def stage(source: Path, configuration: Path) -> None:
+    """Lay out what Zensical builds from: guides with their links as the site has them, pictures, the catalogue."""
+    source.mkdir(parents=True)
+    for path in sorted(DOCS.iterdir()):
+        if path.suffix == ".md":
+            (source / path.name).write_text(guide(path.read_text(encoding="utf-8")), encoding="utf-8")
+        elif path.suffix in (".png", ".gif", ".svg", ".css"):
+            shutil.copyfile(path, source / path.name)
+    pages = catalogue.write(source / "catalogue")
+    entries = ",\n".join(f'{{ "{title}" = "catalogue/{file}" }}' for title, file in pages)
+    text = (DOCS / "zensical.toml").read_text(encoding="utf-8")
+    place = '{ "Catalogue" = "catalogue/index.md" }'
+    if place not in text:
+        raise SystemExit(f"docs/zensical.toml: the navigation lacks {place}")
+    configuration.write_text(text.replace(place, f'{{ "Catalogue" = [{entries}] }}'), encoding="utf-8")
+
+
+def guide(text: str) -> str:
+    """A guide as the site has it: files shown where it asks for them, links out of docs/ turned to the site's own pages."""
+    text = INCLUDED.sub(
+        lambda found: f"```python\n{(ROOT / found['path']).read_text(encoding='utf-8')}```", text
+    )
+    text = re.sub(r"<!-- .*? -->", "", text)  # results.py's marks, which would end a paragraph
+    text = COMMANDS.sub(lambda found: "```sh\n" + re.sub(r" {3,}#", "  #", found[1]) + "```", text)
+    text = DRAWING.sub(lambda found: f"{found[0]}{{ .drawing }}", text)
+    text = re.sub(r"\]\(\.\./spiky_rl/([^)#]+)\.py\)", r"](api/spiky_rl/\1.html)", text)
+    text = re.sub(r"(\]\(|href=\")\.\./(studies/[^)\"]+)/report\.md", r"\1\2/report.html", text)
+    return re.sub(r"(\]\(|href=\")\.\./(examples|studies)/", r"\1\2/", text)
+
+
+def build_api(folder: Path) -> None:
+    """The API's pages, from the docstrings."""
+    # else MuJoCo's import asks for windows in a subprocess, which pdoc does not let a module start
+    os.environ.setdefault("MUJOCO_GL", "disable")
+    # LEFT_OUT keeps their pages out, but pdoc looks at them for the list of their package
+    warnings.filterwarnings("ignore", r"Couldn't import spiky_rl\.hosts\.isaaclab\.live")
+    render.configure(docformat="markdown", template_directory=DOCS / "api_theme", favicon="data:,")
+    modules = {name: doc.Module.from_name(name) for name in extract.walk_specs(["spiky_rl", LEFT_OUT])}
+    for module in modules.values():
+        out = folder / f"{module.fullname.replace('.', '/')}.html"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(render.html_module(module, modules), encoding="utf-8")
+    (folder / "index.html").write_text(render.html_index(modules), encoding="utf-8")
+    (folder / "search.js").write_text(render.search_index(modules), encoding="utf-8")
+
+
+class Links:
+    """What a page leads to and loads, and the places within it that a link can lead to."""
+
+    def __init__(self, text: str) -> None:
+        text = re.sub(r"<script\b.*?</script>", "", text, flags=re.DOTALL)
+        found = re.findall(r"\b(href|src|id|name)=\"([^\"]+)\"", text)
+        self.links = {html.unescape(value) for key, value in found if key in ("href", "src")}
+        self.places = {html.unescape(value) for key, value in found if key in ("id", "name")}
+
+
+def nowhere(folder: Path, without_api: bool = False) -> Iterator[str]:
+    """Every internal link that leads to no file or to no place in it, as ``page: link``.
+
+    pdoc links to inherited members that it does not show, so links within the API are held to their files only.
+    """
+    folder = folder.resolve()
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    for page, found in pages.items():
+        if page.name == "404.html":  # its links are those of whatever page was not found
+            continue
+        for link in sorted(found.links):
+            if re.match(r"[a-z]+:", link):
+                continue
+            file, _, place = link.partition("#")
+            target = Path(os.path.normpath(page.parent / unquote(file.partition("?")[0]))) if file else page
+            inside, own = folder / "api" in target.parents, folder / "api" in page.parents
+            if without_api and inside:
+                continue
+            missing = (
+                place
+                and not (inside and own)
+                and target in pages
+                and unquote(place) not in pages[target].places
+            )
+            if missing or not target.is_file():
+                yield f"{page.relative_to(folder)}: {link}"
 
 
 if __name__ == "__main__":
-    build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "site")
+    sys.exit(main(sys.argv[1:]))

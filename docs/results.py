@@ -1,16 +1,17 @@
-"""Writes the scores that README and guides state from result files: ``python docs/results.py``, or ``--check`` to compare only.
+"""Writes what README and guides state from files: ``python docs/results.py``, or ``--check`` to compare only.
 
 A score stands between two comments that readers do not see; the first one says what it is and where it comes from:
 
     <!-- score studies/ant Isaac-Ant lif_ppo -->76.3 [72.4, 84.2]<!-- end -->
 
-What it can be are the functions of `FIGURES`. All of them read the noise-free evaluations of final policies that ``compare.py`` and
-``evaluate.py`` leave, and none what training saw.
+What it can be are the functions of `FIGURES`. Scores are read from the noise-free evaluations of final policies that ``compare.py`` and
+``evaluate.py`` leave, and none from what training saw. Tables of what there is (`LISTS`) are read from the registry and the package.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import json
 import re
@@ -18,6 +19,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from spiky_rl.cli.show import SCHEMAS, schema
+from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.experiments.analysis.measures import PRICE, Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
@@ -123,14 +126,56 @@ def value(path: str, keys: str, form: str) -> str:
     return format(found, form)
 
 
-FIGURES = {f.__name__: f for f in (score, scores, across, difference, lost, energy, processor, value)}
+KINDS = {
+    "neurons": "what a neuron does with a current",
+    "surrogates": "a spike's derivative, on the way back",
+    "encoders": "observations into spikes or currents",
+    "decoders": "spikes into actions",
+    "connections": "spikes into currents",
+    "rules": "errors into changes of weights",
+    "penalties": "what activity costs",
+    "networks": "layers, or a reservoir",
+    "graphs": "who projects to whom in a reservoir",
+    "plasticities": "what changes a reservoir as it runs",
+    "targets": "what a trained policy is exported to",
+    "agents": "a network, a rule, and PPO's numbers",
+    "tasks": "a task of Isaac Lab's and its budget",
+}
+"""What README says of the kinds that it lists."""
 
 
-def written(text: str) -> str:
-    """A page with every figure as its result files have it. Raises UserError that names a figure which they do not have."""
+def kinds(_: str) -> str:
+    """A table of what there is, from the registry."""
+    lines = ["| kind | what it is | entries |", "| --- | --- | --- |"]
+    for kind, meaning in KINDS.items():
+        entries = ", ".join(f"`{name}`" for name in registry.names(kind))
+        lines.append(f"| {kind} | {meaning} | {entries} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def rooms(_: str) -> str:
+    """A table of the package's rooms, from the first lines of their docstrings."""
+    lines = ["| room | what lives there |", "| --- | --- |"]
+    for file in sorted(registry.PACKAGE.glob("*/__init__.py")):
+        first = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        lines.append(f"| `{file.parent.name}/` | {first} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+LISTS = (kinds, rooms)
+FIGURES = {f.__name__: f for f in (score, scores, across, difference, lost, energy, processor, value, *LISTS)}
+
+
+def written(text: str, lists: bool = True) -> str:
+    """A page with every figure as its result files have it. Raises UserError that names a figure which they do not have.
+
+    Without ``lists``, tables of what there is stay as they are: a new file need not touch the page that lists it.
+    """
 
     def figure(match: re.Match[str]) -> str:
         what, of = match["what"], match["of"]
+        if not lists and what in {function.__name__ for function in LISTS}:
+            return match[0]
         try:
             new = pick(FIGURES, what, "figure")(*of.split())
         except (UserError, KeyError, OSError, TypeError, ValueError) as error:
@@ -142,20 +187,23 @@ def written(text: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write the pages, or say which differ."""
-    parser = argparse.ArgumentParser(description="Scores of README and guides, from result files.")
+    parser = argparse.ArgumentParser(
+        description="Scores and tables of README and guides, from files; the JSON Schemas of YAML files."
+    )
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit code 1 where a page differs"
     )
     check = parser.parse_args(arguments).check
     stale = []
-    for page in PAGES:
-        old = page.read_text(encoding="utf-8")
-        if (new := written(old)) != old:
+    files = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    files |= {ROOT / "schemas" / f"{kind}.json": f"{schema(kind)}\n" for kind in SCHEMAS}
+    for page, new in files.items():
+        if not page.is_file() or page.read_text(encoding="utf-8") != new:
             stale.append(page.relative_to(ROOT))
             if not check:
                 page.write_text(new, encoding="utf-8")
     for page in stale:
-        print(f"{page}: {'differs from its result files: make results' if check else 'written'}")
+        print(f"{page}: {'differs from its files: make results' if check else 'written'}")
     return int(check and bool(stale))
 
 

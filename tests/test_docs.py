@@ -1,33 +1,210 @@
-"""The site: README and guides stand before the API, pictures show, and no link leads nowhere."""
+"""The site: every entry is in the catalogue, no link leads nowhere, and pages open in a browser, wide and narrow."""
 
+import base64
+import functools
+import http.server
+import importlib.util
+import json
 import re
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from spiky_rl.config import registry
+
+ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WIDTHS = (1280, 390)
+SCRIPT = """<!doctype html><body><script>
+// every page in a frame of a screen's width: does it scroll sideways, is a picture missing, is another host asked?
+const [pages, widths] = JSON.parse(atob(location.hash.slice(1)));
+addEventListener("load", async () => {
+  const faults = [];
+  const look = async (page, width) => {
+    const frame = document.createElement("iframe");
+    frame.style = `border: 0; height: 900px; width: ${width}px`;
+    frame.src = page;
+    document.body.append(frame);
+    await new Promise(done => frame.onload = done);
+    await new Promise(done => setTimeout(done, 100));
+    const inside = frame.contentWindow, root = frame.contentDocument.documentElement;
+    if (root.scrollWidth > width) faults.push(`${page} at ${width}: ${root.scrollWidth} pixels wide`);
+    for (const image of frame.contentDocument.images)
+      if (image.complete && !image.naturalWidth) faults.push(`${page}: no picture ${image.src}`);
+    for (const {name} of inside.performance.getEntriesByType("resource"))
+      if (!name.startsWith(location.origin)) faults.push(`${page}: asks another host, ${name}`);
+    frame.remove();
+  };
+  for (const page of pages) await Promise.all(widths.map(width => look(page, width)));
+  await fetch("/faults", {method: "POST", body: JSON.stringify(faults)});
+});
+</script>"""
+
+
+def needed(name: str) -> None:
+    if importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed: the extra 'dev'")
+
+
+def build(folder: Path, *options: str) -> Path:
+    command = [sys.executable, "docs/pages.py", *options, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.fixture(name="site", scope="module")
+def a_site(tmp_path_factory) -> Path:
+    """Guides, gallery and catalogue; the build itself refuses links that lead nowhere."""
+    needed("zensical")
+    needed("pdoc")
+    return build(tmp_path_factory.mktemp("site"), "--without-api")
+
+
+def pages_of(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*.html") if "studies" not in path.parts
+    )
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Gives the site's files and the script, and takes what the script found."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        self.missing: list[str] = []
+        self.faults: list[str] | None = None
+        self.told = threading.Event()
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/script"):
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(SCRIPT.encode())
+        else:
+            super().do_GET()
+
+    def do_POST(self) -> None:
+        self.server.faults = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.send_response(204)
+        self.end_headers()
+        self.server.told.set()
+
+    def send_error(self, code, message=None, explain=None) -> None:
+        self.server.missing.append(f"{code} {self.path}")
+        super().send_error(code, message, explain)
+
+    def log_message(self, format, *args) -> None:  # pylint: disable=redefined-builtin
+        pass
+
+
+def browsed(folder: Path, pages: list[str], profile: Path) -> list[str]:
+    """What a headless browser that reaches no other host finds wrong with pages, its console's messages included."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        pytest.skip(f"no browser: install one of {', '.join(BROWSERS)}")
+    server = Server(folder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    task = base64.b64encode(json.dumps([[f"/{page}" for page in pages], WIDTHS]).encode()).decode()
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--no-first-run"]
+    flags += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", f"--user-data-dir={profile}"]
+    flags += ["--remote-debugging-port=0", "--window-size=1400,1000"]
+    url = f"http://127.0.0.1:{server.server_port}/script#{task}"
+    with open(profile.with_suffix(".log"), "w+", encoding="utf-8") as said:
+        with subprocess.Popen([browser, *flags, url], stderr=said, stdout=subprocess.DEVNULL) as process:
+            try:
+                assert server.told.wait(300), "the browser has not come to the last page"
+            finally:
+                process.terminate()
+                server.shutdown()
+        said.seek(0)
+        console = [line.strip() for line in said if "CONSOLE" in line]
+    return [
+        *(server.faults or []),
+        *(f"not there: {path}" for path in server.missing if "favicon" not in path),
+        *console,
+    ]
+
+
+def test_the_readme_is_short_and_leads_to_files_that_are_there():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_first_page_leads_to_every_guide_and_every_entry_has_a_section(site):
+    first = (site / "index.html").read_text(encoding="utf-8")
+    for words in (
+        "Spiking policies for",
+        'src="ant.gif"',
+        'href="start.html"',
+        'href="catalogue/index.html"',
+    ):
+        assert words in first, words
+    for kind in (*registry.ROOMS, *registry.DATA):
+        page = (site / "catalogue" / f"{kind}.html").read_text(encoding="utf-8")
+        assert [name for name in registry.names(kind) if f'id="{name}"' not in page] == [], kind
+
+
+def test_neurons_have_mathematics_pictures_and_options_with_units(site):
+    page = (site / "catalogue" / "neurons.html").read_text(encoding="utf-8")
+    for name in registry.names("neurons"):
+        section = page.partition(f'id="{name}"')[2].partition("<h2")[0]
+        text = (registry.PACKAGE / "neurons" / f"{name}.py").read_text(encoding="utf-8").split('"""')[1]
+        assert f"pictures/neurons_{name}.svg" in section, name
+        assert ("<math" in section) == ("\n    " in text), name
+    assert "<mfrac><mrow>" in page and "<code>2.0</code> ms" in page
+
+
+def test_the_quickstart_that_the_guide_shows_is_the_file_that_is_tested(site):
+    shown = (site / "start.html").read_text(encoding="utf-8")
+    assert "cross_entropy" in shown and "<!-- file" not in shown
+
+
+def test_pages_open_wide_and_narrow_without_an_error_a_missing_file_or_another_host(site, tmp_path):
+    assert browsed(site, pages_of(site), tmp_path / "profile") == []
+
+
+def test_faults_of_a_page_would_be_seen(tmp_path):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    wide = "<div style='width: 500px'>wide</div><img src='gone.png'><script src='https://example.org/far.js'></script>"
+    (folder / "page.html").write_text(f"<!doctype html>{wide}<script>nowhere()</script>", encoding="utf-8")
+    found = "\n".join(browsed(folder, ["page.html"], tmp_path / "profile"))
+    for fault in (
+        "at 390: 5",
+        "no picture",
+        "not there: 404 /gone.png",
+        "nowhere is not defined",
+        "asks another host",
+    ):
+        assert fault in found, found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_sites_first_page_is_the_readme_and_no_link_of_its_texts_leads_nowhere(tmp_path):
-    pytest.importorskip("pdoc", reason="the dev extra is not installed")
-    subprocess.run(
-        [sys.executable, "docs/pages.py", str(tmp_path)], cwd=ROOT, check=True, capture_output=True
-    )
-    first = (tmp_path / "index.html").read_text(encoding="utf-8")
-    for words in ("Spiking policies for", "lif_reservoir_ppo", 'src="docs/ant.gif"', 'href="spiky_rl.html"'):
-        assert words in first, words
-    guides = sorted((tmp_path / "docs").glob("*.html"))
-    assert {p.stem for p in guides} == {p.stem for p in (ROOT / "docs").glob("*.md")}
-    for page in (tmp_path / "index.html", *guides):
-        for link in re.findall(r'(?:href|src)="([^"$]+)"', page.read_text(encoding="utf-8")):
-            file, _, anchor = link.partition("#")
-            if re.match(r"https?:|data:", link):
-                continue
-            target = page.parent / file if file else page
-            assert target.exists(), f"{page.name}: {link}"
-            if anchor and target.suffix == ".html":
-                assert f'id="{anchor}"' in target.read_text(encoding="utf-8"), f"{page.name}: {link}"
+def test_no_link_of_the_whole_site_leads_nowhere(tmp_path):
+    needed("zensical")
+    needed("pdoc")
+    site = build(tmp_path / "site")
+    assert (site / "api" / "spiky_rl" / "neurons" / "lif.html").is_file()
+    page = site / "start.html"
+    page.write_text(page.read_text(encoding="utf-8") + '<a href="agents.html#nowhere">', encoding="utf-8")
+    specification = importlib.util.spec_from_file_location("pages", ROOT / "docs" / "pages.py")
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        pages = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(pages)
+    finally:
+        sys.path.remove(str(ROOT / "docs"))
+    assert list(pages.nowhere(site)) == ["start.html: agents.html#nowhere"]

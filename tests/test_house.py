@@ -21,7 +21,7 @@ FLOORS = [
     {"learning"},
     {"metrics"},
     {"hosts"},
-    {"classification", "experiments"},
+    {"classification", "deploy", "experiments"},
     {"cli"},
 ]
 """Rooms from the ground up: each may import its own floor and those below."""

@@ -120,6 +120,7 @@ def test_wheel_holds_the_package_and_its_data_and_nothing_else(
         expected |= {f"spiky_rl/{kind}/{path.name}" for path in (checkout / kind).iterdir()}
     assert "spiky_rl/py.typed" in expected
     assert {name for name in files if ".dist-info/" not in name} == expected
+    assert "[console_scripts]\nspiky = spiky_rl.cli.__main__:main" in entry_points
     assert "[isaaclab.tasks]\nspiky_rl = spiky_rl.hosts.isaaclab.agents" in entry_points
 
 

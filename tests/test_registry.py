@@ -274,7 +274,10 @@ def test_build_hands_options_to_the_constructor():
 
 def test_summaries_are_read_without_an_import():
     sys.modules.pop("spiky_rl.surrogates.triangle", None)
-    assert registry.summary("surrogates", "triangle") == "Triangle: max(0, 1 - k|x|)."
+    assert (
+        registry.summary("surrogates", "triangle")
+        == "Triangle: a tent of height 1 that ends at a distance of 1/k."
+    )
     assert "spiky_rl.surrogates.triangle" not in sys.modules
 
 

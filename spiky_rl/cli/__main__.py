@@ -1,16 +1,29 @@
-"""The commands without a checkout's scripts: ``python -m spiky_rl.cli train --task Isaac-Ant-v0``."""
+"""All commands as one: ``spiky train --task Isaac-Ant-v0``, the same as ``python -m spiky_rl.cli train`` and ``scripts/train.py``."""
 
+import ast
 import importlib
 import sys
+from pathlib import Path
 
 from spiky_rl.config.registry import nearest
 
-COMMANDS = ("classify", "compare", "evaluate", "grow", "play", "report", "show", "train", "tune")
+COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report", "show", "train", "tune")
+
+
+def summary(command: str) -> str:
+    """What a command does, without importing it."""
+    text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
+    first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    return first.partition(": ")[2]
 
 
 def main() -> int:
-    """Run the command that the first argument names."""
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    """Run the command that the first argument names; without one, say which there are."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        lines = [f"  {command:<10}{summary(command)}" for command in COMMANDS]
+        print("\n".join(["usage: spiky COMMAND ...", "", *lines, "", "spiky COMMAND --help: its arguments"]))
+        return 0
     if name not in COMMANDS:
         sys.stderr.write(
             f"error: command {name!r}: choose from {', '.join(COMMANDS)}{nearest(name, COMMANDS)}\n"

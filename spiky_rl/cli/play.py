@@ -17,6 +17,9 @@ from spiky_rl.cli.stopping import started
 from spiky_rl.config import files
 from spiky_rl.config.schema import MEASURES
 
+EXPORTED = ("torchscript", "onnx")
+"""What ``--export`` writes; all targets: ``export.py``."""
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -87,7 +90,7 @@ def play(argv: list[str]) -> int:
         if args.export:
             from spiky_rl.cli.export import export
 
-            export(runner, env, folder / "exported")
+            export(runner.alg.get_policy(), env, folder / "exported", EXPORTED)
 
     rows = playback.rows
     measure = plan.task_spec.measure if plan.task_spec and plan.task_spec.measure in rows[0] else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,30 @@ from typing import Any
 from spiky_rl.cli import common
 from spiky_rl.config import registry
 from spiky_rl.config.options import describe
-from spiky_rl.config.registry import UserError
+from spiky_rl.config.registry import UserError, nearest
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
 RESERVOIR = "reservoir"
 """Not a kind with entries but one thing to look at: it is measured and drawn."""
+SCHEMA = "schema"
+"""Not a kind either: what the files of a kind may hold."""
+SCHEMAS = ("agent", "task", "study")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = common.Parser(prog="show.py", description="List what there is, or what one entry is made of.")
-    found.add_argument("kind", choices=(*KINDS, RESERVOIR), help="what to list; reservoir: what to measure")
+    found.add_argument(
+        "kind",
+        choices=(*KINDS, RESERVOIR, SCHEMA),
+        help="what to list; reservoir: what to measure; schema: JSON Schemas",
+    )
     found.add_argument(
         "name",
         nargs="?",
-        help="one entry: what it is and what it can be set to; a reservoir: a grown graph's .json, or an agent",
+        help="one entry: what it is and what it can be set to; a reservoir: a grown graph's .json, or an agent; a schema: agent,"
+        " task or study",
     )
     found.add_argument(
         "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
@@ -61,6 +70,8 @@ def show(argv: list[str]) -> int:
         from spiky_rl.cli import show_reservoir
 
         show_reservoir.show(args.name, args.out, args.compare)
+    elif args.kind == SCHEMA:
+        print(schema(args.name))
     elif args.name is None:
         rows = [(name, _summary(args.kind, name)) for name in registry.names(args.kind)]
         print_columns(rows)
@@ -78,6 +89,23 @@ def show(argv: list[str]) -> int:
     else:
         show_component(args.kind, args.name)
     return 0
+
+
+def schema(name: str | None) -> str:
+    """The JSON Schema of agent, task or study files: what editors complete and check them by."""
+    if name not in SCHEMAS:
+        raise UserError(
+            f"schema: {name!r} has none; choose from {', '.join(SCHEMAS)}{nearest(name, SCHEMAS)}"
+        )
+    from spiky_rl.config import json_schema
+    from spiky_rl.experiments.design import json_schema as of_studies
+
+    made = (
+        of_studies.study()
+        if name == "study"
+        else json_schema.agent() if name == "agent" else json_schema.task()
+    )
+    return json.dumps(made, indent=1, ensure_ascii=False)
 
 
 def show_agent(name: str, task: str | None, overrides: list[str], library: str) -> None:

@@ -34,6 +34,7 @@ ROOMS = {
     "rules": "learning",
     "penalties": "penalties",
     "networks": "networks",
+    "targets": "deploy",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
 

@@ -1,4 +1,6 @@
-"""Arctangent: (k/2) / (1 + (pi k x / 2)^2).
+"""Arctangent: a bump of height k/2 with long tails.
+
+    ds/dx = (k / 2) / (1 + (pi k x / 2)^2)
 
 Peak k/2. Source: Fang et al. (2021), with k their alpha; SpikingJelly's and snnTorch's ATan.
 """

@@ -1,4 +1,6 @@
-"""SLAYER's probability density of a change of the spike's state: scale k/2 exp(-k|x|).
+"""SLAYER's probability density of a change of the spike's state.
+
+    ds/dx = scale k/2 exp(-k |x|)
 
 Its integral is the scale. Source: Shrestha & Orchard (2018).
 """

@@ -1,4 +1,6 @@
-"""SuperSpike's fast sigmoid: 1 / (1 + k|x|)^2.
+"""SuperSpike's fast sigmoid: a cusp of height 1 whatever the slope.
+
+    ds/dx = 1 / (1 + k |x|)^2
 
 Peak 1 whatever the slope. Source: Zenke & Ganguli (2018).
 """

@@ -1,5 +1,7 @@
 """Gaussian density of standard deviation 1/k.
 
+    ds/dx = k / sqrt(2 pi) exp(-(k x)^2 / 2)
+
 Area 1, peak 0.399 k. Source: Yin et al. (2021), the central lobe alone.
 """
 

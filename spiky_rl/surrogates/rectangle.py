@@ -1,4 +1,6 @@
-"""Rectangle: k where |x| < 1/(2k), else 0.
+"""Rectangle: a window of height k around the threshold.
+
+    ds/dx = k where |x| < 1/(2 k), else 0
 
 Area 1; slope 1 is PopSAN's window of half-width 1/2. Source: Wu et al. (2018); Tang et al. (2020).
 """

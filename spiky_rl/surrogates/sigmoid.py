@@ -1,4 +1,6 @@
-"""Derivative of the logistic function: k s(kx) (1 - s(kx)).
+"""Derivative of the logistic function.
+
+    ds/dx = k sigma(k x) (1 - sigma(k x)),   sigma(y) = 1 / (1 + exp(-y))
 
 Area 1, peak k/4; written with tanh, which does not overflow. Source: Zenke & Vogels (2021).
 """

@@ -1,4 +1,6 @@
-"""Triangle: max(0, 1 - k|x|).
+"""Triangle: a tent of height 1 that ends at a distance of 1/k.
+
+    ds/dx = max(0, 1 - k |x|)
 
 Peak 1, zero beyond 1/k. Source: Bellec et al. (2018), without their dampening factor.
 """

@@ -1,4 +1,4 @@
-"""What a minibatch costs a GPU in launches: of kernels, and of torch's operations. The table in docs/kernels.md is this one."""
+"""What a minibatch costs a GPU in launches: of kernels, and of torch's operations. The table in docs/performance.md is this one."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.hosts.pretend_case import AGENTS, IMAGE, OBSERVATIONS, network_of, ta
 from tests.hosts.pretend_cuda import DEVICE, pretended
 
 CONTROL_STEPS, BATCH, OUTPUTS = 24, 8, 2
-DOCS = Path(__file__).parents[2] / "docs" / "kernels.md"
+DOCS = Path(__file__).parents[2] / "docs" / "performance.md"
 MOST_RECURRENT, MOST_RESERVOIR = 60, 25
 """Torch's operations: of a recurrent agent's minibatch, of a reservoir's control step."""
 
@@ -56,7 +56,7 @@ def table() -> dict[str, tuple[int, int]]:
 def test_the_table_in_the_docs_is_true(table):
     lines = [f"| `{agent}` | {kernels} | {operations} |" for agent, (kernels, operations) in table.items()]
     missing = [line for line in lines if line not in DOCS.read_text(encoding="utf-8")]
-    assert not missing, "\n".join(["docs/kernels.md lacks:", *lines])
+    assert not missing, "\n".join(["docs/performance.md lacks:", *lines])
 
 
 def test_a_loop_over_time_costs_no_more_launches_than_a_layer(table):

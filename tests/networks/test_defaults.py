@@ -11,12 +11,12 @@ from spiky_rl.hosts.common.observe import activity
 from spiky_rl.hosts.common.silence import state_of
 
 OBSERVED, ACTIONS, SAMPLES = 4, 1, 512
-README = Path(__file__).parents[2] / "README.md"
+AGENTS = Path(__file__).parents[2] / "docs" / "agents.md"
 
 
 def free_combination():
-    """The network of README's "An agent is a free combination"."""
-    text = README.read_text(encoding="utf-8").split("free combination: ")[1]
+    """The network of "An agent is a free combination" in the guide on agents."""
+    text = AGENTS.read_text(encoding="utf-8").split("free combination: ")[1]
     return yaml.safe_load(text.split("```yaml")[1].split("```")[0])["network"]
 
 
@@ -25,7 +25,7 @@ NETWORKS = {
     "LIF by name": {"name": "feedforward", "layers": [128, 128], "neuron": "lif"},
     "ALIF by name": {"name": "feedforward", "layers": [128, 128], "neuron": "alif"},
     "stateful": {"name": "feedforward", "layers": [128, 128], "stateful": True},
-    "README's": free_combination(),
+    "the guide's": free_combination(),
 }
 
 

@@ -1,4 +1,4 @@
-"""An adaptive exponential neuron written from docs/kernels.md alone: what a neuron of one's own gets from one file."""
+"""An adaptive exponential neuron written from docs/neuron.md alone: what a neuron of one's own gets from one file."""
 
 from pathlib import Path
 

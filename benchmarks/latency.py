@@ -1,0 +1,146 @@
+"""``bench.py latency``: how long one action of one robot takes, of trained policies and of all that they are exported to.
+
+The observations are those of an episode. Forms and agents take turns control step by control step in one process on one
+thread, and each runs free with its own state, so that all see the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spiky_rl.cli import common
+from spiky_rl.cli.checkpoint import find_checkpoint
+from spiky_rl.cli.display import Bar
+from spiky_rl.cli.stopping import started
+from spiky_rl.config import files, registry
+
+LIVE = "live"
+"""The policy as it is played, on the backend that it chooses."""
+WARM_UP = 50
+"""Control steps that do not count."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    found = common.Parser(prog="bench.py latency", description=__doc__)
+    common.add_run_arguments(found)
+    found.set_defaults(checkpoint="latest", num_envs=1, device="cpu")
+    found.add_argument(
+        "--agents", default="lif_ppo,mlp_ppo", help="whose latest checkpoints are timed, with commas"
+    )
+    found.add_argument("--steps", type=common.positive, default=2000, help="control steps that are timed")
+    found.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
+    return found
+
+
+def bench(argv: Sequence[str]) -> int:
+    """Time, print, write."""
+    args = parser().parse_intermixed_args(list(argv))
+    common.setup_logging(args.verbose)
+    if args.json:
+        files.require_file("--json", args.json, (".json",))
+    plans = []
+    for agent in args.agents.split(","):
+        own = argparse.Namespace(**vars(args))
+        own.agent = agent.strip()
+        plan = common.prepare(own)
+        plans.append((plan, find_checkpoint(own, plan)))
+    torch.set_num_threads(1)
+
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+
+    first = plans[0][0]
+    launched = simulation(first.env_cfg, task_id=first.gym_id, device="cpu", num_envs=1, seed=first.seed)
+    with started(launched) as gym_env, tempfile.TemporaryDirectory() as folder:
+        env = TimedVecEnv(gym_env, clip_actions=first.setting("clip_actions"))
+        common.settle(first, gym_env)
+        contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {}
+        policies = []
+        for plan, checkpoint in plans:
+            runner = plan.runner()(env, plan.config, None, "cpu", plan.identity)
+            runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location="cpu")
+            runner.get_inference_policy("cpu")
+            policies.append(runner.alg.get_policy())
+            contenders |= forms(plan.agent, policies[-1], Path(folder) / plan.agent)
+        seen = observations(env, policies[0])
+    rows = race(contenders, seen, args.steps)
+    if args.json:
+        files.write_json(args.json, {"task": first.task, "steps": args.steps, "rows": rows})
+    return 0
+
+
+def forms(agent: str, policy: Any, folder: Path) -> dict[tuple[str, str], Callable[[np.ndarray], Any]]:
+    """A policy as it is and in every form that it can be written in: each maps an observation [1, O] to an action."""
+    from tensordict import TensorDict
+
+    policy.reset()
+    groups = policy.obs_groups
+
+    def live(x: np.ndarray) -> Any:
+        with torch.inference_mode():
+            return policy(TensorDict({groups[0]: torch.from_numpy(x)}, batch_size=[1]))
+
+    found: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {(agent, LIVE): live}
+    for name in registry.names("targets"):
+        target = registry.configure("targets", name, "targets").build()
+        session = target.open(target.write(policy, folder))
+        if session is not None:
+            found[agent, name] = carried(session, policy)
+    return found
+
+
+def carried(session: Any, policy: Any) -> Callable[[np.ndarray], Any]:
+    """A session that is given back what it gives of its state."""
+    from spiky_rl.deploy._proof import state_of
+
+    state = state_of(policy)
+
+    def step(x: np.ndarray) -> Any:
+        returned = session(x, state)
+        if len(returned) > 1:
+            state[:] = returned[1:]
+        return returned[0]
+
+    return step
+
+
+def observations(env: Any, policy: Any) -> list[np.ndarray]:
+    """What the first robot observes in an episode, [1, O] each."""
+    env.reset()
+    policy.reset()
+    found = []
+    with torch.inference_mode(), Bar("recording", "an episode") as shown:
+        while True:
+            obs = env.get_observations()
+            found.append(torch.cat([obs[group] for group in policy.obs_groups], dim=-1)[:1].numpy().copy())
+            if env.step(policy(obs))[2][0]:
+                return found
+            shown(len(found) / env.max_episode_length)
+
+
+def race(
+    contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]], seen: list[np.ndarray], steps: int
+) -> list[dict[str, Any]]:
+    """Times of all in turns; prints a line for each."""
+    times: dict[tuple[str, str], list[int]] = {key: [] for key in contenders}
+    for i in range(WARM_UP + steps):
+        x = seen[i % len(seen)]
+        for key, step in contenders.items():
+            start = time.perf_counter_ns()
+            step(x)
+            times[key].append(time.perf_counter_ns() - start)
+    rows = []
+    print(f"{'agent':<22}{'form':<14}{'median, us':>12}{'99 %, us':>12}")
+    for (agent, form), spent in times.items():
+        median, high = np.percentile(np.array(spent[WARM_UP:]) / 1e3, (50, 99))
+        rows.append({"agent": agent, "form": form, "median_us": median, "percentile_99_us": high})
+        print(f"{agent:<22}{form:<14}{median:>12.1f}{high:>12.1f}")
+    return rows

@@ -1,0 +1,197 @@
+"""Writes the catalogue: a page per kind of component, from the registry alone.
+
+An entry's section is its module's docstring, with indented blocks set as mathematics, a picture of what it does, and its options with
+units and ranges. A file that is dropped into a room is on its page with the next ``make docs``.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import yaml
+from matplotlib.figure import Figure
+
+import equations
+import pictures
+from spiky_rl.config import registry
+from spiky_rl.config.registry import Component, Option
+from spiky_rl.config.spec import read_agent
+
+KINDS = {
+    "neurons": (
+        "Neurons",
+        "What a neuron does with a current: its states, when it spikes, what a spike does to it.",
+    ),
+    "surrogates": (
+        "Surrogates",
+        "The derivative that stands in for a spike's, which has none, on the way back.",
+    ),
+    "encoders": ("Encoders", "How an observation becomes the signal that the first layer reads."),
+    "decoders": (
+        "Decoders",
+        "How the spikes of the last layer become the numbers that an action is drawn from.",
+    ),
+    "connections": (
+        "Connections",
+        "How the spikes of a layer become currents: of the next layer, or of its own neurons.",
+    ),
+    "rules": (
+        "Learning rules",
+        "What becomes of an error on its way back. The pictures lay the change that a rule makes of each weight beside that of BPTT,"
+        " for the same network, batch and loss, each in units of its own spread. EventProp and SpikeProp run a forward pass of their"
+        " own, in which spikes have a time within the step; STDP follows no error at all.",
+    ),
+    "penalties": ("Penalties", "What activity costs in the loss."),
+    "networks": ("Networks", "What is made of the components: layers and two nested clocks."),
+    "graphs": ("Graphs", "Who projects to whom in a reservoir."),
+    "plasticities": ("Plasticity", "What changes a reservoir while it runs, without a gradient."),
+    "targets": ("Export targets", "What a trained policy is written as, for other programs and for chips."),
+    "agents": (
+        "Agents",
+        "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",
+    ),
+    "tasks": ("Tasks", "YAML files that name a task of Isaac Lab's and its budget."),
+    "spaces": ("Search spaces", "YAML files that say what `tune.py` may change."),
+}
+"""Title and first words of the pages whose kind has them; a kind that is not here gets its name for a title."""
+
+
+def kinds() -> list[str]:
+    """All kinds, in the order of the pages."""
+    every = [*registry.ROOMS, *registry.DATA]
+    return [*(kind for kind in KINDS if kind in every), *(kind for kind in every if kind not in KINDS)]
+
+
+def write(folder: Path) -> list[tuple[str, str]]:
+    """Write all pages and pictures below ``folder``; gives the title and file of each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pages = [("Overview", "index.md")]
+    (folder / "index.md").write_text(overview(), encoding="utf-8")
+    for kind in kinds():
+        title, lead = KINDS.get(kind, (kind.capitalize(), ""))
+        sections = data_sections(kind) if kind in registry.DATA else sections_of(kind, folder / "pictures")
+        text = "\n\n".join([f"# {title}", lead, *sections])
+        (folder / f"{kind}.md").write_text(f"{text}\n", encoding="utf-8")
+        pages.append((title, f"{kind}.md"))
+    return pages
+
+
+def overview() -> str:
+    """What there is: every kind with its entries, each a link."""
+    lines = [
+        "# What there is",
+        "Every entry is one file: a Python file in its room, or a YAML file. This page and all below it are made",
+    ]
+    lines = [lines[0], "", f"{lines[1]} from the registry.", ""]
+    for kind in kinds():
+        title, lead = KINDS.get(kind, (kind.capitalize(), ""))
+        entries = " · ".join(f"[`{name}`]({kind}.md#{name})" for name in registry.names(kind))
+        lines += [f"## [{title}]({kind}.md)", "", lead.partition(". ")[0].rstrip(".") + ".", "", entries, ""]
+    return "\n".join(lines)
+
+
+def sections_of(kind: str, folder: Path) -> Iterator[str]:
+    """A kind's entries, each with text, picture and options."""
+    for name in registry.names(kind):
+        cls = registry.resolve(kind, name)
+        module = sys.modules[cls.__module__]
+        head, _, rest = (module.__doc__ or cls.__doc__ or name).strip().partition("\n")
+        parts = [f"## `{name}` {{ #{name} }}", prose(head), prose(rest, [*cls.options, *cls.parts])]
+        if figure := drawn(kind, name):
+            pictures.save(figure, folder / f"{kind}_{name}.svg")
+            caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
+            parts.append(f"![{name}: {caption}](pictures/{kind}_{name}.svg){{ .drawing }}")
+        yield "\n\n".join([*parts, options(cls), source(kind, module.__file__)])
+
+
+def drawn(kind: str, name: str) -> Figure | None:
+    """An entry's picture with its defaults; of one that has to be told something, as the first agent has it that uses it."""
+    try:
+        return pictures.draw(kind, name, registry.configure(kind, name, name))
+    except registry.RegistryError:
+        for agent in registry.names("agents"):
+            for settings in mappings(read_agent(agent)[1]):
+                if (
+                    settings.get("name") == name
+                    and settings.keys() - {"name"} <= registry.resolve(kind, name).options.keys()
+                ):
+                    return pictures.draw(kind, name, registry.configure(kind, settings, f"{agent}.{name}"))
+        raise
+
+
+def mappings(value: object) -> Iterator[Mapping]:
+    """All mappings within a value."""
+    if isinstance(value, Mapping):
+        yield value
+        for each in value.values():
+            yield from mappings(each)
+
+
+def prose(text: str, names: list[str] | None = None) -> str:
+    """A docstring as Markdown: double backticks become single ones, indented blocks become mathematics."""
+    blocks = re.split(r"(?m)((?:^    .*(?:\n|\Z))+)", text.strip("\n"))
+    shown = []
+    for i, block in enumerate(blocks):
+        shown.append(equations.block(block, names or []) if i % 2 else block.replace("``", "`").strip())
+    return "\n\n".join(block for block in shown if block)
+
+
+def options(cls: type[Component]) -> str:
+    """The table of what an entry can be told."""
+    rows = ["| option | default | allowed | meaning |", "| --- | --- | --- | --- |"]
+    for key, option in cls.options.items():
+        unit = "" if option.unit in ("", "1") else f" {option.unit}"
+        rows.append(f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.doc)} |")
+    for key, (kind, default) in cls.parts.items():
+        rows.append(f"| `{key}` | {plain(default)} | any of [{kind}]({kind}.md) | component |")
+    return "\n".join(rows) if len(rows) > 2 else "It has no options."
+
+
+def plain(value: object) -> str:
+    """A default as YAML has it."""
+    if value in (None, "", [], ()):
+        return "none"
+    if isinstance(value, Mapping):
+        return f"`{{{', '.join(f'{key}: {each}' for key, each in value.items())}}}`"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`{list(value) if isinstance(value, tuple) else value}`"
+
+
+def allowed(option: Option) -> str:
+    """What an option may be, in words."""
+    if option.choices:
+        return ", ".join(f"`{choice}`" for choice in option.choices)
+    if isinstance(option.default, bool):
+        return "`true`, `false`"
+    bounds = [("≥", option.low), (">", option.above), ("≤", option.high)]
+    if option.low is not None and option.high is not None:
+        return f"{option.low:g} to {option.high:g}"
+    found = [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
+    kind = option.of or type(option.default)
+    words = {float: "a number", int: "a whole number", str: "text", list: "a list", tuple: "a list"}
+    what = "a list" if isinstance(option.default, list | tuple) else words.get(kind, "anything")
+    return f"{what}, {' and '.join(found)}" if found else what
+
+
+def cell(text: str) -> str:
+    """Text within a table."""
+    return html.escape(text, quote=False).replace("|", "&#124;")
+
+
+def source(kind: str, file: str | None) -> str:
+    """Where an entry's code is explained."""
+    module = Path(file or "").relative_to(registry.PACKAGE.parent).with_suffix("").as_posix()
+    return f'<p class="source">Source: <a href="../api/{module}.html"><code>{module}.py</code></a></p>'
+
+
+def data_sections(kind: str) -> Iterator[str]:
+    """A kind of YAML files: each with its first words and its text."""
+    for name in registry.names(kind):
+        text = (registry.data_dir(kind) / f"{name}.yaml").read_text(encoding="utf-8")
+        summary = str(yaml.safe_load(text).get("summary", ""))
+        yield f'## `{name}` {{ #{name} }}\n\n{summary}\n\n```yaml title="{kind}/{name}.yaml"\n{text.rstrip()}\n```'

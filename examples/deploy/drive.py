@@ -1,0 +1,57 @@
+"""Isaac-Ant, driven for an episode by a compiled policy: ``python examples/deploy/drive.py FOLDER``.
+
+FOLDER holds policy.c and policy.h as ``export.py`` wrote them; ``make -C examples/deploy POLICY=FOLDER`` has made policy.so.
+"""
+
+import ctypes
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+TASK, SEED = "Isaac-Ant", 1
+Action = Callable[[np.ndarray], np.ndarray]
+
+
+def compiled(folder: Path) -> Action:
+    """The policy in policy.so: an observation [O] to an action [A]."""
+    sizes = dict(re.findall(r"POLICY_(\w+) = (\d+)", (folder / "policy.h").read_text()))
+    library = ctypes.CDLL(str(Path(__file__).with_name("policy.so")))
+    state, action = (np.zeros(int(sizes[name]), np.float32) for name in ("FLOATS", "ACTIONS"))
+    pointer = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+    library.policy_reset.argtypes, library.policy_step.argtypes = [pointer], [pointer] * 3
+    library.policy_reset(state)
+
+    def act(observation: np.ndarray) -> np.ndarray:
+        library.policy_step(state, observation, action)
+        return action
+
+    return act
+
+
+def episode(act: Action) -> float:
+    """The return of one robot's first episode."""
+    from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+    configure_assets("local")
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, simulation
+
+    from spiky_rl.hosts.isaaclab.mujoco import choice
+
+    config, _ = load_configs(TASK)
+    choice.apply(config, choice.NATIVE, "cpu")
+    with simulation(config, task_id=TASK, device="cpu", num_envs=1, seed=SEED) as robot:
+        env, total, done = TimedVecEnv(robot, clip_actions=None), 0.0, False
+        env.reset()
+        while not done:
+            observation = env.get_observations()["policy"][0].numpy().copy()
+            _, reward, dones, _ = env.step(torch.from_numpy(act(observation))[None])
+            total, done = total + float(reward), bool(dones)
+    return total
+
+
+if __name__ == "__main__":
+    print(f"return: {episode(compiled(Path(sys.argv[1]))):.4f}")

@@ -1,0 +1,6 @@
+"""Write a trained policy for other programs and chips: ``python scripts/export.py --task Isaac-Ant-v0 --agent lif_ppo --to c``."""
+
+from spiky_rl.cli.export import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,354 @@
+"""A program as the text of ``policy.c`` and ``policy.h``."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from spiky_rl.config import files
+from spiky_rl.deploy._c_functions import FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH
+from spiky_rl.deploy._c_memory import fields_of, plus
+from spiky_rl.deploy._program import (
+    ExportError, Index, Loop, Program, Value, View, count, element, extents, flat, indices, memory,
+)  # fmt: skip
+from spiky_rl.kernels.emit import literal
+
+INFIX = {
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "div": "/",
+    "ge": ">=",
+    "gt": ">",
+    "le": "<=",
+    "lt": "<",
+    "eq": "==",
+    "ne": "!=",
+}
+INFIX |= {"bitwise_and": "&&", "bitwise_or": "||"}
+# operations that are functions of the preamble
+CALLS = {"abs": "absolute", "maximum": "larger", "minimum": "smaller", "round": "nearest"}
+CALLS |= {name: name for name in ("exp", "expm1", "tanh", "tan", "sqrt", "sigmoid")}
+
+
+def write(program: Program, folder: Path, described: Mapping[str, Any], width: int) -> tuple[Path, Path]:
+    """Write ``policy.c`` and ``policy.h`` into a folder; returns both paths.
+
+    Args:
+        program: Of a control step with the inputs ``observation`` and, if anything is carried, ``state``, and outputs
+            ``action`` and ``next``.
+        folder: Made if it is not there.
+        described: What the policy is, as `hosts.rsl_rl.export.about` says it; its usage goes into the header.
+        width: Floats in a vector of the `cpu` backend here: products with fewer outputs are not fused there.
+    """
+    text = _Text(program, width)
+    source, header = text.source(), text.header(described)
+    files.write(folder / "policy.c", lambda beside: beside.write_text(source, encoding="utf-8"))
+    files.write(folder / "policy.h", lambda beside: beside.write_text(header, encoding="utf-8"))
+    return folder / "policy.c", folder / "policy.h"
+
+
+class _Text:
+    """The text of one policy."""
+
+    def __init__(self, program: Program, width: int) -> None:
+        self.program, self.width = program, width
+        self.constants: dict[str, Tensor] = {}
+        self.functions: dict[str, None] = {}
+        self.multiplies = False
+        self.fields = fields_of(program)
+        self.loops = [self.loop(loop) for loop in program.loops]
+        self.results = self.outputs()
+
+    @property
+    def carried(self) -> int:
+        """Floats that go from one control step to the next."""
+        return count(self.program.inputs["state"].shape) if "state" in self.program.inputs else 0
+
+    def source(self) -> str:
+        """``policy.c``."""
+        needed = [MULTIPLY_ADD] if self.multiplies or self.functions.keys() & {"exp", "tanh", "tan"} else []
+        needed += [text for name, text in FUNCTIONS.items() if name in self.functions]
+        arrays = [_array(name, data) for name, data in self.constants.items()]
+        return SOURCE.format(
+            math="#include <math.h>\n" if any(name in WITH_MATH for name in self.functions) else "",
+            needed="\n".join([*needed, *arrays]),
+            body="\n".join([*filter(None, self.loops), self.results]),
+        )
+
+    def header(self, described: Mapping[str, Any]) -> str:
+        """``policy.h``: what the file is for, the sizes, the struct."""
+        inputs, outputs = self.sizes()
+        arrays = {"carried": self.carried, **self.fields.sizes}
+        return HEADER.format(
+            usage=textwrap.fill(described["usage"], 110, initial_indent="// ", subsequent_indent="// "),
+            inputs=inputs,
+            outputs=outputs,
+            floats=sum(arrays.values()),
+            arrays="".join(f"  float {name}[{size}];\n" for name, size in arrays.items() if size),
+        )
+
+    def sizes(self) -> tuple[int, int]:
+        """Observations and actions."""
+        return count(self.program.inputs["observation"].shape), count(self.program.outputs["action"].shape)
+
+    def outputs(self) -> str:
+        """Action and new state, after everything that reads the old one."""
+        lines = []
+        for name, view in self.program.outputs.items():
+            target = {"action": "action", "next": "s->carried"}[name]
+            variables, open_, close = _nest(view.shape, "  ")
+            whole = indices(view.shape, variables)
+            indent = "  " * (len(variables) + 1)
+            lines.append(
+                f"{open_}{indent}{target}[{flat(view.shape, whole)}] = {self.read(view.value, view.at(whole))};\n{close}"
+            )
+        return "".join(lines).rstrip("\n")
+
+    def loop(self, loop: Loop) -> str:
+        """C of one loop."""
+        value = loop.values[0]
+        kinds = {
+            "product": self.product,
+            "reduction": self.reduction,
+            "convolution": self.convolution,
+            "join": self.join,
+        }
+        text = self.pointwise(loop) if loop.pointwise else kinds[value.kind](value)
+        return f"\n  // {value.place}\n{text}" if text else ""
+
+    def pointwise(self, loop: Loop) -> str:
+        """All values of a loop for each element."""
+        variables, open_, close = _nest(loop.values[0].shape, "  ")
+        indent = "  " * (len(variables) + 1)
+        inside = {id(value): value for value in loop.values}
+        lines = []
+        for value in loop.values:
+            terms = [self.operand(value, x, variables, inside) for x in value.operands]
+            kind = "int" if value.boolean else "float"
+            lines.append(f"{indent}const {kind} {value.name} = {self.expression(value, terms)};")
+            if value.stored:
+                place = self.fields.element(value, indices(value.shape, variables))
+                lines.append(f"{indent}{place} = {self.number(value)};")
+        body = "\n".join(lines)
+        if not variables:
+            return f"  {{\n{textwrap.indent(body, '  ')}\n  }}"
+        return f"{open_}{body}\n{close}".rstrip("\n")
+
+    def number(self, value: Value) -> str:
+        return f"(float){value.name}" if value.boolean else value.name
+
+    def operand(self, value: Value, x: Any, variables: list[str], inside: Mapping[int, Value]) -> str:
+        """An operand of a pointwise value: a number, a name of the same loop, or an element of an array."""
+        if not isinstance(x, View):
+            return "" if x is None else literal(float(x)) if isinstance(x, int | float) else str(x)
+        if id(x.value) in inside:
+            return x.value.name
+        return self.read(x.value, element(value, x, variables))
+
+    def read(self, value: Value, index: Index) -> str:
+        """An element of an array."""
+        held, place = memory(value), flat(value.shape, index)
+        if held.kind == "input":
+            return f"{'s->carried' if held.name == 'state' else held.name}[{place}]"
+        if held.kind == "constant":
+            assert held.data is not None
+            numbers = held.data.float().reshape(-1)
+            if numbers.numel() == 1 or bool((numbers == numbers[0]).all()):
+                return literal(numbers[0].item())
+            return f"{self.constant(held.name, numbers)}[{place}]"
+        return self.fields.element(value, index)
+
+    def constant(self, name: str, numbers: Tensor) -> str:
+        """The name of an array of constants."""
+        name = name.removeprefix("p_").removeprefix("b_").replace("core_", "", 1).lstrip("_")
+        self.constants[name] = numbers
+        return name
+
+    def function(self, name: str) -> str:
+        """The name of a function of the preamble, which then belongs to the file."""
+        for needed in NEEDS.get(name, ()):
+            self.functions[needed] = None
+        self.functions[name] = None
+        return SPELLED.get(name, name)
+
+    def expression(self, value: Value, terms: list[str]) -> str:
+        """C of one operation."""
+        name = value.operation
+        if name in INFIX:
+            return f"{terms[0]} {INFIX[name]} {terms[1]}"
+        if name in CALLS:
+            return f"{self.function(CALLS[name])}({', '.join(terms)})"
+        if name == "_to_copy":
+            source = value.operands[0]
+            boolean = isinstance(source, View) and source.value.boolean
+            return f"{terms[0]} ? 1.0f : 0.0f" if boolean else terms[0]
+        if name == "where":
+            return f"{terms[0]} ? {terms[1]} : {terms[2]}"
+        if name == "clamp":
+            low, high = (*terms[1:], "", "")[:2]
+            inner = f"{self.function('larger')}({terms[0]}, {low})" if low else terms[0]
+            return f"{self.function('smaller')}({inner}, {high})" if high else inner
+        if name == "pow" and value.operands[1] in (2, 3):
+            return " * ".join([terms[0]] * int(value.operands[1]))  # type: ignore[arg-type]
+        if name == "elu":
+            return f"{terms[0]} > 0.0f ? {terms[0]} : {self.function('expm1')}({terms[0]})"
+        fixed = {"neg": f"-{terms[0]}", "relu": f"{terms[0]} > 0.0f ? {terms[0]} : 0.0f", "reciprocal": f"1.0f / {terms[0]}",
+                 "logical_not": f"!{terms[0]}", "bitwise_not": f"!{terms[0]}"}  # fmt: skip
+        if name in fixed:
+            return fixed[name]
+        raise ExportError(f"{value.place}: torch's operation {name!r} has no C form with these arguments")
+
+    def product(self, value: Value) -> str:
+        """Rows of weights, added for inputs that are not zero."""
+        (x,), weight, bias = value.operands, value.settings["weight"], value.settings["bias"]
+        assert isinstance(x, View)
+        (rows, inputs), outputs = x.shape, value.shape[1]
+        matrix = self.constant(f"{value.name}_weight", weight.reshape(-1))
+        target = self.fields.element(value, ("0" if rows == 1 else "m", "0" if outputs == 1 else "n"))
+        start = "0.0f" if bias is None else f"{self.constant(f'{value.name}_bias', bias.reshape(-1))}[n]"
+        fused = outputs >= self.width and not x.value.binary
+        self.multiplies |= fused
+        entry = f"{matrix}[c * {outputs} + n]"
+        if x.value.binary:
+            step = f"{target} += {entry};"
+        elif fused:
+            step = f"{target} = MULTIPLY_ADD(x, {entry}, {target});"
+        else:
+            step = f"{target} += x * {entry};"
+        read = self.read(x.value, x.at(("0" if rows == 1 else "m", "0" if inputs == 1 else "c")))
+        lines = [
+            f"for (int n = 0; n < {outputs}; n++) {target} = {start};",
+            f"for (int c = 0; c < {inputs}; c++) {{",
+            f"  const float x = {read};",
+            f"  if (x != 0.0f)\n      for (int n = 0; n < {outputs}; n++) {step}",
+            "}",
+        ]
+        body = "\n".join(lines)
+        if rows > 1:
+            body = f"for (int m = 0; m < {rows}; m++) {{\n{textwrap.indent(body, '  ')}\n}}"
+        return textwrap.indent(body, "  ")
+
+    def reduction(self, value: Value) -> str:
+        """A sum, mean, product or extreme over some axes."""
+        (x,) = value.operands
+        assert isinstance(x, View)
+        axes = value.settings["axes"]
+        outer = [f"i{axis}" for axis in range(len(x.shape)) if axis not in axes and x.shape[axis] != 1]
+        names = ["0" if size == 1 else f"i{axis}" for axis, size in enumerate(x.shape)]
+        kept = [name for axis, name in enumerate(names) if axis not in axes]
+        whole = (
+            tuple(names[axis] if axis not in axes else "0" for axis in range(len(x.shape)))
+            if value.settings["keep"]
+            else tuple(kept)
+        )
+        target = self.fields.element(value, whole)
+        over = [(names[axis], x.shape[axis]) for axis in axes if x.shape[axis] != 1]
+        first = {"sum": "0.0f", "mean": "0.0f", "prod": "1.0f"}.get(
+            value.operation,
+            self.read(x.value, x.at(tuple("0" if a in axes else n for a, n in enumerate(names)))),
+        )
+        read = self.read(x.value, x.at(tuple(names)))
+        step = {"sum": f"sum += {read};", "mean": f"sum += {read};", "prod": f"sum *= {read};"}.get(
+            value.operation
+        )
+        if step is None:
+            step = (
+                f"sum = {self.function('larger' if value.operation == 'amax' else 'smaller')}(sum, {read});"
+            )
+        size = math.prod(length for _, length in over)
+        result = f"sum / {literal(float(size))}" if value.operation == "mean" else "sum"
+        inner = "".join(f"for (int {name} = 0; {name} < {length}; {name}++) " for name, length in over)
+        lines = [f"float sum = {first};", f"{inner}{step}", f"{target} = {result};"]
+        loops = "".join(
+            f"for (int {name} = 0; {name} < {x.shape[int(name[1:])]}; {name}++) " for name in outer
+        )
+        return f"  {loops}{{\n{textwrap.indent(chr(10).join(lines), '    ')}\n  }}"
+
+    def convolution(self, value: Value) -> str:
+        """Maps: what is not zero is multiplied with every kernel that reaches it."""
+        (x,), weight, bias = value.operands, value.settings["weight"], value.settings["bias"]
+        assert isinstance(x, View)
+        (sr, sc), (pr, pc) = value.settings["stride"], value.settings["padding"]
+        outputs, inputs, height, width = weight.shape
+        rows, columns = x.shape[2:]
+        batch, _, high, wide = value.shape
+        kernel = self.constant(f"{value.name}_weight", weight.reshape(-1))
+        start = "0.0f" if bias is None else f"{self.constant(f'{value.name}_bias', bias.reshape(-1))}[o]"
+        self.multiplies = True
+        b = "0" if batch == 1 else "b"
+        target = self.fields.element(
+            value, (b, "o" if outputs > 1 else "0", "r" if high > 1 else "0", "q" if wide > 1 else "0")
+        )
+        read = self.read(x.value, x.at((b, "c" if inputs > 1 else "0", "y", "z")))
+        lines = [
+            f"for (int o = 0; o < {outputs}; o++)",
+            f"  for (int r = 0; r < {high}; r++)",
+            f"    for (int q = 0; q < {wide}; q++) {{",
+            f"      float sum = {start};",
+            f"      for (int c = 0; c < {inputs}; c++)",
+            f"        for (int i = 0; i < {height}; i++)",
+            f"          for (int j = 0; j < {width}; j++) {{",
+            f"            const int y = r * {sr} + i - {pr}, z = q * {sc} + j - {pc};",
+            f"            if (y >= 0 && y < {rows} && z >= 0 && z < {columns})",
+            f"              sum = MULTIPLY_ADD({read}, {kernel}[((o * {inputs} + c) * {height} + i) * {width} + j], sum);",
+            "          }",
+            f"      {target} = sum;",
+            "    }",
+        ]
+        body = "\n".join(lines)
+        if batch > 1:
+            body = f"for (int b = 0; b < {batch}; b++)\n{textwrap.indent(body, '  ')}"
+        return textwrap.indent(body, "  ")
+
+    def join(self, value: Value) -> str:
+        """Parts one after the other along an axis."""
+        axis, start, lines = value.settings["axis"], 0, []
+        for part in value.operands:
+            assert isinstance(part, View)
+            variables, open_, close = _nest(part.shape, "  ")
+            whole = indices(part.shape, variables)
+            to = self.fields.element(value, (*whole[:axis], plus(whole[axis], start), *whole[axis + 1 :]))
+            indent = "  " * (len(variables) + 1)
+            if self.fields.parts.get(id(part.value), (None, 0))[0] is not value:
+                lines.append(f"{open_}{indent}{to} = {self.read(part.value, part.at(whole))};\n{close}")
+            start += part.shape[axis]
+        return "".join(lines).rstrip("\n")
+
+
+def _nest(shape: Iterable[int], indent: str) -> tuple[list[str], str, str]:
+    """Variables of loops over a shape, the text that opens them and the one that closes them."""
+    sizes = extents(tuple(shape))
+    variables = [f"i{axis}" for axis in range(len(sizes))]
+    opened = [
+        f"{indent}{'  ' * depth}for (int {v} = 0; {v} < {size}; {v}++) {{\n"
+        for depth, (v, size) in enumerate(zip(variables, sizes, strict=True))
+    ]
+    closed = [f"{indent}{'  ' * depth}}}\n" for depth in reversed(range(len(sizes)))]
+    return variables, "".join(opened), "".join(closed)
+
+
+def _array(name: str, numbers: Tensor) -> str:
+    """A constant array with exactly these floats."""
+    values = numbers.float().reshape(-1).numpy()
+    texts = (_number(x) for x in values)
+    rows = [", ".join(row) for row in itertools.batched(texts, 12)]
+    return f"static const float {name}[{len(values)}] = {{\n  " + ",\n  ".join(rows) + "};"
+
+
+def _number(x: np.float32) -> str:
+    if not np.isfinite(x):
+        raise ExportError(f"a weight is {x}, which no C constant says")
+    text = (
+        np.format_float_scientific(x, unique=True, trim="0")
+        if 0 < abs(x) < 1e-4 or abs(x) >= 1e7
+        else np.format_float_positional(x, unique=True, trim="0")
+    )
+    return f"{text}f"

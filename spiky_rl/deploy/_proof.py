@@ -1,0 +1,119 @@
+"""The proof that what was written is the policy: both over a whole episode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spiky_rl.config.registry import UserError
+from spiky_rl.deploy.base import Target
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
+
+log = logging.getLogger(__name__)
+type Progress = Callable[[float], None]
+
+
+@dataclass
+class Agreement:
+    """How a file's actions compare with the live policy's."""
+
+    steps: int = 0
+    difference: float = 0.0
+    """Largest one, of the control steps that count as equal."""
+    apart: float = 0.0
+    """Largest one of all others."""
+    flips: int = 0
+    """Control steps that differ by more than the target's tolerance."""
+
+    def add(self, worst: float, allowed: float) -> None:
+        """Count a control step whose numbers differ by ``worst`` at most."""
+        self.steps += 1
+        if worst <= allowed:
+            self.difference = max(self.difference, worst)
+        else:
+            self.flips += 1
+            self.apart = max(self.apart, worst)
+
+
+def prove(model: Any, env: Any, targets: Mapping[Path, Target], progress: Progress) -> dict[Path, Agreement]:
+    """Run files beside the policy they were written from, each over an episode of the first environment.
+
+    Raises UserError for a file that differs from the live policy by more than its target allows.
+    """
+    found: dict[Path, Agreement] = {}
+    for backend in dict.fromkeys(target.backend for target in targets.values()):
+        group = {path: target for path, target in targets.items() if target.backend == backend}
+        found |= _episode(model, env, group, backend, progress)
+    for path, agreement in found.items():
+        target = targets[path]
+        allowed = f"equal within {limit:.1g}" if (limit := target.allowed(model)) else "equal to the last bit"
+        if agreement.flips > target.flips * agreement.steps:
+            raise UserError(
+                f"{path}: actions differ from the live policy's in {agreement.flips} of {agreement.steps} control steps,"
+                f" by up to {agreement.apart:.2g}"
+            )
+        same = agreement.steps - agreement.flips
+        log.info(
+            "exported %s: %s in %d of %d control steps of an episode", path, allowed, same, agreement.steps
+        )
+    return found
+
+
+def _episode(
+    model: Any, env: Any, targets: Mapping[Path, Target], backend: str, progress: Progress
+) -> dict[Path, Agreement]:
+    sessions = {path: session for path, target in targets.items() if (session := target.open(path))}
+    found = {path: Agreement() for path in sessions}
+    network = model.network if isinstance(model, SpikingModel) else None
+    device, before_backend = next(model.parameters()).device, network.backend if network else ""
+    model.to("cpu")
+    if network:
+        network.run_on(backend)
+    steps = 0
+    with torch.inference_mode():
+        env.reset()
+        model.reset()
+        while sessions:
+            obs = env.get_observations()[:1].to("cpu")
+            x = torch.cat([obs[group] for group in model.obs_groups], dim=-1)
+            before = state_of(model)
+            action = model(obs)
+            expected = [action.numpy(), *state_of(model)]
+            for path, session in sessions.items():
+                returned = session(x.numpy(), before)
+                worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, expected, strict=False))
+                found[path].add(worst, targets[path].allowed(model))
+            steps += 1
+            whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
+            whole[:1] = action.to(env.device)
+            if env.step(whole)[2][0]:
+                break
+            progress(steps / env.max_episode_length)
+    if network:
+        network.run_on(before_backend)
+    model.to(device)
+    model.reset()
+    return found
+
+
+def state_of(model: Any) -> list[np.ndarray]:
+    """What is carried, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
+    if isinstance(model, SpikingModel):
+        if not model.network.stateful:
+            return []
+        rest = torch.zeros(1, sum(model.network.state_sizes))
+        return [(rest if model.state is None else torch.cat([s[0] for s in model.state], -1)).numpy()]
+    if not model.is_recurrent:
+        return []
+    state = model.get_hidden_state()
+    if state is None:
+        rnn = model.rnn.rnn
+        shape = (rnn.num_layers, 1, rnn.hidden_size)
+        return [np.zeros(shape, np.float32)] * (2 if isinstance(rnn, torch.nn.LSTM) else 1)
+    return [part.numpy() for part in (state if isinstance(state, tuple) else (state,))]

@@ -1,0 +1,42 @@
+"""What every target is: a file that a policy is written into, and how that file is run beside the live policy."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.config.registry import Component
+
+type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
+"""One control step from rest on: the observation [1, ...] and the live policy's state before it, to the action [1, A] and, where
+the file gives it, the state after it. What holds a state of its own ignores the one that it is given."""
+
+
+class Target(Component):
+    """Writes a policy and runs what was written."""
+
+    backend = "torch"
+    """What the live policy runs on when it is compared."""
+    tolerance = 0.0
+    """Largest difference of an action that counts as equal."""
+    flips = 0.0
+    """Share of control steps that may differ by more: a spike at its threshold can fall on either side of it."""
+
+    def require(self) -> None:
+        """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
+
+    def allowed(self, model: Any) -> float:  # pylint: disable=unused-argument
+        """The largest difference for this policy."""
+        return self.tolerance
+
+    @abstractmethod
+    def write(self, model: Any, folder: Path) -> Path:
+        """Write one of rsl_rl's models or ours into a folder; returns the file. Raises ExportError where it cannot be."""
+
+    @abstractmethod
+    def open(self, path: Path) -> Session | None:
+        """What runs the file; None where its runtime is not installed."""

@@ -1,0 +1,109 @@
+"""``policy.c`` and ``policy.h``: a trained policy in C99, without a library, memory of its own or global state.
+
+The caller owns one struct. A spike adds a row of weights; sums run in the order of the `cpu` backend, with its fused
+multiply-adds where it has them and the target does too, so the actions are bit-equal to the live policy's.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.config.registry import UserError
+from spiky_rl.deploy._c_text import write
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy._reader import program
+from spiky_rl.deploy.base import Session, Target
+from spiky_rl.hosts.rsl_rl.export import about
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
+
+STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
+"""What the file compiles under without a warning."""
+
+
+class C(Target):
+    """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
+
+    backend = "cpu"
+
+    def allowed(self, model: Any) -> float:
+        """None; but the layers of an ANN and a reservoir's readout are torch's, which sums in an order of its own."""
+        return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else 1e-6
+
+    def require(self) -> None:
+        if not compiler():
+            raise UserError(
+                "--to c: there is no C compiler (cc) for the proof; install one, or name it in CC"
+            )
+
+    def write(self, model: Any, folder: Path) -> Path:
+        wrapped = model.as_onnx(verbose=False).to("cpu").eval()
+        example = wrapped.get_dummy_inputs()
+        if len(example) > 2:
+            raise ExportError(
+                "an LSTM carries two states, for which policy.c has no place; a GRU carries one"
+            )
+        step = program(
+            wrapped, ("observation", "state")[: len(example)], ("action", "next")[: len(example)], example
+        )
+        described = about(model, {}, {}, [], "", "")
+        return write(step, folder, described, lanes())[0]
+
+    def open(self, path: Path) -> Session:
+        sizes = dict(re.findall(r"POLICY_(\w+) = (\d+)", path.with_suffix(".h").read_text(encoding="utf-8")))
+        library = load(path)
+        state, observation, action = (
+            np.zeros(int(sizes[name]), np.float32) for name in ("FLOATS", "OBSERVATIONS", "ACTIONS")
+        )
+        pointers = [
+            numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (state, observation, action)
+        ]
+        library.policy_reset(pointers[0])
+        call = library.policy_step
+
+        def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
+            observation[:] = x.reshape(-1)
+            call(*pointers)
+            return [action[None].copy()]
+
+        return step
+
+
+def compiler() -> list[str]:
+    """The C compiler: what CC says, else cc, gcc or clang; empty: there is none."""
+    words = shlex.split(os.environ.get("CC", "")) or [
+        next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), "")
+    ]
+    return words if shutil.which(words[0]) else []
+
+
+def lanes() -> int:
+    """Floats in a vector of the `cpu` backend, which decides what it fuses."""
+    told = subprocess.run(
+        [*compiler(), "-march=native", "-dM", "-E", "-x", "c", "-"],
+        input="",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return 16 if "__AVX512F__" in told.stdout else 8 if "__AVX__" in told.stdout else 4
+
+
+def load(path: Path, flags: tuple[str, ...] = ("-O3", "-march=native")) -> ctypes.CDLL:
+    """Compile a policy into a library of this process. Raises UserError with what the compiler says."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "policy.so"
+        line = [*compiler(), *STANDARD, *flags, "-shared", "-fPIC", "-o", str(library), str(path), "-lm"]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise UserError(f"{path}: the compiler refuses it: {done.stderr.strip().splitlines()[0]}")
+        return ctypes.CDLL(str(library))

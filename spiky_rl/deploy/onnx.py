@@ -1,0 +1,47 @@
+"""ONNX: ``policy.onnx``, for ONNX Runtime and what reads its files; the state goes in and comes out."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.deploy.base import Session, Target
+from spiky_rl.hosts.rsl_rl.export import write_onnx
+
+log = logging.getLogger(__name__)
+
+
+class Onnx(Target):
+    """The torch reference of every neuron as a graph. Runtimes sum in different orders."""
+
+    tolerance = 1e-4
+    flips = 0.01
+
+    def write(self, model: Any, folder: Path) -> Path:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's exporter about itself
+            write_onnx(model, folder / "policy.onnx")
+        return folder / "policy.onnx"
+
+    def open(self, path: Path) -> Session | None:
+        try:
+            import onnxruntime
+        except ImportError:
+            log.warning(
+                "onnxruntime is not installed: %s was written but not compared (pip install onnxruntime)",
+                path,
+            )
+            return None
+        graph = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [given.name for given in graph.get_inputs()]
+
+        def step(x: np.ndarray, state: list[np.ndarray]) -> list[np.ndarray]:
+            return [np.asarray(y) for y in graph.run(None, dict(zip(names, [x, *state], strict=True)))]
+
+        return step

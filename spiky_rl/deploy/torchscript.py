@@ -1,0 +1,31 @@
+"""TorchScript: ``policy.pt``, for libtorch; the state is inside, and ``reset()`` puts it at rest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from spiky_rl.config import files
+from spiky_rl.deploy.base import Session, Target
+
+
+class TorchScript(Target):
+    """The torch reference of every neuron, traced."""
+
+    def write(self, model: Any, folder: Path) -> Path:
+        scripted = torch.jit.script(model.as_jit().to("cpu").eval())
+        files.write(folder / "policy.pt", lambda beside: scripted.save(str(beside)))
+        return folder / "policy.pt"
+
+    def open(self, path: Path) -> Session:
+        scripted = torch.jit.load(path)
+        scripted.reset()
+
+        def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
+            with torch.inference_mode():
+                return [scripted(torch.from_numpy(x)).numpy()]
+
+        return step

@@ -1,0 +1,207 @@
+"""policy.c is the policy: bit-equal actions, no warning, nothing outside its struct, whatever it is given."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from spiky_rl.config import registry
+from spiky_rl.deploy import c
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from tests.hosts.test_first_minibatch import AGENTS, agent_runner
+
+STEPS = 120
+FAST = ("lif_ppo", "alif_recurrent_ppo", "sigma_delta_ppo", "quadratic_ppo", "gru_ppo", "lif_population_ppo")
+"""One of each kind of program; all others are slow."""
+
+
+def marked(names):
+    return [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in names]
+
+
+@pytest.fixture(name="written", scope="module")
+def written_once():
+    """What was written so far, by agent."""
+    return {}
+
+
+@pytest.fixture(name="policy")
+def policy_of_an_agent(request, written, tmp_path_factory):
+    """An agent's freshly drawn policy, and the file that it is written into."""
+    if request.param not in written:
+        policy = agent_runner(request.param).alg.get_policy().eval()
+        target = registry.configure("targets", "c", "--to").build()
+        written[request.param] = policy, target, target.write(policy, tmp_path_factory.mktemp(request.param))
+    return written[request.param]
+
+
+def walk(policy, seed=0):
+    """Observations [STEPS, 1, ...] that change little from one control step to the next."""
+    shape = policy.as_onnx(verbose=False).get_dummy_inputs()[0].shape
+    noise = torch.randn(STEPS, *shape, generator=torch.Generator().manual_seed(seed))
+    x, seen = torch.zeros(shape), []
+    for step in noise:
+        x = 0.95 * x + 0.4 * step
+        seen.append(x)
+    return torch.stack(seen)
+
+
+def live(policy, seen):
+    """What the policy itself does."""
+    policy.reset()
+    with torch.inference_mode():
+        found = [policy(TensorDict({name: x for name in policy.obs_groups}, batch_size=[1])) for x in seen]
+    return np.concatenate([action.numpy() for action in found])
+
+
+@pytest.mark.parametrize("policy", marked(AGENTS), indirect=True)
+def test_every_agents_file_acts_as_the_agent_does(policy):
+    policy, target, path = policy
+    seen, step = walk(policy), target.open(path)
+    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    expected = live(policy, seen)
+    assert np.abs(expected).max() > 0.0
+    if target.allowed(policy) == 0.0:
+        np.testing.assert_array_equal(found, expected)
+    else:
+        np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.allowed(policy))
+
+
+def test_only_sums_of_torch_may_differ():
+    exact = {
+        name
+        for name in AGENTS
+        if isinstance(policy := agent_runner(name).alg.get_policy(), SpikingModel)
+        and c.C().allowed(policy) == 0.0
+    }
+    assert {"lif_ppo", "alif_recurrent_ppo", "hodgkin_huxley_ppo", "lif_conv_ppo"} <= exact
+    assert not {name for name in exact if "reservoir" in name or name.startswith(("mlp", "gru"))}
+
+
+COMPILERS = {
+    "gcc": ("gcc",),
+    "clang": ("clang",),
+    "gcc for 32 bits": ("gcc", "-m32"),
+    "Cortex-M4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
+}
+
+
+@pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
+@pytest.mark.parametrize(
+    "policy",
+    marked(("lif_ppo", "quadratic_ppo", "gru_ppo", "lif_reservoir_ppo", "lif_conv_ppo")),
+    indirect=True,
+)
+def test_compilers_have_nothing_to_say(policy, command, tmp_path):
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    empty = tmp_path / "empty.c"
+    empty.write_text("#include <string.h>\n#include <math.h>\n")
+    if subprocess.run(
+        [*command, "-c", empty, "-o", tmp_path / "empty.o"], capture_output=True, check=False
+    ).returncode:
+        pytest.skip(f"{' '.join(command)} has no C library here")
+    line = [*command, *c.STANDARD, "-Werror", "-O2", "-c", policy[2], "-o", tmp_path / "policy.o"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:2000]
+
+
+FUZZ = """
+#include "policy.h"
+#include <math.h>
+#include <stdio.h>
+
+int main(void) {
+  static policy_state state;
+  const float odd[] = {NAN, INFINITY, -INFINITY, 3.4e38f, -3.4e38f, 1e-45f, 0.0f, -0.0f, 1.0f, 88.7f, -104.0f};
+  float observation[POLICY_OBSERVATIONS], action[POLICY_ACTIONS];
+  unsigned seed = 1;
+  for (int episode = 0; episode < 40; episode++) {
+    policy_reset(&state);
+    for (int step = 0; step < 20; step++) {
+      for (int i = 0; i < POLICY_OBSERVATIONS; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        observation[i] = episode % 4 == 0 ? (float)(seed >> 16) / 32768.0f - 1.0f : odd[(seed >> 16) % 11];
+      }
+      policy_step(&state, observation, action);
+      if (episode % 4 == 0)
+        for (int i = 0; i < POLICY_ACTIONS; i++)
+          if (!isfinite(action[i])) return 1;
+    }
+  }
+  puts("whole");
+  return 0;
+}
+"""
+
+
+@pytest.mark.parametrize("policy", marked(AGENTS), indirect=True)
+def test_nothing_that_is_observed_leads_outside_of_the_struct(policy, tmp_path):
+    main = tmp_path / "main.c"
+    main.write_text(FUZZ)
+    sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    line = [
+        *c.compiler(),
+        "-std=c99",
+        f"-I{policy[2].parent}",
+        *sanitizers,
+        main,
+        policy[2],
+        "-lm",
+        "-o",
+        tmp_path / "main",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if "cannot find" in done.stderr:
+        pytest.skip("the sanitizers' libraries are not installed")
+    assert done.returncode == 0, done.stderr
+    ran = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "whole\n"), ran.stderr[:3000]
+
+
+def test_a_finite_struct_of_the_callers_is_all_that_there_is(tmp_path):
+    policy = agent_runner("alif_recurrent_ppo").alg.get_policy().eval()
+    path = c.C().write(policy, tmp_path)
+    source = path.read_text()
+    statics = [line for line in source.splitlines() if line.startswith("static ") and "(" not in line]
+    assert statics and all(line.startswith("static const float ") for line in statics)
+    assert not {"malloc", "stdio", "stdlib", "int64", "double"} & set(
+        source.replace("(", " ").replace(".", " ").split()
+    )
+
+
+def test_two_robots_share_the_code_and_nothing_else(tmp_path):
+    policy = agent_runner("lif_stateful_ppo").alg.get_policy().eval()
+    target = c.C()
+    path = target.write(policy, tmp_path)
+    one, other = target.open(path), target.open(path)
+    seen = walk(policy)
+    expected = live(policy, seen)
+    for x, action in zip(seen, expected, strict=True):
+        other(np.full_like(x.numpy(), 3.0), [])
+        np.testing.assert_array_equal(one(x.numpy(), [])[0][0], action)
+
+
+def test_an_operation_without_a_c_form_is_named():
+    class Sorted(torch.nn.Module):
+        def forward(self, x):
+            return x.sort(-1)[0]
+
+    from spiky_rl.deploy._reader import program
+
+    with pytest.raises(ExportError, match="torch's operation 'sort' has no C form"):
+        program(Sorted(), ["observation"], ["action"], (torch.zeros(1, 4),))
+
+
+def test_a_weight_that_is_not_finite_is_refused(tmp_path):
+    policy = agent_runner("lif_ppo").alg.get_policy().eval()
+    with torch.no_grad():
+        policy.network.readout.weight[0, 0] = float("nan")
+    with pytest.raises(ExportError, match="nan"):
+        c.C().write(policy, tmp_path)
+    assert not list(Path(tmp_path).iterdir())

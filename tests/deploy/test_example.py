@@ -1,0 +1,65 @@
+"""examples/deploy: what its programs do is what the policy does."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spiky_rl.deploy import c
+from tests import processes
+from tests.deploy.test_c import live, walk
+from tests.hosts.test_first_minibatch import agent_runner
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy"
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+
+
+@pytest.fixture(name="example")
+def a_copy_of_the_example(tmp_path):
+    shutil.copytree(EXAMPLE, tmp_path / "deploy", ignore=shutil.ignore_patterns("act", "*.so"))
+    return tmp_path / "deploy"
+
+
+def make(example, folder):
+    subprocess.run(["make", "-s", "-C", example, f"POLICY={folder}"], check=True)
+
+
+def test_the_c_program_acts_as_the_policy_does(example, tmp_path):
+    policy = agent_runner("lif_stateful_ppo").alg.get_policy().eval()
+    c.C().write(policy, tmp_path)
+    make(example, tmp_path)
+    seen = walk(policy)
+    lines = "\n".join(" ".join(f"{x:.9g}" for x in step.reshape(-1).tolist()) for step in seen)
+    done = subprocess.run([example / "act"], input=lines, capture_output=True, text=True, check=True)
+    found = np.array([[float(x) for x in line.split()] for line in done.stdout.splitlines()], np.float32)
+    # -O2 alone has no fused multiply-adds
+    np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=1e-5)
+
+
+def test_a_line_that_is_too_short_is_an_error(example, tmp_path):
+    c.C().write(agent_runner("lif_ppo").alg.get_policy().eval(), tmp_path)
+    make(example, tmp_path)
+    done = subprocess.run([example / "act"], input="1.0 2.0", capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.slow
+def test_an_ant_driven_from_python_gets_the_return_of_the_live_policy(example, tmp_path):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    task = "--task Isaac-Ant-v0 --agent lif_ppo --device cpu --assets local".split()
+    logs = ["--log_root", str(tmp_path / "logs")]
+    assert (
+        processes.run(
+            "scripts/train.py", *task, "--num_envs", "64", "--max_iterations", "2", *logs
+        ).returncode
+        == 0
+    )
+    done = processes.run("scripts/export.py", *task, "--to", "c", "--out", str(tmp_path / "out"), *logs)
+    assert done.returncode == 0, done.stderr
+    make(example, tmp_path / "out")
+    driven = processes.run(str(example / "drive.py"), str(tmp_path / "out")).stdout.splitlines()[-1]
+    (checkpoint,) = (tmp_path / "logs").rglob("model_1.pt")
+    alive = processes.run("-m", "tests.deploy.drive_case", str(checkpoint)).stdout.splitlines()[-1]
+    assert driven == alive and driven.startswith("return: ")
