@@ -119,12 +119,12 @@ def neuron(name: str, configured: Configured) -> Figure:
 
 def run(cell, current: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """States [time, states, lanes] and outputs [time, lanes] under a current [time, lanes]."""
-    vocabulary, params = ops(), [cell.number(p) for p in cell.params]
-    state = tuple(torch.zeros_like(current[0]) for _ in cell.states)
+    vocabulary, params = ops(), cell.named_params(*(cell.number(p) for p in cell.params))
+    state = cell.named_states(*(torch.zeros_like(current[0]) for _ in cell.states))
     states, outputs = [], []
     with torch.no_grad():
         for now in current:
-            output, state = cell.step(vocabulary, now, *state, *params)
+            output, state = cell.step(vocabulary, now, state, params)
             states.append(torch.stack(state))
             outputs.append(output)
     return torch.stack(states).numpy(), torch.stack(outputs).numpy()

@@ -166,6 +166,25 @@ class Toy(Penalty):
     def cost(self, outputs, fan_out):
         return self.weight * sum(output.mean() for output in outputs)
 ''',
+    "targets": f'''"""A toy of an export target: the weights as text, which nothing can run."""{IMPORTS}
+from spiky_rl.deploy.base import Target
+
+
+class Toy(Target):
+    options = {{"digits": Option(3, "digits of a weight", low=1)}}
+
+    def __init__(self, digits):
+        self.digits = digits
+
+    def write(self, model, folder):
+        path = folder / "policy.txt"
+        weights = [p.detach().numpy().round(self.digits).tolist() for p in model.parameters()]
+        path.write_text(str(weights), encoding="utf-8")
+        return path
+
+    def open(self, path):
+        return None
+''',
     "networks": '''"""A toy of a network: the feed-forward one, which is never stateful by default and has two layers."""
 from dataclasses import replace
 
@@ -248,7 +267,9 @@ def contract(kind):
         yield lambda name: pair(**{"encoder": "direct", "decoder": "rate", "stateful": True, kind[:-1]: name})
 
 
-@pytest.mark.parametrize("kind", [kind for kind in TOYS if kind not in ("rules", "penalties", "networks")])
+@pytest.mark.parametrize(
+    "kind", [kind for kind in TOYS if kind not in ("rules", "penalties", "targets", "networks")]
+)
 def test_it_passes_the_contract_tests_of_its_kind(kind, toys):
     tests = list(contract(kind))
     assert tests, "a kind without a contract test proves nothing"
