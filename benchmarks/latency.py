@@ -65,7 +65,7 @@ def bench(argv: Sequence[str]) -> int:
         contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {}
         policies = []
         for plan, checkpoint in plans:
-            runner = plan.runner()(env, plan.config, None, "cpu", plan.identity)
+            runner = common.runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
             runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location="cpu")
             runner.get_inference_policy("cpu")
             policies.append(runner.alg.get_policy())

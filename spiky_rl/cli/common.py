@@ -11,7 +11,6 @@ import random
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,8 @@ import yaml
 from spiky_rl.cli import processes, running
 from spiky_rl.config import files, sizes
 from spiky_rl.config.arguments import positive, seed_number, up_to
+from spiky_rl.config.plan import Plan
 from spiky_rl.config.registry import UserError
-from spiky_rl.config.schema import RUNNER
 from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
@@ -56,6 +55,14 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+
+    def namespace(self, **given: Any) -> argparse.Namespace:
+        """Arguments from a program, by name and with their types; the others have their defaults."""
+        known = {
+            a.dest: a.default for a in self._actions if a.default is not argparse.SUPPRESS
+        } | self._defaults
+        assert given.keys() <= known.keys(), given.keys() - known.keys()
+        return argparse.Namespace(**{**known, **given})
 
     def error(self, message: str) -> Any:
         """Name the problem, with the nearest flag where one is unknown."""
@@ -115,6 +122,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME"
     )
+    parser.set_defaults(spec=None)
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -177,56 +185,11 @@ def setup_logging(verbose: bool) -> None:
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
 
 
-@dataclass
-class Plan:
-    """Everything about a run that is known, and checked, before a simulator starts."""
-
-    task: str
-    """Gym id, or the name of the task file that makes another task of it."""
-    gym_id: str
-    agent: str
-    task_spec: TaskSpec | None
-    spec: AgentSpec
-    library: str
-    """The host."""
-    config: dict[str, Any]
-    """The host's configuration."""
-    experiment: str
-    """Folder of the task's runs below logs/<library>."""
-    env_cfg: Any
-    device: str
-    num_envs: int
-    seed: int
-    assets: str
-    """Where the robots come from, in words."""
-    physics: str
-    """What steps the worlds; `settle` says what really does."""
-    rank: int = 0
-    """Number of this process among those of a distributed run; 0 keeps the run folder."""
-
-    def setting(self, key: str) -> Any:
-        """A value of the specification that every host has, or its default."""
-        return self.spec.runner.get(key, RUNNER[key].default)
-
-    def runner(self) -> Any:
-        """The class of the host's runner."""
-        return importlib.import_module(f"spiky_rl.hosts.{self.library}.runner").Runner
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
-        return {
-            "task": self.task,
-            "agent": self.agent,
-            "seed": self.seed,
-            "assets": self.assets,
-            "physics": self.physics,
-            "spec": self.spec.tree(),
-        }
-
-
 def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
-    """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError."""
+    """Check the arguments from the cheapest to the dearest, and merge what they name. Raises UserError.
+
+    ``args.spec`` is an agent that was merged before, a study's; None: it is merged here.
+    """
     processes.settle(distributed)
     for flag in ("experiment_name", "run_name"):
         if name := getattr(args, flag, None):
@@ -234,11 +197,12 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     agent_overrides, env_overrides = split_overrides(args.overrides)
     if getattr(args, "max_iterations", None) is not None:
         agent_overrides.append(f"agent.max_iterations={args.max_iterations}")
-    stem, data, file = read_agent(args.agent)
+    spec: AgentSpec | None = args.spec
+    stem, data, file = read_agent(args.agent) if spec is None else (spec.name, {}, "")
     parse_overrides(agent_overrides)
     files.require_writable("--log_root", args.log_root)
     task_spec = load_task(args.task)
-    tuned = None if args.tuning is None else read_tuned(args.tuning)
+    tuned = None if args.tuning is None or spec is not None else read_tuned(args.tuning)
     require("isaaclab", "isaaclab")
     if args.rl_library == "skrl":
         require("skrl", "skrl")
@@ -271,8 +235,9 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
     env_cfg, host = load_host(library, task, [*_env_of(task_spec), *env_overrides])
     require_files(env_cfg)
     label = task_spec.label if task_spec else task
-    layer = ("", {}) if tuned is None else tuned.layer(label, stem)
-    spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec, layer)
+    if spec is None:
+        layer = ("", {}) if tuned is None else tuned.layer(label, stem)
+        spec = resolve_agent(args.agent, task, host, agent_overrides, task_spec, layer)
     check_groups(env_cfg, spec.runner.get("obs_groups") or {})
     history.lengthen(env_cfg, spec.runner.get("history", 1), spec.runner.get("obs_groups") or {})
     config = configuration.runner_config(spec)
@@ -292,6 +257,11 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
         label, task, stem, task_spec, spec, library, config, experiment,
         env_cfg, device, num_envs, seed, assets, physics, rank,
     )  # fmt: skip
+
+
+def runner_of(plan: Plan) -> Any:
+    """The class of the host's runner."""
+    return importlib.import_module(f"spiky_rl.hosts.{plan.library}.runner").Runner
 
 
 def settle(plan: Plan, gym_env: Any) -> None:
@@ -347,6 +317,12 @@ def write_params(folder: Path, plan: Plan) -> None:
     rows = {path: {"value": value, "origin": origin} for path, value, origin in plan.spec.rows()}
     text = yaml.safe_dump(rows, sort_keys=False)
     files.write(folder / "params" / "spec.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
+
+
+def specification(plan: Plan) -> str:
+    """The merged specification as a table in Markdown."""
+    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
+    return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])
 
 
 def _env_of(task_spec: TaskSpec | None) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from spiky_rl.cli import common
-from spiky_rl.cli.common import log
+from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.cli.stopping import stoppable
@@ -24,7 +23,7 @@ from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design import grid, study
-from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import RANDOM, Study
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run import engines
@@ -36,6 +35,7 @@ DESIGN = (
     "tasks",
     "seeds",
     "question",
+    "budget",
     "num_envs",
     "episodes",
     "conditions",
@@ -191,25 +191,18 @@ def read_study(args: argparse.Namespace) -> Study:
     if args.study is not None and "=" in args.study:  # no study file, but an override
         args.overrides.insert(0, args.study)
         args.study = None
-    data: dict[str, Any] = {}
-    name = ""
-    if args.study is not None:
-        given = study.read(Path(args.study))
-        name, data = given.name, {key: getattr(given, key) for key in study.KEYS}
-        data["budget"] = None if given.budget is None else str(given.budget)
     flags = {key: getattr(args, key) for key in DESIGN if getattr(args, key) is not None}
-    data |= flags
-    if args.budget is not None:
-        data["budget"] = args.budget
     if args.vary:
-        data["vary"] = study.parse_vary(args.vary)
-    if args.overrides:
-        data["overrides"] = [*data.get("overrides", ()), *args.overrides]
-    common.split_overrides(data.get("overrides", ()))
+        flags["vary"] = study.parse_vary(args.vary)
+    common.split_overrides(args.overrides)
+    if args.study is not None:
+        asked = study.read(Path(args.study), flags, args.overrides)
+        common.split_overrides(asked.overrides)
+        return asked
     for key in ("agents", "tasks"):
-        if not data.get(key):
+        if not flags.get(key):
             raise common.UsageError(f"--{key}: name at least one, or a study file; there would be no cell")
-    return study.build(name or "study", data)
+    return study.build("study", {**flags, "overrides": args.overrides})
 
 
 def default_folder(args: argparse.Namespace, asked: Study) -> Path:
@@ -313,59 +306,49 @@ class Resolver:
         """Merged specifications by hash."""
         self.tasks: dict[str, TaskSpec] = {}
         """Task files by label."""
-        self.known: dict[tuple[str, str], Resolved] = {}
+        self.known: dict[tuple[str, str], Plan] = {}
 
-    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Resolved:
+    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Plan:
         from spiky_rl.cli import train
         from spiky_rl.hosts.isaaclab.conditions import chosen, require
         from spiky_rl.hosts.isaaclab.mujoco import choice
 
         if agent == RANDOM:
-            named = self(task, self.asked.agents[0], self.asked.variants(self.asked.agents[0])[0])
-            return dataclasses.replace(named, spec={}, spec_hash="")
+            return self(task, self.asked.agents[0], self.asked.variants(self.asked.agents[0])[0])
         varied = tuple(grid.assignment(key, value) for key, value in variant.items())
         key = (task, " ".join((agent, *varied)))
         if key not in self.known:
-            budget = [] if self.asked.budget is None else ["--budget", str(self.asked.budget)]
             number = self.asked.num_envs
             if self.elsewhere and number is None and (known := load_task(task)) is not None:
                 number = known.num_envs["cuda"]
-            envs = [] if number is None else ["--num_envs", str(number)]
-            here = "cpu" if self.elsewhere else self.args.device
-            device = ["--device", here] if here else []
-            line = [
-                "--task",
-                task,
-                "--agent",
-                agent,
-                "--rl_library",
-                self.asked.library,
-                *envs,
-                *budget,
-                *device,
-            ]
-            line += ["--assets", self.args.assets]
-            line += ["--tuning", self.asked.tuning] if self.asked.tuning else []
-            parsed = train.parser().parse_intermixed_args([*line, *self.asked.overrides, *varied])
-            plan = common.prepare(parsed)
+            plan = common.prepare(
+                train.parser().namespace(
+                    task=task,
+                    agent=agent,
+                    rl_library=self.asked.library,
+                    num_envs=number,
+                    device="cpu" if self.elsewhere else self.args.device,
+                    assets=self.args.assets,
+                    tuning=Path(self.asked.tuning) if self.asked.tuning else None,
+                    overrides=[*self.asked.overrides, *varied],
+                )
+            )
             train.require_whole_minibatches(plan)
             subject = common.subject_of(plan)
             require(chosen(",".join(self.asked.conditions), subject), subject)
-            tree = plan.spec.tree()
-            self.specs[plan.spec.digest] = tree
+            self.specs[plan.spec.digest] = plan.spec.tree()
             if plan.task_spec is not None:
                 self.tasks[plan.task] = plan.task_spec
-            self.known[key] = Resolved(
-                plan.task, tree, plan.spec.digest, plan.num_envs, plan.setting("num_steps_per_env"),
-                plan.setting("max_iterations"), self.args.device if self.elsewhere else plan.device,
-                choice.WARP if self.elsewhere and plan.physics == choice.NATIVE else plan.physics,
-            )  # fmt: skip
+            if self.elsewhere:
+                plan.device = self.args.device
+                plan.physics = choice.WARP if plan.physics == choice.NATIVE else plan.physics
+            self.known[key] = plan
         return self.known[key]
 
     def warn_of_unequal_steps(self, asked: Study, cells: Sequence[Cell]) -> None:
         """Say where agents train for different numbers of environment steps: such scores are not to be compared."""
         for task in dict.fromkeys(cell.task for cell in cells):
-            steps = {c.env_steps for c in cells if c.task == task and c.train}
+            steps = {c.env_steps for c in cells if c.task == task and c.is_trained}
             if asked.budget is None and len(steps) > 1:
                 log.warning(
                     "%s: agents train for different numbers of steps; pass --budget env_steps=N", task

@@ -27,7 +27,7 @@ def print_plan(
     """The design and its time; ``whole``: and a line per cell."""
     if study.question:
         print(study.question)
-    trained = [cell for cell in cells if cell.train]
+    trained = [cell for cell in cells if cell.is_trained]
     labels = list(dict.fromkeys(cell.label for cell in trained))
     tasks = list(dict.fromkeys(cell.task for cell in cells))
     print(
@@ -111,7 +111,7 @@ class Table:
         guesses = {name: self.cells[name].seconds for name in took}
         known = [(took[name], guess) for name, guess in guesses.items() if guess]
         factor = sum(seconds for seconds, _ in known) / sum(guess for _, guess in known) if known else 1.0
-        alike = [seconds for name, seconds in took.items() if self.cells[name].train]
+        alike = [seconds for name, seconds in took.items() if self.cells[name].is_trained]
         left = 0.0
         for name in (name for name, state in self.states.items() if state in (WAITING, RUNNING)):
             guess = self.cells[name].seconds

@@ -22,7 +22,7 @@ RANDOM = "random"
 """In the place of a checkpoint: actions of N(0, 1), PPO's initial noise."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> common.Parser:
     """The command line."""
     from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
 
@@ -44,7 +44,11 @@ def parser() -> argparse.ArgumentParser:
 
 def evaluate(argv: list[str]) -> int:
     """Evaluate as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().parse_intermixed_args(argv)
+    return begin(parser().parse_intermixed_args(argv))
+
+
+def begin(args: argparse.Namespace) -> int:
+    """Evaluate as the arguments say."""
     common.setup_logging(args.verbose)
     check(args)
 
@@ -155,7 +159,7 @@ def simulate(
         common.settle(plan, gym_env)
         policy = None
         if checkpoint is not None:
-            runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
+            runner = common.runner_of(plan)(env, plan.config, None, plan.device, plan.identity)
             runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
             policy = runner.get_inference_policy(plan.device)
         groups = plan.config["obs_groups"].get("actor") or ["policy"]

@@ -68,7 +68,7 @@ def run(argv: list[str]) -> int:
     with started(launched) as gym_env:
         env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         common.settle(plan, gym_env)
-        runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
+        runner = common.runner_of(plan)(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         runner.get_inference_policy(plan.device)
         written = export(runner.alg.get_policy(), env, folder, targets)

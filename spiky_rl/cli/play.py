@@ -70,7 +70,7 @@ def play(argv: list[str]) -> int:
     with started(launched) as gym_env:
         env = live.watched(args, TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions")))
         common.settle(plan, gym_env)
-        runner = plan.runner()(env, plan.config, None, plan.device, plan.identity)
+        runner = common.runner_of(plan)(env, plan.config, None, plan.device, plan.identity)
         runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
         policy = runner.get_inference_policy(plan.device)
         if args.visualizer:

@@ -7,6 +7,7 @@ import importlib.util
 import math
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ UNCOUNTED = 1_000_000
 """Iterations of a run that another budget ends."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> common.Parser:
     """The command line."""
     found = common.Parser(prog="train.py", description="Train an agent on an Isaac Lab task.")
     common.add_run_arguments(found)
@@ -85,7 +86,11 @@ def budget(text: str) -> Budget:
 
 def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().parse_intermixed_args(argv)
+    return begin(parser().parse_intermixed_args(argv), argv)
+
+
+def begin(args: argparse.Namespace, argv: Sequence[str] = ()) -> int:
+    """Train as the arguments say; ``argv``: what they were read from, for processes that train with them."""
     common.setup_logging(args.verbose)
     if args.budget is not None and args.max_iterations is not None:
         raise common.UsageError("--budget and --max_iterations: give one of them")
@@ -243,14 +248,14 @@ def run(
             env = Recorder(env, folder / "videos" / "train", args.video_length, args.video_interval)
         env = live.watched(args, env)
         torch.manual_seed(plan.seed + plan.rank)
-        runner = plan.runner()(
+        runner = common.runner_of(plan)(
             env,
             plan.config,
             str(folder) if folder is not None else None,
             plan.device,
             plan.identity,
             plan.setting("picture_interval"),
-            {"specification": specification(plan)},
+            {"specification": common.specification(plan)},
         )
         if args.deterministic:
             make_deterministic(plan.seed + plan.rank)
@@ -386,12 +391,6 @@ def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) ->
     print(f"  watch it         tensorboard --logdir {args.log_root}")
     if outcome != "finished" and result["iterations"]:
         print(f"  go on            python scripts/train.py {where}")
-
-
-def specification(plan: Plan) -> str:
-    """The merged specification as a table in Markdown."""
-    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
-    return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])
 
 
 def main() -> int:

@@ -148,16 +148,20 @@ def checked(asked: Tuning, args: argparse.Namespace) -> tuple[list[Pair], dict[s
         found = {agent: resolve(task, agent, {}) for agent in asked.study.agents}
         whole = asked.study.budget or Budget(
             "env_steps",
-            max(r.iterations * r.num_envs * r.steps_per_env for r in found.values()) * args.distributed,
+            max(
+                p.setting("max_iterations") * p.num_envs * p.setting("num_steps_per_env")
+                for p in found.values()
+            )
+            * args.distributed,
         )
-        for agent, resolved in found.items():
-            if asked.activity and not resolved.spec.get("network"):
+        for agent, plan in found.items():
+            if asked.activity and plan.spec.network is None:
                 raise common.UsageError(f"--activity {asked.activity}: {agent} does not spike")
             dimensions = asked.space.of(agent)
             pair = Pair(
                 task,
                 agent,
-                resolved.task,
+                plan.task,
                 Path(agent).stem,
                 dimensions,
                 Budget(whole.kind, whole.amount * SHARE),
@@ -166,10 +170,10 @@ def checked(asked: Tuning, args: argparse.Namespace) -> tuple[list[Pair], dict[s
                 values = [text for d in dimensions for text in d.assignments(d.ends[min(i, len(d.ends) - 1)])]
                 Resolver(asked.of(pair, [*asked.space.fixed, *values]), args)(task, agent, {})
             pairs.append(pair)
-            facts[f"specification of {pair.stem} on {pair.label}"] = resolved.spec_hash
+            facts[f"specification of {pair.stem} on {pair.label}"] = plan.spec.digest
             facts |= {
                 f"budget on {pair.label}": str(pair.budget),
-                f"physics of {pair.label}": resolved.physics,
+                f"physics of {pair.label}": plan.physics,
             }
     return pairs, facts
 

@@ -64,8 +64,6 @@ class AgentSpec:
     """An agent as a run uses it: complete, checked, every value with its origin."""
 
     name: str
-    task: str
-    summary: str
     runner: Mapping[str, Any]
     """Isaac Lab's rsl_rl configuration after all layers, without the networks."""
     network: Configured | None
@@ -164,7 +162,11 @@ def resolve_agent(
     ]
     _check_layer(tuned[1], tuned[0])
     layers += [tuned, ("command line", parse_overrides(overrides))]
-    tree, origins = merge(layers)
+    return complete(stem, *merge(layers))
+
+
+def complete(name: str, tree: Mapping[str, Any], origins: Mapping[str, str]) -> AgentSpec:
+    """The agent of merged layers, checked; that of an `AgentSpec.tree` is the same again. Raises SpecError."""
     try:
         networks = {
             key: (
@@ -179,9 +181,7 @@ def resolve_agent(
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{_origin(path, origins)}: {error}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
-    return AgentSpec(
-        stem, task, data.get("summary", ""), runner, networks["network"], networks["critic_network"], origins
-    )
+    return AgentSpec(name, runner, networks["network"], networks["critic_network"], origins)
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def main(library, logs, *agents):
                     plan = planned(library, logs, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
                     torch.manual_seed(SEED)
-                    runner = plan.runner()(env, plan.config, None, "cpu", plan.identity)
+                    runner = common.runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
                         evaluation = Evaluation(env, NAMES, EPISODES, ["policy"], SEED)

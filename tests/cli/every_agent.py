@@ -57,7 +57,7 @@ def main(library, logs, *agents):
                     plan = planned(library, logs, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
                     env.reset()
-                    runner = plan.runner()(env, plan.config, None, "cpu", plan.identity)
+                    runner = common.runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
                     seen = []
                     runner.on_iteration = seen.append
                     runner.learn(2, True)

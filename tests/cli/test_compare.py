@@ -59,7 +59,7 @@ def share(out, cell):
 
 def starts(out, cell, what):
     """How often a cell's step was begun."""
-    return (out / "cells" / cell / "log.txt").read_text().count(f"spiky_rl.cli {what} ")
+    return (out / "cells" / cell / "log.txt").read_text().count(f"spiky_rl.cli.cell {what} ")
 
 
 CELL = "Isaac-Cartpole.lif_ppo.seed0"

@@ -12,7 +12,7 @@ from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.analysis.outcome import analyse
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.sentences import design
+from spiky_rl.experiments.report.terms import terms
 from spiky_rl.experiments.run import cells
 from tests.experiments import results
 from tests.test_spec import HOST
@@ -108,7 +108,7 @@ def test_the_report_says_which_tuning_the_agents_have(file, tmp_path):
     folder = results.write_study(
         tmp_path / "study", ["mlp_ppo"], [results.CARTPOLE], [0], conditions=["nominal"]
     )
-    assert "Tuning" not in dict(design(analyse(folder)))
+    assert "Tuning" not in dict(terms(analyse(folder)))
     held = cells.read_json(folder / "study.json")
     results.dump(folder / "study.json", {**held, "tuning": str(file)})
-    assert f"agents have the values of {file}" in dict(design(analyse(folder)))["Tuning"]
+    assert f"agents have the values of {file}" in dict(terms(analyse(folder)))["Tuning"]

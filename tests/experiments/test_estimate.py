@@ -6,7 +6,7 @@ import pytest
 
 from spiky_rl.config.spec import load_task
 from spiky_rl.experiments.design.budget import parse
-from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.grid import Cell, Specification
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.estimate import OVERHEAD, Speeds, estimated
 
@@ -14,9 +14,8 @@ STEPS = 1000
 
 
 def cell(agent, task, env_steps: int | None = STEPS):
-    return Cell(
-        f"{task}.{agent}", agent, agent, task, 0, {}, "0", "0", env_steps, "cpu", 1, ("train",), ("evaluate",)
-    )
+    given = Specification(task, agent, "rsl_rl", "auto", None, 0, 1, None, (), False, 1, ("nominal",), {}, {})
+    return Cell(f"{task}.{agent}", agent, agent, task, 0, {}, "0", "0", env_steps, "cpu", 1, given)
 
 
 def record(folder, agent, task, seconds):

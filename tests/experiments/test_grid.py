@@ -1,13 +1,15 @@
 """The cells of a study: complete, balanced, named for what they are, and hashed by all that decides their results."""
 
 import dataclasses
+import json
 import shlex
 
 import pytest
 
 from spiky_rl.experiments.design import grid, study
-from spiky_rl.experiments.design.grid import Resolved
+from spiky_rl.experiments.design.grid import Specification
 from spiky_rl.experiments.design.study import RANDOM
+from tests.experiments.plans import plan
 
 GIVEN = {
     "agents": ["lif_ppo", "mlp_ppo"],
@@ -15,13 +17,11 @@ GIVEN = {
     "seeds": "0-2",
     "budget": "env_steps=1000",
 }
-LABELS = {"cartpole": "Isaac-Cartpole", "cartpole_masked": "cartpole_masked"}
 
 
 def resolve(task, agent, variant):
     """As Isaac Lab's configurations would tell it, in short."""
-    spec = {} if agent == RANDOM else {"agent": agent, **variant}
-    return Resolved(LABELS[task], spec, grid.digest(spec), 64, 8, 5, "cpu")
+    return plan(task, {"agent": agent, **variant})
 
 
 def cells(assets="local", device=None, **more):
@@ -44,7 +44,7 @@ def test_every_combination_is_a_cell_once_and_random_actions_are_measured_once_p
 
 
 def test_a_study_cut_short_is_balanced():
-    trained = [cell for cell in cells() if cell.train]
+    trained = [cell for cell in cells() if cell.is_trained]
     assert [cell.seed for cell in trained] == sorted(cell.seed for cell in trained)
 
 
@@ -83,15 +83,15 @@ def test_commands_are_what_a_shell_takes_and_hold_everything():
 
 
 def test_agents_with_the_same_seed_are_evaluated_from_the_same_states_and_not_from_those_of_training():
-    seeds = {cell.seed: cell.evaluate[cell.evaluate.index("--seed") + 1] for cell in cells() if cell.train}
+    seeds = {cell.seed: cell.specification.evaluation_seed for cell in cells() if cell.is_trained}
     assert len(set(seeds.values())) == 3
-    assert not {str(seed) for seed in seeds} & set(seeds.values())
+    assert not set(seeds) & set(seeds.values())
 
 
 def test_a_budget_of_steps_counts_whole_iterations():
-    assert {cell.env_steps for cell in cells() if cell.train} == {1024}
-    assert {cell.env_steps for cell in cells(budget=None) if cell.train} == {5 * 64 * 8}
-    assert {cell.env_steps for cell in cells(budget="wall=3") if cell.train} == {None}
+    assert {cell.env_steps for cell in cells() if cell.is_trained} == {1024}
+    assert {cell.env_steps for cell in cells(budget=None) if cell.is_trained} == {5 * 64 * 8}
+    assert {cell.env_steps for cell in cells(budget="wall=3") if cell.is_trained} == {None}
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,18 @@ def test_a_cells_commands_name_the_physics_that_was_chosen_for_it():
         return dataclasses.replace(resolve(*arguments), physics="mujoco")
 
     for cell in grid.cells(study.build("mine", GIVEN), native):
-        assert "physics=mujoco" in cell.evaluate and ("physics=mujoco" in cell.train or not cell.train)
+        assert cell.specification.overrides == ("physics=mujoco",)
+        assert all(command.endswith(" physics=mujoco") for command in cell.commands)
     given = {**GIVEN, "overrides": ["physics=mujoco"]}
-    assert all(
-        cell.evaluate.count("physics=mujoco") == 1 for cell in grid.cells(study.build("mine", given), native)
-    )
-    assert not [text for cell in cells() for text in cell.evaluate if text.startswith("physics=")]
+    for cell in grid.cells(study.build("mine", given), native):
+        assert cell.specification.overrides == ("physics=mujoco",)
+    assert not [cell for cell in cells() if cell.specification.overrides]
+
+
+def test_a_specification_is_plain_data_that_gives_itself_again():
+    for cell in cells(overrides=["env.x=[1, 2]"], vary={"agent.network.steps": [2]}):
+        held = json.loads(json.dumps(vars(cell.specification)))
+        again = Specification(**held)
+        assert json.loads(json.dumps(vars(again))) == held
+        assert again.evaluation_seed == cell.specification.evaluation_seed == 100_000 + cell.seed
+        assert held["overrides"][0] == "env.x=[1, 2]"

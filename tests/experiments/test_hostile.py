@@ -17,7 +17,8 @@ from spiky_rl.experiments.analysis.results import ResultsError, read_plan, read_
 from spiky_rl.experiments.report import markdown
 from spiky_rl.experiments.report.hparams import write_hparams
 from spiky_rl.experiments.report.sections import write_report
-from spiky_rl.experiments.report.sentences import design, threats
+from spiky_rl.experiments.report.terms import terms
+from spiky_rl.experiments.report.threats import threats
 from spiky_rl.experiments.run.estimate import Speeds
 from tests.experiments.results import CARTPOLE, TRUTHS, change, dump, write_study
 
@@ -80,16 +81,20 @@ def test_a_cell_keeps_its_lines_and_a_code_block_ends_where_it_should():
     assert markdown.fence("a") == "```" and markdown.fence("a\n````\nb") == "`````"
 
 
+def rows_of(folder: Path) -> dict[str, list[str]]:
+    """The table of threats, by what they are."""
+    return {what: told for what, *told in next(iter(threats(analyse(folder)))).rows}
+
+
 def test_a_study_of_two_robots_or_two_cards_is_warned_of(tmp_path: Path):
     folder = small(tmp_path)
-    assert not [why for what, why in threats(analyse(folder)) if what in ("Robots.", "Machines.")]
+    assert not {"Robots", "Machines"} & rows_of(folder).keys()
     change(folder, CELL, "assets", "look-alikes, version 9")
     change(folder, CELL, "machine", "a processor, 4 cores, 1 cells at once, 1 x NVIDIA B")
-    analysis = analyse(folder)
-    said = dict(threats(analysis))
-    assert "look-alikes, version 9" in said["Robots."] and "not comparable" in said["Robots."]
-    assert "NVIDIA B" in said["Machines."]
-    assert "look-alikes, version 9" in dict(design(analysis))["Robots"]
+    said = rows_of(folder)
+    assert "look-alikes, version 9" in said["Robots"][0] and "not comparable" in said["Robots"][1]
+    assert "NVIDIA B" in said["Machines"][0]
+    assert "look-alikes, version 9" in dict(terms(analyse(folder)))["Robots"]
 
 
 DAMAGED = {

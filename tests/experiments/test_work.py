@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from spiky_rl.config import files
+from spiky_rl.experiments.design.grid import Specification
 from spiky_rl.experiments.run import cells, work
 from spiky_rl.experiments.run.work import Failed, Interrupted
 
@@ -90,9 +91,25 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
 
 
 def a_cell(folder: Path, **more) -> Path:
-    """A cell whose training fails at once, on a bad argument."""
-    line = ["--task", "cartpole", "--agent", "lif_poo"]
-    own = {"hash": "a" * 16, "train": line, "processes": 1, "library": "rsl_rl", **more}
+    """A cell whose training and evaluation fail at once, on an override that is none."""
+    specification = Specification(
+        "cartpole",
+        "lif_ppo",
+        "rsl_rl",
+        "auto",
+        "cpu",
+        0,
+        4,
+        None,
+        ("nowhere=1",),
+        False,
+        1,
+        ("nominal",),
+        {},
+        {},
+    )
+    own = {"hash": "a" * 16, "kind": "trained", "processes": 1, "library": "rsl_rl", **more}
+    own |= {"specification": vars(specification)}
     files.write_json(folder / "cell.json", own)
     return folder
 
@@ -139,17 +156,17 @@ def test_runs_without_a_whole_checkpoint_are_put_aside_and_kept(tmp_path):
 def test_a_cell_with_a_damaged_newest_checkpoint_is_not_blocked(tmp_path, whole):
     folder = a_cell(tmp_path / "cell")
     run = a_run(folder, "first", whole, False)
-    assert worked(folder) == work.FAILED  # on its agent
+    assert worked(folder) == work.FAILED  # on its override
     log = (folder / "log.txt").read_text()
     assert f"{run / 'model_50.pt'}: no checkpoint, or a damaged one" in log
-    assert "cli train" in log and ("--checkpoint latest" in log) == whole
+    assert "cli.cell train" in log and ("--checkpoint latest" in log) == whole
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_cell_that_goes_on_from_another_begins_with_its_newest_checkpoint_that_is_whole(tmp_path, whole):
     folder = a_cell(tmp_path / "cell", goes_on="before")
     run = a_run(tmp_path / "cells" / "before", "first", whole, False)
-    assert worked(folder) == work.FAILED  # on its agent
+    assert worked(folder) == work.FAILED  # on its override
     log = (folder / "log.txt").read_text()
     assert (f"--checkpoint {run / 'model_0.pt'}" in log) == whole
     assert ("begins anew" in log) != whole
@@ -241,16 +258,30 @@ def test_a_cell_that_fails_leaves_an_error_with_the_reason_and_keeps_a_corrupt_r
     (folder / "result.json").write_text("{")
     assert worked(folder) == work.FAILED
     text = (folder / "error.txt").read_text()
-    assert text.startswith("the training ended with exit code 2") and "mean 'lif_ppo'" in text
+    assert text.startswith("the training ended with exit code 2") and "'nowhere=1' is no override" in text
     assert (folder / "result.corrupt.json").read_text() == "{"
     assert not (folder / "result.json").exists()
 
 
+def test_a_cell_of_an_earlier_version_says_how_it_is_written_anew(tmp_path):
+    earlier = {
+        "hash": "a" * 16,
+        "kind": "trained",
+        "processes": 1,
+        "library": "rsl_rl",
+        "train": ["--task", "cartpole"],
+    }
+    files.write_json(tmp_path / "cell" / "cell.json", earlier)
+    assert worked(tmp_path / "cell") == work.FAILED
+    assert (
+        "an earlier version; run the study's command again" in (tmp_path / "cell" / "error.txt").read_text()
+    )
+
+
 def test_a_training_that_ended_before_is_not_run_again(tmp_path):
-    folder = a_cell(tmp_path / "cell", evaluate=["--task", "cartpole", "--agent", "lif_poo"])
+    folder = a_cell(tmp_path / "cell")
     run_folder = folder / "run" / "rsl_rl" / "cartpole" / "first"
     files.write_json(run_folder / "result.json", TRAINED)
     assert worked(folder) == work.FAILED
     assert (folder / "error.txt").read_text().startswith("the evaluation ended with exit code 2")
-    assert json.loads((folder / "cell.json").read_text())["train"]
     assert " train " not in (folder / "log.txt").read_text()

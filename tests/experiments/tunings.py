@@ -10,11 +10,13 @@ from pathlib import Path
 from spiky_rl.config import files
 from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.design.budget import Budget
-from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.config.plan import Plan
+from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine, Order
 from spiky_rl.experiments.run.tuning import SHARE, Pair, Site, Tuning
 from spiky_rl.experiments.run.tuning_search import Search, connect
+from tests.experiments.plans import plan
 
 SPACE = {
     "set": {"agent.algorithm.schedule": "fixed"},
@@ -35,9 +37,8 @@ def asked(agents="lif_ppo,mlp_ppo", trials=6, activity="", space=None, **more) -
 def resolver(given: study.Study):
     """As Isaac Lab's configurations would tell it, in short."""
 
-    def resolve(task: str, agent: str, variant: Mapping) -> Resolved:
-        spec = {"agent": agent, "overrides": list(given.overrides)}
-        return Resolved("Isaac-Cartpole", spec, grid.digest(spec), 64, 8, 5, "cpu")
+    def resolve(task: str, agent: str, variant: Mapping) -> Plan:
+        return plan(task, {"agent": agent, "overrides": list(given.overrides)})
 
     return resolve
 
@@ -63,8 +64,8 @@ def search(out: Path, wanted: Tuning, parallel: int = 1) -> Search:
 
 
 def value(cell: Cell, name: str, default: str) -> str:
-    """What a cell's command sets an option to."""
-    return dict(text.split("=", 1) for text in cell.train if "=" in text).get(name, default)
+    """What a cell sets an option to."""
+    return dict(text.split("=", 1) for text in cell.specification.overrides).get(name, default)
 
 
 def outcome(cell: Cell) -> dict[str, float]:

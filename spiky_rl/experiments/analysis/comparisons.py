@@ -41,8 +41,10 @@ class Comparison:
 
     agent: str
     baseline: str
+    differences: Mapping[str, tuple[float, ...]]
+    """Of the agent's scores above the baseline's, by task, of every pair."""
     difference: Interval
-    """Of the agent's score above the baseline's: the mean over tasks of the mean over pairs."""
+    """Their mean over tasks of the mean over pairs."""
     p_value: float
     """Of the sign-flip test on its own, two-sided."""
     corrected: float
@@ -129,7 +131,7 @@ def _compare(
     if not pairs:
         nothing = Interval(math.nan, math.nan, math.nan, level)
         return Comparison(
-            agent, baseline, nothing, 1.0, 1.0, attainable, comparisons, 0, left_out, math.nan, nothing, None, alpha
+            agent, baseline, {}, nothing, 1.0, 1.0, attainable, comparisons, 0, left_out, math.nan, nothing, None, alpha
         )  # fmt: skip
     first, second = (
         {task: np.array([of[task][run] for run in seeds]) for task, seeds in common.items()}
@@ -140,6 +142,7 @@ def _compare(
     return Comparison(
         agent,
         baseline,
+        differences={task: tuple(values.tolist()) for task, values in differences.items()},
         difference=aggregate_interval(
             differences, mean, agent=f"{agent} - {baseline}", level=level, resamples=resamples, seed=seed
         ),

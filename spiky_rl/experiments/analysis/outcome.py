@@ -68,8 +68,10 @@ class Analysis:
     normalised: bool
     """Whether there is all that normalised scores need, on every task."""
     rows: Mapping[tuple[str, str], Row]
+    scores: Mapping[str, SeededScores]
+    """Of agents that have some on every task, by task and seed: normalised, or raw ones of a single task."""
     overall: Mapping[str, Interval]
-    """Interquartile mean of normalised scores over all tasks."""
+    """Interquartile mean of those scores over all tasks."""
     curves: Mapping[tuple[str, str], Band]
     profiles: Mapping[str, Band]
     comparisons: Mapping[str, tuple[Comparison, ...]]
@@ -149,7 +151,8 @@ def analysis_of(
         solved={result.task: result.solved for result in trained if result.solved is not None},
         normalised=normalised,
         rows=rows,
-        overall={label: statistics.aggregate_interval(_bare(found)) for label, found in scores.items()},
+        scores=scores,
+        overall={label: statistics.aggregate_interval(bare(found)) for label, found in scores.items()},
         curves={key: band for key, found in cells.items() if (band := _curve(found)) is not None},
         profiles=_profiles(scores),
         comparisons={
@@ -199,7 +202,7 @@ def _spikes(result: Result) -> bool:
     return any(rates)
 
 
-def _bare(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
+def bare(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
     """Scores without the names of their seeds."""
     return {task: list(seeds.values()) for task, seeds in scores.items()}
 
@@ -226,7 +229,7 @@ def _profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[s
         return {}
     spare = 0.03 * (max(values) - min(values)) or 0.5
     at = np.linspace(min(values) - spare, max(values) + spare, POINTS + 1).tolist()
-    return {l: statistics.performance_profile(_bare(found), at, agent=l) for l, found in scores.items()}
+    return {l: statistics.performance_profile(bare(found), at, agent=l) for l, found in scores.items()}
 
 
 def _curve(found: Sequence[Result]) -> Band | None:

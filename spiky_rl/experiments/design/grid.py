@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.spec import load_task
+from spiky_rl.config.plan import Plan
+from spiky_rl.config.spec import TaskSpec
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design.study import RANDOM, Study
 
@@ -26,23 +27,39 @@ EARLIER_PHYSICS = "newton_mjwarp"
 """Of cells that do not say what stepped their worlds."""
 
 
+type Resolve = Callable[[str, str, Mapping[str, Any]], Plan]
+"""Tells what a combination of task, agent and variation is; raises UserError for one that cannot be."""
+
+
 @dataclass(frozen=True)
-class Resolved:
-    """What an agent with a variation is on a task, seeds apart; only Isaac Lab's configurations tell."""
+class Specification:
+    """What a cell's training and evaluation are made from: all that who works it needs to know."""
 
     task: str
-    """The task's label."""
-    spec: Mapping[str, Any]
-    """The merged specification; empty for random actions."""
-    spec_hash: str
+    """As it was asked for, and so is the agent."""
+    agent: str
+    library: str
+    assets: str
+    device: str | None
+    """None: the one that is chosen where the cell is worked on."""
+    seed: int
     num_envs: int
-    steps_per_env: int
-    """Control steps of a rollout."""
-    iterations: int
-    """The specification's own number of them."""
-    device: str
-    physics: str = EARLIER_PHYSICS
-    """What steps the worlds."""
+    budget: str | None
+    """None: the merged specification's own number of iterations."""
+    overrides: tuple[str, ...]
+    """Of agent and environment; those of the agent are in ``spec`` already."""
+    tuned: bool
+    """Whether ``spec`` has values of the study's tuning."""
+    episodes: int
+    conditions: tuple[str, ...]
+    spec: Mapping[str, Any]
+    """The agent: all layers merged, complete."""
+    origins: Mapping[str, str]
+
+    @property
+    def evaluation_seed(self) -> int:
+        """Of the states that the evaluation starts from, which training did not see."""
+        return EVALUATION_SEED + self.seed
 
 
 @dataclass(frozen=True)
@@ -65,10 +82,7 @@ class Cell:
     """That it trains for; None where another budget ends it, 0 for random actions."""
     device: str
     num_envs: int
-    train: tuple[str, ...]
-    """Arguments of ``train.py``; empty for random actions."""
-    evaluate: tuple[str, ...]
-    """Arguments of ``evaluate.py``."""
+    specification: Specification
     processes: int = 1
     """Of a data-parallel training, by torchrun."""
     seconds: float | None = None
@@ -79,18 +93,36 @@ class Cell:
     """What steps the worlds."""
 
     @property
+    def is_trained(self) -> bool:
+        """Whether it is no cell of random actions."""
+        return self.agent != RANDOM
+
+    @property
     def kind(self) -> str:
         """``trained``, or ``random``."""
-        return "trained" if self.train else RANDOM
+        return "trained" if self.is_trained else RANDOM
 
     @property
     def commands(self) -> list[str]:
-        """What reproduces it by hand."""
+        """What reproduces it by hand, for people: no program reads it."""
+        given, folder = self.specification, f"{OUT}/cells/{self.name}"
+        common = ["--task", given.task, "--agent", given.agent]
+        common += ["--device", given.device] if given.device else []
+        common += ["--assets", given.assets] if given.assets != "auto" else []
+        common += ["--rl_library", given.library] if given.library != "rsl_rl" else []
+        common += ["--tuning", f"{OUT}/{TUNED}"] if given.tuned else []
+        root = ["--log_root", f"{folder}/run"] if self.is_trained else []
         run = "python scripts/train.py"
         if self.processes > 1:
             run = f"torchrun --standalone --nproc_per_node {self.processes} scripts/train.py --distributed"
-        trained = [f"{run} {quoted(self.train)}"] if self.train else []
-        return [*trained, f"python scripts/evaluate.py {quoted(self.evaluate)}"]
+        train = [*common, "--seed", str(given.seed), "--num_envs", str(given.num_envs)]
+        train += ["--budget", given.budget] if given.budget else []
+        measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
+        measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
+        measured += ["--checkpoint", "latest" if self.is_trained else RANDOM]
+        evaluate = quoted([*common, *measured, *root, *given.overrides])
+        trained = [f"{run} {quoted([*train, *root, *given.overrides])}"] if self.is_trained else []
+        return [*trained, f"python scripts/evaluate.py {evaluate}"]
 
     def data(self) -> dict[str, Any]:
         """Its line of the plan."""
@@ -116,7 +148,7 @@ class Cell:
 
 def cells(
     study: Study,
-    resolve: Callable[[str, str, Mapping[str, Any]], Resolved],
+    resolve: Resolve,
     device: str | None = None,
     assets: str = "auto",
     processes: int = 1,
@@ -124,10 +156,9 @@ def cells(
 ) -> list[Cell]:
     """All cells, a seed of every agent before the next seed, so that a study cut short is still balanced.
 
-    ``resolve(task, agent, variant)`` tells what a combination is; it raises UserError for one that cannot be. ``device`` and
-    ``assets`` are handed to the commands; a device None lets them choose. ``title`` goes in the place of labels.
+    ``device`` and ``assets`` are those that cells ask for; a device None lets them choose. ``title`` goes in the place of labels.
     """
-    given = _Given(study, assets, processes, _flags(study, device, assets), title)
+    given = _Given(study, device, assets, processes, title)
     combinations = [
         (task, agent, variant, resolve(task, agent, variant))
         for task in study.tasks
@@ -151,7 +182,7 @@ def assignment(key: str, value: Any) -> str:
     return f"{key}={_text(value)}"
 
 
-def quoted(arguments: tuple[str, ...]) -> str:
+def quoted(arguments: Iterable[str]) -> str:
     """Arguments as a shell takes them; `OUT` stays a variable."""
     return " ".join(f'"{a}"' if a.startswith(OUT) else shlex.quote(a) for a in arguments)
 
@@ -161,84 +192,66 @@ class _Given:
     """What all cells share."""
 
     study: Study
+    device: str | None
     assets: str
     processes: int
-    flags: tuple[str, ...]
     title: str = ""
 
+    def specification(
+        self, task: str, agent: str, plan: Plan, seed: int, overrides: Sequence[str]
+    ) -> Specification:
+        """That of a cell, which names the physics that was chosen, so that no other is chosen where it is worked on."""
+        study = self.study
+        named = any(text.startswith("physics=") for text in overrides)
+        physics = [] if named or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
+        return Specification(
+            task, agent, study.library, self.assets, self.device, seed, plan.num_envs,
+            None if study.budget is None else str(study.budget), (*overrides, *physics), bool(study.tuning),
+            study.episodes, study.conditions, plan.spec.tree(), plan.spec.origins,
+        )  # fmt: skip
 
-def _trained(
-    given: _Given, task: str, agent: str, variant: Mapping[str, Any], resolved: Resolved, seed: int
-) -> Cell:
+
+def _trained(given: _Given, task: str, agent: str, variant: Mapping[str, Any], plan: Plan, seed: int) -> Cell:
     study, processes = given.study, given.processes
     label = given.title or label_of(agent, variant)
-    name = _folder_name(f"{resolved.task}.{label.replace(' ', '.')}.seed{seed}")
     varied = [assignment(key, value) for key, value in variant.items()]
-    root = ["--log_root", f"{OUT}/cells/{name}/run"]
-    tuned = ["--tuning", f"{OUT}/{TUNED}"] if study.tuning else []
-    common = ["--task", task, "--agent", agent, *given.flags, *tuned]
-    overrides = [*study.overrides, *_named(study, resolved), *varied]
-    budget = [] if study.budget is None else ["--budget", str(study.budget)]
-    train = [*common, "--seed", str(seed), "--num_envs", str(resolved.num_envs), *budget, *root, *overrides]
-    evaluate = [*common, *_measured(study, seed, name), "--checkpoint", "latest", *root, *overrides]
-    per_iteration = resolved.num_envs * resolved.steps_per_env * processes
-    counted = resolved.iterations if study.budget is None else study.budget.iterations(per_iteration)
+    per_iteration = plan.num_envs * plan.setting("num_steps_per_env") * processes
+    counted = (
+        plan.setting("max_iterations") if study.budget is None else study.budget.iterations(per_iteration)
+    )
     defining = {
-        "spec": dict(resolved.spec),
+        "spec": plan.spec.tree(),
         "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
-        "num_envs": resolved.num_envs,
+        "num_envs": plan.num_envs,
         "processes": processes,
         "budget": None if study.budget is None else str(study.budget),
-        **_measurement(given, task, resolved),
+        **_measurement(given, plan),
     }
     return Cell(
-        name, Path(agent).stem, label, resolved.task, seed, dict(variant), digest(defining), resolved.spec_hash,
-        None if counted is None else counted * per_iteration, resolved.device, resolved.num_envs,
-        tuple(train), tuple(evaluate), processes, physics=resolved.physics,
+        _folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}"), Path(agent).stem, label, plan.task, seed,
+        dict(variant), digest(defining), plan.spec.digest, None if counted is None else counted * per_iteration,
+        plan.device, plan.num_envs, given.specification(task, agent, plan, seed, [*study.overrides, *varied]),
+        processes, physics=plan.physics,
     )  # fmt: skip
 
 
-def _random(given: _Given, task: str, resolved: Resolved) -> Cell:
+def _random(given: _Given, task: str, plan: Plan) -> Cell:
     study = given.study
-    name = _folder_name(f"{resolved.task}.{RANDOM}")
     overrides = [text for text in study.overrides if not text.startswith("agent.")]
+    defining = {"environment": overrides, **_measurement(given, plan)}
     # any agent of the task's will do: what it would have done is not looked at
-    common = ["--task", task, "--agent", study.agents[0], *given.flags, *_named(study, resolved)]
-    evaluate = [*common, *_measured(study, 0, name), "--checkpoint", RANDOM, *overrides]
-    defining = {"environment": overrides, **_measurement(given, task, resolved)}
+    specification = given.specification(task, study.agents[0], plan, 0, overrides)
     return Cell(
-        name, RANDOM, RANDOM, resolved.task, 0, {}, digest(defining), None, 0, resolved.device, resolved.num_envs,
-        (), tuple(evaluate), physics=resolved.physics,
+        _folder_name(f"{plan.task}.{RANDOM}"), RANDOM, RANDOM, plan.task, 0, {}, digest(defining), None, 0,
+        plan.device, plan.num_envs, specification, physics=plan.physics,
     )  # fmt: skip
 
 
-def _flags(study: Study, device: str | None, assets: str) -> tuple[str, ...]:
-    return (
-        *(("--device", device) if device else ()),
-        *(("--assets", assets) if assets != "auto" else ()),
-        *(("--rl_library", study.library) if study.library != "rsl_rl" else ()),
-    )
-
-
-def _named(study: Study, resolved: Resolved) -> list[str]:
-    """The physics that was chosen for a cell, so that no other is chosen where or when it is worked on."""
-    physics = f"physics={resolved.physics}"
-    chosen = resolved.physics != EARLIER_PHYSICS and not any(
-        t.startswith("physics=") for t in study.overrides
-    )
-    return [physics] if chosen else []
-
-
-def _measured(study: Study, seed: int, name: str) -> list[str]:
-    conditions = ["--conditions", ",".join(study.conditions), "--out", f"{OUT}/cells/{name}/{EVALUATION}"]
-    return ["--seed", str(EVALUATION_SEED + seed), "--episodes", str(study.episodes), *conditions]
-
-
-def _measurement(given: _Given, task: str, resolved: Resolved) -> dict[str, Any]:
+def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
     return {
-        "task": resolved.task,
-        "task_file": _task_data(task),
+        "task": plan.task,
+        "task_file": _task_data(plan.task_spec),
         "assets": given.assets,
         "library": given.study.library,
         "episodes": given.study.episodes,
@@ -246,9 +259,8 @@ def _measurement(given: _Given, task: str, resolved: Resolved) -> dict[str, Any]
     }
 
 
-def _task_data(task: str) -> dict[str, Any]:
+def _task_data(found: TaskSpec | None) -> dict[str, Any]:
     """What of a task's file decides a result."""
-    found = load_task(task)
     return {} if found is None else {"id": found.id, "env": dict(found.env), "agent": dict(found.agent)}
 
 

@@ -99,12 +99,21 @@ class Study:
 KEYS = tuple(key.name for key in fields(Study) if key.name != "name")
 
 
-def read(path: Path) -> Study:
-    """The study in a YAML file. Raises UserError that names the file and the key."""
-    data = read_yaml(path)
+def read(path: Path, flags: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Study:
+    """The study in a YAML file, with ``flags`` in the place of its keys and more ``overrides`` behind its own.
+
+    Raises UserError that names the key, and the file where it is the file's.
+    """
+    data, flags = read_yaml(path), flags or {}
     try:
-        return build(path.parent.name if path.stem == "study" else path.stem, data)
+        own = _names("overrides", data.get("overrides") or [])
+        return build(
+            path.parent.name if path.stem == "study" else path.stem,
+            {**data, **flags, "overrides": [*own, *overrides]},
+        )
     except UserError as error:
+        if str(error).partition(":")[0] in flags:
+            raise
         raise StudyError(f"{path}: {error}") from None
 
 

@@ -122,9 +122,15 @@ def spelled(
     intervals: Sequence[Interval | None], scale: float = 1.0, *, least: int = 0, each: bool = False
 ) -> list[str]:
     """A column of intervals, all with as many digits as the largest estimate asks for, or ``each`` with its own."""
-    digits = [0 if i is None else digits_of(i, scale, each) for i in intervals]
-    shared = max(least, min((d for d, i in zip(digits, intervals) if i is not None), default=0))
-    return [spell(i, d if each else shared, scale) for d, i in zip(digits, intervals)]
+    shared = shared_digits(intervals, scale, least)
+    return [
+        spell(i, digits_of(i, scale, True) if each and i is not None else shared, scale) for i in intervals
+    ]
+
+
+def shared_digits(intervals: Sequence[Interval | None], scale: float = 1.0, least: int = 0) -> int:
+    """After the point, of a column of intervals: as many as the largest estimate asks for."""
+    return max(least, min((digits_of(i, scale, False) for i in intervals if i is not None), default=0))
 
 
 def digits_of(interval: Interval, scale: float, alone: bool) -> int:

@@ -11,9 +11,11 @@ from pathlib import Path
 
 from spiky_rl.experiments.analysis.comparisons import Comparison
 from spiky_rl.experiments.analysis.measures import WINDOW
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
-from spiky_rl.experiments.analysis.statistics import LEVEL
+from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse, bare
+from spiky_rl.experiments.analysis.statistics import LEVEL, bca_interval, mean
 from spiky_rl.experiments.report import figures
+from spiky_rl.experiments.report.answer import answer
+from spiky_rl.experiments.report.bca import Beside
 from spiky_rl.experiments.report.blocks import (  # fmt: skip
     NONE,
     Block,
@@ -32,8 +34,9 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
 from spiky_rl.experiments.report.drawing import short
 from spiky_rl.experiments.report.hardship import memory, robustness
 from spiky_rl.experiments.report.pages import write_pages
-from spiky_rl.experiments.report.sentences import answer, design, threats, unnormalised
 from spiky_rl.experiments.report.spending import energy
+from spiky_rl.experiments.report.terms import design
+from spiky_rl.experiments.report.threats import threats
 
 
 def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
@@ -52,8 +55,8 @@ def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
 def report(analysis: Analysis) -> list[Section]:
     """All sections in their order; one without blocks has nothing to say."""
     return [
-        Section("answer", "The answer in short", [Block("list", items=answer(analysis))]),
-        Section("design", "Design", [Block("terms", items=list(design(analysis)))]),
+        Section("answer", "The answer in short", list(answer(analysis))),
+        Section("design", "Design", list(design(analysis))),
         Section("scores", "Scores", list(scores(analysis))),
         Section("figures", "Figures", list(pictures(analysis))),
         Section("tests", "Tests against the baseline", list(tests(analysis.comparisons))),
@@ -61,7 +64,7 @@ def report(analysis: Analysis) -> list[Section]:
         Section("robustness", "Robustness", list(robustness(analysis))),
         Section("memory", "Need of memory", list(memory(analysis))),
         Section("energy", "Operations and energy", list(energy(analysis))),
-        Section("threats", "Threats to validity", [Block("list", items=threats(analysis))]),
+        Section("threats", "Threats to validity", list(threats(analysis))),
         Section("missing", "Missing and failed cells", list(missing(analysis))),
         Section("versions", "Versions and hashes", list(versions(analysis))),
         Section("commands", "Commands", list(commands(analysis))),
@@ -81,19 +84,20 @@ def scores(analysis: Analysis) -> Iterable[Block]:
     verdict = {(name, c.agent): c.verdict for name, found in analysis.comparisons.items() for c in found}
     several = len(analysis.tasks) > 1
     parts: list[tuple[Column, list[str]]] = []
+    shown = Beside()
     if analysis.overall and several:
-        parts.append(
-            (
-                Column("All tasks", "normalised, IQM"),
-                spelled([analysis.overall.get(label) for label in order]),
-            )
-        )
-        parts.append(
-            (Column("All tasks", "verdict", True), [verdict.get((ALL, label), NONE) for label in order])
-        )
+        ours = [analysis.overall.get(label) for label in order]
+        theirs = [bca_interval(bare(analysis.scores[l])) if l in analysis.scores else None for l in order]
+        parts += [
+            (Column("All tasks", "normalised, IQM"), spelled(ours)),
+            shown.column("All tasks", ours, theirs),
+            (Column("All tasks", "verdict", True), [verdict.get((ALL, label), NONE) for label in order]),
+        ]
     for task in analysis.tasks:
         rows = [analysis.rows.get((label, task)) for label in order]
-        parts.append((Column(task, "return, mean"), spelled([row and row.mean for row in rows])))
+        ours = [row and row.mean for row in rows]
+        theirs = [row and bca_interval({task: list(row.by_seed.values())}, mean) for row in rows]
+        parts += [(Column(task, "return, mean"), spelled(ours)), shown.column(task, ours, theirs)]
         if analysis.normalised and not several:
             parts.append((Column(task, "normalised, IQM"), spelled([row and row.normalised for row in rows])))
         parts.append((Column(task, "verdict", True), [verdict.get((task, label), NONE) for label in order]))
@@ -101,9 +105,7 @@ def scores(analysis: Analysis) -> Iterable[Block]:
         note = "IQM: interquartile mean, the mean of the middle half of all runs."
         if any(analysis.comparisons.values()):
             note += f" Verdicts are against {analysis.baseline}."
-        yield table(
-            "Score of the final policy", order, *parts, note=" ".join([note, unnormalised(analysis)]).strip()
-        )
+        yield table("Score of the final policy", order, *parts, note=f"{note} {shown.note}".strip())
     for task in analysis.tasks:
         named = [label for label in analysis.labels if (label, task) in analysis.rows]
         rows = [analysis.rows[label, task] for label in named]
@@ -162,18 +164,21 @@ def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
     for name, found in families.items():
         if not found:
             continue
-        unit = "normalised score" if name == ALL else "return"
+        unit, shown = "normalised score" if name == ALL else "return", Beside()
+        theirs = [bca_interval(c.differences, mean) if c.differences else None for c in found]
         where = "over all tasks" if name == ALL else f"on {name}"
         against = {c.baseline for c in found}
         to = f" to {found[0].baseline}" if len(against) == 1 else ""
         note = f"{count(len(found), 'comparison')}: the lowest corrected p there can be is {probability(min(c.attainable for c in found))}."
         if left_out := sum(c.left_out for c in found):
             note += f" {count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
+        beside = shown.column("difference", [c.difference for c in found], theirs, least=2)
         yield table(
             f"Difference{to} {where}",
             [c.agent if to else f"{c.agent} − {c.baseline}" for c in found],
             (Column("n", "pairs"), [str(c.pairs) for c in found]),
             (Column("difference", unit), spelled([c.difference for c in found], least=2)),
+            beside,
             (Column("d"), [plain(c.effect) for c in found]),
             (Column("P"), spelled([c.improvement for c in found])),
             (Column("p", "raw"), [probability(c.p_value) for c in found]),
@@ -183,7 +188,7 @@ def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
                 Column("seeds", "needed"),
                 [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in found],
             ),
-            note=note,
+            note=f"{note} {shown.note}".strip(),
             first="agent" if to else "pair",
         )
 

@@ -84,7 +84,7 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
 
 def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
     """Write a cell's own line, which is all that who works it needs to know."""
-    own = {**cell.data(), "train": list(cell.train), "evaluate": list(cell.evaluate)}
+    own = {**cell.data(), "specification": vars(cell.specification)}
     own["budget"] = None if study.budget is None else vars(study.budget)
     own |= {"library": study.library, "assets": assets, "goes_on": cell.goes_on}
     files.write_json(folder / "cells" / cell.name / "cell.json", own)

@@ -95,13 +95,13 @@ def estimated(
     found, sources = [], set()
     for cell in cells:
         seconds: float | None = OVERHEAD
-        if cell.train and study.budget is not None and study.budget.kind == "wall":
+        if cell.is_trained and study.budget is not None and study.budget.kind == "wall":
             seconds = OVERHEAD + study.budget.amount
-        elif cell.train and cell.env_steps is not None:
+        elif cell.is_trained and cell.env_steps is not None:
             speed = speeds.of(cell.agent, cell.task, cell.device, specs)
             seconds = None if speed is None else OVERHEAD + speed[0] * cell.env_steps / cell.processes
             sources |= set() if speed is None else {speed[1]}
-        elif cell.train:
+        elif cell.is_trained:
             seconds = None
         found.append(replace(cell, seconds=seconds))
     return found, sources

@@ -20,7 +20,7 @@ from spiky_rl.config import files
 from spiky_rl.config.spec import flatten
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.budget import Budget
-from spiky_rl.experiments.design.grid import Cell, Resolved
+from spiky_rl.experiments.design.grid import Cell, Resolve
 from spiky_rl.experiments.design.study import Study, StudyError, extended
 from spiky_rl.experiments.design.tuning_space import Dimension, Space
 from spiky_rl.experiments.run.cells import VERSION, read_json, write_cell
@@ -59,7 +59,7 @@ class Site:
 
     out: Path
     """The tuning's folder, absolute."""
-    resolver: Callable[[Study], Callable[[str, str, Mapping[str, Any]], Resolved]]
+    resolver: Callable[[Study], Resolve]
     """Tells what a combination of task, agent and variation is in a study, as `grid.cells` asks."""
     device: str | None = None
     assets: str = "auto"
@@ -101,7 +101,7 @@ class Tuning:
         given, found = self.of(pair, overrides, self.rungs[rung]), []
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
         for cell in grid.cells(given, site.resolver(given), site.device, site.assets, site.processes, title):
-            if cell.train:
+            if cell.is_trained:
                 goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
                 found.append(replace(cell, goes_on=goes_on))
                 write_cell(site.out, given, found[-1], site.robots)

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.experiments.design.grid import EVALUATION, OUT
+from spiky_rl.experiments.design.grid import EVALUATION
+from spiky_rl.experiments.design.study import RANDOM
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
 
@@ -29,6 +30,8 @@ FINISHED, FAILED, INTERRUPTED = 0, 1, 3
 """Exit codes."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask for an end; a step that took one ends with 128 more than its number."""
+STEP = "spiky_rl.cli.cell"
+"""Module that trains and evaluates, in a process of its own."""
 CPU = "cpu.json"
 """Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
 TAIL = 30
@@ -77,8 +80,12 @@ def work(folder: Path, out: Path) -> int:
             note(folder, f"{RESULT} is no result of this cell; kept as {aside.name}")
         (folder / ERROR).unlink(missing_ok=True)
         try:
-            trained = train(cell, folder, out, lock, asked) if cell["train"] else None
-            evaluated = evaluate(cell, folder, out, lock, asked)
+            if "specification" not in cell:
+                raise Failed(
+                    "cell.json is of an earlier version; run the study's command again, which writes it anew"
+                )
+            trained = None if cell["kind"] == RANDOM else train(cell, folder, out, lock, asked)
+            evaluated = evaluate(folder, lock, asked)
         except Interrupted:
             return INTERRUPTED
         except Failed as failure:
@@ -97,7 +104,7 @@ def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[
     can_go_on = resumable(folder, cell["library"])
     if (found := finished_training(folder)) is not None:
         return found
-    arguments = [text.replace(OUT, str(out)) for text in cell["train"]]
+    arguments = ["train", str(folder)]
     if can_go_on:
         arguments += ["--checkpoint", "latest"]
     elif before := cell.get("goes_on"):
@@ -105,10 +112,10 @@ def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[
             arguments += ["--checkpoint", str(checkpoint)]
         else:
             note(folder, f"{before} left no checkpoint that is whole; the training begins anew")
-    command = [sys.executable, "-m", "spiky_rl.cli", "train", *arguments]
+    command = [sys.executable, "-m", STEP, *arguments]
     if cell["processes"] > 1:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell["processes"])]
-        command = [sys.executable, *torchrun, "-m", "spiky_rl.cli", "train", "--distributed", *arguments]
+        command = [sys.executable, *torchrun, "-m", STEP, *arguments, "--distributed"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     step("training", command, folder, lock, asked)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -180,13 +187,11 @@ def is_whole(path: Path, library: str) -> bool:
     return True
 
 
-def evaluate(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
     """The evaluation, from an earlier attempt where that got so far."""
     path = folder / EVALUATION
     if (found := record(path, MEASURED)) is None:
-        arguments = [text.replace(OUT, str(out)) for text in cell["evaluate"]]
-        command = [sys.executable, "-m", "spiky_rl.cli", "evaluate", *arguments]
-        step("evaluation", command, folder, lock, asked)
+        step("evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, asked)
         found = record(path, MEASURED)
     if found is None:
         raise Failed(f"the evaluation left no result in {path}")

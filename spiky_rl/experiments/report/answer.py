@@ -1,0 +1,154 @@
+"""The answer in short, as two tables: verdicts of the tests, and what was measured beside the score.
+
+Better and worse are verdicts of `spiky_rl.experiments.analysis.comparisons`; nothing in the second table is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from spiky_rl.experiments.analysis.comparisons import ALPHA, Comparison
+from spiky_rl.experiments.analysis.measures import PRICE
+from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.report.blocks import (
+    NONE,
+    Block,
+    Column,
+    count,
+    listed,
+    paragraph,
+    plain,
+    probability,
+    spell,
+    spelled,
+    table,
+)
+from spiky_rl.experiments.report.drawing import short
+
+SHOWN = 8
+"""Names in a cell, at most."""
+
+
+def answer(analysis: Analysis) -> Iterable[Block]:
+    """The answer in short."""
+    if not analysis.rows:
+        yield paragraph("No cell has a result yet, so there is no answer.")
+        return
+    if analysis.skipped:
+        cells = len(analysis.results) + len(analysis.skipped)
+        yield paragraph(
+            f"{count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
+        )
+    yield verdicts(analysis) if analysis.comparisons else paragraph("Nothing is compared.")
+    found = {
+        title: [measure(analysis, task) for task in analysis.tasks] for title, measure in MEASURES.items()
+    }
+    found = {title: cells for title, cells in found.items() if any(cell != NONE for cell in cells)}
+    columns = (
+        (Column(task, is_text=True), [cells[i] for cells in found.values()])
+        for i, task in enumerate(analysis.tasks)
+    )
+    yield table(
+        "What was measured, which no test backs",
+        list(found),
+        *columns,
+        first="measure",
+        note=f"Energy is that of a control step's arithmetic ({PRICE}), without any memory traffic.",
+    )
+
+
+def verdicts(analysis: Analysis) -> Block:
+    """Who is better and worse than the baseline, over all tasks and on each; a family without a test has one pair."""
+    families = analysis.comparisons.values()
+    return table(
+        f"Verdicts against {analysis.baseline}",
+        list(analysis.comparisons),
+        *(
+            (
+                Column(verdict, is_text=True),
+                [listed(told(found, verdict), SHOWN) or "none" for found in families],
+            )
+            for verdict in ("better", "worse")
+        ),
+        (
+            Column("undecided", "agents"),
+            [str(len(told(found, "undecided"))) if found else "all" for found in families],
+        ),
+        (Column("pairs"), [str(max((c.pairs for c in found), default=1)) for found in families]),
+        (
+            Column("lowest p", "Holm, attainable"),
+            [probability(min((c.attainable for c in found), default=1.0)) for found in families],
+        ),
+        first="scores of",
+        note=(
+            "Better and worse: the sign-flip test of paired seeds, corrected by Holm, and the interval of the difference agree. In"
+            " brackets: the difference in return, over all tasks in normalised score. Where the lowest p that so many pairs and"
+            f" comparisons can give is not below {ALPHA:g}, nothing can be decided."
+        ),
+    )
+
+
+def told(found: Sequence[Comparison], verdict: str) -> list[str]:
+    """Agents of a verdict with their differences, the largest first."""
+    those = sorted((c for c in found if c.verdict == verdict), key=lambda c: -abs(c.difference.estimate))
+    return [f"{c.agent} ({spell(c.difference)})" for c in those]
+
+
+def reached(analysis: Analysis, task: str) -> str:
+    """How many runs came to the task's threshold."""
+    found = [row.threshold for (_, other), row in analysis.rows.items() if other == task and row.threshold]
+    runs = sum(threshold.reached for threshold in found), sum(threshold.runs for threshold in found)
+    return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if found else NONE
+
+
+def soonest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
+    """The lowest median of environment steps to the threshold among agents."""
+    rows = [row for l in labels if (row := analysis.rows.get((l, task))) is not None]
+    known = {row.label: row.threshold.median for row in rows if row.threshold and row.threshold.median}
+    first = min(known, key=known.__getitem__, default=None)
+    return NONE if first is None else f"{short(known[first])} ({first})"
+
+
+def hardest(analysis: Analysis, task: str) -> str:
+    """The condition under which agents keep the least of their score, and what the baseline keeps."""
+    shares: dict[str, dict[str, Interval]] = {}
+    for (label, other, condition), found in analysis.kept.items():
+        if other == task and found.share is not None:
+            shares.setdefault(condition, {})[label] = found.share
+    if not shares:
+        return NONE
+    means = {name: sum(s.estimate for s in found.values()) / len(found) for name, found in shares.items()}
+    worst = min(means, key=means.__getitem__)
+    own = shares[worst].get(str(analysis.baseline))
+    kept = "" if own is None else f", {spell(own, 0, 100)} % ({analysis.baseline})"
+    return f"{worst}: {plain(100 * means[worst], 0)} % in the mean of agents{kept}"
+
+
+def forgotten(analysis: Analysis, task: str) -> str:
+    """What the baseline loses on the task's twins."""
+    own = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
+    return "; ".join(f"{spell(m.drop)} ({m.masked})" for m in own) or NONE
+
+
+def thriftiest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
+    """The least energy of a control step among agents."""
+    rows = [row for l in labels if (row := analysis.rows.get((l, task))) is not None]
+    steps = {row.label: row.energy[PRICE].step for row in rows if PRICE in row.energy}
+    first = min(steps, key=lambda label: steps[label].estimate, default=None)
+    return NONE if first is None else f"{spelled([steps[first]], each=True)[0]} nJ ({first})"
+
+
+MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
+    "runs that reached the threshold": reached,
+    "steps to it, median of the baseline": lambda a, task: soonest(a, task, [str(a.baseline)]),
+    "steps to it, lowest median": lambda a, task: soonest(a, task, a.labels),
+    "score kept under the hardest condition": hardest,
+    "return that the baseline loses": forgotten,
+    "energy of the baseline": lambda a, task: thriftiest(a, task, [str(a.baseline)]),
+    "least energy of an agent that spikes": lambda a, task: thriftiest(
+        a, task, [label for label in a.labels if label not in a.anns]
+    ),
+    "front of score and energy": lambda a, task: listed(a.fronts[task], SHOWN) or NONE,
+}
+"""Row of the second table -> what of it stands under a task."""

@@ -1,0 +1,55 @@
+"""The section of a report on its design: what was compared, under which terms, and what its numbers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.statistics import LEVEL
+from spiky_rl.experiments.report.blocks import Block, Column, count, listed, plain, table
+
+
+def design(analysis: Analysis) -> Iterable[Block]:
+    """The terms, and what normalised scores count from."""
+    yield Block("terms", items=list(terms(analysis)))
+    raw = "raw: a score is missing, or that of the baseline is not above that of random actions"
+    ends = {
+        ("random actions", "0"): analysis.random,
+        (analysis.design.baseline, "1, mean"): analysis.reference,
+    }
+    columns = (
+        (Column(*title), [plain(found[task]) if task in found else "no result" for task in analysis.tasks])
+        for title, found in ends.items()
+    )
+    yield table(
+        f"Scores are {'normalised' if analysis.normalised else raw}", analysis.tasks, *columns, first="task"
+    )
+
+
+def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
+    """(Term, what it was)."""
+    asked = analysis.design
+    yield "Agents", ", ".join(f"{a} (baseline)" if a == asked.baseline else a for a in asked.agents)
+    for key, values in asked.vary.items():
+        yield "Varied", f"{key}: {', '.join(map(str, values))}"
+    yield "Tasks", ", ".join(asked.tasks)
+    yield "Seeds", f"{', '.join(map(str, asked.seeds))} ({count(len(asked.seeds), 'seed')} per agent, variant and task)"
+    own = "each task's own number of iterations"
+    yield "Budget", own if asked.budget is None else f"{asked.budget.text} per training"
+    yield "Environments", f"{asked.num_envs:,} at once" if asked.num_envs else "each task's own number"
+    if asked.tuning:
+        yield "Tuning", f"agents have the values of {asked.tuning}, found with other seeds; tuned.yaml is a copy"
+    if asked.overrides:
+        yield "Overrides", " ".join(asked.overrides)
+    yield "Learning", f"PPO of {asked.library}"
+    yield "Robots", listed(sorted({result.assets for result in analysis.results})) or "not known yet"
+    yield "Physics", listed(sorted({result.physics for result in analysis.results})) or "not known yet"
+    yield "Score", (
+        f"mean return of the final, deterministic policy over {count(asked.episodes, 'undisturbed episode')} that training"
+        " did not see; one score per seed"
+    )
+    yield "Intervals", (
+        f"{100 * LEVEL:g} %, over seeds, as 4.89 [4.85, 4.92]: estimate, lower and upper bound; bootstrap within tasks,"
+        " corrected for few seeds"
+    )
+    yield "BCa", "beside them, in brackets: SciPy's bootstrap interval, which is not corrected for few seeds"

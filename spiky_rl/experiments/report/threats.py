@@ -1,0 +1,177 @@
+"""The section of a report on what may make its answer wrong: a table of what the results show, each with a fixed reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from spiky_rl.experiments.analysis.measures import Row
+from spiky_rl.experiments.analysis.outcome import ALL, Analysis
+from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.report.blocks import (
+    Block,
+    Column,
+    count,
+    listed,
+    paragraph,
+    plain,
+    probability,
+    table,
+)
+
+type Look = Callable[[Analysis], str]
+"""Tells how much of a threat there is: nothing, or what was found."""
+FLAT = 0.02
+"""Of the way from random actions to the score: a curve that rises more than this in its last tenth has not flattened."""
+FIXED = (
+    "Scores alone are tested; p-values are corrected for the comparisons of one table, not for the number of tables. Steps, times,"
+    " operations, energy and robustness are measured beside each other, with intervals but without a test. Intervals speak of these"
+    " tasks, not of others; those of normalised scores leave out how uncertain random actions' score and the baseline's mean are."
+    " Agents are compared with the values that they have, which were tuned with no equal effort for each unless a tuning is named"
+    " above, not neurons or learning rules as such. Wall time is that of cells as they ran, several at once where their machine says so."
+)
+
+
+def threats(analysis: Analysis) -> Iterable[Block]:
+    """The table, from the strongest threat on; one of which there is nothing has no row."""
+    found = [(what, told, why) for what, (why, look) in THREATS.items() if (told := look(analysis))]
+    yield table(
+        "What was found that may make the answer wrong",
+        [what for what, _, _ in found],
+        (Column("found", is_text=True), [told for _, told, _ in found]),
+        (Column("what that means", is_text=True), [why for _, _, why in found]),
+        first="threat",
+    )
+    yield paragraph(FIXED)
+
+
+def by_name(found: Mapping[str, str]) -> str:
+    """``task: text; task: text`` of those that have a text."""
+    return "; ".join(f"{name}: {text}" for name, text in found.items() if text)
+
+
+def seeds(analysis: Analysis) -> str:
+    """How many each agent has."""
+    sizes = sorted({len(row.by_seed) for row in analysis.rows.values()})
+    if not sizes:
+        return ""
+    return f"{f'{sizes[0]} to ' if len(sizes) > 1 else ''}{count(sizes[-1], 'seed')} of each agent per task"
+
+
+def undecidable(analysis: Analysis) -> str:
+    """The lowest p of families of tests in which none can be low enough."""
+    lowest = {
+        name: (min(c.attainable for c in family), family[0].alpha)
+        for name, family in analysis.comparisons.items()
+        if family
+    }
+    return by_name({name: f"p ≥ {probability(p)}" for name, (p, alpha) in lowest.items() if p >= alpha})
+
+
+def without_numbers(analysis: Analysis) -> str:
+    """Cells by what became of them."""
+    statuses = dict.fromkeys(cell.status for cell in analysis.skipped)
+    return by_name({s: listed(cell.cell for cell in analysis.skipped if cell.status == s) for s in statuses})
+
+
+def alone(analysis: Analysis) -> str:
+    """Agents that stand in no comparison."""
+    left = {}
+    for name, family in analysis.comparisons.items():
+        compared = {analysis.baseline, *(c.agent for c in family)}
+        there = [l for l in analysis.labels if name == ALL or (l, name) in analysis.rows]
+        left[name] = listed(label for label in there if label not in compared)
+    return by_name(left)
+
+
+def rising(analysis: Analysis) -> str:
+    """Agents whose training return had not flattened."""
+
+    def rises(row: Row) -> bool:
+        way = abs(row.mean.estimate - analysis.random.get(row.task, 0.0))
+        return row.rise is not None and row.rise.estimate > FLAT * way
+
+    return listed((f"{row.label} on {row.task}" for row in analysis.rows.values() if rises(row)), 8)
+
+
+def span(tolerated: float, unit: str, value: Callable[[Result], float | None]) -> Look:
+    """Tells, task by task, from the least to the most that agents have, where those are further apart than tolerated."""
+
+    def look(analysis: Analysis) -> str:
+        told = {}
+        for task in analysis.tasks:
+            found = {r.label: v for r in analysis.results if r.task == task and (v := value(r)) is not None}
+            least, most = (f(found, key=found.__getitem__, default="") for f in (min, max))
+            if found and found[most] > tolerated * found[least]:
+                told[task] = " to ".join(f"{plain(found[l], 0)} {unit} ({l})" for l in (least, most))
+        return by_name(told)
+
+    return look
+
+
+def differing(values: Callable[[Result], Mapping[str, str | None]], absent: str | None = None) -> Look:
+    """Tells by name the values that cells which are compared have, where they differ."""
+
+    def look(analysis: Analysis) -> str:
+        held = [values(result) for result in analysis.results]
+        names = dict.fromkeys(name for found in held for name in found)
+        sets = {name: {str(v) for f in held if (v := f.get(name, absent)) is not None} for name in names}
+        return by_name({name: " / ".join(sorted(those)) for name, those in sets.items() if len(those) > 1})
+
+    return look
+
+
+def look_alike(analysis: Analysis) -> str:
+    """Robots that are not Isaac Lab's own."""
+    robots = sorted({result.assets for result in analysis.results})
+    return "; ".join(name for name in robots if "look-alike" in name or "derived" in name)
+
+
+THREATS: Mapping[str, tuple[str, Look]] = {
+    "Seeds": ("Fewer than 10 make wide intervals and weak tests; one says nothing of others.", seeds),
+    "Tests that cannot decide": ("Undecided says nothing there.", undecidable),
+    "Cells without numbers": ("If they fail because of their agent, those left flatter it.", without_numbers),
+    "Agents not compared": ("They have too few results in common with the baseline.", alone),
+    "No plan": ("Cells that never began are not known.", lambda a: a.plan_problem),
+    "Interrupted trainings": (
+        "They went on from a checkpoint, which is not the run that was not interrupted; seconds are those of its last part.",
+        lambda a: listed(r.cell for r in a.results if r.resumed),
+    ),
+    "Training not over": (
+        f"The return rose by more than {100 * FLAT:g} % of what was learned in the last tenth of the iterations: with a larger budget"
+        " the order may be another.",
+        rising,
+    ),
+    "Overrides": ("They hold for all agents, whomever they suit.", lambda a: listed(a.design.overrides, 20)),
+    "Variants": (
+        "Who picks the best variant of an agent by these scores has tuned it on the test.",
+        lambda a: listed(a.design.vary),
+    ),
+    "Unequal networks": (
+        "A larger network may score higher for that.",
+        span(1.5, "parameters", lambda r: r.cost["parameters"] if r.cost else None),
+    ),
+    "Unequal experience": (
+        "A longer training may, too.",
+        span(1.01, "environment steps", lambda r: r.training.env_steps if r.training else None),
+    ),
+    "Machines": (
+        "Seconds are not comparable, and last digits may differ.",
+        differing(lambda r: {"cells": r.machine}),
+    ),
+    "Devices": ("Numbers may differ by device.", differing(lambda r: {"cells": r.device})),
+    "Robots": ("Scores are not comparable.", differing(lambda r: {"cells": r.assets})),
+    "Physics": ("Scores are not comparable.", differing(lambda r: {r.task: r.physics})),
+    "Environments": ("Numbers of them differ.", differing(lambda r: {r.task: str(r.num_envs)})),
+    "Episodes": ("Numbers of them differ.", differing(lambda r: {r.task: str(r.episodes)})),
+    "Conditions": (
+        "Not all cells were evaluated under the same.",
+        differing(lambda r: {name: condition.text for name, condition in r.conditions.items()}),
+    ),
+    "Versions": ("Cells ran with different ones.", differing(lambda r: r.versions, "absent")),
+    "Specifications": (
+        "Not all seeds were trained with the same one.",
+        differing(lambda r: {f"{r.label} on {r.task}": r.spec_hash}),
+    ),
+    "Look-alike robots": ("Scores compare with each other, not with published curves.", look_alike),
+}
+"""Threat -> what it means, and what tells how much of it there is; from the strongest on."""

@@ -1,0 +1,78 @@
+"""A cell's steps take its specification from its folder, and come to what the commands of its result come to."""
+
+import json
+import shlex
+from importlib.util import find_spec
+
+import pytest
+
+from spiky_rl.cli import cell as step
+from spiky_rl.cli import common, compare, evaluate, train
+from spiky_rl.experiments.design import grid, study
+from spiky_rl.experiments.run.cells import write_cell
+
+if find_spec("isaaclab") is None:
+    pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
+
+GIVEN = {
+    **{"agents": ["mine.yaml"], "tasks": ["cartpole_masked"], "seeds": "3", "budget": "env_steps=1000"},
+    **{
+        "num_envs": 16,
+        "episodes": 2,
+        "conditions": ["nominal", "push"],
+        "vary": {"agent.network.steps": [2]},
+    },
+    "overrides": ["agent.algorithm.gamma=0.97", "env.episode_length_s=2.0"],
+}
+MINE = "network: {name: feedforward, layers: [8], neuron: {name: lif, tau: 3.0}}\n"
+
+
+def listed(config):
+    """A configuration in which pairs are lists."""
+    return json.loads(json.dumps(config, default=repr))
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """A study's folder with its cells, of an agent whose file is gone since, and the plans that their commands gave."""
+    folder = tmp_path_factory.mktemp("cell")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        (folder / "mine.yaml").write_text(MINE)
+        asked = study.build("study", GIVEN)
+        args = compare.parser().parse_intermixed_args(["--device", "cpu", "--assets", "local"])
+        cells = grid.cells(asked, compare.Resolver(asked, args), "cpu", "local")
+        by_hand = {}
+        for cell in cells:
+            write_cell(folder, asked, cell, "robots")
+            lines = [shlex.split(command.replace(grid.OUT, str(folder))) for command in cell.commands]
+            parsers = {"scripts/train.py": train.parser(), "scripts/evaluate.py": evaluate.parser()}
+            parsed = {line[1]: parsers[line[1]].parse_intermixed_args(line[2:]) for line in lines}
+            by_hand[cell.name] = {name: (given, common.prepare(given)) for name, given in parsed.items()}
+        (folder / "mine.yaml").unlink()
+        yield folder, by_hand
+
+
+def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(planned):
+    folder, by_hand = planned
+    assert sorted(map(len, by_hand.values())) == [1, 2], "random actions train nothing"
+    for name, steps in by_hand.items():
+        for script, (given, wanted) in steps.items():
+            own = folder / "cells" / name
+            found = step.training(own) if "train" in script else step.evaluation(own)
+            plan = common.prepare(found)
+            ours, theirs = vars(found) | {"spec": None}, vars(given)
+            if given.checkpoint == "random":  # whose agent does nothing, and which has no run
+                ours |= {"log_root": given.log_root}
+            else:
+                assert plan.spec.digest == wanted.spec.digest and plan.spec.rows() == wanted.spec.rows()
+                assert listed(plan.config) == listed(wanted.config)
+            assert plan.env_cfg.to_dict() == wanted.env_cfg.to_dict()
+            for key in ("task", "gym_id", "agent", "seed", "num_envs", "device", "physics", "experiment"):
+                assert getattr(plan, key) == getattr(wanted, key), key
+            assert ours == theirs
+
+
+def test_an_argument_that_a_command_does_not_have_is_a_slip_of_the_program():
+    with pytest.raises(AssertionError, match="sede"):
+        train.parser().namespace(task="cartpole", sede=3)

@@ -1,0 +1,73 @@
+"""What a report's first table claims is what its tests say, and SciPy's intervals stand beside ours."""
+
+import itertools
+import re
+from pathlib import Path
+
+from spiky_rl.experiments.analysis.outcome import ALL, analyse
+from spiky_rl.experiments.analysis.statistics import bca_interval, mean
+from spiky_rl.experiments.report.blocks import plain, spell
+from spiky_rl.experiments.report.sections import write_report
+from tests.experiments.results import CARTPOLE, MASKED, TRUTHS, change, write_study
+from tests.experiments.test_report import AGENTS, DATE, page_of, section, written
+
+
+def verdicts(study: Path) -> dict[str, dict[str, str]]:
+    """What the answer's table calls better and worse: by what scores are of, agents and their verdicts."""
+    lines = (study / "report.md").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("**Verdicts against"))
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[start + 2 :]]
+    assert head[1:3] == ["better", "worse"]
+    found = {}
+    for name, better, worse, *_ in itertools.takewhile(len, rows):
+        told = (("better", better), ("worse", worse))
+        found[name] = {l: verdict for verdict, text in told for l in re.findall(r"([a-z]\w+) \(", text)}
+    return found
+
+
+def test_the_answer_calls_better_what_the_verdicts_do_and_nothing_else(tmp_path: Path):
+    study = write_study(tmp_path / "study", AGENTS, seeds=range(10), conditions=("nominal",))
+    write_report(study, DATE)
+    analysis = analyse(study)
+    assert verdicts(study) == {
+        name: {c.agent: c.verdict for c in found if c.verdict != "undecided"}
+        for name, found in analysis.comparisons.items()
+    }
+    assert {"lif_rstdp": "worse", "gru_ppo": "better"}.items() <= verdicts(study)[ALL].items()
+    assert "Robustness" not in page_of(study), "only nominal was measured"
+
+
+def test_with_overlapping_evidence_nothing_is_called_better(tmp_path: Path):
+    truths = {"mlp_ppo": TRUTHS["mlp_ppo"], "lif_ppo": TRUTHS["lif_ppo"]}
+    study = write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), range(8))
+    for seed in range(8):
+        for label, shift in (("mlp_ppo", 0), ("lif_ppo", 3)):
+            score = 4.5 + 0.05 * ((seed + shift) % 8)
+            path = "evaluation.conditions.nominal.mean_return"
+            change(study, f"{CARTPOLE}.{label}.seed{seed}", path, score)
+    write_report(study, DATE)
+    assert verdicts(study) == {CARTPOLE: {}}
+    assert 'class="verdict undecided"' in page_of(study)
+    assert not re.search('class="verdict (better|worse)"', page_of(study))
+
+
+def test_few_seeds_and_many_agents_say_that_no_test_can_decide(tmp_path: Path):
+    study = written(tmp_path, agents=AGENTS, seeds=range(4), conditions=("nominal",))
+    found = verdicts(study)
+    assert found[ALL]["lif_rstdp"] == "worse" and found[CARTPOLE] == found[MASKED] == {}
+    told = f"Tests that cannot decide {CARTPOLE}: p ≥ 0.38; {MASKED}: p ≥ 0.38 Undecided says nothing there."
+    assert told in section(study, "threats")
+
+
+def test_scipys_intervals_stand_beside_ours_and_those_that_differ_are_counted(tmp_path: Path):
+    few, many = (
+        written(tmp_path / str(n), agents=("mlp_ppo", "lif_ppo"), tasks=(CARTPOLE,), seeds=range(n), conditions=("nominal",))
+        for n in (3, 40)
+    )  # fmt: skip
+    own = analyse(few).rows["lif_ppo", CARTPOLE]
+    beside = bca_interval({CARTPOLE: list(own.by_seed.values())}, mean)
+    assert own.mean.differs(beside)
+    scores = section(few, "scores")
+    assert f"{spell(own.mean)} [{plain(beside.low)}, {plain(beside.high)}] ≠" in scores
+    assert "2 of 2 intervals differ from SciPy's BCa" in scores and "1 of 1" in section(few, "tests")
+    assert "0 of 2 intervals differ" in section(many, "scores") and "≠ " not in section(many, "scores")
