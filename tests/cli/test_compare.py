@@ -232,5 +232,6 @@ def test_the_first_line_of_every_study_that_ships_is_its_question():
     found = [*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")]
     assert len(found) >= 2
     for path in found:
-        assert path.read_text(encoding="utf-8").startswith("question: "), path
+        schema, first = path.read_text(encoding="utf-8").splitlines()[:2]
+        assert schema.startswith("# yaml-language-server: $schema=") and first.startswith("question: "), path
         assert study.read(path).question.endswith("?") or "?" in study.read(path).question
