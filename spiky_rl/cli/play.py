@@ -111,13 +111,13 @@ class Playback:
     """Episodes, and what their actions cost."""
 
     rows: list[dict[str, float]]
-    """Of every episode."""
+    """One row for each episode."""
     cost: Any
     """`spiky_rl.metrics.energy.Cost` of an action, a mean over all of these episodes; None where it is not known."""
     ann_operations: float
     """Multiply-accumulates of the ANN in the policy's place."""
     actions_per_second: float
-    """Of all environments together, in the time that the policy itself took."""
+    """Actions of all environments together, in each second that the policy itself took."""
 
     def energy_per_metre(self) -> dict[str, float] | None:
         """In µJ by the name of the prices, over all episodes; None where the robot goes nowhere or the cost is not known."""

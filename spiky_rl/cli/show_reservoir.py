@@ -31,7 +31,7 @@ SERIES, WASHOUT = 20, 50
 """Samples of memory and NARMA run side by side in so many series; steps of each from rest that do not count."""
 DELAYS = 40
 PERTURBATION = 0.1
-"""Of an input in [-1, 1]: enough to move a spike."""
+"""Change of an input in [-1, 1] that is enough to move a spike."""
 REFERENCE = 200
 EXCITATORY, INHIBITORY = "#d1495b", "#2e6f95"
 

@@ -21,7 +21,7 @@ OWN = {"type": "string", "pattern": ":", "description": "module:Class or path/fi
 
 
 def agent() -> Schema:
-    """Of a file in ``agents/``."""
+    """The schema of a file in ``agents/``."""
     layer = _layer()
     properties = {
         "summary": {"type": "string", "description": "what it is, in a sentence"},
@@ -36,7 +36,7 @@ def agent() -> Schema:
 
 
 def task() -> Schema:
-    """Of a file in ``tasks/``."""
+    """The schema of a file in ``tasks/``."""
     counts = {kind: {"type": "integer", "minimum": 1} for kind in ("cpu", "cuda")}
     speeds = {kind: {"type": "number", "exclusiveMinimum": 0} for kind in ("cpu", "cuda")}
     properties = {
@@ -54,7 +54,7 @@ def task() -> Schema:
 
 
 def option(declared: Option) -> Schema:
-    """Of one value."""
+    """The schema of one value."""
     found = _value(declared)
     if declared.default is None:
         found = {"anyOf": [found, {"type": "null"}]}
@@ -84,7 +84,7 @@ def _value(declared: Option) -> Schema:
 
 
 def component(kind: str) -> Schema:
-    """Where a component of a kind is named: its name, or a mapping with its options."""
+    """A reference to the schema of a kind, whose entry is a name or a mapping with its options."""
     return {"$ref": f"#/$defs/{kind}"}
 
 

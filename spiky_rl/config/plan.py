@@ -11,7 +11,7 @@ from spiky_rl.config.spec import AgentSpec, TaskSpec
 
 @dataclass
 class Plan:
-    """Of one process."""
+    """A run of one process: task, agent, host, device and sizes."""
 
     task: str
     """Gym id, or the name of the task file that makes another task of it."""

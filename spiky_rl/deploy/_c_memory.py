@@ -37,6 +37,7 @@ class Fields:
 
 
 def fields_of(program: Program) -> Fields:
+    """The arrays that a program needs, each for as long as something reads it."""
     last: dict[int, int] = {}
     for i, loop in enumerate(program.loops):
         for value, x in ((value, x) for value in loop.values for x in value.operands):
@@ -88,6 +89,7 @@ def _place_parts(fields: Fields, join: Value) -> None:
 
 
 def plus(term: str, number: int) -> str:
+    """An index moved by a number of elements."""
     if term.isdigit():
         return str(int(term) + number)
     return f"{term} + {number}" if number else term

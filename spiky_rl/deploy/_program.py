@@ -109,6 +109,7 @@ def flat(shape: Sequence[int], index: Index) -> str:
 
 
 def wrapped(term: str) -> str:
+    """A term in parentheses where it is more than a name or a number."""
     return f"({term})" if any(sign in term for sign in "+-*/%") else term
 
 
@@ -172,6 +173,7 @@ def element(value: Value, x: View, variables: Sequence[str]) -> Index:
 
 
 def letters(shape: Sequence[int]) -> list[str]:
+    """Names of the loop variables over a shape."""
     return [f"i{axis}" for axis in range(len(extents(shape)))]
 
 

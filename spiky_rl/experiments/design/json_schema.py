@@ -43,7 +43,7 @@ KINDS: dict[str, Any] = {
 
 
 def study() -> dict[str, Any]:
-    """Of a file in ``studies/``."""
+    """The schema of a file in ``studies/``."""
     return {
         "$schema": DIALECT,
         "title": "A study of spiky_rl",

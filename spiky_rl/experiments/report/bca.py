@@ -10,7 +10,7 @@ from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report.blocks import NONE, Column, plain, shared_digits
 
 SHARE = 0.1
-"""Of our interval's width: what differs by more is marked."""
+"""Share of our interval's width by which the two may differ without a mark."""
 
 
 class Beside:
