@@ -13,7 +13,7 @@ from benchmarks.contenders import Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
 from spiky_rl.config import registry, sizes
-from spiky_rl.config.registry import Option, UserError
+from spiky_rl.config.options import UserError, check_number, declared
 from spiky_rl.networks.feedforward import FeedForward
 
 
@@ -86,8 +86,8 @@ def chosen_neurons(names: Sequence[str]) -> list[str]:
 def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: str) -> None:
     """Refuse what no machine does, or this one's memory cannot hold. Raises UserError."""
     for setting in compared:
-        FeedForward.options["steps"].check("--steps", setting.steps)
-    Option(1, "", low=1, high=os.cpu_count()).check("--threads", args.threads)
+        declared(FeedForward.Options)["steps"].require("--steps", setting.steps)
+    check_number("--threads", args.threads, int, low=1, high=os.cpu_count())
     batch = max(args.batch)
     largest = max(setting.numbers for setting in compared)
     sizes.require({f"--batch {batch}": sizes.NUMBER * batch * largest}, common.memory_of(device))

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.common import ROOT
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import check_number
 
 TASKS = {"Isaac-Cartpole": 4096, "Isaac-Ant": 1024, "Isaac-Humanoid": 512}
 """What is timed, and with how many environments, where nothing else is asked for."""
@@ -63,7 +63,7 @@ def bench(argv: list[str]) -> int:
     common.require("isaaclab", "isaaclab")
     common.setup_logging(False)
     for threads in args.threads:
-        Option(1, "", low=1, high=len(os.sched_getaffinity(0))).check("--threads", threads)
+        check_number("--threads", threads, int, low=1, high=len(os.sched_getaffinity(0)))
     if args.json:
         files.require_file("--json", args.json, (".json",))
     from spiky_rl.hosts.isaaclab.assets import configure_assets

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 import equations
 import pictures
 from spiky_rl.config import registry
-from spiky_rl.config.registry import Component, Option
+from spiky_rl.config.options import Declared, declared
+from spiky_rl.config.registry import Component
 from spiky_rl.config.spec import read_agent
 
 KINDS = {
@@ -100,7 +101,11 @@ def sections_of(kind: str, folder: Path) -> Iterator[str]:
         cls = registry.resolve(kind, name)
         module = sys.modules[cls.__module__]
         head, _, rest = (module.__doc__ or cls.__doc__ or name).strip().partition("\n")
-        parts = [f"## `{name}` {{ #{name} }}", prose(head), prose(rest, [*cls.options, *cls.parts])]
+        parts = [
+            f"## `{name}` {{ #{name} }}",
+            prose(head),
+            prose(rest, [*cls.Options.model_fields, *cls.parts]),
+        ]
         if figure := drawn(kind, name):
             pictures.save(figure, folder / f"{kind}_{name}.svg")
             caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
@@ -117,7 +122,7 @@ def drawn(kind: str, name: str) -> Figure | None:
             for settings in mappings(read_agent(agent)[1]):
                 if (
                     settings.get("name") == name
-                    and settings.keys() - {"name"} <= registry.resolve(kind, name).options.keys()
+                    and settings.keys() - {"name"} <= registry.resolve(kind, name).Options.model_fields.keys()
                 ):
                     return pictures.draw(kind, name, registry.configure(kind, settings, f"{agent}.{name}"))
         raise
@@ -143,9 +148,11 @@ def prose(text: str, names: list[str] | None = None) -> str:
 def options(cls: type[Component]) -> str:
     """The table of what an entry can be told."""
     rows = ["| option | default | allowed | meaning |", "| --- | --- | --- | --- |"]
-    for key, option in cls.options.items():
+    for key, option in declared(cls.Options).items():
         unit = "" if option.unit in ("", "1") else f" {option.unit}"
-        rows.append(f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.doc)} |")
+        rows.append(
+            f"| `{key}` | {plain(option.default)}{unit} | {allowed(option)} | {cell(option.meaning)} |"
+        )
     for key, (kind, default) in cls.parts.items():
         rows.append(f"| `{key}` | {plain(default)} | any of [{kind}]({kind}.md) | component |")
     return "\n".join(rows) if len(rows) > 2 else "It has no options."
@@ -162,20 +169,9 @@ def plain(value: object) -> str:
     return f"`{list(value) if isinstance(value, tuple) else value}`"
 
 
-def allowed(option: Option) -> str:
+def allowed(option: Declared) -> str:
     """What an option may be, in words."""
-    if option.choices:
-        return ", ".join(f"`{choice}`" for choice in option.choices)
-    if isinstance(option.default, bool):
-        return "`true`, `false`"
-    bounds = [("≥", option.low), (">", option.above), ("≤", option.high)]
-    if option.low is not None and option.high is not None:
-        return f"{option.low:g} to {option.high:g}"
-    found = [f"{sign} {bound:g}" for sign, bound in bounds if bound is not None]
-    kind = option.of or type(option.default)
-    words = {float: "a number", int: "a whole number", str: "text", list: "a list", tuple: "a list"}
-    what = "a list" if isinstance(option.default, list | tuple) else words.get(kind, "anything")
-    return f"{what}, {' and '.join(found)}" if found else what
+    return ", ".join(f"`{choice}`" for choice in option.choices) or option.allowed
 
 
 def cell(text: str) -> str:

@@ -233,7 +233,7 @@ def decoder(name: str, configured: Configured) -> Figure:
 def connection(name: str, configured: Configured) -> Figure:
     """The current that an event at every place brings to every neuron."""
     count = 40
-    if "kernel" in configured.options:
+    if hasattr(configured.options, "kernel"):
         link = configured.build(inputs=(1, 15, 15), outputs=4)
         event = torch.zeros(1, 225)
         event[0, 112] = 1.0
@@ -255,7 +255,7 @@ def connection(name: str, configured: Configured) -> Figure:
     for place, (title, one) in zip(axes[0], pictures, strict=True):
         shown = place.imshow(one, cmap="RdBu_r", vmin=-most, vmax=most, interpolation="nearest")
         place.set_title(title, loc="left")
-        if "kernel" not in configured.options:
+        if not hasattr(configured.options, "kernel"):
             place.set(xlabel="to neuron", ylabel="from")
     figure.colorbar(shown, ax=list(axes[0]), shrink=0.8)
     return figure

@@ -11,10 +11,8 @@ Not included: noise, synaptic currents, refractoriness.
 Source: Brette & Gerstner (2005), with its conductances divided by that of the leak.
 """
 
-from dataclasses import replace
-
-from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DT, LEARN, SCALE, Ode, Param
+from spiky_rl.config.options import option
+from spiky_rl.neurons.base import Ode, param, surrogate_scale
 
 LARGEST_EXPONENT = 5.0
 
@@ -23,28 +21,20 @@ class AdEx(Ode):
     """See the module's text for the equations."""
 
     states = ("v", "w")
-    params = {
-        # no transform="decay": that is the decay over a whole step, and this neuron divides its steps
-        "tau": Param(9.4, "membrane time constant", low=1e-3, unit="ms"),
-        "tau_w": Param(144.0, "time constant of the adaptation", low=1e-3, unit="ms"),
-        "soft": Param(20.2, "potential at which the upstroke takes over", low=1e-3, unit="mV"),
-        "sharpness": Param(2.0, "how gradually it does", low=0.1, unit="mV"),
-        "coupling": Param(0.13, "adaptation per potential", low=0.0, unit="1"),
-        "jump": Param(2.7, "rise of the adaptation per spike", low=0.0, unit="mV"),
-        "gain": Param(30.0, "input per unit of the network's current", low=1e-3, unit="mV"),
-    }
-    options = {
-        **params,
-        "peak": Option(40.0, "potential at which a spike is emitted", low=1e-3, unit="mV"),
-        "scale": replace(SCALE, default=20.0, unit="mV"),
-        "substeps": Option(4, "parts into which a step is divided", low=1),
-        "dt": DT,
-        "learn": LEARN,
-    }
 
-    def __init__(self, **chosen):
-        super().__init__(**chosen)
-        self.substeps = chosen["substeps"]
+    class Options(Ode.Options):
+        tau: float = param(9.4, "membrane time constant", low=1e-3, unit="ms")
+        tau_w: float = param(144.0, "time constant of the adaptation", low=1e-3, unit="ms")
+        soft: float = param(20.2, "potential at which the upstroke takes over", low=1e-3, unit="mV")
+        sharpness: float = param(2.0, "how gradually it does", low=0.1, unit="mV")
+        coupling: float = param(0.13, "adaptation per potential", low=0.0, unit="1")
+        jump: float = param(2.7, "rise of the adaptation per spike", low=0.0, unit="mV")
+        gain: float = param(30.0, "input per unit of the network's current", low=1e-3, unit="mV")
+        peak: float = option(40.0, "potential at which a spike is emitted", low=1e-3, unit="mV")
+        scale: float = surrogate_scale(20.0, "mV")
+        substeps: int = option(4, "parts into which a step is divided", low=1)
+
+    options: Options
 
     def drive(self, ops, current, s, p):
         """What the membrane decays to, in mV."""
@@ -63,7 +53,7 @@ class AdEx(Ode):
         return s.replace(v=v, w=decay_w * s.w + (1.0 - decay_w) * p.coupling * s.v)
 
     def threshold(self, ops, s, p):
-        return s.v - self.chosen["peak"]
+        return s.v - self.options.peak
 
     def reset(self, ops, spike, s, p):
         return s.replace(v=s.v * (1.0 - spike), w=s.w + p.jump * spike)

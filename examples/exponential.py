@@ -9,8 +9,8 @@ what lies far beyond the peak is reset anyway. Potentials are in units of the so
 Source: Fourcaud-Trocme et al. (2003).
 """
 
-from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
+from spiky_rl.config.options import option
+from spiky_rl.neurons.base import DETACH_RESET, Ode, param
 
 LARGEST_EXPONENT = 5.0
 
@@ -19,19 +19,16 @@ class Exponential(Ode):
     """See the module's text for the equations."""
 
     states = ("v",)
-    params = {
-        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-        "soft": Param(1.0, "potential at which the upstroke takes over", low=1e-3, unit="1"),
-        "sharpness": Param(0.2, "how gradually it does", low=1e-2, unit="1"),
-        "gain": Param(2.5, "input per unit of the network's current", low=1e-3, unit="1"),
-    }
-    options = {
-        **params,
-        "peak": Option(1.5, "potential at which a spike is emitted", low=1e-3),
-        "detach_reset": DETACH_RESET,
-        "dt": DT,
-        "learn": LEARN,
-    }
+
+    class Options(Ode.Options):
+        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        soft: float = param(1.0, "potential at which the upstroke takes over", low=1e-3, unit="1")
+        sharpness: float = param(0.2, "how gradually it does", low=0.01, unit="1")
+        gain: float = param(2.5, "input per unit of the network's current", low=1e-3, unit="1")
+        peak: float = option(1.5, "potential at which a spike is emitted", low=1e-3)
+        detach_reset: bool = DETACH_RESET
+
+    options: Options
 
     def drive(self, ops, current, s, p):
         """What the membrane decays to."""
@@ -45,7 +42,7 @@ class Exponential(Ode):
         return s.replace(v=p.decay * s.v + (1.0 - p.decay) * self.drive(ops, current, s, p))
 
     def threshold(self, ops, s, p):
-        return s.v - self.chosen["peak"]
+        return s.v - self.options.peak
 
     def reset(self, ops, spike, s, p):
         return s.replace(v=s.v * (1.0 - spike))

@@ -81,8 +81,8 @@ VALUES = {
     "actor.distribution_cfg={}": ["actor.distribution_cfg.class_name: is missing"],
     "actor.distribution_cfg.init_std=0": ["init_std: 0.0", "above 0.0"],
     "actor.distribution_cfg.init_std=-1": ["init_std: -1.0", "above 0.0"],
-    "actor.distribution_cfg.std_range=[2,1]": ["std_range: [2, 1] is no range", "low < high"],
-    "actor.distribution_cfg.std_range=[1]": ["std_range: [1] has 1 values; it must have 0 or 2"],
+    "actor.distribution_cfg.std_range=[2,1]": ["std_range: [2.0, 1.0] is no range", "low < high"],
+    "actor.distribution_cfg.std_range=[1]": ["std_range: [1.0] has 1 values; it must have 0 or 2"],
     "actor.distribution_cfg.std_range=[low,high]": ["std_range: expected numbers, got 'low'"],
     "actor.distribution_cfg.std_range=[2,3]": ["init_std: 1.0 is out of std_range: [2, 3]"],
     "actor.distribution_cfg.action_range=[-1,1]": [
@@ -273,7 +273,7 @@ COMPONENTS = {
     "another class": ("class Mine: pass", "is no entry of neurons"),
     "no class": ("Mine = 5", "is no entry of neurons"),
     "no name": ("mine = 5", "has no 'Mine'; did you mean 'mine'"),
-    "options": (LIF + "options = {'tau': 5}", "its options are no mapping of names to"),
+    "options": (LIF + "options = {'tau': 5}", "its options are not declared as"),
     "parts": (LIF + "parts = {'x': 5}", "its parts are no mapping of names to"),
 }
 
@@ -315,9 +315,9 @@ def test_a_component_that_is_not_there_is_refused(case, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("@classmethod\n    def validate(cls, path, options): raise KeyError('x')", "cannot be checked: .*line 5: KeyError: 'x'"),
-        ("def __init__(self, **chosen): raise KeyError('x')", "cannot be built: .*line 4: KeyError: 'x'"),
-        ("@classmethod\n    def validate(cls, path, options): raise SystemExit(0)", "cannot be checked: .*line 5: it ends the program"),
+        ("@classmethod\n    def validate(cls, path, options, parts): raise KeyError('x')", "cannot be checked: .*line 5: KeyError: 'x'"),
+        ("def __init__(self, options): raise KeyError('x')", "cannot be built: .*line 4: KeyError: 'x'"),
+        ("@classmethod\n    def validate(cls, path, options, parts): raise SystemExit(0)", "cannot be checked: .*line 5: it ends the program"),
     ],
 )  # fmt: skip
 def test_a_component_whose_own_code_fails_is_named_with_file_and_line(method, message, tmp_path):

@@ -8,20 +8,21 @@ import torch
 
 from spiky_rl.codecs.decoders.rate import Rate
 from spiky_rl.config import registry
-from spiky_rl.config.registry import Option, RegistryError
+from spiky_rl.config.options import RegistryError, Settings, check_number, option
 from spiky_rl.kernels.torch_backend import unroll
 from spiky_rl.neurons.lif import Lif
 
 MINE = '''
 """A neuron of the user's own: a leaky integrator, tau dv/dt = -v + I, whose output tanh(v) is graded."""
 
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+from spiky_rl.neurons.base import Neuron, param
 
 
 class Leaky(Neuron):
     states = ("v",)
-    params = {"tau": Param(5.0, "time constant", low=1e-3, unit="ms", transform="decay")}
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Neuron.Options):
+        tau: float = param(5.0, "time constant", low=1e-3, unit="ms", transform="decay")
 
     def step(self, ops, current, s, p):
         v = p.decay * s.v + (1.0 - p.decay) * current
@@ -192,25 +193,27 @@ def test_a_number_without_bounds_must_be_finite_too():
 
 
 def test_ranges_are_inclusive_and_say_both_bounds():
-    option = Option(0.5, "a fraction", low=0.0, high=1.0)
-    assert [option.check("x", value) for value in (0, 0.0, 1, 1.0)] == [0.0, 0.0, 1.0, 1.0]
+    fractions = [check_number("x", value, float, low=0.0, high=1.0) for value in (0, 0.0, 1, 1.0)]
+    assert fractions == [0.0, 0.0, 1.0, 1.0]
     with pytest.raises(RegistryError, match=r"x: 1\.5 is out of range; it must be between 0\.0 and 1\.0"):
-        option.check("x", 1.5)
+        check_number("x", 1.5, float, low=0.0, high=1.0)
     with pytest.raises(RegistryError, match="it must be at most 3"):
-        Option(1, "a count", high=3).check("x", 4)
+        check_number("x", 4, int, high=3)
 
 
 def test_an_option_that_may_be_nothing_takes_nothing_or_a_number():
-    option = Option(None, "a limit, or none", low=0.0)
-    assert option.check("x", None) is None
-    assert option.check("x", 2.0) == 2.0
-    with pytest.raises(RegistryError, match="x: expected a number, got 'wide'"):
-        option.check("x", "wide")
+    class Limited(Settings):
+        limit: float | None = option(None, "a limit, or none", low=0.0)
+
+    assert Limited.check("x", {"limit": None}).limit is None
+    assert Limited.check("x", {"limit": 2}).limit == 2.0
+    with pytest.raises(RegistryError, match=r"x\.limit: expected a number, got 'wide'"):
+        Limited.check("x", {"limit": "wide"})
 
 
 def test_defaults_are_completed():
     configured = registry.configure("networks", {"name": "feedforward", "neuron": "lif"}, "network")
-    assert configured.options["steps"] == 4
+    assert configured.options.steps == 4
     assert configured.parts["decoder"].settings() == {
         "name": "membrane",
         "read": "last",
@@ -218,7 +221,7 @@ def test_defaults_are_completed():
         "dt": 1.0,
     }
     neuron = configured.parts["neuron"].options
-    assert (neuron["tau"], neuron["input_gain"]) == (2.0, "unit")
+    assert (neuron.tau, neuron.input_gain) == (2.0, "unit")
     parts = {"encoder", "connection", "recurrent", "neuron", "surrogate", "learning", "sparsity", "decoder"}
     assert set(configured.parts) == parts
 
@@ -226,25 +229,25 @@ def test_defaults_are_completed():
 def test_a_part_without_a_name_is_the_default_part():
     configured = registry.configure("networks", {"name": "feedforward", "neuron": {"tau": 5.0}}, "network")
     assert configured.parts["neuron"].name == "lif"
-    assert configured.parts["neuron"].options["tau"] == 5.0
+    assert configured.parts["neuron"].options.tau == 5.0
 
 
 def test_a_default_part_may_have_settings_of_its_own():
     def neuron(**settings):
         return registry.configure("networks", {"name": "reservoir", **settings}, "n").parts["neuron"].options
 
-    assert (neuron()["tau"], neuron()["input_gain"]) == (20.0, "ode")
+    assert (neuron().tau, neuron().input_gain) == (20.0, "ode")
     changed = neuron(neuron={"tau": 10.0})
-    assert (changed["tau"], changed["input_gain"]) == (
+    assert (changed.tau, changed.input_gain) == (
         10.0,
         "ode",
     ), "what is not said stays the default part's"
     named = neuron(neuron={"name": "lif"})
-    assert (named["tau"], named["input_gain"]) == (2.0, "unit"), "what is named begins with its own defaults"
+    assert (named.tau, named.input_gain) == (2.0, "unit"), "what is named begins with its own defaults"
 
 
 def test_whole_numbers_become_numbers_where_a_number_is_meant():
-    tau = registry.configure("neurons", {"name": "lif", "tau": 5}, "neuron").options["tau"]
+    tau = registry.configure("neurons", {"name": "lif", "tau": 5}, "neuron").options.tau
     assert tau == 5.0
     assert isinstance(tau, float)
 

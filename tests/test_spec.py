@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config import registry, spec
 from spiky_rl.config.spec import SpecError
 from spiky_rl.hosts.rsl_rl.config import runner_config
@@ -119,7 +120,7 @@ def test_a_bad_agent_file_is_refused_by_file_key_and_remedy(case, agent):
 
 
 BAD_TASKS = {
-    "unknown key": ("id: X\nsumary: y", r"bad\.yaml: sumary: no such key of a task; did you mean 'summary'"),
+    "unknown key": ("id: X\nsumary: y", r"bad\.yaml: sumary: no such key; did you mean 'summary'"),
     "no id": ("summary: y", r"bad\.yaml: id: name the gym id"),
     "id as number": ("id: 5", r"bad\.yaml: id: expected text, got 5"),
     "one number": ("id: X\nnum_envs: 5", r"bad\.yaml: num_envs: expected a mapping, got 5"),
@@ -211,19 +212,19 @@ def test_the_command_line_is_named_as_origin_of_its_errors(spiking):
 
 @pytest.mark.parametrize("renaming", ["agent.network.decoder=rate", "agent.network.decoder.name=rate"])
 def test_a_component_named_anew_loses_the_options_of_the_earlier_one(renaming, spiking):
-    assert resolve(spiking).network.parts["decoder"].options["tau"] == 2.0
+    assert resolve(spiking).network.parts["decoder"].options.tau == 2.0
     found = resolve(spiking, renaming)
     assert found.network.parts["decoder"].settings() == {"name": "rate"}
-    assert found.network.parts["neuron"].options["tau"] == 2.0, "the others keep theirs"
+    assert found.network.parts["neuron"].options.tau == 2.0, "the others keep theirs"
     assert origins(found)["network.decoder.name"] == "command line"
     assert not any(path.startswith("network.decoder.tau") for path in found.origins)
 
 
 def test_a_component_named_again_keeps_its_options(spiking):
     found = resolve(spiking, "agent.network.decoder=membrane", "agent.network.neuron.threshold=2.0")
-    assert found.network.parts["decoder"].options["tau"] == 2.0
-    assert found.network.parts["neuron"].options["tau"] == 2.0
-    assert found.network.parts["neuron"].options["threshold"] == 2.0
+    assert found.network.parts["decoder"].options.tau == 2.0
+    assert found.network.parts["neuron"].options.tau == 2.0
+    assert found.network.parts["neuron"].options.threshold == 2.0
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def test_an_option_of_a_component_that_is_named_in_short_can_be_overridden(text,
     path = agent(f"network: {{name: feedforward, {text}}}")
     found = resolve(path, "agent.network.encoder.fields=5")
     assert found.network.parts["encoder"].name == "population"
-    assert found.network.parts["encoder"].options["fields"] == 5
+    assert found.network.parts["encoder"].options.fields == 5
     assert origins(found)["network.encoder.name"] == "mine.yaml"
     assert origins(found)["network.encoder.fields"] == "command line"
     assert origins(found)["network.encoder.span"] == "default"
@@ -242,15 +243,15 @@ def test_an_option_of_a_component_that_is_named_in_short_can_be_overridden(text,
 def test_an_option_of_a_component_that_nobody_names_is_that_of_the_default(agent):
     found = resolve(agent("network: feedforward"), "agent.network.neuron.tau=5")
     assert found.network.parts["neuron"].settings()["name"] == "lif"
-    assert found.network.parts["neuron"].options["tau"] == 5.0
+    assert found.network.parts["neuron"].options.tau == 5.0
 
 
 def test_a_network_without_layers_takes_those_of_the_ann_in_its_place(spiking):
-    assert resolve(spiking).network.options["layers"] == (32, 32)
+    assert resolve(spiking).network.options.layers == (32, 32)
     wide = resolve(spiking, "agent.actor.hidden_dims=[64]", "agent.critic_network=feedforward")
-    assert wide.network.options["layers"] == (64,)
-    assert wide.critic_network.options["layers"] == (32, 32)
-    assert resolve(spiking, "agent.network.layers=[7]").network.options["layers"] == (7,)
+    assert wide.network.options.layers == (64,)
+    assert wide.critic_network.options.layers == (32, 32)
+    assert resolve(spiking, "agent.network.layers=[7]").network.options.layers == (7,)
 
 
 BAD_OVERRIDES = {
@@ -329,7 +330,7 @@ def test_a_task_without_a_file_is_no_error():
 
 
 def test_the_ann_baseline_is_the_hosts_configuration_unchanged():
-    host = {key: value for key, value in HOST.items() if key in spec.RUNNER}
+    host = {key: value for key, value in HOST.items() if key in RunnerSettings.model_fields}
     assert runner_config(resolve("mlp_ppo")) == host
     # an option of ours that changes nothing must not reach rsl_rl's own class
     assert runner_config(resolve("mlp_ppo", "agent.algorithm.learning_rate_floor=0")) == host

@@ -167,7 +167,7 @@ def require_state(spec: AgentSpec, held: Samples) -> None:
     """Raise UsageError where frames come one after another and the network forgets each at once."""
     assert spec.network is not None
     steps = held.frames.shape[1]
-    if steps > 1 and not spec.network.options.get("stateful", True):
+    if steps > 1 and not getattr(spec.network.options, "stateful", True):
         raise common.UsageError(
             f"agent.network.stateful: a recording is {steps} frames, and this network forgets each at once;"
             " pass agent.network.stateful=true"

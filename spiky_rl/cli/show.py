@@ -10,7 +10,7 @@ from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.config import registry
-from spiky_rl.config.options import describe
+from spiky_rl.config.options import declared
 from spiky_rl.config.registry import UserError, nearest
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
@@ -134,7 +134,7 @@ def show_task(name: str) -> None:
         raise registry.RegistryError(
             f"unknown task {name!r}; known: {', '.join(registry.names('tasks'))}{registry.nearest(name, registry.names('tasks'))}"
         )
-    print_columns([(key, _plain(getattr(task, key))) for key in vars(task)])
+    print_columns([(key, _plain(getattr(task, key))) for key in type(task).model_fields])
 
 
 def show_component(kind: str, name: str) -> None:
@@ -144,15 +144,9 @@ def show_component(kind: str, name: str) -> None:
 
     print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
     rows = [("option", "default", "allowed", "meaning")]
-    for key, option in cls.options.items():
-        rows.append(
-            (
-                key,
-                f"{_plain(option.default)} {option.unit if option.unit != '1' else ''}".strip(),
-                _allowed(option),
-                option.doc,
-            )
-        )
+    for key, option in declared(cls.Options).items():
+        unit = option.unit if option.unit != "1" else ""
+        rows.append((key, f"{_plain(option.default)} {unit}".strip(), option.allowed, option.meaning))
     rows += [
         (key, _component(default), f"one of show.py {part_kind}", "component")
         for key, (part_kind, default) in cls.parts.items()
@@ -194,16 +188,6 @@ def _summary(kind: str, name: str) -> str:
     if kind in registry.DATA:
         return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
     return registry.summary(kind, name)
-
-
-def _allowed(option: registry.Option) -> str:
-    if option.choices:
-        return " | ".join(option.choices)
-    if option.low is not None and option.high is not None:
-        return f"{option.low} to {option.high}"
-    if option.above is not None:
-        return f"> {option.above}"
-    return f">= {option.low}" if option.low is not None else describe(type(option.default))
 
 
 def _plain(value: Any) -> str:

@@ -66,8 +66,8 @@ def load(name: str) -> Shown:
             f"{file}: network.name: {found!r} is no reservoir; name an agent with network.name: reservoir"
         )
     configured = registry.configure("networks", settings, "network")
-    if configured.options["seed"] is None:
-        configured = replace(configured, options={**configured.options, "seed": 0})
+    if configured.options.seed is None:
+        configured = replace(configured, options=configured.options.model_copy(update={"seed": 0}))
     return Shown(stem, str(data.get("summary", "")), configured.build(inputs=1, outputs=1))
 
 

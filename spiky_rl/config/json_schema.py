@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from spiky_rl.config import registry
-from spiky_rl.config.registry import Option
-from spiky_rl.config.schema import MEASURES, NETWORKS, OPTIONAL, RUNNER
+from spiky_rl.config.options import Settings
+from spiky_rl.config.schema import DEVICES, NETWORKS, RunnerSettings, TaskSpec
 
 type Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-TYPES = {float: "number", int: "integer", str: "string", bool: "boolean", dict: "object"}
 OWN = {"type": "string", "pattern": ":", "description": "module:Class or path/file.py:Class"}
 """The name of a component that is not in the registry."""
 
@@ -23,6 +22,7 @@ OWN = {"type": "string", "pattern": ":", "description": "module:Class or path/fi
 def agent() -> Schema:
     """The schema of a file in ``agents/``."""
     layer = _layer()
+    definitions = layer.pop("$defs")
     properties = {
         "summary": {"type": "string", "description": "what it is, in a sentence"},
         **layer["properties"],
@@ -32,55 +32,46 @@ def agent() -> Schema:
             "description": "what differs on a task",
         },
     }
-    return _document("An agent of spiky_rl", {**layer, "properties": properties})
+    return _document("An agent of spiky_rl", {**layer, "properties": properties}, definitions)
 
 
 def task() -> Schema:
     """The schema of a file in ``tasks/``."""
-    counts = {kind: {"type": "integer", "minimum": 1} for kind in ("cpu", "cuda")}
-    speeds = {kind: {"type": "number", "exclusiveMinimum": 0} for kind in ("cpu", "cuda")}
-    properties = {
-        "id": {"type": "string", "description": "gym id, as Isaac Lab registers it"},
-        "summary": {"type": "string"},
-        "num_envs": {**_object(counts), "required": ["cpu", "cuda"]},
-        "steps_per_second": _object(speeds),
-        "measure": {"enum": list(MEASURES), "description": "what playback reports beside the return"},
-        "leg": {"type": "string", "description": "joints of one leg, as a regular expression"},
-        "solved": {"type": "number", "description": "mean return from which the task counts as solved"},
-        "env": {"type": "object", "description": "overrides of the environment's configuration"},
-        "agent": _layer(),
-    }
-    return _document("A task of spiky_rl", {**_object(properties), "required": ["id"]})
+    schema, layer = of(TaskSpec), _layer()
+    definitions = layer.pop("$defs")
+    properties = schema["properties"]
+    del properties["name"]  # the file's
+    for key in ("num_envs", "steps_per_second"):
+        numbers = dict.fromkeys(DEVICES, properties[key].pop("additionalProperties"))
+        properties[key] |= {"properties": numbers, "additionalProperties": False}
+    properties["num_envs"]["required"] = list(DEVICES)
+    properties["agent"] = {**layer, "description": properties["agent"]["description"]}
+    return _document("A task of spiky_rl", {**schema, "required": ["id"]}, definitions)
 
 
-def option(declared: Option) -> Schema:
-    """The schema of one value."""
-    found = _value(declared)
-    if declared.default is None:
-        found = {"anyOf": [found, {"type": "null"}]}
-    unit = f", in {declared.unit}" if declared.unit else ""
-    return {**found, "description": f"{declared.doc}{unit}", "default": declared.default}
+def of(settings: type[Settings]) -> Schema:
+    """The schema of some settings, with units in the descriptions and without pydantic's titles."""
+
+    def plain(node: Any) -> Any:
+        if isinstance(node, list):
+            return [plain(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        found = {key: plain(value) for key, value in node.items() if key not in (*OURS, "title")}
+        if "description" in node and node.get("unit"):
+            found["description"] = f"{node['description']}, in {node['unit']}"
+        return found
+
+    schema = settings.model_json_schema()
+    for part in (schema, *schema.get("$defs", {}).values()):
+        part.pop("title")
+        part.pop("description", None)
+        part["properties"] = {key: plain(value) for key, value in part.get("properties", {}).items()}
+    return schema
 
 
-def _value(declared: Option) -> Schema:
-    if declared.choices:
-        return {"enum": list(declared.choices)}
-    bounded = any(bound is not None for bound in (declared.low, declared.high, declared.above))
-    bounds = {"minimum": declared.low, "maximum": declared.high, "exclusiveMinimum": declared.above}
-    limits = {key: bound for key, bound in bounds.items() if bound is not None}
-    if not isinstance(declared.default, list | tuple):
-        kind = declared.of if declared.default is None else type(declared.default)
-        return {"type": TYPES[kind], **limits} if kind else {}
-    kind = declared.of or (int if bounded else None)
-    least, most = declared.least, declared.most
-    if declared.lengths:
-        least, most = min(declared.lengths), max(declared.lengths)
-    return {
-        "type": "array",
-        "items": {"type": TYPES[kind], **limits} if kind else {},
-        "minItems": least,
-        **({"maxItems": most} if most is not None else {}),
-    }
+OURS = ("unit", "param", "transform")
+"""What fields say of themselves besides what JSON Schema knows."""
 
 
 def component(kind: str) -> Schema:
@@ -89,25 +80,17 @@ def component(kind: str) -> Schema:
 
 
 def _layer() -> Schema:
-    group = _group(RUNNER)
-    networks = {key: {**component("networks"), "description": meaning} for key, meaning in NETWORKS.items()}
-    return {**group, "properties": {**group["properties"], **networks}}
+    schema = of(RunnerSettings)
+    for key in NETWORKS:
+        schema["properties"][key] = {
+            **component("networks"),
+            "description": schema["properties"][key]["description"],
+        }
+    return schema
 
 
-def _group(declared: Mapping[str, Any]) -> Schema:
-    properties: Schema = {}
-    for key, below in declared.items():
-        found = _group(below) if isinstance(below, Mapping) else option(below)
-        properties[key] = {"anyOf": [found, {"type": "null"}]} if key in OPTIONAL else found
-    return _object(properties)
-
-
-def _object(properties: Schema) -> Schema:
-    return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
-def _document(title: str, schema: Schema) -> Schema:
-    return {"$schema": DIALECT, "title": title, **schema, "$defs": _kinds()}
+def _document(title: str, schema: Schema, definitions: Schema) -> Schema:
+    return {"$schema": DIALECT, "title": title, **schema, "$defs": {**definitions, **_kinds()}}
 
 
 def _kinds() -> Schema:
@@ -126,16 +109,21 @@ def _kinds() -> Schema:
 def _kind(kind: str, classes: Mapping[str, type[registry.Component]]) -> Schema:
     entries, every = [], {}
     for name, cls in classes.items():
-        properties = {key: option(declared) for key, declared in cls.options.items()}
-        properties |= {
+        schema = of(cls.Options)
+        properties = schema["properties"] | {
             key: _part(part, default, key in cls.listed) for key, (part, default) in cls.parts.items()
         }
         named = {"name": {"const": name, "description": registry.summary(kind, name)}, **properties}
-        entries.append({**_object(named), "required": ["name"]})
+        entries.append({**schema, "properties": named, "required": ["name"]})
         every |= {key: {} for key in properties}
     own = {"type": "object", "properties": {"name": OWN}, "required": ["name"]}
     # a layer above another one may change options of what that one names
-    nameless = {**_object(every), "not": {"required": ["name"]}}
+    nameless = {
+        "type": "object",
+        "properties": every,
+        "additionalProperties": False,
+        "not": {"required": ["name"]},
+    }
     return {"anyOf": [{"enum": list(classes)}, OWN, *entries, own, nameless]}
 
 

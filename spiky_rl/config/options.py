@@ -1,21 +1,45 @@
-"""Options: what one setting may be, declared once, and the check of a value against it."""
+"""Options: what one setting may be, declared once with pydantic, and its errors in one line of plain words."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
 
 LARGEST_INTEGER = 2**63 - 1
 """What an integer of 64 bits holds: what torch and the simulators count with."""
 LARGEST_FLOAT = 3.4e38
 """What a float of 32 bits holds: what networks compute with."""
-
-PLURALS = {float: "numbers", int: "whole numbers", str: "names", bool: "true or false"}
-"""The plain words for several of a type."""
+EXPECTED = {
+    "float_type": ("a number", "numbers"),
+    "int_type": ("a whole number", "whole numbers"),
+    "string_type": ("text", "names"),
+    "bool_type": ("true or false", "true or false"),
+    "tuple_type": ("a list", "lists"),
+    "dict_type": ("a mapping", "mappings"),
+    "mapping_type": ("a mapping", "mappings"),
+    "model_type": ("a mapping", "mappings"),
+}
+"""pydantic's name of an error -> the plain words for the type that is wanted, of one value and of a list's elements."""
+UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
+OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 
 
 class UserError(ValueError):
@@ -38,119 +62,249 @@ def at(path: str) -> Iterator[None]:
         raise RegistryError(f"{path}: {error}") from None
 
 
+def option(
+    default: Any,
+    meaning: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    unit: str = "",
+    least: int | None = None,
+    most: int | None = None,
+    **extra: Any,
+) -> Any:
+    """Declare a field of `Settings`.
+
+    Args:
+        default: Where an agent does not say.
+        meaning: What it is, for help, schema and documentation.
+        low: Least number.
+        high: Largest number.
+        above: A bound that a number has to exceed.
+        unit: Of the number; ``1`` is that of a pure number, or of one measured in other options.
+        least: Fewest elements of a list.
+        most: Most elements of a list.
+        extra: What the room's components say of a field besides.
+    """
+    return Field(
+        default,
+        description=meaning,
+        ge=low,
+        le=high,
+        gt=above,
+        min_length=least,
+        max_length=most,
+        strict=False if isinstance(default, tuple) else None,  # what YAML has are lists
+        json_schema_extra={"unit": unit, **extra} if unit or extra else None,
+    )
+
+
+def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names, if none stands twice."""
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise RegistryError(f"{short(name)} stands twice")
+    return names
+
+
+def ordered(limits: tuple[float, ...]) -> tuple[float, ...]:
+    """A range: nothing, or two numbers, the lower one first."""
+    if len(limits) not in (0, 2):
+        raise RegistryError(f"{short(list(limits))} has {len(limits)} values; it must have 0 or 2")
+    if limits and limits[0] >= limits[1]:
+        raise RegistryError(f"{list(limits)} is no range; give [low, high] with low < high")
+    return limits
+
+
+Names = Annotated[tuple[str, ...], AfterValidator(distinct)]
+"""A list of names, none of them twice."""
+Widths = tuple[Annotated[int, Field(ge=1)], ...]
+"""Sizes of layers."""
+Range = Annotated[tuple[float, ...], AfterValidator(ordered)]
+"""[low, high], or nothing."""
+
+
+class Settings(BaseModel):
+    """Values that belong together, each declared with `option`; frozen, and strict about keys and types."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        defer_build=True,
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _fits(cls, value: Any) -> Any:
+        """Refuse numbers that have no place in what computes with them."""
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and abs(number) > _largest(number):
+                raise RegistryError(_out_of_range(number, -_largest(number), _largest(number)))
+        return value
+
+    @classmethod
+    def check(cls, path: str, values: Any) -> Self:
+        """The settings that plain data describes. Raises RegistryError that names the key below ``path``."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise RegistryError(_explain(error, path, cls)) from None
+
+    @classmethod
+    def default(cls, key: str) -> Any:
+        """The default of a field."""
+        return cls.model_fields[key].default
+
+    def with_changes(self, **changes: Any) -> Self:
+        """The same settings, some of them changed; checked again."""
+        return self.check("", {**self.model_dump(exclude_unset=True), **changes})
+
+
+def check_number(path: str, value: Any, kind: type, **bounds: Any) -> Any:
+    """A single number as a ``kind``, if it lies within `option`'s bounds. Raises RegistryError that names ``path``."""
+    settings: Any = create_model("Number", __base__=Settings, number=(kind, option(kind(), "", **bounds)))
+    try:
+        return settings(number=value).number
+    except ValidationError as error:
+        raise RegistryError(path + _explain(error, "", settings).removeprefix("number")) from None
+
+
 @dataclass(frozen=True)
-class Option:
-    """One setting of a component: its default, its meaning and what it may be."""
+class Declared:
+    """What a field of `Settings` says of itself, for tables, help and schemas."""
 
     default: Any
-    doc: str
-    low: float | None = None
-    high: float | None = None
-    """Inclusive range of a number, or of a list's elements."""
-    unit: str = ""
-    choices: tuple[str, ...] = ()
-    above: float | None = None
-    """A bound that a number has to exceed."""
-    of: type | None = None
-    """Type of a list's elements (by default whole numbers where they have a range), or of a value whose default is None."""
-    least: int = 0
-    """Elements that a list needs, where it is given."""
-    most: int | None = None
-    """Elements that a list may have."""
-    lengths: tuple[int, ...] = ()
-    """How many elements a list may have; empty: any number."""
+    meaning: str
+    kind: Any
+    """Type of the value, or of a list's elements."""
+    many: bool
+    """Whether it is a list."""
+    choices: tuple[str, ...]
+    low: float | None
+    high: float | None
+    above: float | None
+    unit: str
+    extra: Mapping[str, Any]
 
-    def check(self, path: str, value: Any) -> Any:
-        """The value in its declared type. Raises RegistryError that names ``path``, the value and what is allowed."""
-        if value is None and self.default is None:
-            return None
+    @property
+    def bounds(self) -> str:
+        """The range in words, empty where there is none."""
+        if self.low is not None and self.high is not None:
+            return f"between {self.low} and {self.high}"
+        parts = (("at least", self.low), ("above", self.above), ("at most", self.high))
+        return " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
+
+    @property
+    def allowed(self) -> str:
+        """What it may be, in words."""
         if self.choices:
-            if value not in self.choices:
-                raise RegistryError(
-                    f"{path}: {short(value)} is not allowed; choose from {', '.join(name or "''" for name in self.choices)}"
-                    f"{nearest(value, self.choices)}"
-                )
-            return value
-        bounded = any(bound is not None for bound in (self.low, self.high, self.above))
-        if isinstance(self.default, list | tuple):
-            return self._list(path, value, self.of or (int if bounded else None))
-        kind = self.of if self.default is None else type(self.default)
-        typed = _typed(path, value, kind)
-        if bounded and (isinstance(typed, bool) or not isinstance(typed, int | float)):
-            raise RegistryError(f"{path}: expected {describe(float)}, got {short(value)}")
-        return check_range(path, typed, self.low, self.high, self.above)
+            return " | ".join(self.choices)
+        words = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}
+        what = "a list" if self.many else words.get(self.kind, "anything")
+        return f"{what}, {self.bounds}" if self.bounds else what
 
-    def _list(self, path: str, value: Any, kind: type | None) -> tuple[Any, ...]:
-        if not isinstance(value, list | tuple):
-            raise RegistryError(
-                f"{path}: expected a list, got {'nothing' if value is None else short(value)}"
-            )
-        too_long = self.most is not None and len(value) > self.most
-        if len(value) < self.least or too_long or self.lengths and len(value) not in self.lengths:
-            allowed = " or ".join(map(str, self.lengths)) or (
-                f"at most {self.most}" if too_long else f"at least {self.least}"
-            )
-            raise RegistryError(
-                f"{path}: {short(list(value))} has {len(value)} values; it must have {allowed}"
-            )
-        elements = [_typed(path, element, kind, plural=True) for element in value]
-        if kind is str and len(set(elements)) < len(elements):
-            twice = next(name for i, name in enumerate(elements) if name in elements[:i])
-            raise RegistryError(f"{path}: {short(twice)} stands twice")
-        return tuple(check_range(path, element, self.low, self.high, self.above) for element in elements)
+    def require(self, path: str, value: Any) -> None:
+        """Raise RegistryError that names ``path`` where a number is none of its kind or out of range."""
+        check_number(path, value, self.kind, low=self.low, high=self.high, above=self.above)
 
 
-def describe(kind: type) -> str:
-    """The plain word for a Python type, as error messages use it."""
-    words = {
-        float: "a number",
-        int: "a whole number",
-        str: "text",
-        bool: "true or false",
-        list: "a list",
-        tuple: "a list",
-        dict: "a mapping",
-    }
-    return words.get(kind, kind.__name__)
+@cache
+def declared(settings: type[Settings]) -> Mapping[str, Declared]:
+    """Every field of some settings in the order of their declaration, what they inherit last."""
+    fields = sorted(settings.model_fields.items(), key=lambda item: item[0] not in settings.__annotations__)
+    return {key: _declared(field.annotation, field) for key, field in fields}
 
 
-def check_range(
-    path: str, value: Any, low: float | None, high: float | None, above: float | None = None
-) -> Any:
-    """The value, if it lies in [low, high], exceeds ``above`` and is finite."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return value
-    if isinstance(value, float) and not math.isfinite(value):
-        raise RegistryError(f"{path}: {value!r} is out of range; it must be finite")
-    too_low = low is not None and value < low or above is not None and value <= above
-    if too_low or high is not None and value > high:
-        if low is not None and high is not None:
-            bounds = f"between {low} and {high}"
-        else:
-            parts = [("at least", low), ("above", above), ("at most", high)]
-            bounds = " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
-        raise RegistryError(f"{path}: {short(value)} is out of range; it must be {bounds}")
-    largest = LARGEST_INTEGER if isinstance(value, int) else LARGEST_FLOAT
-    if abs(value) > largest:
-        raise RegistryError(
-            f"{path}: {short(value)} is out of range; it must be between -{largest} and {largest}"
+def _declared(annotation: Any, field: FieldInfo) -> Declared:
+    kind, metadata = _bare(annotation), list(field.metadata)
+    many = get_origin(kind) is tuple
+    if many or get_origin(kind) is dict and get_args(kind):
+        element = get_args(kind)[-1 if not many else 0]
+        kind = _bare(element)
+        metadata += [m for each in getattr(element, "__metadata__", ()) for m in each.metadata]
+    bounds = {name: getattr(m, name) for m in metadata for name in ("ge", "le", "gt") if hasattr(m, name)}
+    choices = tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
+    extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
+    return Declared(
+        *(field.default, field.description or "", str if choices else kind, many, choices),
+        *(bounds.get("ge"), bounds.get("le"), bounds.get("gt")),
+        *(str(extra.pop("unit", "")), extra),
+    )
+
+
+def _bare(annotation: Any) -> Any:
+    """An annotation without what pydantic reads in it, and without the None that may stand for a value."""
+    while get_origin(annotation) in (Annotated, Union, UnionType):
+        annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
+    return annotation
+
+
+def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str:
+    """The first of pydantic's errors in one line that names the key; keys that there are not come first."""
+    errors: list[Any] = [*error.errors(include_url=False)]
+    first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
+    model, field, keys = settings, None, list(first["loc"])
+    element = first["type"] not in UNKNOWN_KEY and bool(keys) and isinstance(keys[-1], int)
+    for key in keys[:-1] if element else keys:
+        path = f"{path}.{key}" if path else str(key)
+        if isinstance(key, str) and key in model.model_fields:
+            field = model.model_fields[key]
+            inner = _declared(field.annotation, field).kind
+            model = inner if isinstance(inner, type) and issubclass(inner, Settings) else model
+    if first["type"] in UNKNOWN_KEY:
+        known = list(model.model_fields)
+        return f"{path}: no such key{nearest(keys[-1], known) or '; known: ' + ', '.join(known)}"
+    if first["type"] == "missing":
+        missing = [
+            e["loc"][-1] for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]
+        ]
+        others = [key for key in first["input"] if key not in model.model_fields]
+        place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
+        return f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}"
+    if first["type"] == "value_error" and (not keys or field is None or model is _bare(field.annotation)):
+        message = str(first["ctx"]["error"])
+        names_a_key = re.match(r"[\w.]+: ", message)
+        return f"{path}{'.' if names_a_key else ': '}{message}" if path else message
+    return f"{path}: {_reason(first, field and _declared(field.annotation, field), element)}"
+
+
+def _reason(error: Any, field: Declared | None, element: bool) -> str:
+    """What is wrong with a value, and what is allowed."""
+    value: Any = error["input"]
+    kind: str = error["type"]
+    if kind in OUT_OF_RANGE and field is not None:
+        number = float(value) if field.kind is float else value
+        return f"{short(number)} is out of range; it must be {field.bounds}"
+    if kind == "finite_number":
+        return f"{value!r} is out of range; it must be finite"
+    no_float_holds_it = kind == "float_type" and isinstance(value, int) and not isinstance(value, bool)
+    if no_float_holds_it:
+        return _out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)
+    if kind == "literal_error" and field is not None:
+        names = ", ".join(name or "''" for name in field.choices)
+        return f"{short(value)} is not allowed; choose from {names}{nearest(value, field.choices)}"
+    if kind in ("too_short", "too_long"):
+        limits, items = error["ctx"], list(error["input"])
+        allowed = (
+            f"at least {limits['min_length']}" if kind == "too_short" else f"at most {limits['max_length']}"
         )
-    return value
+        return f"{short(items)} has {len(items)} values; it must have {allowed}"
+    if kind in EXPECTED:
+        return f"expected {EXPECTED[kind][element]}, got {'nothing' if value is None else short(value)}"
+    return str(error.get("ctx", {}).get("error") or error["msg"])
 
 
-def _typed(path: str, value: Any, kind: type | None, plural: bool = False) -> Any:
-    """The value as a ``kind``: whole numbers are numbers too; None: whatever it is."""
-    if kind is None:
-        return value
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        # one that no float holds is out of every range
-        return float(value) if abs(value) <= LARGEST_INTEGER else value
-    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
-        expected = PLURALS.get(kind, kind.__name__) if plural else describe(kind)
-        raise RegistryError(
-            f"{path}: expected {expected}, got {'nothing' if value is None else short(value)}"
-        )
-    return value
+def _largest(number: float) -> float:
+    return LARGEST_INTEGER if isinstance(number, int) else LARGEST_FLOAT
+
+
+def _out_of_range(value: Any, low: float, high: float, field: Declared | None = None) -> str:
+    bounds = (field and field.bounds) or f"between {low} and {high}"
+    return f"{short(value)} is out of range; it must be {bounds}"
 
 
 def short(value: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from spiky_rl.config.schema import RUNNER
+from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec, TaskSpec
 
 
@@ -38,7 +38,7 @@ class Plan:
 
     def setting(self, key: str) -> Any:
         """A value of the specification that every host has, or its default."""
-        return self.spec.runner.get(key, RUNNER[key].default)
+        return self.spec.runner.get(key, RunnerSettings.default(key))
 
     @property
     def identity(self) -> dict[str, Any]:

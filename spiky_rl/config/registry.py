@@ -13,13 +13,14 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from spiky_rl.config.options import Option, RegistryError, UserError, nearest, short
+from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, short
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -49,22 +50,24 @@ BASE = "base"
 
 
 class Component:
-    """Anything that an agent names. Its class attributes declare what the agent may set."""
+    """Anything that an agent names. What is declared in it is what the agent may set."""
 
-    options: ClassVar[Mapping[str, Option]] = {}
-    """Its values, each with default, meaning and range."""
+    Options: ClassVar[type[Settings]] = Settings
+    """Its values, each with type, default, meaning and range; one that has any gets them as its constructor's first argument."""
     parts: ClassVar[Mapping[str, tuple[str, str | Mapping[str, Any] | None]]] = {}
     """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
     listed: ClassVar[tuple[str, ...]] = ()
     """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
 
     @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:
-        """Raise RegistryError where single values are fine but do not go together."""
+    def of(cls, **values: Any) -> Self:
+        """A component that needs nothing but options, such as a neuron: with these, and the others at their defaults."""
+        component: Any = cls
+        return component(cls.Options.check(cls.__name__, values))
 
     @classmethod
-    def validate_parts(cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
-        """Raise RegistryError for a part that is well configured but not what this component can take."""
+    def validate(cls, path: str, options: Any, parts: Mapping[str, Any]) -> None:
+        """Raise RegistryError for options and parts that are well configured but not what this component can take."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +76,17 @@ class Configured:
 
     name: str
     cls: type[Component]
-    options: Mapping[str, Any]
+    options: Any
+    """Its `Component.Options`."""
     parts: Mapping[str, Any]
     """A `Configured` each; None for one that is absent, a tuple for a list."""
 
     def build(self, **context: Any) -> Any:
         """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
+        cls: Any = self.cls
+        options = (self.options,) if cls.Options.model_fields else ()
         try:
-            return self.cls(**self.options, **self.parts, **context)
+            return cls(*options, **self.parts, **context)
         except (UserError, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -92,9 +98,7 @@ class Configured:
         """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
         return {
             "name": self.name,
-            **{
-                key: list(value) if isinstance(value, tuple) else value for key, value in self.options.items()
-            },
+            **self.options.model_dump(mode="json"),
             **{key: _settings(part) for key, part in self.parts.items()},
         }
 
@@ -185,16 +189,16 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
         cls = resolve(kind, settings["name"])
     except RegistryError as error:
         raise RegistryError(f"{path}.name: {error}") from None
-    known = ("name", *cls.options, *cls.parts)
+    known = ("name", *declared(cls.Options), *cls.parts)
     for key in settings:
         if key not in known:
             raise RegistryError(
                 f"{path}.{key}: {settings['name']!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
             )
-    options = {
-        key: option.check(f"{path}.{key}", settings.get(key, option.default))
-        for key, option in cls.options.items()
-    }
+    with from_outside(path, settings["name"]):
+        options = cls.Options.check(
+            path, {key: value for key, value in settings.items() if key != "name" and key not in cls.parts}
+        )
     parts: dict[str, Any] = {}
     for key, (part_kind, default) in cls.parts.items():
         given, place = settings.get(key, default), f"{path}.{key}"
@@ -211,16 +215,22 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
             )
         else:
             parts[key] = configure(part_kind, _named(given, default), place)
+    with from_outside(path, settings["name"]):
+        cls.validate(path, options, parts)
+    return Configured(settings["name"], cls, options, parts)
+
+
+@contextmanager
+def from_outside(path: str, name: str) -> Iterator[None]:
+    """Turn whatever a component of someone else's raises while it is checked into one line."""
     try:
-        cls.validate(path, options)
-        cls.validate_parts(path, options, parts)
+        yield
     except (UserError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        if ":" not in settings["name"]:
+        if ":" not in name:
             raise
-        raise RegistryError(f"{path}: {settings['name']!r} cannot be checked: {fault(error)}") from error
-    return Configured(settings["name"], cls, options, parts)
+        raise RegistryError(f"{path}: {name!r} cannot be checked: {fault(error)}") from error
 
 
 def check_name(kind: str, settings: Any, path: str) -> None:
@@ -274,8 +284,13 @@ def _only(module: Any, classes: list[type[Any]], base: type[Component]) -> type[
 
 def _check_declarations(name: str, cls: type[Component]) -> None:
     """Refuse a class from outside the package whose options or parts are not declared as ours are."""
-    if not isinstance(cls.options, Mapping) or not all(isinstance(o, Option) for o in cls.options.values()):
-        raise RegistryError(f"{name!r}: its options are no mapping of names to {Option.__module__}:Option")
+    old = isinstance(vars(cls).get("options"), Mapping)
+    own = inspect.isclass(cls.Options) and issubclass(cls.Options, Settings)
+    if old or not own or not all(field.description for field in cls.Options.model_fields.values()):
+        raise RegistryError(
+            f"{name!r}: its options are not declared as {Settings.__module__} has it: class Options(Settings), and in it"
+            " key: type = option(default, meaning)"
+        )
     fine = isinstance(cls.parts, Mapping) and all(
         isinstance(part, tuple) and len(part) == 2 and part[0] in ROOMS for part in cls.parts.values()
     )

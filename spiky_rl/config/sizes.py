@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config.registry import Configured, UserError
-from spiky_rl.config.schema import RUNNER
+from spiky_rl.config.schema import ModelSettings, RunnerSettings
 from spiky_rl.config.spec import AgentSpec
 
 NUMBER = 4
@@ -59,7 +59,7 @@ def require(parts: Mapping[str, int], have: int) -> None:
 
 def check(spec: AgentSpec, num_envs: int, have: int) -> None:
     """Refuse a run that cannot fit into ``have`` bytes. Raises UserError that names what is largest, and its memory."""
-    steps = spec.runner.get("num_steps_per_env", RUNNER["num_steps_per_env"].default)
+    steps = spec.runner.get("num_steps_per_env", RunnerSettings.default("num_steps_per_env"))
     rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
     stored = {rollout: STORED * NUMBER * num_envs * steps}
     require({**stored, **models(spec, f"--num_envs {num_envs}", num_envs)}, have)
@@ -92,7 +92,7 @@ def _ann(model: Mapping[str, Any]) -> tuple[int, int]:
     weights, width = _chain(widths), sum(widths)
     if model.get("class_name") == "RNNModel":
         state, layers = (
-            model.get(key, RUNNER["actor"][key].default) for key in ("rnn_hidden_dim", "rnn_num_layers")
+            model.get(key, ModelSettings.default(key)) for key in ("rnn_hidden_dim", "rnn_num_layers")
         )
         gates = 3 if model.get("rnn_type", "gru") == "gru" else 4
         weights += gates * state * (state * (2 * layers - 1) + 2)
@@ -102,7 +102,7 @@ def _ann(model: Mapping[str, Any]) -> tuple[int, int]:
 
 def _network(network: Configured) -> tuple[int, int]:
     """(weights, neurons) of a spiking network. Channels of maps are no neurons: of such layers only a map's one is counted."""
-    layers, size = network.options.get("layers", ()), network.options.get("size", 0)
+    layers, size = getattr(network.options, "layers", ()), getattr(network.options, "size", 0)
     connection = network.parts.get("connection")
     dense = isinstance(connection, Configured) and connection.name == "linear"
     recurrent = network.parts.get("recurrent")

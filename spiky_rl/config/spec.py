@@ -16,47 +16,19 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import registry, together
+from spiky_rl.config.options import RegistryError, nearest, short
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
-from spiky_rl.config.registry import Configured, Option, RegistryError, nearest, short
-from spiky_rl.config.schema import MEASURES, MOST_STEPS, NETWORKS, OPTIONAL, RUNNER, TASK
+from spiky_rl.config.registry import Configured
+from spiky_rl.config.schema import NETWORKS, RunnerSettings, TaskSpec
 
 
 class SpecError(RegistryError):
     """A file or an override that does not describe an agent or a task."""
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """A task: an Isaac Lab environment, how many of it, and what its episodes are measured by."""
-
-    name: str
-    id: str
-    """Gym id, as Isaac Lab registers it."""
-    summary: str = ""
-    num_envs: Mapping[str, int] = field(default_factory=lambda: {"cpu": 256, "cuda": 4096})
-    """Default number of environments per kind of device."""
-    measure: str = ""
-    """What playback reports beside the return: ``distance``, ``upright``, ``velocity_error``, or nothing."""
-    leg: str = ""
-    """Names of the joints of one of the robot's legs, as a regular expression; empty: it has none that is known."""
-    solved: float | None = None
-    """Mean return from which the task counts as solved."""
-    steps_per_second: Mapping[str, float] = field(default_factory=dict)
-    """Environment steps per second, simulation and learning of the MLP, on one core (cpu) and one GPU (cuda); for estimates."""
-    env: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of the environment's configuration."""
-    agent: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of Isaac Lab's agent configuration, for every agent on this task."""
-
-    @property
-    def label(self) -> str:
-        """What its runs are called: the gym id, or the file's name where it makes another task of that environment."""
-        return self.name if self.env else self.id
 
 
 @dataclass(frozen=True)
@@ -96,12 +68,11 @@ def load_task(name: str) -> TaskSpec | None:
     """
     stripped, found = re.sub(r"-v\d+$", "", name), None
     for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
-        data = read_yaml(path)
-        _check_task(data, path.name)
+        task = _task(path)
         if name.endswith(".yaml") or path.stem == name:
-            return TaskSpec(name=path.stem, **data)
-        if data["id"] in (name, stripped) and (found is None or found.env and not data.get("env")):
-            found = TaskSpec(name=path.stem, **data)
+            return task
+        if task.id in (name, stripped) and (found is None or found.env and not task.env):
+            found = task
     return found
 
 
@@ -153,7 +124,9 @@ def resolve_agent(
     """
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
-    layers: list[tuple[str, Mapping[str, Any]]] = [("Isaac Lab", {k: host[k] for k in host if k in RUNNER})]
+    layers: list[tuple[str, Mapping[str, Any]]] = [
+        ("Isaac Lab", {k: host[k] for k in host if k in RunnerSettings.model_fields})
+    ]
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))
     layers.append((file, own))
@@ -261,33 +234,16 @@ def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
 
 def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
     """Refuse unknown keys, wrong types and values out of range of the runner's part, in one layer."""
-
-    def check(node: Any, schema: Mapping[str, Any], path: str) -> None:
-        if not isinstance(node, Mapping):
-            raise RegistryError(f"{path[:-1]}: expected a mapping, got {short(node)}")
-        for key, value in node.items():
-            if path == "agent." and key in NETWORKS:
-                if not value:
-                    raise RegistryError(
-                        f"agent.{key}: {json.dumps(value)} names no network; write a name such as feedforward, or take an agent"
-                        f" without one, such as mlp_ppo, and leave {key} out"
-                    )
-                registry.check_name("networks", value, f"agent.{key}")
-                continue
-            if value is None and key in OPTIONAL:
-                continue
-            if key not in schema:
-                known = (*schema, *NETWORKS) if path == "agent." else tuple(schema)
-                raise RegistryError(
-                    f"{path}{key}: no such key{nearest(key, known) or '; known: ' + ', '.join(known)}"
-                )
-            if isinstance(schema[key], Mapping):
-                check(value, schema[key], f"{path}{key}.")
-            else:
-                schema[key].check(f"{path}{key}", value)
-
     try:
-        check(layer, RUNNER, "agent.")
+        RunnerSettings.check("agent", layer)
+        for key in NETWORKS:
+            if key in layer and not layer[key]:
+                raise RegistryError(
+                    f"agent.{key}: {json.dumps(layer[key])} names no network; write a name such as feedforward, or take an agent"
+                    f" without one, such as mlp_ppo, and leave {key} out"
+                )
+            if key in layer:
+                registry.check_name("networks", layer[key], f"agent.{key}")
     except RegistryError as error:
         raise SpecError(f"{origin}: {error}") from None
 
@@ -312,31 +268,15 @@ def _with_paths(node: Any, folder: Path) -> Any:
     return node
 
 
-def _check_task(data: Mapping[str, Any], file: str) -> None:
-    """Refuse unknown keys and wrong types in a task file."""
-    for key, value in data.items():
-        if key not in TASK:
-            raise SpecError(f"{file}: {key}: no such key of a task{nearest(key, TASK)}")
-        try:
-            Option(TASK[key], "").check(key, value)
-            if key == "num_envs":
-                if set(value) != {"cpu", "cuda"}:
-                    raise RegistryError(
-                        f"num_envs: expected a number for cpu and one for cuda, got {value!r}"
-                    )
-                for kind, count in value.items():
-                    Option(1, "", low=1, high=MOST_STEPS).check(f"num_envs.{kind}", count)
-            if key == "measure":
-                Option("", "", choices=MEASURES).check(key, value)
-            if key == "steps_per_second":
-                for kind, speed in value.items():
-                    Option("", "", choices=("cpu", "cuda")).check(f"steps_per_second: {kind}", kind)
-                    Option(1.0, "", low=1e-3).check(f"steps_per_second.{kind}", speed)
-        except RegistryError as error:
-            raise SpecError(f"{file}: {error}") from None
-    if not data.get("id"):
-        raise SpecError(f"{file}: id: name the gym id")
-    _check_layer(data.get("agent", {}), file)
+def _task(path: Path) -> TaskSpec:
+    """The task that a file describes. Raises SpecError that names the file and the key."""
+    data = read_yaml(path)
+    try:
+        task = TaskSpec.check("", {"name": path.stem, **data})
+    except RegistryError as error:
+        raise SpecError(f"{path.name}: {error}") from None
+    _check_layer(task.agent, path.name)
+    return task
 
 
 def _with_layers(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -371,7 +311,7 @@ def with_layers(
 def _options(network: Any) -> Iterable[str]:
     """The options of a network; none of one that is not there, of which `registry.configure` says so."""
     try:
-        return registry.resolve("networks", network).options if isinstance(network, str) else ()
+        return registry.resolve("networks", network).Options.model_fields if isinstance(network, str) else ()
     except RegistryError:
         return ()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.options import RegistryError
 
 NEEDED = {
     "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),
@@ -45,10 +45,6 @@ def check(runner: Mapping[str, Any]) -> None:
 
 def _check_distribution(distribution: Mapping[str, Any]) -> None:
     path = "agent.actor.distribution_cfg"
-    for key in ("std_range", "action_range"):
-        limits = distribution.get(key)
-        if limits and limits[0] >= limits[1]:
-            raise RegistryError(f"{path}.{key}: {list(limits)} is no range; give [low, high] with low < high")
     limits, first = distribution.get("std_range"), distribution.get("init_std")
     if limits and first is not None and not limits[0] <= first <= limits[1]:
         raise RegistryError(f"{path}.init_std: {first} is out of std_range: {list(limits)}")

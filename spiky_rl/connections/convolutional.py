@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
 
-from spiky_rl.config.registry import Option, RegistryError
+from spiky_rl.config.options import RegistryError, Settings, Widths, option
 from spiky_rl.connections.base import Connection, Shape, vector
 from spiky_rl.kernels import dispatch
 
@@ -36,66 +37,56 @@ SIGNAL = 0.5
 class Convolutional(Connection):
     """[..., C H W] -> [..., C' H' W'], flat, with the columns fastest."""
 
-    options = {
-        "kernel": Option(5, "height and width of the kernel", low=1),
-        "stride": Option(1, "places that the kernel moves at once", low=1),
-        "padding": Option(
+    class Options(Settings):
+        kernel: int = option(5, "height and width of the kernel", low=1)
+        stride: int = option(1, "places that the kernel moves at once", low=1)
+        padding: int = option(
             0, "rows and columns of zeros around the maps; kernel // 2 keeps their size", low=0
-        ),
-        "pool": Option(1, "P: side of the blocks of currents that are pooled; 1: none", low=1),
-        "pooling": Option("max", "what becomes of a block of currents", choices=("max", "average")),
-        "gain": Option(2.0, "gain of the orthogonal initialisation", low=0.0),
-        "offset": Option(0.25, "centre of the initial biases, in units of the threshold"),
-        "spread": Option(0.5, "initial biases are uniform within the offset plus or minus this", low=0.0),
-        "map": Option(
-            [], "channels, height and width that a vector is to be read as; empty: maps come in", low=1
-        ),
-    }
+        )
+        pool: int = option(1, "P: side of the blocks of currents that are pooled; 1: none", low=1)
+        pooling: Literal["max", "average"] = option("max", "what becomes of a block of currents")
+        gain: float = option(2.0, "gain of the orthogonal initialisation", low=0.0)
+        offset: float = option(0.25, "centre of the initial biases, in units of the threshold")
+        spread: float = option(
+            0.5, "initial biases are uniform within the offset plus or minus this", low=0.0
+        )
+        map: Widths = option(
+            (), "channels, height and width that a vector is to be read as; empty: maps come in"
+        )
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        if options["padding"] >= options["kernel"]:
-            raise RegistryError(
-                f"{path}.padding: {options['padding']} lets the kernel see nothing but zeros; "
-                f"it must be less than kernel: {options['kernel']}"
-            )
-        if len(options["map"]) not in (0, 3):
-            raise RegistryError(
-                f"{path}.map: {list(options['map'])} is no shape; give [channels, height, width]"
-            )
+        @model_validator(mode="after")
+        def _go_together(self) -> Self:
+            if self.padding >= self.kernel:
+                raise RegistryError(
+                    f"padding: {self.padding} lets the kernel see nothing but zeros; it must be less than kernel: {self.kernel}"
+                )
+            if len(self.map) not in (0, 3):
+                raise RegistryError(f"map: {list(self.map)} is no shape; give [channels, height, width]")
+            return self
 
-    def __init__(
-        self,
-        kernel: int,
-        stride: int,
-        padding: int,
-        pool: int,
-        pooling: str,
-        gain: float,
-        offset: float,
-        spread: float,
-        map: tuple[int, ...],  # pylint: disable=redefined-builtin
-        inputs: Shape | int,
-        outputs: int,
-    ) -> None:
+    def __init__(self, options: Options, inputs: Shape | int, outputs: int) -> None:
         super().__init__()
-        self.inputs = _maps(inputs, map)
-        self.stride, self.padding, self.pool, self.pooling = stride, padding, pool, pooling
+        self.inputs = _maps(inputs, options.map)
+        kernel, self.stride, self.padding = options.kernel, options.stride, options.padding
+        self.pool, self.pooling = options.pool, options.pooling
         channels, *size = self.inputs
-        places = [_places(side, kernel, stride, padding) for side in size]
-        if min(places) < pool:
-            what = f"convolutional.pool: {pool}" if min(places) else f"convolutional.kernel: {kernel}"
-            most = min(places) or min(size) + 2 * padding
+        places = [_places(side, kernel, self.stride, self.padding) for side in size]
+        if min(places) < self.pool:
+            what = f"convolutional.pool: {self.pool}" if min(places) else f"convolutional.kernel: {kernel}"
+            most = min(places) or min(size) + 2 * self.padding
             raise RegistryError(f"{what} does not fit maps of {_times(self.inputs)}; at most {most}")
-        self.shape = (outputs, *(count // pool for count in places))
+        self.shape = (outputs, *(count // self.pool for count in places))
         weight = torch.empty(outputs, channels, kernel, kernel)
-        self.weight = torch.nn.Parameter(torch.nn.init.orthogonal_(weight, gain))
-        if pooling == "max" and pool > 1:
+        self.weight = torch.nn.Parameter(torch.nn.init.orthogonal_(weight, options.gain))
+        offset = options.offset
+        if self.pooling == "max" and self.pool > 1:
             norm = float(self.weight.detach().flatten(1).norm(dim=1).mean())
-            offset -= SIGNAL * norm * _excess(pool * pool)
-        self.bias = torch.nn.Parameter(torch.empty(outputs).uniform_(offset - spread, offset + spread))
+            offset -= SIGNAL * norm * _excess(self.pool * self.pool)
+        self.bias = torch.nn.Parameter(
+            torch.empty(outputs).uniform_(offset - options.spread, offset + options.spread)
+        )
         rows, columns = (
-            _reach(side, kernel, stride, padding, count // pool * pool)
+            _reach(side, kernel, self.stride, self.padding, count // self.pool * self.pool)
             for side, count in zip(size, places, strict=True)
         )
         self.register_buffer(

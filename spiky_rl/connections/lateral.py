@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.connections.base import Shape, Within, require_neurons, vector
 from spiky_rl.kernels import dispatch
 
@@ -21,18 +21,19 @@ from spiky_rl.kernels import dispatch
 class Lateral(Within):
     """[..., N] -> [..., N]: the last inner step's spikes."""
 
-    options = {
-        "strength": Option(0.5, "inhibition that a neuron gets when all of its neighbours fire; 0 stays 0"),
-        "radius": Option(0, "neighbours on each side; 0: the whole layer", low=0),
-        "learned": Option(True, "whether the weights are learned"),
-    }
+    class Options(Settings):
+        strength: float = option(
+            0.5, "inhibition that a neuron gets when all of its neighbours fire; 0 stays 0"
+        )
+        radius: int = option(0, "neighbours on each side; 0: the whole layer", low=0)
+        learned: bool = option(True, "whether the weights are learned")
+
+    options: Options
     delays = 1
 
     def __init__(
         self,
-        strength: float,
-        radius: int,
-        learned: bool,
+        options: Options,
         inputs: Shape | int,
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
@@ -43,10 +44,10 @@ class Lateral(Within):
         place = torch.arange(size)
         distance = (place[:, None] - place).abs()
         distance = torch.minimum(distance, size - distance)
-        mask = ((distance > 0) & (distance <= (radius or size))).float()
-        self.sign = -1.0 if strength >= 0 else 1.0
-        weight = mask * abs(strength) / mask.sum(0)
-        self.weight = torch.nn.Parameter(weight, requires_grad=learned)
+        mask = ((distance > 0) & (distance <= (options.radius or size))).float()
+        self.sign = -1.0 if options.strength >= 0 else 1.0
+        weight = mask * abs(options.strength) / mask.sum(0)
+        self.weight = torch.nn.Parameter(weight, requires_grad=options.learned)
         self.register_buffer("mask", mask)
         self.mask: Tensor
 

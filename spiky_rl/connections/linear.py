@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.connections.base import Connection, Shape, sparse, strengths, vector
 from spiky_rl.kernels import dispatch
 
@@ -27,38 +27,42 @@ from spiky_rl.kernels import dispatch
 class Linear(Connection):
     """[..., inputs] -> [..., outputs]."""
 
-    options = {
-        "gain": Option(2.0, "gain of the orthogonal initialisation", low=0.0),
-        "offset": Option(0.25, "centre of the initial biases, in units of the threshold"),
-        "spread": Option(0.5, "initial biases are uniform within the offset plus or minus this", low=0.0),
-        "bias": Option(True, "whether neurons have a constant current, which is learned"),
-        "density": Option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0),
-        "dale": Option(False, "all weights out of an input have one sign"),
-        "inhibitory": Option(0.2, "with dale: fraction of inputs that inhibit", low=0.0, high=1.0),
-    }
+    class Options(Settings):
+        gain: float = option(2.0, "gain of the orthogonal initialisation", low=0.0)
+        offset: float = option(0.25, "centre of the initial biases, in units of the threshold")
+        spread: float = option(
+            0.5, "initial biases are uniform within the offset plus or minus this", low=0.0
+        )
+        bias: bool = option(True, "whether neurons have a constant current, which is learned")
+        density: float = option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0)
+        dale: bool = option(False, "all weights out of an input have one sign")
+        inhibitory: float = option(0.2, "with dale: fraction of inputs that inhibit", low=0.0, high=1.0)
 
     def __init__(
         self,
-        gain: float,
-        offset: float,
-        spread: float,
-        bias: bool,
-        density: float,
-        dale: bool,
-        inhibitory: float,
+        options: Options,
         inputs: Shape | int,
         outputs: int,
     ) -> None:
         super().__init__()
         self.in_features, self.out_features, self.shape = vector(inputs), outputs, (outputs,)
         # drawn from where torch.nn.Linear leaves the generator: a seed gives the networks that it always gave
-        weight = torch.nn.init.orthogonal_(torch.nn.Linear(self.in_features, outputs).weight.detach(), gain)
+        weight = torch.nn.init.orthogonal_(
+            torch.nn.Linear(self.in_features, outputs).weight.detach(), options.gain
+        )
         self.weight = torch.nn.Parameter(weight.t().contiguous())
-        drawn = torch.empty(outputs).uniform_(offset - spread, offset + spread)
-        self.bias = torch.nn.Parameter(drawn if bias else torch.zeros(outputs), requires_grad=bias)
-        self.register_buffer("mask", _mask(self.in_features, outputs, density, inhibitory if dale else None))
+        drawn = torch.empty(outputs).uniform_(
+            options.offset - options.spread, options.offset + options.spread
+        )
+        self.bias = torch.nn.Parameter(
+            drawn if options.bias else torch.zeros(outputs), requires_grad=options.bias
+        )
+        self.register_buffer(
+            "mask",
+            _mask(self.in_features, outputs, options.density, options.inhibitory if options.dale else None),
+        )
         self.mask: Tensor | None
-        self.dale = dale
+        self.dale = options.dale
         if self.mask is not None:
             with torch.no_grad():
                 self.weight *= 1.0 / math.sqrt(self.mask.square().sum(0).mean() / self.in_features)

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.connections.base import Shape, Within, require_neurons, sparse, strengths, vector
 from spiky_rl.kernels import dispatch
 
@@ -24,47 +24,42 @@ from spiky_rl.kernels import dispatch
 class Recurrent(Within):
     """[..., D N] -> [..., N]: the last D inner steps' spikes, the latest first."""
 
-    options = {
-        "gain": Option(0.5, "scale of the initial weights", low=0.0),
-        "density": Option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0),
-        "delays": Option(1, "longest delay, in inner steps", low=1, high=10_000),
-        "self_connections": Option(False, "whether a neuron projects to itself"),
-        "dale": Option(False, "all weights out of a neuron have one sign"),
-        "inhibitory": Option(0.2, "with dale: fraction of neurons that inhibit", low=0.0, high=1.0),
-    }
+    class Options(Settings):
+        gain: float = option(0.5, "scale of the initial weights", low=0.0)
+        density: float = option(1.0, "fraction of the possible synapses that there are", low=1e-4, high=1.0)
+        delays: int = option(1, "longest delay, in inner steps", low=1, high=10_000)
+        self_connections: bool = option(False, "whether a neuron projects to itself")
+        dale: bool = option(False, "all weights out of a neuron have one sign")
+        inhibitory: float = option(0.2, "with dale: fraction of neurons that inhibit", low=0.0, high=1.0)
 
     def __init__(
         self,
-        gain: float,
-        density: float,
-        delays: int,
-        self_connections: bool,
-        dale: bool,
-        inhibitory: float,
+        options: Options,
         inputs: Shape | int,
         outputs: int,  # pylint: disable=unused-argument
     ) -> None:
         super().__init__()
         size = vector(inputs)
         require_neurons("recurrent", size)
-        self.shape, self.delays, self.dale = (size,), delays, dale
-        if density == 1.0:
+        self.shape, self.delays, self.dale = (size,), options.delays, options.dale
+        if options.density == 1.0:
             mask = torch.ones(size, size)
-            if not self_connections:
+            if not options.self_connections:
                 mask.fill_diagonal_(0.0)
         else:
-            mask = sparse((size, size), density, diagonal=self_connections)
+            mask = sparse((size, size), options.density, diagonal=options.self_connections)
         self.fan_in = float(mask.sum(0).mean())
-        if dale:
-            strength = strengths(size, inhibitory)
+        gain = options.gain
+        if options.dale:
+            strength = strengths(size, options.inhibitory)
             mask = mask * strength
             gain /= math.sqrt(float(strength.square().mean()))
         self.weight = torch.nn.Parameter(
             torch.randn(size, size) * (mask != 0) * gain / math.sqrt(self.fan_in)
         )
-        if delays > 1:
-            drawn = torch.randint(delays, (size, size))
-            mask = torch.cat([mask * (drawn == d) for d in range(delays)])
+        if options.delays > 1:
+            drawn = torch.randint(options.delays, (size, size))
+            mask = torch.cat([mask * (drawn == d) for d in range(options.delays)])
         self.register_buffer("mask", mask)
         self.mask: Tensor
 

@@ -26,7 +26,7 @@ from scipy.integrate import DOP853
 from scipy.optimize import brentq
 from torch import Tensor
 
-from spiky_rl.config.options import UserError, check_range, nearest
+from spiky_rl.config.options import UserError, nearest
 from spiky_rl.exact.terms import Array, Terms
 from spiky_rl.neurons.base import Ode
 
@@ -278,8 +278,8 @@ def parameters_of(neuron: Ode, width: int, instead: Mapping[str, object]) -> Arr
     found = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):
         found[row] = fitting(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
-        for value in found[row]:
-            check_range(f"parameters.{name}", float(value), param.low, param.high)
+        for value in (found[row].min(), found[row].max()) if width else ():
+            param.require(f"parameters.{name}", float(value))
     return found
 
 

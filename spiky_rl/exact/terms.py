@@ -14,7 +14,7 @@ import numpy as np
 from spiky_rl.config import registry
 from spiky_rl.kernels import trace
 from spiky_rl.kernels.trace import Graph, Node, TraceOps, Value
-from spiky_rl.neurons.base import Ode, States
+from spiky_rl.neurons.base import Ode, States, decays
 
 Array = np.ndarray
 
@@ -126,15 +126,15 @@ def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
     states = [graph.input(f"state {name}") for name in neuron.states]
     params = [graph.input(name) for name in neuron.params]
     # only the flow takes time constants in ms
-    decays = [
-        ops.exp(-neuron.dt / node) if param.transform == "decay" else node
+    times = [
+        ops.exp(-neuron.dt / node) if decays(param) else node
         for node, param in zip(params, neuron.params.values(), strict=True)
     ]
     outputs = trace.call(
         neuron,
         definition,
         *(ops, current, neuron.named_states(*states)),
-        *(neuron.named_times(*params), neuron.named_params(*decays)),
+        *(neuron.named_times(*params), neuron.named_params(*times)),
     )
     seeds = [graph.input(f"adjoint {i}") for i in range(len(outputs))]
     inputs = [current, *states, *params]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import emit, trace
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Ode, Param, States
+from spiky_rl.neurons.base import Neuron, Ode, States
 from spiky_rl.surrogates.base import Surrogate
 
 REST = 1e-6
@@ -71,17 +71,9 @@ def _check_text(neuron: Neuron) -> None:
         lack = "its docstring holds no equation" if text.strip() else "it has no docstring"
         raise trace.error(neuron, f"{lack}; say its equations, its units and its source")
     for name, param in neuron.params.items():
-        if not isinstance(param, Param):
-            raise trace.error(
-                neuron, f"params[{name!r}] is {param!r}; declare it as Param(default, meaning, unit=...)"
-            )
         if not param.unit:
             raise trace.error(
                 neuron, f"its parameter {name!r} has no unit; say unit='ms', or unit='1' for a pure number"
-            )
-        if name not in neuron.options:
-            raise trace.error(
-                neuron, f"its parameter {name!r} is missing in its options; write options = {{**params, ...}}"
             )
 
 
@@ -150,7 +142,7 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
     errors, sizes, rates, flow, h = [], [], [], [], 1.0
     below = torch.ones(SAMPLES, dtype=torch.bool)
     for step in FINER:
-        finer = type(neuron)(**{**neuron.chosen, "dt": step * neuron.dt})
+        finer = type(neuron).of(**{**neuron.chosen, "dt": step * neuron.dt})
         h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.number, neuron.params))
         flow = trace.call(neuron, finer.flow, ops, current, states, times)
         after = trace.call(neuron, finer.integrate, ops, current, states, numbers)

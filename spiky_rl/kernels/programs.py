@@ -68,11 +68,11 @@ def states(key: str) -> int:
 
 def _shape(neuron: Neuron) -> tuple[tuple[str, Any], ...]:
     # a number that is a parameter may still shape the step (a potential of rest, say), so all that was chosen counts
-    return tuple((k, tuple(v) if isinstance(v, list) else v) for k, v in neuron.chosen.items())
+    return tuple(neuron.chosen.items())
 
 
 def _key(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
-    options = tuple((k, v) for k, v in vars(ops.surrogate).items() if k not in ("slope", "schedule"))
+    options = tuple(ops.surrogate.chosen.items())
     index = (type(neuron), _shape(neuron), type(ops.surrogate), options, varying)
     if index not in _KEYS:
         _KEYS[index] = _know(neuron, ops.surrogate, varying)
@@ -94,7 +94,7 @@ def in_words(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
     """
     surrogate = ops.surrogate
     kinds = [f"{cls.__module__}:{cls.__qualname__}" for cls in (type(neuron), type(surrogate))]
-    options = tuple((k, getattr(surrogate, k)) for k in surrogate.options if k not in ("slope", "schedule"))
+    options = tuple(surrogate.chosen.items())
     return _literal((kinds[0], _shape(neuron), kinds[1], options, varying))
 
 
@@ -116,7 +116,7 @@ def _read(words: str) -> str:
     kind, shape, surrogate_kind, options, varying = ast.literal_eval(words)
     neuron, surrogate = component("neurons", kind), component("surrogates", surrogate_kind)
     # the slope is an argument of the program
-    return _know(neuron(**dict(shape)), surrogate(slope=1.0, schedule=(), **dict(options)), varying)
+    return _know(neuron.of(**dict(shape)), surrogate.of(slope=1.0, **dict(options)), varying)
 
 
 def component(room: str, name: str) -> Any:

@@ -7,25 +7,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning._timed import Timed
 from spiky_rl.neurons.base import Neuron
 
 
-def declare(slope: float, regularization: str, lowest: Option) -> dict[str, Option]:
-    """The options that each of them has: the slope's default, who is pushed, and the band's lower end."""
-    return {
-        "tau_synapse": Option(5.0, "time constant of the synapses", low=1e-3, unit="ms"),
-        "slope": Option(
-            slope,
-            "least slope of the distance to threshold that a gradient is divided by",
-            low=1e-9,
-            unit="1/ms",
-        ),
-        "regularization": Option(0.05, f"push of neurons that {regularization}; 0: none", low=0.0),
-        "lowest": lowest,
-    }
+def slope(default: float) -> Any:
+    """Declare the least slope."""
+    meaning = "least slope of the distance to threshold that a gradient is divided by"
+    return option(default, meaning, low=1e-9, unit="1/ms")
+
+
+def regularization(who: str) -> Any:
+    """Declare the push that keeps neurons within the band."""
+    return option(0.05, f"push of neurons that {who}; 0: none", low=0.0)
 
 
 class Exact(Rule):
@@ -38,12 +34,18 @@ class Exact(Rule):
     timed: ClassVar[type[Timed]]
     """What locates spikes within the step."""
 
-    def __init__(
-        self, tau_synapse: float, slope: float, regularization: float, lowest: float, highest: float
-    ) -> None:
+    class Options(Settings):
+        """What each of them has, and the lower end of the band."""
+
+        tau_synapse: float = option(5.0, "time constant of the synapses", low=1e-3, unit="ms")
+        slope: float = slope(0.005)
+        regularization: float = regularization("leave the band")
+        lowest: float
+
+    def __init__(self, options: Options, highest: float) -> None:
         super().__init__()
-        self.own = {"tau_synapse": tau_synapse, "slope": slope}
-        self.regularization, self.lowest, self.highest = regularization, lowest, highest
+        self.own = {"tau_synapse": options.tau_synapse, "slope": options.slope}
+        self.regularization, self.lowest, self.highest = options.regularization, options.lowest, highest
 
     def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
         return self.timed.wrap(neuron, type(self).__name__.lower(), **self.own)

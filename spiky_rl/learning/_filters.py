@@ -10,20 +10,22 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Param, States
+from spiky_rl.neurons.base import Neuron, States, param
 from spiky_rl.surrogates.rectangle import Rectangle
 
-OPS = TorchOps(Rectangle(slope=1.0, schedule=()))
+OPS = TorchOps(Rectangle.of())
 
 
 class Smooth(Neuron):
     """A double exponential, e1 <- a1 e1 + (1 - a1) x, e2 <- a2 e2 + (1 - a2) e1, of unit area; its output is e2."""
 
     states = ("e1", "e2")
-    params = {
-        "tau_rise": Param(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay"),
-        "tau_fall": Param(10.0, "time constant of the fall", low=1e-3, unit="ms", transform="decay"),
-    }
+
+    class Options(Neuron.Options):
+        tau_rise: float = param(5.0, "time constant of the rise", low=1e-3, unit="ms", transform="decay")
+        tau_fall: float = param(10.0, "time constant of the fall", low=1e-3, unit="ms", transform="decay")
+
+    options: Options
     graded = True
 
     def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002

@@ -23,19 +23,20 @@ Source: Song, Miller & Abbott (2000); triplets: Pfister & Gerstner (2006); mu: G
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from spiky_rl.config.registry import Option, RegistryError
+from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import dispatch
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning._filters import OPS, going_back
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, States
+from spiky_rl.neurons.base import Neuron, States, param
 
 
 @dataclass(frozen=True)
@@ -81,18 +82,17 @@ class Trace(Neuron):
     """What is left of earlier input, which the input of the step itself does not yet belong to."""
 
     states = ("r",)
-    params = {"tau": Param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")}
-    options = {
-        **params,
-        "nearest": Option(False, "an event replaces what was there"),
-        "dt": DT,
-        "learn": LEARN,
-    }
+
+    class Options(Neuron.Options):
+        tau: float = param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        nearest: bool = option(False, "an event replaces what was there")
+
+    options: Options
     graded = True
 
     def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
         left = p.decay * s.r
-        if self.chosen["nearest"]:
+        if self.options.nearest:
             return left, s.replace(r=ops.where(ops.abs(current) > 0.0, current, left))
         return left, s.replace(r=left + current)
 
@@ -101,7 +101,7 @@ def trace(
     signal: Tensor, keep: Tensor | None, tau: float, dt: float, nearest: bool = False, backend: str = "auto"
 ) -> Tensor:
     """The trace [S, B, C] of a signal [S, B, C], from zero where ``keep`` [S, B] is 0, before each step's own events."""
-    neuron = Trace(tau=tau, nearest=nearest, dt=dt, learn=())
+    neuron = Trace.of(tau=tau, nearest=nearest, dt=dt)
     parameters, current = (neuron.number("tau"),), signal.unsqueeze(1)
     return dispatch.unroll(backend, neuron, OPS, current, 1, None, parameters, keep)[0].squeeze(1)
 
@@ -165,34 +165,18 @@ def correlated(left: Tensor, events: Tensor) -> Tensor:
 
 
 KIND = "nothing: the kind's"
-OPTIONS = {
-    "layers": Option([], "indices of the layers whose incoming weights it changes; empty: all", low=0),
-    "kind": Option("pair", "what a change takes: two spikes, or three", choices=("pair", "triplet")),
-    "neighbours": Option("all", "earlier spikes that a spike pairs with", choices=("all", "nearest")),
-    "same_step": Option(
-        "causal",
-        "what a pre- and a post-spike of one inner step are: causal, as input acts in its own step, or nothing",
-        choices=("causal", "nothing"),
-    ),
-    "learning_rate": Option(1.0, "factor of every change", low=0.0),
-    "potentiation": Option(None, f"A2+, in largest initial weights; {KIND}", low=0.0),
-    "depression": Option(None, f"A2-, in largest initial weights; {KIND}", low=0.0),
-    "tau_plus": Option(None, f"of r1, what a pre-spike leaves; {KIND}", low=1e-3, unit="ms"),
-    "tau_minus": Option(None, f"of o1, what a post-spike leaves; {KIND}", low=1e-3, unit="ms"),
-    "triplet_potentiation": Option(None, f"A3+, in largest initial weights; {KIND}", low=0.0),
-    "triplet_depression": Option(None, f"A3-, in largest initial weights; {KIND}", low=0.0),
-    "tau_x": Option(None, f"of r2, the pre-spikes of a triplet; {KIND}", low=1e-3, unit="ms"),
-    "tau_y": Option(None, f"of o2, the post-spikes of a triplet; {KIND}", low=1e-3, unit="ms"),
-    "mu": Option(0.0, "weight dependence: 0 additive, 1 multiplicative", low=0.0),
-    "limit": Option(1.0, "largest size of a weight, in largest initial weights", low=1e-3),
-    "normalisation": Option(
-        "none",
-        "of a neuron's incoming weights: subtractive keeps their sum, multiplicative that of their sizes",
-        choices=("none", "subtractive", "multiplicative"),
-    ),
-}
-"""What an agent sets of a `Local` rule."""
 OF_TRIPLETS = ("triplet_potentiation", "triplet_depression", "tau_x", "tau_y")
+OWN = ("potentiation", "depression", "tau_plus", "tau_minus", *OF_TRIPLETS)
+"""Numbers of the window that an agent may set."""
+Normalisation = Literal["none", "subtractive", "multiplicative"]
+
+
+def normalisation(default: Normalisation) -> Any:
+    """Declare what becomes of a neuron's incoming weights after a change."""
+    meaning = (
+        "of a neuron's incoming weights: subtractive keeps their sum, multiplicative that of their sizes"
+    )
+    return option(default, meaning)
 
 
 class Local(Rule):
@@ -202,34 +186,52 @@ class Local(Rule):
     weight, and under Dale's law within zero and that. Biases stay as they are.
     """
 
+    class Options(Settings):
+        layers: tuple[Annotated[int, Field(ge=0)], ...] = option(
+            (), "indices of the layers whose incoming weights it changes; empty: all"
+        )
+        kind: Literal["pair", "triplet"] = option("pair", "what a change takes: two spikes, or three")
+        neighbours: Literal["all", "nearest"] = option("all", "earlier spikes that a spike pairs with")
+        same_step: Literal["causal", "nothing"] = option(
+            "causal",
+            "what a pre- and a post-spike of one inner step are: causal, as input acts in its own step, or nothing",
+        )
+        learning_rate: float = option(1.0, "factor of every change", low=0.0)
+        potentiation: float | None = option(None, f"A2+, in largest initial weights; {KIND}", low=0.0)
+        depression: float | None = option(None, f"A2-, in largest initial weights; {KIND}", low=0.0)
+        tau_plus: float | None = option(None, f"of r1, what a pre-spike leaves; {KIND}", low=1e-3, unit="ms")
+        tau_minus: float | None = option(
+            None, f"of o1, what a post-spike leaves; {KIND}", low=1e-3, unit="ms"
+        )
+        triplet_potentiation: float | None = option(None, f"A3+, in largest initial weights; {KIND}", low=0.0)
+        triplet_depression: float | None = option(None, f"A3-, in largest initial weights; {KIND}", low=0.0)
+        tau_x: float | None = option(None, f"of r2, the pre-spikes of a triplet; {KIND}", low=1e-3, unit="ms")
+        tau_y: float | None = option(
+            None, f"of o2, the post-spikes of a triplet; {KIND}", low=1e-3, unit="ms"
+        )
+        mu: float = option(0.0, "weight dependence: 0 additive, 1 multiplicative", low=0.0)
+        limit: float = option(1.0, "largest size of a weight, in largest initial weights", low=1e-3)
+        normalisation: Normalisation = normalisation("none")
+
+        @model_validator(mode="after")
+        def _goes_with_the_kind(self) -> Self:
+            for name in OF_TRIPLETS if self.kind == "pair" else ():
+                if (value := getattr(self, name)) is not None:
+                    raise RegistryError(
+                        f"{name}: {value!r} means nothing to pairs; it goes with kind: triplet"
+                    )
+            return self
+
     local = True
 
-    def __init__(
-        self,
-        layers: tuple[int, ...],
-        kind: str,
-        neighbours: str,
-        same_step: str,
-        learning_rate: float,
-        mu: float,
-        limit: float,
-        normalisation: str,
-        **numbers: float | None,
-    ) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
-        self.chosen, self.rate, self.limit, self.normalisation = layers, learning_rate, limit, normalisation
-        kept = {name: number for name, number in numbers.items() if number is not None}
-        published = PAIRS if kind == "pair" else TRIPLETS[neighbours]
-        nearest, causal = neighbours == "nearest", same_step == "causal"
-        self.window = replace(published, nearest=nearest, causal=causal, mu=mu, **kept)
-
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        for name in OF_TRIPLETS if options["kind"] == "pair" else ():
-            if options[name] is not None:
-                raise RegistryError(
-                    f"{path}.{name}: {options[name]!r} means nothing to pairs; it goes with kind: triplet"
-                )
+        self.chosen, self.rate = options.layers, options.learning_rate
+        self.limit, self.normalisation = options.limit, options.normalisation
+        published = PAIRS if options.kind == "pair" else TRIPLETS[options.neighbours]
+        own = {name: value for name in OWN if (value := getattr(options, name)) is not None}
+        nearest, causal = options.neighbours == "nearest", options.same_step == "causal"
+        self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
 
     def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
         count = len(layers)

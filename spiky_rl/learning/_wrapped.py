@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.programs import component
@@ -14,29 +14,33 @@ class Wrapped(Neuron):
     """Keeps an ODE neuron's states first, behind them those that it has ``more`` of, and the neuron's parameters."""
 
     own: ClassVar[tuple[str, ...]] = ()
-    """Names of what is chosen for the wrapper itself; all else is the neuron's."""
+    """Names of the wrapper's own numbers."""
     more: ClassVar[tuple[str, ...]] = ()
     """States of its own."""
 
-    def __init__(self, of: str, **chosen: Any) -> None:
-        """``of``: the neuron's class as `registry.resolve` takes it; the rest: what `wrap` was given, and its options."""
-        cls = component("neurons", of)
-        self.inner: Ode = cls(**{k: v for k, v in chosen.items() if k not in self.own})
-        super().__init__(of=of, dt=self.inner.dt, learn=self.inner.learn, **_without(chosen, ("dt", "learn")))
-        self.params, self.options = cls.params, cls.options  # type: ignore[misc]
-        self.states = (*cls.states, *self.more)  # type: ignore[misc]
-        self.named_states = naming(States, self.states) if self.more else cls.named_states
-        self.named_params, self.named_times = cls.named_params, cls.named_times
+    def __init__(self, inner: Ode, **own: float) -> None:
+        super().__init__(inner.options)
+        kind = type(inner)
+        self.inner, self.params, self.substeps = inner, inner.params, 1
+        self.chosen = {"inner": f"{kind.__module__}:{kind.__qualname__}", **inner.chosen, **own}
+        self.states = (*inner.states, *self.more)  # type: ignore[misc]
+        self.named_states = naming(States, self.states) if self.more else inner.named_states
+        self.named_params, self.named_times = inner.named_params, inner.named_times
 
     @classmethod
-    def wrap(cls, neuron: Neuron, rule: str, **own: Any) -> Wrapped:
+    def of(cls, inner: str, **values: Any) -> Self:
+        """The same again, from what it was chosen to be: the neuron's class, its options, and the wrapper's own numbers."""
+        own = {name: values.pop(name) for name in cls.own}
+        return cls(component("neurons", inner).of(**values), **own)
+
+    @classmethod
+    def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
         """In the place of ``neuron``. Raises RegistryError for one that is no ODE with a threshold and a reset."""
         if not isinstance(neuron, Ode):
             raise RegistryError(
                 f"name: {type(neuron).__name__.lower()!r} has no threshold and reset of its own, which {rule!r} needs"
             )
-        of = type(neuron)
-        return cls(of=f"{of.__module__}:{of.__qualname__}", **neuron.chosen, **own)
+        return cls(neuron, **own)
 
     @property
     def declared(self) -> Neuron:  # noqa: D102
@@ -46,16 +50,12 @@ class Wrapped(Neuron):
         return self.inner.limits(name)
 
 
-def _without(chosen: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    return {key: value for key, value in chosen.items() if key not in names}
-
-
 class Unreset(Wrapped):
     """The same neuron, through whose reset the gradient passes as if there were none."""
 
-    def __init__(self, of: str, **chosen: Any) -> None:
-        super().__init__(of, **chosen)
-        self.substeps = self.inner.substeps
+    def __init__(self, inner: Ode) -> None:
+        super().__init__(inner)
+        self.substeps = inner.substeps
 
     def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
         s = self.inner.integrate(ops, current, s, p)

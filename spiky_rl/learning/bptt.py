@@ -8,15 +8,16 @@
 Source: Neftci, Mostafa & Zenke (2019); truncation: Williams & Peng (1990).
 """
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.learning.base import Rule
 
 
 class Bptt(Rule):
     """See the module's text."""
 
-    options = {"truncate": Option(0, "control steps after which a replayed gradient is cut; 0: never", low=0)}
+    class Options(Settings):
+        truncate: int = option(0, "control steps after which a replayed gradient is cut; 0: never", low=0)
 
-    def __init__(self, truncate: int) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
-        self.truncate = truncate
+        self.truncate = options.truncate

@@ -15,12 +15,12 @@ Source: Bellec et al. (2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option, RegistryError
+from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.learning.base import Rule
 from spiky_rl.neurons.base import Neuron
 
@@ -28,17 +28,17 @@ from spiky_rl.neurons.base import Neuron
 class Eprop(Rule):
     """See the module's text."""
 
-    options = {
-        "feedback": Option(
-            "symmetric", "of the last layer: B is the readout, or drawn", choices=("symmetric", "random")
+    class Options(Settings):
+        feedback: Literal["symmetric", "random"] = option(
+            "symmetric", "of the last layer: B is the readout, or drawn"
         )
-    }
+
     plain = False
     cut_recurrent = True
 
-    def __init__(self, feedback: str) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
-        self.feedback = feedback
+        self.feedback = options.feedback
         self.mirrors: Any = torch.nn.ModuleList()
 
     def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102

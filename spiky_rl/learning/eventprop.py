@@ -13,30 +13,31 @@ Sources: Wunderlich & Pehle (2021); Nowotny & Knight (2025), Auto-adjoint; losse
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Self
 
-from spiky_rl.config.registry import Option, RegistryError
-from spiky_rl.learning._exact import Exact, declare
+from pydantic import model_validator
+
+from spiky_rl.config.options import RegistryError, option
+from spiky_rl.learning._exact import Exact
 from spiky_rl.learning._timed import Timed
 
 
 class Eventprop(Exact):
     """See the module's text."""
 
-    options = {
-        **declare(
-            0.005,
-            "leave the band",
-            Option(0.3, "of the band: mean spikes per neuron and control step", low=0.0),
-        ),
-        "highest": Option(0.3, "of the band", low=0.0),
-    }
+    class Options(Exact.Options):
+        lowest: float = option(0.3, "of the band: mean spikes per neuron and control step", low=0.0)
+        highest: float = option(0.3, "of the band", low=0.0)
+
+        @model_validator(mode="after")
+        def _is_a_band(self) -> Self:
+            if self.lowest > self.highest:
+                raise RegistryError(
+                    f"lowest: {self.lowest!r} is out of range; it must be at most highest, {self.highest!r}"
+                )
+            return self
+
     timed = Timed
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        if options["lowest"] > options["highest"]:
-            raise RegistryError(
-                f"{path}.lowest: {options['lowest']!r} is out of range; it must be at most highest, {options['highest']!r}"
-            )
+    def __init__(self, options: Options) -> None:
+        super().__init__(options, options.highest)

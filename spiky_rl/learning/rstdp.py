@@ -13,21 +13,19 @@ from typing import Any
 
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
-from spiky_rl.learning._traces import OPTIONS, Local, worth
+from spiky_rl.config.options import option
+from spiky_rl.learning._traces import Local, worth
 
 
 class Rstdp(Local):
     """See the module's text."""
 
-    options = {
-        **OPTIONS,
-        "tau_eligibility": Option(500.0, "time constant of the eligibility", low=1e-3, unit="ms"),
-    }
+    class Options(Local.Options):
+        tau_eligibility: float = option(500.0, "time constant of the eligibility", low=1e-3, unit="ms")
 
-    def __init__(self, tau_eligibility: float, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.tau = tau_eligibility
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.tau = options.tau_eligibility
 
     def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor:  # noqa: D102
         due = credit.new_zeros(credit.shape[0], steps, credit.shape[1])

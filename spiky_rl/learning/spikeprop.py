@@ -15,20 +15,20 @@ Source: Bohte, Kok & La Poutre (2002).
 
 from __future__ import annotations
 
-from typing import Any
-
-from spiky_rl.config.registry import Option
-from spiky_rl.learning._exact import Exact, declare
+from spiky_rl.config.options import option
+from spiky_rl.learning._exact import Exact, regularization, slope
 from spiky_rl.learning._timed import Once
 
 
 class Spikeprop(Exact):
     """See the module's text."""
 
-    options = declare(
-        0.1, "spike too rarely", Option(0.3, "mean spikes per neuron and control step", low=0.0, high=1.0)
-    )
+    class Options(Exact.Options):
+        slope: float = slope(0.1)
+        regularization: float = regularization("spike too rarely")
+        lowest: float = option(0.3, "mean spikes per neuron and control step", low=0.0, high=1.0)
+
     timed = Once
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(highest=1.0, **settings)
+    def __init__(self, options: Options) -> None:
+        super().__init__(options, highest=1.0)

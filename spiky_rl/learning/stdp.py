@@ -10,18 +10,18 @@ it does not; therefore each neuron's incoming weights keep their sum (``normalis
 Source: Song, Miller & Abbott (2000); Pfister & Gerstner (2006); normalisation: Miller & MacKay (1994).
 """
 
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
-from spiky_rl.learning._traces import OPTIONS, Local
+from spiky_rl.learning._traces import Local, Normalisation, normalisation
 
 
 class Stdp(Local):
     """See the module's text."""
 
-    options = {**OPTIONS, "normalisation": replace(OPTIONS["normalisation"], default="subtractive")}
+    class Options(Local.Options):
+        normalisation: Normalisation = normalisation("subtractive")
 
     def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> None:  # noqa: D102
         return None

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
 from spiky_rl.learning._wrapped import Unreset
@@ -32,20 +32,19 @@ from spiky_rl.neurons.base import Neuron
 class Superspike(Rule):
     """See the module's text."""
 
-    options = {
-        "tau_rise": Option(5.0, "time constant of alpha's rise", low=1e-3, unit="ms"),
-        "tau_decay": Option(10.0, "time constant of alpha's decay", low=1e-3, unit="ms"),
-        "feedback": Option(
-            "symmetric",
-            "weights by which errors reach a layer below",
-            choices=("symmetric", "random", "uniform"),
-        ),
-    }
+    class Options(Settings):
+        tau_rise: float = option(5.0, "time constant of alpha's rise", low=1e-3, unit="ms")
+        tau_decay: float = option(10.0, "time constant of alpha's decay", low=1e-3, unit="ms")
+        feedback: Literal["symmetric", "random", "uniform"] = option(
+            "symmetric", "weights by which errors reach a layer below"
+        )
+
+    options: Options
     plain = False
 
-    def __init__(self, tau_rise: float, tau_decay: float, feedback: str) -> None:
+    def __init__(self, options: Options) -> None:
         super().__init__()
-        self.tau_rise, self.tau_decay, self.feedback = tau_rise, tau_decay, feedback
+        self.tau_rise, self.tau_decay, self.feedback = options.tau_rise, options.tau_decay, options.feedback
 
     def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
         return Unreset.wrap(neuron, "superspike")
@@ -68,7 +67,7 @@ class Superspike(Rule):
     ) -> Tensor:  # noqa: D102
         if not torch.is_grad_enabled():
             return output
-        smooth = Smooth(tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt, learn=())
+        smooth = Smooth.of(tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt)
         found = smoothed(output, smooth, keep, layer.backend)
         if not signal.requires_grad:
             return found

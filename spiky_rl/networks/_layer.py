@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.options import Declared
 from spiky_rl.connections.base import Within
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.recompute import recomputed
 from spiky_rl.networks.base import Channel
-from spiky_rl.neurons.base import Neuron, Param
+from spiky_rl.neurons.base import Neuron, decays
 
 LARGEST = 1e9
 """Of a learned parameter without an upper bound: beyond it float32 overflows on the way."""
@@ -41,12 +42,12 @@ class Parameters(torch.nn.Module):
         for name, param in self.neuron.params.items():
             if name in self.neuron.learn:
                 value = self._in_range(name, param)
-                values.append(torch.exp(-self.neuron.dt / value) if param.transform == "decay" else value)
+                values.append(torch.exp(-self.neuron.dt / value) if decays(param) else value)
             else:
                 values.append(self.neuron.number(name))
         return tuple(values)
 
-    def _in_range(self, name: str, param: Param) -> Tensor:
+    def _in_range(self, name: str, param: Declared) -> Tensor:
         stored, (low, high) = self.get_parameter(name), self.neuron.limits(name)
         if _positive(param):
             top = LARGEST if high is None else high
@@ -189,5 +190,5 @@ def disturbed(
     return torch.cat(outputs, 1), list(state)
 
 
-def _positive(param: Param) -> bool:
+def _positive(param: Declared) -> bool:
     return param.low is not None and param.low > 0

@@ -52,11 +52,11 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @classmethod
     @abstractmethod
-    def replayed(cls, options: Mapping[str, Any]) -> bool:
+    def replayed(cls, options: Any) -> bool:
         """Whether a network with these options is trained by replaying a rollout from its stored states."""
 
     @classmethod
-    def cached(cls, options: Mapping[str, Any]) -> bool:  # pylint: disable=unused-argument
+    def cached(cls, options: Any) -> bool:  # pylint: disable=unused-argument
         """Whether a host may keep what `extract` gives, because only what `read` does is trained."""
         return False
 

@@ -9,15 +9,16 @@ one per inner step, and the first layer's current is computed once per control s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import field_validator
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.options import at
-from spiky_rl.config.registry import Configured, Option, RegistryError, names, resolve
+from spiky_rl.config.options import RegistryError, Settings, Widths, at, option
+from spiky_rl.config.registry import Configured, names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
 from spiky_rl.connections.base import Connection, Shape, Within, vector
 from spiky_rl.connections.linear import Linear
@@ -68,25 +69,32 @@ def _of(part: Any, layer: int) -> Configured | None:
 class FeedForward(SpikingNetwork):
     """Observations [T, B, O] -> features [T, B, F]."""
 
-    options = {
-        "layers": Option(
-            [],
+    class Options(Settings):
+        layers: Widths = option(
+            (),
             "neurons per layer (channels, where it is convolutional); empty: the hidden layers of Isaac Lab's own network",
-            low=1,
             most=MOST_LAYERS,
-        ),
-        "steps": Option(4, "K: inner steps per control step", low=1, high=10_000),
-        "stateful": Option(False, "carry membranes from one control step to the next, through the episode"),
-        "backend": Option("auto", "what runs neurons and connections: auto, torch, cpu or cupy"),
-        "gradient_precision": Option(
+        )
+        steps: int = option(4, "K: inner steps per control step", low=1, high=10_000)
+        stateful: bool = option(
+            False, "carry membranes from one control step to the next, through the episode"
+        )
+        backend: str = option("auto", "what runs neurons and connections: auto, torch, cpu or cupy")
+        gradient_precision: Literal["auto", "float32", "bfloat16"] = option(
             "auto",
             "of a layer's input gradient on the CPU; auto: bfloat16 where the CPU multiplies it in hardware",
-            choices=("auto", "float32", "bfloat16"),
-        ),
-        "recompute": Option(
+        )
+        recompute: bool = option(
             False, "keep only each layer's input, as bits, and run the layer again in the backward pass"
-        ),
-    }
+        )
+
+        @field_validator("gradient_precision")
+        @classmethod
+        def _can_multiply(cls, name: str) -> str:
+            if name == "bfloat16":
+                precision.require()
+            return name
+
     parts = {
         "encoder": ("encoders", "direct"),
         "connection": ("connections", "linear"),
@@ -100,21 +108,13 @@ class FeedForward(SpikingNetwork):
     listed = ("connection", "recurrent", "neuron")
 
     @classmethod
-    def replayed(cls, options: Mapping[str, Any]) -> bool:  # noqa: D102
-        return bool(options["stateful"])
+    def replayed(cls, options: Options) -> bool:  # noqa: D102
+        return options.stateful
 
     @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+    def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:  # noqa: D102
         with at(f"{path}.backend"):
-            dispatch.check(options["backend"])
-        if options["gradient_precision"] == "bfloat16":
-            with at(f"{path}.gradient_precision"):
-                precision.require()
-
-    @classmethod
-    def validate_parts(
-        cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]
-    ) -> None:  # noqa: D102
+            dispatch.check(options.backend)
         rule = parts["learning"].build()
         with at(f"{path}.surrogate"):
             surrogate = rule.surrogate(parts["surrogate"].build())
@@ -129,7 +129,7 @@ class FeedForward(SpikingNetwork):
                 f"{path}.sparsity: {parts['learning'].name!r} has no gradient for whether a neuron spikes; it keeps rates by"
                 " options of its own"
             )
-        count = len(options["layers"])
+        count = len(options.layers)
         for key in cls.listed:
             part = parts[key]
             if isinstance(part, tuple) and len(part) != count:
@@ -145,12 +145,7 @@ class FeedForward(SpikingNetwork):
 
     def __init__(
         self,
-        layers: tuple[int, ...],
-        steps: int,
-        stateful: bool,
-        backend: str,
-        gradient_precision: str,
-        recompute: bool,
+        options: Options,
         encoder: Configured,
         connection: Configured | tuple[Configured, ...],
         recurrent: Configured | tuple[Configured, ...] | None,
@@ -164,25 +159,32 @@ class FeedForward(SpikingNetwork):
     ) -> None:
         """Besides the options: ``inputs``, O or the (channels, height, width) of maps, flat in x; ``outputs``, F."""
         super().__init__()
-        self.inputs, self.steps, self.stateful = vector(inputs), steps, stateful
+        self.inputs, self.steps, self.stateful = vector(inputs), options.steps, options.stateful
         self.learning: Any = learning.build()
         self.surrogate = self.learning.surrogate(surrogate.build())
         self._soft_spike = False
-        self.encoder: Encoder = encoder.build(inputs=vector(inputs), steps=steps)
+        self.encoder: Encoder = encoder.build(inputs=vector(inputs), steps=options.steps)
         stack: list[Layer] = []
         shape = signal_shape(self.encoder, inputs)
-        bfloat16 = gradient_precision == "bfloat16" or gradient_precision == "auto" and precision.fast()
+        wanted = options.gradient_precision
+        bfloat16 = wanted == "bfloat16" or wanted == "auto" and precision.fast()
         binary = self.encoder.binary
-        for i, size in enumerate(layers):
+        for i, size in enumerate(options.layers):
             link: Connection = _of(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
             back, cell = _of(recurrent, i), self.learning.neuron(_of(neuron, i).build())  # type: ignore[union-attr]
             within: Within | None = None if back is None else back.build(inputs=link.shape, outputs=size)
-            stack.append(Layer(link, cell, within, backend, binary, bfloat16, recompute, self.learning))
+            stack.append(
+                Layer(link, cell, within, options.backend, binary, bfloat16, options.recompute, self.learning)
+            )
             shape, binary = link.shape, not cell.graded
         self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
         self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
-        self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
-        self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
+        self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = (
+            options.backend,
+            binary,
+            bfloat16,
+        )
+        self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
         self._plain = all(getattr(layer.connection, "plain", False) for layer in stack)
         self._maps = [(layer._modules, "connection", Linear) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]

@@ -21,16 +21,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from spiky_rl.codecs.decoders.membrane import Potential
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.options import at
-from spiky_rl.config.registry import Configured, Option, RegistryError
+from spiky_rl.config.options import RegistryError, Settings, Widths, at, option
+from spiky_rl.config.registry import Configured
 from spiky_rl.kernels import contract, dispatch
 from spiky_rl.kernels.feedback import Feedback
 from spiky_rl.kernels.ops import TorchOps
@@ -48,37 +49,46 @@ SERIES, CONTROL_STEPS, WARM_UP = 24, 36, 12
 class Reservoir(SpikingNetwork):
     """Observations [T, B, O] -> features [T, B, F]."""
 
-    options = {
-        "size": Option(256, "N: neurons", low=2),
-        "steps": Option(10, "K: inner steps per control step", low=1, high=10_000),
-        "control": Option(
-            "rate",
-            "what sets the strength of the recurrent synapses",
-            choices=("rate", "gain", "spectral_radius"),
-        ),
-        "target_rate": Option(
+    class Options(Settings):
+        size: int = option(256, "N: neurons", low=2)
+        steps: int = option(10, "K: inner steps per control step", low=1, high=10_000)
+        control: Literal["rate", "gain", "spectral_radius"] = option(
+            "rate", "what sets the strength of the recurrent synapses"
+        )
+        target_rate: float = option(
             20.0, "with control rate: mean rate of the neurons", low=0.1, high=1e5, unit="Hz"
-        ),
-        "gain": Option(
+        )
+        gain: float = option(
             1.0, "with control gain: weights are scaled by gain / sqrt(synapses per neuron)", low=0.0
-        ),
-        "spectral_radius": Option(0.9, "with control spectral_radius: of the recurrent weights", low=0.0),
-        "input_scaling": Option(
+        )
+        spectral_radius: float = option(
+            0.9, "with control spectral_radius: of the recurrent weights", low=0.0
+        )
+        input_scaling: float = option(
             1.0, "input weights are uniform within plus or minus this, in rheobases", low=0.0
-        ),
-        "bias": Option(1.1, "mean constant current, in rheobases: 1 is where a neuron begins to fire"),
-        "spread": Option(0.1, "neurons' constant currents are uniform within plus or minus this", low=0.0),
-        "tau_synapse": Option(5.0, "time constant of the recurrent synapses", low=1e-3, unit="ms"),
-        "traces": Option(
-            [20.0], "time constants of the features, each a trace per neuron", low=1e-3, unit="ms", of=float
-        ),
-        "hidden": Option([], "hidden layers of the readout; empty: it is linear", low=1),
-        "train_input": Option(False, "train the input weights too, by BPTT over the rollout"),
-        "seed": Option(
-            None, "of wiring and input weights; by default the run's own seed decides", low=0, of=int
-        ),
-        "backend": Option("auto", "what runs neurons and connections: auto, torch, cpu or cupy"),
-    }
+        )
+        bias: float = option(1.1, "mean constant current, in rheobases: 1 is where a neuron begins to fire")
+        spread: float = option(
+            0.1, "neurons' constant currents are uniform within plus or minus this", low=0.0
+        )
+        tau_synapse: float = option(5.0, "time constant of the recurrent synapses", low=1e-3, unit="ms")
+        traces: tuple[Annotated[float, Field(ge=1e-3)], ...] = option(
+            (20.0,), "time constants of the features, each a trace per neuron", unit="ms"
+        )
+        hidden: Widths = option((), "hidden layers of the readout; empty: it is linear")
+        train_input: bool = option(False, "train the input weights too, by BPTT over the rollout")
+        seed: int | None = option(
+            None, "of wiring and input weights; by default the run's own seed decides", low=0
+        )
+        backend: str = option("auto", "what runs neurons and connections: auto, torch, cpu or cupy")
+
+        @field_validator("traces")
+        @classmethod
+        def _some(cls, traces: tuple[float, ...]) -> tuple[float, ...]:
+            if not traces:
+                raise RegistryError("name at least one time constant, such as 20.0")
+            return traces
+
     parts = {
         "encoder": ("encoders", "direct"),
         "graph": ("graphs", "erdos_renyi"),
@@ -89,24 +99,17 @@ class Reservoir(SpikingNetwork):
     stateful = True
 
     @classmethod
-    def replayed(cls, options: Mapping[str, Any]) -> bool:  # noqa: D102
-        return bool(options["train_input"])
+    def replayed(cls, options: Options) -> bool:  # noqa: D102
+        return options.train_input
 
     @classmethod
-    def cached(cls, options: Mapping[str, Any]) -> bool:  # noqa: D102
-        return not options["train_input"]
+    def cached(cls, options: Options) -> bool:  # noqa: D102
+        return not options.train_input
 
     @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
+    def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:  # noqa: D102
         with at(f"{path}.backend"):
-            dispatch.check(options["backend"])
-        if not options["traces"]:
-            raise RegistryError(f"{path}.traces: name at least one time constant, such as 20.0")
-
-    @classmethod
-    def validate_parts(
-        cls, path: str, options: Mapping[str, Any], parts: Mapping[str, Any]
-    ) -> None:  # noqa: D102
+            dispatch.check(options.backend)
         with at(f"{path}.surrogate"):
             surrogate = parts["surrogate"].build()
             contract.check_surrogate(surrogate)
@@ -124,27 +127,13 @@ class Reservoir(SpikingNetwork):
                 f"{path}.surrogate.schedule: a reservoir's slope stays as it is; leave it out"
             )
         with at(f"{path}.graph"):
-            parts["graph"].build().check(options["size"])
-        if parts["plasticity"] is not None and options["train_input"]:
+            parts["graph"].build().check(options.size)
+        if parts["plasticity"] is not None and options.train_input:
             raise RegistryError(f"{path}.plasticity: does not go with {path}.train_input=true")
 
     def __init__(
         self,
-        size: int,
-        steps: int,
-        control: str,
-        target_rate: float,
-        gain: float,
-        spectral_radius: float,
-        input_scaling: float,
-        bias: float,
-        spread: float,
-        tau_synapse: float,
-        traces: tuple[float, ...],
-        hidden: tuple[int, ...],
-        train_input: bool,
-        seed: int | None,
-        backend: str,
+        options: Options,
         encoder: Configured,
         graph: Configured,
         neuron: Configured,
@@ -155,50 +144,52 @@ class Reservoir(SpikingNetwork):
     ) -> None:
         """Besides the options: ``inputs``, O; ``outputs``, F."""
         super().__init__()
-        seed = int(torch.randint(2**31, ())) if seed is None else seed
+        seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         generator = torch.Generator().manual_seed(seed)
-        self.steps, self.size, self.train_input = steps, size, train_input
+        self.steps, self.size, self.train_input = options.steps, options.size, options.train_input
         self.backend = "auto"  # what calibrates it, here, before a host moves it to its device
         self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
-        self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=steps)
+        self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         self.neuron = neuron.build()
-        self.parameters_of_neuron = Parameters(self.neuron, size)
+        self.parameters_of_neuron = Parameters(self.neuron, options.size)
         built = surrogate.build()
         self.surrogate, self.ops = built, TorchOps(built, built.slope)
-        self.wiring: Wiring = graph.build().wire(size, np.random.default_rng(seed))
+        self.wiring: Wiring = graph.build().wire(options.size, np.random.default_rng(seed))
         self.unit = calibration.rheobase(self.neuron, self.ops)
-        self.feedback = Feedback(delays=1, binary=True, decay=math.exp(-self.neuron.dt / tau_synapse))
-        self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in traces)
-        self.filter = Potential(dt=self.neuron.dt, learn=(), tau=traces[0])  # run with each of the decays
-        self.features = None if train_input else size * len(traces)
-        drawn = torch.rand(self.encoder.width, size, generator=generator)
+        self.feedback = Feedback(delays=1, binary=True, decay=math.exp(-self.neuron.dt / options.tau_synapse))
+        self.trace_decays = tuple(math.exp(-self.neuron.dt / tau) for tau in options.traces)
+        self.filter = Potential.of(dt=self.neuron.dt, tau=options.traces[0])  # run with each of the decays
+        self.features = None if options.train_input else options.size * len(options.traces)
+        drawn = torch.rand(self.encoder.width, options.size, generator=generator)
         self.input_weight = nn.Parameter(
-            input_scaling * self.unit * (2.0 * drawn - 1.0), requires_grad=train_input
+            options.input_scaling * self.unit * (2.0 * drawn - 1.0), requires_grad=options.train_input
         )
-        noise = 2.0 * torch.rand(size, generator=generator) - 1.0
-        self.register_buffer("bias", (bias + spread * noise) * self.unit)
+        noise = 2.0 * torch.rand(options.size, generator=generator) - 1.0
+        self.register_buffer("bias", (options.bias + options.spread * noise) * self.unit)
         self.register_buffer("weight", torch.from_numpy(self.wiring.weights).float() * self.unit)
-        self.register_buffer("mean", torch.zeros(size * len(traces)))
-        self.register_buffer("deviation", torch.ones(size * len(traces)))
+        self.register_buffer("mean", torch.zeros(options.size * len(options.traces)))
+        self.register_buffer("deviation", torch.ones(options.size * len(options.traces)))
         self.bias: Tensor
         self.weight: Tensor
         self.mean: Tensor
         self.deviation: Tensor
         self.plasticity: Plasticity | None = None
         self.channel: Channel | None = None
-        self.decoder = small_readout(size * len(traces), hidden, outputs)
+        self.decoder = small_readout(options.size * len(options.traces), options.hidden, outputs)
         self.state_sizes = self.encoder.state_sizes
-        self.state_sizes += (size,) * (len(self.neuron.states) + 2 + len(traces))
-        self._calibrate(control, target_rate, gain, spectral_radius, generator)
+        self.state_sizes += (options.size,) * (len(self.neuron.states) + 2 + len(options.traces))
+        self._calibrate(
+            options.control, options.target_rate, options.gain, options.spectral_radius, generator
+        )
         if plasticity is not None:
             changing: Plasticity = plasticity.build(
                 weight=self.weight, bias=self.bias, inhibitory=torch.from_numpy(self.wiring.inhibitory),
                 unit=self.unit, dt=self.neuron.dt,
             )  # fmt: skip
             self.plasticity = changing
-            changing.backend = backend
+            changing.backend = options.backend
             self.state_sizes += changing.state_sizes
-        self.backend = backend
+        self.backend = options.backend
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None

@@ -17,32 +17,29 @@ Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from typing import Any
+from typing import Any, Literal
 
-from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, States
+from spiky_rl.config.options import option
+from spiky_rl.neurons.base import DETACH_RESET, Ode, States, param
 
 
 class Alif(Ode):
     """See the module's text for the equations."""
 
     states = ("v", "a")
-    params = {
-        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-        "threshold": Param(1.0, "potential at which a rested neuron spikes", low=1e-3, unit="1"),
-        "tau_adaptation": Param(
+
+    class Options(Ode.Options):
+        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = param(1.0, "potential at which a rested neuron spikes", low=1e-3, unit="1")
+        tau_adaptation: float = param(
             200.0, "time constant of the adaptation", low=1e-3, unit="ms", transform="decay"
-        ),
-        "adaptation": Param(0.1, "rise of the threshold per spike", low=0.0, unit="1"),
-    }
-    options = {
-        **params,
-        "reset": Option("subtract", "what a spike does to the membrane", choices=("subtract", "zero")),
-        "detach_reset": DETACH_RESET,
-        "input_gain": Option("unit", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
-        "dt": DT,
-        "learn": LEARN,
-    }
+        )
+        adaptation: float = param(0.1, "rise of the threshold per spike", low=0.0, unit="1")
+        reset: Literal["subtract", "zero"] = option("subtract", "what a spike does to the membrane")
+        detach_reset: bool = DETACH_RESET
+        input_gain: Literal["ode", "unit"] = option("unit", "factor of the input: 1 - decay, or 1")
+
+    options: Options
 
     def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
         # as every ODE's, but the spike reaches the reset undetached: the trace keeps its gradient
@@ -51,18 +48,18 @@ class Alif(Ode):
         return spike, self.reset(ops, spike, s, p)
 
     def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
-        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
+        gain = 1.0 if self.options.input_gain == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
         return s.rates(v=(gain * current - s.v) / p.tau, a=-s.a / p.tau_adaptation)
 
     def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
-        gain = 1.0 - p.decay if self.chosen["input_gain"] == "ode" else 1.0
+        gain = 1.0 - p.decay if self.options.input_gain == "ode" else 1.0
         return s.replace(v=p.decay * s.v + gain * current, a=p.decay_adaptation * s.a)
 
     def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
         return s.v - (p.threshold + p.adaptation * s.a)
 
     def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
-        jump = ops.detach(spike) if self.chosen["detach_reset"] else spike
-        subtract = self.chosen["reset"] == "subtract"
+        jump = ops.detach(spike) if self.options.detach_reset else spike
+        subtract = self.options.reset == "subtract"
         v = s.v - jump * p.threshold if subtract else s.v * (1.0 - jump)
         return s.replace(v=v, a=s.a + spike)

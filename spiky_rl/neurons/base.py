@@ -18,31 +18,54 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from spiky_rl.config.registry import Component, Option, RegistryError, nearest
+from pydantic import model_validator
+
+from spiky_rl.config.options import Declared, Names, RegistryError, Settings, declared, nearest, option
+from spiky_rl.config.registry import Component
 from spiky_rl.neurons._named import Named, States, decay_of, naming
 
 BELOW_ANY = -1e30
 """Where a maximum over sub-steps starts."""
 
 
-@dataclass(frozen=True)
-class Param(Option):
-    """A number of the neuron that enters its step and may be learned.
+def param(default: float, meaning: str, *, unit: str = "", transform: str = "", **bounds: Any) -> Any:
+    """Declare an option that is a parameter: a number of the neuron that enters its step and may be learned.
 
-    Its unit must be said; ``1`` is that of a pure number, or of one measured in other parameters.
+    Args:
+        default: Where an agent does not say.
+        meaning: What it is.
+        unit: Must be said; ``1`` is that of a pure number, or of one measured in other parameters.
+        transform: ``decay``: a time constant, which enters the step as exp(-dt / value).
+        bounds: ``low``, ``high`` and ``above`` of `spiky_rl.config.options.option`.
     """
-
-    transform: str = ""
-    """``decay``: a time constant, which enters the step as exp(-dt / value)."""
+    return option(default, meaning, unit=unit, param=True, transform=transform, **bounds)
 
 
-DT = Option(1.0, "inner time step", low=1e-6, high=1000.0, unit="ms")
-LEARN = Option([], "parameters to learn, one value per neuron", of=str)
-DETACH_RESET = Option(True, "whether gradients stop at the reset")
-SCALE = Option(1.0, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit="1")
+def inner_step(default: float) -> Any:
+    """Declare the option ``dt``."""
+    return option(default, "inner time step", low=1e-6, high=1000.0, unit="ms")
+
+
+DT = inner_step(1.0)
+DETACH_RESET = option(True, "whether gradients stop at the reset")
+
+
+def surrogate_scale(default: float, unit: str = "1") -> Any:
+    """Declare the option ``scale`` of a neuron whose potential is not measured in thresholds."""
+    return option(
+        default, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit=unit
+    )
+
+
+def decays(declared_param: Declared) -> bool:
+    """Whether a parameter is a time constant that enters the step as its decay."""
+    return declared_param.extra.get("transform") == "decay"
+
+
+def _params(options: type[Settings]) -> dict[str, Declared]:
+    return {name: each for name, each in declared(options).items() if each.extra.get("param")}
 
 
 class Neuron(Component):
@@ -52,8 +75,25 @@ class Neuron(Component):
     (``params``) are its arguments, so that they can be learned and differ between neurons.
     """
 
+    class Options(Settings):
+        """What every neuron has."""
+
+        dt: float = DT
+        learn: Names = option((), "parameters to learn, one value per neuron")
+
+        @model_validator(mode="after")
+        def _learns_what_there_is(self) -> Self:
+            params = _params(type(self))
+            for name in self.learn:
+                if name not in params:
+                    raise RegistryError(
+                        f"learn: {name!r} is no parameter of this neuron; it has {', '.join(params)}{nearest(name, params)}"
+                    )
+            return self
+
     states: ClassVar[tuple[str, ...]]
-    params: ClassVar[Mapping[str, Param]]
+    params: Mapping[str, Declared]
+    """Those options that are declared with `param`."""
     graded: ClassVar[bool] = False
     """Whether outputs carry values, instead of 0 and 1."""
     substeps: int = 1
@@ -68,44 +108,34 @@ class Neuron(Component):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        params: Mapping[str, Any] = getattr(cls, "params", {})
-        decaying = {name: getattr(param, "transform", "") == "decay" for name, param in params.items()}
+        cls.params = _params(cls.Options)
         cls.named_states = naming(States, getattr(cls, "states", ()))
-        cls.named_params = naming(Named, [decay_of(n) if decays else n for n, decays in decaying.items()])
-        cls.named_times = naming(Named, params)
+        cls.named_params = naming(Named, [decay_of(n) if decays(p) else n for n, p in cls.params.items()])
+        cls.named_times = naming(Named, cls.params)
 
     @property
     def declared(self) -> Neuron:
         """The neuron whose text and functions an author wrote: this one, or the one that this one stands in for."""
         return self
 
-    def __init__(self, **chosen: Any) -> None:
-        self.chosen = chosen
-        self.dt: float = chosen["dt"]
-        self.learn: tuple[str, ...] = tuple(chosen["learn"])
+    def __init__(self, options: Options) -> None:
+        self.options: Any = options
+        self.chosen: Mapping[str, Any] = options.model_dump()
+        """The options as plain values: what a graph that is being compiled can read, and what identifies a program."""
+        self.dt, self.learn = options.dt, options.learn
+        self.substeps = self.chosen.get("substeps", self.substeps)
 
     @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        for name in ("states", "params"):
-            if not hasattr(cls, name):
-                raise RegistryError(
-                    f"{path}: neuron {cls.__name__!r} declares no {name!r}; see spiky_rl/neurons/base.py"
-                )
-        for name in ("dt", "learn"):
-            if name not in options:
-                raise RegistryError(
-                    f"{path}: neuron {cls.__name__!r} has no option {name!r}; write options = {{**params, 'dt': DT, 'learn': LEARN}}"
-                )
-        for name in options["learn"]:
-            if name not in cls.params:
-                raise RegistryError(
-                    f"{path}.learn: {name!r} is no parameter of this neuron; it has {', '.join(cls.params)}{nearest(name, cls.params)}"
-                )
+    def validate(cls, path: str, options: Any, parts: Mapping[str, Any]) -> None:  # noqa: D102
+        if not hasattr(cls, "states"):
+            raise RegistryError(
+                f"{path}: neuron {cls.__name__!r} declares no 'states'; see spiky_rl/neurons/base.py"
+            )
 
     def number(self, name: str) -> float:
         """A parameter as the step takes it: a time constant as its decay over one step."""
         value = self.chosen[name]
-        return math.exp(-self.dt / value) if self.params[name].transform == "decay" else value
+        return math.exp(-self.dt / value) if decays(self.params[name]) else value
 
     def limits(self, name: str) -> tuple[float | None, float | None]:
         """Range in which a learned parameter is kept."""

@@ -25,11 +25,10 @@ Source: Hodgkin & Huxley (1952), in today's sign; Rush & Larsen (1978).
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import BELOW_ANY, DT, LEARN, SCALE, Ode, Param, States
+from spiky_rl.config.options import option
+from spiky_rl.neurons.base import BELOW_ANY, Ode, States, param, surrogate_scale
 
 CHANNELS = ("sodium", "potassium", "leak")
 SERIES = 0.1
@@ -42,31 +41,27 @@ class HodgkinHuxley(Ode):
     """See the module's text for the equations."""
 
     states = ("v", "m", "h", "n", "refractory")
-    params = {
-        "sodium": Param(120.0, "maximal sodium conductance", low=0.0, unit="mS/cm2"),
-        "potassium": Param(36.0, "maximal potassium conductance", low=0.0, unit="mS/cm2"),
-        "leak": Param(0.3, "leak conductance", low=1e-3, unit="mS/cm2"),
-        "gain": Param(20.0, "input per unit of the network's current", low=1e-3, unit="uA/cm2"),
-    }
-    options = {
-        **params,
-        "capacitance": Option(1.0, "membrane capacitance", low=1e-3, unit="uF/cm2"),
-        "sodium_reversal": Option(50.0, "reversal potential of sodium", unit="mV"),
-        "potassium_reversal": Option(-77.0, "reversal potential of potassium", unit="mV"),
-        "leak_reversal": Option(-54.387, "reversal potential of the leak", unit="mV"),
-        "threshold": Option(0.0, "potential whose crossing from below is a spike", unit="mV"),
-        "hysteresis": Option(
-            20.0, "fall below the threshold after which a neuron can spike again", low=0.0, unit="mV"
-        ),
-        "scale": replace(SCALE, default=50.0, unit="mV"),
-        "substeps": Option(10, "parts into which a step is divided", low=1),
-        "dt": DT,
-        "learn": LEARN,
-    }
 
-    def __init__(self, **chosen: Any) -> None:
-        super().__init__(**chosen)
-        self.substeps = chosen["substeps"]
+    class Options(Ode.Options):
+        sodium: float = param(120.0, "maximal sodium conductance", low=0.0, unit="mS/cm2")
+        potassium: float = param(36.0, "maximal potassium conductance", low=0.0, unit="mS/cm2")
+        leak: float = param(0.3, "leak conductance", low=1e-3, unit="mS/cm2")
+        gain: float = param(20.0, "input per unit of the network's current", low=1e-3, unit="uA/cm2")
+        capacitance: float = option(1.0, "membrane capacitance", low=1e-3, unit="uF/cm2")
+        sodium_reversal: float = option(50.0, "reversal potential of sodium", unit="mV")
+        potassium_reversal: float = option(-77.0, "reversal potential of potassium", unit="mV")
+        leak_reversal: float = option(-54.387, "reversal potential of the leak", unit="mV")
+        threshold: float = option(0.0, "potential whose crossing from below is a spike", unit="mV")
+        hysteresis: float = option(
+            20.0, "fall below the threshold after which a neuron can spike again", low=0.0, unit="mV"
+        )
+        scale: float = surrogate_scale(50.0, "mV")
+        substeps: int = option(10, "parts into which a step is divided", low=1)
+
+    options: Options
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
         self.rest, self.gates = self._find_rest()
 
     def _find_rest(self) -> tuple[float, list[float]]:
@@ -92,7 +87,7 @@ class HodgkinHuxley(Ode):
         gates = [x + x0 for x, x0 in zip((s.m, s.h, s.n), self.gates, strict=True)]
         rates = _rates(ops, s.v + self.rest)
         conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
-        v = (pull + p.gain * current - conductance * s.v) / self.chosen["capacitance"]
+        v = (pull + p.gain * current - conductance * s.v) / self.options.capacitance
         m, h, n = (alpha * (1.0 - x) - beta * x for x, (alpha, beta) in zip(gates, rates, strict=True))
         return s.rates(v=v, m=m, h=h, n=n)
 
@@ -106,19 +101,19 @@ class HodgkinHuxley(Ode):
         gates = [x + x0 for x, x0 in zip(moved, self.gates, strict=True)]
         conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
         target = (pull + p.gain * current) / conductance
-        decay = ops.exp(-dt / self.chosen["capacitance"] * conductance)
+        decay = ops.exp(-dt / self.options.capacitance * conductance)
         return s.replace(v=target + (s.v - target) * decay, m=moved[0], h=moved[1], n=moved[2])
 
     def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
-        return s.v - (self.chosen["threshold"] - self.rest)
+        return s.v - (self.options.threshold - self.rest)
 
     def distance(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
         # as every ODE's, but a neuron that is refractory is far from its threshold
-        distance = self.threshold(ops, s, p) * (1.0 / self.chosen["scale"])
+        distance = self.threshold(ops, s, p) * (1.0 / self.options.scale)
         return ops.where(s.refractory > 0.5, BELOW_ANY, distance)
 
     def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
-        fallen = self.chosen["threshold"] - self.chosen["hysteresis"] - self.rest
+        fallen = self.options.threshold - self.options.hysteresis - self.rest
         return s.replace(refractory=ops.where(s.v < fallen, 0.0, s.refractory + spike))
 
 

@@ -17,12 +17,12 @@ Source: Izhikevich (2003); patterns after its figure 2.
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, Self
 
-from spiky_rl.config.registry import Option, RegistryError
-from spiky_rl.neurons.base import DT, LEARN, SCALE, Ode, Param, States
+from pydantic import model_validator
+
+from spiky_rl.config.options import RegistryError, option
+from spiky_rl.neurons.base import Ode, States, param, surrogate_scale
 
 PATTERNS = {
     "custom": {},
@@ -41,43 +41,46 @@ class Izhikevich(Ode):
     """See the module's text for the equations."""
 
     states = ("v", "u")
-    params = {
-        "a": Param(0.02, "rate of recovery", low=1e-4, unit="1/ms"),
-        "b": Param(
+
+    class Options(Ode.Options):
+        pattern: Literal[
+            "custom",
+            "regular_spiking",
+            "intrinsically_bursting",
+            "chattering",
+            "fast_spiking",
+            "low_threshold",
+            "thalamo_cortical",
+            "resonator",
+        ] = option("custom", "named values of a, b, c and d, or custom: as they say")
+        a: float = param(0.02, "rate of recovery", low=1e-4, unit="1/ms")
+        b: float = param(
             0.2,
             "coupling of recovery to the membrane; there is no rest above 0.267",
             low=0.0,
             high=0.267,
             unit="1",
-        ),
-        "c": Param(-65.0, "potential after a spike", high=0.0, unit="mV"),
-        "d": Param(8.0, "rise of recovery per spike", low=0.0, unit="mV"),
-        "gain": Param(30.0, "input per unit of the network's current", low=1e-3, unit="mV/ms"),
-    }
-    options = {
-        "pattern": Option(
-            "custom", "named values of a, b, c and d, or custom: as they say", choices=tuple(PATTERNS)
-        ),
-        **params,
-        "peak": Option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV"),
-        "scale": replace(SCALE, default=50.0, unit="mV"),
-        "substeps": Option(4, "parts into which a step is divided", low=1),
-        "dt": DT,
-        "learn": LEARN,
-    }
+        )
+        c: float = param(-65.0, "potential after a spike", high=0.0, unit="mV")
+        d: float = param(8.0, "rise of recovery per spike", low=0.0, unit="mV")
+        gain: float = param(30.0, "input per unit of the network's current", low=1e-3, unit="mV/ms")
+        peak: float = option(30.0, "potential at which a spike is emitted", low=0.0, unit="mV")
+        scale: float = surrogate_scale(50.0, "mV")
+        substeps: int = option(4, "parts into which a step is divided", low=1)
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        super().validate(path, options)
-        for name in PATTERNS[options["pattern"]]:
-            if options[name] != cls.params[name].default:
-                raise RegistryError(
-                    f"{path}.{name}: {options[name]!r} is not allowed with the pattern {options['pattern']!r}, which sets it; leave one of the two out"
-                )
+        @model_validator(mode="after")
+        def _says_it_once(self) -> Self:
+            for name in PATTERNS[self.pattern]:
+                if (value := getattr(self, name)) != self.default(name):
+                    raise RegistryError(
+                        f"{name}: {value!r} is not allowed with the pattern {self.pattern!r}, which sets it; leave one of the two out"
+                    )
+            return self
 
-    def __init__(self, **chosen: Any) -> None:
-        super().__init__(**{**chosen, **PATTERNS[chosen["pattern"]]})
-        self.substeps = chosen["substeps"]
+    options: Options
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options.model_copy(update=PATTERNS[options.pattern]))
 
     def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
         return s.rates(v=_upstroke(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
@@ -90,7 +93,7 @@ class Izhikevich(Ode):
         return s.replace(v=v, u=u + dt * (p.a * (p.b * v - u)))
 
     def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
-        return s.v - (self.chosen["peak"] - _rest(ops, p.b))
+        return s.v - (self.options.peak - _rest(ops, p.b))
 
     def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
         return s.replace(v=s.v + spike * (p.c - _rest(ops, p.b) - s.v), u=s.u + spike * p.d)

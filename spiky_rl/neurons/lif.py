@@ -15,40 +15,37 @@ Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from typing import Any
+from typing import Any, Literal
 
-from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, States
+from spiky_rl.config.options import option
+from spiky_rl.neurons.base import DETACH_RESET, Ode, States, param
 
 
 class Lif(Ode):
     """See the module's text for the equations."""
 
     states = ("v",)
-    params = {
-        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-        "threshold": Param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1"),
-    }
-    options = {
-        **params,
-        "reset": Option("subtract", "what a spike does to the membrane", choices=("subtract", "zero")),
-        "detach_reset": DETACH_RESET,
-        "input_gain": Option("unit", "factor of the input: 1 - decay, or 1", choices=("ode", "unit")),
-        "dt": DT,
-        "learn": LEARN,
-    }
+
+    class Options(Ode.Options):
+        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1")
+        reset: Literal["subtract", "zero"] = option("subtract", "what a spike does to the membrane")
+        detach_reset: bool = DETACH_RESET
+        input_gain: Literal["ode", "unit"] = option("unit", "factor of the input: 1 - decay, or 1")
+
+    options: Options
 
     def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
-        gain = 1.0 if self.chosen["input_gain"] == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
+        gain = 1.0 if self.options.input_gain == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
         return s.rates(v=(gain * current - s.v) / p.tau)
 
     def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
-        ode = self.chosen["input_gain"] == "ode"
+        ode = self.options.input_gain == "ode"
         return s.replace(v=p.decay * s.v + ((1.0 - p.decay) * current if ode else current))
 
     def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
         return s.v - p.threshold
 
     def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
-        subtract = self.chosen["reset"] == "subtract"
+        subtract = self.options.reset == "subtract"
         return s.replace(v=s.v - spike * p.threshold if subtract else s.v * (1.0 - spike))

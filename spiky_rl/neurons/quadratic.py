@@ -22,11 +22,12 @@ Source: Ermentrout & Kopell (1986); Gerstner et al., Neuronal Dynamics (2014), c
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-from spiky_rl.config.registry import Option, RegistryError
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param, States
+from pydantic import model_validator
+
+from spiky_rl.config.options import RegistryError, option
+from spiky_rl.neurons.base import DETACH_RESET, Ode, States, param
 
 SERIES = 1e-4
 """|J h^2| below which m is a series: both branches are right to 1e-13 there."""
@@ -40,37 +41,34 @@ class Quadratic(Ode):
     """See the module's text for the equations."""
 
     states = ("v",)
-    params = {
-        "tau": Param(1.0, "membrane time constant", low=1e-3, unit="ms"),
-        "critical": Param(0.5, "potential above which the neuron runs to its peak", low=1e-3, unit="1"),
-    }
-    options = {
-        **params,
-        "peak": Option(3.0, "potential at which a spike is emitted; above critical", low=1e-3),
-        "reset": Option(0.0, "potential after a spike; below peak"),
-        "detach_reset": DETACH_RESET,
-        "dt": DT,
-        "learn": LEARN,
-    }
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        super().validate(path, options)
-        for name in ("critical", "reset"):
-            if options[name] >= options["peak"]:
-                raise RegistryError(
-                    f"{path}.{name}: {options[name]!r} is out of range; it must be below the peak, {options['peak']!r}"
-                )
+    class Options(Ode.Options):
+        tau: float = param(1.0, "membrane time constant", low=1e-3, unit="ms")
+        critical: float = param(0.5, "potential above which the neuron runs to its peak", low=1e-3, unit="1")
+        peak: float = option(3.0, "potential at which a spike is emitted; above critical", low=1e-3)
+        reset: float = option(0.0, "potential after a spike; below peak")
+        detach_reset: bool = DETACH_RESET
+
+        @model_validator(mode="after")
+        def _below_the_peak(self) -> Self:
+            for name, value in (("critical", self.critical), ("reset", self.reset)):
+                if value >= self.peak:
+                    raise RegistryError(
+                        f"{name}: {value!r} is out of range; it must be below the peak, {self.peak!r}"
+                    )
+            return self
+
+    options: Options
 
     def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
         low, high = super().limits(name)
-        return (low, self.chosen["peak"]) if name == "critical" else (low, high)
+        return (low, self.options.peak) if name == "critical" else (low, high)
 
     def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
         return s.rates(v=(s.v * (s.v - p.critical) + current) / p.tau)
 
     def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
-        h, half, peak = self.dt / p.tau, 0.5 * p.critical, self.chosen["peak"]
+        h, half, peak = self.dt / p.tau, 0.5 * p.critical, self.options.peak
         m = h * _tangent_ratio(ops, (current - half**2) * h**2)
         above, below = s.v * (1.0 - half * m) + current * m, 1.0 + half * m - s.v * m
         # beyond the peak, where below falls through zero: linear, and rising with v and current
@@ -78,10 +76,10 @@ class Quadratic(Ode):
         return s.replace(v=ops.where(excess < 0.0, above / ops.max(below, SMALLEST), peak + excess))
 
     def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
-        return s.v / self.chosen["peak"] - 1.0
+        return s.v / self.options.peak - 1.0
 
     def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
-        return s.replace(v=s.v + spike * (self.chosen["reset"] - s.v))
+        return s.replace(v=s.v + spike * (self.options.reset - s.v))
 
 
 def _tangent_ratio(ops: Any, z: Any) -> Any:

@@ -19,12 +19,12 @@ Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
-from spiky_rl.config.registry import Option, RegistryError
-from spiky_rl.neurons.base import DT, LEARN, Ode, Param, States
+from pydantic import model_validator
+
+from spiky_rl.config.options import RegistryError, option
+from spiky_rl.neurons.base import Ode, States, inner_step, param
 
 SECOND = 1000.0
 """ms."""
@@ -34,31 +34,28 @@ class Resonate(Ode):
     """See the module's text for the equations."""
 
     states = ("u", "v", "q")
-    params = {
-        "omega": Param(40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s"),
-        "damping": Param(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s"),
-        "threshold": Param(1.0, "u at which a rested neuron spikes", low=1e-3, unit="1"),
-        "tau_refractory": Param(
-            95.0, "time constant of the refractory variable", low=1e-3, unit="ms", transform="decay"
-        ),
-        "refractory": Param(1.0, "rise of threshold and damping per spike", low=0.0, unit="1"),
-        "gain": Param(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s"),
-    }
-    options = {
-        **params,
-        "detach_reset": Option(False, "whether gradients stop at the rise of the refractory variable"),
-        "dt": replace(DT, default=10.0),
-        "learn": LEARN,
-    }
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        super().validate(path, options)
-        highest = SECOND / options["dt"]
-        if options["omega"] >= highest:
-            raise RegistryError(
-                f"{path}.omega: {options['omega']!r} is out of range; with a dt of {options['dt']} ms it must be below {highest:g}"
-            )
+    class Options(Ode.Options):
+        omega: float = param(40.0, "angular frequency; omega dt must stay below 1", low=1e-3, unit="rad/s")
+        damping: float = param(1.0, "damping beyond the boundary of divergence", low=0.0, unit="1/s")
+        threshold: float = param(1.0, "u at which a rested neuron spikes", low=1e-3, unit="1")
+        tau_refractory: float = param(
+            95.0, "time constant of the refractory variable", low=1e-3, unit="ms", transform="decay"
+        )
+        refractory: float = param(1.0, "rise of threshold and damping per spike", low=0.0, unit="1")
+        gain: float = param(100.0, "d u/dt per unit of the network's current", low=1e-3, unit="1/s")
+        detach_reset: bool = option(False, "whether gradients stop at the rise of the refractory variable")
+        dt: float = inner_step(10.0)
+
+        @model_validator(mode="after")
+        def _converges(self) -> Self:
+            if self.omega >= (highest := SECOND / self.dt):
+                raise RegistryError(
+                    f"omega: {self.omega!r} is out of range; with a dt of {self.dt} ms it must be below {highest:g}"
+                )
+            return self
+
+    options: Options
 
     def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
         low, high = super().limits(name)

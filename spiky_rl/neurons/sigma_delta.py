@@ -17,10 +17,10 @@ included: quantised events, and lava-dl's bias behind the sum.
 Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 """
 
-from typing import Any
+from typing import Any, Literal
 
-from spiky_rl.config.registry import Option
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param, States
+from spiky_rl.config.options import option
+from spiky_rl.neurons.base import Neuron, States, param
 
 
 class SigmaDelta(Neuron):
@@ -28,17 +28,16 @@ class SigmaDelta(Neuron):
 
     graded = True
     states = ("s", "sent")
-    params = {"threshold": Param(0.5, "smallest change that is sent", low=1e-3, unit="1")}
-    options = {
-        **params,
-        "activation": Option("relu", "y: max(s, 0), or s itself", choices=("relu", "identity")),
-        "dt": DT,
-        "learn": LEARN,
-    }
+
+    class Options(Neuron.Options):
+        threshold: float = param(0.5, "smallest change that is sent", low=1e-3, unit="1")
+        activation: Literal["relu", "identity"] = option("relu", "y: max(s, 0), or s itself")
+
+    options: Options
 
     def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
         total = s.s + current
-        y = ops.max(total, 0.0) if self.chosen["activation"] == "relu" else total
+        y = ops.max(total, 0.0) if self.options.activation == "relu" else total
         change = y - s.sent
         constant = ops.detach(change)
         event = constant * ops.spike(ops.abs(constant) - p.threshold) + (change - constant)

@@ -12,11 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import Component
 
 
 class Penalty(Component):
     """A term of the loss."""
+
+    def __init__(self, options: Settings | None = None) -> None:
+        self.options: Any = options
 
     @abstractmethod
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:

@@ -7,39 +7,39 @@ r_n is in events per inner step, over the minibatch. Source: Zenke & Vogels (202
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Self
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
-from spiky_rl.config.registry import Option, RegistryError
+from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.penalties.base import Penalty
 
 
 class Rate(Penalty):
     """See the module's text."""
 
-    options = {
-        "weight": Option(1.0, "of the term beside the loss", low=0.0),
-        "upper": Option(0.1, "mean events per inner step above which a neuron costs", low=0.0),
-        "lower": Option(0.0, "and below which it does", low=0.0),
-    }
+    class Options(Settings):
+        weight: float = option(1.0, "of the term beside the loss", low=0.0)
+        upper: float = option(0.1, "mean events per inner step above which a neuron costs", low=0.0)
+        lower: float = option(0.0, "and below which it does", low=0.0)
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        if options["lower"] > options["upper"]:
-            raise RegistryError(
-                f"{path}.lower: {options['lower']!r} is out of range; it must be at most upper, {options['upper']!r}"
-            )
+        @model_validator(mode="after")
+        def _is_a_band(self) -> Self:
+            if self.lower > self.upper:
+                raise RegistryError(
+                    f"lower: {self.lower!r} is out of range; it must be at most upper, {self.upper!r}"
+                )
+            return self
 
-    def __init__(self, weight: float, upper: float, lower: float) -> None:
-        self.weight, self.upper, self.lower = weight, upper, lower
+    options: Options
 
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:  # noqa: D102
         terms = []
         for output in outputs:
             rate = output.abs().mean((0, 1, 2))
-            beyond = (rate - self.upper).clamp(min=0.0) + (self.lower - rate).clamp(min=0.0)
+            beyond = (rate - self.options.upper).clamp(min=0.0) + (self.options.lower - rate).clamp(min=0.0)
             terms.append(beyond.square().mean())
-        return self.weight * torch.stack(terms).sum()
+        return self.options.weight * torch.stack(terms).sum()

@@ -13,22 +13,20 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.penalties.base import Penalty
 
 
 class Synops(Penalty):
     """See the module's text."""
 
-    options = {
-        "weight": Option(1.0, "of the term beside the loss", low=0.0),
-        "upper": Option(0.0, "share of all possible operations that costs nothing", low=0.0, high=1.0),
-    }
+    class Options(Settings):
+        weight: float = option(1.0, "of the term beside the loss", low=0.0)
+        upper: float = option(0.0, "share of all possible operations that costs nothing", low=0.0, high=1.0)
 
-    def __init__(self, weight: float, upper: float) -> None:
-        self.weight, self.upper = weight, upper
+    options: Options
 
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:  # noqa: D102
         dense = [output.shape[-1] * fan for output, fan in zip(outputs, fan_out, strict=True)]
         spent = torch.stack([output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]).sum()
-        return self.weight * (spent / sum(dense) - self.upper).clamp(min=0.0)
+        return self.options.weight * (spent / sum(dense) - self.options.upper).clamp(min=0.0)

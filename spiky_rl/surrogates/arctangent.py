@@ -16,7 +16,8 @@ HALF_PI = math.pi / 2
 class Arctangent(base.Surrogate):
     """Arctangent: (k/2) / (1 + (pi k x / 2)^2)."""
 
-    options = base.declare(2.0, "k: twice the peak")
+    class Options(base.Surrogate.Options):
+        slope: float = base.slope(2.0, "k: twice the peak")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return 0.5 * slope / (1.0 + (HALF_PI * slope * x) ** 2)

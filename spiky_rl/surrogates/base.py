@@ -6,36 +6,42 @@ The primitive may also use ``ops.atan`` and ``ops.erf``, which only the torch re
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl.config.registry import Component, Option, RegistryError
+from pydantic import field_validator
 
-SCHEDULE = Option(
-    [], "slope at the end of training and the updates until then, such as [10.0, 100]; empty: constant"
-)
+from spiky_rl.config.options import RegistryError, Settings, option
+from spiky_rl.config.registry import Component
 
 
-def declare(default: float, doc: str) -> dict[str, Option]:
-    """The options that every surrogate has: its slope, and the slope's schedule over training."""
-    return {"slope": Option(default, doc, low=1e-3), "schedule": SCHEDULE}
+def slope(default: float, meaning: str) -> Any:
+    """Declare a surrogate's slope."""
+    return option(default, meaning, low=1e-3)
 
 
 class Surrogate(Component):
     """The shape of d spike / d x in the backward pass; the forward pass is always the Heaviside step."""
 
-    def __init__(self, slope: float, schedule: tuple[float, ...]) -> None:
-        self.slope = slope
-        self.schedule = schedule
+    class Options(Settings):
+        """What every surrogate has; each declares the meaning of its own slope."""
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        schedule = options["schedule"]
-        numbers = all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in schedule)
-        if schedule and (len(schedule) != 2 or not numbers):
-            raise RegistryError(
-                f"{path}.schedule: expected [final slope, updates], both positive, got {list(schedule)}"
-            )
+        slope: float = slope(1.0, "slope")
+        schedule: tuple[int | float, ...] = option(
+            (),
+            "slope at the end of training and the updates until then, such as [10.0, 100]; empty: constant",
+        )
+
+        @field_validator("schedule")
+        @classmethod
+        def _pair(cls, schedule: tuple[int | float, ...]) -> tuple[int | float, ...]:
+            if schedule and (len(schedule) != 2 or min(schedule) <= 0):
+                raise RegistryError(f"expected [final slope, updates], both positive, got {list(schedule)}")
+            return schedule
+
+    def __init__(self, options: Options) -> None:
+        self.slope, self.schedule = options.slope, options.schedule
+        self.chosen = options.model_dump(exclude={"slope", "schedule"})
+        """What shapes the derivative besides its slope: part of what identifies a program."""
 
     def slope_at(self, updates: int) -> float:
         """The slope after ``updates`` updates: linear from ``slope`` to the schedule's end, then constant."""

@@ -7,21 +7,20 @@ Its integral is the scale. Source: Shrestha & Orchard (2018).
 
 from typing import Any
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import option
 from spiky_rl.surrogates import base
 
 
 class Exponential(base.Surrogate):
     """SLAYER's density: scale k/2 exp(-k|x|)."""
 
-    options = {
-        **base.declare(2.0, "k: decline per unit of potential"),
-        "scale": Option(1.0, "integral of the derivative", low=1e-3),
-    }
+    class Options(base.Surrogate.Options):
+        slope: float = base.slope(2.0, "k: decline per unit of potential")
+        scale: float = option(1.0, "integral of the derivative", low=1e-3)
 
-    def __init__(self, slope: float, schedule: tuple[float, ...], scale: float) -> None:
-        super().__init__(slope, schedule)
-        self.scale = scale
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        self.scale = options.scale
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return 0.5 * self.scale * slope * ops.exp(-slope * ops.abs(x))

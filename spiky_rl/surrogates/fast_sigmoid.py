@@ -13,7 +13,8 @@ from spiky_rl.surrogates import base
 class FastSigmoid(base.Surrogate):
     """SuperSpike's fast sigmoid: 1 / (1 + k|x|)^2."""
 
-    options = base.declare(2.0, "k: decline per unit of potential")
+    class Options(base.Surrogate.Options):
+        slope: float = base.slope(2.0, "k: decline per unit of potential")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return 1.0 / (1.0 + slope * ops.abs(x)) ** 2

@@ -17,7 +17,8 @@ INVERSE_SQRT_2 = math.sqrt(0.5)
 class Gaussian(base.Surrogate):
     """Gaussian density of standard deviation 1/k."""
 
-    options = base.declare(2.0, "k: inverse standard deviation")
+    class Options(base.Surrogate.Options):
+        slope: float = base.slope(2.0, "k: inverse standard deviation")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return slope * INVERSE_SQRT_2PI * ops.exp(-0.5 * (slope * x) ** 2)

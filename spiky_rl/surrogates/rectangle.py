@@ -13,7 +13,8 @@ from spiky_rl.surrogates import base
 class Rectangle(base.Surrogate):
     """Rectangle: k where |x| < 1/(2k), else 0."""
 
-    options = base.declare(1.0, "k: height and inverse width")
+    class Options(base.Surrogate.Options):
+        slope: float = base.slope(1.0, "k: height and inverse width")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return ops.where(ops.abs(x) < 0.5 / slope, slope, 0.0 * x)

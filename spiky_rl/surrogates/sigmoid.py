@@ -13,7 +13,8 @@ from spiky_rl.surrogates import base
 class Sigmoid(base.Surrogate):
     """Derivative of the logistic function: k s(kx) (1 - s(kx))."""
 
-    options = base.declare(4.0, "k: steepness of the logistic function")
+    class Options(base.Surrogate.Options):
+        slope: float = base.slope(4.0, "k: steepness of the logistic function")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return 0.25 * slope * (1.0 - ops.tanh(0.5 * slope * x) ** 2)

@@ -13,7 +13,8 @@ from spiky_rl.surrogates import base
 class Triangle(base.Surrogate):
     """Triangle: max(0, 1 - k|x|)."""
 
-    options = base.declare(1.0, "k: inverse half-width")
+    class Options(base.Surrogate.Options):
+        slope: float = base.slope(1.0, "k: inverse half-width")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
         return ops.max(1.0 - slope * ops.abs(x), 0.0)

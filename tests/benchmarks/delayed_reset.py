@@ -1,17 +1,16 @@
 """snnTorch's leaky neuron, which resets one step late, for `test_bench_classify`: V <- a V + I - s_before threshold."""
 
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+from spiky_rl.neurons.base import Neuron, param
 
 
 class DelayedReset(Neuron):
     """See the module's text for the equation."""
 
     states = ("v",)
-    params = {
-        "tau": Param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-        "threshold": Param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1"),
-    }
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Neuron.Options):
+        tau: float = param(2.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = param(1.0, "potential at which a spike is emitted", low=1e-3, unit="1")
 
     def step(self, ops, current, s, p):
         v = p.decay * s.v + current - p.threshold * ops.heaviside(s.v - p.threshold)

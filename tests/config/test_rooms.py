@@ -11,18 +11,15 @@ from spiky_rl.config.registry import RegistryError
 TEXT = '''
 """Triangle of one's own: max(0, 1 - k|x|)."""
 from spiky_rl.surrogates import triangle
-from spiky_rl.surrogates.base import Surrogate, declare
+from spiky_rl.surrogates.base import Surrogate
 from spiky_rl.surrogates.gaussian import Gaussian
-
-OPTIONS = declare(1.0, "slope")
-
 
 class Window:
     """Comes first, and is no surrogate."""
 
 
 class _Half(Surrogate):
-    options = OPTIONS
+    """Says no options of its own."""
 
 
 class Mine(_Half):

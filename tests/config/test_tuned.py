@@ -63,7 +63,7 @@ def changed(**more):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (changed(version=2), ["version 2"]),
+        (changed(version=2), ["version: 2"]),
         (changed(seeds=["a"]), ["seeds", "whole numbers"]),
         (changed(tasks={CARTPOLE: {"lif_ppo": 3}}), [f"tasks.{CARTPOLE}.lif_ppo"]),
         (changed(tasks={CARTPOLE: 3}), [f"tasks.{CARTPOLE}"]),

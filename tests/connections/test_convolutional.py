@@ -202,7 +202,7 @@ def test_operations_are_the_products_that_a_count_finds(geometry):
 @pytest.mark.parametrize("neuron", ZOO)
 def test_fresh_layers_of_every_neuron_neither_fall_silent_nor_saturate(neuron, pooled):
     options = {"name": neuron}
-    if "input_gain" in registry.resolve("neurons", neuron).options:
+    if "input_gain" in registry.resolve("neurons", neuron).Options.model_fields:
         options["input_gain"] = "unit"
     record = Record()
     net = network([16, 32], inputs=(3, 16, 16), neuron=options, connection=pooled, steps=8)

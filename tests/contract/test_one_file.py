@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spiky_rl.cli import common, show
+from spiky_rl.config.options import declared
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
 from tests.contract import test_codecs_wide, test_parity, test_registry_wide, test_rooms_wide
@@ -17,20 +18,19 @@ IMPORTS = """
 import numpy as np
 import torch
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 """
 TOYS = {
     "neurons": '''"""A toy that only leaks: tau dv/dt = -v + I; v >= threshold: spike, v <- 0. Source: this test."""
-from spiky_rl.neurons.base import DT, LEARN, Ode, Param
+from spiky_rl.neurons.base import Ode, param
 
 
 class Toy(Ode):
     states = ("v",)
-    params = {
-        "threshold": Param(1.0, "potential of a spike", low=1e-3, unit="1"),
-        "tau": Param(3.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-    }
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Ode.Options):
+        threshold: float = param(1.0, "potential of a spike", low=1e-3, unit="1")
+        tau: float = param(3.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
 
     def flow(self, ops, current, s, p):
         return s.rates(v=(current - s.v) / p.tau)
@@ -45,11 +45,12 @@ class Toy(Ode):
         return s.replace(v=s.v * (1.0 - spike))
 ''',
     "surrogates": '''"""A toy of a surrogate: 1 / (1 + k|x|)^2."""
-from spiky_rl.surrogates.base import Surrogate, declare
+from spiky_rl.surrogates.base import Surrogate, slope
 
 
 class Toy(Surrogate):
-    options = declare(2.0, "k: steepness")
+    class Options(Surrogate.Options):
+        slope: float = slope(2.0, "k: steepness")
 
     def derivative(self, ops, x, slope):
         return 1.0 / (1.0 + slope * ops.abs(x)) ** 2
@@ -62,12 +63,13 @@ from spiky_rl.codecs.encoders.base import Encoder
 
 
 class Toy(Encoder):
-    options = {{"gain": Option(2.0, "factor of an observation", above=0.0)}}
+    class Options(Settings):
+        gain: float = option(2.0, "factor of an observation", above=0.0)
     topographic = True
 
-    def __init__(self, gain, inputs, steps):
+    def __init__(self, options, inputs, steps):
         super().__init__()
-        self.width, self.gain = inputs, gain
+        self.width, self.gain = inputs, options.gain
 
     def forward(self, x):
         return (self.gain * x).unsqueeze(1)
@@ -77,11 +79,12 @@ from spiky_rl.codecs.decoders.base import Decoder
 
 
 class Toy(Decoder):
-    options = {{"gain": Option(1.0, "factor of a spike", low=0.1)}}
+    class Options(Settings):
+        gain: float = option(1.0, "factor of a spike", low=0.1)
 
-    def __init__(self, gain, inputs, outputs):
+    def __init__(self, options, inputs, outputs):
         super().__init__()
-        self.gain, self.readout = gain, torch.nn.Linear(inputs, outputs)
+        self.gain, self.readout = options.gain, torch.nn.Linear(inputs, outputs)
 
     def forward(self, spikes, state, keep):
         return self.readout(self.gain * spikes[:, -1]), ()
@@ -91,12 +94,13 @@ from spiky_rl.connections.base import Connection, vector
 
 
 class Toy(Connection):
-    options = {{"gain": Option(1.0, "scale of the initial weights", above=0.0)}}
+    class Options(Settings):
+        gain: float = option(1.0, "scale of the initial weights", above=0.0)
 
-    def __init__(self, gain, inputs, outputs):
+    def __init__(self, options, inputs, outputs):
         super().__init__()
         self.shape = (outputs,)
-        self.weight = torch.nn.Parameter(gain * torch.randn(vector(inputs), outputs))
+        self.weight = torch.nn.Parameter(options.gain * torch.randn(vector(inputs), outputs))
 
     def forward(self, x, backend="auto", binary=False, bfloat16=False):
         return x @ self.weight
@@ -109,10 +113,11 @@ from spiky_rl.reservoirs.graphs.base import Graph, Wiring
 
 
 class Toy(Graph):
-    options = {{"reach": Option(5, "longest distance on the ring", low=1, high=20)}}
+    class Options(Settings):
+        reach: int = option(5, "longest distance on the ring", low=1, high=20)
 
-    def __init__(self, reach):
-        self.reach = reach
+    def __init__(self, options):
+        self.reach = options.reach
 
     def wire(self, size, generator):
         near = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
@@ -125,11 +130,12 @@ from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 
 class Toy(Plasticity):
-    options = {{"rate": Option(0.01, "change per step", low=0.0)}}
+    class Options(Settings):
+        rate: float = option(0.01, "change per step", low=0.0)
 
-    def __init__(self, rate, weight, bias, inhibitory, unit, dt):
+    def __init__(self, options, weight, bias, inhibitory, unit, dt):
         super().__init__()
-        self.rate, self.seen = rate, 0.0
+        self.rate, self.seen = options.rate, 0.0
 
     def observe(self, spikes, state):
         self.seen = spikes.mean((0, 1))
@@ -143,12 +149,13 @@ from spiky_rl.learning.base import Rule
 
 
 class Toy(Rule):
-    options = {{"gain": Option(0.5, "factor of a signal", above=0.0)}}
+    class Options(Settings):
+        gain: float = option(0.5, "factor of a signal", above=0.0)
     plain = False
 
-    def __init__(self, gain):
+    def __init__(self, options):
         super().__init__()
-        self.gain = gain
+        self.gain = options.gain
 
     def before(self, signal):
         return self.gain * signal
@@ -158,10 +165,11 @@ from spiky_rl.penalties.base import Penalty
 
 
 class Toy(Penalty):
-    options = {{"weight": Option(1.0, "beside the loss", low=0.0)}}
+    class Options(Settings):
+        weight: float = option(1.0, "beside the loss", low=0.0)
 
-    def __init__(self, weight):
-        self.weight = weight
+    def __init__(self, options):
+        self.weight = options.weight
 
     def cost(self, outputs, fan_out):
         return self.weight * sum(output.mean() for output in outputs)
@@ -171,10 +179,11 @@ from spiky_rl.deploy.base import Target
 
 
 class Toy(Target):
-    options = {{"digits": Option(3, "digits of a weight", low=1)}}
+    class Options(Settings):
+        digits: int = option(3, "digits of a weight", low=1)
 
-    def __init__(self, digits):
-        self.digits = digits
+    def __init__(self, options):
+        self.digits = options.digits
 
     def write(self, model, folder):
         path = folder / "policy.txt"
@@ -186,13 +195,13 @@ class Toy(Target):
         return None
 ''',
     "networks": '''"""A toy of a network: the feed-forward one, which is never stateful by default and has two layers."""
-from dataclasses import replace
-
+from spiky_rl.config.options import Widths, option
 from spiky_rl.networks.feedforward import FeedForward
 
 
 class Toy(FeedForward):
-    options = {**FeedForward.options, "layers": replace(FeedForward.options["layers"], default=[6, 5])}
+    class Options(FeedForward.Options):
+        layers: Widths = option((6, 5), "neurons per layer")
 ''',
 }
 NAME = "toy"
@@ -223,9 +232,9 @@ def test_a_file_in_a_room_is_listed_documented_and_checked(kind, toys, capsys):
     assert common.run(show.show, [kind, NAME]) == 0
     shown = capsys.readouterr().out
     configured = registry.configure(kind, NAME, "k")
-    assert all(f"\n{key} " in shown for key in configured.options)
+    assert all(f"\n{key} " in shown for key in declared(configured.cls.Options))
     assert registry.configure(kind, configured.settings(), "k") == configured
-    key = next(iter(configured.options))
+    key = next(iter(declared(configured.cls.Options)))
     with pytest.raises(RegistryError, match=rf"^k\.{key}: expected .*, got 'toy'$"):
         registry.configure(kind, {"name": NAME, key: "toy"}, "k")
     with pytest.raises(RegistryError, match=rf"^k\.{key}s: 'toy' has no such option; .*did you mean '{key}'"):
@@ -236,7 +245,7 @@ def test_a_file_in_a_room_is_listed_documented_and_checked(kind, toys, capsys):
 def test_a_file_anywhere_is_the_same_component_by_its_path(kind, toys):
     by_path = registry.configure(kind, f"{toys / kind / NAME}.py:Toy", "k")
     by_name = registry.configure(kind, NAME, "k")
-    assert (by_path.options, by_path.settings()["name"]) == (by_name.options, by_path.name)
+    assert by_path.settings() == {**by_name.settings(), "name": by_path.name}
     assert by_path.cls.__name__ == by_name.cls.__name__ == "Toy"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from spiky_rl.config import registry
 from spiky_rl.exact.adjoint import Gradients, Solution, solve
-from spiky_rl.neurons.base import DT, LEARN, Ode, Param, States
+from spiky_rl.neurons.base import Ode, States, param
 from spiky_rl.neurons.lif import Lif
 
 OUTPUT = 2
@@ -35,11 +35,10 @@ class Ringing(Ode):
     """Resonate-and-fire, rates per ms: spikes on its second state, halves the first and clears the second."""
 
     states = ("x", "y")
-    params = {
-        "damping": Param(0.05, "damping", low=0.0, unit="1/ms"),
-        "omega": Param(0.3, "angular frequency", low=0.0, unit="rad/ms"),
-    }
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Ode.Options):
+        damping: float = param(0.05, "damping", low=0.0, unit="1/ms")
+        omega: float = param(0.3, "angular frequency", low=0.0, unit="rad/ms")
 
     def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         x = current - p.damping * s.x - p.omega * s.y

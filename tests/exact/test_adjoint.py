@@ -9,7 +9,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.exact.adjoint import solve
-from spiky_rl.neurons.base import DT, LEARN, Ode
+from spiky_rl.neurons.base import Ode
 from spiky_rl.neurons.lif import Lif
 from tests.exact.nets import GOLDEN, NETS, OUTPUT, RECURRENT, SLOW, Ringing, six
 
@@ -242,7 +242,7 @@ class Free(Ringing):
 
 def default(cls, **instead):
     """A neuron of a class of this file."""
-    return cls(**{name: option.default for name, option in cls.options.items()} | instead)
+    return cls.of(**instead)
 
 
 def test_a_neuron_without_reset_spikes_once_per_crossing_from_below():
@@ -278,8 +278,6 @@ class Touching(Ode):
     """v = (clock - 5)^3 + 125: stands still for a moment where v is 125."""
 
     states = ("v", "clock")
-    params = {}
-    options = {"dt": DT, "learn": LEARN}
 
     def flow(self, ops, current, s, p):
         return s.rates(v=3.0 * (s.clock - 5.0) ** 2 + current, clock=1.0)

@@ -109,8 +109,10 @@ def test_agents_with_the_same_scores_in_another_order_are_not_told_apart(tmp_pat
 
 def curved(result: Result, returns: Sequence[float | None], solved: float | None = 3.0) -> Result:
     n = len(returns)
-    curve = Curve(tuple(range(100, 100 * n + 1, 100)), tuple(returns), (1.0,) * n, (0.0,) * n, (0.0,) * n)
-    return replace(result, curve=curve, solved=solved)
+    steps, zeros = tuple(range(100, 100 * n + 1, 100)), (0.0,) * n
+    values = {"env_steps": steps, "return": tuple(returns), "seconds": (1.0,) * n}
+    curve = Curve.check("curve", {**values, "operations": zeros, "firing_rate": zeros})
+    return result.model_copy(update={"curve": curve, "solved": solved})
 
 
 def test_the_threshold_is_reached_where_the_mean_over_the_window_reaches_it(analysis: Analysis):
@@ -139,7 +141,7 @@ def test_runs_that_never_reach_the_threshold_count_as_longer_than_the_budget(ana
 
 def test_an_episode_takes_as_much_as_its_control_steps(analysis: Analysis):
     found = [r for r in analysis.results if (r.label, r.task) == ("lif_ppo", CARTPOLE)]
-    costs = [(r.cost["energy_nj"], r.nominal.mean_length) for r in found if r.cost is not None]
+    costs = [(r.cost.energy_nj, r.nominal.mean_length) for r in found if r.cost is not None]
     row = analysis.rows["lif_ppo", CARTPOLE]
     assert set(row.energy) == set(PRICES)
     for name, energy in row.energy.items():
@@ -250,8 +252,8 @@ BROKEN = {
     "curve.seconds": ([1.0], "curve: unequal lengths"),
     "training.env_steps": ("many", "training.env_steps: expected a whole number, got 'many'"),
     "cell": ("another", "cell: 'another' is not the folder's name"),
-    "outcome": ("stopped", "outcome: 'stopped', not 'finished'"),
-    "kind": ("guessed", "kind: 'guessed' is neither 'trained' nor 'random'"),
+    "outcome": ("stopped", "outcome: 'stopped' is not allowed; choose from finished"),
+    "kind": ("guessed", "kind: 'guessed' is not allowed; choose from trained, random"),
     "curve": (None, "null in a cell that was trained"),
     "seed": (True, "seed: expected a whole number, got True"),
     "cost.energy_nj": ([], "cost.energy_nj: expected a mapping"),

@@ -27,7 +27,7 @@ def record(folder, agent, task, seconds):
 
 
 def told(cells, folder, budget="env_steps=1000", specs=None):
-    study = Study("s", ("lif_ppo",), ("A",), budget=parse(budget, "budget"))
+    study = Study(name="s", agents=("lif_ppo",), tasks=("A",), budget=parse(budget, "budget"))
     found, sources = estimated(cells, study, Speeds().read([folder]), specs or {})
     return [cell.seconds and cell.seconds - OVERHEAD for cell in found], sources
 

@@ -86,7 +86,7 @@ def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:
         if result.cost is not None:
-            earlier = {key: value for key, value in result.cost.items() if key != "state_accesses"}
+            earlier = result.cost.model_dump(exclude={"state_accesses"})
             change(study, result.cell, "cost", {**earlier, "energy_nj": {"fp32": 5.0}})
     found = analyse(study)
     assert not found.skipped and not found.recovery and not found.adapting
@@ -98,7 +98,7 @@ def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path
 def test_a_task_with_delayed_observations_is_its_own_s_twin(tmp_path: Path):
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     results, skipped = read_results(study)
-    late = [dataclasses.replace(r, task="cartpole_delayed", cell=f"late.{r.cell}") for r in results]
+    late = [r.model_copy(update={"task": "cartpole_delayed", "cell": f"late.{r.cell}"}) for r in results]
     found = analysis_of(read_design(study), [*results, *late], skipped)
     assert {(m.task, m.masked) for m in found.memory} == {(CARTPOLE, "cartpole_delayed")}
     assert "comes late" in str(next(iter(memory(found))))

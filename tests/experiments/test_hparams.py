@@ -94,8 +94,8 @@ def test_every_finished_cell_is_a_session_with_its_numbers(study: Path, analysis
             assert set(metrics) == {"score", "normalised_score"}
             continue
         assert result.cost is not None and result.training is not None
-        assert metrics["operations"] == pytest.approx(result.cost["effective_operations"], rel=1e-6)
-        assert metrics["energy_nj"] == pytest.approx(result.cost["energy_nj"]["fp32"], rel=1e-6)
+        assert metrics["operations"] == pytest.approx(result.cost.effective_operations, rel=1e-6)
+        assert metrics["energy_nj"] == pytest.approx(result.cost.energy_nj["fp32"], rel=1e-6)
         assert metrics["wall_seconds"] == pytest.approx(result.training.seconds_total, rel=1e-6)
         assert metrics.get("steps_to_threshold") == steps_to_threshold(result)
 

@@ -112,7 +112,7 @@ REFUSED = {
     "a varied key without values": ({"vary": {"agent.algorithm.gamma": []}}, ["agent.algorithm.gamma"]),
     "a varied key that is no text": ({"vary": {3: [1]}}, ["vary", "3"]),
     "a varied value of the wrong kind": ({"vary": {"agent.algorithm.gamma": ["high"]}}, ["gamma", "'high'"]),
-    "overrides that are a mapping": ({"overrides": {"a": 1}}, ["overrides", "list of names"]),
+    "overrides that are a mapping": ({"overrides": {"a": 1}}, ["overrides", "expected a list"]),
     "conditions that are a number": ({"conditions": 3}, ["conditions", "list of names"]),
 }
 
@@ -177,7 +177,7 @@ def test_a_file_is_read_and_its_errors_name_it(tmp_path):
     assert (read.name, read.question, read.seeds) == ("memory", "Who remembers?", (0, 1, 2, 3, 4))
     assert read.budget == Budget("env_steps", 1e5)
     path.write_text("agents: [lif_ppo]\ntaks: cartpole\n")
-    with pytest.raises(StudyError, match="study.yaml: taks: no such key of a study; did you mean 'tasks'"):
+    with pytest.raises(StudyError, match="study.yaml: taks: no such key; did you mean 'tasks'"):
         study.read(path)
 
 

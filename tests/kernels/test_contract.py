@@ -11,16 +11,15 @@ from spiky_rl.kernels.ops import TorchOps
 GOOD = '''
 """A leaky integrator whose output is graded: tau dv/dt = -v + I, output tanh(v)."""
 
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+from spiky_rl.neurons.base import DETACH_RESET, Neuron, param
 
 
 class Leaky(Neuron):
     states = ("v",)
-    params = {
-        "tau": Param(5.0, "time constant", low=1e-3, unit="ms", transform="decay"),
-        "gain": Param(2.0, "slope of the output", low=0.1, high=10.0, unit="1"),
-    }
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Neuron.Options):
+        tau: float = param(5.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        gain: float = param(2.0, "slope of the output", low=0.1, high=10.0, unit="1")
     graded = True
 
     def step(self, ops, current, s, p):
@@ -54,42 +53,27 @@ BROKEN = {
         "its parameter 'tau' has no unit; say unit='ms', or unit='1' for a pure number",
     ),
     "option for a parameter": (
-        'Param(2.0, "slope of the output", low=0.1, high=10.0, unit="1")',
-        "DT",
-        r"params\['gain'\] is Option.*; declare it as Param\(default, meaning, unit=\.\.\.\)",
-    ),
-    "parameter missing in options": (
-        "options = {**params, ",
-        'options = {"tau": params["tau"], ',
-        r"its parameter 'gain' is missing in its options; write options = \{\*\*params, \.\.\.\}",
-    ),
-    "no time step": (
-        '"dt": DT, ',
-        "",
-        r"has no option 'dt'; write options = \{\*\*params, 'dt': DT, 'learn': LEARN\}",
-    ),
-    "nothing to learn": (
-        ', "learn": LEARN',
-        "",
-        r"has no option 'learn'; write options = \{\*\*params, 'dt': DT",
+        'gain: float = param(2.0, "slope of the output", low=0.1, high=10.0, unit="1")',
+        "gain: float = DETACH_RESET",
+        r".*there is no 'gain', but decay",
     ),
     "no states": ('    states = ("v",)\n', "", "declares no 'states'; see spiky_rl/neurons/base.py"),
     "unknown op": (
         "ops.abs",
         "ops.absolute",
         r"'ops\.absolute' is not in the op vocabulary: exp, .*; did you mean 'abs'\?"
-        r" \(mend mine\.py, line 18: return p.gain \* v / \(1\.0 \+ ops\.absolute",
+        r" \(mend mine\.py, line 17: return p.gain \* v / \(1\.0 \+ ops\.absolute",
     ),
     "function of torch": (
         "ops.abs(v)",
         "v.abs()",
-        r"'\.abs' of a value .*did you mean 'abs'\? \(mend mine\.py, line 18",
+        r"'\.abs' of a value .*did you mean 'abs'\? \(mend mine\.py, line 17",
     ),
     "values by position": (
         "current, s, p)",
         "current, v, decay, gain)",
         r"its step takes \(ops, current, v, decay, gain\), and must take \(ops, current, s, p\): its states and parameters come by"
-        r" name, s\.v, p\.decay, p\.gain \(mend mine\.py, line 16\)",
+        r" name, s\.v, p\.decay, p\.gain \(mend mine\.py, line 15\)",
     ),
     "states and parameters in each other's place": (
         "current, s, p)",
@@ -99,12 +83,12 @@ BROKEN = {
     "time constant for its decay": (
         "p.decay * s.v",
         "p.tau * s.v",
-        r".*there is no 'tau', but decay, gain; a time constant enters a step as its decay: p\.decay \(mend mine\.py, line 17",
+        r".*there is no 'tau', but decay, gain; a time constant enters a step as its decay: p\.decay \(mend mine\.py, line 16",
     ),
     "state that is none": (
         "s.replace(v=v)",
         "s.replace(v=v, vv=v)",
-        r".*there is no 'vv', but v; did you mean 'v'\? \(mend mine\.py, line 18",
+        r".*there is no 'vv', but v; did you mean 'v'\? \(mend mine\.py, line 17",
     ),
     "states by position": (
         "s.replace(v=v)",
@@ -134,12 +118,12 @@ BROKEN = {
     "step that raises": (
         "        v = p.decay",
         '        raise OSError("no table")\n        v = p.decay',
-        r"it fails with OSError: no table \(mend mine\.py, line 17: raise OSError",
+        r"it fails with OSError: no table \(mend mine\.py, line 16: raise OSError",
     ),
     "attribute that is missing": (
         "ops.abs(v)",
         "self.table * v",
-        r"it fails with AttributeError: .*'table' \(mend mine\.py, line 18: return p.gain",
+        r"it fails with AttributeError: .*'table' \(mend mine\.py, line 17: return p.gain",
     ),
     "sub-steps without their parts": (
         "    graded = True\n",
@@ -149,7 +133,7 @@ BROKEN = {
     "parameters that do not go together": (
         "ops.abs(v)",
         "1.0 / (p.gain - 2.0)",
-        r"it fails with ZeroDivisionError: float division by zero \(mend mine\.py, line 18",
+        r"it fails with ZeroDivisionError: float division by zero \(mend mine\.py, line 17",
     ),
 }
 
@@ -191,11 +175,12 @@ def test_a_wrong_value_is_named_before_the_contract_is_asked(tmp_path, option, v
 SURROGATE = '''
 """A surrogate of one's own."""
 
-from spiky_rl.surrogates.base import Surrogate, declare
+from spiky_rl.surrogates.base import Surrogate, slope
 
 
 class Sine(Surrogate):
-    options = declare(1.0, "slope")
+    class Options(Surrogate.Options):
+        slope: float = slope(1.0, "slope")
 
     def derivative(self, ops, x, slope):
         return ops.cos(slope * x)
@@ -210,7 +195,7 @@ def test_a_surrogate_outside_of_the_vocabulary_is_named_in_its_own_place(tmp_pat
     path.write_text(SURROGATE, encoding="utf-8")
     settings = {"name": "feedforward", "layers": LAYERS, "surrogate": f"{path}:Sine"}
     with pytest.raises(
-        RegistryError, match=r"^agent\.network\.surrogate: surrogate 'Sine': 'ops\.cos' .*line 11"
+        RegistryError, match=r"^agent\.network\.surrogate: surrogate 'Sine': 'ops\.cos' .*line 12"
     ):
         registry.configure("networks", settings, "agent.network")
 

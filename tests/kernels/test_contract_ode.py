@@ -8,24 +8,23 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import contract, cpu_backend, dispatch
-from spiky_rl.neurons.base import Ode
+from spiky_rl.neurons.base import Ode, param
 from tests.kernels.cases import NEURONS, vocabulary
 from tests.neurons.drive import build, numbers
 
 GOOD = '''
 """A leaky membrane, tau dv/dt = -v - a + gain I, and what a spike leaves: tau_a da/dt = -a, a <- a + 1."""
 
-from spiky_rl.neurons.base import DT, LEARN, Ode, Param
+from spiky_rl.neurons.base import Ode, param
 
 
 class Mine(Ode):
     states = ("v", "a")
-    params = {
-        "tau": Param(5.0, "time constant", low=1e-3, unit="ms", transform="decay"),
-        "tau_a": Param(50.0, "time constant of what a spike leaves", low=1e-3, unit="ms", transform="decay"),
-        "threshold": Param(2.0, "potential at which a spike is emitted", low=1e-3, unit="1"),
-    }
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Ode.Options):
+        tau: float = param(5.0, "time constant", low=1e-3, unit="ms", transform="decay")
+        tau_a: float = param(50.0, "time constant of what a spike leaves", low=1e-3, unit="ms", transform="decay")
+        threshold: float = param(2.0, "potential at which a spike is emitted", low=1e-3, unit="1")
 
     def flow(self, ops, current, s, p):
         return s.rates(v=(current - s.a - s.v) / p.tau, a=-s.a / p.tau_a)
@@ -90,7 +89,7 @@ def test_a_function_that_does_not_take_its_values_by_name_is_refused_with_both_f
 def reordered(text):
     """The same neuron with its parameters declared in the reverse order, and its states too."""
     lines = text.splitlines(keepends=True)
-    first = next(i for i, line in enumerate(lines) if '"tau": Param' in line)
+    first = next(i for i, line in enumerate(lines) if "tau: float" in line)
     lines[first], lines[first + 2] = lines[first + 2], lines[first]
     return "".join(lines).replace('states = ("v", "a")', 'states = ("a", "v")')
 
@@ -179,7 +178,7 @@ def test_a_flow_that_returns_its_rates_by_position_is_refused(tmp_path):
 
 
 def test_a_decay_is_that_of_a_whole_step_and_is_refused_where_a_step_is_divided(tmp_path):
-    text = GOOD.replace("    options", "    substeps = 4\n    options")
+    text = GOOD.replace("    def flow", "    substeps = 4\n\n    def flow")
     with pytest.raises(RegistryError, match="its integrate does not follow its flow"):
         check(tmp_path / "mine.py", text)
 
@@ -195,16 +194,15 @@ def test_a_rule_that_stands_in_for_a_neuron_hides_none_of_its_faults(tmp_path):
 
 SCALED = '''
 """A LIF neuron in mV: tau dv/dt = -v + 16 I, and it spikes at 16 mV."""
-from dataclasses import replace
-
-from spiky_rl.neurons.base import SCALE
+from spiky_rl.neurons.base import surrogate_scale
 from spiky_rl.neurons.lif import Lif
 
 
 class Mine(Lif):
     """See above."""
 
-    options = {**Lif.options, "scale": replace(SCALE, default=16.0, unit="mV")}
+    class Options(Lif.Options):
+        scale: float = surrogate_scale(16.0, "mV")
 
     def flow(self, ops, current, *rest):
         return super().flow(ops, 16.0 * current, *rest)

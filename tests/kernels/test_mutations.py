@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spiky_rl.kernels import compiler, cpu_backend, cupy_backend, operators, programs, trace
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
+from spiky_rl.neurons.base import Neuron, param
 from tests.kernels import host_device, test_recurrent
 from tests.kernels.cases import compare, configured, distinct, inputs, near, network, run, vocabulary
 
@@ -26,8 +26,10 @@ class Every(Neuron):
     """Every operation of the vocabulary once, of one unit each; not a model of anything."""
 
     states = ("v", "w")
-    params = {"gain": Param(0.7, "of the current", unit="1"), "floor": Param(0.3, "threshold", unit="1")}
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Neuron.Options):
+        gain: float = param(0.7, "of the current", unit="1")
+        floor: float = param(0.3, "threshold", unit="1")
 
     def step(self, ops, current, s, p):
         v, w, floor = s.v, s.w, p.floor
@@ -42,11 +44,7 @@ class Every(Neuron):
 
 def check_neuron(name, time=3, steps=2, **options):
     """A neuron's kernels are the reference."""
-    neuron = (
-        configured(name, True, **options)
-        if name != "every"
-        else Every(gain=0.7, floor=0.3, dt=1.0, learn=list(Every.params))
-    )
+    neuron = configured(name, True, **options) if name != "every" else Every.of(learn=list(Every.params))
     for constant in (False, True):
         parameters, tensors = distinct(neuron, WIDTH), inputs(neuron, BATCH, WIDTH, time, steps, constant)
         if name == "every":  # a third of its two states are equal

@@ -176,10 +176,10 @@ def test_the_operators_pass_all_checks_of_torch(neuron, feedback):
 
 def test_a_recurrent_network_compiles_into_one_graph_of_the_same_bits():
     settings = {"name": "feedforward", "layers": [14, 9], "steps": K, "stateful": True, "neuron": "alif"}
+    # where a CPU multiplies bfloat16 in hardware, the last bit of a sum may tip the rounding of a gradient
+    settings |= {"recurrent": "recurrent", "gradient_precision": "float32"}
     torch.manual_seed(0)
-    network = registry.configure("networks", {**settings, "recurrent": "recurrent"}, "n").build(
-        inputs=11, outputs=3
-    )
+    network = registry.configure("networks", settings, "n").build(inputs=11, outputs=3)
     x, found = exact(T, B, 11, seed=4), []
     for model in (network, torch.compile(network, fullgraph=True, backend="aot_eager")):
         network.zero_grad()

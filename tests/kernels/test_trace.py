@@ -13,8 +13,8 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import cpu_backend, dispatch, emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.trace import TraceError
-from spiky_rl.neurons.base import DT, LEARN, Neuron, Param
-from spiky_rl.surrogates.base import Surrogate, declare
+from spiky_rl.neurons.base import Neuron, param
+from spiky_rl.surrogates.base import Surrogate
 
 K = 2.7
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.1, -0.3, 3.0, 7.5, -88.5, 95.0, 1e-40, 1e30, -1e30, 3e38)
@@ -31,14 +31,15 @@ class Probe(Neuron):
     """A step for every question."""
 
     states = ("v",)
-    params = {"k": Param(K, "a number", unit="1")}
-    options = {**params, "dt": DT, "learn": LEARN}
+
+    class Options(Neuron.Options):
+        k: float = param(K, "a number", unit="1")
 
 
 def probe(step, states=("v",)):
     """A neuron with this step."""
     cls = type("Probe", (Probe,), {"step": staticmethod(step), "states": states, "__module__": __name__})
-    return cls(k=K, dt=1.0, learn=())
+    return cls.of(k=K)
 
 
 def of_value(f):
@@ -378,8 +379,6 @@ def test_what_a_step_returns_is_an_output_and_every_state(case):
 class Sine(Surrogate):
     """A shape that the vocabulary cannot express."""
 
-    options = declare(1.0, "slope")
-
     def derivative(self, ops, x, slope):
         return ops.sin(slope * x)
 
@@ -389,4 +388,4 @@ def test_a_surrogate_outside_of_the_vocabulary_is_named_instead_of_the_neuron():
     with pytest.raises(
         TraceError, match=r"surrogate 'Sine': 'ops\.sin' .*\(mend test_trace\.py, line \d+: return"
     ):
-        emit.program(neuron, Sine(slope=1.0, schedule=()), (False, False))
+        emit.program(neuron, Sine.of(), (False, False))

@@ -9,7 +9,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning._filters import Smooth, smoothed
 from spiky_rl.learning._wrapped import Unreset
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, param
 
 T, K, BATCH, INPUTS, OUTPUTS = 6, 4, 5, 4, 2
 NEURON = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
@@ -174,10 +174,10 @@ class LavaCuba(Ode):
     """Lava's current-based LIF: u <- (1 - a) u + x, v <- (1 - b) v + u, v <- 0 after a spike; a = 0.25, b = 410/4096."""
 
     states = ("v", "u")
-    params = {
-        "threshold": Param(1.0, "potential at which it spikes", unit="1"),
-    }
-    options = {**params, "detach_reset": DETACH_RESET, "dt": DT, "learn": LEARN}
+
+    class Options(Ode.Options):
+        threshold: float = param(1.0, "potential at which it spikes", unit="1")
+        detach_reset: bool = DETACH_RESET
 
     def integrate(self, ops, current, s, p):
         u = 0.75 * s.u + current
@@ -257,7 +257,7 @@ def test_superspike_is_its_three_factor_rule_run_forward(feedback):
 
 
 def test_a_smoothed_gradient_stays_within_its_episode():
-    smooth = Smooth(tau_rise=2.0, tau_fall=4.0, dt=1.0, learn=())
+    smooth = Smooth.of(tau_rise=2.0, tau_fall=4.0)
     z = torch.zeros(4, 2, 1, 1, dtype=torch.float64, requires_grad=True)
     keep = torch.tensor([[1.0], [1.0], [0.0], [1.0]], dtype=torch.float64)
     error = torch.zeros_like(z)

@@ -13,7 +13,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning._filters import OPS, Smooth
-from spiky_rl.neurons.base import DETACH_RESET, DT, LEARN, Ode, Param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, param
 
 INPUTS, TIME, DT_MS, RATE_HZ, EPOCHS = 100, 500.0, 0.5, 10.0, 600
 STEPS = round(TIME / DT_MS)
@@ -31,13 +31,13 @@ class Synaptic(Ode):
     """
 
     states = ("v", "i", "rest")
-    params = {
-        "tau": Param(10.0, "membrane time constant", low=1e-3, unit="ms", transform="decay"),
-        "tau_synapse": Param(5.0, "synaptic time constant", low=1e-3, unit="ms", transform="decay"),
-        "threshold": Param(10.0, "potential at which it spikes", unit="mV"),
-        "refractory": Param(5.0, "time without spikes after one", low=0.0, unit="ms"),
-    }
-    options = {**params, "detach_reset": DETACH_RESET, "dt": DT, "learn": LEARN}
+
+    class Options(Ode.Options):
+        tau: float = param(10.0, "membrane time constant", low=1e-3, unit="ms", transform="decay")
+        tau_synapse: float = param(5.0, "synaptic time constant", low=1e-3, unit="ms", transform="decay")
+        threshold: float = param(10.0, "potential at which it spikes", unit="mV")
+        refractory: float = param(5.0, "time without spikes after one", low=0.0, unit="ms")
+        detach_reset: bool = DETACH_RESET
 
     def integrate(self, ops, current, s, p):
         i = p.decay_synapse * s.i + current
@@ -72,7 +72,7 @@ def network(seed, gain=2.0):
 
 def filtered(z):
     """alpha * z, of unit area; z [1, S, 1, 1]."""
-    smooth = Smooth(tau_rise=5.0, tau_fall=10.0, dt=DT_MS, learn=())
+    smooth = Smooth.of(tau_rise=5.0, tau_fall=10.0, dt=DT_MS)
     return dispatch.unroll("auto", smooth, OPS, z, STEPS, None, tuple(map(smooth.number, smooth.params)))[0]
 
 

@@ -181,7 +181,7 @@ def test_only_the_readout_is_trained_and_cached_features_give_the_same_gradient(
 
 def test_trained_input_weights_get_a_gradient_through_time():
     net, x = reservoir(train_input=True), observations()
-    assert net.features is None and type(net).replayed({"train_input": True})
+    assert net.features is None and type(net).replayed(type(net).Options(train_input=True))
     features, _ = net(x, net.zero_state(BATCH, x))
     features[-1].square().sum().backward()
     assert net.input_weight.grad.abs().sum() > 0

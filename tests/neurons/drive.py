@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from spiky_rl.neurons.base import decays
 from spiky_rl.config import registry
 from spiky_rl.kernels import torch_backend
 from spiky_rl.kernels.ops import TorchOps
@@ -18,7 +19,7 @@ def numbers(neuron, **instead):
     """Its parameters as its step takes them; ``instead`` gives tensors [N] for some."""
     values = {name: instead.get(name, neuron.chosen[name]) for name in neuron.params}
     return tuple(
-        math.exp(-neuron.dt / values[name]) if param.transform == "decay" else values[name]
+        math.exp(-neuron.dt / values[name]) if decays(param) else values[name]
         for name, param in neuron.params.items()
     )
 

@@ -9,38 +9,37 @@ stateful network. Source: Chen et al. (2024), ILC-SAN.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import DT, Neuron, Param, States
+from spiky_rl.neurons.base import DT, Neuron, States, param
 from spiky_rl.surrogates.rectangle import Rectangle
 
 
 class Membrane(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]; state: the potentials [B, F]."""
 
-    options = {
-        "read": Option("last", "what is read of the potential", choices=("last", "mean", "max")),
-        "tau": Option(2.0, "time constant of the readout", low=1e-3, unit="ms"),
-        "dt": DT,
-    }
+    class Options(Settings):
+        read: Literal["last", "mean", "max"] = option("last", "what is read of the potential")
+        tau: float = option(2.0, "time constant of the readout", low=1e-3, unit="ms")
+        dt: float = DT
 
     potential: Neuron
     ops: TorchOps
 
-    def __init__(self, read: str, tau: float, dt: float, inputs: int, outputs: int) -> None:
+    def __init__(self, options: Options, inputs: int, outputs: int) -> None:
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
-        self.which, self.last_step = read, read == "last"
-        self.decay, self.state_width = math.exp(-dt / tau), outputs
-        self.potential = Potential(dt=dt, learn=(), tau=tau)
-        self.ops = TorchOps(Rectangle(slope=1.0, schedule=()))
+        self.which, self.last_step = options.read, options.read == "last"
+        self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
+        self.potential = Potential.of(dt=options.dt, tau=options.tau)
+        self.ops = TorchOps(Rectangle.of())
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
@@ -71,7 +70,11 @@ class Potential(Neuron):
     """A leaky membrane that never spikes: its output is its potential."""
 
     states = ("v",)
-    params = {"tau": Param(2.0, "time constant", low=1e-3, unit="ms", transform="decay")}
+
+    class Options(Neuron.Options):
+        tau: float = param(2.0, "time constant", low=1e-3, unit="ms", transform="decay")
+
+    options: Options
     graded = True
 
     def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002

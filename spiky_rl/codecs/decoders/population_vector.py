@@ -15,18 +15,19 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
-from spiky_rl.config.registry import Option, RegistryError
+from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.kernels import dispatch
 
 
 class PopulationVector(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
 
-    options = {
-        "span": Option(3.0, "outermost preferred values at the start, in units of the feature", low=1e-3),
-    }
+    class Options(Settings):
+        span: float = option(
+            3.0, "outermost preferred values at the start, in units of the feature", low=1e-3
+        )
 
-    def __init__(self, span: float, inputs: int, outputs: int) -> None:
+    def __init__(self, options: Options, inputs: int, outputs: int) -> None:
         super().__init__()
         if inputs < outputs:
             raise RegistryError(
@@ -41,7 +42,9 @@ class PopulationVector(Decoder):
             for feature, group in enumerate(groups):
                 mask[feature, group] = 1.0
                 # backwards: a group of one prefers the span, not its negative
-                self.readout.weight[feature, group] = torch.linspace(span, -span, len(group)) / len(group)
+                self.readout.weight[feature, group] = torch.linspace(
+                    options.span, -options.span, len(group)
+                ) / len(group)
             self.readout.weight *= mask
         self.register_buffer("mask", mask)
         self.mask: Tensor

@@ -15,11 +15,13 @@ No gradient reaches x. Source: Miskowicz (2006), send-on-delta; Lichtsteiner et 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 
 
 class Delta(Encoder):
@@ -28,19 +30,17 @@ class Delta(Encoder):
 
     binary = True
     topographic = True
-    options = {
-        "threshold": Option(0.1, "change that makes an event, in units of the observation", low=1e-6),
-        "start": Option(
-            "zero",
-            "where a carried reference starts: at 0, or at an episode's first observation",
-            choices=("zero", "first"),
-        ),
-    }
 
-    def __init__(self, threshold: float, start: str, inputs: int, steps: int) -> None:
+    class Options(Settings):
+        threshold: float = option(0.1, "change that makes an event, in units of the observation", low=1e-6)
+        start: Literal["zero", "first"] = option(
+            "zero", "where a carried reference starts: at 0, or at an episode's first observation"
+        )
+
+    def __init__(self, options: Options, inputs: int, steps: int) -> None:
         super().__init__()
-        self.width, self.steps, self.threshold = 2 * inputs, steps, threshold
-        self.state_sizes = (inputs,) if start == "zero" else (inputs, 1)
+        self.width, self.steps, self.threshold = 2 * inputs, steps, options.threshold
+        self.state_sizes = (inputs,) if options.start == "zero" else (inputs, 1)
         self.register_buffer("step", torch.arange(1, steps + 1).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
         self.step: Tensor
 

@@ -17,29 +17,27 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 
 
 class Latency(Encoder):
     """[T, B, O] -> spikes [T, K, B, O P]."""
 
     binary = True
-    options = {
-        "fields": Option(8, "P: receptive fields per observation", low=2),
-        "span": Option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3),
-        "sharpness": Option(1.5, "distance of two centres in standard deviations of a field", low=1e-3),
-        "cutoff": Option(0.1, "activity below which a field stays silent", low=0.0, high=1.0),
-    }
 
-    def __init__(
-        self, fields: int, span: float, sharpness: float, cutoff: float, inputs: int, steps: int
-    ) -> None:
+    class Options(Settings):
+        fields: int = option(8, "P: receptive fields per observation", low=2)
+        span: float = option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3)
+        sharpness: float = option(1.5, "distance of two centres in standard deviations of a field", low=1e-3)
+        cutoff: float = option(0.1, "activity below which a field stays silent", low=0.0, high=1.0)
+
+    def __init__(self, options: Options, inputs: int, steps: int) -> None:
         super().__init__()
-        self.width = inputs * fields
-        self.steps, self.span, self.cutoff = steps, span, cutoff
-        self.scale = sharpness * (fields - 1) / (2.0 * span)
+        self.width = inputs * options.fields
+        self.steps, self.span, self.cutoff = steps, options.span, options.cutoff
+        self.scale = options.sharpness * (options.fields - 1) / (2.0 * options.span)
         """One over the standard deviation."""
-        self.register_buffer("centre", torch.linspace(-span, span, fields))  # [P]
+        self.register_buffer("centre", torch.linspace(-options.span, options.span, options.fields))  # [P]
         self.register_buffer("step", torch.arange(steps).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
         self.centre: Tensor
         self.step: Tensor

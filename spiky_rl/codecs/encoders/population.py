@@ -14,11 +14,13 @@ Source: Tang et al. (2020), PopSAN.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.surrogates.rectangle import Rectangle
 
@@ -27,24 +29,24 @@ class Population(Encoder):
     """[T, B, O] -> spikes [T, K, B, O P]."""
 
     binary = True
-    options = {
-        "fields": Option(10, "P: receptive fields per observation", low=2),
-        "span": Option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3),
-        "deviation": Option(0.387, "initial standard deviation of a field", low=1e-3),
-        "mode": Option("deterministic", "how activity becomes spikes", choices=("deterministic", "poisson")),
-        "seed": Option(0, "seed of the poisson mode's noise", low=0),
-    }
 
-    def __init__(
-        self, fields: int, span: float, deviation: float, mode: str, seed: int, inputs: int, steps: int
-    ) -> None:
+    class Options(Settings):
+        fields: int = option(10, "P: receptive fields per observation", low=2)
+        span: float = option(3.0, "outermost centres, in units of the (normalised) observation", low=1e-3)
+        deviation: float = option(0.387, "initial standard deviation of a field", low=1e-3)
+        mode: Literal["deterministic", "poisson"] = option("deterministic", "how activity becomes spikes")
+        seed: int = option(0, "seed of the poisson mode's noise", low=0)
+
+    def __init__(self, options: Options, inputs: int, steps: int) -> None:
         super().__init__()
-        self.width = inputs * fields
-        self.steps, self.mode, self.seed = steps, mode, seed
-        self.centre = torch.nn.Parameter(torch.linspace(-span, span, fields).repeat(inputs, 1))  # [O, P]
-        self.log_deviation = torch.nn.Parameter(torch.full((inputs, fields), deviation).log())
-        self.ops = TorchOps(Rectangle(slope=1.0, schedule=()))
-        self.register_buffer("noise", uniform_noise(seed, steps, self.width))
+        self.width = inputs * options.fields
+        self.steps, self.mode, self.seed = steps, options.mode, options.seed
+        self.centre = torch.nn.Parameter(
+            torch.linspace(-options.span, options.span, options.fields).repeat(inputs, 1)
+        )  # [O, P]
+        self.log_deviation = torch.nn.Parameter(torch.full((inputs, options.fields), options.deviation).log())
+        self.ops = TorchOps(Rectangle.of())
+        self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
     def activity(self, x: Tensor) -> Tensor:

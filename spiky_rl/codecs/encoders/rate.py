@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder, redraw_noise, uniform_noise
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 
 
 class Rate(Encoder):
@@ -28,19 +28,19 @@ class Rate(Encoder):
 
     binary = True
     topographic = True
-    options = {
-        "max_rate": Option(
-            1.0, "probability of a spike per inner step at the span: rate times dt", low=1e-3, high=1.0
-        ),
-        "span": Option(3.0, "largest (normalised) observation that is told from larger ones", low=1e-3),
-        "seed": Option(0, "seed of the noise", low=0),
-    }
 
-    def __init__(self, max_rate: float, span: float, seed: int, inputs: int, steps: int) -> None:
+    class Options(Settings):
+        max_rate: float = option(
+            1.0, "probability of a spike per inner step at the span: rate times dt", low=1e-3, high=1.0
+        )
+        span: float = option(3.0, "largest (normalised) observation that is told from larger ones", low=1e-3)
+        seed: int = option(0, "seed of the noise", low=0)
+
+    def __init__(self, options: Options, inputs: int, steps: int) -> None:
         super().__init__()
         self.width = 2 * inputs
-        self.steps, self.max_rate, self.span, self.seed = steps, max_rate, span, seed
-        self.register_buffer("noise", uniform_noise(seed, steps, self.width))
+        self.steps, self.max_rate, self.span, self.seed = steps, options.max_rate, options.span, options.seed
+        self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102

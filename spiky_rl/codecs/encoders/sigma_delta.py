@@ -19,20 +19,20 @@ import torch
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 
 
 class SigmaDelta(Encoder):
     """[T, B, O] -> events [T, K, B, O], zero but for the first inner step; state: the references [B, O]."""
 
     topographic = True
-    options = {
-        "threshold": Option(0.1, "smallest change that is sent, in units of the observation", low=0.0),
-    }
 
-    def __init__(self, threshold: float, inputs: int, steps: int) -> None:
+    class Options(Settings):
+        threshold: float = option(0.1, "smallest change that is sent, in units of the observation", low=0.0)
+
+    def __init__(self, options: Options, inputs: int, steps: int) -> None:
         super().__init__()
-        self.width, self.steps, self.threshold = inputs, steps, threshold
+        self.width, self.steps, self.threshold = inputs, steps, options.threshold
         self.state_sizes = (inputs,)
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.analysis.results import Condition, Result
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.metrics.energy import per_metre
 
@@ -148,7 +148,7 @@ def row_of(found: Sequence[Result], random: Mapping[str, float], reference: Mapp
             for name in _prices(first)
             if (step := energy(name, lambda r: 1.0)) is not None
         },
-        rival=_each(found, lambda r: (r.cost or {}).get("ann_skipping_zeros_energy_nj")),
+        rival=_each(found, lambda r: r.cost and r.cost.ann_skipping_zeros_energy_nj),
         metre=_each(found, _of_a_metre),
     )
 
@@ -169,12 +169,12 @@ def _each(
 
 def _counted(result: Result, *names: str, steps: float = 1.0) -> float | None:
     """The sum of what was counted under these names, of so many control steps."""
-    return None if result.cost is None else steps * sum(result.cost[name] for name in names)
+    return None if result.cost is None else steps * sum(getattr(result.cost, name) for name in names)
 
 
 def _prices(result: Result) -> Mapping[str, float]:
     """Energy of a control step in nJ by assumption; empty where nothing was counted."""
-    return result.cost["energy_nj"] if result.cost else {}
+    return result.cost.energy_nj if result.cost else {}
 
 
 def steps_to_threshold(result: Result) -> int | None:
@@ -227,9 +227,11 @@ def kept_of(found: Sequence[Result], condition: str, reference: float | None) ->
 def recovery_of(found: Sequence[Result], condition: str) -> Interval | None:
     """Share of the reward that is there again at an episode's end; None where a seed has none."""
     measured = [result for result in found if condition in result.conditions]
-    return (
-        _over(measured, lambda r: (r.conditions[condition].recovery or {}).get("share")) if measured else None
-    )
+    return _over(measured, lambda r: _recovered(r.conditions[condition])) if measured else None
+
+
+def _recovered(condition: Condition) -> float | None:
+    return condition.recovery and condition.recovery.share
 
 
 def adapting_of(found: Sequence[Result], condition: str) -> tuple[Interval, Interval, Interval] | None:

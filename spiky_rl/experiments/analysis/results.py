@@ -7,52 +7,69 @@ what reads the others.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from spiky_rl.config.options import RegistryError, Settings, UserError
 from spiky_rl.config.reading import ReadingError, parse_json
-from spiky_rl.experiments.design.budget import parse as parse_budget
-from spiky_rl.experiments.design.checks import (  # fmt: skip
-    Check,
-    ResultsError,
-    anything,
-    expects,
-    is_name,
-    number,
-    optional,
-    record,
-    rows,
-    table,
-    text,
-    whole,
-)
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.cells import ERROR, VERSION
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
-from spiky_rl.metrics.energy import Cost
 
 LAST_LINES = 8
 """Of an error's traceback, for who reads the report."""
 
 
-@dataclass(frozen=True)
-class Planned:
+class ResultsError(UserError):
+    """A study's folder that says nothing, or a file whose content is not what it has to be."""
+
+
+class Record(Settings):
+    """Part of a file that a program wrote: keys that came later than this program are left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+def folder_name(name: str) -> str:
+    """The name, if it is that of a file or folder and leads nowhere else."""
+    if Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise RegistryError(f"expected a folder's name, got {name!r}")
+    return name
+
+
+List = Annotated[tuple[Any, ...], Field(strict=False)]
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+Numbers = Annotated[tuple[float, ...], Field(strict=False)]
+Measured = Annotated[tuple[float | None, ...], Field(strict=False)]
+"""A number per iteration, or null where nothing was measured."""
+Counts = Annotated[tuple[int, ...], Field(strict=False)]
+
+
+class Planned(Record):
     """One cell of plan.json."""
 
-    cell: str
+    cell: Annotated[str, AfterValidator(folder_name)]
     agent: str
     label: str
     task: str
-    variant: Mapping[str, Any]
+    variant: dict[str, Any]
     seed: int
     hash: str
 
 
-@dataclass(frozen=True)
-class Training:
+class PlanFile(Record):
+    """plan.json."""
+
+    cells: Annotated[tuple[Planned, ...], Field(strict=False)]
+
+
+class Training(Record):
     """What training came to."""
 
     env_steps: int
@@ -63,71 +80,145 @@ class Training:
     seconds_simulation: float
     seconds_inference: float
     seconds_learning: float
-    seconds_cpu: float | None
+    seconds_cpu: float | None = None
     """Of all processors together; None where they were not counted, as in a resumed training."""
 
 
-@dataclass(frozen=True)
-class Curve:
+class Curve(Record):
     """One entry per iteration; a return is None until an episode has ended."""
 
-    env_steps: tuple[int, ...]
-    returns: tuple[float | None, ...]
-    seconds: tuple[float, ...]
-    operations: tuple[float | None, ...]
-    firing_rate: tuple[float | None, ...]
+    env_steps: Counts
+    returns: Measured = Field(alias="return")
+    seconds: Numbers
+    operations: Measured
+    firing_rate: Measured
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        lengths = {name: len(values) for name, values in self.model_dump(by_alias=True).items()}
+        if len(set(lengths.values())) != 1:
+            raise RegistryError(f"unequal lengths {lengths}")
+        return self
 
 
-@dataclass(frozen=True)
-class Condition:
+class Recovery(Record):
+    """How far reward came back after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`)."""
+
+    episodes: int
+    before: float
+    after: float
+    share: float | None
+
+
+class Condition(Record):
     """One evaluation of the final policy."""
 
     text: str
     mean_return: float
     std_return: float
+    returns: Numbers
     mean_length: float
     """Control steps."""
+    lengths: Numbers
     firing_rate: float | None
     operations: float | None
     """Effective synaptic operations per control step."""
-    measures: Mapping[str, float]
-    recovery: Mapping[str, float | None] | None = None
-    """How far reward came back after damage in mid-episode (`spiky_rl.hosts.isaaclab.recovery`); None: not measured."""
+    measures: dict[str, float]
+    recovery: Recovery | None = None
 
 
-@dataclass(frozen=True)
-class Result:
+class Evaluation(Record):
+    """What `evaluate.py` measured."""
+
+    episodes: int
+    conditions: dict[str, Condition]
+    adapting: dict[str, Condition] | None = None
+
+
+class Budgeted(Record):
+    """A budget as results tell it."""
+
+    kind: str
+    amount: float
+
+
+class CostRecord(Record):
+    """What an action costs: `spiky_rl.metrics.energy.Cost.as_dict`, per control step."""
+
+    effective_macs: float
+    effective_acs: float
+    effective_operations: float
+    dense_operations: float
+    encoder_operations: float
+    neuron_updates: float
+    additions: float
+    multiplications: float
+    transcendental: float
+    activation_sparsity: float
+    connection_sparsity: float
+    parameters: int
+    footprint_bytes: int
+    state_bytes: int
+    state_accesses: float | None = None
+    energy_nj: dict[str, float]
+    """By assumption."""
+    ann_skipping_zeros_energy_nj: dict[str, float] | None = None
+    ann_dense_operations: float | None
+    actions_per_second: float | None
+
+
+class Result(Record):
     """What one cell measured."""
 
     cell: str
     agent: str
     label: str
-    variant: Mapping[str, Any]
+    variant: dict[str, Any]
     task: str
     seed: int
-    kind: str
+    kind: Literal["trained", "random"]
     hash: str
+    outcome: Literal["finished"]
     spec_hash: str | None
-    commands: tuple[str, ...]
+    commands: Texts
     resumed: int
-    budget: Mapping[str, Any] | None
+    budget: Budgeted | None
     solved: float | None
     training: Training | None
     curve: Curve | None
-    episodes: int
-    conditions: Mapping[str, Condition]
-    adapting: Mapping[str, Condition]
-    """The same of a plastic policy that changes as it acts; empty of others."""
-    cost: Mapping[str, Any] | None
-    """Per control step: `spiky_rl.metrics.energy.Cost.as_dict`."""
+    evaluation: Evaluation
+    cost: CostRecord | None
     device: str
     num_envs: int
     assets: str
-    physics: str
+    physics: str = EARLIER_PHYSICS
     library: str
-    versions: Mapping[str, str]
+    versions: dict[str, str]
     machine: str
     date: str
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.kind == "trained" and (self.training is None or self.curve is None):
+            raise RegistryError("training, curve: null in a cell that was trained")
+        if "nominal" not in self.evaluation.conditions:
+            raise RegistryError("evaluation.conditions: missing nominal")
+        return self
+
+    @property
+    def episodes(self) -> int:
+        """Of every evaluation."""
+        return self.evaluation.episodes
+
+    @property
+    def conditions(self) -> Mapping[str, Condition]:
+        """Every evaluation of the policy as it was trained."""
+        return self.evaluation.conditions
+
+    @property
+    def adapting(self) -> Mapping[str, Condition]:
+        """The same of a plastic policy that changes as it acts; empty of others."""
+        return self.evaluation.adapting or {}
 
     @property
     def nominal(self) -> Condition:
@@ -154,88 +245,20 @@ class Skipped:
     variant: Mapping[str, Any] = field(default_factory=dict)
 
 
-BUDGET = record({"kind": text, "amount": number})
-RECOVERY = record({"episodes": whole, "before": number, "after": number, "share": optional(number)})
-CONDITION = record(
-    {
-        "text": text,
-        "mean_return": number,
-        "std_return": number,
-        "returns": rows(number),
-        "mean_length": number,
-    }
-    | {"lengths": rows(number), "firing_rate": optional(number), "operations": optional(number)}
-    | {"measures": table(number)},
-    {"recovery": optional(RECOVERY)},
-)
-LATER = ("state_accesses", "rival")
-"""Fields of `Cost` that results of earlier versions do not have, or that no result has."""
-COST = record(
-    {f.name: number for f in dataclasses.fields(Cost) if f.name not in LATER}
-    | {"effective_operations": number, "energy_nj": table(number)}
-    | {"ann_dense_operations": optional(number), "actions_per_second": optional(number)},
-    {"state_accesses": number, "ann_skipping_zeros_energy_nj": table(number)},
-)
-CURVE = record(
-    {"env_steps": rows(whole), "return": rows(optional(number)), "seconds": rows(number)}
-    | {"operations": rows(optional(number)), "firing_rate": rows(optional(number))}
-)
-TRAINING = record(
-    {"env_steps": whole, "iterations": whole}
-    | {"mean_return_final": optional(number), "mean_return_best": optional(number)}
-    | {f"seconds_{part}": number for part in ("total", "simulation", "inference", "learning")},
-    {"seconds_cpu": optional(number)},
-)
-EVALUATION = record(
-    {"episodes": whole, "conditions": table(CONDITION)}, {"adapting": optional(table(CONDITION))}
-)
-RESULT = record(
-    {
-        key: text
-        for key in "cell agent label task kind hash outcome device assets library machine date".split()
-    }
-    | {"variant": table(anything), "seed": whole, "spec_hash": optional(text), "commands": rows(text)}
-    | {"resumed": whole, "budget": optional(BUDGET), "solved": optional(number), "num_envs": whole}
-    | {"training": optional(TRAINING), "curve": optional(CURVE), "cost": optional(COST)}
-    | {"evaluation": EVALUATION, "versions": table(text)},
-    {"physics": text},
-)
-DESIGN = record(
-    {"name": text, "question": text, "agents": rows(text), "tasks": rows(text), "seeds": rows(whole)}
-    | {"vary": table(rows(anything)), "budget": optional(BUDGET), "num_envs": optional(whole)}
-    | {"overrides": rows(text)}
-    | {"episodes": whole, "conditions": rows(text), "baseline": text, "library": text},
-    {"tuning": text},
-)
-PLAN = record(
-    {
-        "cells": rows(
-            record(
-                {"cell": expects("a folder's name", is_name)}
-                | {key: text for key in "agent label task hash".split()}
-                | {"seed": whole, "variant": table(anything)}
-            )
-        )
-    }
-)
-
-
 def read_design(folder: Path) -> Study:
     """The design. Raises ResultsError where study.json is not one."""
-    data = _read(folder / "study.json", DESIGN)
-    kept: dict[str, Any] = {f.name: data[f.name] for f in dataclasses.fields(Study) if f.name in data}
-    for key in ("agents", "tasks", "seeds", "overrides", "conditions"):
-        kept[key] = tuple(kept[key])
-    if (spent := kept["budget"]) is not None:
-        kept["budget"] = parse_budget({spent["kind"]: spent["amount"]}, "study.json: budget")
-    return Study(**kept)
+    data = {key: value for key, value in _read(folder / "study.json").items() if key in Study.model_fields}
+    with _of("study.json"):
+        if missing := [key for key in Study.model_fields if key not in data and key != "tuning"]:
+            raise RegistryError(f"missing {', '.join(missing)}")
+        return Study.check("", data)
 
 
 def read_plan(folder: Path) -> tuple[Planned, ...]:
     """The cells that there have to be. Raises ResultsError where plan.json is not one."""
-    names = [f.name for f in dataclasses.fields(Planned)]
-    cells = _read(folder / "plan.json", PLAN)["cells"]
-    return tuple(Planned(**{name: cell[name] for name in names}) for cell in cells)
+    data = _read(folder / "plan.json")
+    with _of("plan.json"):
+        return PlanFile.check("", data).cells
 
 
 def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
@@ -285,7 +308,7 @@ def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result 
         begun = folder.is_dir()
         return Skipped(cell, "missing", "begun, not finished" if begun else "not begun")
     try:
-        result = result_from(_read(folder / RESULT_FILE, RESULT))
+        result = result_from(_read(folder / RESULT_FILE))
         if result.cell != cell:
             raise ResultsError(f"result.json: cell: {result.cell!r} is not the folder's name")
     except ResultsError as problem:
@@ -300,47 +323,21 @@ def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result 
 
 
 def result_from(data: Mapping[str, Any]) -> Result:
-    """The result that checked data stand for. Raises ResultsError where they contradict each other."""
-    if data["outcome"] != "finished":
-        raise ResultsError(f"result.json: outcome: {data['outcome']!r}, not 'finished'")
-    if data["kind"] not in ("trained", "random"):
-        raise ResultsError(f"result.json: kind: {data['kind']!r} is neither 'trained' nor 'random'")
-    if data["kind"] == "trained" and (data["training"] is None or data["curve"] is None):
-        raise ResultsError("result.json: training, curve: null in a cell that was trained")
-    conditions = data["evaluation"]["conditions"]
-    if "nominal" not in conditions:
-        raise ResultsError("result.json: evaluation.conditions: missing nominal")
-    data = {"physics": EARLIER_PHYSICS, **data}
-    curve = data["curve"]
-    if curve is not None:
-        lengths = {key: len(values) for key, values in curve.items() if isinstance(values, list)}
-        if len(set(lengths.values())) != 1:
-            raise ResultsError(f"result.json: curve: unequal lengths {lengths}")
-        names = {"returns": "return"}
-        curve = Curve(**{f.name: tuple(curve[names.get(f.name, f.name)]) for f in dataclasses.fields(Curve)})
-    training = data["training"]
-    made = {
-        "commands": tuple(data["commands"]),
-        "training": training
-        and Training(**{f.name: training.get(f.name) for f in dataclasses.fields(Training)}),
-        "curve": curve,
-        "episodes": data["evaluation"]["episodes"],
-        "conditions": _conditions(conditions),
-        "adapting": _conditions(data["evaluation"].get("adapting") or {}),
-    }
-    plain = {f.name: data[f.name] for f in dataclasses.fields(Result) if f.name not in made}
-    return Result(**plain, **made)
+    """The result that a file's content stands for. Raises ResultsError that names the key."""
+    with _of("result.json"):
+        return Result.check("", data)
 
 
-def _conditions(data: Mapping[str, Any]) -> dict[str, Condition]:
-    names = [f.name for f in dataclasses.fields(Condition)]
-    return {
-        key: Condition(**{name: value[name] for name in names if name in value})
-        for key, value in data.items()
-    }
+@contextmanager
+def _of(file: str) -> Iterator[None]:
+    """Say in an error which file it is about."""
+    try:
+        yield
+    except RegistryError as error:
+        raise ResultsError(f"{file}: {error}") from None
 
 
-def _read(path: Path, check: Check) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     """The JSON file's content. Raises ResultsError that names the file and what is wrong with it."""
     try:
         data = parse_json(path.read_text(encoding="utf-8"))
@@ -353,8 +350,4 @@ def _read(path: Path, check: Check) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("version") != VERSION:
         version = data.get("version") if isinstance(data, dict) else None
         raise ResultsError(f"{path.name}: version {version!r}; this program reads version {VERSION}")
-    try:
-        check("", data)
-    except ResultsError as error:
-        raise ResultsError(f"{path.name}: {str(error).removeprefix(': ')}") from None
     return data

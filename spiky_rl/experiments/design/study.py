@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from spiky_rl.config import registry
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+
+from spiky_rl.config.options import RegistryError, Settings, UserError, nearest, option, short
 from spiky_rl.config.reading import ReadingError, parse_yaml
-from spiky_rl.config.registry import UserError, nearest, short
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design.budget import Budget
@@ -33,52 +33,107 @@ class StudyError(UserError):
     """A study that does not describe a comparison."""
 
 
-@dataclass(frozen=True)
-class Study:
+def names(value: Any) -> Any:
+    """Names as a list: a command line writes them with commas."""
+    listed = value.split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple) or not all(isinstance(n, str) and n.strip() for n in listed):
+        raise RegistryError(f"expected a list of names, got {short(value)}")
+    return tuple(name.strip() for name in listed)
+
+
+def some(listed: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The list, if it is not empty."""
+    if not listed:
+        raise RegistryError("name at least one; there would be no cell")
+    return listed
+
+
+def parse_seeds(value: Any) -> tuple[int, ...]:
+    """``0-9``, ``0,3,7``, ``0-4,10`` or a list of whole numbers. Raises StudyError."""
+    parts = value if isinstance(value, list | tuple) else str(value).split(",")
+    seeds: list[int] = []
+    for part in parts:
+        match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", str(part))
+        if match is None:
+            raise StudyError(
+                f"seeds: {short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last >= 2**31:
+            raise StudyError(
+                f"seeds: {str(part)!r} is an empty range; write the lower seed first, below 2^31"
+            )
+        if last - first >= 10_000:
+            raise StudyError(f"seeds: {str(part)!r} are {last - first + 1:,} seeds; at most 10,000")
+        seeds += range(first, last + 1)
+    if not seeds:
+        raise StudyError("seeds: name at least one; there would be no cell")
+    return tuple(seeds)
+
+
+def _plain_text(value: Any) -> Any:
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+NamesOrText = Annotated[
+    tuple[str, ...],
+    BeforeValidator(names, json_schema_input_type=Annotated[list[str], Field(min_length=1)]),
+    AfterValidator(some),
+]
+Seeds = Annotated[
+    tuple[int, ...],
+    BeforeValidator(lambda value: parse_seeds(value), json_schema_input_type=int | str | list[int]),
+]
+Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
+"""Text on one line."""
+Spending = Annotated[
+    Budget | None, BeforeValidator(lambda value: read_budget(value), json_schema_input_type=str | None)
+]
+
+
+class Study(Settings):
     """What is compared with what, and under which conditions."""
 
-    name: str
-    agents: tuple[str, ...]
-    tasks: tuple[str, ...]
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    question: str = ""
-    vary: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """``agent.key`` -> the values to compare; with several keys, all combinations."""
-    budget: Budget | None = None
-    """Of every training; None: the task's own number of iterations."""
-    num_envs: int | None = None
-    """None: what the task says for the device."""
-    overrides: tuple[str, ...] = ()
-    """``agent.key=value`` and ``env.key=value`` of every cell."""
-    episodes: int = 64
-    """Of every evaluation, per condition."""
-    conditions: tuple[str, ...] = ("all",)
-    """What policies are evaluated under."""
-    baseline: str = ""
-    """The agent that scores are normalised by and tests compare with; empty until `with_baseline` chooses."""
-    library: str = "rsl_rl"
-    tuning: str = ""
-    """The file of tuned values that every agent has; empty: agents are as their own files say."""
+    name: str = option("", "that of its file or folder")
+    question: Line = option("", "what the study is to answer; the report's title")
+    agents: NamesOrText = option(..., "file stems of agents/, or paths")
+    tasks: NamesOrText = option(..., "file stems of tasks/, gym ids, or paths")
+    seeds: Seeds = option((0, 1, 2, 3, 4), "0-9, or a list")
+    vary: dict[str, Annotated[tuple[Any, ...], Field(strict=False)]] = option(
+        {},
+        "values of an agent's key; with several keys, all combinations",
+        propertyNames={"pattern": r"^agent\."},
+    )
+    budget: Spending = option(
+        None,
+        "of every training: env_steps=N, wall=SECONDS or synops=N; null: the task's own number of iterations",
+    )
+    num_envs: int | None = option(
+        None, "parallel environments; null: what the task says for the device", low=1, high=MOST["num_envs"]
+    )
+    overrides: tuple[str, ...] = option((), "agent.key=value and env.key=value of every cell")
+    episodes: int = option(64, "of every evaluation, per condition", low=1, high=MOST["episodes"])
+    conditions: NamesOrText = option(("all",), "nominal, names of conditions, all or stress")
+    baseline: Line = option("", "the agent that all others are compared with, and scores are normalised by")
+    library: Literal["rsl_rl", "skrl"] = option("rsl_rl", "what trains")
+    tuning: Line = option(
+        "", "the folder of a tuning, whose values every agent takes; empty: agents as their files say"
+    )
+
+    @field_validator("vary")
+    @classmethod
+    def _values_of_agents(cls, vary: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in vary.items():
+            if not key.startswith("agent.") or not values:
+                raise RegistryError(f"{key}: expected agent.key: [value, value], got {short(values)}")
+            if any(v in values[:i] for i, v in enumerate(values)):
+                raise RegistryError(f"{key}: a value stands twice in {values!r}")
+        return vary
 
     def data(self) -> dict[str, Any]:
         """As plain data: what `study.json` holds."""
-        return {
-            "version": 1,
-            "name": self.name,
-            "question": self.question,
-            "agents": list(self.agents),
-            "tasks": list(self.tasks),
-            "seeds": list(self.seeds),
-            "vary": {key: list(values) for key, values in self.vary.items()},
-            "budget": None if self.budget is None else vars(self.budget),
-            "num_envs": self.num_envs,
-            "overrides": list(self.overrides),
-            "episodes": self.episodes,
-            "conditions": list(self.conditions),
-            "baseline": self.baseline,
-            "library": self.library,
-            **({"tuning": self.tuning} if self.tuning else {}),
-        }
+        kept = {"version": 1, **self.model_dump(mode="json")}
+        return kept if self.tuning else {key: value for key, value in kept.items() if key != "tuning"}
 
     @property
     def stems(self) -> list[str]:
@@ -96,7 +151,7 @@ class Study:
         ]
 
 
-KEYS = tuple(key.name for key in fields(Study) if key.name != "name")
+KEYS = tuple(key for key in Study.model_fields if key != "name")
 
 
 def read(path: Path, flags: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Study:
@@ -106,11 +161,10 @@ def read(path: Path, flags: Mapping[str, Any] | None = None, overrides: Sequence
     """
     data, flags = read_yaml(path), flags or {}
     try:
-        own = _names("overrides", data.get("overrides") or [])
-        return build(
-            path.parent.name if path.stem == "study" else path.stem,
-            {**data, **flags, "overrides": [*own, *overrides]},
-        )
+        own = data.get("overrides") or []
+        merged = [*own, *overrides] if isinstance(own, list) else own
+        name = path.parent.name if path.stem == "study" else path.stem
+        return build(name, {**data, **flags, "overrides": merged})
     except UserError as error:
         if str(error).partition(":")[0] in flags:
             raise
@@ -119,24 +173,13 @@ def read(path: Path, flags: Mapping[str, Any] | None = None, overrides: Sequence
 
 def build(name: str, data: Mapping[str, Any]) -> Study:
     """A study from plain data, checked as far as that is possible without Isaac Lab. Raises UserError."""
-    for key in data:
-        if key not in KEYS:
-            raise StudyError(
-                f"{key}: no such key of a study{nearest(key, KEYS) or '; known: ' + ', '.join(KEYS)}"
-            )
-    for key in ("agents", "tasks"):
-        if not data.get(key):
-            raise StudyError(f"{key}: name at least one; there would be no cell")
-    readers: dict[str, Callable[[Any], Any]] = {
-        **{key: partial(_names, key) for key in ("agents", "tasks", "overrides", "conditions")},
-        **{key: partial(_text, key) for key in ("question", "baseline", "library", "tuning")},
-        **{key: partial(_count, key) for key in ("num_envs", "episodes")},
-        "seeds": parse_seeds,
-        "vary": _varied,
-        "budget": lambda value: parse_budget(value, "budget"),
-    }
-    given = {key: readers[key](value) for key, value in data.items() if value is not None}
-    study = Study(name=name, **given)
+    if "name" in data:
+        raise StudyError(f"name: no such key; known: {', '.join(KEYS)}")
+    try:
+        given = {key: value for key, value in data.items() if value is not None}
+        study = Study.check("", {"name": name, **given})
+    except RegistryError as error:
+        raise StudyError(str(error)) from None
     check(study)
     return study
 
@@ -165,11 +208,7 @@ def check(study: Study) -> None:
         )
     for key, values in study.vary.items():
         for value in values:
-            parse_overrides([f"{key}={value if isinstance(value, str) else _plain(value)}"])
-    if study.library not in ("rsl_rl", "skrl"):
-        raise StudyError(
-            f"library: {study.library!r} is none; choose rsl_rl or skrl{nearest(study.library, ('rsl_rl', 'skrl'))}"
-        )
+            parse_overrides([f"{key}={_plain(value)}"])
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
@@ -186,36 +225,13 @@ def _check_tuned(study: Study, labels: Sequence[str]) -> None:
 def with_baseline(study: Study) -> Study:
     """The study with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
     if not study.baseline:
-        return replace(study, baseline=BASELINE if BASELINE in study.stems else study.stems[0])
+        return study.with_changes(baseline=BASELINE if BASELINE in study.stems else study.stems[0])
     if Path(study.baseline).stem not in study.stems:
         raise StudyError(
             f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(study.stems)}"
             f"{nearest(study.baseline, study.stems)}"
         )
     return study
-
-
-def parse_seeds(value: Any) -> tuple[int, ...]:
-    """``0-9``, ``0,3,7``, ``0-4,10`` or a list of whole numbers. Raises StudyError."""
-    parts = value if isinstance(value, list | tuple) else str(value).split(",")
-    seeds: list[int] = []
-    for part in parts:
-        match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", str(part))
-        if match is None:
-            raise StudyError(
-                f"seeds: {short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
-            )
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last >= 2**31:
-            raise StudyError(
-                f"seeds: {str(part)!r} is an empty range; write the lower seed first, below 2^31"
-            )
-        if last - first >= 10_000:
-            raise StudyError(f"seeds: {str(part)!r} are {last - first + 1:,} seeds; at most 10,000")
-        seeds += range(first, last + 1)
-    if not seeds:
-        raise StudyError("seeds: name at least one; there would be no cell")
-    return tuple(seeds)
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -239,7 +255,7 @@ def extended(old: Mapping[str, Any], study: Study) -> Study:
     Raises StudyError where the two ask different things, naming the key: their cells are not comparable.
     """
     if not study.baseline:
-        study = replace(study, baseline=str(old.get("baseline", "")))
+        study = study.with_changes(baseline=str(old.get("baseline", "")))
     new = study.data()
     same = ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library")
     for key in (*same, "tuning"):
@@ -259,8 +275,7 @@ def extended(old: Mapping[str, Any], study: Study) -> Study:
     def union(first: Sequence[Any], second: Sequence[Any]) -> tuple[Any, ...]:
         return (*first, *(item for item in second if item not in first))
 
-    return replace(
-        study,
+    return study.with_changes(
         question=new["question"] or old.get("question", ""),
         agents=union(old["agents"], study.agents),
         tasks=union(old["tasks"], study.tasks),
@@ -269,40 +284,13 @@ def extended(old: Mapping[str, Any], study: Study) -> Study:
     )
 
 
+def read_budget(value: Any) -> Any:
+    """A budget from what a file says of it: ``KIND=AMOUNT``, {KIND: AMOUNT}, or as `Study.data` keeps it."""
+    if isinstance(value, Mapping) and set(value) == {"kind", "amount"}:
+        value = {value["kind"]: value["amount"]}
+    return value if value is None or isinstance(value, Budget) else parse_budget(value, "")
+
+
 def _plain(value: Any) -> str:
     """A value as a command line writes it."""
-    import json
-
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _names(key: str, value: Any) -> tuple[str, ...]:
-    listed = (
-        value.split(",") if isinstance(value, str) and key in ("agents", "tasks", "conditions") else value
-    )
-    if not isinstance(listed, list | tuple) or not all(
-        isinstance(name, str) and name.strip() for name in listed
-    ):
-        raise StudyError(f"{key}: expected a list of names, got {short(value)}")
-    return tuple(name.strip() for name in listed)
-
-
-def _text(key: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise StudyError(f"{key}: expected text, got {short(value)}")
-    return " ".join(value.split())
-
-
-def _count(key: str, value: Any) -> int:
-    return registry.Option(1, "", low=1, high=MOST[key]).check(key, value)
-
-
-def _varied(value: Any) -> dict[str, tuple[Any, ...]]:
-    if not isinstance(value, Mapping):
-        raise StudyError(f"vary: expected a mapping of keys to lists of values, got {short(value)}")
-    for key, values in value.items():
-        if not str(key).startswith("agent.") or not isinstance(values, list | tuple) or not values:
-            raise StudyError(f"vary: {key}: expected agent.key: [value, value], got {short(values)}")
-        if any(v in values[:i] for i, v in enumerate(values)):
-            raise StudyError(f"vary: {key}: a value stands twice in {values!r}")
-    return {key: tuple(values) for key, values in value.items()}

@@ -68,7 +68,7 @@ def write_hparams(folder: Path) -> Path:
 
 def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
     """What a cell comes to, by the names of `METRICS`; None where there is nothing."""
-    cost, task = result.cost or {}, result.task
+    cost, task = result.cost, result.task
     low, high = analysis.random.get(task, math.nan), analysis.reference.get(task, math.nan)
     normalised = None
     if high > low:
@@ -76,8 +76,8 @@ def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
     return {
         "score": result.score,
         "normalised_score": normalised,
-        "operations": cost.get("effective_operations"),
-        "energy_nj": cost.get("energy_nj", {}).get(PRICE),
+        "operations": cost and cost.effective_operations,
+        "energy_nj": cost and cost.energy_nj.get(PRICE),
         "steps_to_threshold": steps_to_threshold(result),
         "wall_seconds": result.training and result.training.seconds_total,
     }

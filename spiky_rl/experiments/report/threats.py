@@ -148,7 +148,7 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     ),
     "Unequal networks": (
         "A larger network may score higher for that.",
-        span(1.5, "parameters", lambda r: r.cost["parameters"] if r.cost else None),
+        span(1.5, "parameters", lambda r: r.cost.parameters if r.cost else None),
     ),
     "Unequal experience": (
         "A longer training may, too.",

@@ -8,26 +8,34 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from spiky_rl.config.spec import TaskSpec
-from spiky_rl.experiments.analysis.results import ResultsError, number, optional, text
-from spiky_rl.experiments.analysis.results import record as mapping
+from spiky_rl.config.options import RegistryError
+from spiky_rl.config.schema import TaskSpec
+from spiky_rl.experiments.analysis.results import Record
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.cells import RESULT, read_json
 
 OVERHEAD = 25.0
 """Seconds for which a cell starts its two simulators and evaluates."""
-TIMED = mapping(
-    {"agent": text, "task": text, "device": text}
-    | {
-        "training": optional(
-            mapping({"seconds_total": number, "env_steps": number}, {"seconds_cpu": optional(number)})
-        )
-    }
-)
-"""What of a result tells a speed."""
 REFERENCE = "mlp_ppo"
 """The agent that the tasks' files speak of."""
+
+
+class Spent(Record):
+    """What of a training tells its speed."""
+
+    seconds_total: float
+    env_steps: float
+    seconds_cpu: float | None = None
+
+
+class Timed(Record):
+    """What of a result tells a speed."""
+
+    agent: str
+    task: str
+    device: str
+    training: Spent | None
 
 
 @dataclass
@@ -41,19 +49,16 @@ class Speeds:
         """Add the results of the studies in ``folders``; what cannot be read tells nothing."""
         for folder in folders:
             for path in sorted(folder.glob(f"cells/*/{RESULT}")):
-                held = read_json(path)
                 try:
-                    TIMED("", held)
-                except ResultsError:
+                    held = Timed.check("", read_json(path))
+                except RegistryError:
                     continue
-                if (spent := held["training"]) is not None and spent["env_steps"] > 0:
-                    kind, seconds = held["device"].partition(":")[0], spent["seconds_total"]
-                    if kind == "cpu" and spent.get("seconds_cpu"):
-                        seconds = min(
-                            seconds, spent["seconds_cpu"]
-                        )  # a busy machine's wall says little of the next
-                    key = (held["agent"], held["task"], kind)
-                    self.known.setdefault(key, []).append(seconds / spent["env_steps"])
+                if (spent := held.training) is not None and spent.env_steps > 0:
+                    kind, seconds = held.device.partition(":")[0], spent.seconds_total
+                    if kind == "cpu" and spent.seconds_cpu:  # a busy machine's wall says little of the next
+                        seconds = min(seconds, spent.seconds_cpu)
+                    key = (held.agent, held.task, kind)
+                    self.known.setdefault(key, []).append(seconds / spent.env_steps)
         return self
 
     def of(

@@ -94,7 +94,7 @@ class Tuning:
         """The study of a pair's trial up to a share of its budget; what the command line says stands behind its values."""
         budget = replace(pair.budget, amount=pair.budget.amount * share)
         own = (*overrides, *self.study.overrides)
-        return replace(self.study, agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
+        return self.study.with_changes(agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
 
     def cells(self, site: Site, pair: Pair, overrides: Sequence[str], rung: int, name: str) -> list[Cell]:
         """The cells of a trial at a rung, one for each seed, each with its folder."""

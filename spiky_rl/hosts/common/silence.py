@@ -64,11 +64,11 @@ def remedy(network: SpikingNetwork, layer: int, state: str) -> str:
     """What to change, by the keys that this network has."""
     more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
     layers: Any = getattr(network, "layers", ())
-    driving = [key for key in ("bias", "input_scaling") if key in type(network).options]
+    driving = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
     parts, gain = [], ""
     if layers:
-        link, neuron = type(layers[layer].connection).options, layers[layer].neuron
-        driving += [f"connection.{key}" for key in ("gain", "offset") if key in link]
+        link, neuron = type(layers[layer].connection).Options, layers[layer].neuron
+        driving += [f"connection.{key}" for key in ("gain", "offset") if key in link.model_fields]
         driving += ["neuron.gain"] if "gain" in neuron.params else []
         parts = [f"{less} agent.network.neuron.threshold"] if "threshold" in neuron.params else []
         gain = neuron.chosen.get("input_gain", "")

@@ -7,24 +7,24 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from spiky_rl.config.options import LARGEST_INTEGER, Option, UserError, nearest, short
+from spiky_rl.config.options import LARGEST_INTEGER, UserError, check_number, nearest, short
 
 BOUNDS = {
-    "sim.dt": Option(0.01, "", above=0.0, high=1.0),
-    "sim.render_interval": Option(1, "", low=1, high=100_000),
-    "scene.env_spacing": Option(1.0, "", low=0.0, high=1e6),
-    "decimation": Option(1, "", low=1, high=100_000),
-    "episode_length_s": Option(1.0, "", above=0.0, high=1e9),
+    "sim.dt": dict(kind=float, above=0.0, high=1.0),
+    "sim.render_interval": dict(kind=int, low=1, high=100_000),
+    "scene.env_spacing": dict(kind=float, low=0.0, high=1e6),
+    "decimation": dict(kind=int, low=1, high=100_000),
+    "episode_length_s": dict(kind=float, above=0.0, high=1e9),
 }
 """Fields of every task's configuration, and what they may be."""
 
 
 def check_times(env_cfg: Any) -> None:
     """Refuse times and distances that no simulation has. Raises UserError that names the field, the value and what is allowed."""
-    for path, option in BOUNDS.items():
+    for path, bounds in BOUNDS.items():
         value = functools.reduce(lambda node, name: getattr(node, name, None), path.split("."), env_cfg)
         if isinstance(value, int | float):
-            option.check(f"env.{path}", value)
+            check_number(f"env.{path}", value, **bounds)
 
 
 def check_numbers(path: str, value: Any, current: Any) -> None:

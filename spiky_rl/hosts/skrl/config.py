@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from spiky_rl.config import schema
+from spiky_rl.config.schema import ModelSettings, RunnerSettings
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.spec import AgentSpec, SpecError
 from spiky_rl.hosts.common.rules import local_rule
@@ -221,8 +221,10 @@ def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 def _option(tree: Mapping[str, Any], part: str = "") -> Any:
     """A look-up of values in the tree, or in a part of it, that falls back to the schema's defaults."""
-    values, options = (tree.get(part, {}), schema.RUNNER[part]) if part else (tree, schema.RUNNER)
-    return lambda key: values[key] if key in values else options[key].default
+    values, settings = (
+        (tree.get(part, {}), type(RunnerSettings.default(part))) if part else (tree, RunnerSettings)
+    )
+    return lambda key: values[key] if key in values else settings.default(key)
 
 
 def _check(spec: AgentSpec) -> None:
@@ -269,7 +271,9 @@ def _model(model: Mapping[str, Any], network: Configured | None, kind: str, step
     if network is not None:
         return {**settings, "network": network.settings()}
     options = {
-        key: model.get(key, option.default) for key, option in schema.MODEL.items() if key.startswith("rnn_")
+        key: model.get(key, ModelSettings.default(key))
+        for key in ModelSettings.model_fields
+        if key.startswith("rnn_")
     }
     recurrent = options if model.get("class_name") == "RNNModel" else {}
     return {**settings, "ann": {"activation": model["activation"], **recurrent}}
@@ -305,4 +309,4 @@ def _recurrent(spec: AgentSpec) -> bool:
 
 def carries_state(network: Configured) -> bool:
     """Whether a network keeps a state from one control step to the next."""
-    return bool(network.options.get("stateful", getattr(network.cls, "stateful", False)))
+    return bool(getattr(network.options, "stateful", getattr(network.cls, "stateful", False)))

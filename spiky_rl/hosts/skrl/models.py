@@ -16,7 +16,8 @@ import torch
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
 
-from spiky_rl.config import registry, schema
+from spiky_rl.config import registry
+from spiky_rl.config.schema import ModelSettings
 from spiky_rl.hosts.skrl.ann import Ann
 from spiky_rl.networks.base import SpikingNetwork, State
 
@@ -58,7 +59,7 @@ class SequenceModel(Model):
                 inputs=width, outputs=outputs
             )
         else:
-            defaults = {key: schema.MODEL[key].default for key in ("rnn_hidden_dim", "rnn_num_layers")}
+            defaults = {key: ModelSettings.default(key) for key in ("rnn_hidden_dim", "rnn_num_layers")}
             plain = {"activation": "elu", "rnn_type": None, **defaults, **ann}
             self.body = Ann(width, outputs, hidden_dims, **plain)
         self.ann_operations = sum(a * b for a, b in itertools.pairwise([width, *hidden_dims, outputs]))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import Component
 
 
@@ -30,6 +32,9 @@ class Wiring:
 
 class Graph(Component):
     """A rule that wires N neurons."""
+
+    def __init__(self, options: Settings | None = None) -> None:
+        self.options: Any = options
 
     def check(self, size: int) -> None:
         """Raise RegistryError where there is no wiring of ``size`` neurons; most rules wire any number."""

@@ -10,27 +10,25 @@ from __future__ import annotations
 
 import numpy as np
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.reservoirs.graphs.base import Graph, Wiring
 
 
 class ErdosRenyi(Graph):
     """See the module's text."""
 
-    options = {
-        "density": Option(0.1, "probability of a synapse", low=1e-4, high=1.0),
-        "inhibitory": Option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0),
-        "strength": Option(4.0, "of an inhibitory synapse, in excitatory ones", low=0.0),
-        "spread": Option(0.3, "standard deviation of the weights, in their mean", low=0.0),
-    }
+    class Options(Settings):
+        density: float = option(0.1, "probability of a synapse", low=1e-4, high=1.0)
+        inhibitory: float = option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0)
+        strength: float = option(4.0, "of an inhibitory synapse, in excitatory ones", low=0.0)
+        spread: float = option(0.3, "standard deviation of the weights, in their mean", low=0.0)
 
-    def __init__(self, density: float, inhibitory: float, strength: float, spread: float) -> None:
-        self.density, self.inhibitory, self.strength, self.spread = density, inhibitory, strength, spread
+    options: Options
 
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
-        there = generator.random((size, size)) < self.density
+        there = generator.random((size, size)) < self.options.density
         np.fill_diagonal(there, False)
-        weights = np.maximum(generator.normal(1.0, self.spread, (size, size)), 0.01) * there
-        inhibits = np.arange(size) >= size - round(size * self.inhibitory)
-        weights[inhibits] *= -self.strength
+        weights = np.maximum(generator.normal(1.0, self.options.spread, (size, size)), 0.01) * there
+        inhibits = np.arange(size) >= size - round(size * self.options.inhibitory)
+        weights[inhibits] *= -self.options.strength
         return Wiring(weights.astype(np.float32), inhibits)

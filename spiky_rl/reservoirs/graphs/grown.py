@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import field_validator
 
+from spiky_rl.config.options import RegistryError, Settings, nearest, option, short
 from spiky_rl.config import files, registry
 from spiky_rl.config.reading import ReadingError, parse_json, read_file
-from spiky_rl.config.registry import Option, RegistryError, nearest, short
 from spiky_rl.reservoirs.graphs.base import Graph, Wiring
 
 VERSION = 1
@@ -71,35 +72,32 @@ class GrownGraph:
 class Grown(Graph):
     """See the module's text."""
 
-    options = {
-        "file": Option("", "the graph, as scripts/grow.py writes it: a .json; ours lie beside the agents"),
-        "strength": Option(1.0, "of an inhibitory synapse, in excitatory ones", low=0.0),
-    }
+    class Options(Settings):
+        file: str = option("", "the graph, as scripts/grow.py writes it: a .json; ours lie beside the agents")
+        strength: float = option(1.0, "of an inhibitory synapse, in excitatory ones", low=0.0)
 
-    @classmethod
-    def validate(cls, path: str, options: Mapping[str, Any]) -> None:  # noqa: D102
-        if options["file"]:
-            try:
-                read(find(options["file"]))
-            except RegistryError as error:
-                raise RegistryError(f"{path}.file: {error}") from None
+        @field_validator("file")
+        @classmethod
+        def _readable(cls, file: str) -> str:
+            if file:
+                read(find(file))
+            return file
 
-    def __init__(self, file: str, strength: float) -> None:
-        self.file, self.strength = file, strength
+    options: Options
 
     def check(self, size: int) -> None:  # noqa: D102
         self._read(size)
 
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
-        return self._read(size).wiring(self.strength)
+        return self._read(size).wiring(self.options.strength)
 
     def _read(self, size: int) -> GrownGraph:
-        if not self.file:
+        if not self.options.file:
             raise RegistryError("file: name a grown graph, as scripts/grow.py writes it")
-        graph = read(find(self.file))
+        graph = read(find(self.options.file))
         if graph.size != size:
             raise RegistryError(
-                f"file: {self.file} has {graph.size} neurons, not {size}; set the network's size to {graph.size}"
+                f"file: {self.options.file} has {graph.size} neurons, not {size}; set the network's size to {graph.size}"
             )
         return graph
 

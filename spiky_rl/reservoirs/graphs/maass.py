@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.reservoirs.graphs.base import Graph, Wiring
 
 CONNECTIVITY = np.array([[0.3, 0.2], [0.4, 0.1]])
@@ -24,24 +24,22 @@ MEAN = np.array([[30.0, 60.0], [-19.0, -19.0]]) / 30.0
 class Maass(Graph):
     """See the module's text."""
 
-    options = {
-        "reach": Option(2.0, "lambda: distance at which the probability has fallen to C/e", low=0.0),
-        "inhibitory": Option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0),
-        "cross_section": Option(3, "grid points along each side of the column's base", low=1),
-    }
+    class Options(Settings):
+        reach: float = option(2.0, "lambda: distance at which the probability has fallen to C/e", low=0.0)
+        inhibitory: float = option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0)
+        cross_section: int = option(3, "grid points along each side of the column's base", low=1)
 
-    def __init__(self, reach: float, inhibitory: float, cross_section: int) -> None:
-        self.reach, self.inhibitory, self.cross_section = reach, inhibitory, cross_section
+    options: Options
 
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
-        side = self.cross_section
+        side = self.options.cross_section
         place = np.arange(size)
         position = np.stack([place % side, place // side % side, place // side**2], 1).astype(float)
         inhibits = np.zeros(size, bool)
-        inhibits[generator.permutation(size)[: round(size * self.inhibitory)]] = True
+        inhibits[generator.permutation(size)[: round(size * self.options.inhibitory)]] = True
         kind = inhibits.astype(int)
         distance = np.linalg.norm(position[:, None] - position, axis=-1)
-        near = np.exp(-((distance / max(self.reach, 1e-9)) ** 2))
+        near = np.exp(-((distance / max(self.options.reach, 1e-9)) ** 2))
         there = generator.random((size, size)) < CONNECTIVITY[kind[:, None], kind] * near
         np.fill_diagonal(there, False)
         weights = generator.gamma(1.0, 1.0, (size, size)) * MEAN[kind[:, None], kind] * there

@@ -37,7 +37,7 @@ def reservoir(wiring: Wiring, settings: Mapping[str, Any]) -> Any:
     """A spiking reservoir of one input, with these settings of the network and this wiring for its graph."""
     size = len(wiring.weights)
     configured = registry.configure("networks", {**settings, "size": size}, "network")
-    fixed = registry.Configured("fixed", Fixed, {"wiring": wiring}, {})
+    fixed = registry.Configured("fixed", Fixed, None, {"wiring": wiring})
     return replace(configured, parts={**configured.parts, "graph": fixed}).build(inputs=1, outputs=1)
 
 

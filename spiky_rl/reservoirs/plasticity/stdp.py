@@ -22,42 +22,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Option
+from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Param, States
+from spiky_rl.neurons.base import Neuron, States, param
 from spiky_rl.reservoirs.plasticity.base import Plasticity
 from spiky_rl.surrogates.rectangle import Rectangle
 
-OPS = TorchOps(Rectangle(slope=1.0, schedule=()))
+OPS = TorchOps(Rectangle.of())
 
 
 class Stdp(Plasticity):
     """See the module's text for the equations."""
 
-    options = {
-        "rate": Option(1e-3, "eta: change per pair of spikes, in mean weights", low=0.0),
-        "potentiation": Option(1.0, "A+", low=0.0),
-        "depression": Option(1.05, "A-", low=0.0),
-        "tau": Option(20.0, "time constant of the traces", low=1e-3, unit="ms"),
-        "limit": Option(4.0, "largest weight, in mean weights", low=1.0),
-        "intrinsic": Option(
-            3e-3, "eta_intrinsic: change of the excitability per spike, in rheobases", low=0.0
-        ),
-        "target_rate": Option(20.0, "rate that the intrinsic plasticity holds", low=0.1, unit="Hz"),
-        "environments": Option(64, "parallel environments that synapses learn from, at most", low=1),
-    }
+    class Options(Settings):
+        rate: float = option(0.001, "eta: change per pair of spikes, in mean weights", low=0.0)
+        potentiation: float = option(1.0, "A+", low=0.0)
+        depression: float = option(1.05, "A-", low=0.0)
+        tau: float = option(20.0, "time constant of the traces", low=1e-3, unit="ms")
+        limit: float = option(4.0, "largest weight, in mean weights", low=1.0)
+        intrinsic: float = option(
+            0.003, "eta_intrinsic: change of the excitability per spike, in rheobases", low=0.0
+        )
+        target_rate: float = option(20.0, "rate that the intrinsic plasticity holds", low=0.1, unit="Hz")
+        environments: int = option(64, "parallel environments that synapses learn from, at most", low=1)
 
     def __init__(
         self,
-        rate: float,
-        potentiation: float,
-        depression: float,
-        tau: float,
-        limit: float,
-        intrinsic: float,
-        target_rate: float,
-        environments: int,
+        options: Options,
         weight: Tensor,
         bias: Tensor,
         inhibitory: Tensor,
@@ -65,9 +57,10 @@ class Stdp(Plasticity):
         dt: float,
     ) -> None:
         super().__init__()
-        self.potentiation, self.depression = rate * potentiation, rate * depression
-        self.recent, self.environments = Recent(dt=dt, learn=(), tau=tau), environments
-        self.intrinsic, self.target = intrinsic * unit, target_rate * dt / 1000.0
+        self.potentiation = options.rate * options.potentiation
+        self.depression = options.rate * options.depression
+        self.recent, self.environments = Recent.of(dt=dt, tau=options.tau), options.environments
+        self.intrinsic, self.target = options.intrinsic * unit, options.target_rate * dt / 1000.0
         self.state_sizes = (len(bias),)
         # of the wiring that the checkpoint holds, which another seed would not draw
         self.register_buffer("plastic", (weight != 0) & ~inhibitory[:, None])
@@ -77,7 +70,7 @@ class Stdp(Plasticity):
         self.register_buffer("sums", (weight * self.plastic).sum(0))
         self.size: Tensor
         self.sums: Tensor
-        self.limit = limit
+        self.limit = options.limit
         self._change: Tensor | None = None
         self._excess: Tensor | None = None
 
@@ -118,7 +111,11 @@ class Recent(Neuron):
     """y <- e^(-dt/tau) y + z; its output is y from before this inner step."""
 
     states = ("y",)
-    params = {"tau": Param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")}
+
+    class Options(Neuron.Options):
+        tau: float = param(20.0, "time constant", low=1e-3, unit="ms", transform="decay")
+
+    options: Options
     graded = True
 
     def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002
