@@ -25,7 +25,7 @@ from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks._layer import Layer
+from spiky_rl.networks._layer import Layer, quantise
 from spiky_rl.penalties.base import charged
 
 CPU_ROWS = 2048
@@ -86,6 +86,11 @@ class FeedForward(SpikingNetwork):
         "recompute": Option(
             False, "keep only each layer's input, as bits, and run the layer again in the backward pass"
         ),
+        "quantize": Option(
+            "none",
+            "int8: train with weights rounded to 8 bits per output neuron, as export to c_int8 rounds them",
+            choices=("none", "int8"),
+        ),
     }
     parts = {
         "encoder": ("encoders", "direct"),
@@ -142,6 +147,8 @@ class FeedForward(SpikingNetwork):
                         contract.check(rule.neuron(each.build()), surrogate)
                 else:
                     check_place(place, each, within=key == "recurrent")
+                    if options["quantize"] != "none" and not hasattr(each.cls, "exact"):
+                        raise RegistryError(f"{path}.quantize: int8 does not know the weights of {each.name!r}")
 
     def __init__(
         self,
@@ -151,6 +158,7 @@ class FeedForward(SpikingNetwork):
         backend: str,
         gradient_precision: str,
         recompute: bool,
+        quantize: str,
         encoder: Configured,
         connection: Configured | tuple[Configured, ...],
         recurrent: Configured | tuple[Configured, ...] | None,
@@ -183,6 +191,8 @@ class FeedForward(SpikingNetwork):
         self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
         self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = backend, binary, bfloat16
         self.backend, self.bfloat16_gradient, self.recompute = backend, bfloat16, recompute
+        if quantize == "int8":
+            quantise(stack, self.decoder)
         self._plain = all(getattr(layer.connection, "plain", False) for layer in stack)
         self._maps = [(layer._modules, "connection", Linear) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
