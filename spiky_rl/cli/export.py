@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
         "--to",
         default="c",
         metavar="TARGETS",
-        help=f"one or more of {', '.join(registry.names('targets'))}, with commas",
+        help=f"one or more of {', '.join(registry.names('targets'))}, with commas; c-int8 is c_int8",
     )
     found.add_argument(
         "--out",
@@ -45,11 +45,13 @@ def run(argv: list[str]) -> int:
         raise common.UsageError(
             f"export.py: not available with --rl_library {args.rl_library}, only with rsl_rl"
         )
-    targets = [name.strip() for name in args.to.split(",")]
+    targets = [name.strip().replace("-", "_") for name in args.to.split(",")]
     for name in targets:
         registry.check_name("targets", name, "--to")
         registry.configure("targets", name, "--to").build().require()
     plan = common.prepare(args)
+    for name in targets:
+        registry.configure("targets", name, "--to").build().refuse(plan.spec.network)
 
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 
@@ -79,10 +81,16 @@ def run(argv: list[str]) -> int:
 
 def export(policy: Any, env: Any, folder: Path, targets: Sequence[str]) -> dict[Path, Any]:
     """Write the targets into a folder and prove them; returns the files, each with its agreement."""
+    from spiky_rl.deploy import _calibration
     from spiky_rl.deploy._proof import prove
 
     built = {name: registry.configure("targets", name, "--to").build() for name in targets}
     files = {}
+    if watching := [target for target in built.values() if target.observes]:
+        with Bar("recording", "an episode") as shown:
+            rollout = _calibration.record(policy, env, shown)
+        for target in watching:
+            target.calibrate(rollout)
     with Bar("exporting", ", ".join(targets)) as shown:
         for i, target in enumerate(built.values()):
             files[target.write(policy, folder)] = target

@@ -46,6 +46,8 @@ SMALLEST_LEAK = 32
 """What a threshold loses in a step, in a membrane's smallest unit, for 16 bits to be enough."""
 MOST_TRACE_ERROR = 2.0**-5
 """Spikes at which a rounded trace may stop to decay."""
+MOST_CHANNELS = 2**16
+"""Channels that an event's number of 16 bits cannot tell apart."""
 DELTA_STEPS = 256
 """Integers that a threshold of the delta encoder is."""
 NOISE = 2.0**16
@@ -78,22 +80,28 @@ def refuse_configured(network: Configured | None) -> None:
             _refuse_graded_feedback(each.cls.graded, each.name)
 
 
-def integers(network: Any, ranges: Ranges) -> IntegerNetwork:
-    """The network with weights of 8 bits and states in fixed point. Raises ExportError where it has no such form."""
+def refuse_built(network: Any) -> None:
+    """As `refuse_configured`, of a network that is there."""
     refuse("network", type(network))
     for key in ("encoder", "decoder"):
         refuse(key, type(getattr(network, key)))
-    matrices = []
     for layer in network.layers:
         refuse("connection", type(layer.connection))
         refuse("neuron", type(layer.neuron.declared))
         if layer.recurrent is not None:
             refuse("recurrent", type(layer.recurrent))
             _refuse_graded_feedback(layer.neuron.graded, type(layer.neuron.declared).__name__)
+    if max(layer.connection.in_features for layer in network.layers) >= MOST_CHANNELS:
+        raise ExportError(f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count")
+
+
+def integers(network: Any, ranges: Ranges) -> IntegerNetwork:
+    """The network, one that `refuse_built` lets pass, with weights of 8 bits and states in fixed point."""
+    matrices = []
+    for layer in network.layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
         matrices.append([link.synapses().detach().cpu() for link in links])
-    matrices.append([network.decoder.exact().detach().cpu() if network.decoder.quantiser is None
-                     else network.decoder.synapses().t().detach().cpu()])  # fmt: skip
+    matrices.append([network.decoder.synapses().t().detach().cpu()])
     rounded = [_rounded(each) for each in matrices]
     largest = [max(1, int(found[0].abs().sum(0).max())) for found, _ in rounded]
     encoding, source = _encoding(network, ranges, largest[0])

@@ -53,6 +53,7 @@ class CInt8(Target):
         """The model's network in integers. Raises ExportError where it has no such form."""
         if not isinstance(model, SpikingModel):
             _int8_read.refuse_configured(None)
+        _int8_read.refuse_built(model.network)
         if self.rollout is None:
             raise ExportError("c_int8: ranges are not known; let the target see a rollout first (`calibrate`)")
         if model.distribution is not None:
@@ -61,14 +62,13 @@ class CInt8(Target):
                 raise ExportError(
                     f"c_int8: distribution {type(model.distribution).__name__!r} computes with what it gets; choose GaussianDistribution"
                 )
-        _int8_read.refuse("network", type(model.network))
         return _int8_read.integers(model.network, _calibration.ranges(model, self.rollout))
 
     def reference(self, model: Any) -> Any:
         return with_network(model, self.network or self.quantised(model))
 
     def write(self, model: Any, folder: Path) -> Path:
-        self.network = self.quantised(model)
+        self.network, folder = self.quantised(model), folder / "int8"
         text = Text(self.network, model.obs_normalizer)
         usage = about(model, {}, {}, [], "", "")["usage"]
         header, source = text.header(usage), text.source()
