@@ -30,6 +30,8 @@ class Target(Component):
     def require(self) -> None:
         """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
 
+    in_c = False
+    """Whether what it writes is C, for which a chip's compiler can say what it takes."""
     observes = False
     """Whether it has to see what the policy observes before it writes."""
 

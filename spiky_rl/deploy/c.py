@@ -34,6 +34,7 @@ class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
     backend = "cpu"
+    in_c = True
 
     def allowed(self, model: Any) -> float:
         """None; but the layers of an ANN and a reservoir's readout are torch's, which sums in an order of its own."""

@@ -31,7 +31,7 @@ PLAIN = ("_IdentityDeterministicOutput",)
 class CInt8(Target):
     """One C99 file and its header, for chips without a floating-point unit, or without room for 32 bits a weight."""
 
-    observes = True
+    observes = in_c = True
 
     def __init__(self) -> None:
         self.rollout: Rollout | None = None
