@@ -9,7 +9,6 @@ from typing import Any
 from spiky_rl.cli.common import Plan, UsageError
 from spiky_rl.config.spec import AgentSpec, flatten
 
-
 TRAINED_ALONG = (".quantize",)
 """Ends of paths that a training may go on with changed: they decide how weights are trained, and not which there are."""
 

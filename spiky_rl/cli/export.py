@@ -94,9 +94,7 @@ def check_report(chip: str, targets: Sequence[str]) -> None:
 
     if chip not in _chip.CHIPS:
         hint = registry.nearest(chip, _chip.CHIPS)
-        raise common.UsageError(
-            f"--report {chip}: not known; choose from {', '.join(_chip.CHIPS)}{hint}"
-        )
+        raise common.UsageError(f"--report {chip}: not known; choose from {', '.join(_chip.CHIPS)}{hint}")
     in_c = [name for name in registry.names("targets") if registry.resolve("targets", name).in_c]  # type: ignore[attr-defined]
     if not set(in_c) & set(targets):
         raise common.UsageError(f"--report {chip}: is for targets in C; choose --to {' or '.join(in_c)}")

@@ -51,7 +51,9 @@ def record(model: Any, env: Any, progress: Callable[[float], None] = lambda shar
         begins, over = torch.ones(min(ROBOTS, env.num_envs), device=env.device), False
         while not over:
             obs = env.get_observations()
-            seen.append(torch.cat([obs[group] for group in model.obs_groups], dim=-1)[:ROBOTS].flatten(1).clone())
+            seen.append(
+                torch.cat([obs[group] for group in model.obs_groups], dim=-1)[:ROBOTS].flatten(1).clone()
+            )
             keep.append(1.0 - begins)
             dones = env.step(model(obs))[2]
             model.reset(dones)

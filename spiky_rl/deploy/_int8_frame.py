@@ -65,7 +65,8 @@ HEADER = """\
 
 enum {{ POLICY_OBSERVATIONS = {inputs}, POLICY_ACTIONS = {outputs}, POLICY_BYTES = {bytes} }};
 
-// All that the policy writes to: the caller's. Weights are constants. {carried}
+// All that the policy writes to: the caller's. Weights are constants.
+// {carried} bytes of it are remembered from one control step to the next.
 // Arrays that are room for one control step say so.
 typedef struct {{
 {fields}

@@ -41,7 +41,11 @@ class IntegerNetwork(SpikingNetwork):
         self.updates = origin.updates
         encoder = origin.encoder.state_sizes
         self.counts = [len(encoder), *(len(stage.sizes) for stage in self.stages), len(readout.sizes)]
-        self.state_sizes = (*encoder, *(size for stage in self.stages for size in stage.sizes), *readout.sizes)
+        self.state_sizes = (
+            *encoder,
+            *(size for stage in self.stages for size in stage.sizes),
+            *readout.sizes,
+        )
 
     @classmethod
     def replayed(cls, options: Mapping[str, Any]) -> bool:
@@ -58,7 +62,9 @@ class IntegerNetwork(SpikingNetwork):
 
     def disturb(self, channels: Sequence[Channel]) -> None:
         """Refused: spikes that are lost or come from nowhere are no part of what a chip runs."""
-        raise UserError("a quantised policy cannot be disturbed; leave the conditions on spikes and neurons out")
+        raise UserError(
+            "a quantised policy cannot be disturbed; leave the conditions on spikes and neurons out"
+        )
 
     def run_on(self, backend: str) -> None:
         """Nothing: there is one way to run it."""

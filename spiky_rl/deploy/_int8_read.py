@@ -25,7 +25,12 @@ from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.neurons import alif, lif
 from spiky_rl.neurons import sigma_delta as changes
 
-ENCODERS = {direct.Direct: "direct", sigma_delta.SigmaDelta: "sigma_delta", delta.Delta: "delta", rate.Rate: "rate"}
+ENCODERS = {
+    direct.Direct: "direct",
+    sigma_delta.SigmaDelta: "sigma_delta",
+    delta.Delta: "delta",
+    rate.Rate: "rate",
+}
 DECODERS = {
     membrane.Membrane: "membrane", mean_rate.Rate: "rate", population_vector.PopulationVector: "rate",
     last_spikes.Linear: "linear", sums.SigmaDelta: "sigma_delta",
@@ -92,7 +97,9 @@ def refuse_built(network: Any) -> None:
             refuse("recurrent", type(layer.recurrent))
             _refuse_graded_feedback(layer.neuron.graded, type(layer.neuron.declared).__name__)
     if max(layer.connection.in_features for layer in network.layers) >= MOST_CHANNELS:
-        raise ExportError(f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count")
+        raise ExportError(
+            f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
+        )
 
 
 def integers(network: Any, ranges: Ranges) -> IntegerNetwork:
@@ -113,10 +120,15 @@ def integers(network: Any, ranges: Ranges) -> IntegerNetwork:
             "place": f"layer {i}: {layer.width} neurons",
         }  # fmt: skip
         values = dict(zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True))
-        params = {name: torch.as_tensor(value).detach().cpu().double().expand(layer.width) for name, value in values.items()}
+        params = {
+            name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
+            for name, value in values.items()
+        }
         bias = layer.connection.bias.detach().cpu().double()
         if isinstance(layer.neuron.declared, changes.SigmaDelta):
-            stage: Spiking | Changes = _changes(layer, part, unit, bias, params, ranges.states[i], largest[i + 1])
+            stage: Spiking | Changes = _changes(
+                layer, part, unit, bias, params, ranges.states[i], largest[i + 1]
+            )
         else:
             stage = _spiking(layer, part, unit, bias, params, ranges.states[i])
         stages.append(stage)
@@ -127,7 +139,9 @@ def integers(network: Any, ranges: Ranges) -> IntegerNetwork:
 
 def _refuse_graded_feedback(graded: bool, name: str) -> None:
     if graded:
-        raise ExportError(f"c_int8: neuron {name!r} sends graded events, which have no recurrent form in integers")
+        raise ExportError(
+            f"c_int8: neuron {name!r} sends graded events, which have no recurrent form in integers"
+        )
 
 
 def _rounded(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -174,7 +188,9 @@ def _spiking(
     threshold = params["threshold"]
     adaptation = params.get("adaptation", torch.zeros_like(unit))
     reach = torch.maximum(seen.double(), threshold + adaptation)
-    sums_of_spikes = [each for each in (None if source.graded else part["weight"], part["within"]) if each is not None]
+    sums_of_spikes = [
+        each for each in (None if source.graded else part["weight"], part["within"]) if each is not None
+    ]
     largest = torch.cat([*sums_of_spikes, torch.ones(1, layer.width, dtype=torch.int64)]).abs().sum(0)
 
     def fraction(state: int, room: float, most: int) -> Tensor:
@@ -190,7 +206,11 @@ def _spiking(
     trace_decay = params.get("tau_adaptation", torch.zeros_like(unit))
     most_trace = float(1.0 / (1.0 - trace_decay.max().clamp(max=1.0 - 1e-6))) + 1.0
     trace_bits = _bits(NARROW, most_trace, 12)
-    trace_wide = wide or trace_bits < 4 or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MOST_TRACE_ERROR
+    trace_wide = (
+        wide
+        or trace_bits < 4
+        or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MOST_TRACE_ERROR
+    )
     return Spiking(
         **part,
         unit=unit,

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import textwrap
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from spiky_rl.deploy._c_text import array as floats
 from spiky_rl.deploy._int8_frame import FUNCTIONS, HEADER, SOURCE
+from spiky_rl.deploy._int8_memory import Memory
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_stages import DECAY_BITS, NARROW, WIDE, Changes, Spiking
 from spiky_rl.kernels.emit import literal
-
-SIZES = {"int64_t": 8, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
-"""Bytes of a struct's elements, the largest first, so that nothing lies between its arrays."""
-
-
-@dataclass(frozen=True)
-class Field:
-    """An array of the struct."""
-
-    kind: str
-    name: str
-    size: int
-    text: str
-    carried: bool = False
-    """Whether it belongs to what the policy remembers; else it is room for one control step."""
 
 
 class Text:
@@ -38,8 +21,8 @@ class Text:
     def __init__(self, network: IntegerNetwork, normalizer: Any) -> None:
         """``normalizer``: rsl_rl's, of the observations."""
         self.network, self.normalizer = network, normalizer
-        self.fields: dict[str, Field] = {}
-        self.constants: list[str] = []
+        self.memory = Memory()
+        self.field, self.numbers, self.weight = self.memory.field, self.memory.numbers, self.memory.weight
         self.functions: dict[str, None] = {}
         self.inputs, self.outputs = network.origin.inputs, network.decoding.weight.shape[1]
         self.body = self.control_step()
@@ -47,25 +30,18 @@ class Text:
     def source(self) -> str:
         """``policy.c``."""
         needed = [text for name, text in FUNCTIONS.items() if name in self.functions]
-        return SOURCE.format(needed="".join(needed), arrays="\n".join(self.constants), body=self.body)
+        return SOURCE.format(needed="".join(needed), arrays="\n".join(self.memory.constants), body=self.body)
 
     def header(self, usage: str) -> str:
         """``policy.h``; ``usage``: what goes in and comes out, in words."""
-        ordered = sorted(self.fields.values(), key=lambda f: (not f.carried, -SIZES[f.kind]))
-        carried, room = ([f for f in ordered if f.carried is which] for which in (True, False))
-        order = sorted(ordered, key=lambda f: -SIZES[f.kind])
-        size = sum(SIZES[f.kind] * f.size for f in ordered)
-        lines = [f"  {f.kind} {f.name}[{f.size}];  // {f.text}{'' if f.carried else ' (room)'}" for f in order]
-        remembered = sum(SIZES[f.kind] * f.size for f in carried) if self.network.stateful else 0
         return HEADER.format(
             usage=textwrap.fill(usage, 110, initial_indent="// ", subsequent_indent="// "),
             calibrated=self.network.calibrated,
             inputs=self.inputs,
             outputs=self.outputs,
-            bytes=-(-size // 8) * 8,
-            carried=f"{remembered} bytes of it are remembered from one control step to the next.",
-            fields="\n".join(lines),
-            room=", ".join(f.name for f in room),
+            bytes=self.memory.size,
+            carried=self.memory.carried if self.network.stateful else 0,
+            fields=self.memory.struct,
         )
 
     def control_step(self) -> str:
@@ -77,32 +53,15 @@ class Text:
         inner = "\n".join(filter(None, [spikes, *stages, self.after_first(), read]))
         rest = ""
         if not network.stateful:
-            carried = [f.name for f in self.fields.values() if f.carried]
+            carried = [f.name for f in self.memory.fields.values() if f.carried]
             rest = "\n".join(f"  memset(s->{name}, 0, sizeof s->{name});" for name in carried)
         loop = f"  for (int k = 0; k < {network.steps}; k++) {{\n    int events = 0;\n{_indented(inner, 4)}\n  }}"
         return "\n".join(filter(None, [rest, before, begin, loop, end]))
-
-    # what the text needs of arrays and functions
-
-    def field(self, kind: str, name: str, size: int, text: str, carried: bool = False) -> str:
-        """The name of an array of the struct, which is as large as its largest use."""
-        held = self.fields.get(name)
-        if held is None or held.size < size:
-            self.fields[name] = Field(kind, name, size, text, carried)
-        return f"s->{name}"
 
     def call(self, name: str) -> str:
         """The name of a function, which then belongs to the file."""
         self.functions[name] = None
         return name
-
-    def numbers(self, name: str, values: Tensor) -> str:
-        """C of one of several integers: the number itself where all are equal, else an element of a constant array."""
-        flat = values.reshape(-1)
-        if bool((flat == flat[0]).all()):
-            return str(int(flat[0]))
-        self.constants.append(integer_array(name, flat))
-        return f"{name}[n]"
 
     # encoder
 
@@ -111,7 +70,9 @@ class Text:
         encoding, first, count = self.network.encoding, self.network.stages[0], self.inputs
         lines = [f"for (int i = 0; i < {count}; i++) {{", f"  const float value = {self.observed()};"]
         factor = literal(float(encoding.factor[0]))
-        lines.append(f"  const int32_t x = {self.call('whole')}(value * {factor}, {literal(float(encoding.limit))});")
+        lines.append(
+            f"  const int32_t x = {self.call('whole')}(value * {factor}, {literal(float(encoding.limit))});"
+        )
         if encoding.kind in ("direct", "sigma_delta"):
             current = self.field("int32_t", "current", first.width, "of the first layer, in its unit")
             if encoding.kind == "sigma_delta":
@@ -148,7 +109,7 @@ class Text:
         else:
             assert encoding.noise is not None
             lines.append(f"  {spikes}[i] = x;")
-            self.constants.append(integer_array("noise", encoding.noise.reshape(-1)))
+            self.memory.add("noise", encoding.noise)
             on = f"noise[k * {2 * count} + i] < {spikes}[i]"
             off = f"noise[k * {2 * count} + {count} + i] < -{spikes}[i]"
         lines.append("}")
@@ -164,8 +125,13 @@ class Text:
         """C of one observation, normalised."""
         if not hasattr(self.normalizer, "_std"):
             return "observation[i]"
+        # the buffers themselves: what is public are copies of another shape
+        # pylint: disable-next=protected-access
         mean, deviation = self.normalizer._mean, self.normalizer._std + self.normalizer.eps
-        self.constants += [floats("mean", mean.detach().cpu()), floats("deviation", deviation.detach().cpu())]
+        self.memory.constants += [
+            floats("mean", mean.detach().cpu()),
+            floats("deviation", deviation.detach().cpu()),
+        ]
         return "(observation[i] - mean[i]) / deviation[i]"
 
     def after_first(self) -> str:
@@ -173,23 +139,15 @@ class Text:
         if self.network.encoding.kind != "sigma_delta" or self.network.steps == 1:
             return ""
         first = self.network.stages[0]
-        return f"if (k == 0)\n  for (int n = 0; n < {first.width}; n++) s->current[n] = {self.bias(0, first)};"
+        return (
+            f"if (k == 0)\n  for (int n = 0; n < {first.width}; n++) s->current[n] = {self.bias(0, first)};"
+        )
 
     # layers
 
-    def weight(self, name: str, values: Tensor) -> str:
-        """The name of a matrix."""
-        text = integer_array(name, values.reshape(-1), "int8_t")
-        if text not in self.constants:
-            self.constants.append(text)
-        return name
-
     def bias(self, i: int, stage: Spiking | Changes) -> str:
         """C of a neuron's bias."""
-        name = f"bias{i}"
-        if any(f" {name}[" in text for text in self.constants):
-            return f"{name}[n]"
-        return self.numbers(name, stage.bias)
+        return self.numbers(f"bias{i}", stage.bias)
 
     def scaled(self, i: int, stage: Spiking | Changes, total: str) -> str:
         """C of a sum of weights times graded inputs in a membrane's unit."""
@@ -208,7 +166,9 @@ class Text:
             terms.append("s->current[n]")
         elif source.graded:
             total = self.field("int32_t", "sum", width, "of weights")
-            value = self.field("int16_t", "value", stage.weight.shape[0], "what has been sent, event by event")
+            value = self.field(
+                "int16_t", "value", stage.weight.shape[0], "what has been sent, event by event"
+            )
             weight = self.weight(f"weight{i}", stage.weight)
             lines += [f"memset({total}, 0, {width} * sizeof {total}[0]);",
                       "for (int e = 0; e < events; e++)",
@@ -219,7 +179,9 @@ class Text:
             joined = torch.cat(matrices)
             most = max(int(joined.clamp(min=0).sum(0).max()), int((-joined).clamp(min=0).sum(0).max()))
             kind = "int16_t" if most <= NARROW else "int32_t"
-            total = self.field(kind, "spikes" if kind == "int16_t" else "many_spikes", width, "sums of weights")
+            total = self.field(
+                kind, "spikes" if kind == "int16_t" else "many_spikes", width, "sums of weights"
+            )
             row = f"for (int n = 0; n < {width}; n++) {total}[n] = ({kind})({total}[n] + row[n]);"
             lines.append(f"memset({total}, 0, {width} * sizeof {total}[0]);")
             if not once and not source.graded:
@@ -229,7 +191,9 @@ class Text:
             if stage.within is not None:
                 weight, past = self.weight(f"within{i}", stage.within), f"s->past{i}"
                 start = f"const int8_t *row = {weight} + j * {width};\n    {row}"
-                lines.append(f"for (int j = 0; j < {stage.within.shape[0]}; j++)\n  if ({past}[j]) {{\n    {start}\n  }}")
+                lines.append(
+                    f"for (int j = 0; j < {stage.within.shape[0]}; j++)\n  if ({past}[j]) {{\n    {start}\n  }}"
+                )
             assert isinstance(stage, Spiking)
             gain = self.numbers(f"gain{i}", 2**stage.fraction)
             terms.append(f"{total}[n] * {gain}")
@@ -240,14 +204,24 @@ class Text:
         """One inner step of a layer."""
         width = stage.width
         if stage.delays:
-            self.field("uint8_t", f"past{i}", width * stage.delays, f"layer {i}: its last spikes, the latest first", True)
+            self.field(
+                "uint8_t",
+                f"past{i}",
+                width * stage.delays,
+                f"layer {i}: its last spikes, the latest first",
+                True,
+            )
         lines, current = self.added(i, stage)
-        step = self.spiking(i, stage, current) if isinstance(stage, Spiking) else self.changes(i, stage, current)
+        step = (
+            self.spiking(i, stage, current) if isinstance(stage, Spiking) else self.changes(i, stage, current)
+        )
         events = self.field("uint16_t", "event", width, "who has spiked")
         lines.append(f"for (int n = 0; n < {width}; n++) {{\n{_indented(step, 2)}\n}}")
         lines.append("events = 0;")
         if isinstance(stage, Spiking):
-            lines.append(f"for (int n = 0; n < {width}; n++) {{\n  {events}[events] = (uint16_t)n;\n  events += s->fired[n];\n}}")
+            lines.append(
+                f"for (int n = 0; n < {width}; n++) {{\n  {events}[events] = (uint16_t)n;\n  events += s->fired[n];\n}}"
+            )
         else:
             lines.append(f"for (int n = 0; n < {width}; n++) {{\n  const int16_t change = s->value[n];\n  {events}[events] = (uint16_t)n;\n"
                          "  s->value[events] = change;\n  events += change != 0;\n}")  # fmt: skip
@@ -263,15 +237,21 @@ class Text:
         bits, kind = DECAY_BITS[stage.wide], "int32_t" if stage.wide else "int16_t"
         low, high = int(stage.fraction.min()), int(stage.fraction.max())
         shown = f"{low}" if low == high else f"{low} to {high}"
-        v = self.field(kind, f"v{i}", stage.width, f"layer {i}: membranes, {shown} bits below a neuron's unit", True)
+        v = self.field(
+            kind, f"v{i}", stage.width, f"layer {i}: membranes, {shown} bits below a neuron's unit", True
+        )
         fired = self.field("uint8_t", "fired", stage.width, "who fires")
-        decay, threshold = self.numbers(f"decay{i}", stage.decay), self.numbers(f"threshold{i}", stage.threshold)
+        decay, threshold = self.numbers(f"decay{i}", stage.decay), self.numbers(
+            f"threshold{i}", stage.threshold
+        )
         lines = [f"const int32_t v = {self.decayed(f'{v}[n]', decay, stage.wide, bits)} + {current};"]
         limit = threshold
         if stage.adaptive:
             wide, fraction = stage.trace_wide, stage.trace_fraction
             kind, most = ("int32_t", WIDE) if wide else ("int16_t", NARROW)
-            a = self.field(kind, f"a{i}", stage.width, f"layer {i}: traces of own spikes, 1 is {2 ** fraction}", True)
+            a = self.field(
+                kind, f"a{i}", stage.width, f"layer {i}: traces of own spikes, 1 is {2 ** fraction}", True
+            )
             own = self.numbers(f"trace_decay{i}", stage.trace_decay)
             adaptation = self.numbers(f"adaptation{i}", stage.adaptation)
             lines.append(f"const int32_t a = {self.decayed(f'{a}[n]', own, wide, DECAY_BITS[wide])};")
@@ -281,7 +261,9 @@ class Text:
         after = "0" if stage.zero else f"v - {threshold}"
         clamped = self.call("clamped")
         lines.append(f"const int32_t spike = v >= {limit};")
-        lines.append(f"{v}[n] = ({'int32_t' if stage.wide else 'int16_t'}){clamped}(spike ? {after} : v, {WIDE if stage.wide else NARROW});")
+        lines.append(
+            f"{v}[n] = ({'int32_t' if stage.wide else 'int16_t'}){clamped}(spike ? {after} : v, {WIDE if stage.wide else NARROW});"
+        )
         if stage.adaptive:
             lines.append(f"{a}[n] = ({kind}){clamped}(a + spike * {2 ** stage.trace_fraction}, {most});")
         lines.append(f"{fired}[n] = (uint8_t)spike;")
@@ -295,8 +277,16 @@ class Text:
 
     def changes(self, i: int, stage: Changes, current: str) -> str:
         """A sigma-delta neuron's step."""
-        total = self.field("int32_t", f"total{i}", stage.width, f"layer {i}: sums, in a neuron's own unit", True)
-        sent = self.field("int16_t", f"sent{i}", stage.width, f"layer {i}: what has been sent, 2^{stage.sent.exponent} is 1", True)
+        total = self.field(
+            "int32_t", f"total{i}", stage.width, f"layer {i}: sums, in a neuron's own unit", True
+        )
+        sent = self.field(
+            "int16_t",
+            f"sent{i}",
+            stage.width,
+            f"layer {i}: what has been sent, 2^{stage.sent.exponent} is 1",
+            True,
+        )
         value = self.field("int16_t", "value", stage.width, "what has been sent, event by event")
         factor = self.numbers(f"factor{i}", stage.factor)
         threshold = self.numbers(f"send{i}", stage.threshold)
@@ -322,7 +312,7 @@ class Text:
         total = self.field("int32_t", "output", count, "what is read", bool(readout.sizes))
         event = f"s->value[e] * {weight}" if readout.source.graded else weight
         add = f"for (int e = 0; e < events; e++)\n  {each} {{0}}[f] += {event}[s->event[e] * {count} + f];"
-        self.constants += [floats("scale", readout.scale), floats("offset", readout.bias)]
+        self.memory.constants += [floats("scale", readout.scale), floats("offset", readout.bias)]
         begin, result = "", f"{total}[f]"
         if readout.kind == "rate":
             begin, lines = f"  memset({total}, 0, sizeof {total});", [add.format(total)]
@@ -339,7 +329,9 @@ class Text:
                 update = f"{self.call('clamped')}({total}[f] + {drive}[f], {2 * WIDE})"
             lines.append(f"{each} {total}[f] = {update};")
             if readout.read == "mean":
-                whole = self.field("int64_t", "mean_output", count, "what is read, added up over the inner steps")
+                whole = self.field(
+                    "int64_t", "mean_output", count, "what is read, added up over the inner steps"
+                )
                 begin = f"  memset({whole}, 0, sizeof {whole});"
                 lines.append(f"{each} {whole}[f] += {total}[f];")
                 result = f"{whole}[f]"
@@ -349,14 +341,6 @@ class Text:
                 result = f"{best}[f]"
         end = f"  {each} {{\n    const float y = (float){result} * scale[f];\n    action[f] = y + offset[f];\n  }}"
         return "\n".join(["\n// readout", *lines]), begin, f"\n{end}"
-
-
-def integer_array(name: str, values: Tensor, kind: str = "") -> str:
-    """A constant array of the smallest type that holds its numbers, or of the one that is named."""
-    most = int(values.abs().max())
-    kind = kind or next(k for k, limit in (("int8_t", 127), ("int16_t", NARROW), ("int32_t", 2**31 - 1)) if most <= limit)
-    rows = [", ".join(map(str, row)) for row in itertools.batched(values.tolist(), 24)]
-    return f"static const {kind} {name}[{values.numel()}] = {{\n  " + ",\n  ".join(rows) + "};"
 
 
 def _indented(text: str, spaces: int) -> str:

@@ -63,7 +63,9 @@ def prove(model: Any, env: Any, targets: Mapping[Path, Target], progress: Progre
         same, changed = agreement.steps - agreement.flips, ""
         if target.reference(model) is not model:
             allowed += " to the policy in its own numbers"
-            changed = f"; that one's actions are {agreement.aside:.2g} on the mean from those in single precision"
+            changed = (
+                f"; that one's actions are {agreement.aside:.2g} on the mean from those in single precision"
+            )
         log.info(
             "exported %s: %s in %d of %d control steps of an episode%s",
             *(path, allowed, same, agreement.steps, changed),

@@ -55,7 +55,9 @@ class CInt8(Target):
             _int8_read.refuse_configured(None)
         _int8_read.refuse_built(model.network)
         if self.rollout is None:
-            raise ExportError("c_int8: ranges are not known; let the target see a rollout first (`calibrate`)")
+            raise ExportError(
+                "c_int8: ranges are not known; let the target see a rollout first (`calibrate`)"
+            )
         if model.distribution is not None:
             output = type(model.distribution.as_deterministic_output_module()).__name__
             if output not in PLAIN:

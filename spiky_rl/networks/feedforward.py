@@ -148,7 +148,9 @@ class FeedForward(SpikingNetwork):
                 else:
                     check_place(place, each, within=key == "recurrent")
                     if options["quantize"] != "none" and not hasattr(each.cls, "exact"):
-                        raise RegistryError(f"{path}.quantize: int8 does not know the weights of {each.name!r}")
+                        raise RegistryError(
+                            f"{path}.quantize: int8 does not know the weights of {each.name!r}"
+                        )
 
     def __init__(
         self,

@@ -84,5 +84,7 @@ def test_a_report_is_refused_before_a_simulator_starts(monkeypatch):
         export.run([*line, "onnx", "--report", CHIP])
     monkeypatch.setattr(c, "compiler", lambda: ["cc"])
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="arm-none-eabi-gcc is not installed; Debian has it in gcc-arm-none-eabi"):
+    with pytest.raises(
+        UserError, match="arm-none-eabi-gcc is not installed; Debian has it in gcc-arm-none-eabi"
+    ):
         _chip.require(CHIP)

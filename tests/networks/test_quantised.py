@@ -5,9 +5,13 @@ import copy
 import pytest
 import torch
 
+from spiky_rl.cli.checkpoint import check_network
+from spiky_rl.cli.common import UsageError
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.spec import resolve_agent
 from spiky_rl.connections._quantised import MOST, units
+from tests.hosts.point_env import config
 
 INPUTS, OUTPUTS, LAYERS, BATCH = 5, 2, [12, 9], 7
 CASES = {
@@ -23,7 +27,9 @@ CASES = {
 def build(quantize="int8", seed=0, **settings):
     torch.manual_seed(seed)
     base = {"name": "feedforward", "layers": LAYERS, "quantize": quantize}
-    return registry.configure("networks", {**base, **settings}, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+    return registry.configure("networks", {**base, **settings}, "network").build(
+        inputs=INPUTS, outputs=OUTPUTS
+    )
 
 
 def observations(seed=1):
@@ -48,7 +54,9 @@ def test_weights_in_force_are_whole_multiples_of_a_unit_of_their_neuron(case):
             assert torch.allclose(number, number.round(), atol=1e-4) and not torch.equal(exact, rounded)
             assert ((exact - rounded).abs() <= 0.5001 * unit).all()
             largest = torch.maximum(largest, number.abs().amax(0))
-        assert torch.allclose(largest, torch.full_like(largest, MOST)), "the largest weight is the largest integer"
+        assert torch.allclose(
+            largest, torch.full_like(largest, MOST)
+        ), "the largest weight is the largest integer"
 
 
 def gradients(network):
@@ -112,6 +120,18 @@ def test_checkpoints_hold_the_weights_behind_the_rounding_and_go_both_ways():
     build("none", seed=2).load_state_dict(rounded.state_dict())
 
 
+def test_a_training_goes_on_with_rounding_and_nothing_else_takes_a_checkpoint_for_what_it_is_not(tmp_path):
+    host = config() | {"obs_groups": {"actor": ["policy"], "critic": ["policy"]}}
+    before, after = (
+        resolve_agent("lif_ppo", "Isaac-Point", host, [f"agent.network.quantize={value}"])
+        for value in ("none", "int8")
+    )
+    loaded = {"infos": {"spiky_rl": {"identity": {"spec": before.tree()}}}}
+    check_network(loaded, after, tmp_path, goes_on=True)
+    with pytest.raises(UsageError, match="was trained with network.quantize=none, not int8"):
+        check_network(loaded, after, tmp_path)
+
+
 def test_a_copy_rounds_its_own_weights():
     network = build(recurrent="recurrent")
     other = copy.deepcopy(network)
@@ -125,7 +145,11 @@ def test_a_copy_rounds_its_own_weights():
 
 def test_a_connection_whose_weights_are_not_known_is_refused():
     settings = {"name": "feedforward", "quantize": "int8", "connection": "convolutional"}
-    with pytest.raises(RegistryError, match="network.quantize: int8 does not know the weights of 'convolutional'"):
+    with pytest.raises(
+        RegistryError, match="network.quantize: int8 does not know the weights of 'convolutional'"
+    ):
         registry.configure("networks", settings, "network")
-    with pytest.raises(RegistryError, match="network.quantize: 'int9' is not allowed; choose from none, int8"):
+    with pytest.raises(
+        RegistryError, match="network.quantize: 'int9' is not allowed; choose from none, int8"
+    ):
         registry.configure("networks", {**settings, "quantize": "int9"}, "network")
