@@ -162,7 +162,7 @@ def _encoding(network: FeedForward, ranges: Ranges, largest: int) -> tuple[Encod
         return Encoding(kind, factor, WIDE, DELTA_STEPS, first), Source(False)
     if kind == "rate":
         factor = torch.full((network.inputs,), NOISE * encoder.max_rate / encoder.span)
-        noise = (encoder.noise.detach().cpu() * NOISE).round().long()
+        noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
         return Encoding(kind, factor, round(NOISE * encoder.max_rate), noise=noise), Source(False)
     # a change is at most twice as large as what changes
     limit = min(NARROW, SUM // largest) // (1 if kind == "direct" else 2)

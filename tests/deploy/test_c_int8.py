@@ -23,6 +23,7 @@ CASES = {
     "lif": ("lif_ppo",),
     "lif, very slow": ("lif_ppo", "neuron.tau=500.0"),
     "lif, as an equation": ("lif_ppo", "neuron.input_gain=ode", "neuron.threshold=0.3"),
+    "lif, normalised": ("lif_ppo", "encoder=sigma_delta", "agent.actor.obs_normalization=true"),
     "lif, learned": ("lif_ppo", "neuron.learn=[tau,threshold]", "neuron.reset=zero"),
     "lif, sparse": ("lif_ppo", "connection.density=0.3", "connection.dale=true", "decoder.read=mean"),
     "lif, stateful": ("lif_stateful_ppo", "encoder={name: delta, start: first}", "decoder.read=max"),
@@ -37,15 +38,19 @@ CASES = {
 }
 """An agent each, and what of its network is changed: every neuron, codec, kind of connection and width of state."""
 LAYERS = "[40,30]"
-FAST = ("lif", "lif, very slow", "alif, recurrent", "sigma-delta", "trained on 8 bits")
+FAST = ("lif", "lif, normalised", "lif, very slow", "alif, recurrent", "sigma-delta", "trained on 8 bits")
 """One of each kind; all others are slow."""
 EACH = [pytest.param(case, marks=[] if case in FAST else pytest.mark.slow) for case in CASES]
 
 
 def policy_of(case):
-    agent, *overrides = CASES[case]
-    overrides.append(f"layers={LAYERS}")
-    return agent_runner(agent, *(NET + override for override in overrides)).alg.get_policy().eval()
+    agent, *changes = CASES[case]
+    changes = [text if text.startswith("agent.") else NET + text for text in (*changes, f"layers={LAYERS}")]
+    policy = agent_runner(agent, *changes).alg.get_policy().eval()
+    if policy.obs_normalization:
+        policy.obs_normalizer._mean += 0.3
+        policy.obs_normalizer._std *= 0.7
+    return policy
 
 
 def rollout_of(policy, seed=0):
