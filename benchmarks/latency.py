@@ -21,6 +21,8 @@ from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
 from spiky_rl.config import files, registry
+from spiky_rl.config.plan import Plan
+from spiky_rl.deploy import _calibration
 
 LIVE = "live"
 """The policy as it is played, on the backend that it chooses."""
@@ -69,7 +71,9 @@ def bench(argv: Sequence[str]) -> int:
             runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location="cpu")
             runner.get_inference_policy("cpu")
             policies.append(runner.alg.get_policy())
-            contenders |= forms(plan.agent, policies[-1], Path(folder) / plan.agent)
+            with Bar("recording", plan.agent) as shown:
+                rollout = _calibration.record(policies[-1], env, shown)
+            contenders |= forms(plan, policies[-1], Path(folder) / plan.agent, rollout)
         seen = observations(env, policies[0])
     rows = race(contenders, seen, args.steps)
     if args.json:
@@ -77,10 +81,13 @@ def bench(argv: Sequence[str]) -> int:
     return 0
 
 
-def forms(agent: str, policy: Any, folder: Path) -> dict[tuple[str, str], Callable[[np.ndarray], Any]]:
+def forms(
+    plan: Plan, policy: Any, folder: Path, rollout: _calibration.Rollout
+) -> dict[tuple[str, str], Callable[[np.ndarray], Any]]:
     """A policy as it is and in every form that it can be written in: each maps an observation [1, O] to an action."""
     from tensordict import TensorDict
 
+    agent = plan.agent
     policy.reset()
     groups = policy.obs_groups
 
@@ -91,6 +98,12 @@ def forms(agent: str, policy: Any, folder: Path) -> dict[tuple[str, str], Callab
     found: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {(agent, LIVE): live}
     for name in registry.names("targets"):
         target = registry.configure("targets", name, "targets").build()
+        try:
+            target.refuse(plan.spec.network)
+        except registry.UserError as error:
+            common.log.info("%s has no form %s: %s", agent, name, error)
+            continue
+        target.calibrate(rollout)
         session = target.open(target.write(policy, folder))
         if session is not None:
             found[agent, name] = carried(session, policy)

@@ -9,9 +9,15 @@ from typing import Any
 from spiky_rl.cli.common import Plan, UsageError
 from spiky_rl.config.spec import AgentSpec, flatten
 
+TRAINED_ALONG = (".quantize",)
+"""Ends of paths that a training may go on with changed: they decide how weights are trained, and not which there are."""
 
-def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> None:
-    """Refuse to go on with a checkpoint whose network is described differently, even where the weights would fit."""
+
+def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path, goes_on: bool = False) -> None:
+    """Refuse to go on with a checkpoint whose network is described differently, even where the weights would fit.
+
+    ``goes_on``: with the training, which may be finer than the one before.
+    """
     from spiky_rl.hosts.common.checkpoints import identity_of
 
     theirs = identity_of(loaded).get("spec")
@@ -22,6 +28,8 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path) -> 
     for path in {**old, **new}:
         if path not in old and path in defaults:
             continue  # an option that there was not yet; its default is what there was
+        if goes_on and path.endswith(TRAINED_ALONG):
+            continue
         if old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
             raise UsageError(
@@ -63,6 +71,6 @@ def find_checkpoint(args: argparse.Namespace, plan: Plan, goes_on: bool = False)
     )
     loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
     checkpoints.check_identity(loaded, plan.identity, str(checkpoint))
-    check_network(loaded, plan.spec, checkpoint)
+    check_network(loaded, plan.spec, checkpoint, goes_on)
     checkpoints.warn_of_other_robots(loaded, plan.assets, str(checkpoint))
     return checkpoint

@@ -16,7 +16,7 @@ from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.stopping import started
-from spiky_rl.config import files, sizes
+from spiky_rl.config import files, registry, sizes
 
 RANDOM = "random"
 """In the place of a checkpoint: actions of N(0, 1), PPO's initial noise."""
@@ -38,7 +38,16 @@ def parser() -> common.Parser:
         help=f"comma-separated, of {', '.join(CONDITIONS)}; or all: {', '.join(ROBUSTNESS)}; or stress: all others that task and"
         " agent can have. nominal is always measured",
     )
-    found.add_argument("--out", type=Path, help="result file; default: evaluation.json beside the checkpoint")
+    found.add_argument(
+        "--quantize",
+        choices=["int8"],
+        help="measure the network that `export.py --to c-int8` writes: weights of 8 bits, states in integers",
+    )
+    found.add_argument(
+        "--out",
+        type=Path,
+        help="result file; default: evaluation.json (with --quantize: evaluation_int8.json) beside the checkpoint",
+    )
     return found
 
 
@@ -58,9 +67,12 @@ def begin(args: argparse.Namespace) -> int:
     plan = common.prepare(args)
     subject = common.subject_of(plan)
     names = chosen(args.conditions, subject)
+    if args.quantize is not None:
+        names = for_integers(args, plan, names)
     require(names, subject)
     checkpoint = None if args.checkpoint == RANDOM else find_checkpoint(args, plan)
-    out = args.out if checkpoint is None or args.out else checkpoint.parent / "evaluation.json"
+    file = "evaluation.json" if args.quantize is None else f"evaluation_{args.quantize}.json"
+    out = args.out if checkpoint is None or args.out else checkpoint.parent / file
     adapts = checkpoint is not None and is_plastic(plan)
     plan.num_envs = len(names) * args.episodes * (1 + adapts)
     rows = f"--episodes {args.episodes} under {len(names)} conditions"
@@ -87,6 +99,7 @@ def begin(args: argparse.Namespace) -> int:
         "agent": plan.agent,
         "library": plan.library,
         "checkpoint": str(checkpoint or RANDOM),
+        "quantize": args.quantize,
         "device": plan.device,
         "seed": plan.seed,
         "assets": plan.assets,
@@ -108,6 +121,25 @@ def begin(args: argparse.Namespace) -> int:
         print_recovery(conditions)
     print(out)
     return 0
+
+
+def for_integers(args: argparse.Namespace, plan: Plan, names: list[str]) -> list[str]:
+    """The conditions that a network in integers can be measured under: it is what it is, and nothing in it is changed.
+
+    Raises UserError where the agent has no such network, or where a condition that is named changes it.
+    """
+    from spiky_rl.hosts.isaaclab.conditions import CONDITIONS
+    from spiky_rl.hosts.isaaclab.conditions.faults import Fault
+
+    registry.configure("targets", f"c_{args.quantize}", "--quantize").build().refuse(plan.spec.network)
+    faults = [name for name in names if issubclass(CONDITIONS[name], Fault)]
+    if faults and args.conditions != "stress":
+        raise common.UsageError(
+            f"--quantize {args.quantize}: {faults[0]!r} changes a network in single precision; leave it out of --conditions"
+        )
+    if faults:
+        log.info("--quantize %s leaves out: %s", args.quantize, ", ".join(faults))
+    return [name for name in names if name not in faults]
 
 
 def is_plastic(plan: Plan) -> bool:
@@ -133,6 +165,9 @@ def check(args: argparse.Namespace) -> None:
         )
     if args.video:
         raise common.UsageError("--video: evaluate.py films nothing; use play.py")
+    if args.quantize is not None and (args.checkpoint == RANDOM or args.rl_library != "rsl_rl"):
+        what = "--checkpoint random" if args.checkpoint == RANDOM else f"--rl_library {args.rl_library}"
+        raise common.UsageError(f"--quantize {args.quantize}: needs a checkpoint of rsl_rl's, not {what}")
     if args.checkpoint == RANDOM and args.out is None:
         raise common.UsageError("--checkpoint random: there is no run folder to write to; use --out FILE")
     if args.out is not None:
@@ -162,12 +197,24 @@ def simulate(
             runner = common.runner_of(plan)(env, plan.config, None, plan.device, plan.identity)
             runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location=plan.device)
             policy = runner.get_inference_policy(plan.device)
+            if args.quantize is not None:
+                policy = quantised(policy, env, args.quantize)
         groups = plan.config["obs_groups"].get("actor") or ["policy"]
         with torch.inference_mode():
             leg = plan.task_spec.leg if plan.task_spec else ""
             evaluation = Evaluation(env, names, args.episodes, groups, plan.seed, leg, adapts)
             with Bar("evaluating", f"{len(names)} conditions x {args.episodes} episodes") as shown:
                 return evaluation.run(policy, shown)
+
+
+def quantised(policy: Any, env: Any, bits: str) -> Any:
+    """A policy with its network in integers, calibrated on an episode that it acts in before it is measured."""
+    from spiky_rl.deploy._calibration import record
+
+    target = registry.configure("targets", f"c_{bits}", "--quantize").build()
+    with Bar("recording", "an episode") as shown:
+        target.calibrate(record(policy.model, env, shown))
+    return type(policy)(target.reference(policy.model))
 
 
 def print_table(conditions: Mapping[str, Mapping[str, Any]], measure: str) -> None:

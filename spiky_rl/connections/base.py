@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
+from spiky_rl.connections._quantised import Quantiser
 
 Shape = tuple[int, ...]
 """Of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps, flat in memory with W fastest."""
@@ -22,6 +23,8 @@ class Connection(Component, torch.nn.Module):
     """Whether it links the neurons of one layer among themselves: then `Within`."""
     shape: Shape
     """What comes out."""
+    quantiser: Quantiser | None = None
+    """What rounds its weights while they are trained; None: nothing does."""
 
     @property
     def width(self) -> int:
@@ -33,6 +36,10 @@ class Connection(Component, torch.nn.Module):
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         """Signal [..., C] -> current [..., N], both flat; the arguments are `spiky_rl.kernels.dispatch.linear`'s."""
+
+    def in_force(self, weight: Tensor) -> Tensor:
+        """What works of a weight [inputs, N]: itself, or what the quantiser makes of it."""
+        return weight if self.quantiser is None else self.quantiser(weight)
 
     @abstractmethod
     def operations(self, events: Tensor) -> Tensor:

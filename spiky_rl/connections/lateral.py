@@ -52,6 +52,10 @@ class Lateral(Within):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:  # noqa: D102
+        return self.in_force(self.exact())
+
+    def exact(self) -> Tensor:
+        """The weights behind their rounding, [N, N]."""
         return self.sign * self.weight.abs() * self.mask
 
     def forward(

@@ -71,10 +71,14 @@ class Linear(Connection):
     @property
     def plain(self) -> bool:
         """Whether the weights in force are the stored ones, as they are."""
-        return self.mask is None
+        return self.mask is None and self.quantiser is None
 
     def synapses(self) -> Tensor:
         """The weights in force, [inputs, outputs]."""
+        return self.in_force(self.exact())
+
+    def exact(self) -> Tensor:
+        """The weights behind their rounding, [inputs, outputs]."""
         if self.mask is None:
             return self.weight
         return self.weight.abs() * self.mask if self.dale else self.weight * self.mask

@@ -64,6 +64,10 @@ class Recurrent(Within):
         self.mask: Tensor
 
     def synapses(self) -> Tensor:  # noqa: D102
+        return self.in_force(self.exact())
+
+    def exact(self) -> Tensor:
+        """The weights behind their rounding, [D N, N]."""
         weight = self.weight.abs() if self.dale else self.weight
         return weight.repeat(self.delays, 1) * self.mask
 

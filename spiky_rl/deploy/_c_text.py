@@ -76,7 +76,7 @@ class _Text:
         """``policy.c``."""
         needed = [MULTIPLY_ADD] if self.multiplies or self.functions.keys() & {"exp", "tanh", "tan"} else []
         needed += [text for name, text in FUNCTIONS.items() if name in self.functions]
-        arrays = [_array(name, data) for name, data in self.constants.items()]
+        arrays = [array(name, data) for name, data in self.constants.items()]
         return SOURCE.format(
             math="#include <math.h>\n" if any(name in WITH_MATH for name in self.functions) else "",
             needed="\n".join([*needed, *arrays]),
@@ -335,7 +335,7 @@ def _nest(shape: Iterable[int], indent: str) -> tuple[list[str], str, str]:
     return variables, "".join(opened), "".join(closed)
 
 
-def _array(name: str, numbers: Tensor) -> str:
+def array(name: str, numbers: Tensor) -> str:
     """A constant array with exactly these floats."""
     values = numbers.float().reshape(-1).numpy()
     texts = (_number(x) for x in values)

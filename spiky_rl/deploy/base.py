@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from spiky_rl.config.registry import Component
+from spiky_rl.config.registry import Component, Configured
+from spiky_rl.deploy._calibration import Rollout
 
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 """One control step from rest on: the observation [1, ...] and the live policy's state before it, to the action [1, A] and, where
@@ -28,6 +29,21 @@ class Target(Component):
 
     def require(self) -> None:
         """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
+
+    in_c = False
+    """Whether what it writes is C, for which a chip's compiler can say what it takes."""
+    observes = False
+    """Whether it has to see what the policy observes before it writes."""
+
+    def refuse(self, network: Configured | None) -> None:
+        """Raise ExportError for an agent's network (None: an ANN) that it cannot express, before a simulator starts."""
+
+    def calibrate(self, rollout: Rollout) -> None:
+        """Take in what the policy observes; called before `write` where the target ``observes``."""
+
+    def reference(self, model: Any) -> Any:
+        """The policy that the file is to be equal to: the live one, unless the target changes it."""
+        return model
 
     def allowed(self, model: Any) -> float:  # pylint: disable=unused-argument
         """The largest difference for this policy."""

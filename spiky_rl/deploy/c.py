@@ -34,6 +34,7 @@ class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
     backend = "cpu"
+    in_c = True
 
     def allowed(self, model: Any) -> float:
         """None; but the layers of an ANN and a reservoir's readout are torch's, which sums in an order of its own."""
@@ -59,23 +60,33 @@ class C(Target):
         return write(step, folder, described, lanes())[0]
 
     def open(self, path: Path) -> Session:
-        sizes = dict(re.findall(r"POLICY_(\w+) = (\d+)", path.with_suffix(".h").read_text(encoding="utf-8")))
-        library = load(path)
-        state, observation, action = (
-            np.zeros(int(sizes[name]), np.float32) for name in ("FLOATS", "OBSERVATIONS", "ACTIONS")
-        )
-        pointers = [
-            numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (state, observation, action)
-        ]
-        library.policy_reset(pointers[0])
-        call = library.policy_step
+        return session(path, sizes(path)["FLOATS"])
 
-        def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
-            observation[:] = x.reshape(-1)
-            call(*pointers)
-            return [action[None].copy()]
 
-        return step
+def sizes(path: Path) -> dict[str, int]:
+    """What the header of a policy says of its sizes."""
+    text = path.with_suffix(".h").read_text(encoding="utf-8")
+    return {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", text)}
+
+
+def session(path: Path, state: int) -> Session:
+    """What runs a policy in C whose struct is as large as ``state`` floats."""
+    library, told = load(path), sizes(path)
+    held, observation, action = (
+        np.zeros(size, np.float32) for size in (state, told["OBSERVATIONS"], told["ACTIONS"])
+    )
+    pointers = [
+        numbers.ctypes.data_as(ctypes.POINTER(ctypes.c_float)) for numbers in (held, observation, action)
+    ]
+    library.policy_reset(pointers[0])
+    call = library.policy_step
+
+    def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
+        observation[:] = x.reshape(-1)
+        call(*pointers)
+        return [action[None].copy()]
+
+    return step
 
 
 def compiler() -> list[str]:

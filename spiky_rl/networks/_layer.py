@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Declared
+from spiky_rl.connections._quantised import Quantiser
 from spiky_rl.connections.base import Within
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.feedback import Feedback
@@ -155,6 +157,16 @@ class Layer(torch.nn.Module):
         """Effective operations of the connections for signal [T, K or 1, B, C] and output [T, K, B, N]: [T, B]."""
         found = self.connection.operations(signal).sum(1)
         return found if self.recurrent is None else found + self.recurrent.operations(output).sum(1)
+
+
+def quantise(layers: Sequence[Layer], decoder: Any) -> None:
+    """Round the weights of layers and decoder from now on, those that lead to the same neurons in the same unit."""
+    for layer in layers:
+        links: list[Any] = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
+        quantiser = Quantiser(*(link.exact for link in links))
+        for link in links:
+            link.quantiser = quantiser
+    decoder.quantiser = Quantiser(decoder.exact)
 
 
 def disturbed(

@@ -26,7 +26,7 @@ from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks._layer import Layer
+from spiky_rl.networks._layer import Layer, quantise
 from spiky_rl.penalties.base import charged
 
 CPU_ROWS = 2048
@@ -87,6 +87,10 @@ class FeedForward(SpikingNetwork):
         recompute: bool = option(
             False, "keep only each layer's input, as bits, and run the layer again in the backward pass"
         )
+        quantize: Literal["none", "int8"] = option(
+            "none",
+            "int8: train with weights rounded to 8 bits per output neuron, as export to c_int8 rounds them",
+        )
 
         @field_validator("gradient_precision")
         @classmethod
@@ -142,6 +146,10 @@ class FeedForward(SpikingNetwork):
                         contract.check(rule.neuron(each.build()), surrogate)
                 else:
                     check_place(place, each, within=key == "recurrent")
+                    if options.quantize != "none" and not hasattr(each.cls, "exact"):
+                        raise RegistryError(
+                            f"{path}.quantize: int8 does not know the weights of {each.name!r}"
+                        )
 
     def __init__(
         self,
@@ -179,12 +187,11 @@ class FeedForward(SpikingNetwork):
             shape, binary = link.shape, not cell.graded
         self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
         self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
-        self.decoder.backend, self.decoder.binary, self.decoder.bfloat16_gradient = (
-            options.backend,
-            binary,
-            bfloat16,
-        )
+        self.decoder.backend, self.decoder.binary = options.backend, binary
+        self.decoder.bfloat16_gradient = bfloat16
         self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
+        if options.quantize == "int8":
+            quantise(stack, self.decoder)
         self._plain = all(getattr(layer.connection, "plain", False) for layer in stack)
         self._maps = [(layer._modules, "connection", Linear) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]

@@ -105,6 +105,16 @@ def test_the_cost_is_that_of_an_action_under_nominal(whole):
     assert found["cost"]["actions_per_second"] > 0 and found["cost"]["energy_nj"]["fp32"] > 0
 
 
+def test_a_policy_is_measured_in_integers_beside_its_evaluation_in_single_precision(run, whole):
+    found, done = evaluated(*of(run), "--quantize", "int8", "--conditions", "nominal")
+    assert Path(done.stdout.strip().splitlines()[-1]) == run / "evaluation_int8.json"
+    assert found["quantize"] == "int8" and whole[0]["quantize"] is None
+    nominal, single = found["conditions"]["nominal"], whole[0]["conditions"]["nominal"]
+    assert nominal["returns"] != single["returns"], "rounding shows"
+    assert nominal["operations"] == pytest.approx(single["operations"], rel=0.2)
+    assert nominal["firing_rate"] == pytest.approx(single["firing_rate"], rel=0.2)
+
+
 def test_the_table_has_a_line_per_condition(whole):
     lines = whole[1].stdout.splitlines()
     assert all(any(line.split()[:1] == [name] for line in lines) for name in ROBUSTNESS)
@@ -215,6 +225,11 @@ LIGHT = {
     "below a file": (["--out", "{file}/below/x.json"], ["--out", "{file}", "no folder"]),
     "no place for files": (["--out", "/proc/x/y.json"], ["--out: cannot write to '/proc/x'"]),
     "abbreviated": (["--cond", "push"], ["--cond", "mean '--conditions'"]),
+    "integers of random actions": (
+        ["--checkpoint", "random", "--quantize", "int8", "--out", "x.json"],
+        ["--quantize int8", "not --checkpoint random"],
+    ),
+    "integers of skrl's": (["--rl_library", "skrl", "--quantize", "int8"], ["not --rl_library skrl"]),
     "unknown agent": (["--agent", "lif_pppo"], ["'lif_pppo'", "mean 'lif_ppo'"]),
 }
 
@@ -238,6 +253,18 @@ HEAVY = {
     "no memory for so many": (
         ["--task", "cartpole", "--checkpoint", "random", "--out", "x.json", "--episodes", "2147483647"],
         ["--episodes 2147483647 under 7 conditions: would take at least", "make it smaller"],
+    ),
+    "a fault of a network in integers": (
+        ["--task", "cartpole", "--quantize", "int8", "--conditions", "push,dead_neurons"],
+        ["--quantize int8: 'dead_neurons' changes a network in single precision"],
+    ),
+    "an ANN in integers": (
+        ["--task", "cartpole", "--agent", "mlp_ppo", "--quantize", "int8"],
+        ["an ANN has no spikes"],
+    ),
+    "neurons in integers": (
+        ["--task", "cartpole", "--agent", "quadratic_ppo", "--quantize", "int8"],
+        ["neuron 'quadratic' has no form in integers; choose from alif, lif, sigma_delta"],
     ),
     "two robots": (
         ["--task", "Isaac-Shadow-Handover-Direct"],

@@ -91,6 +91,18 @@ COMPILERS = {
 }
 
 
+def skip_without(command, folder):
+    """Skip a test where a compiler or its C library is missing."""
+    if not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
+    empty = folder / "empty.c"
+    empty.write_text("#include <string.h>\n#include <math.h>\n")
+    if subprocess.run(
+        [*command, "-c", empty, "-o", folder / "empty.o"], capture_output=True, check=False
+    ).returncode:
+        pytest.skip(f"{' '.join(command)} has no C library here")
+
+
 @pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
 @pytest.mark.parametrize(
     "policy",
@@ -98,14 +110,7 @@ COMPILERS = {
     indirect=True,
 )
 def test_compilers_have_nothing_to_say(policy, command, tmp_path):
-    if not shutil.which(command[0]):
-        pytest.skip(f"{command[0]} is not installed")
-    empty = tmp_path / "empty.c"
-    empty.write_text("#include <string.h>\n#include <math.h>\n")
-    if subprocess.run(
-        [*command, "-c", empty, "-o", tmp_path / "empty.o"], capture_output=True, check=False
-    ).returncode:
-        pytest.skip(f"{' '.join(command)} has no C library here")
+    skip_without(command, tmp_path)
     line = [*command, *c.STANDARD, "-Werror", "-O2", "-c", policy[2], "-o", tmp_path / "policy.o"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:2000]

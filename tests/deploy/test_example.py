@@ -1,5 +1,6 @@
 """examples/deploy: what its programs do is what the policy does."""
 
+import importlib.util
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.deploy import c
+from spiky_rl.deploy import c, c_int8
 from tests import processes
 from tests.deploy.test_c import live, walk
+from tests.deploy.test_c_int8 import rollout_of
 from tests.hosts.test_first_minibatch import agent_runner
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "deploy"
@@ -43,6 +45,19 @@ def test_a_line_that_is_too_short_is_an_error(example, tmp_path):
     make(example, tmp_path)
     done = subprocess.run([example / "act"], input="1.0 2.0", capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_policy_in_integers_is_driven_from_python_by_the_bytes_that_its_header_says(example, tmp_path):
+    policy, target = agent_runner("lif_stateful_ppo").alg.get_policy().eval(), c_int8.CInt8()
+    target.calibrate(rollout_of(policy))
+    folder = target.write(policy, tmp_path).parent
+    make(example, folder)
+    spec = importlib.util.spec_from_file_location("drive", example / "drive.py")
+    drive = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drive)
+    seen, act = walk(policy), drive.compiled(folder)
+    found = np.stack([act(x.numpy().reshape(-1)).copy() for x in seen])
+    np.testing.assert_array_equal(found, live(target.reference(policy), seen))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
+from spiky_rl.connections._quantised import Quantiser
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
@@ -34,6 +35,9 @@ class Decoder(Component, torch.nn.Module):
     bfloat16_gradient: bool = False
     """Whether the gradient of what it reads may be computed in bfloat16."""
 
+    quantiser: Quantiser | None = None
+    """What rounds the readout's weights while they are trained; None: nothing does."""
+
     _binary = False
 
     @property
@@ -56,6 +60,14 @@ class Decoder(Component, torch.nn.Module):
 
         From rest where ``state`` is None; then no state comes out.
         """
+
+    def synapses(self) -> Tensor:
+        """The readout's weights in force, [F, N]."""
+        return (self.exact() if self.quantiser is None else self.quantiser(self.exact())).t()
+
+    def exact(self) -> Tensor:
+        """The readout's weights behind their rounding, [N, F]."""
+        return self.readout.weight.t()
 
     def parameters_of_potential(self) -> tuple[Tensor | float, ...]:
         """What the potential's step takes, where there is one."""

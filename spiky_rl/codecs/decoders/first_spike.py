@@ -36,7 +36,7 @@ class FirstSpike(Decoder):
             silent = silent * (1.0 - spike)
             alive.append(silent)
         earliness = 1.0 - torch.stack(alive, dim=1).mean(1)
-        return dispatch.linear(self.backend, earliness, self.readout.weight, self.readout.bias), ()
+        return dispatch.linear(self.backend, earliness, self.synapses(), self.readout.bias), ()
 
     def operations(self, spikes: Tensor) -> Tensor:
         """F for each neuron that spikes at all."""

@@ -26,7 +26,7 @@ class Linear(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
-        weight, bias = self.readout.weight, self.readout.bias
+        weight, bias = self.synapses(), self.readout.bias
         last = spikes[:, -1]
         return dispatch.linear(self.backend, last, weight, bias, self.binary, self.bfloat16_gradient), ()
 

@@ -52,9 +52,11 @@ class PopulationVector(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+        return dispatch.linear(self.backend, spikes.mean(1), self.synapses(), self.readout.bias), ()
+
+    def exact(self) -> Tensor:  # noqa: D102
         # masked anew in every call: a host may draw the weights again
-        weight = self.readout.weight * self.mask
-        return dispatch.linear(self.backend, spikes.mean(1), weight, self.readout.bias), ()
+        return (self.readout.weight * self.mask).t()
 
     def operations(self, spikes: Tensor) -> Tensor:
         """One per spike: it reaches the feature of its group alone."""

@@ -24,4 +24,4 @@ class Rate(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
-        return dispatch.linear(self.backend, spikes.mean(1), self.readout.weight, self.readout.bias), ()
+        return dispatch.linear(self.backend, spikes.mean(1), self.synapses(), self.readout.bias), ()

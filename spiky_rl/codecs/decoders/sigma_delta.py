@@ -29,7 +29,7 @@ class SigmaDelta(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
-        weight, bias = self.readout.weight, self.readout.bias
+        weight, bias = self.synapses(), self.readout.bias
         if state is None:
             return dispatch.linear(self.backend, spikes.sum(1), weight, bias), ()
         changes, total, sums = dispatch.linear(self.backend, spikes.sum(1), weight, None), state[0], []

@@ -1,0 +1,147 @@
+"""A network in integers, to be run in the place of the one that it was made from: the reference that ``policy.c`` equals."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.config.registry import UserError
+from spiky_rl.deploy._int8_stages import Changes, Encoding, Readout, Spiking
+from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
+from spiky_rl.networks.feedforward import FeedForward
+
+
+class IntegerNetwork(SpikingNetwork):
+    """Observations [T, B, O] -> features [T, B, F]; its states are integers."""
+
+    def __init__(
+        self,
+        origin: FeedForward,
+        encoding: Encoding,
+        stages: Sequence[Spiking | Changes],
+        readout: Readout,
+        calibrated: str,
+    ) -> None:
+        """
+        Args:
+            origin: What it was made from.
+            encoding: Observations to integers.
+            stages: The layers.
+            readout: The decoder.
+            calibrated: What the ranges of its states were taken from, in words.
+        """
+        super().__init__()
+        self.origin, self.encoding, self.stages, self.decoding = origin, encoding, list(stages), readout
+        self.calibrated = calibrated
+        self.steps, self.stateful, self.backend = origin.steps, origin.stateful, "torch"
+        self.updates = origin.updates
+        encoder = origin.encoder.state_sizes
+        self.counts = [len(encoder), *(len(stage.sizes) for stage in self.stages), len(readout.sizes)]
+        self.state_sizes = (
+            *encoder,
+            *(size for stage in self.stages for size in stage.sizes),
+            *readout.sizes,
+        )
+
+    @classmethod
+    def replayed(cls, options: Mapping[str, Any]) -> bool:
+        """It is not trained."""
+        return False
+
+    @property
+    def widths(self) -> tuple[int, ...]:  # noqa: D102
+        return self.origin.widths
+
+    @property
+    def readout(self) -> torch.nn.Linear:  # noqa: D102
+        return self.origin.readout
+
+    def disturb(self, channels: Sequence[Channel]) -> None:
+        """Refused: spikes that are lost or come from nowhere are no part of what a chip runs."""
+        raise UserError(
+            "a quantised policy cannot be disturbed; leave the conditions on spikes and neurons out"
+        )
+
+    def run_on(self, backend: str) -> None:
+        """Nothing: there is one way to run it."""
+
+    def zero_state(self, batch: int, like: Tensor) -> State:  # noqa: D102
+        return tuple(like.new_zeros(1, batch, size, dtype=torch.int64) for size in self.state_sizes)
+
+    def forward(
+        self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
+    ) -> tuple[Tensor, State]:  # noqa: D102
+        self._follow(x.device)
+        held = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
+        features, seen = [], []
+        for t, observed in enumerate(x):
+            if keep is not None:
+                held = [s * keep[t].long().unsqueeze(-1) for s in held]
+            found, held, notes = self._step(observed, held)
+            features.append(found)
+            seen.append(notes)
+        if record is not None:
+            self._record(record, x, seen)
+        return torch.stack(features), () if state is None else tuple(s.unsqueeze(0) for s in held)
+
+    def _step(self, x: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor], tuple[Any, Any]]:
+        """One control step: features [B, F], the new states, and signals and potentials of every inner step."""
+        parts = _split(held, self.counts)
+        signals, parts[0] = self.encoding(x, parts[0], self.steps)
+        read, potentials = [signals], []
+        currents = [self.stages[0].current(signal) for signal in signals]
+        for i, stage in enumerate(self.stages):
+            outputs, levels = [], []
+            for k in range(self.steps):
+                output, parts[i + 1] = stage(currents[min(k, len(currents) - 1)], parts[i + 1])
+                outputs.append(output)
+                levels.append(stage.potential(parts[i + 1]))
+            read.append(outputs)
+            potentials.append(levels)
+            if i + 1 < len(self.stages):
+                currents = [self.stages[i + 1].current(output) for output in outputs]
+        found, parts[-1] = self.decoding(read[-1], parts[-1])
+        return found, [s for part in parts for s in part], (read, potentials)
+
+    def _record(self, record: Record, x: Tensor, seen: list[tuple[Any, Any]]) -> None:
+        sources = [self.stages[0].source, *(stage.sent for stage in self.stages)]
+        for i, source in enumerate(sources):
+            record.signal.append(
+                torch.stack([torch.stack(read[i]) for read, _ in seen]).float() * source.unit
+            )
+        if record.only_signal:
+            return
+        record.operations.append(self.origin.encoder.operations(x))
+        for i, layer in enumerate(self.origin.layers):
+            record.potentials.append(torch.stack([torch.stack(levels[i]) for _, levels in seen]))
+            record.operations.append(layer.operations(record.signal[i], record.signal[i + 1]))
+        record.operations.append(self.origin.decoder.operations(record.signal[-1]))
+
+    def _follow(self, device: torch.device) -> None:
+        """Move the integers to where the observations are."""
+        if self.decoding.weight.device != device:
+            for part in (self.encoding, *self.stages, self.decoding):
+                for name, value in vars(part).items():
+                    if isinstance(value, Tensor):
+                        setattr(part, name, value.to(device))
+
+
+def _split(held: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
+    """States by what they belong to."""
+    rest, parts = iter(held), []
+    for count in counts:
+        parts.append([next(rest) for _ in range(count)])
+    return parts
+
+
+def with_network(model: Any, network: IntegerNetwork) -> Any:
+    """A copy of one of our models, at rest, with a network in integers in the place of its own."""
+    found = copy.copy(model)
+    found._modules = dict(model._modules)  # pylint: disable=protected-access  # the copy's own
+    found.network, found.state = network, None
+    found.is_recurrent = network.stateful
+    return found

@@ -1,0 +1,290 @@
+"""A trained feed-forward network and the ranges of a rollout, to the same network in integers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.codecs.decoders import linear as last_spikes
+from spiky_rl.codecs.decoders import membrane, population_vector, rate as mean_rate, sigma_delta as sums
+from spiky_rl.codecs.encoders import delta, direct, rate, sigma_delta
+from spiky_rl.config.registry import Configured, names, resolve
+from spiky_rl.connections import lateral, linear, recurrent
+from spiky_rl.connections._quantised import multiples, units
+from spiky_rl.deploy._calibration import Ranges
+from spiky_rl.deploy._int8_network import IntegerNetwork
+from spiky_rl.deploy._int8_stages import (
+    CURRENT, DECAY_BITS, NARROW, SUM, WIDE, Changes, Encoding, Readout, Source, Spiking,
+)  # fmt: skip
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.neurons import alif, lif
+from spiky_rl.neurons import sigma_delta as changes
+
+ENCODERS = {
+    direct.Direct: "direct",
+    sigma_delta.SigmaDelta: "sigma_delta",
+    delta.Delta: "delta",
+    rate.Rate: "rate",
+}
+DECODERS = {
+    membrane.Membrane: "membrane", mean_rate.Rate: "rate", population_vector.PopulationVector: "rate",
+    last_spikes.Linear: "linear", sums.SigmaDelta: "sigma_delta",
+}  # fmt: skip
+KNOWN: Mapping[str, tuple[type, ...]] = {
+    "network": (FeedForward,),
+    "encoder": tuple(ENCODERS),
+    "connection": (linear.Linear,),
+    "recurrent": (recurrent.Recurrent, lateral.Lateral),
+    "neuron": (lif.Lif, alif.Alif, changes.SigmaDelta),
+    "decoder": tuple(DECODERS),
+}
+"""What integers are known of, by the key of the network that holds it."""
+ROOMS = {"network": "networks", "encoder": "encoders", "decoder": "decoders", "neuron": "neurons"}
+OBSERVED_ROOM, STATE_ROOM = 4.0, 2.0
+"""How many times as large as in the rollout an observation and a state may become before they are clamped."""
+SMALLEST_LEAK = 32
+"""What a threshold loses in a step, in a membrane's smallest unit, for 16 bits to be enough."""
+MOST_TRACE_ERROR = 2.0**-5
+"""Spikes at which a rounded trace may stop to decay."""
+MOST_CHANNELS = 2**16
+"""Channels that an event's number of 16 bits cannot tell apart."""
+DELTA_STEPS = 256
+"""Integers that a threshold of the delta encoder is."""
+NOISE = 2.0**16
+"""Integers that a probability of 1 is."""
+
+
+def refuse(key: str, cls: type, name: str = "") -> None:
+    """Raise ExportError where a part of a network has no form in integers."""
+    if cls in KNOWN[key]:
+        return
+    room = ROOMS.get(key, "connections")
+    fit = [each for each in names(room) if resolve(room, each) in KNOWN[key]]
+    name = name or next((each for each in names(room) if resolve(room, each) is cls), cls.__name__)
+    raise ExportError(f"c_int8: {key} {name!r} has no form in integers; choose from {', '.join(fit)}")
+
+
+def refuse_configured(network: Configured | None) -> None:
+    """Raise ExportError for an agent's network that has no form in integers, before anything is built."""
+    if network is None:
+        raise ExportError("c_int8: an ANN has no spikes to add weights for; export it with --to c")
+    refuse("network", network.cls, network.name)
+    for key in KNOWN.keys() & network.parts.keys():
+        part = network.parts[key]
+        for each in part if isinstance(part, tuple) else (part,):
+            if each is not None:
+                refuse(key, each.cls, each.name)
+    if network.parts["recurrent"] is not None:
+        neuron = network.parts["neuron"]
+        for each in neuron if isinstance(neuron, tuple) else (neuron,):
+            _refuse_graded_feedback(each.cls.graded, each.name)
+
+
+def refuse_built(network: Any) -> None:
+    """As `refuse_configured`, of a network that is there."""
+    refuse("network", type(network))
+    for key in ("encoder", "decoder"):
+        refuse(key, type(getattr(network, key)))
+    for layer in network.layers:
+        refuse("connection", type(layer.connection))
+        refuse("neuron", type(layer.neuron.declared))
+        if layer.recurrent is not None:
+            refuse("recurrent", type(layer.recurrent))
+            _refuse_graded_feedback(layer.neuron.graded, type(layer.neuron.declared).__name__)
+    if max(layer.connection.in_features for layer in network.layers) >= MOST_CHANNELS:
+        raise ExportError(
+            f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
+        )
+
+
+def integers(network: Any, ranges: Ranges) -> IntegerNetwork:
+    """The network, one that `refuse_built` lets pass, with weights of 8 bits and states in fixed point."""
+    matrices = []
+    for layer in network.layers:
+        links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
+        matrices.append([link.synapses().detach().cpu() for link in links])
+    matrices.append([network.decoder.synapses().t().detach().cpu()])
+    rounded = [_rounded(each) for each in matrices]
+    largest = [max(1, int(found[0].abs().sum(0).max())) for found, _ in rounded]
+    encoding, source = _encoding(network, ranges, largest[0])
+    stages: list[Spiking | Changes] = []
+    for i, layer in enumerate(network.layers):
+        found, unit = rounded[i]
+        part = {
+            "source": source, "weight": found[0], "within": found[1] if len(found) > 1 else None,
+            "place": f"layer {i}: {layer.width} neurons",
+        }  # fmt: skip
+        values = dict(zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True))
+        params = {
+            name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
+            for name, value in values.items()
+        }
+        bias = layer.connection.bias.detach().cpu().double()
+        if isinstance(layer.neuron.declared, changes.SigmaDelta):
+            stage: Spiking | Changes = _changes(
+                layer, part, unit, bias, params, ranges.states[i], largest[i + 1]
+            )
+        else:
+            stage = _spiking(layer, part, unit, bias, params, ranges.states[i])
+        stages.append(stage)
+        source = stage.sent
+    readout = _readout(network, rounded[-1], source, largest[-1])
+    return IntegerNetwork(network, encoding, stages, readout, ranges.text)
+
+
+def _refuse_graded_feedback(graded: bool, name: str) -> None:
+    if graded:
+        raise ExportError(
+            f"c_int8: neuron {name!r} sends graded events, which have no recurrent form in integers"
+        )
+
+
+def _rounded(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Matrices [*, N] that lead to the same neurons as integers, and their unit [N]."""
+    for weight in weights:
+        if not weight.isfinite().all():
+            raise ExportError(f"a weight is {float(weight[~weight.isfinite()][0])}, which no integer says")
+    unit = units(*weights)
+    return [multiples(weight, unit).long() for weight in weights], unit.double()
+
+
+def _encoding(network: FeedForward, ranges: Ranges, largest: int) -> tuple[Encoding, Source]:
+    encoder: Any = network.encoder
+    kind = ENCODERS[type(encoder)]
+    if kind == "delta":
+        factor = torch.full((network.inputs,), DELTA_STEPS / encoder.threshold)
+        first = len(encoder.state_sizes) > 1 and network.stateful
+        return Encoding(kind, factor, WIDE, DELTA_STEPS, first), Source(False)
+    if kind == "rate":
+        factor = torch.full((network.inputs,), NOISE * encoder.max_rate / encoder.span)
+        noise = (encoder.noise.detach().cpu() * NOISE).floor().long()
+        return Encoding(kind, factor, round(NOISE * encoder.max_rate), noise=noise), Source(False)
+    # a change is at most twice as large as what changes
+    limit = min(NARROW, SUM // largest) // (1 if kind == "direct" else 2)
+    exponent = _bits(limit, OBSERVED_ROOM * ranges.observed, 14)
+    factor = torch.full((network.inputs,), 2.0**exponent)
+    threshold = 0 if kind == "direct" else round(encoder.threshold * 2.0**exponent)
+    source = Source(True, exponent, limit * (1 if kind == "direct" else 2))
+    return Encoding(kind, factor, limit, threshold), source
+
+
+def _bits(limit: float, size: float, most: int) -> int:
+    """The largest exponent, up to ``most``, with which a size stays within a limit."""
+    return most if size <= 0.0 else max(-16, min(most, math.floor(math.log2(limit / size))))
+
+
+def _spiking(
+    layer: Any, part: dict[str, Any], unit: Tensor, bias: Tensor, params: dict[str, Tensor], seen: Tensor
+) -> Spiking:
+    neuron, decay = layer.neuron, params["tau"]
+    if neuron.chosen["input_gain"] == "ode":
+        unit, bias = unit * (1.0 - decay), bias * (1.0 - decay)
+    source: Source = part["source"]
+    threshold = params["threshold"]
+    adaptation = params.get("adaptation", torch.zeros_like(unit))
+    reach = torch.maximum(seen.double(), threshold + adaptation)
+    sums_of_spikes = [
+        each for each in (None if source.graded else part["weight"], part["within"]) if each is not None
+    ]
+    largest = torch.cat([*sums_of_spikes, torch.ones(1, layer.width, dtype=torch.int64)]).abs().sum(0)
+
+    def fraction(state: int, room: float, most: int) -> Tensor:
+        found = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT / largest).log2()).floor()
+        return found.clamp(-16, most).long()
+
+    narrow = fraction(NARROW, STATE_ROOM, 8)
+    leak = threshold / unit * 2.0**narrow * (1.0 - decay)
+    raised = adaptation / unit * 2.0**narrow
+    wide = bool((narrow < 0).any() or (leak < SMALLEST_LEAK).any() or (raised >= 2**16).any())
+    bits = fraction(WIDE, 2.0 * STATE_ROOM, 12).clamp(min=0) if wide else narrow
+    own = unit * 2.0**-bits
+    trace_decay = params.get("tau_adaptation", torch.zeros_like(unit))
+    most_trace = float(1.0 / (1.0 - trace_decay.max().clamp(max=1.0 - 1e-6))) + 1.0
+    trace_bits = _bits(NARROW, most_trace, 12)
+    trace_wide = (
+        wide
+        or trace_bits < 4
+        or float((0.5 / (1.0 - trace_decay)).max()) * 2.0**-trace_bits > MOST_TRACE_ERROR
+    )
+    return Spiking(
+        **part,
+        unit=unit,
+        bias=_clamped(bias / own),
+        adaptive=isinstance(neuron.declared, alif.Alif),
+        zero=neuron.chosen["reset"] == "zero",
+        wide=wide,
+        fraction=bits,
+        threshold=_clamped(threshold / own).clamp(min=1),
+        decay=(decay * 2 ** DECAY_BITS[wide]).round().long(),
+        trace_wide=trace_wide,
+        trace_fraction=16 if trace_wide else trace_bits,
+        trace_decay=(trace_decay * 2 ** DECAY_BITS[trace_wide]).round().long(),
+        adaptation=_clamped(adaptation / own),
+    )
+
+
+def _changes(
+    layer: Any,
+    part: dict[str, Any],
+    unit: Tensor,
+    bias: Tensor,
+    params: dict[str, Tensor],
+    seen: Tensor,
+    next_largest: int,
+) -> Changes:
+    source: Source = part["source"]
+    own = unit * source.unit
+    rectified = layer.neuron.chosen["activation"] == "relu"
+    # what is sent is a difference of two values
+    limit = min(NARROW, SUM // next_largest) // (1 if rectified else 2)
+    exponent = _bits(limit, STATE_ROOM * float(seen.max()), 14)
+    threshold = (params["threshold"] * 2.0**exponent).round().long()
+    if (threshold < 1).any():
+        raise ExportError(
+            f"c_int8: {part['place']}: values up to {float(seen.max()):.3g} in 16 bits are coarser than the threshold"
+            f" {float(params['threshold'].min()):.3g}"
+        )
+    ratio = own * 2.0**exponent
+    shift = max(1, min(62, 30 - math.ceil(math.log2(float(ratio.max())))))
+    return Changes(
+        **part,
+        unit=own,
+        bias=_clamped(bias / own),
+        rectified=rectified,
+        sent=Source(True, exponent, limit),
+        threshold=threshold,
+        factor=(ratio * 2.0**shift).round().long().clamp(max=2**31 - 1),
+        shift=shift,
+    )
+
+
+def _readout(
+    network: FeedForward, rounded: tuple[list[Tensor], Tensor], source: Source, largest: int
+) -> Readout:
+    decoder: Any = network.decoder
+    kind, (weight, scale) = DECODERS[type(decoder)], (rounded[0][0], rounded[1])
+    scale, decay, fraction = scale * source.unit, 0, 0
+    most = largest * (source.limit if source.graded else 1) * 2
+    if kind == "membrane":
+        decay = round(decoder.decay * 2 ** DECAY_BITS[True])
+        fraction = max(0, _bits(WIDE, most / (1.0 - decoder.decay), 12))
+        scale = scale * (1.0 - decoder.decay) * 2.0**-fraction
+    steps = network.steps
+    if kind == "rate":
+        scale = scale / steps
+        if steps * most > 2 * WIDE:
+            raise ExportError(f"c_int8: steps: sums of {steps} inner steps do not fit into 32 bits")
+    if kind == "membrane" and decoder.which == "mean":
+        scale = scale / steps
+    read = decoder.which if kind == "membrane" else ""
+    bias = decoder.readout.bias.detach().cpu().float()
+    return Readout(kind, read, source, weight, scale.float(), bias, decay, fraction)
+
+
+def _clamped(x: Tensor) -> Tensor:
+    return x.round().clamp(-CURRENT, CURRENT).long()

@@ -1,0 +1,250 @@
+"""policy.c in integers: what a reference in torch does, to the last bit; no float within the steps; near the policy."""
+
+import copy
+import re
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from spiky_rl.config import registry
+from spiky_rl.connections._quantised import multiples, units
+from spiky_rl.deploy import c, c_int8
+from spiky_rl.deploy._calibration import Rollout
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.networks._layer import quantise
+from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
+from tests.hosts.test_first_minibatch import agent_runner
+
+NET = "agent.network."
+CASES = {
+    "lif": ("lif_ppo",),
+    "lif, very slow": ("lif_ppo", "neuron.tau=500.0"),
+    "lif, as an equation": ("lif_ppo", "neuron.input_gain=ode", "neuron.threshold=0.3"),
+    "lif, normalised": ("lif_ppo", "encoder=sigma_delta", "agent.actor.obs_normalization=true"),
+    "lif, learned": ("lif_ppo", "neuron.learn=[tau,threshold]", "neuron.reset=zero"),
+    "lif, sparse": ("lif_ppo", "connection.density=0.3", "connection.dale=true", "decoder.read=mean"),
+    "lif, stateful": ("lif_stateful_ppo", "encoder={name: delta, start: first}", "decoder.read=max"),
+    "lif, lateral": ("lif_ppo", "encoder=delta", "recurrent=lateral", "decoder=population_vector"),
+    "lif, rate": ("lif_ppo", "encoder=rate", "decoder=rate"),
+    "alif": ("alif_ppo", "decoder=linear"),
+    "alif, recurrent": ("alif_recurrent_ppo", "recurrent.delays=3"),
+    "alif, very slow": ("alif_ppo", "neuron.tau_adaptation=2000.0", "stateful=true"),
+    "sigma-delta": ("sigma_delta_ppo",),
+    "sigma-delta, identity": ("sigma_delta_ppo", "steps=3", "neuron.activation=identity"),
+    "trained on 8 bits": ("alif_recurrent_ppo", "quantize=int8"),
+}
+"""An agent each, and what of its network is changed: every neuron, codec, kind of connection and width of state."""
+LAYERS = "[40,30]"
+FAST = ("lif", "lif, normalised", "lif, very slow", "alif, recurrent", "sigma-delta", "trained on 8 bits")
+"""One of each kind; all others are slow."""
+EACH = [pytest.param(case, marks=[] if case in FAST else pytest.mark.slow) for case in CASES]
+
+
+def policy_of(case):
+    agent, *changes = CASES[case]
+    changes = [text if text.startswith("agent.") else NET + text for text in (*changes, f"layers={LAYERS}")]
+    policy = agent_runner(agent, *changes).alg.get_policy().eval()
+    if policy.obs_normalization:
+        policy.obs_normalizer._mean += 0.3
+        policy.obs_normalizer._std *= 0.7
+    return policy
+
+
+def rollout_of(policy, seed=0):
+    """Observations for a target to look at: no simulator is needed for them."""
+    seen = walk(policy, seed)
+    keep = torch.ones(len(seen), 1)
+    keep[0] = 0.0
+    return Rollout(seen.flatten(2), keep)
+
+
+@pytest.fixture(name="made", scope="module")
+def made_once(tmp_path_factory):
+    """Policy, target and file of a case, made when they are first asked for."""
+    held = {}
+
+    def made(case):
+        if case not in held:
+            policy, target = policy_of(case), registry.configure("targets", "c_int8", "--to").build()
+            target.calibrate(rollout_of(policy))
+            folder = tmp_path_factory.mktemp("int8")
+            held[case] = policy, target, target.write(policy, folder)
+        return held[case]
+
+    return made
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_the_file_does_what_the_reference_does(made, case):
+    policy, target, path = made(case)
+    seen, step = walk(policy, seed=1), target.open(path)
+    seen[5] *= 1e6  # far beyond what was calibrated on
+    seen[9, :, 0] = float("nan")
+    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    assert found.std() > 0.0
+    np.testing.assert_array_equal(found, live(target.reference(policy), seen))
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_states_in_integers_move_actions_less_than_weights_of_8_bits_do(made, case):
+    policy, target, _ = made(case)
+    seen, rounded = walk(policy, seed=2), copy.deepcopy(policy)
+    quantise(rounded.network.layers, rounded.network.decoder)
+    rounded.network._plain = False
+    exact, coarse, integers = (live(each, seen) for each in (policy, rounded, target.reference(policy)))
+    of_weights, of_states = np.abs(exact - coarse).mean(), np.abs(coarse - integers).mean()
+    if case == "trained on 8 bits":
+        assert of_weights == 0.0 and of_states < 1e-3 * exact.std()
+    else:
+        assert 0.0 < of_states < 0.5 * of_weights
+
+
+def test_a_slow_neuron_has_32_bits_and_a_fast_one_16(made):
+    wide = {case: [s.wide for s in made(case)[1].network.stages] for case in ("lif", "lif, very slow")}
+    assert wide == {"lif": [False, False], "lif, very slow": [True, True]}
+    assert made("alif, very slow")[1].network.stages[0].trace_wide
+    assert not made("alif")[1].network.stages[0].trace_wide
+
+
+def test_a_batch_of_environments_is_that_many_single_ones():
+    policy = policy_of("alif, recurrent")
+    target = c_int8.CInt8()
+    target.calibrate(rollout_of(policy))
+    alone, together = target.reference(policy), target.reference(policy)
+    one, other = walk(policy, 3), walk(policy, 4)
+    for policies in (alone, together):
+        policies.reset()
+    first = live(alone, one)
+    for t, x in enumerate(torch.cat([one, other], 1)):
+        seen = TensorDict({name: x for name in policy.obs_groups}, batch_size=[2])
+        with torch.inference_mode():
+            actions = together(seen)
+        np.testing.assert_array_equal(actions[0].numpy(), first[t])
+        if t == 60:
+            together.reset(torch.tensor([0, 1]))
+    assert all(int(s[:, 1].abs().sum()) > 0 for s in together.state[:1])
+
+
+@pytest.mark.parametrize("case", ["lif", "lif, very slow", "alif, recurrent", "sigma-delta"])
+@pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
+def test_compilers_have_nothing_to_say(made, command, case, tmp_path):
+    skip_without(command, tmp_path)
+    line = [*command, *c.STANDARD, "-Werror", "-O2", "-c", made(case)[2], "-o", tmp_path / "policy.o"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:2000]
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_nothing_that_is_observed_leads_outside_of_the_struct_or_of_an_integer(made, case, tmp_path):
+    path, main = made(case)[2], tmp_path / "main.c"
+    main.write_text(FUZZ)
+    sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    line = [
+        *c.compiler(),
+        "-std=c99",
+        f"-I{path.parent}",
+        *sanitizers,
+        main,
+        path,
+        "-lm",
+        "-o",
+        tmp_path / "main",
+    ]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if "cannot find" in done.stderr:
+        pytest.skip("the sanitizers' libraries are not installed")
+    assert done.returncode == 0, done.stderr
+    ran = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "whole\n"), ran.stderr[:3000]
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_there_is_no_float_within_the_inner_steps_and_no_memory_but_the_struct(made, case):
+    path = made(case)[2]
+    source = path.read_text()
+    body = source.partition("void policy_step")[2]
+    inner = body[body.index("for (int k = 0") : body.index("const float y")]
+    assert "float" not in inner and not re.search(r"\d\.\d|\d\.?f\b", inner)
+    statics = [line for line in source.splitlines() if line.startswith("static ") and "(" not in line]
+    assert statics and all(re.match(r"static const (int(8|16|32)_t|float) ", line) for line in statics)
+    assert not {"malloc", "stdio", "stdlib", "math", "double"} & set(re.split(r"\W+", source))
+
+
+def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
+    header = made("alif, recurrent")[2].with_suffix(".h").read_text()
+    assert "120 control steps of 1 robot under the policy in single precision" in " ".join(
+        header.replace("// ", "").split()
+    )
+    fields = re.findall(r"^  (\w+) (\w+)\[(\d+)\];  // (.+)$", header, re.M)
+    assert {"v0", "a0", "past0"} <= {name for _, name, _, _ in fields} and all(text for *_, text in fields)
+    sizes = {"int64_t": 8, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
+    total = sum(sizes[kind] * int(count) for kind, _, count, _ in fields)
+    assert c.sizes(made("alif, recurrent")[2])["BYTES"] == -(-total // 8) * 8
+
+
+def test_weights_are_those_that_training_on_8_bits_saw(made):
+    policy, target, path = made("trained on 8 bits")
+    for i, layer in enumerate(policy.network.layers):
+        unit = units(layer.connection.exact(), layer.recurrent.exact())
+        for name, link in ((f"weight{i}", layer.connection), (f"within{i}", layer.recurrent)):
+            (text,) = re.findall(rf"int8_t {name}\[\d+\] = {{([^}}]+)}}", path.read_text())
+            written = torch.tensor([int(x) for x in text.split(",")]).view(link.exact().shape)
+            assert written.abs().max() > 30, "the check sees weights"
+            assert torch.equal(written * unit, link.synapses())
+            assert torch.equal(written.float(), multiples(link.exact(), unit))
+
+
+REFUSED = {
+    "hodgkin_huxley_ppo": "neuron 'hodgkin_huxley' has no form in integers; choose from alif, lif, sigma_delta",
+    "lif_population_ppo": "encoder 'population' has no form in integers; choose from delta, direct, rate, sigma_delta",
+    "lif_conv_ppo": "connection 'convolutional' has no form in integers; choose from linear",
+    "lif_reservoir_ppo": "network 'reservoir' has no form in integers; choose from feedforward",
+    "lif_plastic_reservoir_ppo": "network 'reservoir' has no form in integers",
+    "mlp_ppo": "an ANN has no spikes",
+    "gru_ppo": "an ANN has no spikes",
+}
+
+
+@pytest.mark.parametrize("agent", REFUSED)
+def test_what_has_no_form_in_integers_is_refused_by_name_before_anything_is_written(agent, tmp_path):
+    policy, target = agent_runner(agent).alg.get_policy().eval(), c_int8.CInt8()
+    settings = getattr(policy, "settings", None)
+    network = None if settings is None else registry.configure("networks", settings, "network")
+    with pytest.raises(ExportError, match=re.escape(REFUSED[agent])):
+        target.refuse(network)
+    target.calibrate(rollout_of(policy_of("lif")))
+    with pytest.raises(ExportError, match=re.escape(REFUSED[agent])):
+        target.write(policy, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("change", ["decoder=first_spike", "neuron=[quadratic]"])
+def test_a_part_of_a_network_is_refused_too(change):
+    policy = agent_runner("lif_ppo", f"{NET}{change}").alg.get_policy()
+    network = registry.configure("networks", policy.settings, "network")
+    with pytest.raises(ExportError, match="first_spike|quadratic"):
+        c_int8.CInt8().refuse(network)
+
+
+def test_recurrence_of_graded_events_and_a_missing_rollout_are_refused(tmp_path):
+    policy = agent_runner("sigma_delta_ppo", f"{NET}recurrent=recurrent").alg.get_policy().eval()
+    with pytest.raises(ExportError, match="no recurrent form"):
+        c_int8.CInt8().refuse(registry.configure("networks", policy.settings, "network"))
+    with pytest.raises(ExportError, match="no recurrent form"):
+        c_int8.CInt8().write(policy, tmp_path)
+    with pytest.raises(ExportError, match="let the target see a rollout"):
+        c_int8.CInt8().write(policy_of("lif"), tmp_path)
+
+
+def test_a_weight_that_is_not_finite_is_refused(tmp_path):
+    policy = policy_of("lif")
+    with torch.no_grad():
+        policy.network.readout.weight[0, 0] = float("nan")
+    target = c_int8.CInt8()
+    target.calibrate(rollout_of(policy))
+    with pytest.raises(ExportError, match="nan"):
+        target.write(policy, tmp_path)
+    assert not list(tmp_path.iterdir())

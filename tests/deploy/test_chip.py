@@ -1,0 +1,90 @@
+"""A policy in C on a Cortex-M4: what it takes there, and that it acts there as it does here."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spiky_rl.cli import common, export
+from spiky_rl.deploy import _chip, c, c_int8
+from spiky_rl.config.registry import UserError
+from tests.deploy.test_c import live, walk
+from tests.deploy.test_c_int8 import rollout_of
+from tests.hosts.test_first_minibatch import agent_runner
+
+CHIP, SIZES = "cortex-m4", "agent.network.layers=[128,64]"
+CODE = 5_000
+"""Bytes of flash that are no weights, at most."""
+ACT = Path(__file__).parents[2] / "examples" / "deploy" / "act.c"
+needs_compiler = pytest.mark.skipif(
+    not shutil.which("arm-none-eabi-gcc"), reason="arm-none-eabi-gcc is not installed"
+)
+
+
+@pytest.fixture(name="written", scope="module")
+def written_once(tmp_path_factory):
+    """The same policy in single precision and in integers."""
+    policy = agent_runner("lif_ppo", SIZES).alg.get_policy().eval()
+    folder, integers = tmp_path_factory.mktemp("chip"), c_int8.CInt8()
+    integers.calibrate(rollout_of(policy))
+    return policy, c.C().write(policy, folder), integers.write(policy, folder), integers
+
+
+@needs_compiler
+def test_the_report_counts_weights_struct_and_stack_and_integers_take_about_a_quarter(written):
+    policy, single, integers, _ = written
+    weights = sum(layer.connection.weight.numel() for layer in policy.network.layers)
+    weights += policy.network.readout.weight.numel()
+    found = {path: _chip.footprint(path, CHIP) for path in (single, integers)}
+    for path, size in ((single, 4), (integers, 1)):
+        assert size * weights < found[path].flash < size * weights + CODE
+        assert 0 < found[path].stack < 1_000
+    assert found[integers].flash < 0.35 * found[single].flash
+    assert found[single].state == 4 * c.sizes(single)["FLOATS"]
+    assert found[integers].state == c.sizes(integers)["BYTES"] < found[single].state
+
+
+@needs_compiler
+def test_what_the_chips_compiler_refuses_is_said_in_its_words(written, tmp_path):
+    for name in ("policy.c", "policy.h"):
+        shutil.copy(written[2].with_name(name), tmp_path)
+    path = tmp_path / "policy.c"
+    path.write_text(path.read_text() + "nonsense\n")
+    with pytest.raises(UserError, match="arm-none-eabi-gcc refuses it: "):
+        _chip.footprint(path, CHIP)
+
+
+@needs_compiler
+@pytest.mark.skipif(not shutil.which("qemu-arm"), reason="qemu-arm is not installed")
+@pytest.mark.parametrize("which", [1, 2], ids=["single precision", "integers"])
+def test_on_the_chip_a_policy_acts_as_it_does_here(written, which, tmp_path):
+    policy, path = written[0], written[which]
+    machine = [*_chip.CHIPS[CHIP][1], "-std=c99", "-O2", "--specs=rdimon.specs"]
+    line = ["arm-none-eabi-gcc", *machine, f"-I{path.parent}", ACT, path, "-o", tmp_path / "act.elf", "-lm"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if "rdimon" in done.stderr:
+        pytest.skip("newlib's rdimon.specs is not installed")
+    assert done.returncode == 0, done.stderr
+    seen = walk(policy)
+    lines = "\n".join(" ".join(f"{x:.9g}" for x in step.reshape(-1).tolist()) for step in seen)
+    command = ["qemu-arm", "-cpu", CHIP, tmp_path / "act.elf"]
+    ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True, timeout=120)
+    found = np.array([[float(x) for x in line.split()] for line in ran.stdout.splitlines()], np.float32)
+    expected = live(policy if which == 1 else written[3].reference(policy), seen)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_report_is_refused_before_a_simulator_starts(monkeypatch):
+    line = ["--task", "cartpole", "--to"]
+    with pytest.raises(common.UsageError, match="cortex-m5: not known; choose from cortex-m4; did you mean"):
+        export.run([*line, "c", "--report", "cortex-m5"])
+    with pytest.raises(common.UsageError, match="is for targets in C; choose --to c or c_int8"):
+        export.run([*line, "onnx", "--report", CHIP])
+    monkeypatch.setattr(c, "compiler", lambda: ["cc"])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(
+        UserError, match="arm-none-eabi-gcc is not installed; Debian has it in gcc-arm-none-eabi"
+    ):
+        _chip.require(CHIP)
