@@ -50,6 +50,8 @@ def run(argv: list[str]) -> int:
         registry.check_name("targets", name, "--to")
         registry.configure("targets", name, "--to").build().require()
     plan = common.prepare(args)
+    for name in targets:
+        registry.configure("targets", name, "--to").build().check(plan.spec.network)
 
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 

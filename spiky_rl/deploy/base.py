@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spiky_rl.config.registry import Component
+from spiky_rl.config.registry import Component, Configured
 
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 """One control step from rest on: the observation [1, ...] and the live policy's state before it, to the action [1, A] and, where
@@ -28,6 +28,9 @@ class Target(Component):
 
     def require(self) -> None:
         """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
+
+    def check(self, network: Configured | None) -> None:
+        """Raise ExportError for a network (None: an ANN) that the target cannot express, before anything starts."""
 
     def allowed(self, model: Any) -> float:  # pylint: disable=unused-argument
         """The largest difference for this policy."""
