@@ -8,12 +8,17 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rsl_rl.runners import OnPolicyRunner
 
+from spiky_rl.config import registry
+from spiky_rl.config.spec import SpecError
 from spiky_rl.hosts.isaaclab import command
+from tests import processes
 from tests.hosts.point_env import LIF, PointEnv, config
+from tests.hosts.test_first_minibatch import agent_runner
 
 AGENTS = ("lif_ppo", "mlp_ppo")
 
@@ -61,12 +66,109 @@ def test_what_the_user_says_of_the_device_stands():
     assert arguments.count("--device") == 1
 
 
-def test_the_library_is_that_of_the_backend_that_calls():
-    def ask():
-        return command.asking_library()
+def ask():
+    return command.asking()
 
+
+def through():
+    return ask()
+
+
+def test_the_library_is_that_of_the_backend_that_calls():
     backend = {"__name__": f"{command.BACKENDS}train_rl_games", "command": command}
-    assert (types.FunctionType(ask.__code__, backend)(), ask()) == ("rl_games", "rsl_rl")
+    assert types.FunctionType(ask.__code__, backend)() == ("train", "rl_games")
+    assert ask() == ("", "rsl_rl")
+
+
+def test_what_the_backends_share_is_none_of_them():
+    shared = {"__name__": f"{command.BACKENDS}export_common", "command": command}
+    backend = {"__name__": f"{command.BACKENDS}export_skrl", "ask": types.FunctionType(ask.__code__, shared)}
+    assert types.FunctionType(through.__code__, backend)() == ("export", "skrl")
+
+
+def test_leapp_export_is_told_as_train_and_play_are():
+    arguments = ["isaaclab", "leapp", "export", "--agent", "lif_ppo"]
+    command.prepare(arguments, AGENTS)
+    assert arguments[-2:] == ["--device", "cpu"]
+    assert not command.is_ours(["isaaclab", "leapp", "deploy", "--agent", "lif_ppo"], AGENTS)
+
+
+def network_of(agent):
+    return agent_runner(agent).alg.get_policy().settings
+
+
+@pytest.mark.parametrize(
+    "agent, library, said",
+    [
+        (
+            "lif_reservoir_ppo",
+            "rsl_rl",
+            "a reservoir carries a state that isaaclab leapp export would leave out",
+        ),
+        ("lif_stateful_ppo", "skrl", "would leave out the state that --agent lif_stateful_ppo carries"),
+    ],
+)
+def test_a_state_that_leapp_export_would_leave_out_is_refused_by_name(agent, library, said):
+    with pytest.raises(SpecError, match=said) as refusal:
+        command.require_exportable(
+            agent, library, registry.configure("networks", network_of(agent), "network")
+        )
+    assert "\n" not in str(refusal.value)
+
+
+def test_what_carries_no_state_or_one_that_is_exported_is_not_refused():
+    for agent, library in (("lif_stateful_ppo", "rsl_rl"), ("lif_ppo", "skrl"), ("lif_ppo", "rsl_rl")):
+        command.require_exportable(
+            agent, library, registry.configure("networks", network_of(agent), "network")
+        )
+    command.require_exportable("mlp_ppo", "skrl", None)
+
+
+@pytest.mark.parametrize(
+    "agent, states",
+    [
+        ("lif_stateful_ppo", "actor_state [1, 8, 18]"),
+        ("alif_recurrent_ppo", "actor_state [1, 8, 50]"),
+        ("lif_ppo", ""),
+    ],
+)
+def test_isaac_labs_leapp_export_finds_the_whole_state_and_nothing_beside_it(agent, states):
+    """By the functions of its export alone; the whole command is a slow test's."""
+    pytest.importorskip("isaaclab_rl", reason="the isaaclab extra is not installed")
+    done = processes.run("-m", "tests.hosts.leapp_case", agent)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"recurrent: {bool(states)}; states: {states}; apart: 0.0"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_path):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    pytest.importorskip("leapp", reason="leapp is not installed (pip install 'isaaclab[leapp]')")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
+    run = "--task Isaac-Cartpole --agent lif_stateful_ppo --device cpu".split()
+    trained = processes.run(
+        *("scripts/train.py", *run, "--num_envs", "16", "--max_iterations", "1", "--log_root", str(tmp_path))
+    )
+    assert trained.returncode == 0, trained.stderr
+    (checkpoint,) = tmp_path.rglob("model_0.pt")
+    line = [sys.executable, "-m", "isaaclab", "leapp", "export", "--rl_library", "rsl_rl", *run]
+    line += [
+        "--checkpoint",
+        str(checkpoint),
+        "--export_save_path",
+        str(tmp_path),
+        "--disable_graph_visualization",
+    ]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    graph = onnxruntime.InferenceSession(tmp_path / "Isaac-Cartpole" / "Isaac-Cartpole.onnx")
+    given = {each.name: each.shape for each in graph.get_inputs()}
+    assert given["actor_state_in"] == [1, 1, 257]  # two layers of 128 neurons, and an action's potential
+    feed = {name: np.full(shape, 0.3, np.float32) for name, shape in given.items()}
+    first = dict(zip([each.name for each in graph.get_outputs()], graph.run(None, feed), strict=True))
+    feed["actor_state_in"] = first["actor_state_out"]
+    assert np.abs(graph.run(["joint_effort"], feed)[0] - first["joint_effort"]).max() > 0.0
 
 
 class Attack:

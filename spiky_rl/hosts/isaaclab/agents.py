@@ -47,7 +47,8 @@ def add_agents() -> None:
 def _entry(task: str, agent: str) -> Callable[[], Any]:
     def configuration() -> Any:
         try:
-            return isaaclab_config(task, agent, command.asking_library())
+            action, library = command.asking()
+            return isaaclab_config(task, agent, library, action)
         except registry.UserError as error:
             # as our own commands end: Isaac Lab has none but tracebacks for what a user said
             log.error("error: %s", error)
@@ -57,10 +58,11 @@ def _entry(task: str, agent: str) -> Callable[[], Any]:
     return configuration
 
 
-def isaaclab_config(task: str, agent: str, library: str = "rsl_rl") -> Any:
+def isaaclab_config(task: str, agent: str, library: str = "rsl_rl", action: str = "") -> Any:
     """Isaac Lab's configuration of an agent on a task for an RL library: the task's own, with what the agent changes.
 
-    Raises SpecError for a library that has no PPO of ours, and for a task that Isaac Lab does not configure for it.
+    ``action``: what it is for, as `command.asking` says. Raises SpecError for a library that has no PPO of ours, for a task that
+    Isaac Lab does not configure for it, and for an export that would leave a state out.
     """
     import gymnasium
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
@@ -72,18 +74,24 @@ def isaaclab_config(task: str, agent: str, library: str = "rsl_rl") -> Any:
             f"--rl_library {library}: is not available with --agent {agent} on {task}; it allows {' and '.join(there)}"
         )
     command.read_without_code()
-    return CONFIGURATIONS[library](task, agent, load_cfg_from_registry(task, _host_entry(library)))
+    return CONFIGURATIONS[library](task, agent, load_cfg_from_registry(task, _host_entry(library)), action)
 
 
 def _host_entry(library: str) -> str:
     return f"{library}_cfg_entry_point"
 
 
-def _merged(task: str, agent: str, host: Any) -> spec.AgentSpec:
-    return spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
+def _merged(task: str, agent: str, host: Any, library: str, action: str) -> spec.AgentSpec:
+    merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
+    if action != "export":
+        return merged
+    command.require_exportable(agent, library, merged.network)
+    # LEAPP follows operations of torch's, and sees none of compiled kernels
+    overrides = [] if merged.network is None else ["agent.network.backend=torch"]
+    return spec.resolve_agent(agent, task, host, overrides, task_spec=spec.load_task(task))
 
 
-def _rsl_rl(task: str, agent: str, host: Any) -> Any:
+def _rsl_rl(task: str, agent: str, host: Any, action: str) -> Any:
     """Isaac Lab's configuration object ``host``, changed."""
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
@@ -92,7 +100,7 @@ def _rsl_rl(task: str, agent: str, host: Any) -> Any:
     from spiky_rl.hosts.rsl_rl.config import runner_config
 
     # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
-    config = runner_config(_merged(task, agent, plain_agent(copy.deepcopy(host))))
+    config = runner_config(_merged(task, agent, plain_agent(copy.deepcopy(host)), "rsl_rl", action))
     if "rnn_type" in config["actor"]:
         host.actor, host.critic = (_as(RslRlRNNModelCfg, model) for model in (host.actor, host.critic))
     _assign(host, config)
@@ -100,19 +108,19 @@ def _rsl_rl(task: str, agent: str, host: Any) -> Any:
     return host
 
 
-def _skrl(task: str, agent: str, host: Any) -> Any:
+def _skrl(task: str, agent: str, host: Any, action: str) -> Any:
     """A nested dict, as Isaac Lab's is."""
     from spiky_rl.hosts.skrl.components import offer_to_isaaclab
     from spiky_rl.hosts.skrl.config import host_tree
     from spiky_rl.hosts.skrl.config import isaaclab_config as skrl_config
 
-    config = skrl_config(_merged(task, agent, host_tree(host, task)), host)
+    config = skrl_config(_merged(task, agent, host_tree(host, task), "skrl", action), host)
     offer_to_isaaclab()
     log.warning("spiky_rl: skrl's runner, extended by spiky_rl's models, trains %s", agent)
     return config
 
 
-CONFIGURATIONS: dict[str, Callable[[str, str, Any], Any]] = {"rsl_rl": _rsl_rl, "skrl": _skrl}
+CONFIGURATIONS: dict[str, Callable[[str, str, Any, str], Any]] = {"rsl_rl": _rsl_rl, "skrl": _skrl}
 """What makes a configuration, by RL library."""
 
 

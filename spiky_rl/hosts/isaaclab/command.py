@@ -13,12 +13,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.spec import read_agent
+from spiky_rl.config.spec import SpecError, read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 
 log = logging.getLogger(__name__)
 
-COMMANDS = ("train", "play")
+COMMANDS = (["train"], ["play"], ["leapp", "export"])
 BACKENDS = "isaaclab_rl.entrypoints.backends."
 """Where Isaac Lab's commands are, one module per command and RL library."""
 SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
@@ -26,7 +26,7 @@ SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def prepare(arguments: list[str], agents: Collection[str]) -> None:
-    """Make ready for ``isaaclab train`` or ``isaaclab play`` with one of ``agents``; ``arguments`` may grow by a device.
+    """Make ready for ``isaaclab train``, ``play`` or ``leapp export`` with one of ``agents``; ``arguments`` may grow by a device.
 
     Isaac Lab reads the asset root when it is first imported, and its command line once our agents are there: call it between.
     """
@@ -42,15 +42,11 @@ def prepare(arguments: list[str], agents: Collection[str]) -> None:
 
 
 def is_ours(arguments: list[str], agents: Collection[str]) -> bool:
-    """Whether a command line is Isaac Lab's own, to train or play one of ``agents``."""
+    """Whether a command line is Isaac Lab's own, to train, play or export one of ``agents``."""
     program = Path(arguments[0])
     of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
-    return (
-        of_isaaclab
-        and len(arguments) > 1
-        and arguments[1] in COMMANDS
-        and said("--agent", arguments) in agents
-    )
+    known = any(arguments[1 : 1 + len(words)] == words for words in COMMANDS)
+    return of_isaaclab and known and said("--agent", arguments) in agents
 
 
 def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[str, Any]) -> None:
@@ -117,15 +113,36 @@ def said(option: str, arguments: list[str]) -> str | None:
     return value
 
 
-def asking_library() -> str:
-    """The RL library whose command of Isaac Lab's asks for a configuration: it does not say so, but it is calling."""
+def asking() -> tuple[str, str]:
+    """What Isaac Lab's command does that asks for a configuration, and with which RL library: it does not say so, but it is calling.
+
+    ``train``, ``play`` or ``export``; empty where nobody asks.
+    """
     frame = inspect.currentframe()
     while frame is not None:
         caller = frame.f_globals.get("__name__", "")
-        if caller.startswith(BACKENDS):
-            return caller.removeprefix(BACKENDS).partition("_")[2]
+        if caller.startswith(BACKENDS) and not caller.endswith("_common"):  # what the libraries share
+            action, _, library = caller.removeprefix(BACKENDS).partition("_")
+            return action, library
         frame = frame.f_back
-    return "rsl_rl"
+    return "", "rsl_rl"
+
+
+def require_exportable(agent: str, library: str, network: Any) -> None:
+    """Raise SpecError for a state that Isaac Lab's LEAPP export would leave out: it looks for it where recurrent ANNs have theirs.
+
+    network: The actor's `Configured`; None: an ANN.
+    """
+    if network is None or not getattr(network.options, "stateful", True):
+        return
+    if library != "rsl_rl":
+        raise SpecError(
+            f"--rl_library {library}: isaaclab leapp export would leave out the state that --agent {agent} carries; it allows rsl_rl"
+        )
+    if network.cls.cached(network.options):
+        raise SpecError(
+            f"--agent {agent}: a {network.name} carries a state that isaaclab leapp export would leave out; spiky export --to onnx writes it"
+        )
 
 
 def read_without_code() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from spiky_rl.config import registry, spec
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
+from spiky_rl.hosts.rsl_rl.flat_state import FlatState
 from spiky_rl.metrics.synops import dense_operations
 from spiky_rl.networks.base import SpikingNetwork, State
 
@@ -95,6 +96,8 @@ class SpikingModel(MLPModel):
             self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
         self.state: State | None = None
         """Of the network, before the next control step; None: rest."""
+        self.flat = False
+        """Whether a host has given the state as one tensor, and gets it back as that."""
 
     def _get_obs_dim(
         self, obs: TensorDict, obs_groups: dict[str, list[str]], obs_set: str
@@ -194,7 +197,7 @@ class SpikingModel(MLPModel):
     def reset(self, dones: Tensor | None = None, hidden_state: HiddenState = None) -> None:
         """Put the environments that are ``dones`` at rest; without ``dones``, take over ``hidden_state`` (None: rest)."""
         if dones is None:
-            self.state = _as_state(hidden_state)
+            self.state, self.flat = _as_state(hidden_state), False
         elif self.state is not None:
             # never in place: the rollout storage holds the same tensors until the step is recorded
             done = dones.view(1, -1, 1) > 0
@@ -210,8 +213,15 @@ class SpikingModel(MLPModel):
         state = _as_state(hidden_state) or self.network.zero_state(x.shape[1], x)
         self.network.learn(x, state, keep, credit.view(x.shape[:2]))
 
+    @property
+    def rnn(self) -> FlatState | None:
+        """What a host that looks for a recurrent module finds; None: nothing is carried that it could know of."""
+        return FlatState(self) if self.is_recurrent else None
+
     def get_hidden_state(self) -> HiddenState:
         """The state before the next step, for a rollout to store: None at rest and where nothing is replayed."""
+        if self.flat:
+            return FlatState(self).hidden_state
         return self.state if self.is_recurrent else None  # type: ignore[return-value]
 
     def detach_hidden_state(self, dones: Tensor | None = None) -> None:  # noqa: ARG002

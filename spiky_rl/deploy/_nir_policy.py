@@ -1,0 +1,148 @@
+"""A policy that was read from a NIR file, as it steps: on the torch backend, with that backend's bits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.codecs.encoders.base import Encoder
+from spiky_rl.config.registry import UserError
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.neurons.base import Neuron
+from spiky_rl.surrogates.rectangle import Rectangle
+
+OPS = TorchOps(Rectangle.of(slope=1.0))
+
+
+@dataclass
+class Maps:
+    """What a convolution does besides its weights."""
+
+    inputs: tuple[int, ...]
+    """(C, H, W)."""
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    pool: int
+    """Side of the blocks whose mean is taken; 1: none."""
+
+
+@dataclass
+class Stage:
+    """A linear map and the neurons behind it; what they send one another, [D N, N], if anything."""
+
+    weight: Tensor
+    bias: Tensor
+    maps: Maps | None
+    """None: the weight is a matrix."""
+    width: int
+    """Neurons."""
+    neuron: Neuron
+    params: tuple[Tensor | float, ...]
+    feedback: Feedback | None
+    synapses: Tensor | None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Width of every tensor of state."""
+        return (self.width,) * (1 + (self.feedback.states if self.feedback else 0))
+
+    def __call__(
+        self, signal: Tensor, steps: int, state: tuple[Tensor, ...] | None
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Signal [1, K or 1, B, C] -> spikes [1, K, B, N], and the state after them where there was one before."""
+        arguments = (self._current(signal), steps, state, self.params)
+        if self.feedback is None or self.synapses is None:
+            return dispatch.unroll("torch", self.neuron, OPS, *arguments)
+        return dispatch.recurrent("torch", self.neuron, OPS, self.feedback, self.synapses, *arguments)
+
+    def _current(self, signal: Tensor) -> Tensor:
+        if self.maps is None:
+            return functional.linear(signal, self.weight, self.bias)
+        maps = signal.reshape(-1, *self.maps.inputs)
+        current = functional.conv2d(maps, self.weight, self.bias, self.maps.stride, self.maps.padding)
+        if self.maps.pool > 1:
+            current = functional.avg_pool2d(current, self.maps.pool)
+        return current.reshape(*signal.shape[:-1], self.width)
+
+
+class Policy:
+    """Observations to actions.
+
+    Attributes:
+        inputs: Shape of an observation.
+        steps: K, inner steps per control step.
+        stateful: Whether potentials are carried from one call to the next.
+        spikes: Of every layer in the last call, [K, B, N].
+    """
+
+    def __init__(
+        self,
+        stages: list[Stage],
+        encoder: Encoder,
+        decoder: Decoder,
+        normalisation: tuple[Tensor, Tensor] | None,
+        inputs: tuple[int, ...],
+        steps: int,
+        stateful: bool,
+    ) -> None:
+        """``normalisation``: what is subtracted from an observation, and what it is divided by then, [O]."""
+        self.inputs, self.steps, self.stateful = inputs, steps, stateful
+        self.spikes: list[Tensor] = []
+        self._stages, self._encoder, self._decoder = stages, encoder, decoder
+        self._normalisation = normalisation
+        self._state: tuple[Tensor, ...] | None = None
+
+    def reset(self, dones: Tensor | None = None) -> None:
+        """Put all robots at rest, or those that are ``dones`` [B], as at the start of an episode."""
+        if dones is None:
+            self._state = None
+        elif self._state is not None:
+            done = dones.view(-1, 1) > 0
+            self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
+
+    def step(self, observation: Tensor) -> Tensor:
+        """One control step: observations [B, ...] as the environment gives them -> actions [B, A].
+
+        Raises UserError for another shape than ``inputs``, and for another number of robots than the state is of.
+        """
+        x = observation.flatten(1)
+        if x.shape[1] != math.prod(self.inputs):
+            raise UserError(
+                f"observation: has the shape {list(observation.shape[1:])}; the policy takes {list(self.inputs)}"
+            )
+        state = self._present(len(x)) if self.stateful else None
+        if self._normalisation is not None:
+            mean, scale = self._normalisation
+            x = (x - mean) / scale
+        count = len(self._encoder.state_sizes)
+        signal, after = self._encoder.encode(x[None], None if state is None else state[:count], None)
+        self.spikes, new = [], [*after]
+        for stage in self._stages:
+            own = None if state is None else state[count : count + len(stage.sizes)]
+            signal, after = stage(signal, self.steps, own)
+            count += len(stage.sizes)
+            new += after
+            self.spikes.append(signal[0])
+        features, after = self._decoder(signal, None if state is None else state[count:], None)
+        if self.stateful:
+            self._state = (*new, *after)
+        return features[0]
+
+    def _present(self, robots: int) -> tuple[Tensor, ...]:
+        """The state before the next step, [B, size] each."""
+        if self._state is None:
+            sizes = [*self._encoder.state_sizes, *(size for stage in self._stages for size in stage.sizes)]
+            sizes += [self._decoder.state_width] if self._decoder.state_width else []
+            return tuple(torch.zeros(robots, size) for size in sizes)
+        if len(self._state[0]) != robots:
+            raise UserError(
+                f"observation: of {robots} robots; the state is that of {len(self._state[0])}; reset first"
+            )
+        return self._state

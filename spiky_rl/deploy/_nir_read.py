@@ -1,0 +1,179 @@
+"""A policy from the file that ``export.py --to nir`` wrote, of its nodes' numbers and its metadata; no code is executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spiky_rl.config import registry
+from spiky_rl.config.registry import UserError
+from spiky_rl.deploy._nir_policy import Maps, Policy, Stage
+from spiky_rl.deploy._nir_write import LAYOUT
+from spiky_rl.kernels.feedback import Feedback
+
+CHAIN = ("Input", "Affine", "Conv2d", "AvgPool2d", "Flatten", "LIF", "Linear", "Output")
+
+
+def read(path: Path | str) -> Policy:
+    """The policy in a file of ours.
+
+    Raises UserError for what is no NIR file, was not written by ``export.py``, or holds other nodes or numbers than it writes.
+    """
+    try:
+        import nir
+    except ImportError:
+        raise UserError(f"{path}: nir is not installed; install it with: pip install nir") from None
+    try:
+        graph = nir.read(str(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (OSError, KeyError, ValueError, TypeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"{path}: is no NIR file: {' '.join(str(error).split())[:200]}") from None
+    said = graph.metadata
+    if said.get("producer") != "spiky_rl" or int(said.get("layout", 0)) != LAYOUT:
+        raise UserError(f"{path}: was not written by export.py --to nir (metadata layout {LAYOUT})")
+    try:
+        return _policy(graph, said)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, StopIteration) as error:
+        raise UserError(
+            f"{path}: is damaged: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        ) from None
+
+
+def _policy(graph: Any, said: Mapping[str, Any]) -> Policy:
+    for name, node in graph.nodes.items():
+        for key, value in vars(node).items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise ValueError(f"{name}.{key} is not finite")
+    chain, back = _walk(graph)
+    stages: list[Stage] = []
+    normalisation, link, pool, flat = None, None, 1, None
+    for name, following in zip(chain, [*chain[1:], ""], strict=True):
+        node, kind = graph.nodes[name], type(graph.nodes[name]).__name__
+        if kind == "Affine" and not stages and type(graph.nodes[following]).__name__ != "LIF":
+            scale = 1.0 / np.diag(node.weight)
+            normalisation = _float32(-node.bias * scale), _float32(scale)
+        elif kind in ("Affine", "Conv2d"):
+            link = node
+        elif kind == "AvgPool2d":
+            pool = int(node.kernel_size[0])
+        elif kind == "LIF":
+            stages.append(_stage(graph, name, link, pool, back, float(said["dt"])))
+            pool = 1
+        elif kind == "Linear":
+            flat = node
+    assert flat is not None
+    if "normaliser_mean" in said:
+        normalisation = _float32(said["normaliser_mean"]), _float32(said["normaliser_scale"])
+    inputs, steps = tuple(map(int, said["inputs"])), int(said["steps"])
+    encoder = _component("encoders", said["encoder"]).build(inputs=int(np.prod(inputs)), steps=steps)
+    encoder.load_state_dict(
+        {key: _float32(said[f"encoder_{key}"]).view_as(value) for key, value in encoder.state_dict().items()}
+    )
+    decoder = _component("decoders", said["decoder"]).build(inputs=stages[-1].width, outputs=len(flat.weight))
+    decoder.backend, decoder.binary = "torch", True
+    with torch.no_grad():
+        decoder.readout.weight.copy_(_float32(flat.weight))
+        decoder.readout.bias.copy_(_float32(said["decoder_bias"]))
+    return Policy(stages, encoder, decoder, normalisation, inputs, steps, bool(said["stateful"]))
+
+
+def _component(kind: str, text: str) -> Any:
+    """A component of the package's own. Raises ValueError where its settings name code of somebody's."""
+    settings = json.loads(text)
+    if ":" in text.replace('": ', ""):
+        raise ValueError(f"{text} names code")
+    return registry.configure(kind, settings, kind)
+
+
+def _walk(graph: Any) -> tuple[list[str], dict[str, list[tuple[int, Any]]]]:
+    """Names from input to output, and by the name of a `nir.LIF` what returns to it: after how many steps, by which node.
+
+    Raises ValueError for a graph that is no such chain.
+    """
+    after: dict[str, list[str]] = {}
+    for source, target in graph.edges:
+        after.setdefault(source, []).append(target)
+    kinds = {name: type(node).__name__ for name, node in graph.nodes.items()}
+    chain: list[str] = []
+    back: dict[str, list[tuple[int, Any]]] = {}
+    name = next(iter(graph.inputs))
+    while True:
+        if kinds[name] not in CHAIN or name in chain:
+            raise ValueError(f"{name} ({kinds[name]}) is in no chain from input to output")
+        chain.append(name)
+        ahead = []
+        for target in after.pop(name, []):
+            delay, link = 0.0, target
+            if kinds[target] == "Delay":
+                delay = float(graph.nodes[target].delay.flat[0])
+                link = _only(after.pop(target))
+            if kinds[name] == "LIF" and after.get(link) == [name]:
+                steps = 1 + round(delay / float(graph.metadata["dt"]))
+                back.setdefault(name, []).append((steps, graph.nodes[link]))
+                del after[link]
+            else:
+                ahead.append(target)
+        if kinds[name] == "Output":
+            break
+        name = _only(ahead)
+    if after:
+        raise ValueError(f"{', '.join(after)} are in no chain from input to output")
+    return chain, back
+
+
+def _only(names: list[str]) -> str:
+    if len(names) != 1:
+        raise ValueError(f"an edge to one node is wanted, there are {len(names)}")
+    return names[0]
+
+
+def _stage(
+    graph: Any, name: str, link: Any, pool: int, back: Mapping[str, list[tuple[int, Any]]], dt: float
+) -> Stage:
+    node = graph.nodes[name]
+    said, width = node.metadata, node.tau.size
+    chosen = {
+        "name": "lif",
+        "reset": said["reset"],
+        "input_gain": said["input_gain"],
+        "dt": float(said["step_ms"]),
+    }
+    decay, gain = (1.0 - dt / node.tau).reshape(-1), node.r.reshape(-1)
+    if said["input_gain"] == "unit":
+        gain = gain * dt / node.tau.reshape(-1)
+    maps = None
+    if type(link).__name__ == "Conv2d":
+        stride, padding = (tuple(int(side) for side in np.atleast_1d(x)) for x in (link.stride, link.padding))
+        maps = Maps((link.weight.shape[1], *map(int, link.input_shape)), stride, padding, pool)
+        weight, bias = _float32(link.weight * gain[0]), _float32(link.bias * gain[0])
+    else:
+        # as the network's own: an event's weights lie in a row, and sums run in that order
+        weight = _float32((link.weight * gain[:, None]).T).t()
+        bias = _float32(link.bias * gain)
+    feedback, synapses = None, None
+    if returning := dict(back.get(name, [])):
+        feedback = Feedback(max(returning), binary=True)
+        blocks = [
+            (returning[d].weight * gain[:, None]).T if d in returning else np.zeros((width, width))
+            for d in range(1, max(returning) + 1)
+        ]
+        synapses = _float32(np.concatenate(blocks))
+    params = _number(decay), _number(node.v_threshold.reshape(-1))
+    neuron = registry.configure("neurons", chosen, name).build()
+    return Stage(weight, bias, maps, width, neuron, params, feedback, synapses)
+
+
+def _number(values: np.ndarray) -> Tensor | float:
+    """One for each neuron, [N]; a number where they are the same."""
+    return _float32(values) if np.ptp(values) else float(values[0])
+
+
+def _float32(values: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, np.float32))

@@ -1,0 +1,389 @@
+"""policy.nir is the policy: read here to the last bit, and in two foreign libraries spike by spike; what NIR cannot say is refused."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from spiky_rl.config import registry
+from spiky_rl.config.registry import UserError
+from spiky_rl.deploy import nir as target
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.networks.base import Record
+from tests import processes
+from tests.deploy.test_c import live, walk
+from tests.hosts.test_first_minibatch import AGENTS, agent_runner
+
+nir = pytest.importorskip("nir", reason="nir is not installed (pip install nir)")
+
+REFUSED = {
+    **dict.fromkeys(("mlp_ppo", "mlp_matched_ppo", "mlp_history_ppo", "gru_ppo"), "an ANN"),
+    **dict.fromkeys(("alif_ppo", "alif_recurrent_ppo"), "neuron 'alif'"),
+    **dict.fromkeys(
+        ("lif_reservoir_ppo", "lif_grown_reservoir_ppo", "lif_plastic_reservoir_ppo"), "network 'reservoir'"
+    ),
+    "hodgkin_huxley_ppo": "neuron 'hodgkin_huxley'",
+    "izhikevich_ppo": "neuron 'izhikevich'",
+    "quadratic_ppo": "neuron 'quadratic'",
+    "resonate_ppo": "neuron 'resonate'",
+    "sigma_delta_ppo": "neuron 'sigma_delta'",
+    "lif_eventprop_ppo": "learning 'eventprop'",
+    "lif_spikeprop_ppo": "learning 'spikeprop'",
+    "lif_latency_ppo": "decoder 'first_spike'",
+}
+"""By agent, what its line names; every other agent is exported."""
+WAYS = {
+    "delays": ("lif_stateful_ppo", "agent.network.recurrent={name: recurrent, delays: 3}"),
+    "recurrent": ("lif_ppo", "agent.network.recurrent={name: recurrent, density: 0.5, dale: true}"),
+    "lateral": ("lif_stateful_ppo", "agent.network.recurrent=lateral"),
+    "sparse, Dale's law, voting": (
+        "lif_ppo",
+        "agent.network.connection={name: linear, density: 0.3, dale: true}",
+        "agent.network.decoder=population_vector",
+    ),
+    "learned, ODE": ("lif_ppo", "agent.network.neuron={learn: [tau, threshold], input_gain: ode, tau: 1.0}"),
+    "learned, to zero, normalised": (
+        "lif_ppo",
+        "agent.network.neuron={learn: [tau], reset: zero}",
+        "agent.actor.obs_normalization=true",
+        "agent.network.decoder=rate",
+    ),
+    "normalised before an encoder": (
+        "lif_stateful_ppo",
+        "agent.actor.obs_normalization=true",
+        "agent.network.encoder={name: beside, first: rate, second: delta}",
+        "agent.network.decoder=linear",
+    ),
+    "pooled": (
+        "lif_conv_ppo",
+        "agent.network.connection=[{name: convolutional, kernel: 4, pool: 2, pooling: average},"
+        " {name: convolutional, kernel: 3}, linear]",
+    ),
+    "potential's mean": ("lif_stateful_ppo", "agent.network.decoder={name: membrane, read: mean}"),
+}
+WIDE = "agent.network.layers=[64,64]"
+DIFFERENT = 1e-3
+"""Share of spikes that may differ in a library that rounds otherwise."""
+
+
+FOREIGN = {
+    "subtract": ("lif_ppo",),
+    "zero": ("lif_ppo", "agent.network.neuron.reset=zero"),
+    "stateful, normalised": ("lif_stateful_ppo", "agent.actor.obs_normalization=true"),
+    "ODE": ("lif_ppo", "agent.network.neuron={input_gain: ode, tau: 1.0, reset: zero}"),
+}
+
+
+def policy_of(agent, *overrides):
+    """Freshly drawn, on the torch backend, with learned values and normalisation that differ from one to the next."""
+    policy = agent_runner(agent, *overrides).alg.get_policy().eval()
+    policy.network.run_on("torch")
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for layer in policy.network.layers:
+            for value in layer.parameters_of_neuron.parameters():
+                value += 0.2 * torch.randn(value.shape, generator=generator)
+        if not isinstance(policy.obs_normalizer, torch.nn.Identity):
+            policy.train().obs_normalizer.update(3.0 * torch.randn(50, 4, generator=generator) + 1.0)
+            policy.eval()
+    return policy
+
+
+def reread(policy, folder):
+    path = target.Nir().write(policy, folder)
+    return path, target.read(path)
+
+
+def assert_equal(policy, folder):
+    path, _ = reread(policy, folder)
+    seen, step = walk(policy), target.Nir().open(path)
+    expected = live(policy, seen)
+    assert np.abs(expected - expected[0]).max() > 0.0
+    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), expected)
+
+
+@pytest.mark.parametrize("agent", [name for name in AGENTS if name not in REFUSED])
+def test_every_agent_that_is_exported_acts_as_before(agent, tmp_path):
+    assert_equal(policy_of(agent), tmp_path)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_build_a_network_acts_as_before(way, tmp_path):
+    assert_equal(policy_of(*WAYS[way]), tmp_path)
+
+
+@pytest.mark.parametrize("agent", REFUSED)
+def test_every_other_agent_is_refused_by_name_before_anything_is_written(agent, tmp_path):
+    policy = agent_runner(agent).alg.get_policy()
+    with pytest.raises(ExportError, match=f"--to nir: .*{REFUSED[agent]}") as refusal:
+        target.Nir().write(policy, tmp_path)
+    assert "\n" not in str(refusal.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "agent, override, named",
+    [
+        (
+            "lif_conv_ppo",
+            "agent.network.connection=[{name: convolutional, kernel: 4, pool: 2}, linear, linear]",
+            "pooling: max",
+        ),
+        ("lif_ppo", "agent.network.neuron=examples/exponential.py:Exponential", "Exponential"),
+        ("lif_ppo", "agent.network.decoder=sigma_delta", "decoder 'sigma_delta'"),
+        (
+            "lif_ppo",
+            "agent.actor.distribution_cfg={class_name: HeteroscedasticGaussianDistribution}",
+            "Heteroscedastic",
+        ),
+    ],
+)
+def test_what_nir_cannot_say_is_named(agent, override, named, tmp_path):
+    with pytest.raises(ExportError, match=named):
+        target.Nir().write(agent_runner(agent, override).alg.get_policy(), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_weight_that_is_not_finite_is_refused(tmp_path):
+    policy = policy_of("lif_ppo")
+    with torch.no_grad():
+        policy.network.layers[0].connection.weight[0, 0] = float("inf")
+    with pytest.raises(ExportError, match="layer_0 holds a number that is not finite"):
+        target.Nir().write(policy, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_robots_of_a_batch_start_again_one_by_one(tmp_path):
+    policy = policy_of("lif_stateful_ppo")
+    read = reread(policy, tmp_path)[1]
+    seen = walk(policy)[:6]
+    with torch.inference_mode():
+        for x in seen:
+            both = read.step(torch.cat([x, x]))
+            assert torch.allclose(both[0], both[1])
+        read.reset(torch.tensor([1, 0]))
+        again, on = read.step(torch.cat([seen[0], seen[0]]))
+        read.reset()
+        first = read.step(torch.cat([seen[0], seen[0]]))[0]
+    assert torch.equal(again, first) and not torch.allclose(on, first)
+    with pytest.raises(UserError, match="of 3 robots; the state is that of 2"):
+        read.step(torch.zeros(3, 4))
+    with pytest.raises(UserError, match=r"has the shape \[5\]; the policy takes \[4\]"):
+        read.step(torch.zeros(2, 5))
+
+
+def altered(path, change):
+    graph = nir.read(path)
+    change(graph)
+    nir.write(path, graph)
+    return path
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda g: g.metadata.update(producer="another"), "was not written by export.py"),
+        (lambda g: g.metadata.update(encoder=json.dumps({"name": "own.py:Own"})), "names code"),
+        (lambda g: g.nodes["layer_0.neuron"].tau.__setitem__(0, np.nan), "layer_0.neuron.tau is not finite"),
+        (lambda g: g.edges.remove(("readout", "output")), "is damaged"),
+        (lambda g: g.metadata.pop("decoder_bias"), "decoder_bias"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_in_a_line(change, said, tmp_path):
+    path, _ = reread(policy_of("lif_ppo"), tmp_path)
+    with pytest.raises(UserError, match=said) as refusal:
+        target.read(altered(path, change))
+    assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_what_is_no_nir_file_is_refused_in_a_line(tmp_path):
+    (tmp_path / "policy.nir").write_bytes(b"no HDF5")
+    with pytest.raises(UserError, match="is no NIR file"):
+        target.read(tmp_path / "policy.nir")
+    with pytest.raises(UserError, match="there is no such file"):
+        target.read(tmp_path / "none.nir")
+
+
+def test_the_decoder_is_the_sum_that_the_metadata_say(tmp_path):
+    """What stands in docs/deploying.md for whoever runs the graph elsewhere."""
+    for decoder in ("membrane", "rate", "linear", "population_vector"):
+        policy = policy_of("lif_ppo", f"agent.network.decoder={decoder}")
+        path, read = reread(policy, tmp_path)
+        graph = nir.read(path)
+        said, weight = graph.metadata, graph.nodes["readout"].weight
+        action = read.step(walk(policy)[9])
+        value = np.zeros(weight.shape[0])
+        for spikes in read.spikes[-1][:, 0].numpy():
+            value = said["decoder_decay"] * value + said["decoder_gain"] * (weight @ spikes)
+        np.testing.assert_allclose(value + said["decoder_bias"], action[0].detach().numpy(), atol=1e-5)
+
+
+@pytest.fixture(name="seen", scope="module")
+def observations_of_a_real_episode(tmp_path_factory):
+    """Of Isaac-Cartpole, [T, 1, O]."""
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    path = tmp_path_factory.mktemp("cartpole") / "seen.npy"
+    done = processes.run("-m", "tests.deploy.observations_case", str(path))
+    assert done.returncode == 0, done.stderr
+    return torch.from_numpy(np.load(path))
+
+
+class InSnnTorch:
+    """A file as snnTorch's own import makes a network of it."""
+
+    def __init__(self, path):
+        self.snntorch = pytest.importorskip("snntorch", reason="snntorch is not installed")
+        from snntorch.import_nir import import_from_nir
+
+        graph = nir.read(path)
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints of what it scales
+            self.net = import_from_nir(graph)
+        self.layers = [m for m in self.net.modules() if isinstance(m, self.snntorch.Leaky)]
+        for layer, node in zip(self.layers, neurons(graph), strict=True):
+            if node.metadata["reset"] == "subtract":
+                self.subtract(layer)
+
+    @staticmethod
+    def subtract(layer):
+        """The potential keeps what it has before its reset, which then takes a threshold off it before it leaks."""
+        layer.reset_delay = True
+        layer.state_function = lambda x: layer.beta * (layer.mem - layer.reset * layer.threshold) + x
+
+    def rest(self):
+        for layer in self.layers:
+            layer.reset_mem()
+
+    def __call__(self, x):
+        return self.net(x)[0]
+
+
+class InNorse:
+    """A file as Norse's own import makes a network of it."""
+
+    def __init__(self, path):
+        norse = pytest.importorskip("norse", reason="norse is not installed")
+        from norse.torch.functional.reset import reset_subtract
+        from norse.torch.utils.import_nir import from_nir
+
+        graph = nir.read(path)
+        self.net, self.state = from_nir(graph, dt=float(graph.metadata["dt"])), None
+        self.layers = [m for m in self.net.modules() if isinstance(m, norse.torch.LIFBoxCell)]
+        for layer, node in zip(self.layers, neurons(graph), strict=True):
+            if node.metadata["reset"] == "subtract":
+                layer.p = layer.p._replace(reset_method=reset_subtract)
+
+    def rest(self):
+        self.state = None
+
+    def __call__(self, x):
+        out, self.state = self.net(x, self.state)
+        return out
+
+
+def neurons(graph):
+    return [node for node in graph.nodes.values() if isinstance(node, nir.LIF)]
+
+
+def spikes_of(net, x, steps):
+    """Of every layer in a control step, [K, N] each, by what its modules put out, and the outputs of the graph, [K, F]."""
+    heard = [[] for _ in net.layers]
+    hooks = [
+        layer.register_forward_hook(
+            lambda _m, _i, out, kept=kept: kept.append((out[0] if isinstance(out, tuple) else out)[0])
+        )
+        for layer, kept in zip(net.layers, heard, strict=True)
+    ]
+    with torch.inference_mode():
+        outputs = [net(x)[0] for _ in range(steps)]
+    for hook in hooks:
+        hook.remove()
+    return [torch.stack(kept) for kept in heard], torch.stack(outputs)
+
+
+def live_spikes(policy, seen):
+    """Of every layer in each control step, [K, N] each."""
+    network, state = policy.network, None
+    if network.stateful:
+        state = network.zero_state(1, seen[0])
+    for x in seen:
+        record = Record(only_signal=True)
+        with torch.inference_mode():
+            after = network(policy.obs_normalizer(x)[None], state, record=record)[1]
+        state = after if network.stateful else None
+        yield [signal[0, :, 0] for signal in record.signal[1:]]
+
+
+def compared(net, policy, seen):
+    """Share of spikes that differ, and of steps in which a neuron spikes."""
+    different, total, fired = 0.0, 0, 0.0
+    for x, ours in zip(seen, live_spikes(policy, seen), strict=True):
+        if not policy.network.stateful:
+            net.rest()
+        found, outputs = spikes_of(net, x, policy.network.steps)
+        assert outputs.shape == (policy.network.steps, policy.output_shape[0])
+        for a, b in zip(ours, found, strict=True):
+            different, total, fired = (
+                different + float((a != b).sum()),
+                total + b.numel(),
+                fired + float(b.sum()),
+            )
+    return different / total, fired / total
+
+
+@pytest.mark.parametrize("library", [InSnnTorch, InNorse])
+@pytest.mark.parametrize("case", FOREIGN.values(), ids=FOREIGN)
+def test_foreign_libraries_spike_as_the_policy_does(library, case, seen, tmp_path):
+    policy = policy_of(*case, WIDE)
+    different, rate = compared(library(reread(policy, tmp_path)[0]), policy, seen)
+    assert 0.02 < rate < 0.9
+    assert different <= DIFFERENT
+
+
+def test_a_feedback_edge_is_the_recurrent_connection_to_nirtorchs_interpreter(seen, tmp_path):
+    """With snnTorch's neurons; its own import of a cycle leads a layer's input into the weights of its feedback."""
+    pytest.importorskip("snntorch", reason="snntorch is not installed")
+    import nirtorch
+    from snntorch.import_nir import _nir_to_snntorch_module
+
+    policy = policy_of("lif_stateful_ppo", WIDE, "agent.network.recurrent={name: recurrent, gain: 1.0}")
+    path, _ = reread(policy, tmp_path)
+
+    class Interpreted(InSnnTorch):
+        def __init__(self, path):  # pylint: disable=super-init-not-called
+            import snntorch
+
+            kinds = (nir.Affine, nir.Linear, nir.LIF)
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.net = nirtorch.nir_to_torch(
+                    nir.read(path),
+                    {kind: lambda n: _nir_to_snntorch_module(n, init_hidden=True) for kind in kinds},
+                )
+            self.layers = [m for m in self.net.modules() if isinstance(m, snntorch.Leaky)]
+            for layer in self.layers:
+                self.subtract(layer)
+            self.state = None
+
+        def __call__(self, x):
+            out, self.state = self.net(x) if self.state is None else self.net(x, self.state)
+            return out
+
+    different, rate = compared(Interpreted(path), policy, seen)
+    assert 0.02 < rate < 0.9
+    assert different <= DIFFERENT
+
+
+def test_the_command_refuses_before_it_starts_a_simulator(tmp_path):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    line = "--task Isaac-Cartpole-v0 --agent alif_ppo --device cpu --assets local --to nir --log_root".split()
+    done = processes.run("scripts/export.py", *line, str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: --to nir: neuron 'alif' has no NIR primitive; lif has"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_target_that_is_not_installed_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "nir", None)
+    with pytest.raises(UserError, match="pip install nir"):
+        registry.configure("targets", "nir", "--to").build().require()
