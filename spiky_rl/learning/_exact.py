@@ -31,7 +31,6 @@ def declare(slope: float, regularization: str, lowest: Option) -> dict[str, Opti
 class Exact(Rule):
     """Runs ``timed`` in a neuron's place. Counts of spikes have no gradient, so neurons are held within a band of them."""
 
-    plain = False
     by_sample = False
     counts = False
     no_way_through = ("rate", "population_vector")

@@ -41,7 +41,6 @@ class Superspike(Rule):
             choices=("symmetric", "random", "uniform"),
         ),
     }
-    plain = False
 
     def __init__(self, tau_rise: float, tau_decay: float, feedback: str) -> None:
         super().__init__()

@@ -31,22 +31,17 @@ class Decoder(Component, torch.nn.Module):
     """What runs it."""
     spikes_only: bool = False
     """Whether it can make nothing of graded values."""
+    binary: bool = False
+    """Whether what it reads is 0 or 1."""
     bfloat16_gradient: bool = False
     """Whether the gradient of what it reads may be computed in bfloat16."""
 
-    _binary = False
-
-    @property
-    def binary(self) -> bool:
-        """Whether what it reads is 0 or 1. Raises `RegistryError` where it is not and would have to be."""
-        return self._binary
-
-    @binary.setter
-    def binary(self, value: bool) -> None:
-        if self.spikes_only and not value:
+    def connect(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
+        """Take over what runs it and what it reads. Raises `RegistryError` where that is not 0 or 1 and would have to be."""
+        if self.spikes_only and not binary:
             name = type(self).__module__.rpartition(".")[2]
             raise RegistryError(f"decoder {name!r} reads spikes; the last layer's neurons send graded values")
-        self._binary = value
+        self.backend, self.binary, self.bfloat16_gradient = backend, binary, bfloat16_gradient
 
     @abstractmethod
     def forward(
