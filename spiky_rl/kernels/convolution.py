@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import dispatch, operators
 from spiky_rl.kernels.operators import LIBRARY
-from spiky_rl.kernels.programs import words
+from spiky_rl.kernels.programs import words_of
 
 LIBRARY.define(
     "convolution(Tensor x, Tensor weight, Tensor bias, int[] geometry, bool binary) -> (Tensor, Tensor, Tensor)"
@@ -62,7 +62,7 @@ def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, count = x.numel() // x.shape[-1], blocks(shape)
-    kept = (rows, words(x.shape[-1])) if binary else (0,)
+    kept = (rows, words_of(x.shape[-1])) if binary else (0,)
     return (
         x.new_empty(*x.shape[:-1], weight.shape[0] * count),
         x.new_empty(rows, count, weight.shape[0], dtype=torch.uint8),

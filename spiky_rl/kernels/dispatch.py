@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ def names() -> list[str]:
 def built(name: str) -> Backend:
     """The backend called ``name``, whether or not it is available: always the same object."""
     if name not in _BUILT:
-        _BUILT[name] = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
+        found = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
+        found.stand_in = found if name == REFERENCE else built(REFERENCE)
+        _BUILT[name] = found
     return _BUILT[name]
 
 

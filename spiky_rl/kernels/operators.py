@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import dispatch, programs
-from spiky_rl.kernels.programs import words
-from spiky_rl.kernels.runs import Feedback, Launch, Run
+from spiky_rl.kernels.programs import words_of
+from spiky_rl.kernels.runs import Feedback, Launch, Loop, Run
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
 EVERYWHERE = "CompositeExplicitAutograd"
@@ -49,22 +49,24 @@ def _launch(arguments: Sequence[Any]) -> Launch:
     numbers, steps, key, *loop = others
     key, uniforms = programs.found(key, tuple(numbers))
     T, _, B, N = current.shape
-    states, feedback = programs.KNOWN[key].states, None
-    if synapses is not None:
-        delays, decay, binary, cut = loop
-        feedback = Feedback(delays, binary, decay, cut)
-        states += feedback.states
-        if synapses.shape != (delays * N, N):
-            raise ValueError(f"synapses of shape {[*synapses.shape]} do not fit: {[delays * N, N]} is wanted")
-    fit(T, B, N, state, params, keep, states)
-    return Launch(key, current, state, params, keep, uniforms, steps, feedback, synapses)
+    given, states = (key, current, state, params, keep, uniforms, steps), programs.KNOWN[key].states
+    if synapses is None:
+        fit(T, B, N, state, params, keep, states)
+        return Launch(*given)
+    delays, decay, binary, cut = loop
+    feedback = Feedback(delays, binary, decay, cut)
+    fit(T, B, N, state, params, keep, states + feedback.states)
+    if synapses.shape != (delays * N, N):
+        raise ValueError(f"synapses of shape {[*synapses.shape]} do not fit: {[delays * N, N]} is wanted")
+    return Loop(*given, feedback, synapses)
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
     *given, last, trace = arguments
-    run = _launch(given)
-    kernels = dispatch.on(run.current.device.type)
-    return (kernels.forward if run.feedback is None else kernels.recurrent_forward)(run, last, trace)
+    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
+    if isinstance(launch, Loop):
+        return kernels.recurrent_forward(launch, last, trace)
+    return kernels.forward(launch, last, trace)
 
 
 def _unroll(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -83,10 +85,10 @@ def _backward(*arguments: Any) -> tuple[Tensor, ...]:
     *given, grad_output, grad_last = arguments
     # in one piece, because the gradients lie in memory as their tensors do
     given[1:3] = (None if x is None else x.contiguous() for x in given[1:3])
-    run = _launch(given)
-    kernels = dispatch.on(run.current.device.type)
-    gradients = kernels.backward if run.feedback is None else kernels.recurrent_backward
-    return gradients(run, grad_output, grad_last)
+    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
+    if isinstance(launch, Loop):
+        return kernels.recurrent_backward(launch, grad_output, grad_last)
+    return kernels.backward(launch, grad_output, grad_last)
 
 
 def _backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
@@ -103,7 +105,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
-    current, state, params, keep, *synapses = tensors = ctx.saved_tensors
+    current, state, params, _, *synapses = tensors = ctx.saved_tensors
     kernels = torch.ops.spiky_rl.recurrent_backward if synapses else torch.ops.spiky_rl.unroll_backward
     grads = kernels(*tensors, *ctx.others, grad_output, grad_last)
     wanted = (current, state, params, *synapses)
@@ -154,7 +156,7 @@ def _linear(
 ) -> tuple[Tensor, Tensor]:
     _fit_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    bits = rows.new_empty((rows.shape[0], words(rows.shape[1])) if binary else (0,), dtype=torch.int64)
+    bits = rows.new_empty((rows.shape[0], words_of(rows.shape[1])) if binary else (0,), dtype=torch.int64)
     y = dispatch.on(x.device.type).linear_forward(rows, bits if binary else None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0]), bits
 
@@ -163,7 +165,7 @@ def _linear_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor]:
     rows = x.numel() // x.shape[-1]
-    bits = x.new_empty((rows, words(x.shape[-1])) if binary else (0,), dtype=torch.int64)
+    bits = x.new_empty((rows, words_of(x.shape[-1])) if binary else (0,), dtype=torch.int64)
     return x.new_empty(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -223,7 +225,7 @@ def no_second_derivative(*_: Any) -> Any:
     raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
-for name, run, fake in (
+for name, impl, fake in (
     ("unroll", _unroll, _fake),
     ("unroll_backward", _backward, _backward_fake),
     ("recurrent", _unroll, _fake),
@@ -231,7 +233,7 @@ for name, run, fake in (
     ("linear", _linear, _linear_fake),
     ("linear_backward", _linear_backward, _linear_backward_fake),
 ):
-    LIBRARY.impl(name, run, EVERYWHERE)
+    LIBRARY.impl(name, impl, EVERYWHERE)
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
 for name, gradient, save in (
     ("unroll", _gradient, _save),

@@ -135,6 +135,6 @@ def source(program: emit.Program) -> str:
     return "\n".join([header("lanes"), header("job"), program.text, header("loops")])
 
 
-def words(inputs: int) -> int:
+def words_of(inputs: int) -> int:
     """64-bit words that hold the events of a row."""
     return (inputs + 63) // 64

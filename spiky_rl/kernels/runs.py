@@ -78,5 +78,12 @@ class Launch:
     uniforms: Sequence[float]
     """What the kernel computes with besides."""
     steps: int
-    feedback: Feedback | None = None
-    synapses: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Loop(Launch):
+    """A launch whose output returns into its current."""
+
+    feedback: Feedback
+    synapses: Tensor
+    """[D N, N]."""

@@ -222,7 +222,7 @@ class _Run(torch.autograd.Function):
             C = stage.map.in_features
             if stage.binary:
                 signals.append(
-                    x.new_empty(T, inner, B, programs.words(C), dtype=torch.int64) if wanted else None
+                    x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64) if wanted else None
                 )
                 layer.bits = _pointer(signals[-1])
             else:

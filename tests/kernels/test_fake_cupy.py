@@ -13,7 +13,7 @@ import torch
 from spiky_rl.config import registry, spec
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from spiky_rl.kernels.runs import Feedback, Launch
+from spiky_rl.kernels.runs import Feedback, Launch, Loop
 from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY, STEPS, configured, distinct, inputs, near, vocabulary
 
@@ -123,7 +123,7 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
     feedback = Feedback(2, binary=True, decay=0.5)
     synapses = torch.randn(122, 61, generator=torch.Generator().manual_seed(3))
     state = torch.cat([job[2], torch.zeros(feedback.states, *job[2].shape[1:])])
-    job, loop = Launch(*job), Launch(*job[:2], state, *job[3:], feedback, synapses)
+    job, loop = Launch(*job), Loop(*job[:2], state, *job[3:], feedback, synapses)
     with fake_cupy.on_the_host() as cupy:
         found, *_ = CUPY.forward(job, True)
         whole = CUPY.backward(job, torch.ones_like(found), None)

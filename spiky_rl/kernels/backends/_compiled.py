@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import operators
 from spiky_rl.kernels.backends.base import Backend
-from spiky_rl.kernels.runs import Launch, Run
+from spiky_rl.kernels.runs import Launch, Loop, Run
 
 
 class Compiled(Backend):
@@ -38,14 +38,12 @@ class Compiled(Backend):
         """Gradients of current, state and params, as large as they are (empty: there is none)."""
 
     @abstractmethod
-    def recurrent_forward(
-        self, run: Launch, last: bool, trace: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, of neurons whose output returns into their current."""
 
     @abstractmethod
     def recurrent_backward(
-        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Gradients of current, state, params and synapses, as large as they are (empty: there is none)."""
 

@@ -29,6 +29,8 @@ class Backend(Component):
     device: ClassVar[str | None] = None
     """Kind of device on which ``auto`` means it: it then takes that device's float32 tensors, and no smooth spikes. None: it takes
     all tensors, where an agent names it."""
+    stand_in: Backend
+    """The torch reference, which does what this one lacks."""
 
     @classmethod
     def abilities(cls) -> frozenset[str]:
@@ -45,7 +47,7 @@ class Backend(Component):
 
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `unroll`, of neurons with a feedback."""
-        return reference().recurrent(run)
+        return self.stand_in.recurrent(run)
 
     def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack | None:
         """Linear maps and neurons in one call; None: they run one after the other.
@@ -55,7 +57,7 @@ class Backend(Component):
             bfloat16: The gradients of their signals may be computed in bfloat16.
             recompute: Keep of the forward pass only the signals, and run the layers again in the backward pass.
         """
-        return reference().stack(stages, bfloat16, recompute)
+        return self.stand_in.stack(stages, bfloat16, recompute)
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
@@ -65,7 +67,7 @@ class Backend(Component):
         ``binary``: x is 0 or 1, and a backend may follow the ones alone. ``bfloat16``: the gradient of x may be computed in
         bfloat16.
         """
-        return reference().linear(x, weight, bias, binary, bfloat16)
+        return self.stand_in.linear(x, weight, bias, binary, bfloat16)
 
     def convolution(
         self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
@@ -75,19 +77,12 @@ class Backend(Component):
         The first of equal currents takes the gradient. Maps are flat, columns fastest; so is what comes out, [..., C' H' W'].
         ``binary``: x is 0 or 1.
         """
-        return reference().convolution(x, weight, bias, geometry, binary)
+        return self.stand_in.convolution(x, weight, bias, geometry, binary)
 
     def pack(self, x: Tensor) -> Tensor:
         """Non-zero elements of x [rows, C] as bits, [rows, words] of 64."""
-        return reference().pack(x)
+        return self.stand_in.pack(x)
 
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         """The inverse of `pack`: [rows, inputs], 0 and 1, in torch.float32."""
-        return reference().unpack(bits, inputs)
-
-
-def reference() -> Backend:
-    """The backend that can do everything."""
-    from spiky_rl.kernels.backends.torch import TORCH
-
-    return TORCH
+        return self.stand_in.unpack(bits, inputs)

@@ -15,7 +15,7 @@ from spiky_rl.kernels import convolution as event_driven
 from spiky_rl.kernels.backends._compiled import Compiled
 from spiky_rl.kernels.backends.base import Geometry
 from spiky_rl.kernels.compiler import CompileError
-from spiky_rl.kernels.runs import Launch
+from spiky_rl.kernels.runs import Launch, Loop
 from spiky_rl.kernels.stack import Stack, Stage
 from spiky_rl.kernels.structures import Job, Layer
 
@@ -135,9 +135,7 @@ class Cpu(Compiled):
         self.launches[f"{run.key} backward"] += 1
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
-    def recurrent_forward(
-        self, run: Launch, last: bool, trace: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         current, steps = run.current, run.steps
         T, _, B, N = current.shape
         output = current.new_empty(T, steps, B, N)
@@ -154,7 +152,7 @@ class Cpu(Compiled):
         return output, final, potentials
 
     def recurrent_backward(
-        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         current = run.current
         T, _, B, N = current.shape
@@ -258,7 +256,7 @@ class Cpu(Compiled):
 
     def pack(self, x: Tensor) -> Tensor:
         x = x.contiguous()
-        bits = x.new_empty(x.shape[0], programs.words(x.shape[1]), dtype=torch.int64)
+        bits = x.new_empty(x.shape[0], programs.words_of(x.shape[1]), dtype=torch.int64)
         core().spiky_pack(x.data_ptr(), bits.data_ptr(), *x.shape)
         return bits
 
@@ -268,7 +266,7 @@ class Cpu(Compiled):
         return x
 
 
-def _as_stack(run: Launch) -> tuple[Layer, structures.Stack, list[Any]]:
+def _as_stack(run: Loop) -> tuple[Layer, structures.Stack, list[Any]]:
     """A stack of one layer without a map, and what must outlive it."""
     operators.refuse_unfit(run.synapses)
     T, inner, B, N = run.current.shape

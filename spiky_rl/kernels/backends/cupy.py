@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spiky_rl.kernels import operators, programs, recall
 from spiky_rl.kernels.backends._compiled import Compiled
-from spiky_rl.kernels.runs import Feedback, Launch
+from spiky_rl.kernels.runs import Feedback, Launch, Loop
 
 OPTIONS = ("-std=c++17", "--fmad=false", "-DGPU")
 """No fused multiply-add: the forward is bit-equal to torch's where a neuron needs only arithmetic. CuPy adds -ftz=true, so that
@@ -139,9 +139,7 @@ class Cupy(Compiled):
             self._launch(key, 1, values, current, blocks(lanes))
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
-    def recurrent_forward(
-        self, run: Launch, last: bool, trace: bool = False
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """As `forward`, of a neuron whose output returns into its current: one launch."""
         key, steps, feedback = run.key, run.steps, run.feedback
         tensors = current, *_ = _whole(run.current, run.state, run.params, run.keep, run.synapses)
@@ -157,7 +155,7 @@ class Cupy(Compiled):
         return output, final, potentials
 
     def recurrent_backward(
-        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of current, state, params and synapses: a launch, and a matrix product per delay, for every chunk of rows."""
         key, steps, feedback = run.key, run.steps, run.feedback

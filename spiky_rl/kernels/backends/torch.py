@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.kernels.backends.base import Backend, Geometry
-from spiky_rl.kernels.programs import words
+from spiky_rl.kernels.programs import words_of
 from spiky_rl.kernels.runs import Run
 
 
@@ -73,7 +73,7 @@ class Torch(Backend):
         return functional.max_pool2d(current, pool).reshape(*x.shape[:-1], -1)
 
     def pack(self, x: Tensor) -> Tensor:
-        count = words(x.shape[1])
+        count = words_of(x.shape[1])
         padded = functional.pad(x != 0, (0, count * 64 - x.shape[1]))
         place = torch.arange(64, device=x.device)
         return (padded.view(-1, count, 64).long() << place).sum(-1)
@@ -81,7 +81,3 @@ class Torch(Backend):
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         place = torch.arange(64, device=bits.device)
         return ((bits.unsqueeze(-1) >> place) & 1).flatten(1)[:, :inputs].float()
-
-
-TORCH = Torch()
-"""What stands in for the abilities that another backend lacks."""
