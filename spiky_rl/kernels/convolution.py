@@ -119,7 +119,7 @@ for name, run, fake in (
     ("convolution", _forward, _forward_fake),
     ("convolution_backward", _backward, _backward_fake),
 ):
-    LIBRARY.impl(name, run, operators.EVERYWHERE)
+    LIBRARY.impl(name, run, "CPU")
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
 torch.library.register_autograd("spiky_rl::convolution", _gradient, setup_context=_save, lib=LIBRARY)
 torch.library.register_autograd("spiky_rl::convolution_backward", operators.no_second_derivative, lib=LIBRARY)

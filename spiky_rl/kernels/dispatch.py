@@ -70,8 +70,17 @@ def check(name: str) -> None:
 
 @cache
 def compiled() -> dict[str, str]:
-    """Names of the package's backends that compute on a kind of device, by that kind."""
-    return {device: name for name in names() if (device := built(name).device) is not None}
+    """Names of the package's backends that compute on a kind of device, by that kind. Raises `RegistryError` for two of one kind."""
+    found: dict[str, str] = {}
+    for name in names():
+        device = built(name).device
+        if device in found:
+            raise RegistryError(
+                f"backends {found[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
+            )
+        if device is not None:
+            found[device] = name
+    return found
 
 
 def on(device: str) -> Compiled:

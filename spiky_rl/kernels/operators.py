@@ -20,8 +20,8 @@ from spiky_rl.kernels.programs import words_of
 from spiky_rl.kernels.runs import Feedback, Launch, Loop, Run
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
-EVERYWHERE = "CompositeExplicitAutograd"
-"""Torch's word for every device: the kernels are those of the backend that computes where the tensors lie."""
+PLACES = ("CPU", "CUDA")
+"""Torch's words for where tensors may lie; the kernels are those of the backend that computes there."""
 NO_SECOND_DERIVATIVE = "kernels have no second derivative; backend: torch has, without recompute"
 
 _TENSORS = "Tensor current, Tensor? state, Tensor? params, Tensor? keep"
@@ -233,7 +233,8 @@ for name, impl, fake in (
     ("linear", _linear, _linear_fake),
     ("linear_backward", _linear_backward, _linear_backward_fake),
 ):
-    LIBRARY.impl(name, impl, EVERYWHERE)
+    for place in PLACES:
+        LIBRARY.impl(name, impl, place)
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
 for name, gradient, save in (
     ("unroll", _gradient, _save),

@@ -11,6 +11,7 @@ from torch import Tensor
 from spiky_rl.connections.base import Within
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.stack import Stage
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.recompute import recomputed
 from spiky_rl.networks.base import Channel
@@ -137,6 +138,14 @@ class Layer(torch.nn.Module):
         else:
             output, *new = run(signal, *(state or ()))
         return output, tuple(new)
+
+    def stage(self) -> Stage:
+        """As a backend takes it that runs all layers in one call."""
+        return Stage(
+            *(self.connection, self.neuron, self.parameters_of_neuron, None, self.binary),
+            feedback=self.loop,
+            synapses=None if self.recurrent is None else self.recurrent.synapses,
+        )
 
     def fan_out(self, reader: Any) -> float:
         """Synapses that one of this layer's events reaches, on the mean, given the next layer's connection or the decoder."""

@@ -24,7 +24,7 @@ from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import contract, dispatch, precision
 from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack import Stack, Stage
+from spiky_rl.kernels.stack import Stack
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks._layer import Layer
 from spiky_rl.penalties.base import charged
@@ -257,7 +257,10 @@ class FeedForward(SpikingNetwork):
             return None
         backend = dispatch.choose(self.backend, signal, ops)
         if self._stack is None or self._stack[0] is not backend:
-            self._stack = backend, backend.stack(self._stages(), self.bfloat16_gradient, self.recompute)
+            stages = [layer.stage() for layer in self.layers]
+            if self.decoder.potential is not None:
+                stages.append(self.decoder.stage())
+            self._stack = backend, backend.stack(stages, self.bfloat16_gradient, self.recompute)
         return self._stack[1]
 
     def _at_once(
@@ -358,29 +361,6 @@ class FeedForward(SpikingNetwork):
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers into the weights of this very network
         return {**super().__getstate__(), "_stack": None}
-
-    def _stages(self) -> list[Stage]:
-        stages = [
-            Stage(
-                *(layer.connection, layer.neuron, layer.parameters_of_neuron, None, layer.binary),
-                feedback=layer.loop,
-                synapses=None if layer.recurrent is None else layer.recurrent.synapses,
-            )
-            for layer in self.layers
-        ]
-        if self.decoder.potential is not None:
-            stages.append(
-                Stage(
-                    self.decoder.readout,
-                    self.decoder.potential,
-                    self.decoder.parameters_of_potential,
-                    self.decoder.ops,
-                    self.decoder.binary,
-                    biased=False,
-                    output_major=True,
-                )
-            )
-        return stages
 
     @property
     def local(self) -> bool:  # type: ignore[override]

@@ -1,5 +1,8 @@
 """A backend is one file: what it does not do, the torch reference does, and an agent names it as every other component."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from tests.contract.test_one_file import TOYS
 
 STEPS, BATCH, TIME, OUTPUTS = 3, 4, 2, 2
 INPUTS, IMAGE = 5, (1, 10, 10)
+MOST_FILES = 12
 CONVOLUTION = {"name": "convolutional", "kernel": 3, "pool": 2}
 
 
@@ -100,3 +104,24 @@ def test_a_backend_of_ones_own_that_cannot_run_says_why(tmp_path):
     (tmp_path / "unlucky.py").write_text(text, encoding="utf-8")
     with pytest.raises(RegistryError, match="is not available: no luck today; try again"):
         dispatch.check(f"{tmp_path / 'unlucky.py'}:Toy")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+def test_an_observation_becomes_its_gradient_within_twelve_files(backend):
+    if reason := dispatch.built(backend).available():
+        pytest.skip(reason)
+    settings = {**read_agent("lif_ppo")[1]["network"], "layers": [8, 8], "backend": backend}
+    network = registry.configure("networks", settings, "network").build(inputs=INPUTS, outputs=OUTPUTS)
+    x, files = torch.randn(1, BATCH, INPUTS, generator=torch.Generator().manual_seed(1)), set()
+
+    def seen(frame, event, _):
+        if event == "call" and Path(frame.f_code.co_filename).is_relative_to(registry.PACKAGE):
+            files.add(frame.f_code.co_filename)
+
+    for profile in (None, seen):  # what happens only once is no part of the way
+        sys.setprofile(profile)
+        try:
+            network(x, None)[0].square().sum().backward()
+        finally:
+            sys.setprofile(None)
+    assert 5 < len(files) <= MOST_FILES, sorted(files)

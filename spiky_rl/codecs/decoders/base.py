@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.stack import Stage
 from spiky_rl.neurons.base import Neuron
 
 
@@ -55,6 +56,15 @@ class Decoder(Component, torch.nn.Module):
     def parameters_of_potential(self) -> tuple[Tensor | float, ...]:
         """What the potential's step takes, where there is one."""
         return ()
+
+    def stage(self) -> Stage:
+        """The readout and its potential as a backend takes them that runs all layers in one call."""
+        assert self.potential is not None
+        return Stage(
+            *(self.readout, self.potential, self.parameters_of_potential, self.ops, self.binary),
+            biased=False,
+            output_major=True,
+        )
 
     def read(self, potentials: Tensor) -> Tensor:
         """Potentials [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
