@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_finite_differences(name):
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("cupy", marks=pytest.mark.gpu)])
 def test_kernels_are_the_reference(name, backend):
     try:
-        device = dispatch.backend(backend).DEVICE
+        device = dispatch.backend(backend).device
     except registry.RegistryError as error:
         pytest.skip(str(error))
     scale, options = ODES[name]
