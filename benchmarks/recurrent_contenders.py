@@ -88,8 +88,9 @@ class RecurrentSetting(SequenceSetting):
 
     def _run(self, layer: Layer, ops: TorchOps, current: Tensor) -> Tensor:
         assert layer.loop is not None and layer.recurrent is not None
-        arguments = (layer.recurrent.synapses(), current, self.steps, None, layer.parameters_of_neuron())
-        return dispatch.recurrent("auto", layer.neuron, ops, layer.loop, *arguments)[0]
+        within = {"feedback": layer.loop, "synapses": layer.recurrent.synapses()}
+        values = layer.parameters_of_neuron()
+        return dispatch.unroll("auto", layer.neuron, ops, current, self.steps, None, values, **within)[0]
 
     @torch.no_grad()
     def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102

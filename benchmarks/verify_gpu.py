@@ -168,9 +168,9 @@ def require_checkout() -> None:
 
 def require_device() -> None:
     """Raise UserError where the CUDA kernels cannot run."""
-    from spiky_rl.kernels import cupy_backend
+    from spiky_rl.kernels import dispatch
 
-    if reason := cupy_backend.available():
+    if reason := dispatch.built("cupy").available():
         raise UserError(f"{reason}; --dry-run walks the steps on the CPU")
 
 

@@ -51,6 +51,10 @@ KINDS = {
     "graphs": ("Graphs", "Who projects to whom in a reservoir."),
     "plasticities": ("Plasticity", "What changes a reservoir while it runs, without a gradient."),
     "targets": ("Export targets", "What a trained policy is written as, for other programs and for chips."),
+    "backends": (
+        "Backends",
+        "What runs neurons and connections; what one cannot do, the torch reference does in its place.",
+    ),
     "agents": (
         "Agents",
         "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, operators
+from spiky_rl.kernels import dispatch
 from tests.kernels import fake_cupy
+from tests.kernels.cases import CPU, CUPY
 
 CUDA = "cuda:0"
-REASON = cupy_backend.available()
+REASON = CUPY.available()
 GPU = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"backend cupy: {REASON}")]
 
 
@@ -23,7 +24,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == CUDA:
         yield CUDA
         return
-    if reason := cpu_backend.available():
+    if reason := CPU.available():
         pytest.skip(f"no compiled kernels: {reason}")
     with fake_cupy.on_the_host():
         yield "cpu"
@@ -35,7 +36,7 @@ def made_by_the_cpu() -> Iterator[None]:
     takes minutes."""
     caches = (dispatch.backend, dispatch.automatic)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(operators.COMPILED, "cpu", cpu_backend)
+        patch.setitem(dispatch.compiled(), "cpu", "cpu")
         for cached in caches:
             cached.cache_clear()
         yield

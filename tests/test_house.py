@@ -91,7 +91,7 @@ HOMES = {
     "rsl_rl": "spiky_rl/hosts/rsl_rl",
     "isaaclab": "spiky_rl/hosts/isaaclab",
     "skrl": "spiky_rl/hosts/skrl",
-    "cupy": "spiky_rl/kernels/cupy_backend.py",
+    "cupy": "spiky_rl/kernels/backends/cupy.py",
 }
 """The only place that may import a library (isaaclab_rl and its other parts count as isaaclab)."""
 
@@ -101,6 +101,108 @@ def test_a_library_is_imported_in_its_home_only():
         for name in packages(module):
             home = HOMES.get("isaaclab" if name.startswith("isaaclab_") else name, "")
             assert module.startswith(home), f"{module} imports {name}"
+
+
+CHOOSING = {
+    "run_on",
+    *(
+        node.name
+        for node in tree_of("spiky_rl/kernels/dispatch.py").body
+        if isinstance(node, ast.FunctionDef)
+    ),
+}
+"""Functions whose arguments may be a backend's name."""
+
+
+def names_a_backend(tree: ast.Module, names: set[str]) -> list[int]:
+    """Lines in which a file names a backend.
+
+    It does so where it imports one's module, and where a whole string is one's name and is compared with, assigned to, the default of or
+    passed as something that is called a backend, or passed to one of `CHOOSING`. What is a device's or a library's name as well may
+    stand anywhere else; what is not (cupy), nowhere.
+    """
+
+    def is_name(node: ast.AST | None) -> bool:
+        return isinstance(node, ast.Constant) and node.value in names
+
+    def called(node: ast.AST) -> str:
+        return str(
+            getattr(node, "attr", getattr(node, "id", getattr(node, "arg", getattr(node, "value", ""))))
+        )
+
+    def is_backend(node: ast.AST) -> bool:
+        return "backend" in called(node)
+
+    found = []
+    for node in ast.walk(tree):
+        pairs: list[tuple[ast.AST, ast.AST | None]] = []
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            sides += [part for side in sides for part in getattr(side, "elts", [])]
+            pairs = [(a, b) for a in sides for b in sides]
+        elif isinstance(node, ast.Assign):
+            pairs = [(target, node.value) for target in node.targets]
+        elif isinstance(node, ast.AnnAssign | ast.keyword):
+            pairs = [(node if isinstance(node, ast.keyword) else node.target, node.value)]
+        elif isinstance(node, ast.arguments):
+            ordered = [*node.posonlyargs, *node.args]
+            pairs = [*zip(ordered[::-1], node.defaults[::-1], strict=False)]
+            pairs += zip(node.kwonlyargs, node.kw_defaults, strict=True)
+        elif isinstance(node, ast.Dict):
+            pairs = [(key, value) for key, value in zip(node.keys, node.values, strict=True) if key]
+        chosen = isinstance(node, ast.Call) and called(node.func) in CHOOSING and any(map(is_name, node.args))
+        if chosen or any(is_backend(a) and is_name(b) for a, b in pairs):
+            found.append(node)
+        elif is_name(node) and node.value in names - {"torch", "cpu"}:
+            found.append(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            modules = {
+                name.removeprefix(BACKENDS).partition(".")[0]
+                for name in imports(node)
+                if name.startswith(BACKENDS)
+            }
+            if modules & names:
+                found.append(node)
+    return [getattr(node, "lineno", 0) for node in found]
+
+
+BACKENDS = "spiky_rl.kernels.backends."
+
+
+def test_one_file_alone_chooses_a_backend_and_no_other_knows_one_by_name():
+    names = {path.stem for path in (PACKAGE / "kernels" / "backends").glob("[!_]*.py")} - {"base"}
+    assert names == {"torch", "cpu", "cupy"}
+    for module in MODULES:
+        if module != "spiky_rl/kernels/dispatch.py" and not module.startswith("spiky_rl/kernels/backends/"):
+            assert names_a_backend(tree_of(module), names) == [], module
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "if layer.backend == 'cpu': pass",
+        "if backend in ('cpu', 'cupy'): pass",
+        "backend: str = 'torch'",
+        "self.backend, x = 'torch', 1; self.backend = 'torch'",
+        "f(backend='cpu')",
+        "def f(x, backend='cpu'): pass",
+        "def f(*, own_backend='cpu'): pass",
+        "settings = {'backend': 'torch'}",
+        "network.run_on('torch')",
+        "dispatch.choose('cpu', x)",
+        "name = 'cupy'",
+        "from spiky_rl.kernels.backends import cpu",
+        "from spiky_rl.kernels.backends.torch import Torch",
+        "import spiky_rl.kernels.backends.cupy as c",
+    ],
+)
+def test_a_backend_that_is_named_would_be_seen(text):
+    assert names_a_backend(ast.parse(text), {"torch", "cpu", "cupy"})
+
+
+def test_devices_and_libraries_of_the_same_name_are_no_backends():
+    text = "x.to('cpu'); d = 'cpu'; f(device='cpu'); x.device.type == 'cpu'; {'torch': 1}; 'auto, torch, cpu, cupy'; import torch"
+    assert names_a_backend(ast.parse(text), {"torch", "cpu", "cupy"}) == []
 
 
 def test_the_isaac_lab_host_uses_of_the_learners_hosts_what_its_own_command_needs_of_them():

@@ -9,7 +9,7 @@ import torch
 from spiky_rl.codecs.decoders.rate import Rate
 from spiky_rl.config import registry
 from spiky_rl.config.options import RegistryError, Settings, check_number, option
-from spiky_rl.kernels.torch_backend import unroll
+from spiky_rl.kernels import dispatch
 from spiky_rl.neurons.lif import Lif
 
 MINE = '''
@@ -292,4 +292,4 @@ def test_a_step_that_uses_what_ops_does_not_offer_fails_by_name(tmp_path):
     neuron = registry.configure("neurons", f"{path}:Leaky", "neuron").build()
     ops = TorchOps(registry.configure("surrogates", "triangle", "surrogate").build())
     with pytest.raises(AttributeError, match="sinh"):
-        unroll(neuron, ops, torch.zeros(1, 1, 1, 1), 1, (torch.zeros(1, 1),), (0.5,))
+        dispatch.unroll("torch", neuron, ops, torch.zeros(1, 1, 1, 1), 1, (torch.zeros(1, 1),), (0.5,))

@@ -36,6 +36,7 @@ ROOMS = {
     "penalties": "penalties",
     "networks": "networks",
     "targets": "deploy",
+    "backends": "kernels/backends",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
 

@@ -99,7 +99,7 @@ class Convolutional(Connection):
     ) -> Tensor:  # noqa: D102
         if self.pool > 1 and self.pooling == "max":
             geometry = (self.inputs, self.stride, self.padding, self.pool)
-            return dispatch.convolution(backend, x, self.weight, self.bias, *geometry, binary)
+            return dispatch.choose(backend, x).convolution(x, self.weight, self.bias, geometry, binary)
         maps = x.reshape(-1, *self.inputs)
         current = functional.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
         if self.pool > 1:

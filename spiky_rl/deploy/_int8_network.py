@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.kernels import dispatch
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy._int8_stages import Changes, Encoding, Readout, Spiking
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
@@ -37,7 +38,7 @@ class IntegerNetwork(SpikingNetwork):
         super().__init__()
         self.origin, self.encoding, self.stages, self.decoding = origin, encoding, list(stages), readout
         self.calibrated = calibrated
-        self.steps, self.stateful, self.backend = origin.steps, origin.stateful, "torch"
+        self.steps, self.stateful, self.backend = origin.steps, origin.stateful, dispatch.REFERENCE
         self.updates = origin.updates
         encoder = origin.encoder.state_sizes
         self.counts = [len(encoder), *(len(stage.sizes) for stage in self.stages), len(readout.sizes)]

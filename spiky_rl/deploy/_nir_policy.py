@@ -13,7 +13,7 @@ from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.runs import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.rectangle import Rectangle
@@ -57,10 +57,11 @@ class Stage:
         self, signal: Tensor, steps: int, state: tuple[Tensor, ...] | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Signal [1, K or 1, B, C] -> spikes [1, K, B, N], and the state after them where there was one before."""
-        arguments = (self._current(signal), steps, state, self.params)
-        if self.feedback is None or self.synapses is None:
-            return dispatch.unroll("torch", self.neuron, OPS, *arguments)
-        return dispatch.recurrent("torch", self.neuron, OPS, self.feedback, self.synapses, *arguments)
+        return dispatch.unroll(
+            *(dispatch.REFERENCE, self.neuron, OPS, self._current(signal), steps, state, self.params),
+            feedback=self.feedback,
+            synapses=self.synapses,
+        )
 
     def _current(self, signal: Tensor) -> Tensor:
         if self.maps is None:

@@ -15,7 +15,8 @@ from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy._nir_policy import Maps, Policy, Stage
 from spiky_rl.deploy._nir_write import LAYOUT
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.runs import Feedback
 
 CHAIN = ("Input", "Affine", "Conv2d", "AvgPool2d", "Flatten", "LIF", "Linear", "Output")
 
@@ -77,7 +78,7 @@ def _policy(graph: Any, said: Mapping[str, Any]) -> Policy:
         {key: _float32(said[f"encoder_{key}"]).view_as(value) for key, value in encoder.state_dict().items()}
     )
     decoder = _component("decoders", said["decoder"]).build(inputs=stages[-1].width, outputs=len(flat.weight))
-    decoder.backend, decoder.binary = "torch", True
+    decoder.backend, decoder.binary = dispatch.REFERENCE, True
     with torch.no_grad():
         decoder.readout.weight.copy_(_float32(flat.weight))
         decoder.readout.bias.copy_(_float32(said["decoder_bias"]))

@@ -14,6 +14,7 @@ import torch
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy.base import Target
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.kernels import dispatch
 
 log = logging.getLogger(__name__)
 type Progress = Callable[[float], None]
@@ -49,8 +50,9 @@ def prove(model: Any, env: Any, targets: Mapping[Path, Target], progress: Progre
     Raises UserError for a file that differs from the live policy by more than its target allows.
     """
     found: dict[Path, Agreement] = {}
-    for backend in dict.fromkeys(target.backend for target in targets.values()):
-        group = {path: target for path, target in targets.items() if target.backend == backend}
+    for compiled in dict.fromkeys(target.compiled for target in targets.values()):
+        group = {path: target for path, target in targets.items() if target.compiled == compiled}
+        backend = dispatch.compiled()["cpu"] if compiled else dispatch.REFERENCE
         found |= _episode(model, env, group, backend, progress)
     for path, agreement in found.items():
         target = targets[path]

@@ -20,8 +20,8 @@ the file gives it, the state after it. What holds a state of its own ignores the
 class Target(Component):
     """Writes a policy and runs what was written."""
 
-    backend = "torch"
-    """What the live policy runs on when it is compared."""
+    compiled = False
+    """Whether the live policy runs on the CPU's compiled kernels when it is compared, and not on the torch reference."""
     tolerance = 0.0
     """Largest difference of an action that counts as equal."""
     flips = 0.0

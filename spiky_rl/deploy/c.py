@@ -33,7 +33,7 @@ STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
-    backend = "cpu"
+    compiled = True
     in_c = True
 
     def allowed(self, model: Any) -> float:

@@ -1,4 +1,4 @@
-"""``spiky_rl::convolution``: the CPU's event-driven convolution, pooled by its maximum, as a torch operator.
+"""``spiky_rl::convolution``: an event-driven convolution, pooled by its maximum, as a torch operator.
 
 It follows the events of its input, and in the backward pass the one current of each pooled block that has a gradient. All is
 float32: as sparse as it is, it is faster than a dense product in bfloat16.
@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import cpu_backend, operators
+from spiky_rl.kernels import dispatch, operators
 from spiky_rl.kernels.operators import LIBRARY
+from spiky_rl.kernels.programs import words_of
 
 LIBRARY.define(
     "convolution(Tensor x, Tensor weight, Tensor bias, int[] geometry, bool binary) -> (Tensor, Tensor, Tensor)"
@@ -28,13 +29,8 @@ LARGEST_POOL = 16
 """Side of a block: where its maximum lies is kept as a byte."""
 
 
-def geometry(maps: Sequence[int], weight: Tensor, stride: int, padding: int, pool: int) -> list[int]:
-    """Channels, height, width, outputs, kernel, stride, padding and pool: `convolution.h`'s struct."""
-    return [*maps, weight.shape[0], weight.shape[-1], stride, padding, pool]
-
-
 def blocks(shape: Sequence[int]) -> int:
-    """Pooled places of a channel."""
+    """Pooled places of a channel; ``shape``: channels, height, width, outputs, kernel, stride, padding and pool."""
     _, height, width, _, kernel, stride, padding, pool = shape
     rows, columns = (((side + 2 * padding - kernel) // stride + 1) // pool for side in (height, width))
     return rows * columns
@@ -57,9 +53,8 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weight, bias, shape)
     y, place, bits = _forward_fake(x, weight, bias, shape, binary)
-    cpu_backend.convolution(
-        x.reshape(-1, x.shape[-1]), bits if binary else None, weight, bias, y, place, shape
-    )
+    kernels, rows = dispatch.on(x.device.type), x.reshape(-1, x.shape[-1])
+    kernels.convolution_forward(rows, bits if binary else None, weight, bias, y, place, shape)
     return y, place, bits
 
 
@@ -67,11 +62,11 @@ def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, count = x.numel() // x.shape[-1], blocks(shape)
-    words = (rows, cpu_backend.words(x.shape[-1])) if binary else (0,)
+    kept = (rows, words_of(x.shape[-1])) if binary else (0,)
     return (
         x.new_empty(*x.shape[:-1], weight.shape[0] * count),
         x.new_empty(rows, count, weight.shape[0], dtype=torch.uint8),
-        x.new_empty(words, dtype=torch.int64),
+        x.new_empty(kept, dtype=torch.int64),
     )
 
 
@@ -85,7 +80,7 @@ def _backward(
     inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     found = _backward_fake(saved, place, weight, grad, shape, binary, inputs)
-    cpu_backend.convolution_gradient(saved, place, weight, grad, found, shape)
+    dispatch.on(grad.device.type).convolution_backward(saved, place, weight, grad, found, shape)
     return found
 
 
@@ -131,10 +126,11 @@ torch.library.register_autograd("spiky_rl::convolution_backward", operators.no_s
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool) -> Tensor:
-    """Signal x [..., C H W] -> pooled currents [..., C' H' W'], flat; ``shape`` is a `geometry`."""
+    """Signal x [..., C H W] -> pooled currents [..., C' H' W'], flat; ``shape`` is `convolution.h`'s struct."""
     if operators.as_operator(x, weight, bias):
         return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary)[0]
     _check(x, weight, bias, shape)
     y = x.new_empty(*x.shape[:-1], shape[3] * blocks(shape))
-    cpu_backend.convolution(x.reshape(-1, x.shape[-1]), None, weight, bias, y, None, shape)
+    rows = x.reshape(-1, x.shape[-1])
+    dispatch.on(x.device.type).convolution_forward(rows, None, weight, bias, y, None, shape)
     return y

@@ -7,40 +7,54 @@ device and type of what it is given, and it logs once what it chose and why.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import cache
-from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError, nearest
-from spiky_rl.kernels import compiler, cpu_backend, operators, torch_backend
-from spiky_rl.kernels import convolution as event_driven
-from spiky_rl.kernels import recurrent as loops
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels import compiler
+from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.runs import Feedback, Run
 from spiky_rl.neurons.base import Neuron
+
+if TYPE_CHECKING:
+    from spiky_rl.kernels.backends._compiled import Compiled
 
 log = logging.getLogger(__name__)
 
+AUTO, REFERENCE = "auto", "torch"
+"""What chooses, and what it chooses where nothing else can."""
+_BUILT: dict[str, Backend] = {}
+
 
 def names() -> list[str]:
-    """All backends: the files of this room that end in ``_backend``."""
-    return list(operators.BACKENDS)
+    """All backends of the package."""
+    return registry.names("backends")
+
+
+def built(name: str) -> Backend:
+    """The backend called ``name``, whether or not it is available: always the same object."""
+    if name not in _BUILT:
+        found = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
+        found.stand_in = found if name == REFERENCE else built(REFERENCE)
+        _BUILT[name] = found
+    return _BUILT[name]
 
 
 @cache
-def backend(name: str) -> ModuleType:
+def backend(name: str) -> Backend:
     """The backend called ``name``. Raises `RegistryError` for an unknown one and for one that is not available."""
-    if name not in names():
-        known = ("auto", *names())
+    if ":" not in name and name not in names():
+        known = (AUTO, *names())
         raise RegistryError(f"unknown backend {name!r}; choose from {', '.join(known)}{nearest(name, known)}")
-    module = operators.BACKENDS[name]
-    if reason := module.available():
+    found = built(name)
+    if reason := found.available():
         raise RegistryError(f"backend {name!r} is not available: {reason}")
-    return module
+    return found
 
 
 def check(name: str) -> None:
@@ -48,135 +62,116 @@ def check(name: str) -> None:
 
     Raises UserError where ``auto`` will want kernels for this CPU whose cache is not to be trusted.
     """
-    if name != "auto":
+    if name != AUTO:
         backend(name)
     elif not torch.cuda.is_available():
         compiler.refuse_foreign_cache()
 
 
 @cache
-def automatic(device: str) -> ModuleType:
-    """What ``auto`` means for a kind of device: its compiled backend, or the torch reference."""
-    module = operators.COMPILED.get(device)
-    reason = f"no backend compiles for {device}" if module is None else module.available()
-    if module is None or reason:
-        log.warning("neurons on %s run on the torch backend, which is slow: %s", device, reason)
-        return torch_backend
-    log.info("neurons on %s run on the %s backend", device, operators.name_of(module))
-    return module
+def compiled() -> dict[str, str]:
+    """Names of the package's backends that compute on a kind of device, by that kind. Raises `RegistryError` for two of one kind."""
+    found: dict[str, str] = {}
+    for name in names():
+        device = built(name).device
+        if device in found:
+            raise RegistryError(
+                f"backends {found[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
+            )
+        if device is not None:
+            found[device] = name
+    return found
 
 
-def _named(name: str, device: str) -> str:
-    """The name of the backend that ``name`` means: what `choose` asks while a graph is compiled."""
-    return operators.name_of(automatic(device) if name == "auto" else backend(name))
+def on(device: str) -> Compiled:
+    """The backend whose kernels compute on a kind of device: what a torch operator runs."""
+    return built(compiled()[device])  # type: ignore[return-value]
 
 
 @cache
-def _fall(device: str, dtype: torch.dtype) -> None:
+def automatic(device: str) -> str:
+    """What ``auto`` means for a kind of device: its compiled backend, or the torch reference."""
+    name = compiled().get(device)
+    reason = f"no backend compiles for {device}" if name is None else built(name).available()
+    if name is None or reason:
+        log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
+        return REFERENCE
+    log.info("neurons on %s run on the %s backend", device, name)
+    return name
+
+
+@cache
+def _fall(device: str, reason: str) -> None:
     """Log, once for each of them, that ``auto`` gives the torch backend what compiled kernels cannot take."""
-    reason = "spikes are smooth" if dtype == torch.float32 else f"the signal is {dtype}, not torch.float32"
-    log.warning("neurons on %s run on the torch backend, which is slow: %s", device, reason)
+    log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
 
 
-def _say_fall(device: str, dtype: torch.dtype) -> None:
+def _meant(name: str, device: str) -> str:
+    """The name of the backend that ``name`` means for a kind of device. Raises as `backend`."""
+    if name == AUTO:
+        return automatic(device)
+    backend(name)
+    return name
+
+
+def _say_fall(device: str, reason: str) -> None:
     """As `_fall`: what `choose` calls while a graph is compiled, too."""
-    _fall(device, dtype)
+    _fall(device, reason)
 
 
 # not traced, their results constants: torch.compiler.assume_constant_result does it too, and takes seconds to import
-for function in (_named, _say_fall):
+for function in (_meant, _say_fall):
     setattr(function, "_dynamo_marked_constant", True)
 
 
-def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> ModuleType:
+def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
     """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
 
     Raises `RegistryError` where the backend that is named cannot take it: its kernels would read something else.
     """
-    unfit = x.dtype != torch.float32 or (ops is not None and ops.soft_spike)
-    if name == "auto" and unfit:
-        _say_fall(x.device.type, x.dtype)
-        return torch_backend
-    if torch.compiler.is_compiling():
-        module = operators.BACKENDS[_named(name, x.device.type)]
-    else:
-        module = automatic(x.device.type) if name == "auto" else backend(name)
-    if module is not torch_backend and (unfit or x.device.type != module.DEVICE):
-        operators.refuse_unfit(module, ops, x)  # type: ignore[arg-type]
-    return module
+    device = x.device.type
+    meant = _meant(name, device)
+    found, reason = _BUILT[meant], None
+    if found.device is None:
+        return found
+    if found.device != device:
+        reason = f"computes on {found.device}, the tensor lies on {device}"
+    elif x.dtype != torch.float32:
+        reason = f"computes in float32, not in {x.dtype}"
+    elif ops is not None and ops.soft_spike:
+        reason = "has no smooth spikes"
+    if reason is None:
+        return found
+    if name != AUTO:
+        raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
+    _say_fall(device, f"backend {meant!r} {reason}")
+    return _BUILT[_meant(REFERENCE, device)]
 
 
 def unroll(
-    name: str, neuron: Neuron, ops: TorchOps, current: Tensor, *args: Any, **kwargs: Any
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run a neuron over time on the backend that ``name`` means; arguments as `torch_backend.unroll`'s."""
-    module = choose(name, current, ops)
-    if module is torch_backend:
-        return torch_backend.unroll(neuron, ops, current, *args, **kwargs)
-    return operators.unroll(module, neuron, ops, current, *args, **kwargs)
-
-
-def recurrent(
     name: str,
     neuron: Neuron,
     ops: TorchOps,
-    feedback: Feedback,
-    synapses: Tensor,
     current: Tensor,
-    *args: Any,
-    **kwargs: Any,
+    steps: int,
+    state: tuple[Tensor, ...] | None,
+    params: tuple[Tensor | float, ...],
+    keep: Tensor | None = None,
+    trace: list[Tensor] | None = None,
+    feedback: Feedback | None = None,
+    synapses: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """As `unroll`, of neurons whose output returns into their current; arguments as `torch_backend.recurrent`'s."""
-    module = choose(name, current, ops)
-    if module is torch_backend:
-        return torch_backend.recurrent(neuron, ops, feedback, synapses, current, *args, **kwargs)
-    return loops.recurrent(module, neuron, ops, feedback, synapses, current, *args, **kwargs)
+    """Neurons over time on the backend that ``name`` means, with a ``feedback`` by its `recurrent`; arguments as a `Run`'s.
+
+    Outputs [T, K, B, N] and the states after the last step.
+    """
+    run = Run(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
+    chosen = choose(name, current, ops)
+    return chosen.unroll(run) if feedback is None else chosen.recurrent(run)
 
 
 def linear(
     name: str, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
 ) -> Tensor:
-    """x [..., C] times weight [N, C] plus bias -> [..., N].
-
-    ``binary``: x is 0 or 1, and a backend may follow the ones alone. ``bfloat16``: the gradient of x may be computed in
-    bfloat16.
-    """
-    module = choose(name, x)
-    # on a GPU the product is torch's own, and only what is kept for the backward pass is ours
-    if module is cpu_backend or (module is not torch_backend and binary and torch.is_grad_enabled()):
-        return operators.linear(x, weight, bias, binary, bfloat16)
-    return torch.nn.functional.linear(x, weight, bias)
-
-
-def convolution(
-    name: str,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    maps: Sequence[int],
-    stride: int,
-    padding: int,
-    pool: int,
-    binary: bool = False,
-) -> Tensor:
-    """Maps x [..., C H W] under weight [C', C, kernel, kernel], of every ``pool`` x ``pool`` block the largest current.
-
-    Args:
-        name: Of the backend.
-        x: Flat, columns fastest.
-        weight: A current is a product with it, plus its channel's bias.
-        bias: [C'].
-        maps: (C, H, W).
-        stride: Places that the kernel moves at once.
-        padding: Zeros around the maps.
-        pool: Side of a block; the first of equal currents takes the gradient.
-        binary: x is 0 or 1.
-
-    Returns:
-        [..., C' H' W'], flat.
-    """
-    if choose(name, x) is cpu_backend and pool <= event_driven.LARGEST_POOL:
-        shape = event_driven.geometry(maps, weight, stride, padding, pool)
-        return event_driven.convolution(x, weight, bias, shape, binary)
-    current = torch.nn.functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)
-    return torch.nn.functional.max_pool2d(current, pool).reshape(*x.shape[:-1], -1)
+    """A linear map on the backend that ``name`` means; arguments as `Backend.linear`'s."""
+    return choose(name, x).linear(x, weight, bias, binary, bfloat16)

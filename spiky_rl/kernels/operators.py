@@ -1,36 +1,38 @@
 """The kernels as torch operators: autograd, torch.compile and torch.export see them whole.
 
-``spiky_rl::unroll`` runs a neuron over time, ``spiky_rl::linear`` is a linear layer that keeps its input's events. Each is
-called directly, without an operator around it, where no gradient is wanted.
+``spiky_rl::unroll`` runs neurons over time, ``spiky_rl::recurrent`` those whose output returns into their current, and
+``spiky_rl::linear`` is a linear layer that keeps its input's events. Each is called directly, without an operator around it, where no
+gradient is wanted.
 """
 
 # pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels import cpu_backend, programs
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron
+from spiky_rl.kernels import dispatch, programs
+from spiky_rl.kernels.programs import words_of
+from spiky_rl.kernels.runs import Feedback, Launch, Loop, Run
 
 LIBRARY = torch.library.Library("spiky_rl", "DEF")
-LIBRARY.define(
-    "unroll(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] numbers, int steps, str key, bool last)"
-    " -> (Tensor, Tensor)"
-)
-LIBRARY.define(
-    "unroll_backward(Tensor current, Tensor? state, Tensor? params, Tensor? keep, float[] numbers, int steps, str key,"
-    " Tensor? grad_output, Tensor? grad_last) -> (Tensor, Tensor, Tensor)"
-)
+PLACES = ("CPU", "CUDA")
+"""Torch's words for where tensors may lie; the kernels are those of the backend that computes there."""
+NO_SECOND_DERIVATIVE = "kernels have no second derivative; backend: torch has, without recompute"
+
+_TENSORS = "Tensor current, Tensor? state, Tensor? params, Tensor? keep"
+_NUMBERS = "float[] numbers, int steps, str key"
+_UNROLL = f"{_TENSORS}, {_NUMBERS}"
+_RECURRENT = f"{_TENSORS}, Tensor synapses, {_NUMBERS}, int delays, float? decay, bool binary, bool cut"
+_GRADIENTS = "Tensor? grad_output, Tensor? grad_last"
+LIBRARY.define(f"unroll({_UNROLL}, bool last) -> (Tensor, Tensor)")
+LIBRARY.define(f"unroll_backward({_UNROLL}, {_GRADIENTS}) -> (Tensor, Tensor, Tensor)")
+LIBRARY.define(f"recurrent({_RECURRENT}, bool last) -> (Tensor, Tensor)")
+LIBRARY.define(f"recurrent_backward({_RECURRENT}, {_GRADIENTS}) -> (Tensor, Tensor, Tensor, Tensor)")
 LIBRARY.define(
     "linear(Tensor x, Tensor weight, Tensor? bias, bool binary, bool bfloat16) -> (Tensor, Tensor)"
 )
@@ -40,114 +42,75 @@ LIBRARY.define(
 )
 
 
-BACKENDS = {
-    path.stem.removesuffix("_backend"): importlib.import_module(f"spiky_rl.kernels.{path.stem}")
-    for path in sorted(Path(__file__).parent.glob("*_backend.py"))
-}
-"""All backends. Each says whether it is ``available``; compiled ones have a ``DEVICE``, ``forward`` and ``backward``."""
-COMPILED = {module.DEVICE: module for module in BACKENDS.values() if hasattr(module, "DEVICE")}
-"""By the kind of device whose tensors they take."""
-
-
-NO_SECOND_DERIVATIVE = "kernels have no second derivative; backend: torch has, without recompute"
-
-
-def name_of(module: ModuleType) -> str:
-    """The name of a backend."""
-    return next(name for name, known in BACKENDS.items() if known is module)
-
-
-def _unroll(
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    numbers: Sequence[float],
-    steps: int,
-    key: str,
-    last: bool,
-) -> tuple[Tensor, Tensor]:
-    output, final, _ = _forward(current, state, params, keep, numbers, steps, key, last, False)
-    return output, final
-
-
-def _forward(
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    numbers: Sequence[float],
-    steps: int,
-    key: str,
-    last: bool,
-    trace: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _launch(arguments: Sequence[Any]) -> Launch:
+    """What the operators' arguments are. Raises `ValueError` where a kernel would read beyond what it is given."""
+    current, state, params, keep, *others = arguments
+    synapses = others.pop(0) if isinstance(others[0], Tensor) else None
+    numbers, steps, key, *loop = others
     key, uniforms = programs.found(key, tuple(numbers))
     T, _, B, N = current.shape
-    fit(T, B, N, state, params, keep, programs.KNOWN[key].states)
-    return COMPILED[current.device.type].forward(
-        key, current, state, params, keep, uniforms, steps, last, trace
-    )
+    given, states = (key, current, state, params, keep, uniforms, steps), programs.KNOWN[key].states
+    if synapses is None:
+        fit(T, B, N, state, params, keep, states)
+        return Launch(*given)
+    delays, decay, binary, cut = loop
+    feedback = Feedback(delays, binary, decay, cut)
+    fit(T, B, N, state, params, keep, states + feedback.states)
+    if synapses.shape != (delays * N, N):
+        raise ValueError(f"synapses of shape {[*synapses.shape]} do not fit: {[delays * N, N]} is wanted")
+    return Loop(*given, feedback, synapses)
 
 
-def _unroll_fake(
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    numbers: Sequence[float],
-    steps: int,
-    key: str,
-    last: bool,
-) -> tuple[Tensor, Tensor]:
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *given, last, trace = arguments
+    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
+    if isinstance(launch, Loop):
+        return kernels.recurrent_forward(launch, last, trace)
+    return kernels.forward(launch, last, trace)
+
+
+def _unroll(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _forward(*arguments, False)[:2]
+
+
+def _fake(*arguments: Any) -> tuple[Tensor, Tensor]:
+    current, *_, last = arguments
+    steps, key, *loop = arguments[5 + isinstance(arguments[4], Tensor) : -1]
     T, _, B, N = current.shape
-    states = programs.states(key) if last else 0
+    states = programs.states(key) + (loop[0] + (loop[1] is not None) if loop else 0)
     return current.new_empty(T, steps, B, N), current.new_empty((states, B, N) if last else (0,))
 
 
-def _unroll_backward(
-    current: Tensor,
-    state: Tensor | None,
-    params: Tensor | None,
-    keep: Tensor | None,
-    numbers: Sequence[float],
-    steps: int,
-    key: str,
-    grad_output: Tensor | None,
-    grad_last: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    key, uniforms = programs.found(key, tuple(numbers))
+def _backward(*arguments: Any) -> tuple[Tensor, ...]:
+    *given, grad_output, grad_last = arguments
     # in one piece, because the gradients lie in memory as their tensors do
-    state, params = (None if x is None else x.contiguous() for x in (state, params))
-    return COMPILED[current.device.type].backward(
-        key, current, state, params, keep, uniforms, steps, grad_output, grad_last
-    )
+    given[1:3] = (None if x is None else x.contiguous() for x in given[1:3])
+    launch, kernels = _launch(given), dispatch.on(given[0].device.type)
+    if isinstance(launch, Loop):
+        return kernels.recurrent_backward(launch, grad_output, grad_last)
+    return kernels.backward(launch, grad_output, grad_last)
 
 
-def _unroll_backward_fake(
-    current: Tensor, state: Tensor | None, params: Tensor | None, *_: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    grads = (current.new_empty(0 if x is None else x.shape) for x in (current, state, params))
-    return next(grads), next(grads), next(grads)
+def _backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    current, state, params, _, synapses, *_ = arguments
+    own = (current, state, params, *((synapses,) if isinstance(synapses, Tensor) else ()))
+    return tuple(current.new_empty(0 if x is None else x.shape) for x in own)
 
 
-def _save_unroll(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    current, state, params, keep, numbers, steps, key, _ = inputs
-    ctx.save_for_backward(current, state, params, keep)
-    ctx.numbers, ctx.steps, ctx.key = numbers, steps, key
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    count = 4 + isinstance(inputs[4], Tensor)
+    ctx.save_for_backward(*inputs[:count])
+    ctx.others = inputs[count:-1]
     ctx.set_materialize_grads(False)
 
 
-def _unroll_gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
-    current, state, params, keep = ctx.saved_tensors
-    grads = torch.ops.spiky_rl.unroll_backward(
-        *(current, state, params, keep, ctx.numbers, ctx.steps, ctx.key, grad_output, grad_last)
-    )
-    needed = [
-        x if x.numel() or wanted is not None else None
-        for x, wanted in zip(grads, (current, state, params), strict=True)
-    ]
-    return *needed, None, None, None, None, None
+def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
+    current, state, params, _, *synapses = tensors = ctx.saved_tensors
+    kernels = torch.ops.spiky_rl.recurrent_backward if synapses else torch.ops.spiky_rl.unroll_backward
+    grads = kernels(*tensors, *ctx.others, grad_output, grad_last)
+    wanted = (current, state, params, *synapses)
+    found = [None if x is None else grad for x, grad in zip(wanted, grads, strict=True)]
+    return *found[:3], None, *found[3:], *(None,) * (len(ctx.others) + 1)
 
 
 def fit(
@@ -168,6 +131,18 @@ def fit(
         raise ValueError(f"keep of shape {[*keep.shape]} does not fit: {[T, B]} is wanted")
 
 
+def refuse_unfit(weight: Tensor) -> None:
+    """Raise `TypeError` for weights that the kernels would read as something else, as torch does for unlike types."""
+    if weight.dtype != torch.float32:
+        raise TypeError(
+            f"the signal is torch.float32, the weights are {weight.dtype}; convert one to the other's type"
+        )
+    if not weight.is_cpu:
+        raise TypeError(
+            f"the signal is on cpu, the weights are on {weight.device}; move one to the other's device"
+        )
+
+
 def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise `ValueError` for what does not fit together."""
     biased = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
@@ -181,11 +156,8 @@ def _linear(
 ) -> tuple[Tensor, Tensor]:
     _fit_linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
-    bits = rows.new_empty(
-        (rows.shape[0], cpu_backend.words(rows.shape[1])) if binary else (0,), dtype=torch.int64
-    )
-    module = COMPILED[x.device.type]
-    y = module.linear(rows, bits if binary else None, weight, bias, binary)
+    bits = rows.new_empty((rows.shape[0], words_of(rows.shape[1])) if binary else (0,), dtype=torch.int64)
+    y = dispatch.on(x.device.type).linear_forward(rows, bits if binary else None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -193,7 +165,7 @@ def _linear_fake(
     x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor]:
     rows = x.numel() // x.shape[-1]
-    bits = x.new_empty((rows, cpu_backend.words(x.shape[-1])) if binary else (0,), dtype=torch.int64)
+    bits = x.new_empty((rows, words_of(x.shape[-1])) if binary else (0,), dtype=torch.int64)
     return x.new_empty(*x.shape[:-1], weight.shape[0]), bits
 
 
@@ -204,8 +176,8 @@ def _linear_backward(
     device = grad.device.type
     with torch.autocast(device, enabled=False):  # the forward is exact under it, so its gradient is
         if binary:
-            gradient = COMPILED[device].linear_gradient
-            grad_weight, grad_bias = gradient(saved, grad_rows, weight.shape[1], bias)
+            kernels = dispatch.on(device)
+            grad_weight, grad_bias = kernels.linear_backward(saved, grad_rows, weight.shape[1], bias)
         else:
             grad_weight = (saved.reshape(-1, saved.shape[-1]).t() @ grad_rows).t()
             grad_bias = grad_rows.sum(0) if bias else grad.new_empty(0)
@@ -253,54 +225,47 @@ def no_second_derivative(*_: Any) -> Any:
     raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
-for place in map(str.upper, COMPILED):
-    LIBRARY.impl("unroll", _unroll, place)
-    LIBRARY.impl("unroll_backward", _unroll_backward, place)
-    LIBRARY.impl("linear", _linear, place)
-    LIBRARY.impl("linear_backward", _linear_backward, place)
-for name, fake in {
-    "unroll": _unroll_fake,
-    "unroll_backward": _unroll_backward_fake,
-    "linear": _linear_fake,
-    "linear_backward": _linear_backward_fake,
-}.items():
+for name, impl, fake in (
+    ("unroll", _unroll, _fake),
+    ("unroll_backward", _backward, _backward_fake),
+    ("recurrent", _unroll, _fake),
+    ("recurrent_backward", _backward, _backward_fake),
+    ("linear", _linear, _linear_fake),
+    ("linear_backward", _linear_backward, _linear_backward_fake),
+):
+    for place in PLACES:
+        LIBRARY.impl(name, impl, place)
     torch.library.register_fake(f"spiky_rl::{name}", fake, lib=LIBRARY)
-torch.library.register_autograd("spiky_rl::unroll", _unroll_gradient, setup_context=_save_unroll, lib=LIBRARY)
-torch.library.register_autograd("spiky_rl::linear", _linear_gradient, setup_context=_save_linear, lib=LIBRARY)
-for name in ("unroll_backward", "linear_backward"):
-    torch.library.register_autograd(f"spiky_rl::{name}", no_second_derivative, lib=LIBRARY)
+for name, gradient, save in (
+    ("unroll", _gradient, _save),
+    ("recurrent", _gradient, _save),
+    ("linear", _linear_gradient, _save_linear),
+):
+    torch.library.register_autograd(f"spiky_rl::{name}", gradient, setup_context=save, lib=LIBRARY)
+    torch.library.register_autograd(f"spiky_rl::{name}_backward", no_second_derivative, lib=LIBRARY)
 
 
-def unroll(
-    module: ModuleType,
-    neuron: Neuron,
-    ops: TorchOps,
-    current: Tensor,
-    steps: int,
-    state: tuple[Tensor, ...] | None,
-    params: tuple[Tensor | float, ...],
-    keep: Tensor | None = None,
-    trace: list[Tensor] | None = None,
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """As `torch_backend.unroll`, by the kernels of a compiled backend.
-
-    Raises `RegistryError` for what they do not do: another device or type, smooth spikes.
-    """
-    refuse_unfit(module, ops, current)
+def unroll(run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`Backend.unroll`, or `Backend.recurrent`, by the kernels of a compiled backend."""
+    neuron, ops, current, steps, state, params, keep, trace, loop, synapses = run
     call = programs.call(neuron, ops, params, current.shape[-1])
-    stacked = None if state is None else torch.stack(state)
-    arguments = (current, stacked, call.params, keep, call.numbers, steps)
-    if as_operator(current, stacked, call.params):
-        output, last = torch.ops.spiky_rl.unroll(*arguments, call.key, state is not None)
+    tensors = [current, None if state is None else torch.stack(state), call.params, keep]
+    others: list[Any] = [call.numbers, steps, call.key]
+    if loop is not None:
+        tensors.append(synapses)
+        others += [loop.delays, loop.decay, loop.binary, loop.cut]
+    last, potentials = state is not None, None
+    if not as_operator(*tensors):
+        output, after, potentials = _forward(*tensors, *others, last, trace is not None)
+    else:
+        operator = torch.ops.spiky_rl.unroll if loop is None else torch.ops.spiky_rl.recurrent
+        output, after = operator(*tensors, *others, last)
         if trace is not None:  # which the operator does not give
             with torch.no_grad():
-                trace += _forward(*arguments, call.key, False, True)[2].flatten(0, 1).unbind(0)
-    elif trace is not None:
-        output, last, potentials = _forward(*arguments, call.key, state is not None, True)
+                potentials = _forward(*tensors, *others, False, True)[2]
+    if trace is not None and potentials is not None:
         trace += potentials.flatten(0, 1).unbind(0)
-    else:
-        output, last = _unroll(*arguments, call.key, state is not None)
-    return output, () if state is None else tuple(last.unbind(0))
+    return output, () if state is None else tuple(after.unbind(0))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
@@ -308,7 +273,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
     if as_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     _fit_linear(x, weight, bias)
-    y = COMPILED[x.device.type].linear(x.reshape(-1, x.shape[-1]), None, weight, bias, binary)
+    rows = x.reshape(-1, x.shape[-1])
+    y = dispatch.on(x.device.type).linear_forward(rows, None, weight, bias, binary)
     return y.view(*x.shape[:-1], weight.shape[0])
 
 
@@ -316,16 +282,3 @@ def as_operator(*tensors: Tensor | None) -> bool:
     """Whether somebody has to see the call: autograd, or a compiler."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return learned or torch.compiler.is_compiling()
-
-
-def refuse_unfit(module: ModuleType, ops: TorchOps, x: Tensor) -> None:
-    """Raise `RegistryError` for what the kernels of a backend cannot take."""
-    reason = None
-    if x.device.type != module.DEVICE:
-        reason = f"computes on {module.DEVICE}, the tensor lies on {x.device.type}"
-    elif x.dtype != torch.float32:
-        reason = f"computes in float32, not in {x.dtype}"
-    elif ops.soft_spike:
-        reason = "has no smooth spikes"
-    if reason:
-        raise RegistryError(f"backend {name_of(module)!r} {reason}; backend: torch does")

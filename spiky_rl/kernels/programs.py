@@ -133,3 +133,8 @@ def header(name: str) -> str:
 def source(program: emit.Program) -> str:
     """The complete text of a neuron's kernels: lanes, step, loops; for the GPU where GPU is defined."""
     return "\n".join([header("lanes"), header("job"), program.text, header("loops")])
+
+
+def words_of(inputs: int) -> int:
+    """64-bit words that hold the events of a row."""
+    return (inputs + 63) // 64

@@ -7,15 +7,16 @@ what lies between two layers never leaves the cache, and a rollout of one enviro
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import cpu_backend, operators, programs, structures
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels import operators, programs, structures
+from spiky_rl.kernels.runs import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.structures import Layer
 from spiky_rl.neurons.base import Neuron
@@ -52,11 +53,27 @@ class Stage:
         return len(self.neuron.states) + (self.feedback.states if self.feedback else 0)
 
 
+class Libraries(Protocol):
+    """What a stack needs of the backend that runs it."""
+
+    launches: Counter[str]
+
+    @staticmethod
+    def core() -> ctypes.CDLL:
+        """The kernels that do not depend on a neuron."""
+        ...
+
+    @staticmethod
+    def kernels(key: str) -> ctypes.CDLL:
+        """A neuron's compiled program."""
+        ...
+
+
 class Stack:
     """Stages, and what of them stays the same from call to call."""
 
-    def __init__(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> None:
-        self.stages = tuple(stages)
+    def __init__(self, kernels: Libraries, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> None:
+        self.kernels, self.stages = kernels, tuple(stages)
         self.bfloat16, self.recompute = bfloat16, recompute
         self.inputs = stages[0].map.in_features
         self.states = sum(stage.states for stage in stages)
@@ -64,7 +81,7 @@ class Stack:
         self.learned = any(stage.neuron.learn for stage in stages)
         self._layers = (Layer * len(stages))()
         self._stack = structures.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
-        self._forward = cpu_backend.core().spiky_stack_forward
+        self._forward = kernels.core().spiky_stack_forward
         self._maps: list[Any] = [
             stage.map._parameters for stage in stages
         ]  # pylint: disable=protected-access
@@ -123,7 +140,7 @@ class Stack:
         stack.constant, stack.threads = K == 1, torch.get_num_threads()
         if self._forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
-        cpu_backend.LAUNCHES["stack"] += 1
+        self.kernels.launches["stack"] += 1
         return found
 
     def _prepare(self, ops: TorchOps) -> None:
@@ -131,10 +148,11 @@ class Stack:
         for layer, stage in zip(self._layers, self.stages, strict=True):
             call = programs.call(stage.neuron, stage.ops or ops, stage.parameters(), stage.map.out_features)
             bias = stage.map.bias if stage.biased else None
-            self._held.append(_fill(layer, stage, call, stage.map.weight, bias, None, None))
+            self._held.append(_fill(self.kernels, layer, stage, call, stage.map.weight, bias, None, None))
 
 
 def _fill(
+    kernels: Libraries,
     layer: Layer,
     stage: Stage,
     call: programs.Call,
@@ -144,8 +162,8 @@ def _fill(
     synapses: Tensor | None,
 ) -> list[Any]:
     """What a layer reads; returns what must outlive it."""
-    cpu_backend.refuse_unfit(weight)
-    library = cpu_backend.kernels(call.key)
+    operators.refuse_unfit(weight)
+    library = kernels.kernels(call.key)
     numbers = (ctypes.c_float * max(1, len(call.uniforms)))(*call.uniforms)
     weight = weight.detach().contiguous()
     params = None if call.params is None else call.params.detach().contiguous()
@@ -196,7 +214,7 @@ class _Run(torch.autograd.Function):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             operators.fit(T, B, stage.map.out_features, state, params, keep, stage.states)
             state = None if state is None else state.contiguous()
-            held.append(_fill(layer, stage, call, weight, bias, state, synapses))
+            held.append(_fill(stack.kernels, layer, stage, call, weight, bias, state, synapses))
             inner = K if i == 0 else steps
             if state is not None:
                 last.append(torch.empty_like(state))
@@ -204,7 +222,7 @@ class _Run(torch.autograd.Function):
             C = stage.map.in_features
             if stage.binary:
                 signals.append(
-                    x.new_empty(T, inner, B, cpu_backend.words(C), dtype=torch.int64) if wanted else None
+                    x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64) if wanted else None
                 )
                 layer.bits = _pointer(signals[-1])
             else:
@@ -220,9 +238,9 @@ class _Run(torch.autograd.Function):
             **{"count": len(calls), "T": T, "K": steps, "B": B},
             **{"constant": K == 1, "threads": torch.get_num_threads()},
         )
-        if B > 0 and cpu_backend.core().spiky_stack_forward(ctypes.addressof(c)):
+        if B > 0 and stack.kernels.core().spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
-        cpu_backend.LAUNCHES["stack"] += 1
+        stack.kernels.launches["stack"] += 1
         if wanted:
             ctx.set_materialize_grads(False)
             ctx.stack, ctx.calls, ctx.steps, ctx.count = stack, calls, steps, len(tensors)
@@ -252,7 +270,7 @@ class _Run(torch.autograd.Function):
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
             state = None if state is None else state.contiguous()
-            held.append(_fill(layer, stage, call, weight, bias, state, synapses))
+            held.append(_fill(stack.kernels, layer, stage, call, weight, bias, state, synapses))
             setattr(layer, "bits" if stage.binary else "input", _pointer(signals[i]))
             layer.current = _pointer(currents[i])
             if state is not None and grad_last[i] is not None:
@@ -282,7 +300,7 @@ class _Run(torch.autograd.Function):
         )
         if B == 0:
             found = [None if t is None else torch.zeros_like(t) for t in found]
-        elif cpu_backend.core().spiky_stack_backward(ctypes.addressof(c)):
+        elif stack.kernels.core().spiky_stack_backward(ctypes.addressof(c)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
-        cpu_backend.LAUNCHES["stack backward"] += 1
+        stack.kernels.launches["stack backward"] += 1
         return None, None, None, None, grad_x, None, *found

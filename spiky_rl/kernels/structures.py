@@ -6,7 +6,7 @@ import ctypes
 
 from torch import Tensor
 
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.runs import Feedback
 
 POINTERS = (
     *("current", "state", "params", "keep", "uniforms", "output", "last", "trace"),

@@ -27,7 +27,6 @@ def regularization(who: str) -> Any:
 class Exact(Rule):
     """Runs ``timed`` in a neuron's place. Counts of spikes have no gradient, so neurons are held within a band of them."""
 
-    plain = False
     by_sample = False
     counts = False
     no_way_through = ("rate", "population_vector")

@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Self
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.programs import component
-from spiky_rl.neurons._named import States, naming
-from spiky_rl.neurons.base import Neuron, Ode
+from spiky_rl.neurons.base import Neuron, Ode, States, naming
 
 
 class Wrapped(Neuron):

@@ -22,7 +22,7 @@ class Rule(Component, torch.nn.Module):
     """BPTT, unless a method is replaced."""
 
     plain: ClassVar[bool] = True
-    """Whether `before`, `after` and `read` are the ones below: a backend may then run all layers in one call."""
+    """Whether `before`, `after` and `read` are the ones below: they are then not called, and a backend may run all layers at once."""
     by_sample: ClassVar[bool] = True
     """Whether a sample's gradient is the same in every batch."""
     cut_recurrent: ClassVar[bool] = False
@@ -38,6 +38,7 @@ class Rule(Component, torch.nn.Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.plain = (cls.before, cls.after, cls.read) == (Rule.before, Rule.after, Rule.read)
         if cls.local != (cls.change is not Rule.change):
             raise TypeError(f"{cls.__name__}: a local rule defines change, and one that defines it is local")
 

@@ -33,7 +33,6 @@ class Eprop(Rule):
             "symmetric", "of the last layer: B is the readout, or drawn"
         )
 
-    plain = False
     cut_recurrent = True
 
     def __init__(self, options: Options) -> None:
@@ -51,7 +50,7 @@ class Eprop(Rule):
     def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
         for layer in layers if self.feedback == "random" else layers[:-1]:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
-            mirror.backend, mirror.binary = layer.backend, not layer.neuron.graded
+            mirror.connect(layer.backend, not layer.neuron.graded)
             self.mirrors.append(mirror)
 
     def before(self, signal: Tensor) -> Tensor:  # noqa: D102

@@ -39,9 +39,6 @@ class Superspike(Rule):
             "symmetric", "weights by which errors reach a layer below"
         )
 
-    options: Options
-    plain = False
-
     def __init__(self, options: Options) -> None:
         super().__init__()
         self.tau_rise, self.tau_decay, self.feedback = options.tau_rise, options.tau_decay, options.feedback

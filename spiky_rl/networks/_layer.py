@@ -13,7 +13,8 @@ from spiky_rl.config.options import Declared
 from spiky_rl.connections._quantised import Quantiser
 from spiky_rl.connections.base import Within
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.runs import Feedback
+from spiky_rl.kernels.stack import Stage
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.recompute import recomputed
 from spiky_rl.networks.base import Channel
@@ -122,30 +123,32 @@ class Layer(torch.nn.Module):
         """
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-            current = self.connection(
-                self.rule.before(signal), self.backend, self.binary, self.bfloat16_gradient
+            seen = signal if self.rule.plain else self.rule.before(signal)
+            current = self.connection(seen, self.backend, self.binary, self.bfloat16_gradient)
+            within = None if self.recurrent is None else self.recurrent.synapses()
+            output, new = fired(
+                *(self.backend, self.channel, self.neuron, ops, current, steps),
+                *(state if carried else None, self.parameters_of_neuron(), keep, trace, self.loop, within),
             )
-            arguments = (current, steps, state if carried else None, self.parameters_of_neuron(), keep, trace)
-            if self.recurrent is None or self.loop is None:
-                output, new = dispatch.unroll(self.backend, self.neuron, ops, *arguments)
-                output = output if self.channel is None else self.channel(output)
-            elif self.channel is not None:
-                output, new = disturbed(
-                    *(self.channel, self.backend, self.neuron, ops, self.loop, self.recurrent.synapses()),
-                    *arguments,
-                )
-            else:
-                output, new = dispatch.recurrent(
-                    *(self.backend, self.neuron, ops, self.loop, self.recurrent.synapses(), *arguments)
-                )
-            return self.rule.after(self, signal, current, output, keep), *new
+            if not self.rule.plain:
+                output = self.rule.after(self, signal, current, output, keep)
+            return output, *new
 
         carried = state is not None
         if self.recompute and trace is None and torch.is_grad_enabled():
-            output, *new = recomputed(run, self.binary, tuple(self.parameters()), signal, *(state or ()))
+            given = (tuple(self.parameters()), signal, *(state or ()))
+            output, *new = recomputed(run, self.backend, self.binary, *given)
         else:
             output, *new = run(signal, *(state or ()))
         return output, tuple(new)
+
+    def stage(self) -> Stage:
+        """As a backend takes it that runs all layers in one call."""
+        return Stage(
+            *(self.connection, self.neuron, self.parameters_of_neuron, None, self.binary),
+            feedback=self.loop,
+            synapses=None if self.recurrent is None else self.recurrent.synapses,
+        )
 
     def fan_out(self, reader: Any) -> float:
         """Synapses that one of this layer's events reaches, on the mean, given the next layer's connection or the decoder."""
@@ -169,37 +172,42 @@ def quantise(layers: Sequence[Layer], decoder: Any) -> None:
     decoder.quantiser = Quantiser(decoder.exact)
 
 
-def disturbed(
-    channel: Channel,
+def fired(
     backend: str,
+    channel: Channel | None,
     neuron: Neuron,
     ops: TorchOps,
-    loop: Feedback,
-    synapses: Tensor,
     current: Tensor,
     steps: int,
     state: tuple[Tensor, ...] | None,
     params: tuple[Tensor | float, ...],
     keep: Tensor | None,
     trace: list[Tensor] | None,
-) -> tuple[Tensor, list[Tensor]]:
-    """`dispatch.recurrent` of one control step, with a channel that its output passes through in every inner step."""
+    loop: Feedback | None,
+    synapses: Tensor | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`dispatch.unroll`, with a channel that the output passes through: before it returns, in every inner step."""
+    if channel is None or loop is None:
+        output, new = dispatch.unroll(
+            *(backend, neuron, ops, current, steps, state, params, keep, trace, loop, synapses)
+        )
+        return output if channel is None else channel(output), new
     if current.shape[0] != 1:
         raise ValueError(
             f"a disturbed recurrent layer takes one control step at a time, not {current.shape[0]}"
         )
-    latest, outputs = len(neuron.states), []
+    latest, outputs, carried = len(neuron.states), [], state is not None
     if state is None:
         state = (current.new_zeros(current.shape[2:]),) * (latest + loop.states)
     for k in range(steps):
         part = current[:, min(k, current.shape[1] - 1)].unsqueeze(1)
-        output, new = dispatch.recurrent(
-            *(backend, neuron, ops, loop, synapses, part, 1, state, params, keep if k == 0 else None, trace)
+        output, new = dispatch.unroll(
+            *(backend, neuron, ops, part, 1, state, params, keep if k == 0 else None, trace, loop, synapses)
         )
         output = channel(output)
         outputs.append(output)
         state = (*new[:latest], output[0, 0], *new[latest + 1 :])
-    return torch.cat(outputs, 1), list(state)
+    return torch.cat(outputs, 1), state if carried else ()
 
 
 def _positive(param: Declared) -> bool:

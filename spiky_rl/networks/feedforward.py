@@ -22,9 +22,10 @@ from spiky_rl.config.registry import Configured, names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
 from spiky_rl.connections.base import Connection, Shape, Within, vector
 from spiky_rl.connections.linear import Linear
-from spiky_rl.kernels import contract, cpu_backend, dispatch, precision
+from spiky_rl.kernels import contract, dispatch, precision
+from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.kernels.stack import Stack, Stage
+from spiky_rl.kernels.stack import Stack
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks._layer import Layer, quantise
 from spiky_rl.penalties.base import charged
@@ -79,7 +80,9 @@ class FeedForward(SpikingNetwork):
         stateful: bool = option(
             False, "carry membranes from one control step to the next, through the episode"
         )
-        backend: str = option("auto", "what runs neurons and connections: auto, torch, cpu or cupy")
+        backend: str = option(
+            "auto", "what runs neurons and connections: auto, torch, cpu, cupy, or one of your own"
+        )
         gradient_precision: Literal["auto", "float32", "bfloat16"] = option(
             "auto",
             "of a layer's input gradient on the CPU; auto: bfloat16 where the CPU multiplies it in hardware",
@@ -187,15 +190,15 @@ class FeedForward(SpikingNetwork):
             shape, binary = link.shape, not cell.graded
         self.layers: Iterable[Layer] = torch.nn.ModuleList(stack)  # type: ignore[assignment]
         self.decoder: Decoder = decoder.build(inputs=vector(shape), outputs=outputs)
-        self.decoder.backend, self.decoder.binary = options.backend, binary
-        self.decoder.bfloat16_gradient = bfloat16
+        self.decoder.connect(options.backend, binary, bfloat16)
         self.backend, self.bfloat16_gradient, self.recompute = options.backend, bfloat16, options.recompute
         if options.quantize == "int8":
             quantise(stack, self.decoder)
         self._plain = all(getattr(layer.connection, "plain", False) for layer in stack)
         self._maps = [(layer._modules, "connection", Linear) for layer in stack]
         self._maps.append((self.decoder._modules, "readout", torch.nn.Linear))  # type: ignore[arg-type]
-        self._stack: Stack | None = None
+        self._stack: tuple[Backend, Stack | None] | None = None
+        """The backend that was last asked for a stack of these layers, and its answer."""
         self.state_sizes = self.encoder.state_sizes
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
@@ -241,19 +244,65 @@ class FeedForward(SpikingNetwork):
         ops = TorchOps(self.surrogate, slope, self.soft_spike)
         before, sizes = [s.squeeze(0) for s in state or ()], len(self.encoder.state_sizes)
         signal, after = self.encoder.encode(x, None if state is None else tuple(before[:sizes]), keep)
-        before, after = before[sizes:], [*after]
-        if record is None and self._fused(signal, ops):
-            return self._forward_fused(signal, ops, None if state is None else before, after, keep)
+        before = None if state is None else before[sizes:]
+        if record is not None and not record.only_signal:
+            record.operations.append(self.encoder.operations(x))
+        if stack := self._widest(signal, ops, record):
+            features, new = self._at_once(stack, ops, signal, before, keep)
+        else:
+            features, new = self._by_layer(ops, signal, before, keep, record, share)
+        if state is None:
+            return features, ()
+        return features, tuple(s.unsqueeze(0) for s in (*after, *new))
+
+    def _widest(self, signal: Tensor, ops: TorchOps, record: Record | None) -> Stack | None:
+        """The widest that the chosen backend does of this network: all of it in one call; None: one layer after the other.
+
+        One call is for dense linear maps and their neurons; of rules, penalties, compilers and what is recorded it knows nothing.
+        """
+        plain = not torch.is_grad_enabled() or self.learning.plain and self.sparsity is None
+        if record is not None or not plain or not self._linear() or torch.compiler.is_compiling():
+            return None
+        backend = dispatch.choose(self.backend, signal, ops)
+        if self._stack is None or self._stack[0] is not backend:
+            stages = [layer.stage() for layer in self.layers]
+            if self.decoder.potential is not None:
+                stages.append(self.decoder.stage())
+            self._stack = backend, backend.stack(stages, self.bfloat16_gradient, self.recompute)
+        return self._stack[1]
+
+    def _at_once(
+        self, stack: Stack, ops: TorchOps, signal: Tensor, before: list[Tensor] | None, keep: Tensor | None
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Features [T, B, F] and the new states, from those ``before``, in one call."""
+        decoder: Any = self._modules["decoder"]
+        learns = stack.learned or stack.recurrent or torch.is_grad_enabled()
+        if before is None and decoder.last_step and not learns:
+            return stack.last_step(signal, self.steps, ops, decoder.readout.bias), ()
+        output, new = stack(signal, self.steps, ops, before, keep)
+        if decoder.potential is not None:
+            return decoder.read(output), new
+        features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
+        return features, (*new, *last)
+
+    def _by_layer(
+        self,
+        ops: TorchOps,
+        signal: Tensor,
+        before: list[Tensor] | None,
+        keep: Tensor | None,
+        record: Record | None,
+        share: float,
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """As `_at_once`, one layer after the other, which is ``record``ed and paid for."""
         full = None if record is None or record.only_signal else record
-        if full is not None:
-            full.operations.append(self.encoder.operations(x))
-        outputs = []
+        outputs: list[Tensor] = []
+        after: list[Tensor] = []
         for layer in self.layers:
             trace: list[Tensor] | None = None if full is None else []
-            count = layer.states
-            own = None if state is None else tuple(before[:count])
+            own = None if before is None else tuple(before[len(after) : len(after) + layer.states])
             output, new = layer(ops, signal, self.steps, own, keep, trace)
-            before, after = before[count:], [*after, *new]
+            after += new
             if record is not None:
                 record.signal.append(signal)
             if full is not None and trace is not None:
@@ -261,16 +310,18 @@ class FeedForward(SpikingNetwork):
                 full.operations.append(layer.operations(signal, output))
             signal = output
             outputs.append(output)
-        features, new = self.learning.read(
-            self.decoder, outputs, None if state is None else tuple(before), keep
-        )
+        rest = None if before is None else tuple(before[len(after) :])
+        if self.learning.plain:
+            features, new = self.decoder(signal, rest, keep)
+        else:
+            features, new = self.learning.read(self.decoder, outputs, rest, keep)
         if record is not None:
             record.signal.append(signal)
         if full is not None:
             full.operations.append(self.decoder.operations(signal))
         if self.sparsity is not None and torch.is_grad_enabled():
             features = charged(features, share * self.sparsity.cost(outputs, self.fan_out))
-        return features, tuple(s.unsqueeze(0) for s in (*after, *new))
+        return features, (*after, *new)
 
     @property
     def widths(self) -> tuple[int, ...]:  # noqa: D102
@@ -294,22 +345,13 @@ class FeedForward(SpikingNetwork):
     def soft_spike(self, value: bool) -> None:
         self._soft_spike = value
         if value:
-            self.run_on("torch")
+            self.run_on(dispatch.REFERENCE)
 
     def run_on(self, backend: str) -> None:
         """Let another backend run everything from now on."""
         dispatch.check(backend)
         for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend
-
-    def _fused(self, signal: Tensor, ops: TorchOps) -> bool:
-        """Whether the whole stack runs as one call: on the CPU, with dense linear connections, eagerly."""
-        return (
-            (self.learning.plain and self.sparsity is None or not torch.is_grad_enabled())
-            and self._linear()
-            and dispatch.choose(self.backend, signal, ops) is cpu_backend
-            and not torch.compiler.is_compiling()
-        )
 
     def _linear(self) -> bool:
         """Whether all maps are dense linear ones and nothing else, as the stack, which never calls them, takes them to be.
@@ -324,56 +366,9 @@ class FeedForward(SpikingNetwork):
                 return False
         return True
 
-    def _forward_fused(
-        self,
-        signal: Tensor,
-        ops: TorchOps,
-        before: list[Tensor] | None,
-        encoded: list[Tensor],
-        keep: Tensor | None,
-    ) -> tuple[Tensor, State]:
-        """``before``: the states after the encoder's; ``encoded``: the encoder's new ones."""
-        stack, decoder = self._stack, self._modules["decoder"]
-        if stack is None:
-            stack = self._stack = self._build_stack()
-        plain = not stack.learned and not stack.recurrent and not torch.is_grad_enabled()
-        if before is None and decoder.last_step and plain:  # type: ignore[union-attr]
-            return stack.last_step(signal, self.steps, ops, decoder.readout.bias), ()  # type: ignore[union-attr]
-        output, after = stack(signal, self.steps, ops, before, keep)
-        if self.decoder.potential is not None:
-            features = self.decoder.read(output)
-        else:
-            rest = None if before is None else tuple(before[len(after) :])
-            features, new = self.decoder(output, rest, keep)
-            after = [*after, *new]
-        return features, tuple(s.unsqueeze(0) for s in (*encoded, *after))
-
     def __getstate__(self) -> dict[str, Any]:
         # a stack holds pointers into the weights of this very network
         return {**super().__getstate__(), "_stack": None}
-
-    def _build_stack(self) -> Stack:
-        stages = [
-            Stage(
-                *(layer.connection, layer.neuron, layer.parameters_of_neuron, None, layer.binary),
-                feedback=layer.loop,
-                synapses=None if layer.recurrent is None else layer.recurrent.synapses,
-            )
-            for layer in self.layers
-        ]
-        if self.decoder.potential is not None:
-            stages.append(
-                Stage(
-                    self.decoder.readout,
-                    self.decoder.potential,
-                    self.decoder.parameters_of_potential,
-                    self.decoder.ops,
-                    self.decoder.binary,
-                    biased=False,
-                    output_major=True,
-                )
-            )
-        return Stack(stages, self.bfloat16_gradient, self.recompute)
 
     @property
     def local(self) -> bool:  # type: ignore[override]

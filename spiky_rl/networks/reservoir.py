@@ -33,10 +33,10 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, at, option
 from spiky_rl.config.registry import Configured
 from spiky_rl.kernels import contract, dispatch
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels.runs import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks._layer import Parameters, disturbed
+from spiky_rl.networks._layer import Parameters, fired
 from spiky_rl.networks._readout import small_readout
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
@@ -80,7 +80,9 @@ class Reservoir(SpikingNetwork):
         seed: int | None = option(
             None, "of wiring and input weights; by default the run's own seed decides", low=0
         )
-        backend: str = option("auto", "what runs neurons and connections: auto, torch, cpu or cupy")
+        backend: str = option(
+            "auto", "what runs neurons and connections: auto, torch, cpu, cupy, or one of your own"
+        )
 
         @field_validator("traces")
         @classmethod
@@ -147,7 +149,7 @@ class Reservoir(SpikingNetwork):
         seed = int(torch.randint(2**31, ())) if options.seed is None else options.seed
         generator = torch.Generator().manual_seed(seed)
         self.steps, self.size, self.train_input = options.steps, options.size, options.train_input
-        self.backend = "auto"  # what calibrates it, here, before a host moves it to its device
+        self.backend = dispatch.AUTO  # what calibrates it, here, before a host moves it to its device
         self.inputs = inputs if isinstance(inputs, int) else math.prod(inputs)
         self.encoder: Encoder = encoder.build(inputs=self.inputs, steps=options.steps)
         self.neuron = neuron.build()
@@ -291,14 +293,10 @@ class Reservoir(SpikingNetwork):
         """
         count, taus = len(self.neuron.states) + self.feedback.states, len(self.trace_decays)
         own, traces, extra = states[:count], states[count : count + taus], states[count + taus :]
-        arguments = (
-            *(self.backend, self.neuron, self.ops, self.feedback, self.weight, current, self.steps),
-            *(tuple(own), self.parameters_of_neuron(), keep, potentials),
+        spikes, new = fired(
+            *(self.backend, self.channel, self.neuron, self.ops, current, self.steps, tuple(own)),
+            *(self.parameters_of_neuron(), keep, potentials, self.feedback, self.weight),
         )
-        if self.channel is None:
-            spikes, new = dispatch.recurrent(*arguments)
-        else:
-            spikes, new = disturbed(self.channel, *arguments)
         features, after = [], [*new]
         for trace, decay in zip(traces, self.trace_decays, strict=True):
             found, last = dispatch.unroll(

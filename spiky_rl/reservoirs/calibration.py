@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels import torch_backend
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.neurons.base import Neuron
 
@@ -33,7 +33,7 @@ def rheobase(neuron: Neuron, ops: TorchOps) -> float:
     params = tuple(neuron.number(name) for name in neuron.params)
     steps = math.ceil(PATIENCE / neuron.dt)
     grid = torch.logspace(-3, 3, 601).view(1, 1, 1, -1)
-    spikes, _ = torch_backend.unroll(neuron, ops, grid, steps, None, params)
+    spikes, _ = dispatch.unroll(dispatch.REFERENCE, neuron, ops, grid, steps, None, params)
     firing = (spikes != 0).any(1).flatten()
     if not firing.any():
         raise RegistryError(

@@ -16,7 +16,7 @@ from benchmarks.verify_gpu import DRY, FULL, Outcome, Step, run_all, steps, veri
 from benchmarks.verify_page import BENCHES, TRAININGS, page
 from benchmarks.verify_results import RESULTS, read_tests, read_training
 from spiky_rl.cli import common
-from spiky_rl.kernels import cupy_backend
+from tests.kernels.cases import CUPY
 
 ROOT = Path(__file__).parents[2]
 JUNIT = """<?xml version="1.0" encoding="utf-8"?>
@@ -166,7 +166,7 @@ def test_steps_on_the_cpu_see_no_gpu(tmp_path):
     assert (tmp_path / "asks.log").read_text() == "''\n"
 
 
-@pytest.mark.skipif(cupy_backend.available() is None, reason="there is a GPU here")
+@pytest.mark.skipif(CUPY.available() is None, reason="there is a GPU here")
 def test_without_a_gpu_it_refuses_in_one_line_before_anything_starts(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     arguments = ["--folder", str(tmp_path / "new"), "--out", str(tmp_path / "page.md")]

@@ -10,10 +10,11 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.spec import read_agent
-from spiky_rl.kernels import cpu_backend, dispatch, torch_backend
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks._layer import Parameters
 from tests import processes
+from tests.kernels.cases import CPU
 
 ROOT = processes.ROOT
 BATCH, WIDTH, STEPS = 7, 37, 5
@@ -38,25 +39,25 @@ def test_an_agent_finds_a_file_beside_itself_from_any_folder(mine, monkeypatch, 
     assert found.parts["neuron"].cls.__name__ == "Exponential"
 
 
-@pytest.mark.skipif(cpu_backend.available() is not None, reason=str(cpu_backend.available()))
+@pytest.mark.skipif(CPU.available() is not None, reason=str(CPU.available()))
 @pytest.mark.parametrize("learn", [[], ["tau", "soft", "sharpness", "gain"]], ids=["numbers", "per-neuron"])
 def test_it_runs_on_compiled_kernels_that_equal_the_reference(mine, learn):
     settings = {"name": f"{mine / 'exponential.py'}:Exponential", "learn": learn}
     neuron = registry.configure("neurons", settings, "neuron").build()
     ops = TorchOps(registry.configure("surrogates", "arctangent", "surrogate").build())
     parameters = Parameters(neuron, WIDTH)
-    before = sum(cpu_backend.LAUNCHES.values())
+    before = sum(CPU.launches.values())
     current = 1.5 * torch.randn(1, STEPS, BATCH, WIDTH, generator=torch.Generator().manual_seed(0))
     results = []
-    for run in (torch_backend.unroll, lambda *a: dispatch.unroll("cpu", *a)):
+    for backend in ("torch", "cpu"):
         x = current.clone().requires_grad_()
-        spikes, _ = run(neuron, ops, x, STEPS, None, parameters())
+        spikes, _ = dispatch.unroll(backend, neuron, ops, x, STEPS, None, parameters())
         weights = torch.randn(spikes.shape, generator=torch.Generator().manual_seed(1))
         results.append((spikes, torch.autograd.grad((spikes * weights).sum(), [x, *parameters.parameters()])))
     (spikes, gradients), (found, mine_) = results
     assert torch.equal(spikes, found) and 0.05 < spikes.mean() < 0.6
     assert all((a - b).abs().max() < 2e-6 * a.abs().max() for a, b in zip(gradients, mine_, strict=True))
-    assert sum(cpu_backend.LAUNCHES.values()) == before + 2
+    assert sum(CPU.launches.values()) == before + 2
 
 
 def test_it_is_explained_and_its_c_is_shown(mine):

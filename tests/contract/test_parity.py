@@ -109,7 +109,7 @@ def test_compiled_neurons_are_the_reference(neuron, surrogate, learned, backend)
     current, state, keep = inputs(built, ops, parameters)
     # CUDA's exp, tanh and tan: 2 to 4 units in the last place by its documentation, a CPU's 1 to 2
     tolerance = TOLERANCES.get(neuron, 1e-6) * (1 if bits or backend == "cpu" else 2)
-    launched = sum(module.LAUNCHES.values())
+    launched = sum(module.launches.values())
     if bits:
         found = run(backend, built, ops, parameters, current, state, keep, device)
         check(found, run("torch", built, ops, parameters, current, state, keep), bits, tolerance)
@@ -119,4 +119,4 @@ def test_compiled_neurons_are_the_reference(neuron, surrogate, learned, backend)
             expected = run("torch", built, ops, parameters, *one)
             check(run(backend, built, ops, parameters, *one, device), expected, bits, tolerance)
             state = tuple(expected[1])
-    assert sum(module.LAUNCHES.values()) >= launched + 2, "the backend ran, forward and backward"
+    assert sum(module.launches.values()) >= launched + 2, "the backend ran, forward and backward"

@@ -10,7 +10,7 @@ import torch
 from spiky_rl.config.options import declared
 from spiky_rl.neurons.base import decays
 from spiky_rl.config import registry
-from spiky_rl.kernels import dispatch, torch_backend
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 
 
@@ -72,7 +72,7 @@ def test_coded_gradient_equals_finite_differences_on_the_smooth_primitive(neuron
     current = drive(steps=FEW).requires_grad_()
 
     def forward(x):
-        return torch_backend.unroll(built, ops, x, FEW, rest(built), numbers)[0]
+        return dispatch.unroll("torch", built, ops, x, FEW, rest(built), numbers)[0]
 
     # detached resets are constants to the gradient but not to finite differences
     chosen = {**built.chosen, "detach_reset": False}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.kernels import cupy_backend
+
 from tests.devices import device, made_by_the_cpu  # noqa: F401  pylint: disable=unused-import
 from tests.hosts.pretend_case import (
     AGENTS,
@@ -21,6 +21,7 @@ from tests.hosts.pretend_case import (
 from tests.hosts.test_pretend_cuda_launches import DOCS, SPIKING, minibatch, network
 from tests.hosts.test_pretend_cuda_rsl_rl import settings
 from tests.kernels.test_fake_cupy import built
+from tests.kernels.cases import CUPY
 
 BATCH, ALIKE, NEAR = 64, 0.9, 1e-4
 """Samples that are compared; share of them that must be the CPU's, and how near that is, relative to the largest: where sums are in
@@ -30,9 +31,9 @@ ITERATIONS = 2
 
 def launched(call) -> int:
     """How many kernels a call launches."""
-    before = cupy_backend.LAUNCHES.total()
+    before = CUPY.launches.total()
     call()
-    return cupy_backend.LAUNCHES.total() - before
+    return CUPY.launches.total() - before
 
 
 @pytest.mark.parametrize("agent", SPIKING)

@@ -7,12 +7,13 @@ from spiky_rl.codecs.encoders.direct import Direct
 from spiky_rl.config import registry
 from spiky_rl.hosts.rsl_rl import SpikingModel
 from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.kernels import cupy_backend
+from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks._layer import Layer
 from tests.hosts.point_env import LIF, config
 from tests.hosts.pretend_case import STEPS, World, Writer
 from tests.hosts.pretend_cuda import DEVICE, HostSync, pretended
+from tests.kernels.cases import CUPY
 
 STATELESS = {**LIF, "layers": [6, 5]}
 STATEFUL = {**STATELESS, "stateful": True}
@@ -120,14 +121,14 @@ def test_a_wait_in_a_rollout_or_a_minibatch_is_caught(place, monkeypatch):
 
 
 def test_a_wait_in_a_gradient_is_caught(monkeypatch):
-    backward = cupy_backend.backward
+    backward = CUPY.backward
 
     def faulty(*args, **kwargs):
         grads = backward(*args, **kwargs)
         assert float(grads[0].abs().max()) < 1e9
         return grads
 
-    monkeypatch.setattr(cupy_backend, "backward", faulty)
+    monkeypatch.setattr(CUPY, "backward", faulty)
     with pytest.raises(HostSync, match="faulty"):
         train()
 

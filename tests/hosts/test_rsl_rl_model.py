@@ -9,7 +9,7 @@ from rsl_rl.utils import unpad_trajectories
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.hosts.rsl_rl import SpikingModel
 from spiky_rl.hosts.rsl_rl.runner import Runner
-from spiky_rl.kernels import operators
+from spiky_rl.kernels import dispatch
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import replayed_differences
 
@@ -99,7 +99,7 @@ def test_the_difference_shows_a_state_that_is_written_in_place():
 @pytest.mark.parametrize("backend", ["torch", "cpu"])
 @pytest.mark.parametrize("stateful", [False, True])
 def test_first_minibatch_of_the_real_update_has_ratio_one(stateful, backend):
-    if reason := operators.BACKENDS[backend].available():
+    if reason := dispatch.built(backend).available():
         pytest.skip(reason)
     run = runner({**LIF, "stateful": stateful, "layers": [16], "backend": backend})
     rollout(run)

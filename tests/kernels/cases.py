@@ -1,5 +1,7 @@
 """What the kernels are tested with: neurons, distinct parameters for every one of them, and inputs of ragged sizes."""
 
+from typing import Any
+
 import torch
 
 from spiky_rl.config import registry
@@ -9,6 +11,8 @@ from spiky_rl.networks._layer import Parameters
 
 NEURONS, SURROGATES = registry.names("neurons"), registry.names("surrogates")
 TIME, STEPS = 3, 2
+CPU: Any = dispatch.built("cpu")
+CUPY: Any = dispatch.built("cupy")
 
 
 def configured(name, learned, **options):

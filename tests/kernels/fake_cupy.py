@@ -1,4 +1,4 @@
-"""A module in the place of CuPy, for a machine without a GPU: it takes what `cupy_backend` gives CuPy and refuses what CuPy, NVRTC or
+"""A module in the place of CuPy, for a machine without a GPU: it takes what the CuPy backend gives CuPy and refuses what CuPy, NVRTC or
 a kernel would not take or would misread, then runs the kernels' text on the host.
 
 `on_the_host` lets the CuPy backend, as it is, run on tensors of the CPU.
@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.kernels import cupy_backend, dispatch, operators
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.backends import cupy as cupy_backend
 from tests.kernels import host_device
+from tests.kernels.cases import CUPY
 
 STREAM = 0x5714
 """What torch's current stream is called; a test may make another one current by setting `current_stream`."""
@@ -125,11 +127,11 @@ def forget() -> None:
 
 @contextlib.contextmanager
 def installed(executes: bool = True):
-    """CuPy and a device for it, as far as `cupy_backend` asks; gives the module."""
+    """CuPy and a device for it, as far as the CuPy backend asks; gives the module."""
     cupy = Cupy(executes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "cupy", cupy)
-        patch.setattr(cupy_backend, "available", lambda: None)
+        patch.setattr(CUPY, "available", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(
             torch.cuda,
@@ -147,6 +149,6 @@ def installed(executes: bool = True):
 def on_the_host():
     """The CuPy backend computes on tensors of the CPU; gives the module in CuPy's place."""
     with installed() as cupy, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cupy_backend, "DEVICE", "cpu")
-        patch.setitem(operators.COMPILED, "cpu", cupy_backend)
+        patch.setitem(dispatch.compiled(), "cpu", "cupy")
+        patch.setattr(CUPY, "device", "cpu")
         yield cupy

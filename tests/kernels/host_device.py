@@ -10,7 +10,8 @@ from functools import cache
 
 import numpy as np
 
-from spiky_rl.kernels import compiler, cupy_backend, programs
+from spiky_rl.kernels import compiler, programs
+from spiky_rl.kernels.backends import cupy as cupy_backend
 
 BEFORE = """
 #include <math.h>
@@ -223,7 +224,7 @@ def run(library, name, grid, block, values, shared=0):
 
 
 def launch(key, which, values, current, grid, block=cupy_backend.BLOCK, shared=0):
-    """In the place of `cupy_backend._launch`."""
+    """In the place of `Cupy._launch`."""
     name = key.removesuffix(" recurrent")
     kernel = "spiky" if name == key else "spiky_recurrent"
     library = compiled(cupy_backend.source(name, name != key), key)

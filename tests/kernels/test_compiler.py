@@ -27,7 +27,7 @@ NETWORK = """
 import logging
 import torch
 from spiky_rl.config import registry
-from spiky_rl.kernels import cpu_backend
+from spiky_rl.kernels import dispatch
 logging.basicConfig(format="log %(levelname)s %(message)s", level=logging.INFO)
 torch.set_num_threads(1)
 def run(backend):
@@ -36,7 +36,7 @@ def run(backend):
         network = registry.configure("networks", settings, "agent.network").build(inputs=2, outputs=1)
         for _ in range(2):
             network(torch.ones(1, 4, 2), None)[0].sum().backward()
-        print(backend, "ran", sum(cpu_backend.LAUNCHES.values()))
+        print(backend, "ran", sum(dispatch.built("cpu").launches.values()))
     except registry.UserError as error:
         print(backend, "refused:", error)
 run("auto")

@@ -5,8 +5,9 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels import cpu_backend, dispatch
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
+from tests.kernels.cases import CPU
 
 GOOD = '''
 """A leaky integrator whose output is graded: tau dv/dt = -v + I, output tanh(v)."""
@@ -202,7 +203,7 @@ def test_a_surrogate_outside_of_the_vocabulary_is_named_in_its_own_place(tmp_pat
 
 @pytest.mark.parametrize("learn", [[], ["tau", "gain"]], ids=["numbers", "learned"])
 def test_a_neuron_that_keeps_the_contract_has_torchs_bits_on_the_cpu(tmp_path, learn):
-    if reason := cpu_backend.available():
+    if reason := CPU.available():
         pytest.skip(reason)
     network = configure(tmp_path / "mine.py", GOOD, learn=learn, tau=3.0).build(
         inputs=INPUTS, outputs=OUTPUTS
@@ -220,5 +221,5 @@ def test_a_neuron_that_keeps_the_contract_has_torchs_bits_on_the_cpu(tmp_path, l
     assert torch.equal(y, wanted) and torch.equal(last, wanted_last)
     torch.testing.assert_close(grad, wanted_grad, rtol=1e-5, atol=1e-5)
     assert y.abs().min() > 0
-    assert any(key.startswith("Leaky-") for key in cpu_backend.LAUNCHES), "the kernel ran"
+    assert any(key.startswith("Leaky-") for key in CPU.launches), "the kernel ran"
     assert network(torch.ones(TIME, BATCH, INPUTS), None)[0].shape == (TIME, BATCH, OUTPUTS)

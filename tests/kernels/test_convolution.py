@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from spiky_rl.kernels import convolution, cpu_backend, dispatch
+from spiky_rl.kernels import convolution, dispatch
+from tests.kernels.cases import CPU
 
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 ROWS = 9
 GEOMETRIES = [  # maps, outputs, kernel, stride, padding, pool
     ((2, 11, 13), 3, 5, 1, 0, 2),
@@ -35,7 +34,7 @@ def whole(shape, most, seed):
 
 
 def problem(geometry, binary, real=False, rows=ROWS):
-    """Signal, weight, bias, and the rest of `dispatch.convolution`'s arguments."""
+    """Signal, weight, bias, and the rest of `Backend.convolution`'s arguments."""
     maps, outputs, kernel, *rest = geometry
     x = whole((rows, math.prod(maps)), 3, 1) * (
         torch.rand(rows, math.prod(maps), generator=generator(2)) < 0.3
@@ -47,7 +46,8 @@ def problem(geometry, binary, real=False, rows=ROWS):
 
 
 def run(backend, tensors, rest):
-    return dispatch.convolution(backend, *tensors, *rest)
+    *geometry, binary = rest
+    return dispatch.choose(backend, tensors[0]).convolution(*tensors, geometry, binary)
 
 
 def results(backend, tensors, rest):
@@ -58,7 +58,7 @@ def results(backend, tensors, rest):
 
 def operands(geometry, binary):
     (x, weight, bias), (maps, *rest, _) = problem(geometry, binary, real=True)
-    return x, weight, bias, convolution.geometry(maps, weight, *rest), binary
+    return x, weight, bias, [*maps, weight.shape[0], weight.shape[-1], *rest], binary
 
 
 @pytest.mark.parametrize("binary", [True, False], ids=["spikes", "numbers"])
@@ -146,7 +146,7 @@ def test_strided_arguments_are_those_in_one_piece_and_no_rows_give_no_gradient()
 def test_blocks_too_large_for_the_kernel_and_other_types_are_torchs():
     geometry = ((2, 18, 18), 3, 2, 1, 0, convolution.LARGEST_POOL + 1)
     tensors, rest = problem(geometry, binary=False)
-    before = cpu_backend.LAUNCHES["convolution"]
+    before = CPU.launches["convolution"]
     found, expected = (results(backend, tensors, rest) for backend in ("cpu", "torch"))
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
     tensors, rest = problem(GEOMETRIES[0], binary=False)
@@ -154,9 +154,9 @@ def test_blocks_too_large_for_the_kernel_and_other_types_are_torchs():
         results("auto", [t.detach().double().requires_grad_() for t in tensors], rest)[0].dtype
         == torch.float64
     )
-    assert cpu_backend.LAUNCHES["convolution"] == before
+    assert CPU.launches["convolution"] == before
     results("auto", tensors, rest)
-    assert cpu_backend.LAUNCHES["convolution"] == before + 1
+    assert CPU.launches["convolution"] == before + 1
 
 
 def test_what_does_not_fit_is_refused_before_a_kernel_reads_it():

@@ -9,13 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from spiky_rl.kernels import compiler, cpu_backend, cupy_backend, programs
+from spiky_rl.kernels import compiler, programs
+from spiky_rl.kernels.backends import cupy as cupy_backend
+from spiky_rl.kernels.runs import Launch
 from tests.kernels import host_device
-from tests.kernels.cases import NEURONS, STEPS, SURROGATES, TIME, configured, distinct, inputs, vocabulary
-
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+from tests.kernels.cases import (
+    CPU,
+    CUPY,
+    NEURONS,
+    STEPS,
+    SURROGATES,
+    TIME,
+    configured,
+    distinct,
+    inputs,
+    vocabulary,
 )
+
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 SHAPES = [(1, 1), (3, 5), (7, 37), (9, 61)]
 """B x N: less than a block, more than one, never whole ones, so that some threads have no lane."""
@@ -26,7 +37,7 @@ PROGRAMS = [*itertools.product(NEURONS, ["arctangent"], EITHER), *(("lif", s, Fa
 @pytest.fixture(autouse=True)
 def host(monkeypatch):
     """The CuPy backend launches on the host."""
-    monkeypatch.setattr(cupy_backend, "_launch", host_device.launch)
+    monkeypatch.setattr(CUPY, "_launch", host_device.launch)
 
 
 def same(found, expected):
@@ -51,14 +62,14 @@ def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, surrogate, learned,
         job = (call.key, current, torch.stack(state) if stateful else None, params, keep if kept else None)
         job += (call.uniforms, STEPS)
         for last, trace in itertools.product(EITHER, repeat=2):
-            found, expected = (b.forward(*job, last, trace) for b in (cupy_backend, cpu_backend))
+            found, expected = (b.forward(Launch(*job), last, trace) for b in (CUPY, CPU))
             assert same(found, expected), ("forward", constant, kept, stateful, last, trace)
             spikes += float(expected[0].abs().sum())
         g = torch.Generator().manual_seed(5)
         grads = [torch.randn(x.shape, generator=g) for x in (expected[0], torch.stack(state))]
         for used in itertools.product(EITHER, repeat=2):
             given = [x if use else None for x, use in zip(grads, used, strict=True)]
-            found, expected = (b.backward(*job, *given) for b in (cupy_backend, cpu_backend))
+            found, expected = (b.backward(Launch(*job), *given) for b in (CUPY, CPU))
             assert same(found, expected), ("backward", constant, kept, stateful, used)
             gradients += sum(float(x.abs().sum()) for x in expected)
     if shape == SHAPES[-1]:
@@ -72,16 +83,14 @@ def test_tensors_that_are_strided_or_of_another_type_reach_the_kernel_whole():
     strided = current.transpose(2, 3).contiguous().transpose(2, 3)
     assert not strided.is_contiguous()
     rest = (torch.stack(state), call.params.detach())
-    found = cupy_backend.forward(call.key, strided, *rest, keep.bool(), call.uniforms, STEPS, True)
-    expected = cupy_backend.forward(call.key, current, *rest, keep, call.uniforms, STEPS, True)
+    given = Launch(call.key, strided, *rest, keep.bool(), call.uniforms, STEPS)
+    plain = Launch(call.key, current, *rest, keep, call.uniforms, STEPS)
+    found = CUPY.forward(given, True)
+    expected = CUPY.forward(plain, True)
     assert same(found, expected)
     one = torch.ones(())
-    found = cupy_backend.backward(
-        *(call.key, strided, *rest, keep.bool(), call.uniforms, STEPS), one.expand(found[0].shape), None
-    )
-    expected = cupy_backend.backward(
-        *(call.key, current, *rest, keep, call.uniforms, STEPS), torch.ones_like(expected[0]), None
-    )
+    found = CUPY.backward(given, one.expand(found[0].shape), None)
+    expected = CUPY.backward(plain, torch.ones_like(expected[0]), None)
     assert same(found, expected) and found[0].any()
 
 
@@ -97,10 +106,10 @@ def test_every_thread_keeps_its_states_in_its_own_places(monkeypatch):
 
     call = programs.call(built, vocabulary(), distinct(built, 37)(), 37)
     current, state, _ = inputs(built, 7, 37)
-    job = (call.key, current, torch.stack(state), call.params.detach(), None, call.uniforms, STEPS)
-    _, _, potentials = cpu_backend.forward(*job, False, True)
-    monkeypatch.setattr(cupy_backend, "_launch", launch)
-    cupy_backend.backward(*job, torch.ones_like(potentials), None)
+    job = Launch(call.key, current, torch.stack(state), call.params.detach(), None, call.uniforms, STEPS)
+    _, _, potentials = CPU.forward(job, False, True)
+    monkeypatch.setattr(CUPY, "_launch", launch)
+    CUPY.backward(job, torch.ones_like(potentials), None)
     scratch = kept[0].view(TIME * STEPS, len(built.states), 7, 37)
     assert torch.equal(scratch[0], torch.stack(state)), "job.h: [T K, STATES, L], before every step"
     assert torch.equal(scratch[1:, 0], potentials.flatten(0, 1)[:-1])

@@ -11,18 +11,21 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, operators, precision, torch_backend
+from spiky_rl.kernels import dispatch, precision
+from spiky_rl.kernels.backends import cpu as cpu_backend
+from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.kernels.ops import TorchOps
+from tests.kernels.cases import CPU, CUPY
 
 STEPS, BATCH, WIDTH, INPUTS, OUTPUTS = 3, 4, 6, 5, 2
 CACHED = (
     *(dispatch.backend, dispatch.automatic, dispatch._fall),  # pylint: disable=protected-access
-    *(cpu_backend.available, cupy_backend.available, precision.fast),
+    *(cpu_backend.missing, cupy_backend.missing, precision.fast),
 )
 
-compiled = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+TORCH = dispatch.built("torch")
+
+compiled = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +67,7 @@ def network(**settings):
 
 def launches():
     """Kernels that ran so far, on any backend."""
-    return sum(sum(module.LAUNCHES.values()) for module in operators.COMPILED.values())
+    return CPU.launches.total() + CUPY.launches.total()
 
 
 def chosen(caplog):
@@ -98,9 +101,9 @@ def test_every_backend_has_a_name():
 
 @pytest.mark.parametrize("name", dispatch.names())
 def test_a_named_backend_runs_or_says_why_not(name):
-    reason = operators.BACKENDS[name].available()
+    reason = dispatch.built(name).available()
     if reason is None:
-        assert dispatch.backend(name) is operators.BACKENDS[name]
+        assert dispatch.backend(name) is dispatch.built(name)
         dispatch.check(name)
     else:
         with pytest.raises(RegistryError, match=f"^backend '{name}' is not available: "):
@@ -120,9 +123,9 @@ def test_an_unknown_backend_is_named_with_the_nearest(name, near):
 
 @compiled
 def test_the_backend_that_is_named_is_the_one_that_runs():
-    before = cpu_backend.LAUNCHES.copy()
+    before = CPU.launches.copy()
     found = unroll("cpu", current())
-    ran = cpu_backend.LAUNCHES - before
+    ran = CPU.launches - before
     assert sorted(ran.values()) == [1, 1] and all(key.startswith("Lif-") for key in ran)
     assert [key.endswith(" backward") for key in sorted(ran)] == [False, True]
     total = launches()
@@ -209,11 +212,17 @@ def test_auto_runs_on_torch_what_no_kernel_takes(dtype, smooth):
 
 def test_auto_on_a_device_without_kernels_runs_on_torch_with_one_warning(caplog):
     for _ in range(2):
-        assert dispatch.choose("auto", current(device="meta"), ops()) is torch_backend
+        assert dispatch.choose("auto", current(device="meta"), ops()) is TORCH
     reason = "no backend compiles for meta"
     assert chosen(caplog) == [
         ("WARNING", f"neurons on meta run on the torch backend, which is slow: {reason}")
     ]
+
+
+def test_two_backends_for_one_kind_of_device_are_refused(monkeypatch):
+    monkeypatch.setattr(CUPY, "device", "cpu")
+    with pytest.raises(RegistryError, match="backends 'cpu' and 'cupy' both compute on cpu"):
+        dispatch.compiled.__wrapped__()
 
 
 # CuPy
@@ -274,7 +283,7 @@ def test_the_remedy_names_the_extra_that_fits_the_cuda_of_torch(machine, version
     machine(monkeypatch, tmp_path)
     monkeypatch.setattr(torch.version, "cuda", version)
     extra, package = EXTRAS[version]
-    assert cupy_backend.available().endswith(f"pip install 'spiky-rl[{extra}]'")
+    assert CUPY.available().endswith(f"pip install 'spiky-rl[{extra}]'")
     with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         (named,) = tomllib.load(file)["project"]["optional-dependencies"][extra]
     assert named.startswith(package)
@@ -290,7 +299,7 @@ def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, m
         RegistryError, match=f"^agent.network.backend: backend 'cupy' is not available: {reason}"
     ):
         network(backend="cupy")
-    assert [dispatch.automatic("cuda") for _ in range(2)] == [torch_backend] * 2
+    assert [dispatch.automatic("cuda") for _ in range(2)] == ["torch"] * 2
     ((level, line),) = chosen(caplog)
     assert level == "WARNING"
     assert line.startswith("neurons on cuda run on the torch backend, which is slow: ")
@@ -302,7 +311,7 @@ def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monk
     cuda_machine(monkeypatch)
     package = fake_cupy(monkeypatch, tmp_path, "def is_available():\n    return True\n")
     (package / "cuda" / "nvrtc.py").write_text("def getVersion():\n    return 13, 0\n", encoding="utf-8")
-    assert dispatch.automatic("cuda") is cupy_backend
+    assert dispatch.automatic("cuda") == "cupy"
     assert chosen(caplog) == [("INFO", "neurons on cuda run on the cupy backend")]
     with pytest.raises(
         RegistryError, match="backend 'cupy' computes on cuda, the tensor lies on cpu; backend: torch"
@@ -318,15 +327,15 @@ def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monk
 @pytest.mark.parametrize(
     ("dtype", "smooth", "reason"),
     [
-        (torch.float64, False, "the signal is torch.float64, not torch.float32"),
-        (torch.bfloat16, False, "the signal is torch.bfloat16, not torch.float32"),
-        (torch.float32, True, "spikes are smooth"),
+        (torch.float64, False, "computes in float32, not in torch.float64"),
+        (torch.bfloat16, False, "computes in float32, not in torch.bfloat16"),
+        (torch.float32, True, "has no smooth spikes"),
     ],
 )
 def test_what_auto_leaves_to_torch_is_said_once_with_the_reason(dtype, smooth, reason, caplog):
     for _ in range(2):
         unroll("auto", current(dtype), smooth)
-    line = f"neurons on cpu run on the torch backend, which is slow: {reason}"
+    line = f"neurons on cpu run on the torch backend, which is slow: backend 'cpu' {reason}"
     assert chosen(caplog) == [("WARNING", line)]
     unroll("torch", current(dtype), smooth)
     assert len(chosen(caplog)) == 1, "what is named is no surprise"
@@ -336,7 +345,7 @@ def test_a_network_that_is_compiled_says_it_too(caplog):
     x = torch.ones(1, BATCH, INPUTS, dtype=torch.float64)
     torch.compile(network().double(), backend="eager", fullgraph=True)(x, None)
     assert [line for _, line in chosen(caplog)] == [
-        "neurons on cpu run on the torch backend, which is slow: the signal is torch.float64, not torch.float32"
+        "neurons on cpu run on the torch backend, which is slow: backend 'cpu' computes in float32, not in torch.float64"
     ]
 
 

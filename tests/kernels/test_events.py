@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from spiky_rl.kernels import cpu_backend, operators, recompute
+from spiky_rl.kernels import dispatch, operators, programs
+from tests.kernels.cases import CPU
 
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 SHAPES = [(1, 1, 1), (3, 5, 7), (64, 64, 16), (65, 130, 17), (37, 400, 200), (10, 63, 8), (130, 20, 450)]
 RATES = [0.0, 0.05, 0.5, 1.0]
@@ -42,12 +41,12 @@ def test_product_and_its_gradients_are_the_dense_ones(shape, rate, binary):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_a_row_is_the_same_bits_alone_in_a_batch_dense_by_events_and_from_bits(shape):
     x, weight, bias, _ = case(*shape, 0.3)
-    bits = torch.zeros(shape[0], cpu_backend.words(shape[1]), dtype=torch.int64)
-    y = cpu_backend.linear(x, bits, weight, bias, True)
-    assert torch.equal(y, cpu_backend.linear(x, None, weight, bias, False)), "dense"
-    assert torch.equal(y, cpu_backend.linear(None, bits, weight, bias, True)), "from bits"
+    bits = torch.zeros(shape[0], programs.words_of(shape[1]), dtype=torch.int64)
+    y = CPU.linear_forward(x, bits, weight, bias, True)
+    assert torch.equal(y, CPU.linear_forward(x, None, weight, bias, False)), "dense"
+    assert torch.equal(y, CPU.linear_forward(None, bits, weight, bias, True)), "from bits"
     for r in range(shape[0]):
-        assert torch.equal(y[r : r + 1], cpu_backend.linear(x[r : r + 1], None, weight, bias, True))
+        assert torch.equal(y[r : r + 1], CPU.linear_forward(x[r : r + 1], None, weight, bias, True))
 
 
 @pytest.mark.parametrize("shape", [*SHAPES, (23, 19, 70)], ids=str)
@@ -56,9 +55,9 @@ def test_a_row_does_not_depend_on_how_many_come_with_it(shape, binary):
     # values, unlike spikes, would show a multiply-add that one copy of a loop fuses and another does not
     x, weight, bias, _ = case(*shape, 0.7, binary=False)
     x = x.sign().abs() if binary else x
-    y = cpu_backend.linear(x, None, weight, bias, binary)
+    y = CPU.linear_forward(x, None, weight, bias, binary)
     for rows in (1, 2, 5, 7, 64):
-        parts = [cpu_backend.linear(part, None, weight, bias, binary) for part in x.split(rows)]
+        parts = [CPU.linear_forward(part, None, weight, bias, binary) for part in x.split(rows)]
         assert torch.equal(y, torch.cat(parts)), rows
 
 
@@ -66,15 +65,16 @@ def test_a_row_does_not_depend_on_how_many_come_with_it(shape, binary):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_events_survive_packing_into_bits(shape, dtype):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.4).to(dtype)
-    bits = recompute.pack(x)
+    backend = dispatch.choose("auto", x)
+    bits = backend.pack(x.view(-1, shape[-1]))
     assert bits.dtype == torch.int64 and bits.numel() == x.numel() // shape[-1] * -(-shape[-1] // 64)
-    assert torch.equal(recompute.unpack(bits, x.shape, dtype), x)
+    assert torch.equal(backend.unpack(bits, shape[-1]).view(shape).to(dtype), x)
 
 
 def test_graded_events_are_counted_by_value_not_by_presence():
     x, weight, bias, _ = case(5, 9, 20, 0.4, binary=False)
     assert torch.allclose(
-        cpu_backend.linear(x, None, weight, bias, False),
+        CPU.linear_forward(x, None, weight, bias, False),
         torch.nn.functional.linear(x, weight, bias),
         atol=1e-5,
     )

@@ -11,15 +11,13 @@ import pytest
 import torch
 
 from spiky_rl.config import registry, spec
-from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, programs
-from spiky_rl.kernels.feedback import Feedback, Loop
-from spiky_rl.networks import feedforward
+from spiky_rl.kernels import programs
+from spiky_rl.kernels.backends import cupy as cupy_backend
+from spiky_rl.kernels.runs import Feedback, Launch, Loop
 from tests.kernels import fake_cupy
-from tests.kernels.cases import STEPS, configured, distinct, inputs, near, vocabulary
+from tests.kernels.cases import CPU, CUPY, STEPS, configured, distinct, inputs, near, vocabulary
 
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 BATCH, TIME, OUTPUTS = 5, 3, 2
 OBSERVATIONS, IMAGE = 4, (2, 34, 34)
@@ -71,19 +69,20 @@ def results(made, backend: str, x: torch.Tensor):
 @pytest.fixture
 def plain_products(monkeypatch):
     """Matrix products by torch, layer by layer: the CPU backend's own add in another order."""
-    for module in (dispatch, feedforward):
-        monkeypatch.setattr(module, "cpu_backend", None)
+    monkeypatch.setattr(CPU, "stack", lambda *_: None)
+    for ability in ("linear", "convolution"):
+        monkeypatch.setattr(CPU, ability, getattr(CUPY, ability))
 
     def linear(x, bits, weight, bias, binary):
         if bits is not None:
-            bits.copy_(cpu_backend.pack(x))
+            bits.copy_(CPU.pack(x))
         return torch.nn.functional.linear(x, weight, bias)
 
     def gradient(bits, grad, count, bias):
-        return (cpu_backend.unpack(bits, count).t() @ grad).t(), grad.sum(0) if bias else grad.new_empty(0)
+        return (CPU.unpack(bits, count).t() @ grad).t(), grad.sum(0) if bias else grad.new_empty(0)
 
-    monkeypatch.setattr(cpu_backend, "linear", linear)
-    monkeypatch.setattr(cpu_backend, "linear_gradient", gradient)
+    monkeypatch.setattr(CPU, "linear_forward", linear)
+    monkeypatch.setattr(CPU, "linear_backward", gradient)
 
 
 @pytest.mark.parametrize("agent", agents())
@@ -91,9 +90,9 @@ def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products)
     made, x, learns = built(agent)
     expected, wanted = results(made, "cpu", x)
     with fake_cupy.on_the_host() as cupy:
-        counted = cupy_backend.LAUNCHES.total()
+        counted = CUPY.launches.total()
         found, grads = results(made, "cupy", x)
-        counted = cupy_backend.LAUNCHES.total() - counted
+        counted = CUPY.launches.total() - counted
     assert counted == cupy.launches.total(), "every launch is counted"
     forward, backward = (
         cupy.launches[f"spiky_{way}"] + cupy.launches[f"spiky_recurrent_{way}"]
@@ -112,9 +111,9 @@ def test_every_agents_network_is_that_of_the_cpus_kernels(agent, plain_products)
 def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
     with fake_cupy.on_the_host() as cupy:
-        bits = cupy_backend.pack(x)
-        assert torch.equal(cupy_backend.unpack(bits, shape[1]), x)
-    assert torch.equal(bits, cpu_backend.pack(x))
+        bits = CUPY.pack(x)
+        assert torch.equal(CUPY.unpack(bits, shape[1]), x)
+    assert torch.equal(bits, CPU.pack(x))
     assert cupy.launches == {"spiky_pack": 1, "spiky_unpack": 1}
 
 
@@ -124,15 +123,15 @@ def test_an_adjoint_in_chunks_is_the_whole_ones(most, monkeypatch):
     feedback = Feedback(2, binary=True, decay=0.5)
     synapses = torch.randn(122, 61, generator=torch.Generator().manual_seed(3))
     state = torch.cat([job[2], torch.zeros(feedback.states, *job[2].shape[1:])])
-    loop = Loop(job[0], job[1], state, *job[3:5], synapses, *job[5:], feedback)
+    job, loop = Launch(*job), Loop(*job[:2], state, *job[3:], feedback, synapses)
     with fake_cupy.on_the_host() as cupy:
-        found, *_ = cupy_backend.forward(*job, True)
-        whole = cupy_backend.backward(*job, torch.ones_like(found), None)
-        whole += cupy_backend.recurrent_backward(loop, torch.ones_like(found), None)
+        found, *_ = CUPY.forward(job, True)
+        whole = CUPY.backward(job, torch.ones_like(found), None)
+        whole += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
         before = cupy.launches.copy()
         monkeypatch.setattr(cupy_backend, "SCRATCH", most)
-        parts = cupy_backend.backward(*job, torch.ones_like(found), None)
-        parts += cupy_backend.recurrent_backward(loop, torch.ones_like(found), None)
+        parts = CUPY.backward(job, torch.ones_like(found), None)
+        parts += CUPY.recurrent_backward(loop, torch.ones_like(found), None)
     launched = cupy.launches - before
     for kernel in ("spiky_backward", "spiky_recurrent_backward"):
         assert (launched[kernel] > 1) == (most < 1 << 26)
@@ -154,7 +153,7 @@ def test_grid_and_block_have_a_thread_for_every_lane(shape):
     made = programs.call(neuron, vocabulary(), distinct(neuron, shape[1])(), shape[1])
     current, *_ = inputs(neuron, *shape)
     with fake_cupy.on_the_host() as cupy:
-        cupy_backend.forward(made.key, current, None, None, None, made.uniforms, STEPS, False)
+        CUPY.forward(Launch(made.key, current, None, None, None, made.uniforms, STEPS), False)
     ((name, grid, block),) = cupy.shapes
     assert name == "spiky_forward"
     assert (grid[0] - 1) * block[0] < math.prod(shape) <= grid[0] * block[0]
@@ -165,27 +164,27 @@ def test_no_samples_are_no_launch():
     made = programs.call(neuron, vocabulary(), distinct(neuron, 5)(), 5)
     current, *_ = inputs(neuron, 0, 5)
     with fake_cupy.on_the_host() as cupy:
-        found, *_ = cupy_backend.forward(made.key, current, None, None, None, made.uniforms, STEPS, False)
+        found, *_ = CUPY.forward(Launch(made.key, current, None, None, None, made.uniforms, STEPS), False)
     assert found.shape[2:] == (0, 5) and not cupy.launches
 
 
 def test_each_launch_is_on_the_stream_that_is_then_torchs():
-    job = call()
+    job = Launch(*call())
     with fake_cupy.on_the_host() as cupy:
-        found, *_ = cupy_backend.forward(*job, True)
+        found, *_ = CUPY.forward(job, True)
         cupy.current_stream = 7
-        cupy_backend.backward(*job, torch.ones_like(found), None)
+        CUPY.backward(job, torch.ones_like(found), None)
     assert cupy.launches == {"spiky_forward": 1, "spiky_backward": 1}
 
 
 def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
-    job = call()
+    job = Launch(*call())
     with fake_cupy.on_the_host() as cupy:
         monkeypatch.setattr(cupy_backend._Stream, "__cuda_stream__", lambda _: (0, fake_cupy.STREAM))
-        cupy_backend.forward(*job, True)
+        CUPY.forward(job, True)
         cupy.current_stream = 7
         with pytest.raises(AssertionError, match="torch's current stream"):
-            cupy_backend.forward(*job, True)
+            CUPY.forward(job, True)
 
 
 def change(place, value):
@@ -211,12 +210,12 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("wrong", ARGUMENTS)
 def test_an_argument_that_is_not_the_kernels_is_caught(wrong, monkeypatch):
-    job, arguments = call(), cupy_backend.arguments
+    job, arguments = Launch(*call()), cupy_backend.arguments
     with fake_cupy.on_the_host() as cupy:
-        cupy_backend.forward(*job, True)
+        CUPY.forward(job, True)
         monkeypatch.setattr(cupy_backend, "arguments", lambda *args: ARGUMENTS[wrong](arguments(*args)))
         with pytest.raises(AssertionError, match="spiky_forward"):
-            cupy_backend.forward(*job, True)
+            CUPY.forward(job, True)
     assert cupy.launches.total() == 1
 
 

@@ -11,9 +11,10 @@ import threading
 import pytest
 import torch
 
-from spiky_rl.kernels import cupy_backend, dispatch
+from spiky_rl.kernels import dispatch
 from tests.contract import test_parity
 from tests.kernels.cases import (
+    CUPY,
     NEURONS,
     STEPS,
     compare,
@@ -26,7 +27,7 @@ from tests.kernels.cases import (
     vocabulary,
 )
 
-REASON = cupy_backend.available()
+REASON = CUPY.available()
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(REASON is not None, reason=f"backend cupy: {REASON}")]
 
 TOLERANCE = 1e-5
@@ -61,16 +62,16 @@ def test_sizes_episodes_and_constant_currents_are_the_references(shape, constant
 
 def test_forward_and_backward_are_launched_and_counted():
     neuron = configured("lif", False)
-    before = cupy_backend.LAUNCHES.total()
+    before = CUPY.launches.total()
     run("cupy", neuron, distinct(neuron, 5), inputs(neuron, 3, 5), device="cuda")
-    assert cupy_backend.LAUNCHES.total() == before + 2
+    assert CUPY.launches.total() == before + 2
 
 
 def test_no_samples_are_no_launch():
     neuron = configured("lif", True)
-    before = cupy_backend.LAUNCHES.total()
+    before = CUPY.launches.total()
     found = run("cupy", neuron, distinct(neuron, 5), inputs(neuron, 0, 5), device="cuda")
-    assert cupy_backend.LAUNCHES.total() == before
+    assert CUPY.launches.total() == before
     assert found[0].shape[2:] == (0, 5) and not any(t.any() for t in found)
 
 
@@ -134,7 +135,7 @@ def test_a_captured_graph_of_forward_and_backward_follows_its_inputs():
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = step()
-    launched, outputs = cupy_backend.LAUNCHES.total(), []
+    launched, outputs = CUPY.launches.total(), []
     for seed in (7, 8):
         changed, *_ = inputs(neuron, 7, 37, seed=seed)
         with torch.no_grad():
@@ -148,7 +149,7 @@ def test_a_captured_graph_of_forward_and_backward_follows_its_inputs():
         compare([t.detach().cpu() for t in captured], [t.detach() for t in (y, *last, *grads)], TOLERANCE)
         outputs.append(y.detach())
     assert not torch.equal(*outputs), "the inputs differed"
-    assert cupy_backend.LAUNCHES.total() == launched, "a replay is no launch of ours"
+    assert CUPY.launches.total() == launched, "a replay is no launch of ours"
 
 
 def test_a_capture_of_kernels_that_never_ran_says_what_to_do():
@@ -207,13 +208,13 @@ def test_a_networks_features_and_gradients_are_those_of_the_torch_backend(learn,
 def test_a_network_compiles_into_one_graph(compiler):
     built = network("cupy").cuda()
     x = torch.randn(1, 100, 19, generator=torch.Generator().manual_seed(1)).cuda()
-    results, before = [], cupy_backend.LAUNCHES.total()
+    results, before = [], CUPY.launches.total()
     for model in (built, torch.compile(built, fullgraph=True, backend=compiler)):
         built.zero_grad()
         y, _ = model(x, None)
         y.pow(2).mean().backward()
         results.append([y.detach(), *(p.grad.clone() for p in built.parameters())])
-    assert cupy_backend.LAUNCHES.total() > before + 4, "the compiled network launches the kernels as well"
+    assert CUPY.launches.total() > before + 4, "the compiled network launches the kernels as well"
     close = torch.isclose(results[0][0], results[1][0], rtol=1e-4, atol=1e-5).float().mean()
     if compiler == "aot_eager":  # the same operations
         assert close == 1.0

@@ -5,15 +5,14 @@ import itertools
 import pytest
 import torch
 
-from spiky_rl.kernels import cpu_backend, cupy_backend, dispatch, operators
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.backends import cupy as cupy_backend
+from spiky_rl.kernels.runs import Feedback
 from tests.devices import device  # noqa: F401  pylint: disable=unused-import
-from tests.kernels.cases import compare, configured, distinct, inputs, run, vocabulary
+from tests.kernels.cases import CPU, CUPY, compare, configured, distinct, inputs, run, vocabulary
 from tests.kernels.test_recurrent import FEEDBACKS, NEURONS, K, case, equal, keep, relative
 
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 GRADIENT = 1e-5
 """Relative to the largest: cuBLAS and the CPU add the weights' gradients in orders of their own."""
@@ -27,9 +26,9 @@ def results(backend, device, neuron, feedback, width, resets=True, state=True, *
     current, synapses, *states = (x.detach().to(device).requires_grad_() for x in tensors)
     # decays by the CPU whatever the device: another exp gives others
     values = tuple(p.to(device) if isinstance(p, torch.Tensor) else p for p in parameters())
-    given = (synapses, current, K, tuple(states) if state else None, values)
     mask = keep().to(device) if resets else None
-    output, last = dispatch.recurrent(backend, built, ops, loop, *given, mask)
+    given = (current, K, tuple(states) if state else None, values, mask, None)
+    output, last = dispatch.unroll(backend, built, ops, *given, loop, synapses)
     weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(8)).to(device)
     loss = (output * weights).sum() + sum((s * s * 0.1).sum() for s in last)
     wanted = [current, synapses, *(states if state else ()), *parameters.parameters()]
@@ -40,12 +39,10 @@ def results(backend, device, neuron, feedback, width, resets=True, state=True, *
 def on_the_cpu(*arguments, **settings):
     """By the CPU's own kernels, also where the host stands in for a device and its tensors go to others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(operators.COMPILED, "cpu", cpu_backend)
-        before = cupy_backend.LAUNCHES.total()
+        patch.setitem(dispatch.compiled(), "cpu", "cpu")
+        before = CUPY.launches.total()
         found = results("cpu", "cpu", *arguments, **settings)
-    assert (
-        cupy_backend.LAUNCHES.total() == before
-    ), "the device's kernels computed what they are compared with"
+    assert CUPY.launches.total() == before, "the device's kernels computed what they are compared with"
     return found
 
 
@@ -76,9 +73,9 @@ def test_a_constant_current_a_cut_and_a_start_from_rest_are_the_cpus_too(feedbac
 
 
 def test_a_loop_is_a_launch_forward_and_one_backward(device):
-    before = cupy_backend.LAUNCHES.total()
+    before = CUPY.launches.total()
     results("cupy", device, "alif", "delays", 37)
-    assert cupy_backend.LAUNCHES.total() == before + 2
+    assert CUPY.launches.total() == before + 2
 
 
 @pytest.mark.parametrize("rows", [1, 4])
@@ -88,9 +85,9 @@ def test_an_adjoint_in_chunks_of_rows_is_the_whole_ones(feedback, rows, device, 
     built, *_, (current, *_) = case("alif", feedback, 37)
     time, _, batch, width = current.shape
     monkeypatch.setattr(cupy_backend, "SCRATCH", rows * time * K * width * (len(built.states) + 4))
-    before = cupy_backend.LAUNCHES.total()
+    before = CUPY.launches.total()
     parts = results("cupy", device, "alif", feedback, 37)
-    assert cupy_backend.LAUNCHES.total() == before + 1 + -(-batch // rows)
+    assert CUPY.launches.total() == before + 1 + -(-batch // rows)
     require_same(parts, whole)
 
 
@@ -99,9 +96,9 @@ def test_an_adjoint_in_chunks_of_lanes_is_the_whole_ones(device, monkeypatch):
     parameters, tensors = distinct(neuron, 200), inputs(neuron, 7, 200)
     whole = run("cupy", neuron, parameters, tensors, device=device)
     monkeypatch.setattr(cupy_backend, "SCRATCH", 1)
-    before = cupy_backend.LAUNCHES.total()
+    before = CUPY.launches.total()
     parts = run("cupy", neuron, parameters, tensors, device=device)
-    assert cupy_backend.LAUNCHES.total() == before + 1 + cupy_backend.blocks(7 * 200)
+    assert CUPY.launches.total() == before + 1 + cupy_backend.blocks(7 * 200)
     compare(parts, whole, GRADIENT)
 
 
@@ -114,15 +111,16 @@ def test_threads_may_share_more_than_a_block_has_without_asking(device):
     synapses[torch.arange(12 * width), torch.arange(12 * width) % width] = 0.25
     outputs = []
     for backend, place in (("cupy", device), ("torch", "cpu")):
-        given = (synapses.to(place), current.to(place), 2, None, distinct(built, width)())
+        given = (built, vocabulary(), current.to(place), 2, None, distinct(built, width)())
+        within = {"feedback": loop, "synapses": synapses.to(place)}
         with torch.no_grad():
-            outputs.append(dispatch.recurrent(backend, built, vocabulary(), loop, *given)[0].cpu())
+            outputs.append(dispatch.unroll(backend, *given, **within)[0].cpu())
     assert outputs[1].any() and relative(*outputs) < OUTPUT
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 64), (7, 130), (300, 1000)], ids=str)
 def test_spikes_are_kept_as_the_cpus_bits_and_come_back(shape, device):
     x = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.4).float()
-    bits = cupy_backend.pack(x.to(device))
-    assert torch.equal(bits.cpu(), cpu_backend.pack(x))
-    assert torch.equal(cupy_backend.unpack(bits, shape[1]).cpu(), x)
+    bits = CUPY.pack(x.to(device))
+    assert torch.equal(bits.cpu(), CPU.pack(x))
+    assert torch.equal(CUPY.unpack(bits, shape[1]).cpu(), x)

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 
-from spiky_rl.kernels import cpu_backend
-from tests.kernels import host_device
 
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+from tests.kernels import host_device
+from tests.kernels.cases import CPU
+
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 THREADS, BLOCKS = 96, 3
 SUMS = """

@@ -7,14 +7,25 @@ import types
 import pytest
 import torch
 
-from spiky_rl.kernels import compiler, cpu_backend, cupy_backend, operators, programs, trace
+from spiky_rl.kernels import compiler, operators, programs, trace
+from spiky_rl.kernels.backends import cpu as cpu_backend
+from spiky_rl.kernels.runs import Launch
 from spiky_rl.neurons.base import Neuron, param
 from tests.kernels import host_device, test_recurrent
-from tests.kernels.cases import compare, configured, distinct, inputs, near, network, run, vocabulary
-
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
+from tests.kernels.cases import (
+    CPU,
+    CUPY,
+    compare,
+    configured,
+    distinct,
+    inputs,
+    near,
+    network,
+    run,
+    vocabulary,
 )
+
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 BATCH, WIDTH = 9, 61
 """549 lanes: whole chunks of lanes, whole vectors, and a tail; more neurons than samples."""
@@ -85,10 +96,10 @@ def device():
     neuron = configured("alif", True)
     call = programs.call(neuron, vocabulary(), distinct(neuron, WIDTH)(), WIDTH)
     current, state, keep = inputs(neuron, BATCH, WIDTH)
-    job = (call.key, current, torch.stack(state), call.params.detach(), keep, call.uniforms, 2)
-    forward = [b.forward(*job, True, True) for b in (cupy_backend, cpu_backend)]
+    job = Launch(call.key, current, torch.stack(state), call.params.detach(), keep, call.uniforms, 2)
+    forward = [b.forward(job, True, True) for b in (CUPY, CPU)]
     grads = torch.ones_like(forward[1][0]), torch.stack(state)
-    backward = [b.backward(*job, *grads) for b in (cupy_backend, cpu_backend)]
+    backward = [b.backward(job, *grads) for b in (CUPY, CPU)]
     for found, expected in (forward, backward):
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
@@ -276,7 +287,7 @@ def quickly(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def anew(monkeypatch):
     """Kernels are looked for anew before and after, and CuPy's are launched on the host."""
-    monkeypatch.setattr(cupy_backend, "_launch", host_device.launch)
+    monkeypatch.setattr(CUPY, "_launch", host_device.launch)
     monkeypatch.setattr(programs, "_KEYS", {})
     forget(cpu_backend.core, cpu_backend.kernels, host_device.compiled)
     yield

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from spiky_rl.kernels import cupy_backend, programs
+from spiky_rl.kernels import programs
+from spiky_rl.kernels.backends import cupy as cupy_backend
 from tests.kernels.cases import NEURONS, SURROGATES, configured, distinct, vocabulary
 
 FAST, ALL = ("80",), ("80", "90", "100")

@@ -13,9 +13,10 @@ from torch._dynamo.utils import counters
 from torch.library import opcheck
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import cpu_backend, dispatch, programs
+from spiky_rl.kernels import dispatch, programs
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.base import Record
+from tests.kernels.cases import CPU
 
 INPUTS, OUTPUTS, LAYERS, BATCH, STEPS, TIME, WIDTH = 11, 3, [14, 9], 6, 3, 2, 7
 CLOSE = 1e-6
@@ -24,9 +25,7 @@ DYNAMIC = torch.export.Dim.DYNAMIC
 CODECS = list(itertools.product(["direct", "population"], ["membrane", "rate"]))
 
 pytestmark = [
-    pytest.mark.skipif(
-        cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-    ),
+    pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}"),
     pytest.mark.filterwarnings("ignore:The given buffer is not writable"),  # torch.export.load
 ]
 
@@ -296,7 +295,7 @@ REFUSED = [{}, {"recompute": True}, {"backend": "torch", "recompute": True}]
 @pytest.mark.parametrize("settings", REFUSED, ids=str)
 def test_a_second_derivative_is_refused(settings, fused):
     network, x = build(**settings), observations().requires_grad_()
-    network.linear = fused
+    network._plain = fused
     y, _ = network(x, None)
     with pytest.raises(RuntimeError, match="no second derivative; backend: torch has, without recompute"):
         (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)

@@ -7,17 +7,17 @@ import torch
 from torch.library import opcheck
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import cpu_backend, cupy_backend, operators, programs, recurrent, torch_backend
-from spiky_rl.kernels.feedback import Feedback
+from spiky_rl.kernels import dispatch, programs
+from spiky_rl.kernels.backends import cupy as cupy_backend
+from spiky_rl.kernels.runs import Feedback
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks._layer import Parameters
 from tests.kernels import fake_cupy
+from tests.kernels.cases import CPU
 
 T, K, B = 3, 4, 21
 
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 NEURONS = {
     "lif": {"name": "lif", "tau": 2.0, "input_gain": "unit"},
@@ -58,12 +58,11 @@ def keep():
 def both(neuron, feedback, width, resets=True, state=True, **settings):
     """(outputs, states, gradients) of the kernels and of the reference."""
     found = []
-    for module in (operators.COMPILED["cpu"], torch_backend):
+    for backend in (dispatch.compiled()["cpu"], "torch"):
         built, ops, parameters, loop, (current, synapses, *states) = case(neuron, feedback, width, **settings)
-        arguments = (built, ops, loop, synapses, current, K, tuple(states) if state else None, parameters())
-        run = torch_backend.recurrent if module is torch_backend else recurrent.recurrent
-        chosen = () if module is torch_backend else (module,)
-        output, last = run(*chosen, *arguments, keep() if resets else None)
+        own, mask = tuple(states) if state else None, keep() if resets else None
+        arguments = (built, ops, current, K, own, parameters(), mask, None, loop, synapses)
+        output, last = dispatch.unroll(backend, *arguments)
         weights = torch.randn(output.shape, generator=torch.Generator().manual_seed(8))
         loss = (output * weights).sum() + sum((s * s * 0.1).sum() for s in last)
         inputs = [current, synapses, *(states if state else ()), *parameters.parameters()]
@@ -127,20 +126,19 @@ def test_cuda_text_gives_the_bits_of_the_cpu_kernels(neuron, feedback, settings,
 
 def test_a_batch_its_parts_and_two_threads_give_the_same_bits():
     built, ops, parameters, loop, (current, synapses, *states) = case("alif", "both", 70)
-    arguments = (cpu_backend, built, ops, loop, synapses.detach())
-    whole, _ = recurrent.recurrent(
-        *arguments, current.detach(), K, tuple(s.detach() for s in states), parameters()
-    )
+
+    def run(rows):
+        own, x = tuple(s.detach()[rows] for s in states), current.detach()[:, :, rows]
+        within = {"feedback": loop, "synapses": synapses.detach()}
+        return dispatch.unroll("cpu", built, ops, x, K, own, parameters(), **within)[0]
+
+    whole = run(slice(None))
     for rows in (slice(0, 1), slice(3, 20)):
-        own = tuple(s.detach()[rows] for s in states)
-        part, _ = recurrent.recurrent(*arguments, current.detach()[:, :, rows], K, own, parameters())
-        assert torch.equal(part, whole[:, :, rows])
+        assert torch.equal(run(rows), whole[:, :, rows])
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        again, _ = recurrent.recurrent(
-            *arguments, current.detach(), K, tuple(s.detach() for s in states), parameters()
-        )
+        again = run(slice(None))
         (_, _, gradients), (_, _, expected) = both("learned", "delays", 70)
     finally:
         torch.set_num_threads(threads)
@@ -153,9 +151,9 @@ def test_a_trace_has_the_potentials_of_every_step():
         built, ops, parameters, loop, (current, synapses, *states) = case("alif", "delays", 33)
         traces: list[list[torch.Tensor]] = [[], []]
         with torch.set_grad_enabled(learned):
-            arguments = (built, ops, loop, synapses, current, K, tuple(states), parameters(), keep())
-            torch_backend.recurrent(*arguments, traces[0])
-            recurrent.recurrent(cpu_backend, *arguments, traces[1])
+            arguments = (built, ops, current, K, tuple(states), parameters(), keep())
+            dispatch.unroll("torch", *arguments, traces[0], loop, synapses)
+            dispatch.unroll("cpu", *arguments, traces[1], loop, synapses)
         assert len(traces[1]) == T * K and equal(traces[1], traces[0])
 
 
@@ -192,8 +190,12 @@ def test_a_recurrent_network_compiles_into_one_graph_of_the_same_bits():
 
 def test_what_does_not_fit_is_refused_before_it_is_read():
     built, ops, parameters, loop, (current, synapses, *states) = case("lif", "delays", 33)
-    arguments = (cpu_backend, built, ops, loop)
+
+    def run(states, synapses):
+        numbers, within = parameters(), {"feedback": loop, "synapses": synapses}
+        dispatch.unroll("cpu", built, ops, current, K, tuple(states), numbers, **within)
+
     with pytest.raises(ValueError, match="synapses of shape"):
-        recurrent.recurrent(*arguments, synapses[:-1], current, K, tuple(states), parameters())
+        run(states, synapses[:-1])
     with pytest.raises(ValueError, match="states of shape"):
-        recurrent.recurrent(*arguments, synapses, current, K, tuple(states[:-1]), parameters())
+        run(states[:-1], synapses)

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import cpu_backend, precision
+from spiky_rl.kernels import precision
 from spiky_rl.networks.base import Record
+from tests.kernels.cases import CPU
 
 INPUTS, OUTPUTS, LAYERS, BATCH, STEPS = 19, 3, [70, 33], 37, 4
 
-pytestmark = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 
 def build(seed=0, inputs=INPUTS, layers=LAYERS, **settings):
@@ -52,13 +51,13 @@ CODECS = list(itertools.product(["direct", "population"], ["membrane", "rate"]))
 @pytest.mark.parametrize("batch", [1, 5, BATCH, 200])
 def test_stack_rollout_and_layers_give_the_same_bits_whatever_the_batch(encoder, decoder, batch):
     network, x = build(encoder=encoder, decoder=decoder), observations(batch=200)
-    before = cpu_backend.LAUNCHES["stack"]
+    before = CPU.launches["stack"]
     with torch.no_grad():
         whole, _ = network(x, None)
         part, _ = network(x[:, :batch], None)
         layers, _ = layer_by_layer(network, x[:, :batch], None)
     trained, _ = network(x[:, :batch], None)
-    assert cpu_backend.LAUNCHES["stack"] == before + 3, "the stack ran"
+    assert CPU.launches["stack"] == before + 3, "the stack ran"
     assert trained.requires_grad
     assert torch.equal(part, whole[:, :batch])
     assert torch.equal(part, layers)
@@ -184,7 +183,7 @@ def test_recompute_changes_no_bit(settings, fused):
     results = []
     for recompute in (False, True):
         network, x = build(stateful=True, recompute=recompute, **settings), observations(time=3)
-        network.linear = fused
+        network._plain = fused
         state = tuple(s + 0.1 for s in network.zero_state(BATCH, x))
         keep = (torch.rand(3, BATCH, generator=torch.Generator().manual_seed(2)) > 0.4).float()
         y, last = network(x, state, keep)
@@ -272,14 +271,14 @@ def test_threads_of_the_caller_may_share_a_network():
 
 
 def test_other_types_smooth_spikes_and_named_torch_do_not_run_the_stack():
-    before = sum(cpu_backend.LAUNCHES.values())
+    before = sum(CPU.launches.values())
     x = observations()
     build().double()(x.double(), None)
     soft = build()
     soft.soft_spike = True
     soft(x, None)
     build(backend="torch")(x, None)
-    assert sum(cpu_backend.LAUNCHES.values()) == before
+    assert sum(CPU.launches.values()) == before
 
 
 def halve(module, args, output):

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import cpu_backend, dispatch, emit
+from spiky_rl.kernels import dispatch, emit
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.trace import TraceError
 from spiky_rl.neurons.base import Neuron, param
 from spiky_rl.surrogates.base import Surrogate
+from tests.kernels.cases import CPU
 
 K = 2.7
 SPECIAL = (0.0, -0.0, 1.0, -1.0, 0.1, -0.3, 3.0, 7.5, -88.5, 95.0, 1e-40, 1e30, -1e30, 3e38)
@@ -22,9 +23,7 @@ SPECIAL += (math.inf, -math.inf, math.nan)
 FINITE = (1.0, -1.0, 0.1, -0.3, 2.0, K, 7.5, -60.0, 50.0, -1e-6)
 RANDOM = 3000
 
-compiled = pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+compiled = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 
 class Probe(Neuron):
@@ -227,7 +226,7 @@ def test_arithmetic_on_the_cpu_has_torchs_bits_for_every_kind_of_number(name, va
     found, wanted = (everything(b, SPECIAL, RANDOM, varying)[1][name][0] for b in ("cpu", "torch"))
     assert torch.equal(found.isnan(), wanted.isnan())
     assert torch.equal(found.nan_to_num(), wanted.nan_to_num())
-    assert any(key.startswith("Probe") for key in cpu_backend.LAUNCHES), "the kernel ran"
+    assert any(key.startswith("Probe") for key in CPU.launches), "the kernel ran"
 
 
 @compiled

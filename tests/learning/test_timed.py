@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import dispatch, torch_backend
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.learning._timed import Once, Timed
 from spiky_rl.networks.feedforward import CPU_ROWS
@@ -61,8 +61,8 @@ def test_the_gradient_is_that_of_finite_differences(name):
     time = torch.arange(steps, dtype=torch.float64).view(1, steps, 1, 1)
 
     def loss(first, second):
-        hidden, _ = torch_backend.unroll(neuron, OPS, x @ first, steps, None, params)
-        output, _ = torch_backend.unroll(neuron, OPS, hidden @ second, steps, None, params)
+        hidden, _ = dispatch.unroll("torch", neuron, OPS, x @ first, steps, None, params)
+        output, _ = dispatch.unroll("torch", neuron, OPS, hidden @ second, steps, None, params)
         return (output * time).sum(), hidden.sum()
 
     for w in weights:
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_finite_differences(name):
 @pytest.mark.parametrize("backend", ["cpu", pytest.param("cupy", marks=pytest.mark.gpu)])
 def test_kernels_are_the_reference(name, backend):
     try:
-        device = dispatch.backend(backend).DEVICE
+        device = dispatch.backend(backend).device
     except registry.RegistryError as error:
         pytest.skip(str(error))
     scale, options = ODES[name]
@@ -122,8 +122,8 @@ def golden(dt):
     x = events(((1.0, 9.0), (3.0, 12.0)), steps, dt)
     first = torch.tensor([[4.0, 2.0], [1.5, 5.0]], dtype=torch.float64, requires_grad=True)
     second = torch.tensor([[4.5, 3.5]], dtype=torch.float64, requires_grad=True)
-    hidden, _ = torch_backend.unroll(neuron, OPS, x @ first.t(), steps, None, params)
-    output, _ = torch_backend.unroll(neuron, OPS, hidden @ second.t(), steps, None, params)
+    hidden, _ = dispatch.unroll("torch", neuron, OPS, x @ first.t(), steps, None, params)
+    output, _ = dispatch.unroll("torch", neuron, OPS, hidden @ second.t(), steps, None, params)
     sent = output.flatten()
     moments, count = (sent * dt * torch.arange(steps)).cumsum(0), sent.detach().cumsum(0)
     ends = [int((count > n - 1e-9).nonzero()[0]) for n in (1, 2)]
@@ -145,7 +145,7 @@ def test_a_spikes_charge_is_one_whenever_it_comes():
     neuron, params = timed("lif", reset="zero", **SLOW)
     current = torch.linspace(0.5, 3.0, 40, dtype=torch.float64).view(1, 1, 1, 40)
     rest = tuple(torch.zeros(1, 40, dtype=torch.float64) for _ in neuron.states)
-    sent, last = torch_backend.unroll(neuron, OPS, current, 30, rest, params)
+    sent, last = dispatch.unroll("torch", neuron, OPS, current, 30, rest, params)
     total = sent.sum(1) + last[neuron.states.index("timed_late")]
     assert total.max() > 3.0 and torch.allclose(total, total.round(), atol=1e-9)
 
@@ -177,7 +177,7 @@ def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_t
     params, steps = tuple(neuron.number(p) for p in neuron.params), 1500
     weights = torch.tensor([[0.6], [0.5], [0.4]], dtype=torch.float64, requires_grad=True)
     current = math.e * (events(((0.0,), (2.0,), (4.0,)), steps, 0.02) @ weights)
-    sent, last = torch_backend.unroll(neuron, OPS, current, steps, None, params)
+    sent, last = dispatch.unroll("torch", neuron, OPS, current, steps, None, params)
     assert sent.sum().item() == pytest.approx(1.0), "and once only, though the potential crosses again"
     time = (sent.flatten() * 0.02 * torch.arange(steps)).sum()
     time.backward()
@@ -185,9 +185,9 @@ def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_t
     # the slope is that of the step in which the spike lies: of first order in dt, 2.9e-3 here
     assert weights.grad.flatten().tolist() == pytest.approx([-3.68534158, -2.79128675, -0.90281438], rel=4e-3)
     timed_neuron = Timed.wrap(built, "eventprop", tau_synapse=7.0, slope=1e-9)
-    again, _ = torch_backend.unroll(timed_neuron, OPS, 3.0 * current, steps, None, params)
+    again, _ = dispatch.unroll("torch", timed_neuron, OPS, 3.0 * current, steps, None, params)
     assert again.sum() > 1.5, "the neuron itself would spike again"
-    once, _ = torch_backend.unroll(neuron, OPS, 3.0 * current, steps, None, params)
+    once, _ = dispatch.unroll("torch", neuron, OPS, 3.0 * current, steps, None, params)
     assert once.sum().item() == pytest.approx(1.0)
 
 

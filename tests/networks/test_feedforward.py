@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry, spec
+from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.metrics.spikes import firing
 from spiky_rl.networks.base import Record
 
@@ -272,3 +273,16 @@ def test_the_check_above_sees_a_layer_that_is_silent_or_saturated():
         rates.append(firing(record)[0])
     assert (rates[0].silent, rates[0].rate) == (1.0, 0.0)
     assert (rates[1].saturated, rates[1].rate) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_from_rest_no_state_comes_out_of_a_disturbed_recurrent_layer_either(backend):
+    network, x = build(recurrent="recurrent", backend=backend).float(), observations(time=1).float()
+    with torch.no_grad():
+        expected, _ = network(x, None)
+        network.disturb([lambda fired: fired] * len(network.widths))
+        found, state = network(x, None)
+        rest, carried = network(x, network.zero_state(BATCH, x))
+    assert state == () and len(carried) == len(network.state_sizes)
+    assert torch.allclose(found, expected) and torch.equal(rest, found)
+    assert network.layers[0](TorchOps(network.surrogate), x.unsqueeze(1), 1, None, None, None)[1] == ()

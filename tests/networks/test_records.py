@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import cpu_backend, programs
+from spiky_rl.kernels import programs
 from spiky_rl.networks.base import Record
 from spiky_rl.networks._layer import Layer
+from tests.kernels.cases import CPU
 
 LAYERS, BATCH = [7, 5], 4
 
@@ -23,18 +24,14 @@ def network(**options):
     return registry.configure("networks", {**settings, **options}, "network").build(inputs=6, outputs=2)
 
 
-@pytest.mark.skipif(
-    cpu_backend.available() is not None, reason=f"no compiled kernels: {cpu_backend.available()}"
-)
+@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 @pytest.mark.parametrize("grad", [False, True])
 def test_a_record_runs_every_layer_once(grad):
     made, x, record = network(decoder="rate"), torch.rand(1, BATCH, 6), Record()
-    before = Counter(cpu_backend.LAUNCHES)
+    before = Counter(CPU.launches)
     with torch.set_grad_enabled(grad):
         y, _ = made(x, None, record=record)
-    ran = sum(
-        count for key, count in (Counter(cpu_backend.LAUNCHES) - before).items() if key in programs.KNOWN
-    )
+    ran = sum(count for key, count in (Counter(CPU.launches) - before).items() if key in programs.KNOWN)
     # with gradients an operator runs it, which gives no potentials
     assert ran == len(LAYERS) * (2 if grad else 1)
     assert torch.equal(y, made(x, None)[0])

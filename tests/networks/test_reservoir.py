@@ -12,6 +12,7 @@ from spiky_rl.kernels import dispatch
 from spiky_rl.networks.base import Record
 from spiky_rl.reservoirs import calibration
 from spiky_rl.reservoirs.graphs.base import Wiring
+from tests.kernels.cases import CUPY
 
 BATCH, INPUTS, OUTPUTS, SIZE, T = 4, 3, 2, 60, 6
 SPIKING = [n for n in registry.names("neurons") if not registry.resolve("neurons", n).graded]
@@ -282,7 +283,7 @@ def test_the_noise_of_a_random_encoder_is_drawn_anew_after_an_update():
 
 
 def test_a_named_backend_of_another_device_is_kept_for_the_device_that_the_host_will_choose(monkeypatch):
-    monkeypatch.setattr("spiky_rl.kernels.cupy_backend.available", lambda: None)
+    monkeypatch.setattr(CUPY, "available", lambda: None)
     dispatch.backend.cache_clear()
     net = reservoir(backend="cupy")
     dispatch.backend.cache_clear()

@@ -6,7 +6,7 @@ import torch
 
 from spiky_rl.neurons.base import decays
 from spiky_rl.config import registry
-from spiky_rl.kernels import torch_backend
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 
 
@@ -41,7 +41,8 @@ def run(name, current, start=None, instead=None, **options):
     state = tuple(torch.zeros_like(current[:1]) + x for x in start)
     trace = []
     with torch.no_grad():
-        outputs, _ = torch_backend.unroll(
+        outputs, _ = dispatch.unroll(
+            "torch",
             neuron,
             vocabulary(),
             current[None, :, None],

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl.kernels import torch_backend
+from spiky_rl.kernels import dispatch
 from tests.neurons.drive import build, constant, intervals, numbers, run, spike_steps, vocabulary
 
 SLOW = {"tau": 20.0, "input_gain": "ode"}
@@ -75,7 +75,7 @@ def test_trace_carries_a_gradient_whether_or_not_the_reset_is_detached(detach):
     current[0, 0] = 1.2
     current.requires_grad_()
     state = tuple(torch.zeros(1, 1, dtype=torch.float64) for _ in neuron.states)
-    spikes, (v, a) = torch_backend.unroll(neuron, vocabulary(), current, 3, state, numbers(neuron))
+    spikes, (v, a) = dispatch.unroll("torch", neuron, vocabulary(), current, 3, state, numbers(neuron))
     assert spikes.flatten().tolist() == [1.0, 0.0, 0.0]
     (of_trace,) = torch.autograd.grad(a.sum(), current, retain_graph=True)
     (of_membrane,) = torch.autograd.grad(v.sum(), current)

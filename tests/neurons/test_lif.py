@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.kernels import torch_backend
+from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 
 TAU, STEPS = 20.0, 50
@@ -20,7 +20,8 @@ def run(current, tau=TAU, dtype=torch.float64, **options):
     ops = TorchOps(registry.configure("surrogates", "fast_sigmoid", "surrogate").build())
     trace = []
     decay = math.exp(-neuron.dt / tau)
-    spikes, _ = torch_backend.unroll(
+    spikes, _ = dispatch.unroll(
+        "torch",
         neuron,
         ops,
         current[None],
@@ -143,8 +144,8 @@ def test_bptt_gradient_is_the_reference_value(reset, detach):
     readout = torch.tensor([[0.7], [0.6]], dtype=torch.float64, requires_grad=True)
     x = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 1], [0, 0], [1, 1]], dtype=torch.float64)
     current = (x @ weights).view(1, 6, 1, 2)
-    spikes, _ = torch_backend.unroll(
-        neuron, ops, current, 6, (torch.zeros(1, 2, dtype=torch.float64),), (0.9, 1.0)
+    spikes, _ = dispatch.unroll(
+        "torch", neuron, ops, current, 6, (torch.zeros(1, 2, dtype=torch.float64),), (0.9, 1.0)
     )
     y = torch.zeros(1, dtype=torch.float64)
     for spike in spikes[0, :, 0]:

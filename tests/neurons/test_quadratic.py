@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.kernels import torch_backend
+
 from tests.neurons.drive import build, constant, intervals, named, run, spike_steps, vocabulary
 
 CRITICAL = 1.0

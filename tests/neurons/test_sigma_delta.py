@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from spiky_rl.kernels import torch_backend
+from spiky_rl.kernels import dispatch
 from tests.neurons.drive import build, constant, numbers, run, vocabulary
 
 STEPS, WIDTH = 50, 6
@@ -76,8 +76,8 @@ def test_gradient_is_that_of_the_network_without_a_threshold():
     neuron, weights = build("sigma_delta", threshold=0.5), noise(STEPS, WIDTH, seed=1)
     current = noise(STEPS, WIDTH).requires_grad_()
     state = tuple(torch.zeros(1, WIDTH, dtype=torch.float64) for _ in neuron.states)
-    events, _ = torch_backend.unroll(
-        neuron, vocabulary(), current[None, :, None], STEPS, state, numbers(neuron)
+    events, _ = dispatch.unroll(
+        "torch", neuron, vocabulary(), current[None, :, None], STEPS, state, numbers(neuron)
     )
     (gradient,) = torch.autograd.grad((events[0, :, 0].cumsum(0) * weights).sum(), current)
     (expected,) = torch.autograd.grad((current.cumsum(0).relu() * weights).sum(), current)

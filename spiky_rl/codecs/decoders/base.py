@@ -10,6 +10,7 @@ from torch import Tensor
 from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.connections._quantised import Quantiser
 from spiky_rl.kernels.ops import TorchOps
+from spiky_rl.kernels.stack import Stage
 from spiky_rl.neurons.base import Neuron
 
 
@@ -32,25 +33,20 @@ class Decoder(Component, torch.nn.Module):
     """What runs it."""
     spikes_only: bool = False
     """Whether it can make nothing of graded values."""
+    binary: bool = False
+    """Whether what it reads is 0 or 1."""
     bfloat16_gradient: bool = False
     """Whether the gradient of what it reads may be computed in bfloat16."""
 
     quantiser: Quantiser | None = None
     """What rounds the readout's weights while they are trained; None: nothing does."""
 
-    _binary = False
-
-    @property
-    def binary(self) -> bool:
-        """Whether what it reads is 0 or 1. Raises `RegistryError` where it is not and would have to be."""
-        return self._binary
-
-    @binary.setter
-    def binary(self, value: bool) -> None:
-        if self.spikes_only and not value:
+    def connect(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
+        """Take over what runs it and what it reads. Raises `RegistryError` where that is not 0 or 1 and would have to be."""
+        if self.spikes_only and not binary:
             name = type(self).__module__.rpartition(".")[2]
             raise RegistryError(f"decoder {name!r} reads spikes; the last layer's neurons send graded values")
-        self._binary = value
+        self.backend, self.binary, self.bfloat16_gradient = backend, binary, bfloat16_gradient
 
     @abstractmethod
     def forward(
@@ -72,6 +68,15 @@ class Decoder(Component, torch.nn.Module):
     def parameters_of_potential(self) -> tuple[Tensor | float, ...]:
         """What the potential's step takes, where there is one."""
         return ()
+
+    def stage(self) -> Stage:
+        """The readout and its potential as a backend takes them that runs all layers in one call."""
+        assert self.potential is not None
+        return Stage(
+            *(self.readout, self.potential, self.parameters_of_potential, self.ops, self.binary),
+            biased=False,
+            output_major=True,
+        )
 
     def read(self, potentials: Tensor) -> Tensor:
         """Potentials [T, K, B, F] of a decoder that has them -> features [T, B, F]."""

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from spiky_rl.kernels import dispatch
+
 if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
@@ -107,7 +109,7 @@ class _Core(nn.Module):
         super().__init__()
         self.obs_normalizer = copy.deepcopy(model.obs_normalizer).cpu()
         self.network = copy.deepcopy(model.network).cpu()
-        self.network.run_on("torch")
+        self.network.run_on(dispatch.REFERENCE)
         self.output_shape = model.output_shape
         output = (
             nn.Identity()

@@ -1,0 +1,88 @@
+"""What every backend is: an object that runs neurons over time, and as much of the rest of a network as it can.
+
+It has to define `unroll`. What it does not define of the other `ABILITIES`, the torch reference does in its place.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor
+
+from spiky_rl.config.registry import Component
+from spiky_rl.kernels.runs import Run
+
+if TYPE_CHECKING:
+    from spiky_rl.kernels.stack import Stack, Stage
+
+ABILITIES = ("unroll", "recurrent", "stack", "linear", "convolution", "pack")
+
+type Geometry = tuple[Sequence[int], int, int, int]
+"""The (C, H, W) of maps, the places that a kernel moves at once, the zeros around the maps, and P, the side of a pooled block."""
+
+
+class Backend(Component):
+    """Computes on torch's tensors and gives gradients for what needs one."""
+
+    device: ClassVar[str | None] = None
+    """Kind of device on which ``auto`` means it: it then takes that device's float32 tensors, and no smooth spikes. None: it takes
+    all tensors, where an agent names it."""
+    stand_in: Backend
+    """The torch reference, which does what this one lacks."""
+
+    @classmethod
+    def abilities(cls) -> frozenset[str]:
+        """What of `ABILITIES` it does itself."""
+        return frozenset(name for name in ABILITIES if getattr(cls, name) is not getattr(Backend, name))
+
+    def available(self) -> str | None:
+        """The reason why it cannot run here, with the remedy; None: it runs."""
+        return None
+
+    @abstractmethod
+    def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Neurons over time, without a feedback: outputs [T, K, B, N] and the states after the last step."""
+
+    def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """As `unroll`, of neurons with a feedback."""
+        return self.stand_in.recurrent(run)
+
+    def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack | None:
+        """Linear maps and neurons in one call; None: they run one after the other.
+
+        Args:
+            stages: The layers, in order.
+            bfloat16: The gradients of their signals may be computed in bfloat16.
+            recompute: Keep of the forward pass only the signals, and run the layers again in the backward pass.
+        """
+        return self.stand_in.stack(stages, bfloat16, recompute)
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:
+        """x [..., C] times weight [N, C] plus bias -> [..., N].
+
+        ``binary``: x is 0 or 1, and a backend may follow the ones alone. ``bfloat16``: the gradient of x may be computed in
+        bfloat16.
+        """
+        return self.stand_in.linear(x, weight, bias, binary, bfloat16)
+
+    def convolution(
+        self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
+    ) -> Tensor:
+        """Maps x [..., C H W] under weight [C', C, kernel, kernel] plus bias [C'], of every P x P block the largest current.
+
+        The first of equal currents takes the gradient. Maps are flat, columns fastest; so is what comes out, [..., C' H' W'].
+        ``binary``: x is 0 or 1.
+        """
+        return self.stand_in.convolution(x, weight, bias, geometry, binary)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """Non-zero elements of x [rows, C] as bits, [rows, words] of 64."""
+        return self.stand_in.pack(x)
+
+    def unpack(self, bits: Tensor, inputs: int) -> Tensor:
+        """The inverse of `pack`: [rows, inputs], 0 and 1, in torch.float32."""
+        return self.stand_in.unpack(bits, inputs)

@@ -1,0 +1,304 @@
+"""CPU: neurons compiled by the host's C++ compiler, linear layers whose cost follows the spikes, and whole stacks of them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.kernels import compiler, operators, programs, structures
+from spiky_rl.kernels import convolution as event_driven
+from spiky_rl.kernels.backends._compiled import Compiled
+from spiky_rl.kernels.backends.base import Geometry
+from spiky_rl.kernels.compiler import CompileError
+from spiky_rl.kernels.runs import Launch, Loop
+from spiky_rl.kernels.stack import Stack, Stage
+from spiky_rl.kernels.structures import Job, Layer
+
+
+@cache
+def missing() -> str | None:
+    """The reason why nothing can be compiled here, with the remedy; None: it can."""
+    try:
+        core()
+    except CompileError as error:
+        return str(error)
+    return None
+
+
+@cache
+def core() -> ctypes.CDLL:
+    """The kernels that do not depend on a neuron."""
+    text = "\n".join(
+        programs.header(name)
+        for name in ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack")
+    )
+    found = compiler.library(text, "linear layers and stacks")
+    pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    found.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
+    found.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
+    found.spiky_pack.argtypes = found.spiky_unpack.argtypes = [pointer, pointer, long, long]
+    found.spiky_stack_forward.argtypes = found.spiky_stack_backward.argtypes = [pointer]
+    for name in ("linear_gradient", "pack", "unpack"):
+        getattr(found, f"spiky_{name}").restype = None
+    return found
+
+
+@cache
+def convolutions() -> ctypes.CDLL:
+    """The kernels of convolutions, which not every network has."""
+    text = "\n".join(programs.header(name) for name in ("lanes", "events", "convolution"))
+    found = compiler.library(text, "convolutions")
+    pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
+    found.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
+    found.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
+    return found
+
+
+@cache
+def kernels(key: str) -> ctypes.CDLL:
+    """A neuron's compiled program. Raises `CompileError` that names the neuron."""
+    name = key.partition("-")[0]
+    try:
+        found = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
+    except CompileError as error:
+        raise CompileError(f"neuron {name!r} cannot be compiled: {error}; backend: torch runs it") from error
+    found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
+    found.spiky_forward.restype = None
+    return found
+
+
+class Cpu(Compiled):
+    """Kernels for the vector registers of this CPU."""
+
+    device = "cpu"
+    core, kernels = staticmethod(core), staticmethod(kernels)
+
+    def available(self) -> str | None:
+        return missing()
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:
+        return operators.linear(x, weight, bias, binary, bfloat16)
+
+    def convolution(
+        self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
+    ) -> Tensor:
+        maps, *others, pool = geometry
+        if pool > event_driven.LARGEST_POOL:
+            return super().convolution(x, weight, bias, geometry, binary)
+        shape = [*maps, weight.shape[0], weight.shape[-1], *others, pool]
+        return event_driven.convolution(x, weight, bias, shape, binary)
+
+    def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack:
+        return Stack(self, stages, bfloat16, recompute)
+
+    def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        job, held = _job(run)
+        key, current, steps = run.key, run.current, run.steps
+        T, _, B, N = current.shape
+        states = programs.KNOWN[key].states
+        output = current.new_empty(T, steps, B, N)
+        final = current.new_empty((states, B, N) if last else (0,))
+        potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+        job.output = output.data_ptr()
+        job.last = final.data_ptr() if last else None
+        job.trace = potentials.data_ptr() if trace else None
+        kernels(key).spiky_forward(ctypes.byref(job))
+        self.launches[key] += 1
+        del held
+        return output, final, potentials
+
+    def backward(
+        self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        job, held = _job(run)
+        current, state, params = run.current, run.state, run.params
+        T, _, B, N = current.shape
+        grad_current = torch.empty_like(current, memory_format=torch.contiguous_format)
+        grad_state = current.new_empty(0) if state is None else torch.empty_like(state)
+        grad_params = current.new_empty((0,) if params is None else (params.shape[0], B, N))
+        for name, gradient in (("grad_output", grad_output), ("grad_last", grad_last)):
+            if gradient is not None:
+                held.append(gradient.contiguous())
+                setattr(job, name, held[-1].data_ptr())
+        job.grad_current = grad_current.data_ptr()
+        job.grad_state = None if state is None else grad_state.data_ptr()
+        job.grad_params = None if params is None else grad_params.data_ptr()
+        if kernels(run.key).spiky_backward(ctypes.byref(job)):
+            raise MemoryError(f"no memory for the states of {run.steps * T} steps")
+        self.launches[f"{run.key} backward"] += 1
+        return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
+
+    def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        current, steps = run.current, run.steps
+        T, _, B, N = current.shape
+        output = current.new_empty(T, steps, B, N)
+        count = programs.KNOWN[run.key].states + run.feedback.states
+        final = current.new_empty((count, B, N) if last else (0,))
+        potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+        layer, stack, held = _as_stack(run)
+        layer.within.trace = potentials.data_ptr() if trace else None
+        stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None
+        if B and core().spiky_stack_forward(ctypes.addressof(stack)):
+            raise MemoryError(f"no memory to run {B} samples")
+        self.launches[f"{run.key} recurrent"] += 1
+        del held
+        return output, final, potentials
+
+    def recurrent_backward(
+        self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        current = run.current
+        T, _, B, N = current.shape
+        layer, stack, held = _as_stack(run)
+        of_current, of_state, of_params, of_synapses = (
+            current.new_zeros((0,) if x is None else x.shape)
+            for x in (current, run.state, run.params, run.synapses)
+        )
+        gradients = [
+            current.new_zeros(T, run.steps, B, N) if grad_output is None else grad_output.contiguous()
+        ]
+        stack.grad_output = gradients[0].data_ptr()
+        if grad_last is not None:
+            gradients.append(grad_last.contiguous())
+            layer.grad_last = gradients[1].data_ptr()
+        stack.grad_x, layer.within.grad_weight = of_current.data_ptr(), of_synapses.data_ptr()
+        layer.grad_state = None if run.state is None else of_state.data_ptr()
+        layer.grad_params = None if run.params is None else of_params.data_ptr()
+        if B and core().spiky_stack_backward(ctypes.addressof(stack)):
+            raise MemoryError(f"no memory for the gradients of {B} samples")
+        self.launches[f"{run.key} recurrent backward"] += 1
+        del held
+        return of_current, of_state, of_params, of_synapses
+
+    def linear_forward(
+        self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
+    ) -> Tensor:
+        """x [rows, C] times weight [N, C] -> [rows, N]; with ``bits``, fills them, or reads them where x is None."""
+        operators.refuse_unfit(weight)
+        inputs_major = weight.t().contiguous()
+        rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
+        y = weight.new_empty(rows, weight.shape[0])
+        x = None if x is None else x.contiguous()
+        failed = core().spiky_linear(
+            *(None if t is None else t.data_ptr() for t in (x, bits, inputs_major, bias, y)),
+            *(rows, weight.shape[1], weight.shape[0], int(binary), torch.get_num_threads()),
+        )
+        if failed:
+            raise MemoryError(f"no memory for the events of {rows} samples")
+        self.launches["linear"] += 1
+        return y
+
+    def linear_backward(self, bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
+        grad = grad.contiguous()
+        grad_weight = grad.new_empty(inputs, grad.shape[1])
+        grad_bias = grad.new_empty(grad.shape[1] if bias else 0)
+        core().spiky_linear_gradient(
+            *(
+                bits.data_ptr(),
+                grad.data_ptr(),
+                grad_weight.data_ptr(),
+                grad_bias.data_ptr() if bias else None,
+            ),
+            *(grad.shape[0], inputs, grad.shape[1]),
+        )
+        self.launches["linear backward"] += 1
+        return grad_weight.t(), grad_bias
+
+    def convolution_forward(
+        self,
+        x: Tensor,
+        bits: Tensor | None,
+        weight: Tensor,
+        bias: Tensor,
+        y: Tensor,
+        place: Tensor | None,
+        shape: Sequence[int],
+    ) -> None:
+        operators.refuse_unfit(weight)
+        held = (x.contiguous(), bits, weight.contiguous(), bias.contiguous(), y, place)
+        failed = convolutions().spiky_convolution(
+            (ctypes.c_long * len(shape))(*shape),
+            *(None if t is None else t.data_ptr() for t in held),
+            *(x.shape[0], torch.get_num_threads()),
+        )
+        if failed:
+            raise MemoryError(f"no memory for the currents of {x.shape[0]} samples")
+        self.launches["convolution"] += 1
+
+    def convolution_backward(
+        self,
+        saved: Tensor,
+        place: Tensor,
+        weight: Tensor,
+        grad: Tensor,
+        found: Sequence[Tensor],
+        shape: Sequence[int],
+    ) -> None:
+        x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
+        grad_x, grad_weight, grad_bias = found
+        held = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
+        failed = convolutions().spiky_convolution_gradient(
+            (ctypes.c_long * len(shape))(*shape),
+            *(None if t is None else t.data_ptr() for t in held),
+            grad_x.data_ptr() if grad_x.numel() else None,
+            *(place.shape[0], torch.get_num_threads()),
+        )
+        if failed:
+            raise MemoryError(f"no memory for the gradients of {place.shape[0]} samples")
+        self.launches["convolution backward"] += 1
+
+    def pack(self, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        bits = x.new_empty(x.shape[0], programs.words_of(x.shape[1]), dtype=torch.int64)
+        core().spiky_pack(x.data_ptr(), bits.data_ptr(), *x.shape)
+        return bits
+
+    def unpack(self, bits: Tensor, inputs: int) -> Tensor:
+        x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
+        core().spiky_unpack(bits.data_ptr(), x.data_ptr(), *x.shape)
+        return x
+
+
+def _as_stack(run: Loop) -> tuple[Layer, structures.Stack, list[Any]]:
+    """A stack of one layer without a map, and what must outlive it."""
+    operators.refuse_unfit(run.synapses)
+    T, inner, B, N = run.current.shape
+    x, own = run.current.contiguous(), run.synapses.contiguous()
+    others = [None if t is None else t.to(x.dtype).contiguous() for t in (run.state, run.params, run.keep)]
+    numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
+    library = kernels(run.key)
+    layer = Layer(C=N, N=N, states=programs.KNOWN[run.key].states, uniforms=ctypes.addressof(numbers))
+    layer.state, layer.params, at_start = (None if t is None else t.data_ptr() for t in others)
+    layer.parameters = 0 if run.params is None else run.params.shape[0]
+    layer.forward = ctypes.cast(library.spiky_forward, ctypes.c_void_p).value
+    layer.backward = ctypes.cast(library.spiky_backward, ctypes.c_void_p).value
+    layer.within.fill(run.feedback, own)
+    stack = structures.Stack(ctypes.addressof(layer), x.data_ptr(), at_start, count=1, T=T, K=run.steps, B=B)
+    stack.constant, stack.threads = inner == 1, torch.get_num_threads()
+    return layer, stack, [layer, x, own, *others, numbers]
+
+
+def _job(run: Launch) -> tuple[Job, list[Tensor]]:
+    """A job, and the tensors that must outlive it."""
+    current = run.current
+    held = [current.contiguous()]
+    numbers = (ctypes.c_float * max(1, len(run.uniforms)))(*run.uniforms)
+    job = Job(current=held[0].data_ptr(), uniforms=ctypes.addressof(numbers))
+    job.numbers = numbers  # keeps the buffer alive
+    for name, tensor in (("state", run.state), ("params", run.params), ("keep", run.keep)):
+        if tensor is not None:
+            held.append(tensor.to(current.dtype).contiguous())
+            setattr(job, name, held[-1].data_ptr())
+    job.T, job.B, job.N = current.shape[0], current.shape[2], current.shape[3]
+    job.K = run.steps
+    job.batch = job.current_batch = job.output_batch = job.B
+    job.constant = int(current.shape[1] == 1)
+    job.threads = torch.get_num_threads()
+    return job, held

@@ -1,0 +1,83 @@
+"""Torch: the reference, which can do everything. Runs everywhere torch does; autograd gives the gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spiky_rl.kernels.backends.base import Backend, Geometry
+from spiky_rl.kernels.programs import words_of
+from spiky_rl.kernels.runs import Run
+
+
+class Torch(Backend):
+    """Every neuron step by step, every map as torch has it."""
+
+    def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+        neuron, ops, current, steps, state, params, keep, trace, *_ = run
+        outputs, carried = [], state is not None
+        named, values = neuron.named_states, neuron.named_params(*params)
+        if state is None:
+            state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
+        for t in range(current.shape[0]):
+            if keep is not None:
+                state = tuple(s * keep[t].unsqueeze(-1) for s in state)
+            for k in range(steps):
+                drive = current[t, k if current.shape[1] > 1 else 0]
+                output, state = neuron.step(ops, drive, named(*state), values)
+                outputs.append(output)
+                if trace is not None:
+                    trace.append(state[0])
+        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return found, state if carried else ()
+
+    def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
+        neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
+        assert feedback is not None and synapses is not None
+        count, D, outputs = len(neuron.states), feedback.delays, []
+        named, values = neuron.named_states, neuron.named_params(*params)
+        rest = torch.zeros_like(current[0, 0])
+        states = (rest,) * (count + feedback.states) if state is None else state
+        for t in range(current.shape[0]):
+            if keep is not None:
+                states = tuple(s * keep[t].unsqueeze(-1) for s in states)
+            for k in range(steps):
+                own, past, arrived = states[:count], states[count : count + D], states[count + D :]
+                arriving = torch.cat(past, -1) @ synapses
+                if feedback.decay is not None:
+                    arriving = feedback.decay * arrived[0] + arriving
+                    arrived = (arriving,)
+                drive = current[t, k if current.shape[1] > 1 else 0] + arriving
+                output, own = neuron.step(ops, drive, named(*own), values)
+                outputs.append(output)
+                if trace is not None:
+                    trace.append(own[0])
+                states = (*own, output.detach() if feedback.cut else output, *past[:-1], *arrived)
+        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return found, () if state is None else states
+
+    def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:
+        """None: one layer after the other is the reference."""
+
+    def linear(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:
+        return functional.linear(x, weight, bias)
+
+    def convolution(
+        self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
+    ) -> Tensor:
+        maps, stride, padding, pool = geometry
+        current = functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)
+        return functional.max_pool2d(current, pool).reshape(*x.shape[:-1], -1)
+
+    def pack(self, x: Tensor) -> Tensor:
+        count = words_of(x.shape[1])
+        padded = functional.pad(x != 0, (0, count * 64 - x.shape[1]))
+        place = torch.arange(64, device=x.device)
+        return (padded.view(-1, count, 64).long() << place).sum(-1)
+
+    def unpack(self, bits: Tensor, inputs: int) -> Tensor:
+        place = torch.arange(64, device=bits.device)
+        return ((bits.unsqueeze(-1) >> place) & 1).flatten(1)[:, :inputs].float()
