@@ -101,14 +101,14 @@ def test_small_steps_add_up_behind_the_rounding():
 
 
 def test_without_it_nothing_is_rounded_and_the_stack_runs_as_one_call():
-    from spiky_rl.kernels import cpu_backend
+    from tests.kernels.cases import CPU
 
     plain, rounded = build("none", backend="cpu"), build(backend="cpu")
     assert all(torch.equal(exact, inside) for group in links(plain) for exact, inside in group)
-    x, before = observations(), cpu_backend.LAUNCHES["stack"]
+    x, before = observations(), CPU.launches["stack"]
     with torch.no_grad():
         features = [network(x, None)[0] for network in (plain, build("none", backend="cpu"), rounded)]
-    assert cpu_backend.LAUNCHES["stack"] == before + 2, "the third one's weights are not those that it stores"
+    assert CPU.launches["stack"] == before + 2, "the third one's weights are not those that it stores"
     assert torch.equal(features[0], features[1]) and not torch.equal(features[0], features[2])
 
 

@@ -44,7 +44,7 @@ class Membrane(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
-        weight, steps = self.synapses(), spikes.shape[1]
+        weight, steps = self.readout.weight if self.quantiser is None else self.synapses(), spikes.shape[1]
         drive = dispatch.linear(
             self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient
         )  # [T, K, B, F]
