@@ -184,7 +184,7 @@ class Restarted(PointEnv):
         self.state, self.episode_length_buf = self._draw(self.num_envs), torch.zeros_like(
             self.episode_length_buf
         )
-        self.limit = torch.full_like(self.limit, self.max_episode_length)
+        self.limit[:] = int(self.max_episode_length)
 
 
 def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it_is_to_equal(tmp_path):
