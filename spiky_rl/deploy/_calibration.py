@@ -40,10 +40,7 @@ class Ranges:
 
 
 def record(model: Any, env: Any, progress: Callable[[float], None] = lambda share: None) -> Rollout:
-    """What up to `ROBOTS` environments observe until the first one's episode is over.
-
-    Raises ValueError where a model sees several groups that are no vectors.
-    """
+    """What up to `ROBOTS` environments observe until the first one's episode is over."""
     seen, keep = [], []
     with torch.inference_mode():
         env.reset()

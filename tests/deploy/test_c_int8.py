@@ -9,13 +9,17 @@ import pytest
 import torch
 from tensordict import TensorDict
 
+from spiky_rl.cli.export import export
 from spiky_rl.config import registry
+from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantised import multiples, units
 from spiky_rl.deploy import c, c_int8
 from spiky_rl.deploy._calibration import Rollout
 from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy._proof import prove
 from spiky_rl.networks._layer import quantise
 from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
+from tests.hosts.point_env import PointEnv
 from tests.hosts.test_first_minibatch import agent_runner
 
 NET = "agent.network."
@@ -171,6 +175,30 @@ def test_there_is_no_float_within_the_inner_steps_and_no_memory_but_the_struct(m
     statics = [line for line in source.splitlines() if line.startswith("static ") and "(" not in line]
     assert statics and all(re.match(r"static const (int(8|16|32)_t|float) ", line) for line in statics)
     assert not {"malloc", "stdio", "stdlib", "math", "double"} & set(re.split(r"\W+", source))
+
+
+class Restarted(PointEnv):
+    """One whose episodes can be begun, and are all as long as they may be."""
+
+    def reset(self):
+        self.state, self.episode_length_buf = self._draw(self.num_envs), torch.zeros_like(
+            self.episode_length_buf
+        )
+        self.limit[:] = int(self.max_episode_length)
+
+
+def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it_is_to_equal(tmp_path):
+    policy, env = agent_runner("lif_ppo").alg.get_policy().eval(), Restarted()
+    found = export(policy, env, tmp_path, ["c", "c_int8"])
+    single, integers = found[tmp_path / "policy.c"], found[tmp_path / "int8" / "policy.c"]
+    assert single.steps == integers.steps == env.max_episode_length and single.flips == integers.flips == 0
+    assert single.aside == 0.0 < integers.aside < 0.1
+    target = c_int8.CInt8()
+    target.calibrate(rollout_of(policy))
+    path = target.write(policy, tmp_path / "other")
+    path.write_text(path.read_text().replace("y + offset[f]", "y - offset[f]"))
+    with pytest.raises(UserError, match="actions differ from the live policy's in"):
+        prove(policy, env, {path: target}, lambda share: None)
 
 
 def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):

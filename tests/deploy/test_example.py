@@ -53,6 +53,7 @@ def test_a_policy_in_integers_is_driven_from_python_by_the_bytes_that_its_header
     folder = target.write(policy, tmp_path).parent
     make(example, folder)
     spec = importlib.util.spec_from_file_location("drive", example / "drive.py")
+    assert spec is not None and spec.loader is not None
     drive = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drive)
     seen, act = walk(policy), drive.compiled(folder)
