@@ -50,6 +50,7 @@ KINDS = {
     "graphs": ("Graphs", "Who projects to whom in a reservoir."),
     "plasticities": ("Plasticity", "What changes a reservoir while it runs, without a gradient."),
     "targets": ("Export targets", "What a trained policy is written as, for other programs and for chips."),
+    "datasets": ("Datasets", "Recordings of event sensors that are classified, and your own."),
     "agents": (
         "Agents",
         "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",
@@ -105,6 +106,9 @@ def sections_of(kind: str, folder: Path) -> Iterator[str]:
             pictures.save(figure, folder / f"{kind}_{name}.svg")
             caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
             parts.append(f"![{name}: {caption}](pictures/{kind}_{name}.svg){{ .drawing }}")
+        if about := getattr(cls, "about", None):
+            rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in about())
+            parts.append(f"| declared | |\n| --- | --- |\n{rows}")
         yield "\n\n".join([*parts, options(cls), source(kind, module.__file__)])
 
 

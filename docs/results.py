@@ -138,6 +138,7 @@ KINDS = {
     "graphs": "who projects to whom in a reservoir",
     "plasticities": "what changes a reservoir as it runs",
     "targets": "what a trained policy is exported to",
+    "datasets": "recordings that are classified",
     "agents": "a network, a rule, and PPO's numbers",
     "tasks": "a task of Isaac Lab's and its budget",
 }

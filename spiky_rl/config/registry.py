@@ -35,6 +35,7 @@ ROOMS = {
     "penalties": "penalties",
     "networks": "networks",
     "targets": "deploy",
+    "datasets": "datasets",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
 

@@ -185,6 +185,29 @@ class Toy(Target):
     def open(self, path):
         return None
 ''',
+    "datasets": '''"""A toy of a dataset: two recordings of one event each."""
+import numpy as np
+
+from spiky_rl.config.registry import Option
+from spiky_rl.datasets._events import Events
+from spiky_rl.datasets.base import Dataset, Recording, counted
+
+
+class Toy(Dataset):
+    options = {**counted(2), "place": Option(1, "column of the second event", low=0, high=3)}
+    title, licence, source = "toy", "none", "this test"
+    shape, window, classes = (2, 3, 4), (0, 10), ("a", "b")
+
+    def __init__(self, place, **common):
+        self.place = place
+        super().__init__(**common)
+
+    def find(self):
+        return [Recording("first", 0, "train"), Recording("second", 1, "test")]
+
+    def read(self, recording):
+        return Events(*np.array([[self.place * recording.label], [0], [1], [7]]))
+''',
     "networks": '''"""A toy of a network: the feed-forward one, which is never stateful by default and has two layers."""
 from dataclasses import replace
 
