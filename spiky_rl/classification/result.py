@@ -12,7 +12,7 @@ import yaml
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
-from spiky_rl.classification.training import Trainer, confusion, scores
+from spiky_rl.classification.training import Trainer, confusion, scores, seen
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common import runs
@@ -74,10 +74,10 @@ def write_result(
     finished = outcome == "finished"
     best = trainer.choose() if finished else history.best
     layers, rate, operations = trainer.observe()
-    steps = held.size[0]
+    steps, _ = seen(held.size, trainer.settings.frames)
     counts, accuracy = None, None
     if finished:
-        found = scores(trainer.network, held, split.test, trainer.device).argmax(1)
+        found = scores(trainer.network, held, split.test, trainer.device, trainer.settings.frames).argmax(1)
         counts = confusion(held.labels[split.test], found, len(held.classes))
         accuracy = float(counts.trace() / counts.sum())
     result = {

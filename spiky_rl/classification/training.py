@@ -48,6 +48,8 @@ class Settings:
     """Degrees that it is turned by at most."""
     patience: int = 0
     """Epochs without a better accuracy on the validation set after which training ends; 0: it never ends early."""
+    frames: str = "turn"
+    """How a recording's frames are seen: in ``turn``, as their ``sum``, or in a ``stack`` of channels."""
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,19 @@ def augmented(frames: Tensor, shift: float, rotation: float) -> Tensor:
     return functional.grid_sample(flat, grid.to(frames), align_corners=False).reshape(frames.shape)
 
 
-def over_time(frames: Tensor) -> Tensor:
-    """Samples [B, T, C, H, W] as a network takes them, [T, B, O]."""
+def over_time(frames: Tensor, how: str = "turn") -> Tensor:
+    """Samples [B, T, C, H, W] as a network takes them, [T, B, O]; as one frame, [1, B, O], if they are summed or stacked."""
+    if how == "sum":
+        frames = frames.sum(1, keepdim=True)
+    elif how == "stack":
+        frames = frames.flatten(1, 2).unsqueeze(1)
     return frames.transpose(0, 1).flatten(2)
+
+
+def seen(size: tuple[int, int, int, int], how: str) -> tuple[int, tuple[int, int, int]]:
+    """Of samples of T frames [C, H, W]: how many frames a network takes one after another, and the shape of each."""
+    steps, channels, *pixels = size
+    return (steps if how == "turn" else 1), (channels * (steps if how == "stack" else 1), *pixels)  # type: ignore[return-value]
 
 
 class Trainer:
@@ -186,7 +198,7 @@ class Trainer:
         for i, (frames, labels) in enumerate(loaded(self.samples, batches, self.device)):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate((index + i / len(batches)) / settings.epochs)
-            frames = over_time(augmented(frames, settings.shift, settings.rotation))
+            frames = over_time(augmented(frames, settings.shift, settings.rotation), settings.frames)
             loss, count = training_step(
                 self.network, self.optimiser, frames, labels, settings.label_smoothing
             )
@@ -207,7 +219,7 @@ class Trainer:
         few = self.split.validation if len(self.split.validation) else self.split.train
         ((frames, _),) = loaded(self.samples, [few[:: max(1, len(few) // OBSERVED)]], self.device)
         with torch.no_grad():
-            logits(self.network, over_time(frames), record)
+            logits(self.network, over_time(frames, self.settings.frames), record)
         layers = firing(record)
         return layers, mean_rate(layers, record), effective_operations(record)
 
@@ -253,7 +265,8 @@ def loaded(samples: Samples, batches: Sequence[np.ndarray], device: str) -> Iter
         return (_pinned(parts[0]), _pinned(parts[1])) if pinned else parts
 
     def moved(parts: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
-        places, labels = (torch.as_tensor(part).to(device, non_blocking=pinned) for part in parts)
+        places = torch.as_tensor(parts[0]).to(device, non_blocking=pinned)
+        labels = torch.as_tensor(parts[1]).to(device, non_blocking=pinned)
         return samples.filled(places, len(labels)), labels
 
     if device == "cpu":
@@ -273,19 +286,24 @@ def _pinned(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values).pin_memory()
 
 
-def scores(network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str) -> np.ndarray:
+def scores(
+    network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, how: str = "turn"
+) -> np.ndarray:
     """How much speaks for each class of some samples, [samples, classes]: positive, one in sum."""
     batches = [indices[i : i + EVALUATED] for i in range(0, len(indices), EVALUATED)]
     with torch.no_grad():
         found = [
-            logits(network, over_time(frames)).softmax(1) for frames, _ in loaded(samples, batches, device)
+            logits(network, over_time(frames, how)).softmax(1)
+            for frames, _ in loaded(samples, batches, device)
         ]
         return torch.cat(found).cpu().numpy() if found else np.zeros((0, len(samples.classes)), np.float32)
 
 
 def accuracy(trainer: Trainer, indices: np.ndarray) -> float:
     """Share of some of the trainer's samples that its network tells right."""
-    found = scores(trainer.network, trainer.samples, indices, trainer.device).argmax(1)
+    found = scores(trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frames).argmax(
+        1
+    )
     return float((found == trainer.samples.labels[indices]).mean())
 
 

@@ -232,7 +232,7 @@ def prepared(args: argparse.Namespace, settings: Settings, device: str) -> Train
     """The data and a network, freshly drawn. Raises UserError."""
     from spiky_rl.classification import samples, split
     from spiky_rl.classification.training import Settings as Training
-    from spiky_rl.classification.training import Trainer
+    from spiky_rl.classification.training import Trainer, seen
 
     flags = settings.flags
     folder = samples.data_folder(None if flags["data"] is None else Path(flags["data"]))
@@ -262,7 +262,9 @@ def prepared(args: argparse.Namespace, settings: Settings, device: str) -> Train
             f"{dataset.title} in {str(folder)!r}: all recordings are of one class, so there is nothing to tell apart"
         )
     held = samples.load(settings.dataset["name"], dataset, chosen, flags["skip_bad"], Bar)
-    settings_of.require_state(settings.spec, held.size[0])
+    how = settings.spec.runner.get("frames", "turn")
+    steps, inputs = seen(held.size, how)
+    settings_of.require_state(settings.spec, steps)
     parted = split.split(held.labels, held.parts, flags["hold_out"], flags["validation"], flags["split"])
 
     import torch
@@ -270,10 +272,10 @@ def prepared(args: argparse.Namespace, settings: Settings, device: str) -> Train
     torch.manual_seed(flags["seed"])
     random.seed(flags["seed"])
     assert settings.spec.network is not None
-    network = settings.spec.network.build(inputs=held.shape, outputs=len(held.classes))
+    network = settings.spec.network.build(inputs=inputs, outputs=len(held.classes))
     rate = settings.spec.runner["algorithm"]["learning_rate"]
     keys = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
-    training = Training(learning_rate=rate, **{key: flags[key] for key in keys})
+    training = Training(learning_rate=rate, frames=how, **{key: flags[key] for key in keys})
     return Trainer(network, held, parted, training, device)
 
 

@@ -20,7 +20,7 @@ LIBRARY = "classify"
 """What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
 HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
 """What stands in the place of Isaac Lab's agent: layers and learning rate of an agent that names none."""
-READ = ("network", "actor.hidden_dims", "algorithm.learning_rate")
+READ = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
 """What of an agent is read here."""
 DEFAULTS: dict[str, Any] = {
     "epochs": 30,

@@ -42,9 +42,12 @@ def use(args: argparse.Namespace, path: Path, loaded: Mapping[str, Any]) -> int:
 
     from spiky_rl.classification import result as results
     from spiky_rl.classification.training import confusion, scores
+    from spiky_rl.classification.training import seen as shape_of
 
     assert spec.network is not None
-    network = spec.network.build(inputs=tuple(identity["shape"]), outputs=len(identity["classes"])).to(device)
+    how = spec.runner.get("frames", "turn")
+    _, inputs = shape_of(held.size, how)
+    network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
     network.load_state_dict(loaded["best"])
     seen = np.isin(held.digests.view(np.int64), loaded["learned"].numpy())
     classes = identity["classes"]
@@ -54,7 +57,7 @@ def use(args: argparse.Namespace, path: Path, loaded: Mapping[str, Any]) -> int:
     out = args.out or path.parent / name
     files.require_file("--out", out)
     if args.predict:
-        found = scores(network, held, np.arange(len(held)), device)
+        found = scores(network, held, np.arange(len(held)), device, how)
         header = ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
         rows: list[tuple[Any, ...]] = [header]
         for i, row in enumerate(found):
@@ -78,7 +81,7 @@ def use(args: argparse.Namespace, path: Path, loaded: Mapping[str, Any]) -> int:
             f"--evaluate: of {len(held)} recordings the network was trained with {int(seen.sum())}, and the others have no class;"
             " name other ones with --data"
         )
-    found = scores(network, held, fresh, device).argmax(1)
+    found = scores(network, held, fresh, device, how).argmax(1)
     counts = confusion(held.labels[fresh], found, len(classes))
     right, count = int(counts.trace()), len(fresh)
     low, high = interval(right, count)

@@ -136,6 +136,11 @@ RUNNER: dict[str, Any] = {
     "history": Option(
         1, "control steps that an observation holds, the latest last; 1: as the task has it", low=1, high=1000
     ),
+    "frames": Option(
+        "turn",
+        "of a classified recording: seen in turn, as their sum, or in a stack of channels",
+        choices=("turn", "sum", "stack"),
+    ),
     "picture_interval": Option(25, "iterations between spike rasters in TensorBoard", low=1, high=MOST_STEPS),
     "actor": {**MODEL, "distribution_cfg": DISTRIBUTION},
     "critic": MODEL,
