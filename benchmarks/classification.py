@@ -216,10 +216,10 @@ CONTENDERS: Mapping[str, Callable[[SpikingNetwork], Ours]] = {
     PEER: SnnTorch,
     f"{PEER}_folded": partial(SnnTorch, folded=True),
     f"{PEER}_folded_last": partial(SnnTorch, folded=True, last=True),
-    f"{PEER}_folded_bfloat16": partial(SnnTorch, folded=True, bfloat16=True),
+    f"{PEER}_folded_last_bfloat16": partial(SnnTorch, folded=True, last=True, bfloat16=True),
     COUNTED: Counted,
 }
-"""snnTorch's: step by step; folded over time; so with channels last; so in bfloat16; and with its tutorial's output and loss."""
+"""snnTorch's: step by step; folded over time; so with channels last; that in bfloat16; and with its tutorial's output and loss."""
 
 
 @dataclass
@@ -332,11 +332,11 @@ def header(agent: str, held: Samples, parted: Split, epochs: int, keeps_memory: 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each contender."""
-    lines = [f"{'':26}{'accuracy':>10}{'±':>8}{'s':>10}{'±':>5}{'ratio':>8}"]
+    lines = [f"{'':32}{'accuracy':>10}{'±':>8}{'s':>10}{'±':>5}{'ratio':>8}"]
     for row in rows:
         error = "" if row["standard_error"] is None else f"{row['standard_error']:.1%}"
         times = f"{row['seconds']:10.3f}{row['spread'] / row['seconds']:5.0%}{row['ratio']:8.2f}"
-        lines.append(f"{row['contender']:26}{row['accuracy']:10.1%}{error:>8}{times}")
+        lines.append(f"{row['contender']:32}{row['accuracy']:10.1%}{error:>8}{times}")
     return "\n".join(lines) + "\n"
 
 

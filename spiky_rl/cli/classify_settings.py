@@ -73,6 +73,8 @@ def fresh(args: argparse.Namespace) -> Settings:
         raise common.UsageError(
             f"--dataset: name one of {', '.join(registry.names('datasets'))}, or --checkpoint to go on with a run"
         )
+    if args.dataset == "own" and args.data is None:
+        raise common.UsageError("--dataset own: name the folder of your recordings with --data")
     dataset = dataset_of(args.dataset, given_of(args))
     cls: Any = dataset.cls
     given = {key: value for key in DEFAULTS if (value := getattr(args, key)) is not None}

@@ -4,7 +4,9 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +193,29 @@ def test_a_signal_while_the_result_is_written_leaves_it_whole_and_a_second_ends_
     assert outcomes == ["finished"] * (2 - times)
 
 
+def test_an_interrupt_while_the_command_is_loaded_ends_without_a_traceback(monkeypatch):
+    class Interrupted:
+        """Finds the command's module, and is interrupted."""
+
+        def find_spec(self, name, *_):
+            if name == "spiky_rl.cli.classify":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "spiky_rl.cli.classify")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "classify.py"), run_name="__main__")
+    assert ended.value.code == 130
+
+
 BAD_LINES = {
     "dataset": (["--dataset", "mnist"], "--dataset: unknown dataset 'mnist'; known: .*did you mean 'nmnist'"),
     "no dataset": ([], "--dataset: name one of digits, ev_objects, nmnist"),
     "dataset's option": (["--dataset", "stemnist", "dataset.character=all"], "did you mean 'characters'"),
+    "own without a folder": (
+        ["--dataset", "own"],
+        "--dataset own: name the folder of your recordings with --data",
+    ),
     "download": ([*DIGITS, "--download"], "--download: goes with nmnist only, not with digits"),
     "out": ([*DIGITS, "--out", "x.csv"], "--out: goes with --evaluate or --predict"),
     "validation": ([*DIGITS, "--validation", "1438"], "--validation 1438: must be between 1 and 1437"),
@@ -208,7 +229,7 @@ BAD_LINES = {
     "key": ([*DIGITS, "agent.network.neuron.tua=1"], "agent.network.neuron.tua: .*did you mean 'tau'"),
     "unread key": (
         [*DIGITS, "agent.algorithm.gamma=0.9"],
-        "agent.algorithm.gamma=0.9.* reads of an agent network, actor",
+        "agent.algorithm.gamma=0.9.* reads of an agent network, frames, actor",
     ),
     "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is no override"),
     "forgets": ([*SYNTHETIC, "agent.network.stateful=false"], "pass agent.network.stateful=true"),

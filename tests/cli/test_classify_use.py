@@ -2,8 +2,10 @@
 
 import csv
 import json
+import os
 import re
 import shlex
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -171,9 +173,9 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
     seen = []
     scores = classify_training.scores
 
-    def noted(network, samples, indices, device):
+    def noted(network, samples, indices, *rest):
         seen.append({samples.parts[i] for i in indices})
-        return scores(network, samples, indices, device)
+        return scores(network, samples, indices, *rest)
 
     monkeypatch.setattr(classify_training, "scores", noted)
     monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
@@ -203,15 +205,11 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
     line = [*LINE, "--data", data, "--epochs", 3, "--shift", "1", "--label_smoothing", "0.2"]
     assert run(tmp_path, *line) == 0
     _, whole = newest(tmp_path)
-    rate = classify_training.Trainer._learning_rate  # pylint: disable=protected-access
     stop = classify_training.Trainer.observe
 
     def interrupted(self):
         found = stop(self)
         if len(self.history.loss) == 0:
-            import os
-            import signal
-
             os.kill(os.getpid(), signal.SIGINT)
         return found
 
@@ -233,7 +231,6 @@ def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatc
     assert resumed["history"]["accuracy_validation"] == whole["history"]["accuracy_validation"]
     assert (resumed["accuracy"], resumed["confusion"]) == (whole["accuracy"], whole["confusion"])
     assert resumed["settings"] == whole["settings"] and resumed["changed"] == {}
-    assert rate is classify_training.Trainer._learning_rate  # pylint: disable=protected-access
 
 
 def test_what_may_change_is_recorded_and_what_may_not_is_refused_by_name(tmp_path, trained, capsys):
