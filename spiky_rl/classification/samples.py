@@ -87,20 +87,6 @@ class Samples:
         """Frames [B, T, channels, rows, columns] of samples: event counts times `scale`."""
         return self.filled(torch.from_numpy(self.flat(indices)), len(indices))
 
-    @classmethod
-    def of_frames(
-        cls, frames: np.ndarray, labels: np.ndarray, classes: Sequence[str], parts: Sequence[str] = ()
-    ) -> Samples:
-        """From counts [samples, T, channels, rows, columns]."""
-        counts = frames.reshape(len(frames), -1).astype(np.int64)
-        places = [np.repeat(np.arange(counts.shape[1]), row).astype(PLACE) for row in counts]
-        offsets = np.cumsum([0, *map(len, places)])
-        digests = np.array([hash(row.tobytes()) & (2**64 - 1) for row in counts], np.uint64)
-        return cls(
-            "frames", frames.shape[1:], tuple(classes), np.concatenate(places), offsets, np.asarray(labels, np.int64),
-            parts or ["train"] * len(frames), [str(i) for i in range(len(frames))], digests,
-        )  # fmt: skip
-
 
 def data_folder(given: Path | None = None) -> Path:
     """Where the data lie: ``given``, else the environment's SPIKY_RL_DATA, else ``datasets`` in our cache."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from spiky_rl.config.registry import Configured, short
 from spiky_rl.config.spec import AgentSpec, complete, flatten, parse_overrides, read_agent, resolve_agent
 from spiky_rl.hosts.common.rules import local_rule
 
+CODE = re.compile(r".+:[A-Za-z_]\w*")
+"""What names a class outside the package."""
 LIBRARY = "classify"
 """What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
 HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
@@ -78,6 +81,7 @@ def fresh(args: argparse.Namespace) -> Settings:
     dataset = dataset_of(args.dataset, given_of(args))
     cls: Any = dataset.cls
     given = {key: value for key in DEFAULTS if (value := getattr(args, key)) is not None}
+    given = {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in given.items()}
     flags = {**DEFAULTS, "shift": cls.shift, "rotation": cls.rotation, **given}
     if flags["seed"] == -1:
         flags["seed"] = random.randrange(10_000)
@@ -103,6 +107,7 @@ def resumed(args: argparse.Namespace, identity: Mapping[str, Any], path: Path) -
             f"{flag} {now}: the run of {path} has {before}; leave it out, or train anew without --checkpoint"
         )
 
+    require_named(args, identity, path)
     theirs, overrides = identity["settings"], agent_overrides(args)
     flags, changed = {**DEFAULTS, **theirs["flags"]}, {}
     for key in DEFAULTS:
@@ -133,6 +138,47 @@ def resumed(args: argparse.Namespace, identity: Mapping[str, Any], path: Path) -
         complete(identity["agent"], identity["spec"], origins),
         changed=changed,
     )
+
+
+def label(dataset: str) -> str:
+    """What runs on a dataset are called: its name, or that of a class from elsewhere."""
+    return dataset.rpartition(":")[2].lower()
+
+
+def foreign(spec: Mapping[str, Any], dataset: str) -> list[str]:
+    """Code outside the package that a run is made of: ``module:Class`` or ``path/file.py:Class``."""
+    return [value for value in (*_strings(spec), dataset) if CODE.fullmatch(value)]
+
+
+def require_named(args: argparse.Namespace, identity: Mapping[str, Any], path: Path) -> None:
+    """Refuse a checkpoint that names code which the command line does not name too: a file that is read executes nothing."""
+    given = {args.dataset, *(text.partition("=")[2] for text in args.overrides)}
+    given |= set(_strings(read_agent(args.agent)[1])) if args.agent is not None else set()
+    for name in foreign(identity["spec"], identity["settings"]["dataset"]["name"]):
+        if name not in given:
+            flag = "--dataset" if name == identity["settings"]["dataset"]["name"] else "--agent"
+            raise common.UsageError(
+                f"{path}: its run used {name}; pass {flag} as for the run, so that it is you who names that code"
+            )
+
+
+def named_again(args: argparse.Namespace, settings: Settings) -> list[str]:
+    """The words that the command line must repeat to go on with a run, because they name code."""
+    if not foreign(settings.spec.tree(), settings.dataset["name"]):
+        return []
+    words = [
+        word for key in ("dataset", "agent") if (value := getattr(args, key)) for word in (f"--{key}", value)
+    ]
+    return [*words, *(text for text in args.overrides if CODE.fullmatch(text.partition("=")[2]))]
+
+
+def _strings(tree: Any) -> list[str]:
+    """All texts within nested mappings and lists."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        return [text for value in tree for text in _strings(value)]
+    return [tree] if isinstance(tree, str) else []
 
 
 def dataset_of(name: str, options: Mapping[str, Any]) -> Configured:

@@ -137,8 +137,8 @@ def write_confusion(
         board.add_figure("Classification/confusion", figure, epoch)
 
 
-def summarise(result: dict[str, Any], log_root: Path, folder: Path) -> None:
-    """The end of a run on the terminal."""
+def summarise(result: dict[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
+    """The end of a run on the terminal; ``named``: words of the command line that a later one must repeat."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
     print(f"\n{result['agent']} on {result['dataset']}{synthetic}: {result['outcome']}")
     chosen, of = result["accuracy_validation"], result["samples_validation"]
@@ -156,14 +156,9 @@ def summarise(result: dict[str, Any], log_root: Path, folder: Path) -> None:
         f"  time             {result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"
     )
     print(f"  watch it         tensorboard --logdir {log_root}")
+    words = shlex.join(["--checkpoint", str(folder), *named])
     if result["outcome"] == "stopped":
-        words = [
-            "--checkpoint",
-            str(folder),
-            *(["--log_root", str(log_root)] if log_root != Path("logs") else []),
-        ]
-        print(f"  go on            python scripts/classify.py {shlex.join(words)}")
+        root = f" --log_root {shlex.quote(str(log_root))}" if log_root != Path("logs") else ""
+        print(f"  go on            python scripts/classify.py {words}{root}")
     elif result["outcome"] == "finished":
-        print(
-            f"  use it           python scripts/classify.py --predict --checkpoint {shlex.quote(str(folder))} --data FOLDER"
-        )
+        print(f"  use it           python scripts/classify.py --predict {words} --data FOLDER")

@@ -36,6 +36,7 @@ def use(args: argparse.Namespace, path: Path, loaded: Mapping[str, Any]) -> int:
     """
     check(args)
     identity = loaded["infos"]["spiky_rl"]["identity"]
+    settings_of.require_named(args, identity, path)
     device = common.check_device(args.device)
     spec = complete(identity["agent"], identity["spec"], {})
     held = recordings(args, identity)
@@ -113,7 +114,7 @@ def check(args: argparse.Namespace) -> None:
         raise common.UsageError("--evaluate and --predict: pass one of them")
     if args.predict and args.data is None:
         raise common.UsageError("--predict: name the folder of the recordings with --data")
-    for key in ("agent", "bins", "binary", *settings_of.DEFAULTS):
+    for key in ("bins", "binary", *settings_of.DEFAULTS):
         if key not in TAKEN and getattr(args, key) is not None:
             raise common.UsageError(f"--{key}: goes with training; {flag} takes it from the checkpoint")
     if settings_of.agent_overrides(args):

@@ -323,3 +323,43 @@ def test_recordings_without_a_class_cannot_be_learned_from(tmp_path, capsys):
     assert (
         "a.bin: has no class; put it into a folder of its class, or --predict it" in capsys.readouterr().err
     )
+
+
+OWN = '''"""Two classes of one pixel each."""
+import numpy as np
+
+from spiky_rl.datasets._events import Events
+from spiky_rl.datasets.base import Dataset, Recording
+
+
+class Pixels(Dataset):
+    shape, window, classes = (1, 1, 2), (0, 20), ("left", "right")
+
+    def find(self):
+        return [Recording(f"{i}", i % 2, "train", row=i) for i in range(20)]
+
+    def read(self, recording):
+        return Events(*np.array([[recording.label, recording.label], [0, 0], [0, 0], [0, recording.row]]))
+'''
+
+
+def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names_it_too(tmp_path, capsys):
+    (tmp_path / "pixels.py").write_text(OWN)
+    own = ["--dataset", f"{tmp_path / 'pixels.py'}:Pixels"]
+    line = [*LINE[2:], "dataset.bins=2"]
+    line = [word for word in line if not word.startswith(("dataset.sensor", "dataset.window"))]
+    line = [word for i, word in enumerate(line) if "--bins" not in line[max(0, i - 1) : i + 1]]
+    assert run(tmp_path, *own, *line, "--epochs", 1) == 0
+    run_folder, _ = newest(tmp_path)
+    assert f"--predict --checkpoint {run_folder} {' '.join(own)}" in capsys.readouterr().out
+    (tmp_path / "pixels.py").write_text("raise SystemExit('executed')\n" + OWN)
+    for use in (["--epochs", 2], ["--evaluate"]):
+        assert run(tmp_path, "--checkpoint", run_folder, *use, "--device", "cpu") == 2
+        said = capsys.readouterr().err
+        assert (
+            "pass --dataset as for the run, so that it is you who names that code" in said
+            and "executed" not in said
+        )
+    (tmp_path / "pixels.py").write_text(OWN)
+    assert run(tmp_path, "--checkpoint", run_folder, *own, "--epochs", 2, "--device", "cpu") == 0
+    assert run(tmp_path, "--checkpoint", run_folder, *own, "--evaluate", "--device", "cpu") == 0
