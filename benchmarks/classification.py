@@ -1,7 +1,9 @@
-"""``bench.py classify``: a convolutional classifier beside snnTorch's of the same layers, in accuracy and time to train.
+"""``bench.py classify``: a classifier beside snnTorch's of the same layers, in accuracy and time to train.
 
 All start from the same weights and see the same frames in the same batches, with one optimiser and learning rate. They take
-turns epoch by epoch in one process, on one thread, and process time is taken, so that a busy machine does not decide.
+turns epoch by epoch in one process, on one thread, and process time is taken, so that a busy machine does not decide. snnTorch runs
+as its tutorial writes it, and in the ways that may be faster: each layer over all steps at once before its neurons, channels last,
+bfloat16. The fastest of them is the one to beat.
 """
 
 from __future__ import annotations
@@ -16,36 +18,34 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from benchmarks import plot as bench_plot
 from benchmarks.common import keep_memory
-from spiky_rl.classification.training import logits, over_time
+from spiky_rl.classification import samples
+from spiky_rl.classification.samples import Samples
+from spiky_rl.classification.split import Split, split, subset
+from spiky_rl.classification.training import EVALUATED, logits, over_time
 from spiky_rl.cli import common
-from spiky_rl.cli.classify import DATASETS, HOST
-from spiky_rl.config import files
+from spiky_rl.cli.classify_settings import HOST, dataset_of, given_of
+from spiky_rl.config import files, registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.datasets import samples
-from spiky_rl.datasets.events import MissingData
-from spiky_rl.datasets.samples import Samples
-from spiky_rl.datasets.split import Split, stratified
+from spiky_rl.connections.convolutional import Convolutional
+from spiky_rl.datasets._events import MissingData
 from spiky_rl.networks.base import SpikingNetwork
 
-DATASET = "nmnist"
-AGENT: str = DATASETS[DATASET]["agent"]
-BINS: int = DATASETS[DATASET]["bins"]
-HELD_OUT = 200
-RECORDINGS = 1000
-"""Simulated where there are no real ones."""
+DATASET, SYNTHETIC = "nmnist", "nmnist_synthetic"
 BATCH = 50
-BASE = "snntorch"
-"""Whose time ratios are relative to."""
+PEER, COUNTED = "snntorch", "snntorch_counts"
+"""What the names of snnTorch's contenders begin with; the one that learns by another loss, and so is not one to beat."""
 RATES = (0.8, 0.2)
 """Share of steps at which an output neuron should spike: the right class's, and the others'."""
 
@@ -57,10 +57,28 @@ def parser() -> argparse.ArgumentParser:
         description="Train a classifier of event recordings and snnTorch's, side by side.",
     )
     add = found.add_argument
-    add("--data", type=Path, help="folder of the datasets; without N-MNIST there, recordings are simulated")
+    add(
+        "--dataset",
+        default=DATASET,
+        metavar="NAME",
+        help=f"what is classified: {', '.join(registry.names('datasets'))}, or path/file.py:Class",
+    )
+    add(
+        "--data",
+        type=Path,
+        help="folder of the datasets; where none is named and N-MNIST is not there, it is simulated",
+    )
+    add(
+        "--recordings",
+        type=common.positive,
+        metavar="N",
+        help="use N of them, of every class its share, the same for everyone",
+    )
     add("--epochs", type=common.positive, default=10, help="passes over the recordings")
     add("--seeds", type=seeds, default=[0, 1, 2], metavar="N,N", help="of weights and order; default: 0,1,2")
     add("--json", type=Path, metavar="FILE", help="result; if not given, logs/bench/<time>_classify.json")
+    add("overrides", nargs="*", metavar="key=value", help="dataset.x=v")
+    found.set_defaults(bins=None, binary=None)
     return found
 
 
@@ -72,9 +90,9 @@ def seeds(text: str) -> list[int]:
     return found
 
 
-def spiky_rl(seed: int, inputs: Sequence[int], classes: int) -> tuple[SpikingNetwork, float]:
-    """The agent's network, freshly drawn, and its learning rate."""
-    spec = resolve_agent(AGENT, DATASET, HOST, [])
+def spiky_rl(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tuple[SpikingNetwork, float]:
+    """An agent's network, freshly drawn, and its learning rate."""
+    spec = resolve_agent(agent, DATASET, HOST, [])
     assert spec.network is not None
     torch.manual_seed(seed)
     network = spec.network.build(inputs=tuple(inputs), outputs=classes)
@@ -98,11 +116,18 @@ class Ours(torch.nn.Module):
 
 
 class SnnTorch(Ours):
-    """snnTorch's network as its tutorial writes it, with a copy of our weights; the readout is linear, as ours is."""
+    """snnTorch's network with a copy of our weights; the readout is linear, as ours is.
 
-    def __init__(self, network: SpikingNetwork) -> None:
+    As its tutorial writes it, step by step, or ``folded``: each layer's currents of all steps at once, and then its neurons over time.
+    The maps of convolutions may lie with their channels ``last``, and products be of ``bfloat16`` by autocast.
+    """
+
+    def __init__(
+        self, network: SpikingNetwork, folded: bool = False, last: bool = False, bfloat16: bool = False
+    ) -> None:
         super().__init__(network)
         del self.network
+        self.folded, self.autocast = folded, bfloat16
         leaky = importlib.import_module("snntorch").Leaky
         surrogate: Any = network.surrogate
         gradient = importlib.import_module("snntorch.surrogate").atan(alpha=surrogate.slope)
@@ -112,25 +137,45 @@ class SnnTorch(Ours):
         def cell() -> torch.nn.Module:
             return leaky(beta=neuron.number("tau"), threshold=neuron.number("threshold"), spike_grad=gradient)
 
-        self.maps = layers[0].connection.inputs
+        first = layers[0].connection
+        self.maps = first.inputs if isinstance(first, Convolutional) else (-1,)
         self.stages = torch.nn.ModuleList(_stage(layer.connection, cell()) for layer in layers)
         self.readout = torch.nn.Linear(network.readout.in_features, network.readout.out_features)
         self.readout.load_state_dict(network.readout.state_dict())
         self.last = cell()
+        if last:
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, frames: Tensor) -> Tensor:  # noqa: D102
-        return torch.stack([self.readout(spikes) for spikes in self.spikes(frames)]).mean(0)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            if self.folded:
+                return self.readout(self.all_spikes(frames)).mean(0).float()
+            return torch.stack([self.readout(spikes) for spikes in self.spikes(frames)]).mean(0).float()
 
     def spikes(self, frames: Tensor) -> Iterator[Tensor]:
         """Spikes of the last hidden layer, [B, N] for each step."""
         potentials: list[Tensor | None] = [None] * len(self.stages)
         for frame in frames:
-            signal = frame.view(-1, *self.maps)
+            signal = frame.view(-1, *self.maps) if len(self.maps) > 1 else frame
             for i, stage in enumerate(self.stages):
                 current = stage.get_submodule("current")(signal)
                 start = torch.zeros_like(current) if potentials[i] is None else potentials[i]
                 signal, potentials[i] = stage.get_submodule("neuron")(current, start)
             yield signal.flatten(1)
+
+    def all_spikes(self, frames: Tensor) -> Tensor:
+        """Spikes of the last hidden layer, [T, B, N]."""
+        steps, batch, _ = frames.shape
+        signal = frames.reshape(-1, *self.maps) if len(self.maps) > 1 else frames.flatten(0, 1)
+        for stage in self.stages:
+            current = stage.get_submodule("current")(signal)
+            currents, found = current.unflatten(0, (steps, batch)), []
+            potential = torch.zeros_like(currents[0])
+            for own in currents:
+                spikes, potential = stage.get_submodule("neuron")(own, potential)
+                found.append(spikes)
+            signal = torch.cat(found)
+        return signal.flatten(1).unflatten(0, (steps, batch))
 
 
 class Counted(SnnTorch):
@@ -153,7 +198,12 @@ class Counted(SnnTorch):
 
 
 def _stage(link: Any, neuron: torch.nn.Module) -> torch.nn.ModuleDict:
-    """A convolution with these weights, its pooling, and the neuron."""
+    """A connection with these weights, its pooling, and the neuron."""
+    if not isinstance(link, Convolutional):
+        inputs, outputs = link.weight.shape
+        linear = torch.nn.Linear(inputs, outputs)
+        linear.load_state_dict({"weight": link.weight.t(), "bias": link.bias})
+        return torch.nn.ModuleDict({"current": linear, "neuron": neuron})
     outputs, channels, size, _ = link.weight.shape
     convolution = torch.nn.Conv2d(channels, outputs, size, link.stride, link.padding)
     convolution.load_state_dict({"weight": link.weight, "bias": link.bias})
@@ -163,9 +213,13 @@ def _stage(link: Any, neuron: torch.nn.Module) -> torch.nn.ModuleDict:
 
 CONTENDERS: Mapping[str, Callable[[SpikingNetwork], Ours]] = {
     "spiky_rl": Ours,
-    BASE: SnnTorch,
-    "snntorch_counts": Counted,
+    PEER: SnnTorch,
+    f"{PEER}_folded": partial(SnnTorch, folded=True),
+    f"{PEER}_folded_last": partial(SnnTorch, folded=True, last=True),
+    f"{PEER}_folded_last_bfloat16": partial(SnnTorch, folded=True, last=True, bfloat16=True),
+    COUNTED: Counted,
 }
+"""snnTorch's: step by step; folded over time; so with channels last; that in bfloat16; and with its tutorial's output and loss."""
 
 
 @dataclass
@@ -185,12 +239,11 @@ class Run:
 class Race:
     """All contenders with one seed."""
 
-    def __init__(self, held: Samples, split: Split, seed: int) -> None:
-        self.frames, self.labels = torch.tensor(held.frames).float(), torch.tensor(held.labels)
-        self.split, self.seed = split, seed
+    def __init__(self, agent: str, held: Samples, parted: Split, seed: int) -> None:
+        self.held, self.parted, self.seed = held, parted, seed
         self.modules: dict[str, Ours] = {}
         for name, build in CONTENDERS.items():
-            network, self.learning_rate = spiky_rl(seed, held.shape, held.classes)
+            network, self.learning_rate = spiky_rl(agent, seed, held.shape, len(held.classes))
             self.modules[name] = build(network)
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), self.learning_rate)
@@ -202,8 +255,8 @@ class Race:
         """Train all, each epoch in turns of another order."""
         shuffle = torch.Generator().manual_seed(self.seed)
         for epoch in range(epochs):
-            train = torch.from_numpy(self.split.train)
-            order = train[torch.randperm(len(train), generator=shuffle)]
+            train = torch.from_numpy(self.parted.train)
+            order = train[torch.randperm(len(train), generator=shuffle)].numpy()
             first = epoch % len(self.runs)
             for run in self.runs[first:] + self.runs[:first]:
                 loss, seconds = self._learn(run.contender, order)
@@ -212,11 +265,15 @@ class Race:
                 run.accuracy.append(self.accuracy(run.contender))
         return self.runs
 
-    def _learn(self, name: str, order: Tensor) -> tuple[float, float]:
+    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Frames [T, B, O] and labels [B]."""
+        return over_time(self.held.frames(indices)).contiguous(), torch.from_numpy(self.held.labels[indices])
+
+    def _learn(self, name: str, order: np.ndarray) -> tuple[float, float]:
         """One pass over the recordings in this order; returns the mean loss and the process time."""
         module, optimiser, losses, seconds = self.modules[name], self.optimisers[name], [], 0.0
-        for indices in order.split(BATCH):
-            frames, labels = over_time(self.frames[indices]).contiguous(), self.labels[indices]
+        for i in range(0, len(order), BATCH):
+            frames, labels = self.batch(order[i : i + BATCH])
             start = time.process_time()
             loss = module.loss(module(frames), labels)
             optimiser.zero_grad()
@@ -227,11 +284,15 @@ class Race:
         return statistics.fmean(losses), seconds
 
     def accuracy(self, name: str) -> float:
-        """Part of the held-out recordings that is told right."""
+        """Share of the recordings to test on that is told right."""
+        right, test = 0, self.parted.test
         with torch.no_grad():
-            output = self.modules[name](over_time(self.frames[self.split.test]))
-        counts = output.sum(0) if output.ndim == 3 else output
-        return (counts.argmax(1) == self.labels[self.split.test]).float().mean().item()
+            for i in range(0, len(test), EVALUATED):
+                frames, labels = self.batch(test[i : i + EVALUATED])
+                output = self.modules[name](frames)
+                counts = output.sum(0) if output.ndim == 3 else output
+                right += int((counts.argmax(1) == labels).sum())
+        return right / len(test)
 
 
 def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -244,22 +305,25 @@ def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
         error = statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else None
         row = {"contender": name, "accuracy": statistics.fmean(last), "standard_error": error}
         found.append({**row, "seconds": statistics.median(times), "spread": quarters[2] - quarters[0]})
-    [base] = [row["seconds"] for row in found if row["contender"] == BASE]
+    base = min(
+        row["seconds"] for row in found if row["contender"].startswith(PEER) and row["contender"] != COUNTED
+    )
     return [{**row, "ratio": base / row["seconds"]} for row in found]
 
 
-def header(held: Samples, split: Split, epochs: int, keeps_memory: bool) -> str:
+def header(agent: str, held: Samples, parted: Split, epochs: int, keeps_memory: bool) -> str:
     """What is trained, on what and how, and what the columns mean."""
     what = f"synthetic recordings ({held.synthetic}), not N-MNIST" if held.synthetic else held.name
     lines = [
-        f"{AGENT} on {what}: {len(split.train)} to learn from, {len(split.test)} held out, {held.frames.shape[1]} bins",
+        f"{agent} on {what}: {len(parted.train)} to learn from, {len(parted.test)} to test on, {held.size[0]} frames",
         f"{epochs} epochs, batches of {BATCH}, Adam, {bench_plot.processor()}, 1 thread, torch {torch.__version__},"
         f" snntorch {importlib.metadata.version('snntorch')}",
-        "accuracy  of those held out after the last epoch: mean over seeds; ± standard error",
+        "accuracy  of those to test on after the last epoch, which nothing is chosen by: mean over seeds; ± standard error",
         "s         median process CPU time of learning in an epoch, contenders in turns; ± interquartile range",
-        f"ratio     {BASE}'s time / contender's: above 1 is faster",
-        f"{BASE}: the same weights, layers and loss in its own loop over time; it resets one step later",
-        f"snntorch_counts: its tutorial's output neurons and loss, counts to be {RATES[0]:.0%} and {RATES[1]:.0%} of the steps",
+        "ratio     time of the fastest of snnTorch / contender's: above 1 is faster",
+        f"{PEER}: the same weights, layers and loss in its own loop over time; it resets one step later",
+        "_folded: a layer's currents of all steps at once, then its neurons; _last: channels last; _bfloat16: autocast",
+        f"{COUNTED}: its tutorial's output neurons and loss, counts to be {RATES[0]:.0%} and {RATES[1]:.0%} of the steps",
     ]
     if keeps_memory:
         lines.append("malloc    keeps what is freed (mallopt), so that page faults do not decide")
@@ -268,51 +332,51 @@ def header(held: Samples, split: Split, epochs: int, keeps_memory: bool) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """A line for each contender."""
-    lines = [f"{'':18}{'accuracy':>10}{'±':>8}{'s':>10}{'±':>5}{'ratio':>8}"]
+    lines = [f"{'':32}{'accuracy':>10}{'±':>8}{'s':>10}{'±':>5}{'ratio':>8}"]
     for row in rows:
         error = "" if row["standard_error"] is None else f"{row['standard_error']:.1%}"
         times = f"{row['seconds']:10.3f}{row['spread'] / row['seconds']:5.0%}{row['ratio']:8.2f}"
-        lines.append(f"{row['contender']:18}{row['accuracy']:10.1%}{error:>8}{times}")
+        lines.append(f"{row['contender']:32}{row['accuracy']:10.1%}{error:>8}{times}")
     return "\n".join(lines) + "\n"
 
 
-def load(data: Path | None) -> Samples:
-    """N-MNIST from the folder, or simulated where no folder is named and there is none. Raises UserError."""
-    folder = samples.data_folder(data)
+def load(args: argparse.Namespace) -> tuple[str, Samples]:
+    """The agent that is trained, and the recordings: N-MNIST's are simulated where no folder is named and there are none.
+
+    Raises UserError.
+    """
+    folder, given = samples.data_folder(args.data), given_of(args)
     try:
-        return samples.load(DATASET, folder, BINS)
-    except MissingData:
-        if data is not None:
-            raise UserError(
-                f"--data: N-MNIST is not in {str(data)!r}; scripts/classify.py --dataset {DATASET} --download fetches it,"
-                " and without --data recordings are simulated"
-            ) from None
-        return samples.load(DATASET, folder, BINS, synthetic=RECORDINGS)
+        name, dataset = args.dataset, dataset_of(args.dataset, given).build(data=folder)
+    except MissingData as error:
+        if args.data is not None or args.dataset != DATASET:
+            raise UserError(f"--data: {error}") from None
+        name, dataset = SYNTHETIC, dataset_of(SYNTHETIC, given).build(data=folder)
+    return dataset.agent, samples.load(name, dataset, subset(dataset.recordings, args.recordings, None))
 
 
 def bench(argv: list[str]) -> int:
     """Train, print, write. Raises UserError before anything is trained."""
-    args = parser().parse_args(argv)
+    args = parser().parse_intermixed_args(argv)
     if importlib.util.find_spec("snntorch") is None:
         raise UserError("bench.py classify: snntorch is not installed; install it with: pip install snntorch")
     path = args.json or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}_classify.json")
     files.require_file("--json", path, (".json",))
     common.setup_logging(False)
-    held = load(args.data)
-    apart = held.of_test if held.of_test.any() and not held.of_test.all() else None
-    split = stratified(held.labels, HELD_OUT, 0, apart)
+    agent, held = load(args)
+    parted = split(held.labels, held.parts, None, 0, 0)
     torch.set_num_threads(1)
-    print(header(held, split, args.epochs, keep_memory()), flush=True)
+    print(header(agent, held, parted, args.epochs, keep_memory()), flush=True)
     runs: list[Run] = []
     for seed in args.seeds:
-        runs += Race(held, split, seed).run(args.epochs)
+        runs += Race(agent, held, parted, seed).run(args.epochs)
         rows = summary(runs)
         result = {
-            "agent": AGENT,
+            "agent": agent,
             "data": held.name,
             "synthetic": held.synthetic,
             "digest": held.digest,
-            "split": split.digest,
+            "split": parted.digest,
             "processor": bench_plot.processor(),
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -55,6 +55,7 @@ KINDS = {
         "Backends",
         "What runs neurons and connections; what one cannot do, the torch reference does in its place.",
     ),
+    "datasets": ("Datasets", "Recordings of event sensors that are classified, and your own."),
     "agents": (
         "Agents",
         "YAML files that name a network, a learning rule and what differs from Isaac Lab's own PPO.",
@@ -114,6 +115,9 @@ def sections_of(kind: str, folder: Path) -> Iterator[str]:
             pictures.save(figure, folder / f"{kind}_{name}.svg")
             caption = html.escape((pictures.PAINTERS[kind].__doc__ or "").strip())
             parts.append(f"![{name}: {caption}](pictures/{kind}_{name}.svg){{ .drawing }}")
+        if about := getattr(cls, "about", None):
+            rows = "\n".join(f"| {key} | {cell(value)} |" for key, value in about())
+            parts.append(f"| declared | |\n| --- | --- |\n{rows}")
         yield "\n\n".join([*parts, options(cls), source(kind, module.__file__)])
 
 

@@ -139,6 +139,7 @@ KINDS = {
     "plasticities": "what changes a reservoir as it runs",
     "targets": "what a trained policy is exported to",
     "backends": "what runs neurons and connections",
+    "datasets": "recordings that are classified",
     "agents": "a network, a rule, and PPO's numbers",
     "tasks": "a task of Isaac Lab's and its budget",
 }

@@ -1,6 +1,8 @@
 """Train a classifier: ``python scripts/classify.py --dataset nmnist --agent lif_conv_classifier``."""
 
-from spiky_rl.cli.classify import main
-
 if __name__ == "__main__":
+    try:
+        from spiky_rl.cli.classify import main
+    except KeyboardInterrupt:  # while it is loaded
+        raise SystemExit(130) from None
     raise SystemExit(main())

@@ -1,1 +1,1 @@
-"""Training of classifiers of event recordings."""
+"""Classifiers of event recordings: their samples and splits, training, and what a run leaves."""

@@ -1,18 +1,32 @@
-"""What a classification leaves: its specification and ``result.json``."""
+"""What a classification leaves: its specification, its checkpoints, the list of its recordings and ``result.json``."""
 
 from __future__ import annotations
 
-import argparse
+import csv
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from spiky_rl.classification.training import Trainer
+from spiky_rl.classification.samples import Samples
+from spiky_rl.classification.split import Split
+from spiky_rl.classification.training import Trainer, confusion, scores, seen
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common import runs
+from spiky_rl.hosts.common.checkpoints import read_checkpoint, write_checkpoint
+
+
+def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
+    """Write a checkpoint, atomically."""
+    write_checkpoint(path, {**trainer.state(), "infos": {"spiky_rl": {"identity": identity}}})
+
+
+def read(path: Path, device: str) -> dict[str, Any]:
+    """A checkpoint's content. Raises CheckpointError for anything else."""
+    return read_checkpoint(str(path), device, "classify")
 
 
 def write_spec(folder: Path, spec: AgentSpec) -> None:
@@ -22,27 +36,67 @@ def write_spec(folder: Path, spec: AgentSpec) -> None:
     files.write(folder / "params" / "spec.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
 
 
+def write_recordings(folder: Path, samples: Samples, split: Split) -> None:
+    """Which recordings were used, and as what: ``--ids`` takes the file for the same ones and the same split."""
+    rows = zip(samples.names, samples.labels, split.part(len(samples)), strict=True)
+    write_csv(
+        folder / "params" / "recordings.csv",
+        [
+            ("recording", "label", "part"),
+            *((name, samples.classes[label], part) for name, label, part in rows),
+        ],
+    )
+
+
+def write_csv(path: Path, rows: list[tuple[Any, ...]]) -> None:
+    """Write rows, the first of them names of columns."""
+
+    def fill(beside: Path) -> None:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows)
+
+    files.write(path, fill)
+
+
 def write_result(
-    folder: Path, trainer: Trainer, args: argparse.Namespace, spec: AgentSpec, outcome: str
+    folder: Path,
+    trainer: Trainer,
+    settings: Mapping[str, Any],
+    spec: AgentSpec,
+    outcome: str,
+    changed: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Write ``result.json``; returns its content. The best accuracy is chosen on what is held out, the final one is not."""
-    held, history = trainer.samples, trainer.history
+    """Write ``result.json``; returns its content.
+
+    The test set is seen here, once, and only by a training that finished: by the network of the epoch that the validation set chose.
+    """
+    held, history, split = trainer.samples, trainer.history, trainer.split
+    finished = outcome == "finished"
+    best = trainer.choose() if finished else history.best
     layers, rate, operations = trainer.observe()
-    steps = held.frames.shape[1]
+    steps, _ = seen(held.size, trainer.settings.frames)
+    counts, accuracy = None, None
+    if finished:
+        found = scores(trainer.network, held, split.test, trainer.device, trainer.settings.frames).argmax(1)
+        counts = confusion(held.labels[split.test], found, len(held.classes))
+        accuracy = float(counts.trace() / counts.sum())
     result = {
         "dataset": held.name,
         "agent": spec.name,
-        "seed": args.seed,
+        "seed": settings["flags"]["seed"],
         "device": trainer.device,
         "outcome": outcome,
         "synthetic": held.synthetic or None,
-        "accuracy": history.accuracy[-1],
-        "accuracy_best": max(history.accuracy),
-        "accuracy_train": history.accuracy_train[-1],
-        "loss": history.loss[-1],
+        "accuracy": accuracy,
+        "accuracy_validation": history.accuracy_validation[best],
+        "accuracy_train": history.accuracy_train[best],
+        "loss": history.loss[best],
+        "epoch": best + 1,
         "epochs": len(history.loss),
-        "samples_train": len(trainer.split.train),
-        "samples_held_out": len(trainer.split.test),
+        "samples_train": len(split.train),
+        "samples_validation": len(split.validation),
+        "samples_test": len(split.test),
+        "skipped": list(held.skipped),
         "steps": steps,
         "seconds_total": sum(history.seconds),
         "seconds_per_epoch": sum(history.seconds) / len(history.seconds),
@@ -50,13 +104,13 @@ def write_result(
         "firing": [vars(layer) for layer in layers],
         "synops_per_step": operations,
         "synops_per_sample": operations * steps,
-        "confusion": trainer.confusion().tolist(),
+        "classes": list(held.classes),
+        "confusion": None if counts is None else counts.tolist(),
         "data_hash": held.digest,
-        "split": args.split,
-        "split_hash": trainer.split.digest,
+        "split_hash": split.digest,
         "spec_hash": spec.digest,
-        "settings": {**vars(trainer.settings), "bins": args.bins, "binary": args.binary},
-        "overrides": args.overrides,
+        "settings": {**settings, "learning_rate": trainer.settings.learning_rate},
+        "changed": dict(changed),
         "history": vars(history),
         "versions": {**runs.versions(), "numpy": importlib.metadata.version("numpy")},
     }

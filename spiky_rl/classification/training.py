@@ -1,13 +1,15 @@
-"""Training a classifier: one step of it, which a benchmark can call, and epochs of them over held-out data.
+"""Training a classifier: one step of it, which a benchmark can call, and epochs of them, of which a validation set chooses the best.
 
-The class is the largest mean feature over the control steps; the loss is the cross-entropy of those means.
+The class is the largest mean feature over the control steps; the loss is the cross-entropy of those means. The test set is seen once,
+when the epoch has been chosen.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,8 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spiky_rl.datasets.samples import Samples
-from spiky_rl.datasets.split import Split
+from spiky_rl.classification.samples import Samples
+from spiky_rl.classification.split import Split
 from spiky_rl.hosts.common.checkpoints import random_state, restore_random_state
 from spiky_rl.metrics.spikes import Firing, firing, mean_rate
 from spiky_rl.metrics.synops import effective_operations
@@ -26,7 +28,7 @@ from spiky_rl.networks.base import Record, SpikingNetwork
 EVALUATED = 200
 """Samples that pass through the network at once without gradients."""
 OBSERVED = 50
-"""Held-out samples that firing rates and operations are measured on, at most."""
+"""Samples that firing rates and operations are measured on, at most."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class Settings:
     """Pixels that a sample is moved by at most, in rows and in columns, each time it is seen."""
     rotation: float
     """Degrees that it is turned by at most."""
+    patience: int = 0
+    """Epochs without a better accuracy on the validation set after which training ends; 0: it never ends early."""
+    frames: str = "turn"
+    """How a recording's frames are seen: in ``turn``, as their ``sum``, or in a ``stack`` of channels."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +61,8 @@ class Epoch:
     loss: float
     accuracy_train: float
     """Share of training samples that were classified right: as they were learned from, augmented, by the weights of that step."""
-    accuracy: float
-    """Share of held-out samples that are classified right."""
+    accuracy_validation: float | None
+    """Share of the validation set that is classified right; None: there is no such set."""
     seconds: float
     """Wall time of learning."""
     layers: list[Firing]
@@ -72,13 +78,25 @@ class History:
 
     loss: list[float] = field(default_factory=list)
     accuracy_train: list[float] = field(default_factory=list)
-    accuracy: list[float] = field(default_factory=list)
+    accuracy_validation: list[float | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
     def add(self, epoch: Epoch) -> None:
         """Append an epoch's values."""
         for key, values in vars(self).items():
             values.append(getattr(epoch, key))
+
+    @property
+    def best(self) -> int:
+        """The last epoch of the highest accuracy on the validation set; the last of all, where there is no such set."""
+        known = [value for value in self.accuracy_validation if value is not None]
+        return len(self.loss) - 1 - (known[::-1].index(max(known)) if known else 0)
+
+    @property
+    def stale(self) -> int:
+        """Epochs since the accuracy on the validation set was raised for the last time."""
+        known = [value for value in self.accuracy_validation if value is not None]
+        return len(known) - 1 - known.index(max(known)) if known else 0
 
 
 def logits(network: SpikingNetwork, frames: Tensor, record: Record | None = None) -> Tensor:
@@ -125,9 +143,19 @@ def augmented(frames: Tensor, shift: float, rotation: float) -> Tensor:
     return functional.grid_sample(flat, grid.to(frames), align_corners=False).reshape(frames.shape)
 
 
-def over_time(frames: Tensor) -> Tensor:
-    """Samples [B, T, C, H, W] as a network takes them, [T, B, O]."""
+def over_time(frames: Tensor, how: str = "turn") -> Tensor:
+    """Samples [B, T, C, H, W] as a network takes them, [T, B, O]; as one frame, [1, B, O], if they are summed or stacked."""
+    if how == "sum":
+        frames = frames.sum(1, keepdim=True)
+    elif how == "stack":
+        frames = frames.flatten(1, 2).unsqueeze(1)
     return frames.transpose(0, 1).flatten(2)
+
+
+def seen(size: tuple[int, int, int, int], how: str) -> tuple[int, tuple[int, int, int]]:
+    """Of samples of T frames [C, H, W]: how many frames a network takes one after another, and the shape of each."""
+    steps, channels, *pixels = size
+    return (steps if how == "turn" else 1), (channels * (steps if how == "stack" else 1), *pixels)  # type: ignore[return-value]
 
 
 class Trainer:
@@ -140,32 +168,25 @@ class Trainer:
         self.settings, self.device = settings, device
         self.optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
         self.history = History()
-
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Frames [B, T, C, H, W] and labels [B] of samples."""
-        frames = np.asarray(self.samples.frames[indices], np.float32)
-        labels = torch.from_numpy(self.samples.labels[indices])
-        return torch.from_numpy(frames).to(self.device), labels.to(self.device)
+        self.best: dict[str, Any] = {}
+        """The network of the best epoch."""
 
     def epochs(self) -> Iterator[Epoch]:
-        """Train to the last epoch. Raises FloatingPointError where the loss is no number."""
+        """Train to the last epoch, or an early end. Raises FloatingPointError where the loss is no number."""
         for index in range(len(self.history.loss), self.settings.epochs):
+            if self.settings.patience and self.history.stale >= self.settings.patience:
+                return
             started = time.perf_counter()
             loss, right = self._learn(index)
             seconds = time.perf_counter() - started
             layers, rate, operations = self.observe()
+            chosen = accuracy(self, self.split.validation) if len(self.split.validation) else None
             epoch = Epoch(
-                index,
-                self.settings.epochs - 1,
-                loss,
-                right,
-                self.accuracy(),
-                seconds,
-                layers,
-                rate,
-                operations,
+                index, self.settings.epochs - 1, loss, right, chosen, seconds, layers, rate, operations
             )
             self.history.add(epoch)
+            if self.history.best == index:
+                self.best = {key: value.detach().clone() for key, value in self.network.state_dict().items()}
             yield epoch
 
     def _learn(self, index: int) -> tuple[float, float]:
@@ -174,65 +195,120 @@ class Trainer:
         order = train[torch.randperm(len(train)).numpy()]
         batches = [order[i : i + settings.batch_size] for i in range(0, len(order), settings.batch_size)]
         told = torch.zeros(2, dtype=torch.double, device=self.device)
-        for i, indices in enumerate(batches):
+        for i, (frames, labels) in enumerate(loaded(self.samples, batches, self.device)):
             for group in self.optimiser.param_groups:
                 group["lr"] = self._learning_rate((index + i / len(batches)) / settings.epochs)
-            frames, labels = self.batch(indices)
-            frames = over_time(augmented(frames, settings.shift, settings.rotation))
+            frames = over_time(augmented(frames, settings.shift, settings.rotation), settings.frames)
             loss, count = training_step(
                 self.network, self.optimiser, frames, labels, settings.label_smoothing
             )
-            told += torch.stack([loss * len(indices), count])
-        loss, accuracy = (told / len(order)).tolist()
+            told += torch.stack([loss * len(labels), count])
+        loss, right = (told / len(order)).tolist()
         if not math.isfinite(loss):
             raise FloatingPointError(f"epoch {index}: the loss is {loss}; the last good checkpoint is kept")
-        return loss, accuracy
+        return loss, right
 
     def _learning_rate(self, done: float) -> float:
         """When this part of all epochs is done."""
         rate = self.settings.learning_rate
         return 0.5 * rate * (1.0 + math.cos(math.pi * done)) if self.settings.schedule == "cosine" else rate
 
-    def predictions(self) -> np.ndarray:
-        """The class of every held-out sample."""
-        found, test = [], self.split.test
-        with torch.no_grad():
-            for i in range(0, len(test), EVALUATED):
-                frames, _ = self.batch(test[i : i + EVALUATED])
-                found.append(logits(self.network, over_time(frames)).argmax(1).cpu().numpy())
-        return np.concatenate(found)
-
-    def accuracy(self) -> float:
-        """Part of the held-out samples that is told right."""
-        return float((self.predictions() == self.samples.labels[self.split.test]).mean())
-
-    def confusion(self) -> np.ndarray:
-        """Held-out samples by their class (rows) and what they were taken for (columns)."""
-        found = np.zeros((self.samples.classes, self.samples.classes), np.int64)
-        np.add.at(found, (self.samples.labels[self.split.test], self.predictions()), 1)
-        return found
-
     def observe(self) -> tuple[list[Firing], float, float]:
-        """Firing by layer, mean rate and operations per control step, over some held-out samples."""
+        """Firing by layer, mean rate and operations per control step, over some samples that are not learned from, if there are."""
         record = Record()
-        frames, _ = self.batch(self.split.test[:: max(1, len(self.split.test) // OBSERVED)])
+        few = self.split.validation if len(self.split.validation) else self.split.train
+        ((frames, _),) = loaded(self.samples, [few[:: max(1, len(few) // OBSERVED)]], self.device)
         with torch.no_grad():
-            logits(self.network, over_time(frames), record)
+            logits(self.network, over_time(frames, self.settings.frames), record)
         layers = firing(record)
         return layers, mean_rate(layers, record), effective_operations(record)
+
+    def choose(self) -> int:
+        """Take the network of the best epoch; returns which that is."""
+        self.network.load_state_dict(self.best)
+        return self.history.best
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs to go on as if nothing had happened, as plain data and tensors."""
         return {
             "network": self.network.state_dict(),
+            "best": self.best,
             "optimizer": self.optimiser.state_dict(),
             "history": asdict(self.history),
             "random": random_state(self.device),
+            "learned": torch.from_numpy(learned(self.samples, self.split)),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""
         self.network.load_state_dict(state["network"])
+        self.best = state["best"]
         self.optimiser.load_state_dict(state["optimizer"])
         self.history = History(**state["history"])
         restore_random_state(state["random"], self.device)
+
+
+def learned(samples: Samples, split: Split) -> np.ndarray:
+    """Hashes of all recordings that a network learned from or was chosen by, int64."""
+    return np.sort(samples.digests[np.concatenate([split.train, split.validation])].view(np.int64))
+
+
+def loaded(samples: Samples, batches: Sequence[np.ndarray], device: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Frames [B, T, C, H, W] and labels [B] of each batch of samples, on the device.
+
+    For a GPU the events of the next batch are gathered into pinned memory while it works, and become frames there.
+    """
+    pinned = device.startswith("cuda") and torch.cuda.is_available()
+
+    def gathered(indices: np.ndarray) -> tuple[Any, Any]:
+        parts = samples.flat(indices), samples.labels[indices]
+        return (_pinned(parts[0]), _pinned(parts[1])) if pinned else parts
+
+    def moved(parts: tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+        places = torch.as_tensor(parts[0]).to(device, non_blocking=pinned)
+        labels = torch.as_tensor(parts[1]).to(device, non_blocking=pinned)
+        return samples.filled(places, len(labels)), labels
+
+    if device == "cpu":
+        yield from (moved(gathered(indices)) for indices in batches)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        ahead = pool.submit(gathered, batches[0]) if len(batches) else None
+        for following in (*batches[1:], None):
+            assert ahead is not None
+            parts = ahead.result()
+            if following is not None:
+                ahead = pool.submit(gathered, following)
+            yield moved(parts)
+
+
+def _pinned(values: np.ndarray) -> Tensor:
+    return torch.from_numpy(values).pin_memory()
+
+
+def scores(
+    network: SpikingNetwork, samples: Samples, indices: np.ndarray, device: str, how: str = "turn"
+) -> np.ndarray:
+    """How much speaks for each class of some samples, [samples, classes]: positive, one in sum."""
+    batches = [indices[i : i + EVALUATED] for i in range(0, len(indices), EVALUATED)]
+    with torch.no_grad():
+        found = [
+            logits(network, over_time(frames, how)).softmax(1)
+            for frames, _ in loaded(samples, batches, device)
+        ]
+        return torch.cat(found).cpu().numpy() if found else np.zeros((0, len(samples.classes)), np.float32)
+
+
+def accuracy(trainer: Trainer, indices: np.ndarray) -> float:
+    """Share of some of the trainer's samples that its network tells right."""
+    found = scores(trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frames).argmax(
+        1
+    )
+    return float((found == trainer.samples.labels[indices]).mean())
+
+
+def confusion(labels: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+    """How many samples of each class (rows) were taken for each (columns)."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, found), 1)
+    return counts

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ class EpochDisplay(Display):
 
     def __call__(self, epoch: Epoch) -> None:  # type: ignore[override]
         """Show an epoch."""
-        self.course.append(epoch.accuracy)
+        self.course.append(shown(epoch)[0])
         if self.live is not None:
             self.live.update(self._panel(epoch))
         else:
@@ -48,7 +48,8 @@ class EpochDisplay(Display):
         total, done = self.last - self.first + 1, iteration.index - self.first + 1
         table.add_row("epoch", f"{iteration.index + 1} of {iteration.last + 1}")
         table.add_row("", ProgressBar(total=total, completed=done, width=48))
-        table.add_row("accuracy", f"{iteration.accuracy:.1%} held out   {sparkline(self.course)}")
+        value, of = shown(iteration)
+        table.add_row("accuracy", f"{value:.1%} of {of}   {sparkline(self.course)}")
         table.add_row(
             "", f"{iteration.accuracy_train:.1%} of what is learned from, loss {iteration.loss:.3f}"
         )
@@ -60,10 +61,18 @@ class EpochDisplay(Display):
         return Panel(table, title=self.title, width=76)
 
 
+def shown(epoch: Epoch) -> tuple[float, str]:
+    """The accuracy that says most of an epoch, and of what it is."""
+    if epoch.accuracy_validation is None:
+        return epoch.accuracy_train, "what is learned from"
+    return epoch.accuracy_validation, "the validation set"
+
+
 def line(epoch: Epoch, remaining: str) -> str:
     """One epoch in one line."""
+    chosen = epoch.accuracy_validation
     return (
-        f"epoch {epoch.index + 1:3d}/{epoch.last + 1}  accuracy {epoch.accuracy:6.1%}  train {epoch.accuracy_train:6.1%}"
+        f"epoch {epoch.index + 1:3d}/{epoch.last + 1}  validation {'     -' if chosen is None else f'{chosen:6.1%}'}  train {epoch.accuracy_train:6.1%}"
         f"  loss {epoch.loss:6.3f}  firing {epoch.rate:5.1%}  {epoch.seconds:5.1f} s  {remaining} left"
     )
 
@@ -82,23 +91,25 @@ def write_epoch(board: Any, epoch: Epoch) -> None:
     """The scalars of an epoch."""
     scalars = {
         "Classification/loss": epoch.loss,
-        "Classification/accuracy": epoch.accuracy,
         "Classification/accuracy_train": epoch.accuracy_train,
         "Perf/seconds_learning": epoch.seconds,
         "Cost/operations_per_step": epoch.operations,
         "Spikes/rate": epoch.rate,
     }
+    if epoch.accuracy_validation is not None:
+        scalars["Classification/accuracy_validation"] = epoch.accuracy_validation
     for i, layer in enumerate(epoch.layers, start=1):
         scalars |= {f"Spikes/layer_{i}_{name}": value for name, value in vars(layer).items()}
     for name, value in scalars.items():
         board.add_scalar(name, value, epoch.index)
 
 
-def confusion_picture(matrix: np.ndarray, title: str) -> Figure:
+def confusion_picture(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
     """The matrix [classes, classes] as an image with its numbers."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.5, 5.2), layout="constrained")
+    matrix, side = np.asarray(counts), max(5.2, 0.3 * len(classes))
+    figure = Figure(figsize=(side + 0.3, side), layout="constrained")
     axes = figure.add_subplot()
     share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Greys", vmin=0.0, vmax=1.0)
@@ -106,37 +117,48 @@ def confusion_picture(matrix: np.ndarray, title: str) -> Figure:
         if count:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=8)
-    ticks = range(len(matrix))
-    axes.set(xlabel="taken for", ylabel="class", xticks=ticks, yticks=ticks, title=title)
+    turned = "vertical" if max(map(len, classes)) > 2 else "horizontal"
+    axes.set_xticks(range(len(classes)), classes, rotation=turned)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="taken for", ylabel="class", title=title)
     return figure
 
 
-def write_confusion(folder: Path, board: Any, matrix: np.ndarray, title: str, epoch: int) -> None:
+def write_confusion(
+    folder: Path, board: Any, counts: Sequence[Sequence[int]], classes: Sequence[str], title: str, epoch: int
+) -> None:
     """The picture into ``confusion.png`` and TensorBoard; a word instead where matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         log.warning("matplotlib is not installed: confusion.png is not drawn")
         return
-    figure = confusion_picture(matrix, title)
+    figure = confusion_picture(counts, classes, title)
     files.write(folder / "confusion.png", lambda beside: figure.savefig(beside, format="png", dpi=120))
     if board is not None:
         board.add_figure("Classification/confusion", figure, epoch)
 
 
-def summarise(result: dict[str, Any], args: argparse.Namespace) -> None:
-    """The end of a run on the terminal."""
-    words = ["--dataset", args.dataset, "--agent", args.agent, "--checkpoint", "latest", *args.overrides]
-    words += ["--synthetic"] if args.synthetic else []
-    words += ["--log_root", str(args.log_root)] if args.log_root != Path("logs") else []
+def summarise(result: dict[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
+    """The end of a run on the terminal; ``named``: words of the command line that a later one must repeat."""
     synthetic = f" ({result['synthetic']})" if result["synthetic"] else ""
     print(f"\n{result['agent']} on {result['dataset']}{synthetic}: {result['outcome']}")
-    print(
-        f"  accuracy         {result['accuracy']:.1%} of {result['samples_held_out']} held out, {result['accuracy_best']:.1%} at best"
-    )
+    chosen, of = result["accuracy_validation"], result["samples_validation"]
+    by = f", chosen by {chosen:.1%} of {of}" if chosen is not None else ""
+    if result["accuracy"] is None:
+        print(
+            f"  accuracy         not yet: the {result['samples_test']} to test on are seen once, at the end{by.replace(', chosen by', ';')}"
+        )
+    else:
+        print(f"  accuracy         {result['accuracy']:.1%} of the {result['samples_test']} to test on")
+        print(f"  epoch            {result['epoch']} of {result['epochs']}{by}")
     print(f"  firing rate      {result['firing_rate']:.1%} of all inner steps")
     print(f"  operations       {result['synops_per_sample']:,.0f} per sample")
     print(
         f"  time             {result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"
     )
-    print(f"  watch it         tensorboard --logdir {args.log_root}")
-    if result["outcome"] != "finished":
-        print(f"  go on            python scripts/classify.py {shlex.join(words)}")
+    print(f"  watch it         tensorboard --logdir {log_root}")
+    words = shlex.join(["--checkpoint", str(folder), *named])
+    if result["outcome"] == "stopped":
+        root = f" --log_root {shlex.quote(str(log_root))}" if log_root != Path("logs") else ""
+        print(f"  go on            python scripts/classify.py {words}{root}")
+    elif result["outcome"] == "finished":
+        print(f"  use it           python scripts/classify.py --predict {words} --data FOLDER")

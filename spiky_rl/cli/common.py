@@ -50,11 +50,18 @@ class UsageError(UserError):
     """A command line that asks for what cannot be."""
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Says what a flag is where it is not given, unless that is nothing, or the flag is a switch."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Exit code 2 and one line for a bad command line; prefixes of flags are not accepted."""
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs)
+        super().__init__(allow_abbrev=False, formatter_class=Help, **kwargs)
 
     def namespace(self, **given: Any) -> argparse.Namespace:
         """Arguments from a program, by name and with their types; the others have their defaults."""

@@ -143,6 +143,9 @@ def show_component(kind: str, name: str) -> None:
     import sys
 
     print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
+    if about := getattr(cls, "about", None):
+        print_columns(about())
+        print()
     rows = [("option", "default", "allowed", "meaning")]
     for key, option in declared(cls.Options).items():
         unit = option.unit if option.unit != "1" else ""

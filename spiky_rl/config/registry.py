@@ -37,6 +37,7 @@ ROOMS = {
     "networks": "networks",
     "targets": "deploy",
     "backends": "kernels/backends",
+    "datasets": "datasets",
 }
 """Kinds whose entries are Python files, and the room that holds them."""
 

@@ -176,6 +176,9 @@ class RunnerSettings(Settings):
     history: int = option(
         1, "control steps that an observation holds, the latest last; 1: as the task has it", low=1, high=1000
     )
+    frames: Literal["turn", "sum", "stack"] = option(
+        "turn", "of a classified recording: seen in turn, as their sum, or in a stack of channels"
+    )
     picture_interval: int = option(
         25, "iterations between spike rasters in TensorBoard", low=1, high=MOST_STEPS
     )

@@ -1,1 +1,1 @@
-"""Data that are classified: event recordings and digits, as frames in time."""
+"""Datasets: recordings of event sensors that are classified, one file each."""

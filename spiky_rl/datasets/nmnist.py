@@ -1,36 +1,27 @@
 """N-MNIST: 60,000 + 10,000 recordings of MNIST's digits by an ATIS sensor of 34 x 34 pixels that made three saccades.
 
 An event is 5 bytes: x, y, then the polarity in the highest bit and 23 bits of microseconds. y = 240 is no event: from there
-on 2^13 microseconds are to be added. The files lie in Train/<class>/NNNNN.bin and Test/<class>/NNNNN.bin, where NNNNN
-counts MNIST's images from 1. ``nmnist_*.npz`` is the same in one file: addr = (y*34 + x)*2 + p, dt = microseconds since the
-event before, off = first event of each recording, label.
+on 2^13 microseconds are to be added. The files lie in Train/<class>/NNNNN.bin and Test/<class>/NNNNN.bin, or in train.zip and
+test.zip, where NNNNN counts MNIST's images from 1. ``nmnist_*.npz`` is the same in one file: addr = (y*34 + x)*2 + p, dt =
+microseconds since the event before, off = first event of each recording, label, and id, which is NNNNN.
 
 Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1. Checksums: those that Tonic 1.5.0 (PyPI) checks the same two addresses by.
 """
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from collections.abc import Iterator
+import re
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.datasets.download import Archive
-from spiky_rl.datasets.events import (
-    EventFileError,
-    Events,
-    Files,
-    MissingData,
-    Recordings,
-    check_places,
-    read_bytes,
-)
+from spiky_rl.datasets._download import Archive
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
+from spiky_rl.datasets._store import Store
+from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE = 34
-OVERFLOW, OVERFLOW_US = 240, 1 << 13
-SIZE = 5
 _BASE = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files"
 ARCHIVES = (
     Archive(
@@ -56,92 +47,117 @@ FOLDERS = ("nmnist", "NMNIST", ".")
 """Where below the data folder it may lie."""
 
 
-def decode(data: bytes, path: Path) -> Events:
-    """The events in a recording's bytes. Raises EventFileError that names ``path`` and the byte."""
-    if len(data) % SIZE:
-        whole = len(data) // SIZE * SIZE
-        raise EventFileError(
-            f"{path}: byte {whole}: the last event has {len(data) - whole} of {SIZE} bytes; the file is truncated"
-        )
-    raw = np.frombuffer(data, np.uint8).reshape(-1, SIZE)
-    x, y, high, middle, low = (column.astype(np.int64) for column in raw.T)
-    t = ((high & 0x7F) << 16 | middle << 8 | low) + OVERFLOW_US * np.cumsum(y == OVERFLOW)
-    kept = y != OVERFLOW
-    events = Events(x[kept], y[kept], high[kept] >> 7, t[kept])
-    check_places(path, events, (SIDE, SIDE), SIZE * np.flatnonzero(kept))
-    return events
+class NMnist(Dataset):
+    """The dataset's own layout, packed or not, else one .npz."""
 
-
-class NMnist(Recordings):
-    """What all forms of it share."""
-
-    name = "nmnist"
-    sensor = (SIDE, SIDE)
-    classes = 10
+    title = "N-MNIST"
+    licence = "Creative Commons Attribution 4.0"
+    source = "https://doi.org/10.17632/468j46mzdv.1"
+    shape = (2, SIDE, SIDE)
     window = (0, 300_000)
+    classes = tuple("0123456789")
+    archives, home = ARCHIVES, FOLDERS[0]
+    shift, rotation = 2.0, 10.0
+    packed: _Packed | None = None
+
+    def find(self) -> list[Recording]:  # noqa: D102
+        for folder in (self.data / name for name in FOLDERS):
+            found = [r for archive in ARCHIVES for r in _part(folder, archive)]
+            if found:
+                return found
+            if held := sorted(folder.glob("nmnist_*.npz")):
+                self.packed = _Packed(held[0])
+                return self.packed.recordings()
+        raise MissingData(
+            f"N-MNIST is not in {str(self.data)!r}: pass --download to fetch it (1.2 GB), --data DIR if it lies elsewhere, or"
+            f" --dataset nmnist_synthetic to simulate it. By hand: get {' and '.join(a.name for a in ARCHIVES)} from"
+            f" {self.source} and put them into {str(self.data / self.home)!r}, packed or unpacked"
+        )
+
+    def read(self, recording: Recording) -> Events:  # noqa: D102
+        if self.packed is not None:
+            return self.packed.read(recording.row)
+        assert recording.store is not None
+        return decode(recording.store.read(recording.member), self.path(recording))
 
 
-class NMnistFiles(NMnist, Files):
-    """The dataset's own layout."""
+def _part(folder: Path, archive: Archive) -> list[Recording]:
+    """The recordings of Train or Test, from the folder, else from the archive."""
+    if (folder / archive.folder).is_dir():
+        store = Store(folder / archive.folder, f"{archive.folder}/")
+    elif (folder / archive.name).is_file():
+        store = Store(folder / archive.name)
+    else:
+        return []
+    part = "test" if archive.folder == "Test" else "train"
+    names = [(re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.names()]
+    found = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
+    if not found:
+        raise MissingData(f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it")
+    return found
 
-    suffix = ".bin"
 
-    def read(self, index: int) -> Events:  # noqa: D102
-        path = self.paths[index]
-        return decode(read_bytes(path), path)
-
-
-class NMnistPacked(NMnist):
-    """All recordings in one .npz; none of them is of the test set."""
+class _Packed:
+    """All recordings in one .npz; none of them is of the test set. Labels are read at once, events with the first recording."""
 
     def __init__(self, path: Path) -> None:
         """Raises EventFileError for a file that is damaged or does not hold such recordings."""
+        self.path, self.store = path, Store(path.parent)
+        self.labels, self.ids = self._arrays("label", "id")
+
+    def _arrays(self, *keys: str) -> list[np.ndarray]:
+        """Lists of whole numbers. Raises EventFileError."""
         try:
-            with np.load(path, allow_pickle=False) as held:
-                arrays = [np.asarray(held[key]) for key in ("addr", "dt", "off", "label")]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise EventFileError(f"{path}: no packed recordings, or damaged ones: {error}") from None
-        self.address, gaps, self.offsets, labels = arrays
-        if not all(array.ndim == 1 and array.dtype.kind in "iu" for array in arrays) or labels.size == 0:
+            with np.load(self.path, allow_pickle=False) as held:
+                count = len(held["label"])
+                arrays = [
+                    np.arange(1, count + 1) if key == "id" and key not in held else np.asarray(held[key])
+                    for key in keys
+                ]
+        except DAMAGE as error:
+            raise EventFileError(f"{self.path}: no packed recordings, or damaged ones: {error}") from None
+        for key, array in zip(keys, arrays, strict=True):
+            if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+                raise EventFileError(f"{self.path}: {key} must be a list of whole numbers that is not empty")
+        return arrays
+
+    def recordings(self) -> list[Recording]:
+        """One for each label."""
+        if len(self.ids) != len(self.labels):
             raise EventFileError(
-                f"{path}: addr, dt, off and label must be lists of whole numbers, none of them empty"
+                f"{self.path}: there are {len(self.ids)} of id and {len(self.labels)} of label"
             )
+        if unknown := sorted({*self.labels.tolist()} - {*range(10)}):
+            raise EventFileError(f"{self.path}: label {unknown[0]} is none of 0 to 9")
+        rows = zip(self.labels.tolist(), self.ids.tolist(), strict=True)
+        return [
+            Recording(f"Train/{label}/{number:05}", label, "train", self.store, self.path.name, row)
+            for row, (label, number) in enumerate(rows)
+        ]
+
+    @cached_property
+    def events(self) -> list[np.ndarray]:
+        """addr, dt and off. Raises EventFileError where they contradict each other."""
+        address, gaps, offsets = arrays = self._arrays("addr", "dt", "off")
         sound = (
-            len(self.offsets) == len(labels) + 1
-            and len(self.address) == len(gaps) == self.offsets[-1]
-            and self.offsets[0] == 0
-            and (np.diff(self.offsets) >= 0).all()
+            len(offsets) == len(self.labels) + 1
+            and len(address) == len(gaps) == offsets[-1]
+            and offsets[0] == 0
+            and (np.diff(offsets.astype(np.int64)) >= 0).all()
         )
         if not sound:
-            raise EventFileError(f"{path}: off does not divide addr and dt into as many recordings as labels")
-        if unknown := sorted({*labels.tolist()} - {*range(self.classes)}):
-            raise EventFileError(f"{path}: label {unknown[0]} is none of 0 to {self.classes - 1}")
-        outside = np.flatnonzero((self.address < 0) | (self.address >= SIDE * SIDE * 2))
+            raise EventFileError(
+                f"{self.path}: off does not divide addr and dt into as many recordings as labels"
+            )
+        outside = np.flatnonzero((address < 0) | (address >= SIDE * SIDE * 2))
         if len(outside):
-            raise EventFileError(f"{path}: addr[{outside[0]}]: {self.address[outside[0]]} is no pixel")
-        self.gaps, self.labels, self.of_test = gaps, np.asarray(labels, np.int64), np.zeros(len(labels), bool)
+            raise EventFileError(f"{self.path}: addr[{outside[0]}]: {address[outside[0]]} is no pixel")
+        return arrays
 
-    def read(self, index: int) -> Events:  # noqa: D102
-        own = slice(self.offsets[index], self.offsets[index + 1])
-        place, p = np.divmod(self.address[own].astype(np.int64), 2)
+    def read(self, row: int) -> Events:
+        """A recording."""
+        address, gaps, offsets = self.events
+        own = slice(offsets[row], offsets[row + 1])
+        place, p = np.divmod(address[own].astype(np.int64), 2)
         y, x = np.divmod(place, SIDE)
-        return Events(x, y, p, np.cumsum(self.gaps[own], dtype=np.int64))
-
-    def contents(self) -> Iterator[bytes]:  # noqa: D102
-        for array in (self.address, self.gaps, self.offsets, self.labels):
-            yield np.ascontiguousarray(array).tobytes()
-
-
-def find(data: Path) -> NMnist:
-    """The dataset below the folder ``data``: its files, else a packed form. Raises MissingData with what to do."""
-    for folder in (data / name for name in FOLDERS):
-        present = [part for part in ("Train", "Test") if (folder / part).is_dir()]
-        if present:
-            return NMnistFiles([folder / part for part in present], [part == "Test" for part in present])
-        if packed := sorted(folder.glob("nmnist_*.npz")):
-            return NMnistPacked(packed[0])
-    raise MissingData(
-        f"N-MNIST is not in {str(data)!r}: pass --download to fetch it (1.2 GB), --data DIR if it lies elsewhere, or"
-        f" --synthetic to simulate it. By hand: get {' and '.join(a.name for a in ARCHIVES)} from"
-        f" https://doi.org/10.17632/468j46mzdv.1 and unpack them into {str(data / FOLDERS[0])!r}"
-    )
+        return Events(x, y, p, np.cumsum(gaps[own], dtype=np.int64))

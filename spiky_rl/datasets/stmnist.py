@@ -9,34 +9,31 @@ Source: See et al. (2020), ST-MNIST: the spiking tactile MNIST neuromorphic data
 
 from __future__ import annotations
 
+import io
+import re
 import struct
-from pathlib import Path
 
 import numpy as np
 
-from spiky_rl.datasets.download import Archive
-from spiky_rl.datasets.events import EventFileError, Events, Files, MissingData, read_bytes
+from spiky_rl.datasets._events import EventFileError, Events, MissingData
+from spiky_rl.datasets._store import stores
+from spiky_rl.datasets.base import Dataset, Recording, counted
 
 SIDE = 10
 HEADER = 128
 """Bytes before the first element of a MATLAB 5 file."""
-ARCHIVE = Archive(
-    "STMNIST dataset NUS Tee Research Group.zip",
-    {"sha256": "825bb5a64753fff4a2a2c32e3497fa8a951d9c94993e03ba25a057e17d83b884"},
-    "https://scholarbank.nus.edu.sg/bitstream/10635/168106/2/STMNIST%20dataset%20NUS%20Tee%20Research%20Group.zip",
-    "",
-)
-FOLDERS = ("stmnist", "STMNIST")
-"""Where below the data folder it may lie."""
+ARCHIVE = "STMNIST dataset NUS Tee Research Group.zip"
+FOLDERS = ("stmnist", "STMNIST", f"stmnist/{ARCHIVE}", ARCHIVE, ".")
+"""Where below the data folder it may lie, unpacked or not."""
 
 
-def decode(path: Path) -> Events:
-    """The events of a recording. Raises EventFileError that names ``path`` and the byte, row or column."""
+def decode(data: bytes, path: str) -> Events:
+    """The events in a recording's bytes. Raises EventFileError that names ``path`` and the byte, row or column."""
     from scipy.io import loadmat
 
-    _check_whole(path)
+    _check_whole(data, path)
     try:
-        train = loadmat(path, variable_names=["spiketrain"]).get("spiketrain")
+        train = loadmat(io.BytesIO(data), variable_names=["spiketrain"]).get("spiketrain")
     except (
         Exception
     ) as error:  # pylint: disable=broad-exception-caught  # a damaged file trips scipy anywhere
@@ -55,9 +52,8 @@ def decode(path: Path) -> Events:
     return Events(x, y, (values[column, taxel] > 0).astype(np.int64), t)
 
 
-def _check_whole(path: Path) -> None:
+def _check_whole(data: bytes, path: str) -> None:
     """Raise EventFileError at the first element of a MATLAB 5 file that does not fit into it."""
-    data = read_bytes(path)
     if len(data) < HEADER:
         raise EventFileError(f"{path}: byte {len(data)}: the file ends within its header of {HEADER} bytes")
     order = "<" if data[126:128] == b"IM" else ">"
@@ -73,28 +69,35 @@ def _check_whole(path: Path) -> None:
         place = end
 
 
-class StMnist(Files):
-    """The dataset's own layout."""
+class StMnist(Dataset):
+    """The dataset's own layout, packed or not."""
 
-    name = "stmnist"
-    sensor = (SIDE, SIDE)
-    classes = 10
+    title = "ST-MNIST"
+    licence = "on request from its authors"
+    source = "https://scholarbank.nus.edu.sg/handle/10635/168106"
+    shape = (2, SIDE, SIDE)
     window = (0, 2_000_000)
-    suffix = ".mat"
+    classes = tuple("0123456789")
 
-    def read(self, index: int) -> Events:  # noqa: D102
-        return decode(self.paths[index])
+    class Options(Dataset.Options):
+        bins: int = counted(25)
 
+    agent = "lif_conv_small_classifier"
+    shift, rotation = 1.0, 10.0
 
-def find(data: Path) -> StMnist:
-    """The dataset below the folder ``data``, unpacked there if only its archive is. Raises MissingData with what to do."""
-    for folder in (data / name for name in FOLDERS):
-        if (folder / ARCHIVE.name).is_file() and not any(folder.rglob("[0-9]/*.mat")):
-            ARCHIVE.unpack(folder)
-        if found := sorted(folder.rglob("0/*.mat")):
-            return StMnist([found[0].parent.parent], [False])
-    raise MissingData(
-        f"ST-MNIST is not in {str(data)!r}, and its authors ask for a form to be filled in: get"
-        f" {ARCHIVE.name!r} from {ARCHIVE.url} and put it into {str(data / FOLDERS[0])!r}, packed or unpacked;"
-        " --data DIR if it lies elsewhere"
-    )
+    def find(self) -> list[Recording]:  # noqa: D102
+        for store in stores(self.data, FOLDERS):
+            names = [
+                n for n in store.names() if "LUT" not in n
+            ]  # a table of the taxels lies among the recordings
+            matches = [(re.search(r"(?:^|/)(([0-9])/[^/]+)\.mat$", name), name) for name in names]
+            if found := [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches if m]:
+                return found
+        raise MissingData(
+            f"ST-MNIST is not in {str(self.data)!r}, and its authors ask for a form to be filled in: get {ARCHIVE!r} from"
+            f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"
+        )
+
+    def read(self, recording: Recording) -> Events:  # noqa: D102
+        assert recording.store is not None
+        return decode(recording.store.read(recording.member), self.path(recording))

@@ -12,16 +12,17 @@ import torch
 
 from benchmarks import classification as bench_classify
 from benchmarks import run as bench
-from benchmarks.classification import BASE, CONTENDERS, Ours, Run, SnnTorch
+from benchmarks.classification import CONTENDERS, COUNTED, PEER, Ours, Run, SnnTorch
 from spiky_rl.cli import common
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets.samples import Samples
-from spiky_rl.datasets.split import stratified
+from spiky_rl.classification.split import split
+from tests.recorded import of_frames
 
 ROOT = Path(__file__).parents[2]
 MAPS, CLASSES, STEPS, BATCH = (2, 16, 16), 3, 6, 8
 ALIKE = str(Path(__file__).with_name("delayed_reset.py")) + ":DelayedReset"
+AGENT = "lif_conv_classifier"
 PLAIN = {"name": "lif", "tau": 1.4427, "input_gain": "unit"}
 
 pytest.importorskip("snntorch", reason="needs snntorch, which the comparison is with")
@@ -77,17 +78,44 @@ def test_the_lif_of_the_agent_resets_at_once_and_so_learns_something_else():
     assert not torch.allclose(found[1], expected[1], rtol=1e-2)
 
 
+@pytest.mark.parametrize(
+    "way", [name for name in CONTENDERS if name.startswith(PEER) and name not in (PEER, COUNTED)]
+)
+def test_a_faster_way_of_snntorch_is_the_same_network(way):
+    net = network(PLAIN)
+    peer, other = SnnTorch(net), CONTENDERS[way](net)
+    found, expected = first_step(other, of_snntorch(other)), first_step(peer, of_snntorch(peer))
+    for mine, theirs in zip(found, expected, strict=True):
+        if "bfloat16" in way:  # a spike that rounding moves moves more; measured: 0.94 to 1.0
+            assert torch.cosine_similarity(mine.flatten(), theirs.flatten(), 0) > 0.9
+        else:
+            assert (mine - theirs).norm() <= 1e-5 * theirs.norm()
+
+
+def test_dense_layers_are_snntorchs_too():
+    torch.manual_seed(0)
+    settings = {"name": "feedforward", "layers": [7, 5], "steps": 1, "stateful": True, "decoder": "rate"}
+    settings |= {"neuron": {"name": ALIKE, "tau": 1.4427}, "gradient_precision": "float32"}
+    net = registry.configure("networks", settings, "network").build(inputs=(2, 16, 16), outputs=CLASSES)
+    frames, labels = batch()
+    losses = [
+        module.loss(module(frames), labels)
+        for module in (Ours(net), SnnTorch(net), SnnTorch(net, folded=True))
+    ]
+    assert all(torch.allclose(loss, losses[0], rtol=1e-5) for loss in losses)
+
+
 def few_samples():
     g = np.random.default_rng(0)
     labels = np.arange(60) % 10
     frames = g.poisson(0.05, (60, STEPS, 2, 34, 34)).astype(np.uint8)
-    return Samples("made up", frames, labels, np.zeros(60, bool), "digest")
+    return of_frames(frames, labels)
 
 
 def test_a_race_trains_all_from_the_same_weights_and_keeps_a_value_for_every_epoch():
     held = few_samples()
-    race = bench_classify.Race(held, stratified(held.labels, 20, 0), seed=3)
-    ours, peer = race.modules["spiky_rl"], race.modules[BASE]
+    race = bench_classify.Race(AGENT, held, split(held.labels, held.parts, 20, 0, 0), seed=3)
+    ours, peer = race.modules["spiky_rl"], race.modules[PEER]
     before = [w.detach().clone() for w in of_ours(ours.network)]
     assert all(torch.equal(a, b) for a, b in zip(before, of_snntorch(peer), strict=True))
     runs = race.run(2)
@@ -102,16 +130,17 @@ def test_a_race_trains_all_from_the_same_weights_and_keeps_a_value_for_every_epo
 def test_a_summary_is_of_the_last_epochs_and_of_all_times():
     runs = [
         Run(name, seed, [0.1, 0.5 + seed / 10], [2.0, 1.0], [seconds, seconds + seed])
-        for name, seconds in ((BASE, 6.0), ("spiky_rl", 2.0))
+        for name, seconds in ((PEER, 6.0), ("spiky_rl", 2.0), (f"{PEER}_folded", 9.0), (COUNTED, 1.0))
         for seed in (0, 1, 2)
     ]
-    base, ours = bench_classify.summary(runs)
+    base, ours, slower, counted = bench_classify.summary(runs)
+    assert slower["ratio"] < 1.0 < counted["ratio"], "the fastest of the same loss is the one to beat"
     assert ours["accuracy"] == pytest.approx(0.6)
     assert ours["standard_error"] == pytest.approx(0.1 / 3**0.5)
     assert base["seconds"] == statistics.median([6, 6, 6, 7, 6, 8]) and base["ratio"] == 1.0
     assert ours["ratio"] == base["seconds"] / ours["seconds"]
     assert bench_classify.summary(runs[:1])[0]["standard_error"] is None
-    assert all(word in bench_classify.table([base, ours]) for word in (BASE, "spiky_rl", "60.0%", "5.8%"))
+    assert all(word in bench_classify.table([base, ours]) for word in (PEER, "spiky_rl", "60.0%", "5.8%"))
 
 
 @pytest.mark.slow
@@ -132,7 +161,9 @@ WRONG = {
     "negative": (["--seeds=-1,2"], ["--seeds", "from 0"]),
     "epochs": (["--epochs", "0"], ["--epochs", "at least 1"]),
     "json": (["--json", "result.txt"], ["--json", "'.txt'", ".json"]),
-    "data": (["--data", "nowhere"], ["N-MNIST is not in 'nowhere'", "--data"]),
+    "data": (["--data", "nowhere"], ["--data: N-MNIST is not in", "nowhere"]),
+    "dataset": (["--dataset", "nmist"], ["unknown dataset 'nmist'", "did you mean 'nmnist'"]),
+    "option": (["dataset.bin=3"], ["dataset.bin", "did you mean 'bins'"]),
 }
 
 

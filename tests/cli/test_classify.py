@@ -1,11 +1,12 @@
 """``classify.py``: from a dataset to a result, bit for bit the same again, resumed as if nothing had happened."""
 
-import argparse
 import importlib.util
 import json
 import os
 import re
+import runpy
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,15 @@ from spiky_rl.classification import result as classify_result
 from spiky_rl.classification import training as classify_training
 from spiky_rl.classification.training import augmented, logits, over_time, training_step
 from spiky_rl.cli import common
-from spiky_rl.cli.classify import DATASETS, classify, part
+from spiky_rl.cli.classify import classify
 from spiky_rl.config import registry
-from spiky_rl.datasets.samples import NAMES, Samples
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("sklearn") is None, reason="scikit-learn is not installed: the extra 'dev'"
 )
 DIGITS = ["--dataset", "digits", "--device", "cpu"]
-SYNTHETIC = ["--dataset", "nmnist", "--synthetic", "--recordings", "40", "--bins", "3", "--device", "cpu"]
+SYNTHETIC = ["--dataset", "nmnist_synthetic", "dataset.count=60", "--bins", "3", "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -53,23 +53,19 @@ def weights(logs, pattern="model_*.pt"):
     return torch.load(newest, weights_only=True)["network"]
 
 
-def test_every_dataset_has_its_defaults():
-    assert set(DATASETS) == set(NAMES)
-    assert {row["agent"] for row in DATASETS.values()} <= set(registry.names("agents"))
-
-
 def test_digits_are_told_apart_after_a_few_epochs(tmp_path, capsys):
     code, result = run(tmp_path, *DIGITS, "--epochs", "8", "agent.algorithm.learning_rate=5e-3")
     assert code == 0
     # measured here with seeds 0 to 2: 0.95 to 0.97
     assert result["accuracy"] > 0.9
-    assert (result["samples_train"], result["samples_held_out"], result["steps"]) == (1438, 359, 1)
+    assert [result[f"samples_{part}"] for part in ("train", "validation", "test")] == [1294, 144, 359]
     assert np.sum(result["confusion"]) == 359
     assert np.trace(result["confusion"]) / 359 == pytest.approx(result["accuracy"])
     assert result["synthetic"] is None and result["outcome"] == "finished"
-    assert len(result["history"]["accuracy"]) == result["epochs"] == 8
+    assert len(result["history"]["accuracy_validation"]) == result["epochs"] == 8
+    assert result["accuracy_validation"] == max(result["history"]["accuracy_validation"])
     out = capsys.readouterr().out
-    assert "epoch   8/8  accuracy" in out and "lif_ppo on digits: finished" in out
+    assert "epoch   8/8  validation" in out and "lif_ppo on digits: finished" in out
 
 
 def test_a_run_leaves_its_files_and_only_the_last_and_the_best_checkpoint(tmp_path):
@@ -80,6 +76,8 @@ def test_a_run_leaves_its_files_and_only_the_last_and_the_best_checkpoint(tmp_pa
         p.name for p in folder.iterdir()
     }
     assert len(list(folder.glob("*.pt"))) == 2
+    rows = (folder / "params" / "recordings.csv").read_text().splitlines()
+    assert len(rows) == 61 and sum(row.endswith(",test") for row in rows) == 12
     assert result["synthetic"].startswith("simulated sensor on ")
     assert result["synops_per_sample"] == pytest.approx(3 * result["synops_per_step"])
     assert len(result["firing"]) == 2 and 0.0 < result["firing_rate"] < 1.0
@@ -111,13 +109,26 @@ def test_a_checkpoint_of_other_data_network_or_dataset_is_refused(tmp_path, caps
     cases = [
         (
             [*SYNTHETIC, *latest, "--split", "1"],
-            "was trained on another split, of which some may be held out now",
+            "--split 1: the run of .* has 0; leave it out, or train anew",
         ),
-        ([*SYNTHETIC, *latest, "--binary"], "was trained on another data"),
-        ([*SYNTHETIC, *latest, "agent.network.layers=[4,4]"], "was trained with network.layers=[12, 32]"),
+        ([*SYNTHETIC, *latest, "--binary"], "dataset.binary True: the run of .* has False"),
+        ([*SYNTHETIC, *latest, "dataset.count=50"], "dataset.count 50: the run of .* has 60"),
+        (
+            [*SYNTHETIC, *latest, "agent.network.layers=[4,4]"],
+            "agent.network.layers [4, 4]: the run of .* has [12, 32]",
+        ),
+        (
+            [*SYNTHETIC, *latest, "--agent", "lif_conv_small_classifier"],
+            "no run of lif_conv_small_classifier",
+        ),
+        (
+            ["--checkpoint", folder, "--agent", "lif_ppo"],
+            "--agent lif_ppo: the run of .* has lif_conv_classifier",
+        ),
+        (["--checkpoint", "latest"], "--checkpoint latest: name the --dataset too"),
         ([*SYNTHETIC, "--epochs", "1", "--checkpoint", "latest"], "--epochs 1: .* has seen 1 epochs"),
-        ([*DIGITS, *latest], "no run of lif_ppo on digits"),
-        ([*DIGITS, "--checkpoint", folder], "of dataset 'nmnist_synthetic', not 'digits'"),
+        ([*DIGITS, *latest], "no run of any agent on digits"),
+        ([*DIGITS, "--checkpoint", folder], "--dataset digits: the run of .* has nmnist_synthetic"),
         ([*DIGITS, "--checkpoint", folder / "result.json"], "no checkpoint, or a damaged one"),
     ]
     for argv, words in cases:
@@ -182,17 +193,32 @@ def test_a_signal_while_the_result_is_written_leaves_it_whole_and_a_second_ends_
     assert outcomes == ["finished"] * (2 - times)
 
 
-@pytest.mark.parametrize(("hold_out", "train", "test"), [(None, 30, 10), (6, 24, 6)])
-def test_the_official_test_set_is_tested_on_unless_some_of_the_rest_is_held_out(hold_out, train, test):
-    labels, of_test = np.arange(40) % 3, np.arange(40) >= 30
-    held = Samples("x", np.zeros((40, 1, 1, 2, 2)), labels, of_test, "")
-    found = part(argparse.Namespace(hold_out=hold_out, split=0), held)
-    assert (len(found.train), len(found.test)) == (train, test)
-    assert not of_test[found.train].any() and of_test[found.test].all() == (hold_out is None)
+def test_an_interrupt_while_the_command_is_loaded_ends_without_a_traceback(monkeypatch):
+    class Interrupted:
+        """Finds the command's module, and is interrupted."""
+
+        def find_spec(self, name, *_):
+            if name == "spiky_rl.cli.classify":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "spiky_rl.cli.classify")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "classify.py"), run_name="__main__")
+    assert ended.value.code == 130
 
 
 BAD_LINES = {
-    "dataset": (["--dataset", "mnist"], "invalid choice: 'mnist'"),
+    "dataset": (["--dataset", "mnist"], "--dataset: unknown dataset 'mnist'; known: .*did you mean 'nmnist'"),
+    "no dataset": ([], "--dataset: name one of digits, ev_objects, nmnist"),
+    "dataset's option": (["--dataset", "stemnist", "dataset.character=all"], "did you mean 'characters'"),
+    "own without a folder": (
+        ["--dataset", "own"],
+        "--dataset own: name the folder of your recordings with --data",
+    ),
+    "download": ([*DIGITS, "--download"], "--download: goes with nmnist only, not with digits"),
+    "out": ([*DIGITS, "--out", "x.csv"], "--out: goes with --evaluate or --predict"),
+    "validation": ([*DIGITS, "--validation", "1438"], "--validation 1438: must be between 1 and 1437"),
     "flag": ([*DIGITS, "--epoch", "3"], "did you mean '--epochs'?"),
     "agent": ([*DIGITS, "--agent", "lif_pppo"], "unknown agent 'lif_pppo'.*did you mean 'lif_ppo'"),
     "local rule": (
@@ -203,11 +229,14 @@ BAD_LINES = {
     "key": ([*DIGITS, "agent.network.neuron.tua=1"], "agent.network.neuron.tua: .*did you mean 'tau'"),
     "unread key": (
         [*DIGITS, "agent.algorithm.gamma=0.9"],
-        "agent.algorithm.gamma=0.9.* reads of an agent network, actor",
+        "agent.algorithm.gamma=0.9.* reads of an agent network, frames, actor",
     ),
     "environment": ([*DIGITS, "env.x=1"], "'env.x=1' is no override"),
     "forgets": ([*SYNTHETIC, "agent.network.stateful=false"], "pass agent.network.stateful=true"),
-    "bins of images": ([*DIGITS, "--bins", "4"], "digits are images"),
+    "bins of images": (
+        [*DIGITS, "--bins", "4"],
+        "dataset.bins: 4 is out of range; it must be between 1 and 1",
+    ),
     "hold out": ([*DIGITS, "--hold_out", "1797"], "--hold_out 1797: must be between 1 and 1796"),
     "smoothing": ([*DIGITS, "--label_smoothing", "1"], "must be less than 1"),
     "shift": ([*DIGITS, "--shift", "-1"], "must be 0 or more"),

@@ -5,10 +5,10 @@ import pytest
 
 from spiky_rl.classification.training import Settings, Trainer
 from spiky_rl.config import registry, spec
-from spiky_rl.datasets.samples import Samples
-from spiky_rl.datasets.split import official
+from spiky_rl.classification.split import split
 from tests.hosts import syncs
 from tests.hosts.pretend_cuda import DEVICE, pretended
+from tests.recorded import of_frames
 
 CLASSIFIERS = [name for name in registry.names("agents") if name.endswith("_classifier")]
 COUNT, HELD_OUT, BATCH = 10, 4, 3
@@ -19,17 +19,16 @@ HERE = "spiky_rl.classification."
 @pytest.mark.parametrize("agent", CLASSIFIERS)
 def test_every_classifier_trains(agent):
     labels = np.arange(COUNT, dtype=np.int64) % 10
-    seen = Samples(
-        "events", np.ones((COUNT, 2, 2, 34, 34), np.float32), labels, np.arange(COUNT) < HELD_OUT, ""
-    )
+    seen = of_frames(np.ones((COUNT, 2, 2, 34, 34), np.int64), labels)
+    parted = split(labels, seen.parts, HELD_OUT // 2, HELD_OUT // 2, 0)
     network = spec.with_layers(spec.read_agent(agent)[1]["network"], [])
     with pretended() as cuda:
         with cuda.pretence.setting_up():
             configured = registry.configure("networks", network, agent)
-            built = configured.build(inputs=seen.shape, outputs=seen.classes)
-            trainer = Trainer(built, seen, official(seen.of_test), SETTINGS, DEVICE)
+            built = configured.build(inputs=seen.shape, outputs=len(seen.classes))
+            trainer = Trainer(built, seen, parted, SETTINGS, DEVICE)
         (epoch,) = trainer.epochs()
-    assert np.isfinite(epoch.loss) and 0.0 <= epoch.accuracy <= 1.0
+    assert np.isfinite(epoch.loss) and 0.0 <= epoch.accuracy_validation <= 1.0
     assert cuda.cupy.launches["spiky_forward"] > 0 < cuda.cupy.launches["spiky_backward"]
     here = {name for name in cuda.pretence.met if name.startswith(HERE)}
     assert here == {name for name in syncs.OURS if name.startswith(HERE)}, "what is listed is met"

@@ -194,6 +194,28 @@ class Toy(Target):
     def open(self, path):
         return None
 ''',
+    "datasets": '''"""A toy of a dataset: two recordings of one event each."""
+import numpy as np
+
+from spiky_rl.config.options import option
+from spiky_rl.datasets._events import Events
+from spiky_rl.datasets.base import Dataset, Recording, counted
+
+
+class Toy(Dataset):
+    class Options(Dataset.Options):
+        bins: int = counted(2)
+        place: int = option(1, "column of the second event", low=0, high=3)
+
+    title, licence, source = "toy", "none", "this test"
+    shape, window, classes = (2, 3, 4), (0, 10), ("a", "b")
+
+    def find(self):
+        return [Recording("first", 0, "train"), Recording("second", 1, "test")]
+
+    def read(self, recording):
+        return Events(*np.array([[self.options.place * recording.label], [0], [1], [7]]))
+''',
     "backends": '''"""A toy of a backend: every neuron by its own step, and nothing else."""
 import torch
 

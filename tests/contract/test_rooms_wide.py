@@ -1,12 +1,16 @@
-"""Every connection, graph and plasticity that exists keeps its contract, without a test of its own."""
+"""Every connection, graph, plasticity and dataset that exists keeps its contract, without a test of its own."""
 
 import copy
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from spiky_rl.classification import samples
 from spiky_rl.config import registry
+from spiky_rl.datasets._events import MissingData, check
 
 SIZE, BATCH, STEPS = 24, 5, 30
 MAPS = (2, 6, 6)
@@ -14,6 +18,7 @@ CONNECTIONS = registry.names("connections")
 GRAPHS = [name for name in registry.names("graphs") if name != "grown"]
 """A grown graph is a file's: its own tests have one."""
 PLASTICITIES = registry.names("plasticities")
+DATASETS = registry.names("datasets")
 
 
 def connection(name, seed=0):
@@ -127,3 +132,31 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
         weight[~inhibitory] >= 0
     ).all(), "Dale's law outlives plasticity"
     assert weight.isfinite().all() and bias.isfinite().all()
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_dataset_declares_what_it_is_and_whom_it_is_classified_by(dataset):
+    cls = registry.resolve("datasets", dataset)
+    assert all(words for _, words in cls.about())
+    assert cls.agent in registry.names("agents")
+    assert {"bins", "binary"} <= cls.Options.model_fields.keys()
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_a_dataset_gives_events_on_its_sensor_or_says_which_folder_does_not_hold_it(dataset):
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPIKY_RL_CACHE", f"{folder}/cache")
+        try:
+            built = registry.configure("datasets", dataset, "dataset").build(data=Path(folder, "none"))
+        except MissingData as error:
+            assert f"{folder}/none" in str(error) and "\n" not in str(error)
+            return
+        names = [recording.name for recording in built.recordings]
+        assert len(set(names)) == len(names)
+        few = built.recordings[:3]
+        for recording in few:
+            check(built.read(recording), built.path(recording), built.shape)
+            assert 0 <= recording.label < len(built.classes)
+        held = samples.load(dataset, built, few)
+        assert held.frames(np.arange(len(few))).shape == (len(few), built.bins, *built.shape)
+        assert list(built.stamps()) == list(built.stamps())

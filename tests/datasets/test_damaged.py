@@ -11,19 +11,26 @@ import pytest
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets import digits, nmnist, samples
-from spiky_rl.datasets.frames import Binning, frames
+from spiky_rl.datasets import nmnist_synthetic
+from tests.recorded import dataset
 
 EVENT = bytes([1, 2, 0x80, 0, 7])
+OVERFLOW = bytes([0, 240, 0, 0, 0])
 PACKED = {"addr": [1, 2, 3], "dt": [1, 1, 1], "off": [0, 1, 3], "label": [0, 9]}
 
 
-def recordings(folder: Path) -> nmnist.NMnist:
-    """Two recordings of one event each."""
+def recordings(folder: Path, part: str = "Train", count: int = 1) -> None:
+    """So many recordings of one event for each of two classes."""
     for label in ("0", "1"):
-        (folder / "nmnist" / "Train" / label).mkdir(parents=True)
-        (folder / "nmnist" / "Train" / label / "00001.bin").write_bytes(EVENT)
-    return nmnist.find(folder)
+        (folder / "nmnist" / part / label).mkdir(parents=True)
+        for number in range(count):
+            (folder / "nmnist" / part / label / f"{number + 1:05}.bin").write_bytes(EVENT)
+
+
+def packed(folder: Path) -> int:
+    """How many packed recordings of the folder can be read."""
+    found = dataset("nmnist", folder)
+    return sum(len(found.read(r)) > 0 for r in found.recordings)
 
 
 def refusal(argv, capsys) -> str:
@@ -56,19 +63,49 @@ def test_a_data_folder_without_data_is_named(tmp_path, capsys, kind):
         (place / "nmnist" / "train.zip").write_bytes(b"")
         said = refusal(["--data", place, "--download"], capsys)
         assert "train.zip: its sha256 is" in said
+        assert "train.zip: no archive, or a damaged one" in refusal(["--data", place], capsys)
     else:
         assert str(place) in refusal(["--data", place], capsys)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(b"", "is empty"), (EVENT[:4], "truncated"), (b"\xff" * 5, "column 255, row 255")]
+    ("content", "words"),
+    [
+        (b"", "is empty"),
+        (OVERFLOW, "holds no events"),
+        (bytes([1, 2, 0x7F, 255, 255]), "none in the window from 0 to 300000"),
+        (EVENT[:4], "truncated"),
+        (b"\xff" * 5, "column 255, row 255"),
+    ],
 )
 def test_a_damaged_recording_is_named(tmp_path, capsys, content, words):
-    held = recordings(tmp_path)
+    recordings(tmp_path)
     path = tmp_path / "nmnist" / "Train" / "1" / "00001.bin"
     path.write_bytes(content)
     said = refusal(["--data", tmp_path], capsys)
-    assert str(path) in said and words in said and len(held) == 2
+    assert str(path) in said and words in said and "--skip_bad" in said
+
+
+def test_a_folder_of_empty_recordings_trains_nothing(tmp_path, capsys):
+    recordings(tmp_path, count=30)
+    for path in tmp_path.rglob("*.bin"):
+        path.write_bytes(b"")
+    assert "is empty" in refusal(["--data", tmp_path], capsys)
+    assert "no recording is left" in refusal(["--data", tmp_path, "--skip_bad"], capsys)
+    assert not list((tmp_path / "logs").glob("classify/*/*"))
+
+
+def test_a_test_set_alone_is_nothing_to_learn_from(tmp_path, capsys):
+    recordings(tmp_path, "Test", count=5)
+    said = refusal(["--data", tmp_path], capsys)
+    assert "all recordings are of the test set, so there is nothing to learn from; --evaluate" in said
+
+
+def test_recordings_of_one_class_are_nothing_to_tell_apart(tmp_path, capsys):
+    recordings(tmp_path, count=5)
+    for path in (tmp_path / "nmnist" / "Train" / "1").iterdir():
+        path.unlink()
+    assert "all recordings are of one class" in refusal(["--data", tmp_path], capsys)
 
 
 def test_a_recording_that_cannot_be_read_is_named(tmp_path, capsys):
@@ -89,10 +126,10 @@ def test_a_recording_that_cannot_be_read_is_named(tmp_path, capsys):
 def test_packed_recordings_that_contradict_themselves_are_refused(tmp_path, changed):
     path = tmp_path / "nmnist_own.npz"
     np.savez(path, **PACKED)
-    assert len(nmnist.find(tmp_path)) == 2
+    assert packed(tmp_path) == 2
     np.savez(path, **{**PACKED, **changed})
     with pytest.raises(UserError, match="nmnist_own.npz"):
-        nmnist.find(tmp_path)
+        packed(tmp_path)
 
 
 def test_packed_recordings_that_are_damaged_anywhere_are_refused(tmp_path):
@@ -102,7 +139,7 @@ def test_packed_recordings_that_are_damaged_anywhere_are_refused(tmp_path):
     for place in range(0, len(whole), 7):
         path.write_bytes(whole[:place])
         with pytest.raises(UserError, match="nmnist_own.npz"):
-            nmnist.find(tmp_path)
+            packed(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -120,71 +157,38 @@ def test_packed_recordings_that_are_damaged_anywhere_are_refused(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_file_that_is_no_mnist_is_named(tmp_path, content, packed):
     (tmp_path / "mnist").mkdir()
-    name = digits.IMAGES + (".gz" if packed else "")
+    name = nmnist_synthetic.IMAGES + (".gz" if packed else "")
     (tmp_path / "mnist" / name).write_bytes(gzip.compress(content) if packed else content)
-    with pytest.raises(UserError, match=digits.IMAGES):
-        digits.like_mnist(tmp_path)
+    with pytest.raises(UserError, match=nmnist_synthetic.IMAGES):
+        nmnist_synthetic.like_mnist(tmp_path)
 
 
 def test_images_without_their_labels_are_refused(tmp_path):
     (tmp_path / "mnist").mkdir()
     header = b"\0\0\x08\x03\0\0\0\1\0\0\0\x1c\0\0\0\x1c"
-    (tmp_path / "mnist" / digits.IMAGES).write_bytes(header + bytes(28 * 28))
+    (tmp_path / "mnist" / nmnist_synthetic.IMAGES).write_bytes(header + bytes(28 * 28))
     for labels, fits in ((b"\0\0\x08\x01\0\0\0\1\5", True), (b"\0\0\x08\x01\0\0\0\2\5\6", False)):
-        (tmp_path / "mnist" / digits.LABELS).write_bytes(labels)
+        (tmp_path / "mnist" / nmnist_synthetic.LABELS).write_bytes(labels)
         if fits:
-            assert digits.like_mnist(tmp_path)[2] == "MNIST"
+            assert nmnist_synthetic.like_mnist(tmp_path)[2] == "MNIST"
         else:
             with pytest.raises(UserError, match=r"is \[1, 28, 28\] and .* \[2\]"):
-                digits.like_mnist(tmp_path)
+                nmnist_synthetic.like_mnist(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip at all", gzip.compress(b"x" * 1000, mtime=0)[:20]])
 def test_a_packed_file_that_is_damaged_is_named(tmp_path, content):
     (tmp_path / "mnist").mkdir()
-    (tmp_path / "mnist" / f"{digits.IMAGES}.gz").write_bytes(content)
-    with pytest.raises(UserError, match=digits.IMAGES):
-        digits.like_mnist(tmp_path)
-
-
-def test_damaged_frames_are_made_anew(tmp_path):
-    held, binning = recordings(tmp_path), Binning(2, 0, 1000, (34, 34))
-    whole = np.array(frames(held, binning, "digest"))
-    (path,) = (tmp_path / "cache" / "frames").iterdir()
-    size = path.stat().st_size
-    for left in (0, 20, size // 2, size - 1):
-        with path.open("r+b") as file:
-            file.truncate(left)
-        assert np.array_equal(frames(held, binning, "digest"), whole)
-
-
-def test_frames_that_find_no_room_are_refused(tmp_path, monkeypatch):
-    class Many(nmnist.NMnistFiles):
-        """As many recordings as nobody has."""
-
-        def __len__(self) -> int:
-            return 10**12
-
-    recordings(tmp_path)
-    many = Many([tmp_path / "nmnist" / "Train"], [False])
-    with pytest.raises(UserError, match="bins: 1000 bins of 1000000000000 recordings take .* GB"):
-        frames(many, Binning(1000, 0, 1000, (34, 34)), "digest")
-    (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file", Path("/proc/cache")):
-        monkeypatch.setenv("SPIKY_RL_CACHE", str(place))
-        with pytest.raises(UserError, match="frames cannot be kept in .* SPIKY_RL_CACHE"):
-            frames(recordings_of(many), Binning(2, 0, 1000, (34, 34)), "digest")
-
-
-def recordings_of(many: nmnist.NMnistFiles) -> nmnist.NMnist:
-    """Those that there are."""
-    return nmnist.NMnistFiles([many.paths[0].parent.parent], [False])
+    (tmp_path / "mnist" / f"{nmnist_synthetic.IMAGES}.gz").write_bytes(content)
+    with pytest.raises(UserError, match=nmnist_synthetic.IMAGES):
+        nmnist_synthetic.like_mnist(tmp_path)
 
 
 OPTIONS = {
-    "more bins than microseconds": (["--bins", 10**6], ["bins", "do not fit"]),
+    "more frames than microseconds": (["--bins", 10**6], ["dataset.bins", "between 1 and 100000"]),
     "all recordings held out": (["--hold_out", 2], ["--hold_out 2", "between 1 and 1"]),
-    "more recordings than images": (["--synthetic", "--recordings", 10**6], ["--recordings", "1797"]),
+    "more recordings than there are": (["--recordings", 10**6], ["--recordings 1000000", "there are 2"]),
+    "no list": (["--ids", "none.txt"], ["--ids 'none.txt'", "No such file"]),
 }
 
 
@@ -196,8 +200,3 @@ def test_options_that_do_not_fit_the_data_are_refused(tmp_path, capsys, case):
     for word in words:
         assert word in said
     assert not list((tmp_path / "logs").glob("classify/*/*"))
-
-
-def test_an_unknown_dataset_has_its_nearest_name():
-    with pytest.raises(UserError, match="did you mean 'nmnist'"):
-        samples.load("nmnst", Path("."))

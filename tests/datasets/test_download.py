@@ -1,4 +1,4 @@
-"""Archives: fetched from a real server on this machine, checked, unpacked whole, and refused with what to do instead."""
+"""Archives: fetched from a real server on this machine, checked, whole, and refused with what to do instead."""
 
 import dataclasses
 import fcntl
@@ -20,9 +20,9 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config import files
-from spiky_rl.datasets import nmnist, stmnist
-from spiky_rl.datasets.download import Archive, DownloadError
-from spiky_rl.datasets.samples import data_folder
+from spiky_rl.classification.samples import data_folder
+from spiky_rl.datasets import nmnist
+from spiky_rl.datasets._download import Archive, DownloadError
 
 
 def zipped():
@@ -54,11 +54,14 @@ def archive(tmp_path):
         server.shutdown()
 
 
-def test_what_is_fetched_is_unpacked_and_not_fetched_again(archive, tmp_path):
+def test_what_is_fetched_is_whole_and_not_fetched_again(archive, tmp_path):
     archive.fetch(tmp_path / "data")
-    assert (tmp_path / "data" / "Train" / "0" / "00001.bin").read_bytes() == b"12345"
-    assert sorted(p.name for p in (tmp_path / "data").iterdir()) == ["Train", "train.zip"]
-    dataclasses.replace(archive, url="http://127.0.0.1:1/none").fetch(tmp_path / "data")
+    assert (tmp_path / "data" / "train.zip").read_bytes() == zipped()
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["train.zip"]
+    away = dataclasses.replace(archive, url="http://127.0.0.1:1/none")
+    away.fetch(tmp_path / "data")
+    (tmp_path / "unpacked" / "Train").mkdir(parents=True)
+    away.fetch(tmp_path / "unpacked")
 
 
 def test_another_checksum_is_refused_and_nothing_is_kept(archive, tmp_path):
@@ -69,10 +72,9 @@ def test_another_checksum_is_refused_and_nothing_is_kept(archive, tmp_path):
         assert not list((tmp_path / "data").iterdir())
 
 
-def test_an_archive_put_there_by_hand_is_unpacked_if_it_is_the_right_one(archive, tmp_path):
+def test_an_archive_put_there_by_hand_is_taken_if_it_is_the_right_one(archive, tmp_path):
     (tmp_path / "train.zip").write_bytes(zipped())
     dataclasses.replace(archive, url="http://127.0.0.1:1/none").fetch(tmp_path)
-    assert (tmp_path / "Train" / "0" / "00001.bin").is_file()
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / "train.zip").write_bytes(zipped()[:-1])
     with pytest.raises(DownloadError, match="train.zip: its sha256 is .* delete it and get it again"):
@@ -145,7 +147,7 @@ def test_a_download_that_broke_goes_on_where_it_was(breaking, tmp_path, way):
     server.way = ""
     archive.fetch(tmp_path)
     assert server.asked == [None, f"bytes={held}-"]
-    assert (tmp_path / "Train" / "0" / "00001.bin").read_bytes() == b"12345"
+    assert (tmp_path / "train.zip").read_bytes() == CONTENT
     assert not (tmp_path / "train.zip.partial").exists()
 
 
@@ -159,7 +161,7 @@ def test_what_an_earlier_download_left_is_taken_only_if_the_whole_is_right(break
         with pytest.raises(DownloadError, match="the file was not kept"):
             archive.fetch(tmp_path)
     archive.fetch(tmp_path)
-    assert (tmp_path / "Train").is_dir() and not (tmp_path / "train.zip.partial").exists()
+    assert (tmp_path / "train.zip").read_bytes() == CONTENT and not (tmp_path / "train.zip.partial").exists()
 
 
 def test_a_server_that_refuses_is_named_and_leaves_nothing(breaking, tmp_path):
@@ -182,7 +184,7 @@ def test_a_file_that_finds_no_room_is_named_and_goes_on_when_there_is(archive, t
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     archive.fetch(tmp_path)
-    assert (tmp_path / "Train").is_dir()
+    assert (tmp_path / "train.zip").read_bytes() == CONTENT
 
 
 def test_a_place_that_is_no_folder_is_named(archive, tmp_path):
@@ -204,7 +206,7 @@ def test_an_interrupt_ends_in_one_line_and_keeps_what_there_is(breaking, tmp_pat
     archive, server = breaking
     server.way = "waits"
     code = (
-        "import sys; from pathlib import Path; from spiky_rl.cli import common; from spiky_rl.datasets.download import Archive\n"
+        "import sys; from pathlib import Path; from spiky_rl.cli import common; from spiky_rl.datasets._download import Archive\n"
         f"fetch = Archive({archive.name!r}, {archive.checksums!r}, {archive.url!r}, 'Train').fetch\n"
         "common.run(lambda argv: fetch(Path(argv[0])))\n"
     )
@@ -220,11 +222,11 @@ def test_an_interrupt_ends_in_one_line_and_keeps_what_there_is(breaking, tmp_pat
     assert said == "interrupted\n"
     server.way = ""
     archive.fetch(tmp_path)
-    assert (tmp_path / "Train").is_dir()
+    assert (tmp_path / "train.zip").read_bytes() == CONTENT
 
 
 def test_the_published_archives_have_checksums_that_nobody_can_forge():
-    for archive in (*nmnist.ARCHIVES, stmnist.ARCHIVE):
+    for archive in nmnist.ARCHIVES:
         assert len(archive.checksums["sha256"]) == 64
 
 

@@ -2,15 +2,18 @@
 
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
 
-from spiky_rl.config.registry import UserError
-from spiky_rl.datasets import nmnist, samples, stmnist
-from spiky_rl.datasets.events import EventFileError, MissingData
+from spiky_rl.classification.samples import data_folder
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.datasets import stmnist
+from spiky_rl.datasets._events import EventFileError, MissingData, check, decode
+from tests.recorded import dataset, encoded, listed
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 real = pytest.mark.skipif(
@@ -20,42 +23,35 @@ real = pytest.mark.skipif(
 EVENTS = [(3, 4, 1, 70_000), (33, 33, 0, 70_001), (0, 0, 1, (1 << 23) - 1)]
 
 
-def encoded(events):
-    """N-MNIST's bytes of (x, y, p, t)."""
-    return b"".join(bytes([x, y, p << 7 | t >> 16, t >> 8 & 255, t & 255]) for x, y, p, t in events)
-
-
-def listed(events):
-    columns = (events.x, events.y, events.p, events.t)
-    return list(zip(*(column.tolist() for column in columns), strict=True))
-
-
 def test_five_bytes_are_an_event():
-    assert listed(nmnist.decode(encoded(EVENTS), Path("a.bin"))) == EVENTS
+    assert listed(decode(encoded(EVENTS), "a.bin")) == EVENTS
 
 
 def test_y_240_is_no_event_and_moves_all_later_times():
     marked = encoded(EVENTS[:1]) + encoded([(0, 240, 0, 0)]) + encoded(EVENTS[1:])
-    found = listed(nmnist.decode(marked, Path("a.bin")))
+    found = listed(decode(marked, "a.bin"))
     assert found == EVENTS[:1] + [(x, y, p, t + 8192) for x, y, p, t in EVENTS[1:]]
 
 
-def test_an_empty_recording_has_no_events():
-    assert len(nmnist.decode(b"", Path("a.bin"))) == 0
+@pytest.mark.parametrize("content", [b"", encoded([(0, 240, 0, 0)])])
+def test_a_recording_without_events_is_refused(content):
+    with pytest.raises(EventFileError, match=r"a\.bin: (is empty|holds no events)"):
+        check(decode(content, "a.bin"), "a.bin", (2, 34, 34))
 
 
 def test_a_truncated_recording_names_file_and_byte():
     with pytest.raises(EventFileError, match=r"a\.bin: byte 10: the last event has 3 of 5 bytes"):
-        nmnist.decode(encoded(EVENTS)[:-2], Path("a.bin"))
+        decode(encoded(EVENTS)[:-2], "a.bin")
 
 
-@pytest.mark.parametrize("place", [(34, 0), (0, 34), (0, 255)])
-def test_an_event_outside_the_sensor_names_file_byte_and_place(place):
-    data = encoded([EVENTS[0], (0, 240, 0, 0), (*place, 1, 5)])
+@pytest.mark.parametrize(("place", "what"), [((34, 0), "columns"), ((0, 34), "rows"), ((0, 255), "rows")])
+def test_an_event_outside_the_sensor_is_named_with_file_and_place(place, what):
+    events = decode(encoded([EVENTS[0], (0, 240, 0, 0), (*place, 1, 5)]), "a.bin")
     with pytest.raises(
-        EventFileError, match=rf"a\.bin: byte 10: .* column {place[0]}, row {place[1]} of .* 34 x 34"
+        EventFileError,
+        match=rf"a\.bin: event 1 lies at column {place[0]}, row {place[1]}, channel 1; this sensor has {what} from 0 to 33",
     ):
-        nmnist.decode(data, Path("a.bin"))
+        check(events, "a.bin", (2, 34, 34))
 
 
 @pytest.fixture
@@ -71,33 +67,53 @@ def layout(tmp_path):
     return tmp_path
 
 
-def test_the_datasets_own_layout_gives_labels_and_the_official_split(layout):
-    found = nmnist.find(layout)
-    assert found.labels.tolist() == [*np.repeat(range(10), 2), *range(10)]
-    assert found.of_test.tolist() == [False] * 20 + [True] * 10
-    assert listed(found.read(5))[0] == (2, 1, 1, 1000)
+def zipped(folder):
+    """Train and Test as the published archives, in the place of the folders."""
+    for part in ("Train", "Test"):
+        with zipfile.ZipFile(folder / "nmnist" / f"{part.lower()}.zip", "w") as archive:
+            for path in sorted((folder / "nmnist" / part).rglob("*.bin")):
+                archive.write(path, path.relative_to(folder / "nmnist"))
+                path.unlink()
+        for path in sorted((folder / "nmnist" / part).rglob("*"), reverse=True):
+            path.rmdir()
+        (folder / "nmnist" / part).rmdir()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_datasets_own_layout_gives_labels_and_the_official_split_unpacked_or_not(layout, packed):
+    if packed:
+        zipped(layout)
+    found = dataset("nmnist", layout)
+    # Test comes behind Train
+    assert [r.label for r in found.recordings] == [*np.repeat(range(10), 2), *range(10)]
+    assert [r.part for r in found.recordings] == ["train"] * 20 + ["test"] * 10
+    assert found.recordings[5].name == "Train/2/00006"
+    assert listed(found.read(found.recordings[5]))[0] == (2, 1, 1, 1000)
 
 
 def test_packed_recordings_are_those_of_the_files(layout):
-    files = nmnist.find(layout)
-    events = [files.read(i) for i in range(len(files))]
-    lengths = [len(e) for e in events]
+    found = dataset("nmnist", layout)
+    rows = [r for r in found.recordings if r.part == "train"]
+    events = [found.read(r) for r in rows]
     np.savez(
         layout / "nmnist_packed.npz",
         addr=np.concatenate([(e.y * 34 + e.x) * 2 + e.p for e in events]).astype(np.uint16),
         dt=np.concatenate([np.diff(e.t, prepend=0) for e in events]).astype(np.uint16),
-        off=np.cumsum([0, *lengths]),
-        label=files.labels.astype(np.uint8),
+        off=np.cumsum([0, *map(len, events)]),
+        label=np.array([r.label for r in rows], np.uint8),
     )
-    packed = nmnist.NMnistPacked(layout / "nmnist_packed.npz")
-    assert packed.labels.tolist() == files.labels.tolist()
-    assert [listed(packed.read(i)) for i in range(len(packed))] == [listed(e) for e in events]
+    (layout / "nmnist").rename(layout / "elsewhere")
+    packed = dataset("nmnist", layout)
+    assert [(r.name, r.label, r.part) for r in packed.recordings] == [(r.name, r.label, r.part) for r in rows]
+    assert [listed(packed.read(r)) for r in packed.recordings] == [listed(e) for e in events]
 
 
 BAD_ARRAYS = {
     "no divider": ({"off": [0, 3]}, "off does not divide addr and dt"),
     "outside": ({"addr": [0, 2312]}, r"addr\[1\]: 2312 is no pixel"),
     "absent": ({"dt": None}, "no packed recordings, or damaged ones"),
+    "label": ({"label": [10]}, "label 10 is none of 0 to 9"),
+    "ids": ({"id": [1, 2]}, "there are 2 of id and 1 of label"),
 }
 
 
@@ -106,23 +122,27 @@ def test_bad_packed_recordings_are_refused(tmp_path, case):
     change, message = BAD_ARRAYS[case]
     arrays = {"addr": [0, 1], "dt": [5, 5], "off": [0, 2], "label": [1], **change}
     np.savez(
-        tmp_path / "p.npz", **{key: np.array(value) for key, value in arrays.items() if value is not None}
+        tmp_path / "nmnist_p.npz",
+        **{key: np.array(value) for key, value in arrays.items() if value is not None},
     )
-    with pytest.raises(EventFileError, match=rf"p\.npz: {message}"):
-        nmnist.NMnistPacked(tmp_path / "p.npz")
+    with pytest.raises(EventFileError, match=rf"nmnist_p\.npz: {message}"):
+        found = dataset("nmnist", tmp_path)
+        found.read(found.recordings[0])
 
 
 def test_a_cut_packed_file_is_refused(tmp_path):
-    (tmp_path / "p.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(EventFileError, match=r"p\.npz: no packed recordings, or damaged ones"):
-        nmnist.NMnistPacked(tmp_path / "p.npz")
+    (tmp_path / "nmnist_p.npz").write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(EventFileError, match=r"nmnist_p\.npz: no packed recordings, or damaged ones"):
+        dataset("nmnist", tmp_path)
 
 
 @real
 def test_the_real_recording_in_its_own_bytes_is_the_packed_one():
     folder = Path(REAL or "")
-    single = nmnist.decode((folder / "nmnist_00001.bin").read_bytes(), folder / "nmnist_00001.bin")
-    assert listed(single) == listed(nmnist.find(folder).read(0))
+    single = decode((folder / "nmnist_00001.bin").read_bytes(), "nmnist_00001.bin")
+    packed = dataset("nmnist", folder)
+    assert packed.recordings[0].name == "Train/5/00001"
+    assert listed(single) == listed(packed.read(packed.recordings[0]))
     assert len(single) == 4681 and (np.diff(single.t) >= 0).all()
 
 
@@ -141,17 +161,21 @@ def taxels(*events):
 
 def test_a_spiketrain_becomes_events(tmp_path):
     path = matlab(tmp_path / "a.mat", taxels((37, 1, 0.25), (40, -1, 0.196999), (99, 1, 1.5)))
-    assert listed(stmnist.decode(path)) == [(7, 3, 1, 250_000), (0, 4, 0, 196_999), (9, 9, 1, 1_500_000)]
+    assert listed(stmnist.decode(path.read_bytes(), str(path))) == [
+        (7, 3, 1, 250_000),
+        (0, 4, 0, 196_999),
+        (9, 9, 1, 1_500_000),
+    ]
 
 
 def test_a_truncated_spiketrain_names_file_and_byte(tmp_path):
     path = matlab(tmp_path / "a.mat", taxels(*[(5, 1, 0.1)] * 40))
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(EventFileError, match=r"a\.mat: byte 128: .* the file is truncated"):
-        stmnist.decode(path)
+        stmnist.decode(path.read_bytes(), str(path))
     path.write_bytes(b"short")
     with pytest.raises(EventFileError, match=r"a\.mat: byte 5: the file ends within its header"):
-        stmnist.decode(path)
+        stmnist.decode(path.read_bytes(), str(path))
 
 
 def test_an_element_after_a_whole_one_may_be_the_truncated_one(tmp_path):
@@ -162,7 +186,7 @@ def test_an_element_after_a_whole_one_may_be_the_truncated_one(tmp_path):
     with pytest.raises(
         EventFileError, match=rf"a\.mat: byte {size}: an element that ends at byte {size + 72}"
     ):
-        stmnist.decode(path)
+        stmnist.decode(path.read_bytes(), str(path))
 
 
 @pytest.mark.parametrize(
@@ -176,11 +200,11 @@ def test_an_element_after_a_whole_one_may_be_the_truncated_one(tmp_path):
 )
 def test_what_is_no_spiketrain_is_refused(tmp_path, train, words):
     with pytest.raises(EventFileError, match=words):
-        stmnist.decode(matlab(tmp_path / "a.mat", train))
+        stmnist.decode(matlab(tmp_path / "a.mat", train).read_bytes(), "a.mat")
     path = tmp_path / "b.mat"
     savemat(path, {"other": 1.0})
     with pytest.raises(EventFileError, match=r"b\.mat: spiketrain is absent"):
-        stmnist.decode(path)
+        stmnist.decode(path.read_bytes(), str(path))
 
 
 def test_the_tactile_layout_gives_labels_and_leaves_tables_out(tmp_path):
@@ -189,14 +213,14 @@ def test_the_tactile_layout_gives_labels_and_leaves_tables_out(tmp_path):
         folder.mkdir(parents=True)
         matlab(folder / "1.mat", taxels((label, 1, 0.1)))
     matlab(tmp_path / "stmnist" / "data" / "0" / "LUT.mat", taxels((0, 1, 0.1)))
-    found = stmnist.find(tmp_path)
-    assert found.labels.tolist() == list(range(10))
-    assert listed(found.read(7)) == [(7, 0, 1, 100_000)]
+    found = dataset("stmnist", tmp_path)
+    assert [r.label for r in found.recordings] == list(range(10))
+    assert listed(found.read(found.recordings[7])) == [(7, 0, 1, 100_000)]
 
 
 @real
 def test_the_real_tactile_recording_has_its_events():
-    found = stmnist.decode(Path(REAL or "") / "sample_stmnist.mat")
+    found = stmnist.decode((Path(REAL or "") / "sample_stmnist.mat").read_bytes(), "sample_stmnist.mat")
     assert (len(found), int(found.p.sum())) == (2346, 1601)
     assert len(np.unique(found.y * 10 + found.x)) == 31
     assert (round(found.t.min() / 1000), round(found.t.max() / 1000)) == (197, 896)
@@ -204,24 +228,120 @@ def test_the_real_tactile_recording_has_its_events():
 
 def test_missing_data_say_how_to_get_them(tmp_path):
     with pytest.raises(
-        MissingData, match="--download .* --data DIR .* --synthetic .* By hand: .*train.zip and test.zip"
+        MissingData, match="--download .* --data DIR .* nmnist_synthetic .* By hand: .*train.zip and test.zip"
     ):
-        samples.load("nmnist", tmp_path)
+        dataset("nmnist", tmp_path)
     with pytest.raises(MissingData, match="a form to be filled in: get .*scholarbank.*stmnist'"):
-        samples.load("stmnist", tmp_path)
+        dataset("stmnist", tmp_path)
+    with pytest.raises(MissingData, match="STEMNIST is not in .*spike.npy,manifest.csv"):
+        dataset("stemnist", tmp_path)
+    with pytest.raises(MissingData, match="Ev-Objects is not in .*sample_I_label_C.npy"):
+        dataset("ev_objects", tmp_path)
 
 
 def test_the_data_folder_is_the_given_one_then_the_environments_then_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     monkeypatch.delenv("SPIKY_RL_DATA", raising=False)
-    assert samples.data_folder() == tmp_path / "datasets"
+    assert data_folder() == tmp_path / "datasets"
     monkeypatch.setenv("SPIKY_RL_DATA", "/elsewhere")
-    assert samples.data_folder() == Path("/elsewhere")
-    assert samples.data_folder(tmp_path) == tmp_path
+    assert data_folder() == Path("/elsewhere")
+    assert data_folder(tmp_path) == tmp_path
 
 
-def test_a_wrong_dataset_or_one_that_an_option_does_not_go_with_is_named(tmp_path):
-    with pytest.raises(UserError, match="unknown dataset 'nmist'; known: .*did you mean 'nmnist'"):
-        samples.load("nmist", tmp_path)
-    with pytest.raises(UserError, match="--synthetic: goes with nmnist only, not with digits"):
-        samples.load("digits", tmp_path, synthetic=5)
+def test_an_unknown_dataset_has_its_nearest_name_and_more_frames_than_time_are_refused(tmp_path):
+    with pytest.raises(RegistryError, match="unknown dataset 'nmist'; known: .*did you mean 'nmnist'"):
+        dataset("nmist", tmp_path)
+    with pytest.raises(RegistryError, match="dataset.bins: 4 is out of range; it must be between 1 and 1"):
+        dataset("digits", tmp_path, bins=4)
+    with pytest.raises(RegistryError, match="dataset.bins: 50 frames do not fit a window of 40"):
+        (tmp_path / "a").mkdir()
+        np.save(tmp_path / "a" / "1.npy", np.ones((40, 1, 2, 2)))
+        dataset("own", tmp_path, bins=50)
+
+
+LETTERS, STEPS = ("A", "7", "B"), 240
+
+
+def stemnist(folder):
+    """Three recordings a part, whose only event lies at the step and taxel of their number."""
+    for part in ("train", "val", "test"):
+        place = folder / "spike" / part
+        place.mkdir(parents=True)
+        spikes = np.zeros((len(LETTERS), STEPS, 16, 16), np.uint8)
+        for i in range(len(LETTERS)):
+            spikes[i, i, 2, i + 5] = 1
+        np.save(place / "spike.npy", spikes)
+        rows = [f"{i},{part}_{label}_{i},{label}" for i, label in enumerate(LETTERS)]
+        (place / "manifest.csv").write_text("\n".join(["row_index,sample_id,label", *rows]))
+    return folder
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_stemnist_has_its_official_split_and_a_choice_of_characters_unpacked_or_not(tmp_path, packed):
+    folder = stemnist(tmp_path / "stemnist").parent
+    if packed:
+        with zipfile.ZipFile(folder / "stemnist_spikes.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in (folder / "stemnist").rglob("*.*"):
+                archive.write(path, path.relative_to(folder / "stemnist"))
+                path.unlink()
+    found = dataset("stemnist", folder)
+    assert len(found.classes) == 35 and len(found.recordings) == 9
+    by_name = {r.name: r for r in found.recordings}
+    second = by_name["val/val_7_1"]
+    assert (found.classes[second.label], second.part) == ("7", "validation")
+    for recording in reversed(found.recordings):  # rows may be read in any order
+        i = recording.row
+        assert listed(found.read(recording)) == [(i + 5, 2, 0, i)]
+    digits = dataset("stemnist", folder, characters="digits")
+    assert [r.name for r in digits.recordings] == ["test/test_7_1", "train/train_7_1", "val/val_7_1"]
+    assert digits.classes == tuple("123456789") and {r.label for r in digits.recordings} == {6}
+
+
+def test_damaged_stemnist_is_named(tmp_path):
+    folder = stemnist(tmp_path / "stemnist")
+    spikes = folder / "spike" / "val" / "spike.npy"
+    spikes.write_bytes(spikes.read_bytes()[: -16 * 16])
+    found = dataset("stemnist", tmp_path)
+    last = next(r for r in found.recordings if r.name == "val/val_B_2")
+    with pytest.raises(EventFileError, match=r"val/spike\.npy: row 2: the file ends within it"):
+        found.read(last)
+    (folder / "spike" / "val" / "manifest.csv").write_text("sample_id,label\nx,%\n")
+    with pytest.raises(EventFileError, match=r"val/manifest\.csv: label '%' is none of"):
+        dataset("stemnist", tmp_path)
+
+
+def test_ev_objects_are_a_row_of_taxels_with_the_official_split(tmp_path):
+    for part, number, label in (("train", 0, 35), ("train", 1, 0), ("test", 0, 4)):
+        held = np.zeros((39, 2, 250), np.float32)
+        held[label, 1, 99] = 1.0
+        (tmp_path / "Ev-Objects" / part).mkdir(parents=True, exist_ok=True)
+        np.save(tmp_path / "Ev-Objects" / part / f"sample_{number}_label_{label}.npy", held)
+    found = dataset("ev_objects", tmp_path)
+    assert [(r.label, r.part) for r in found.recordings] == [(4, "test"), (35, "train"), (0, "train")]
+    assert [listed(found.read(r)) for r in found.recordings] == [
+        [(r.label, 0, 1, 99)] for r in found.recordings
+    ]
+    np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_4.npy", np.ones((39, 2, 7)))
+    with pytest.raises(
+        EventFileError, match=r"sample_3_label_4\.npy: is \[39, 2, 7\]; expected \[39, 2, 250\]"
+    ):
+        found.read(dataset("ev_objects", tmp_path).recordings[1])
+    np.save(tmp_path / "Ev-Objects" / "test" / "sample_3_label_36.npy", np.ones((39, 2, 250)))
+    with pytest.raises(EventFileError, match="label 36 is none of 0 to 35"):
+        dataset("ev_objects", tmp_path)
+
+
+@pytest.mark.skipif(
+    not REAL
+    or not (Path(REAL) / "ev_objects.zip").is_file()
+    or not (Path(REAL) / "stemnist_spikes.zip").is_file(),
+    reason="published recordings: SPIKY_RL_DATA names no folder with ev_objects.zip and stemnist_spikes.zip",
+)
+def test_the_published_tactile_recordings_are_read_from_their_archives():
+    letters, objects = (dataset(name, Path(REAL or "")) for name in ("stemnist", "ev_objects"))
+    for found, counts in ((letters, [5390, 1155, 1155]), (objects, [576, 0, 144])):
+        parts = [r.part for r in found.recordings]
+        assert [parts.count(part) for part in ("train", "validation", "test")] == counts
+    # what numpy counts of the unpacked files
+    assert len(letters.read(letters.recordings[0])) == 252
+    assert len(objects.read(objects.recordings[0])) == 36

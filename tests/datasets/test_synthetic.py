@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets import digits, nmnist, samples, synthetic
-from spiky_rl.datasets.frames import Binning
+from spiky_rl.classification import samples
+from spiky_rl.classification.cache import placed
+from spiky_rl.datasets import digits
+from spiky_rl.datasets import nmnist_synthetic as synthetic
+from tests.recorded import dataset
 
 REAL = os.environ.get("SPIKY_RL_DATA")
 needs_digits = pytest.mark.skipif(
@@ -24,6 +27,12 @@ def bar():
     image = np.zeros((28, 28))
     image[6:22, 12:16] = 255.0
     return image
+
+
+def counted(events, bins):
+    """Frames [bins, 2, 34, 34]."""
+    held = dataset("nmnist_synthetic", Path("nowhere"), bins=bins, count=1)
+    return np.bincount(placed(events, held), minlength=bins * 2312).reshape(bins, 2, 34, 34)
 
 
 def simulated(image, seed=0):
@@ -65,14 +74,13 @@ def test_a_brighter_image_moves_more_events():
 @needs_digits
 def test_enlarged_digits_move_about_as_many_events_over_as_many_pixels_as_recordings():
     # N-MNIST's first 1,000 recordings: 4,133 events on the mean, 448 active pixels; measured here: 3,490 and 454
-    images, labels, source = digits.like_mnist(Path("nowhere"))
+    images, labels, source = synthetic.like_mnist(Path("nowhere"))
     assert (
         images.shape == (1797, 28, 28)
         and source == "scikit-learn's digits"
         and labels[:3].tolist() == [0, 1, 2]
     )
-    binning = Binning(3, 0, 300_000, (34, 34))
-    found = [binning(simulated(image, i)) for i, image in enumerate(images[:40])]
+    found = [counted(simulated(image, i), 3) for i, image in enumerate(images[:40])]
     assert 3000 < np.mean([f.sum() for f in found]) < 4300
     assert 400 < np.mean([(f.sum((0, 1)) > 0).sum() for f in found]) < 500
     by_saccade = np.mean([f.sum((1, 2, 3)) for f in found], 0)
@@ -82,49 +90,54 @@ def test_enlarged_digits_move_about_as_many_events_over_as_many_pixels_as_record
 @needs_digits
 def test_synthetic_samples_say_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
-    found = samples.load("nmnist", tmp_path, bins=2, synthetic=3)
-    assert found.name == "nmnist_synthetic" and found.frames.shape == (3, 2, 2, 34, 34)
-    assert found.synthetic == "simulated sensor on scikit-learn's digits"
+    found = dataset("nmnist_synthetic", tmp_path, bins=2, count=3)
+    held = samples.load("nmnist_synthetic", found, found.recordings)
+    assert held.size == (2, 2, 34, 34) and len(held) == 3
+    assert held.synthetic == "simulated sensor on scikit-learn's digits"
     assert "synthetic recordings" in caplog.text
-    assert samples.load("nmnist", tmp_path, bins=2, synthetic=2).digest != found.digest
 
 
 @needs_digits
 def test_more_recordings_than_images_are_refused(tmp_path):
-    with pytest.raises(UserError, match="--recordings 1798: there are 1797 images of scikit-learn's digits"):
-        samples.load("nmnist", tmp_path, synthetic=1798)
+    with pytest.raises(
+        UserError, match="dataset.count: 1798 .* there are 1797 images of scikit-learn's digits"
+    ):
+        dataset("nmnist_synthetic", tmp_path, count=1798)
 
 
 def test_mnists_own_files_are_taken_where_they_are(tmp_path):
     (tmp_path / "mnist").mkdir()
     images = np.arange(2 * 28 * 28, dtype=np.uint8).reshape(2, 28, 28)
     head = b"\0\0\x08\x03" + struct.pack(">3I", 2, 28, 28)
-    (tmp_path / "mnist" / digits.IMAGES).write_bytes(head + images.tobytes())
+    (tmp_path / "mnist" / synthetic.IMAGES).write_bytes(head + images.tobytes())
     label = b"\0\0\x08\x01" + struct.pack(">I", 2) + bytes([7, 3])
-    (tmp_path / "mnist" / f"{digits.LABELS}.gz").write_bytes(gzip.compress(label))
-    found, labels, source = digits.like_mnist(tmp_path)
+    (tmp_path / "mnist" / f"{synthetic.LABELS}.gz").write_bytes(gzip.compress(label))
+    found, labels, source = synthetic.like_mnist(tmp_path)
     assert (found == images).all() and labels.tolist() == [7, 3] and source == "MNIST"
-    (tmp_path / "mnist" / digits.IMAGES).write_bytes(head + images.tobytes()[:-1])
+    (tmp_path / "mnist" / synthetic.IMAGES).write_bytes(head + images.tobytes()[:-1])
     with pytest.raises(UserError, match="no idx file of bytes, or a truncated one"):
-        digits.like_mnist(tmp_path)
+        synthetic.like_mnist(tmp_path)
 
 
 @needs_digits
-def test_static_digits_are_one_frame_of_brightness(tmp_path):
-    found = samples.load("digits", tmp_path)
-    assert found.frames.shape == (1797, 1, 1, 8, 8) and found.shape == (1, 8, 8)
-    assert found.frames.max() == 1.0 and found.synthetic == ""
+def test_static_digits_are_one_frame_of_brightness(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
+    found = dataset("digits", tmp_path)
+    held = samples.load("digits", found, found.recordings)
+    frames = held.frames(np.arange(len(held)))
+    assert frames.shape == (1797, 1, 1, 8, 8) and held.shape == (1, 8, 8)
+    assert frames.max() == 1.0 and held.synthetic == ""
+    assert (frames.numpy()[:, 0, 0] == digits.load()[0] / 16).all()
 
 
 @needs_digits
 @pytest.mark.skipif(not REAL, reason="real recordings: SPIKY_RL_DATA is not set")
 def test_real_recordings_move_as_the_simulated_ones_do():
     # rates of events over time: three saccades, at the same times, with pauses between them
-    binning = Binning(30, 0, 300_000, (34, 34))
-    recordings = nmnist.find(Path(REAL or ""))
-    images, _, _ = digits.like_mnist(Path("nowhere"))
+    recordings = dataset("nmnist", Path(REAL or ""))
+    images, _, _ = synthetic.like_mnist(Path("nowhere"))
     courses = np.zeros((2, 30))
     for i in range(40):
-        courses[0] += binning(recordings.read(i)).sum((1, 2, 3))
-        courses[1] += binning(simulated(images[i], i)).sum((1, 2, 3))
+        courses[0] += counted(recordings.read(recordings.recordings[i]), 30).sum((1, 2, 3))
+        courses[1] += counted(simulated(images[i], i), 30).sum((1, 2, 3))
     assert np.corrcoef(courses)[0, 1] > 0.9

@@ -25,10 +25,10 @@ OURS = {
     "spiky_rl.metrics.synops:effective_operations.<locals>.<genexpr>": "a network's cost, once per iteration",
     "spiky_rl.networks.base:SpikingNetwork.get_extra_state": "a checkpoint: the number of updates",
     "spiky_rl.codecs.encoders.base:redraw_noise": "the noise of the next rollout, one row, once per update",
-    "spiky_rl.classification.training:Trainer.batch": "samples lie with the host",
+    "spiky_rl.classification.training:loaded.<locals>.moved": "samples lie with the host",
     "spiky_rl.classification.training:augmented": "how each sample is moved, which the host draws",
     "spiky_rl.classification.training:Trainer._learn": "loss and accuracy, once per epoch",
-    "spiky_rl.classification.training:Trainer.predictions": "classes of held-out samples, once per epoch",
+    "spiky_rl.classification.training:scores": "classes of the validation set, once per epoch",
 }
 """Function -> why it waits. None of them does in a control step or a minibatch: see `BUSY`."""
 BUSY = (

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 KEYS = {
     "rsl_rl": ("actor_state_dict", "critic_state_dict", "iter"),
     "skrl": ("policy", "value", "iter"),
-    "classify": ("network", "optimizer", "history", "random", "infos"),
+    "classify": ("network", "best", "optimizer", "history", "random", "learned", "infos"),
 }
 """What a library's checkpoints hold at least: its own names for the models, and the iteration; and a classification's."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)

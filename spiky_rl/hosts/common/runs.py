@@ -68,7 +68,7 @@ def find_checkpoint(
     root: Path,
     experiment: str,
     task: str,
-    agent: str,
+    agent: str | None,
     library: str = "rsl_rl",
     seed: int | None = None,
     only: bool = True,
@@ -82,7 +82,7 @@ def find_checkpoint(
         root: Folder of all runs.
         experiment: Folder of the task's runs below ``root/library``.
         task: Of the run.
-        agent: Of the run.
+        agent: Of the run; None: any.
         library: Whose run it is.
         seed: Of the run that ``latest`` and ``best`` are looked for in; None: any.
         only: Whether a run of another seed is refused, or taken where there is none of ``seed``.
@@ -104,7 +104,7 @@ def find_checkpoint(
     for manifest_file in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
         run = manifest_file.parent
         manifest = _manifest(manifest_file) or _restored(run, library)
-        if manifest.get("task") != task or _agent(manifest) != agent:
+        if manifest.get("task") != task or agent not in (None, _agent(manifest)):
             continue
         theirs = manifest.get("seed")
         if seed is not None and theirs not in (None, seed):
@@ -125,13 +125,13 @@ def find_checkpoint(
         return find_checkpoint(name, root, experiment, task, agent, library)
     if seeds:
         raise CheckpointError(
-            f"--checkpoint {name}: no run of {agent} on {task} with --seed {seed} lies in {str(parent)!r}, only with"
+            f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with --seed {seed} lies in {str(parent)!r}, only with"
             f" {', '.join(sorted(map(str, seeds)))}; leave --seed out, or name the checkpoint's file"
         )
     if damaged:
         _none_whole(name, damaged)
     raise CheckpointError(
-        f"--checkpoint {name}: no run of {agent} on {task} with a checkpoint lies in {str(parent)!r}; train one first"
+        f"--checkpoint {name}: no run of {agent or 'any agent'} on {task} with a checkpoint lies in {str(parent)!r}; train one first"
     )
 
 

@@ -23,7 +23,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     config: dict[str, Any] = copy.deepcopy(dict(spec.runner))
     config.setdefault("obs_groups", {})
     burn_in = config.pop("burn_in", 0)
-    for key in ("picture_interval", "history"):
+    for key in ("picture_interval", "history", "frames"):
         config.pop(key, None)
     networks = {"actor": spec.network, "critic": spec.critic_network}
     algorithm = config["algorithm"]

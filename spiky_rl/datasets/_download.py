@@ -1,4 +1,4 @@
-"""Archives: fetched, checked, unpacked; whole or absent. A download that was interrupted goes on where it was."""
+"""Archives: fetched and checked, whole or absent; they are read as they are. A download that was interrupted goes on where it was."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import http.client
 import io
 import logging
 import os
-import shutil
-import tempfile
 import urllib.error
 import urllib.request
 import urllib.response
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -55,11 +52,17 @@ class Archive:
     """What it unpacks to; empty: any number of folders."""
 
     def fetch(self, folder: Path, shown: Shown = unseen) -> None:
-        """Download and unpack it into ``folder``, unless it is there. Raises DownloadError, with what to do by hand."""
+        """Download it into ``folder``, unless it or what it unpacks to is there. Raises DownloadError, with what to do by hand."""
         if self.folder and (folder / self.folder).is_dir():
             return
-        if (folder / self.name).is_file():
-            self.unpack(folder)
+        path = folder / self.name
+        if path.is_file():
+            try:
+                wrong = self._wrong(path)
+            except OSError as error:
+                raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
+            if wrong:
+                raise DownloadError(f"{path}: its {wrong}; delete it and get it again")
             return
         partial = folder / f"{self.name}{PARTIAL}"
         try:
@@ -74,39 +77,13 @@ class Archive:
                 if wrong := self._wrong(partial):
                     partial.unlink()
                     raise DownloadError(f"{self.url}: its {wrong}; the file was not kept")
-                os.replace(partial, folder / self.name)
+                os.replace(partial, path)
         except BlockingIOError:
             raise DownloadError(f"{partial}: another process is downloading it") from None
         except OSError as error:
             raise DownloadError(
                 f"cannot write {str(partial)!r}: {error.strerror or error}; when that is mended, run the same command again"
             ) from None
-        self._extract(folder)
-
-    def unpack(self, folder: Path) -> None:
-        """Unpack ``folder``/``name`` there, all of it or nothing. Raises DownloadError where a checksum is another."""
-        path = folder / self.name
-        try:
-            wrong = self._wrong(path)
-        except OSError as error:
-            raise DownloadError(f"cannot read {str(path)!r}: {error.strerror}") from None
-        if wrong:
-            raise DownloadError(f"{path}: its {wrong}; delete it and get it again")
-        self._extract(folder)
-
-    def _extract(self, folder: Path) -> None:
-        path = folder / self.name
-        log.info("unpacking %s", path)
-        try:
-            with tempfile.TemporaryDirectory(dir=folder, prefix=".unpacked-") as beside:
-                with zipfile.ZipFile(path) as archive:
-                    archive.extractall(beside)
-                for part in sorted(Path(beside).iterdir()):
-                    if not (folder / part.name).exists():
-                        shutil.move(part, folder / part.name)
-        except (OSError, zipfile.BadZipFile) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise DownloadError(f"cannot unpack {path}: {reason}; nothing of it was kept") from None
 
     def _wrong(self, path: Path) -> str:
         """How a file's checksums differ from what they have to be; nothing where they do not."""

@@ -1,0 +1,69 @@
+"""Ev-Objects: 36 household objects, each grasped 20 times by a hand with NeuTouch event-based fingertips of 39 taxels.
+
+``Ev-Objects/{train,test}/sample_I_label_C.npy`` is [39 taxels, 2 polarities, 250 steps] of 0 and 1: 576 recordings to learn from, 144 to
+test on. The taxels lie on no grid, so they are one row of 39, for networks with ``connection: linear``.
+
+Source: Gu, Sng, Taunyazov & Soh (2020), TactileSGNet, with NeuTouch by Taunyazov et al. (2020); it names no licence, so nothing of it
+is shipped.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+import numpy as np
+
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, of_tensor
+from spiky_rl.datasets._store import stores
+from spiky_rl.datasets.base import Dataset, Recording, counted
+
+TAXELS, POLARITIES, STEPS, OBJECTS = 39, 2, 250, 36
+FOLDERS = ("ev_objects", "Ev-Objects", "ev_objects.zip", "Ev-Objects.zip", "ev_objects/ev_objects.zip")
+
+
+class EvObjects(Dataset):
+    """The published tensors, packed or not."""
+
+    title = "Ev-Objects"
+    licence = "none is named: not to be passed on"
+    source = "https://github.com/clear-nus/TactileSGNet"
+    shape = (POLARITIES, 1, TAXELS)
+    window = (0, STEPS)
+    classes = tuple(str(label) for label in range(OBJECTS))
+
+    class Options(Dataset.Options):
+        bins: int = counted(50)
+
+    agent = "lif_linear_classifier"
+
+    def find(self) -> list[Recording]:  # noqa: D102
+        for store in stores(self.data, FOLDERS):
+            names = store.names()
+            matches = [
+                (re.search(r"(?:^|/)((train|test)/sample_\d+_label_(\d+))\.npy$", name), name)
+                for name in names
+            ]
+            found = [Recording(m[1], int(m[3]), m[2], store, name) for m, name in matches if m]
+            for recording in found:
+                if recording.label >= OBJECTS:
+                    raise EventFileError(
+                        f"{self.path(recording)}: label {recording.label} is none of 0 to {OBJECTS - 1}"
+                    )
+            if found:
+                return found
+        raise MissingData(
+            f"Ev-Objects is not in {str(self.data)!r}: get it from {self.source} and put it there as 'ev_objects.zip', or unpacked as"
+            " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
+        )
+
+    def read(self, recording: Recording) -> Events:  # noqa: D102
+        assert recording.store is not None
+        path = self.path(recording)
+        try:
+            held = np.load(io.BytesIO(recording.store.read(recording.member)), allow_pickle=False)
+        except DAMAGE as error:
+            raise EventFileError(f"{path}: no recording, or a damaged one: {error}") from None
+        if held.shape != (TAXELS, POLARITIES, STEPS):
+            raise EventFileError(f"{path}: is {list(held.shape)}; expected [{TAXELS}, {POLARITIES}, {STEPS}]")
+        return of_tensor(held.transpose(2, 1, 0)[:, :, np.newaxis], path)

@@ -1,0 +1,212 @@
+"""Your own recordings, without code: a folder for each class, or a list of files with their labels.
+
+DIR/CLASS/RECORDING has all to learn from, some of which are held out; DIR/train/CLASS/RECORDING with DIR/test/... and DIR/validation/...
+beside it has a split of your own. DIR/manifest.csv with columns recording, label and, if there is a split, split lists files that lie
+anywhere in DIR; manifest.npz does it with equal lists by these names. DIR may be a .zip, and CLASS any name.
+
+A recording is a .bin of N-MNIST's bytes, 5 an event; a .npy of counts [time, channels, height, width], or of events [n, 4] as columns
+t, x, y, p; a .npz of events as arrays t, x, y and p; or a .csv of events with these names above its columns, or in this order.
+
+Sensor and window are those of the tensors, or as large as the events need, unless they are given. Without labels recordings can be
+predicted, but not learned from.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from spiky_rl.config import files
+from spiky_rl.config.options import Names, RegistryError, nearest, option
+from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
+from spiky_rl.datasets._store import Store, Tensors
+from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording
+
+log = logging.getLogger(__name__)
+
+ENDINGS = (".bin", ".npy", ".npz", ".csv")
+MANIFESTS = ("manifest.csv", "manifest.npz")
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "val": "validation",
+    "test": "test",
+}
+UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6}
+LAYOUT = (
+    "expected DIR/CLASS/RECORDING, or DIR/train/CLASS/RECORDING and DIR/test/CLASS/RECORDING, or DIR/manifest.csv with columns"
+    " recording, label and split; a recording is .bin (N-MNIST's bytes), .npy (counts [time, channels, height, width], or events"
+    " [n, 4] as t, x, y, p), .npz or .csv (t, x, y, p)"
+)
+
+
+class Own(Dataset):
+    """Recordings in a layout that anybody can make."""
+
+    title = "own recordings"
+    licence = "yours"
+    source = "yours"
+
+    class Options(Dataset.Options):
+        sensor: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = option(
+            (), "rows and columns; empty: as the recordings need"
+        )
+        channels: int = option(
+            0, "polarities, or channels of tensors; 0: as the recordings need", low=0, high=1000
+        )
+        window: tuple[Annotated[int, Field(ge=0)], ...] = option(
+            (),
+            "first and last time of what is classified, in microseconds, or steps of tensors; empty: from 0 to the latest",
+        )
+        unit: Literal["us", "ms", "s"] = option("us", "unit of the times that stand in columns")
+        names: Names = option(
+            (), "of the classes, in the order of their labels; empty: those that are there, sorted"
+        )
+
+        @field_validator("sensor", "window")
+        @classmethod
+        def _two(cls, numbers: tuple[int, ...]) -> tuple[int, ...]:
+            if len(numbers) not in (0, 2):
+                raise RegistryError(f"{list(numbers)} has {len(numbers)} values; it must have 0 or 2")
+            return numbers
+
+        @field_validator("window")
+        @classmethod
+        def _forward(cls, window: tuple[int, ...]) -> tuple[int, ...]:
+            if window and window[0] >= window[1]:
+                raise RegistryError(f"{list(window)} ends before it begins")
+            return window
+
+    def __init__(self, options: Options, data: Path) -> None:
+        self.unit, self.classes = options.unit, options.names
+        self.given = options.sensor, options.channels, options.window
+        super().__init__(options, data)
+
+    def find(self) -> list[Recording]:  # noqa: D102
+        if not self.data.exists():
+            raise MissingData(f"{self.data}: there is no such folder; {LAYOUT}")
+        store = Store(self.data)
+        names = store.names()
+        manifest = next((name for name in MANIFESTS if name in names), None)
+        rows = _of_folders(names) if manifest is None else _of_manifest(store, manifest)
+        if not rows:
+            raise MissingData(f"{self.data}: there is no recording in it; {LAYOUT}")
+        there = sorted({label for _, label, _ in rows if label is not None}, key=_natural)
+        for name in there if self.classes else ():
+            if name not in self.classes:
+                known = ", ".join(self.classes)
+                raise MissingData(
+                    f"{self.data}: class {name!r} is none of {known}{nearest(name, self.classes)}"
+                )
+        self.classes = self.classes or tuple(there)
+        label_of = {None: UNKNOWN, **{name: i for i, name in enumerate(self.classes)}}
+        found = [Recording(name, label_of[label], part, store, name) for name, label, part in rows]
+        self._settle(found)
+        return found
+
+    def read(self, recording: Recording) -> Events:  # noqa: D102
+        assert recording.store is not None
+        data, path = recording.store.read(recording.member), self.path(recording)
+        return decode(data, path, UNITS[self.unit], getattr(self, "shape", None))
+
+    def settings(self) -> Mapping[str, Any]:  # noqa: D102
+        sees = {"sensor": self.shape[1:], "channels": self.shape[0], "window": self.window}
+        return {**super().settings(), **sees, "unit": self.unit, "names": self.classes}
+
+    def _settle(self, recordings: list[Recording]) -> None:
+        """Take sensor and window as they are given, else from the recordings; what was found out is kept in the cache."""
+        sensor, channels, window = self.given
+        if not (sensor and channels and window):
+            stamps = [f"{r.member} {r.store.stamp(r.member)}" for r in recordings if r.store is not None]
+            key = hashlib.sha256("\n".join([str(self.data), self.unit, *stamps]).encode()).hexdigest()[:16]
+            path = files.cache_folder() / "frames" / f"own-{key}.json"
+            try:
+                found = json.loads(path.read_text(encoding="ascii"))
+            except (OSError, ValueError):
+                found = self._measured(recordings)
+                files.write_json(path, found, durable=False)
+            channels, sensor, window = channels or found[0], sensor or found[1:3], window or (0, found[3])
+            log.info(
+                "%s: %d channels, %d x %d pixels, times from %d to %d, unless dataset.channels, .sensor and .window say otherwise",
+                *(self.data, channels, *sensor, *window),
+            )
+        self.shape, self.window = (channels, *sensor), tuple(window)  # type: ignore[assignment]
+
+    def _measured(self, recordings: list[Recording]) -> list[int]:
+        """Channels, rows, columns and the end of time that hold all recordings that can be read."""
+        largest = np.ones(4, np.int64)
+        for recording in recordings:
+            assert recording.store is not None
+            try:
+                held = (
+                    Tensors(recording.store, recording.member).shape
+                    if recording.member.endswith(".npy")
+                    else ()
+                )
+                if len(held) == 4:
+                    need = [*held[1:], held[0]]
+                else:
+                    events = self.read(recording)
+                    need = [int(values.max()) + 1 for values in (events.p, events.y, events.x, events.t)]
+            except (EventFileError, ValueError):  # refused or skipped where it is read to be learned from
+                continue
+            largest = np.maximum(largest, need)
+        return largest.tolist()
+
+
+def _of_folders(names: list[str]) -> list[tuple[str, str | None, str]]:
+    """Name, class and part of every recording, by the folders that it lies in."""
+    split = [name.split("/") for name in names if name.lower().endswith(ENDINGS)]
+    if split and len({parts[0] for parts in split}) == 1 and split[0][0].lower() not in SPLITS:
+        if all(len(parts) > 2 for parts in split):  # one folder around all, as archives have it
+            split = [parts[1:] for parts in split]
+    rows: list[tuple[str, str | None, str]] = []
+    for name, parts in zip((n for n in names if n.lower().endswith(ENDINGS)), split, strict=True):
+        part = SPLITS.get(parts[0].lower()) if len(parts) > 2 else None
+        place = parts[1:] if part else parts
+        rows.append((name, place[0] if len(place) > 1 else None, part or "train"))
+    return rows
+
+
+def _of_manifest(store: Store, manifest: str) -> list[tuple[str, str | None, str]]:
+    """Name, class and part of every recording that a manifest lists. Raises EventFileError that names the row."""
+    path, data = store.path(manifest), store.read(manifest)
+    try:
+        if manifest.endswith(".csv"):
+            rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
+        else:
+            held = np.load(io.BytesIO(data), allow_pickle=False)
+            columns = {key: [str(cell) for cell in held[key]] for key in held}
+            rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    except DAMAGE as error:
+        raise EventFileError(f"{path}: no manifest, or a damaged one: {error}") from None
+    if not rows or "recording" not in rows[0]:
+        raise EventFileError(
+            f"{path}: expected columns recording, label and split, and a row for each recording"
+        )
+    found: list[tuple[str, str | None, str]] = []
+    for number, row in enumerate(rows, start=1):
+        split = (row.get("split") or "train").strip().lower()
+        if split not in SPLITS:
+            raise EventFileError(
+                f"{path}: row {number}: split {split!r} is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
+            )
+        found.append(
+            ((row["recording"] or "").strip(), (row.get("label") or "").strip() or None, SPLITS[split])
+        )
+    return found
+
+
+def _natural(name: str) -> tuple[bool, int, str]:
+    """Whole numbers by their value, before all else."""
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)

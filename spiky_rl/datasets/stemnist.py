@@ -1,0 +1,105 @@
+"""STEMNIST: 7,700 characters that 34 people wrote on 16 x 16 taxels, as spikes of a simulated sensing circuit.
+
+The pressure was measured; the spikes come from the authors' simulation of a circuit that senses it, so results are to be called
+"STEMNIST, simulated spikes". ``spike/{train,val,test}/spike.npy`` is [recordings, 240 steps, 16, 16] of 0 and 1, ``manifest.csv`` beside it
+has a row for each with its label. The official split is 5,390, 1,155 and 1,155; 26 letters and the digits 1 to 9.
+
+Source: Four-Q/STEMNIST_Classify on GitHub; it names no licence, so nothing of it is shipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from spiky_rl.config.options import option
+from spiky_rl.datasets._events import EventFileError, Events, MissingData, of_tensor
+from spiky_rl.datasets._store import Store, Tensors, stores
+from spiky_rl.datasets.base import Dataset, Recording, counted
+
+SIDE, STEPS = 16, 240
+LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"
+FOLDERS = ("stemnist", "STEMNIST", "stemnist/stemnist_spikes.zip", "stemnist_spikes.zip", "spike")
+PARTS = {"train": "train", "val": "validation", "test": "test"}
+
+
+class Stemnist(Dataset):
+    """The published spikes, packed or not."""
+
+    title = "STEMNIST, simulated spikes"
+    licence = "none is named: not to be passed on"
+    source = "https://github.com/Four-Q/STEMNIST_Classify"
+    shape = (1, SIDE, SIDE)
+    window = (0, STEPS)
+
+    class Options(Dataset.Options):
+        bins: int = counted(24)
+        characters: Literal["all", "digits", "letters"] = option(
+            "all", "which of them: all 35, the nine digits, or the letters"
+        )
+
+    agent = "lif_conv_small_classifier"
+    shift, rotation = 1.0, 10.0
+
+    def __init__(self, options: Options, data: Path) -> None:
+        self.characters = options.characters
+        self.classes = tuple({"all": LETTERS + DIGITS, "digits": DIGITS, "letters": LETTERS}[self.characters])
+        super().__init__(options, data)
+
+    def find(self) -> list[Recording]:  # noqa: D102
+        for store in stores(self.data, FOLDERS):
+            found = [r for name in store.names() for r in self._part(store, name)]
+            if found:
+                return found
+        raise MissingData(
+            f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
+            " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they lie elsewhere"
+        )
+
+    def _part(self, store: Store, name: str) -> list[Recording]:
+        """The recordings that a manifest lists; none where ``name`` is no manifest."""
+        match = re.search(r"(?:^|/)(train|val|test)/manifest\.csv$", name)
+        if match is None:
+            return []
+        rows = list(csv.DictReader(io.StringIO(store.read(name).decode(errors="replace"))))
+        if not rows or not {"label", "sample_id"} <= rows[0].keys():
+            raise EventFileError(
+                f"{store.path(name)}: expected columns label and sample_id, and a row for each recording"
+            )
+        member = name.replace("manifest.csv", "spike.npy")
+        if unknown := [row["label"] for row in rows if row["label"] not in tuple(LETTERS + DIGITS)]:
+            raise EventFileError(f"{store.path(name)}: label {unknown[0]!r} is none of {LETTERS}{DIGITS}")
+        return [
+            Recording(
+                f"{match[1]}/{row['sample_id']}",
+                self.classes.index(row["label"]),
+                PARTS[match[1]],
+                store,
+                member,
+                i,
+            )
+            for i, row in enumerate(rows)
+            if row["label"] in self.classes
+        ]
+
+    @cached_property
+    def files(self) -> dict[str, Tensors]:
+        """The opened spikes of each part."""
+        return {}
+
+    def read(self, recording: Recording) -> Events:  # noqa: D102
+        assert recording.store is not None
+        name = recording.member
+        if name not in self.files:
+            self.files[name] = Tensors(recording.store, name)
+        path = f"{self.path(recording)}: row {recording.row}"
+        held = self.files[name][recording.row]
+        if held.shape != (STEPS, SIDE, SIDE):
+            raise EventFileError(f"{path}: is {list(held.shape)}; expected [{STEPS}, {SIDE}, {SIDE}]")
+        return of_tensor(held[:, np.newaxis], path)

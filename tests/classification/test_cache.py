@@ -1,0 +1,215 @@
+"""The cache: events fall into fixed frames, recordings are read once, and what is kept has bounds."""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spiky_rl.classification import cache, samples
+from spiky_rl.classification.cache import kept, make_room, placed
+from spiky_rl.config.registry import UserError
+from spiky_rl.datasets._events import EventFileError, Events, decode
+from spiky_rl.datasets.base import Dataset, Recording
+from tests.recorded import dataset, encoded
+
+REAL = os.environ.get("SPIKY_RL_DATA")
+SENSOR, BINS = (2, 3, 4), 3
+
+
+class Drawn(Dataset):
+    """Random events, the same for the same seed."""
+
+    title, shape, window, classes = "drawn", SENSOR, (0, 300), tuple("0123456789")
+
+    def __init__(self, seed=0, count=6, bins=BINS, binary=False, events=50, bad=()):
+        self.seed, self.count, self.events, self.bad, self.reads = seed, count, events, bad, 0
+        super().__init__(Dataset.Options(bins=bins, binary=binary), Path("nowhere"))
+
+    def find(self):
+        return [Recording(f"r{i}", i % 10, "train", row=i) for i in range(self.count)]
+
+    def stamps(self):
+        yield repr((self.seed, self.events, self.bad))
+
+    def read(self, recording):
+        self.reads += 1
+        if recording.row in self.bad:
+            raise EventFileError(f"{recording.name}: damaged")
+        g = np.random.default_rng([self.seed, recording.row])
+        x, y, p, t = (g.integers(high, size=self.events) for high in (4, 3, 2, 299))
+        return Events(x, y, p, t)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
+    return tmp_path / "frames"
+
+
+def frames(events, **options):
+    """Flat frames of events, counted."""
+    found = Drawn(**options)
+    place = placed(events, found)
+    return np.bincount(place, minlength=found.bins * 24).reshape(found.bins, *SENSOR)
+
+
+def test_an_event_counts_in_its_frame_channel_row_and_column_and_outside_the_window_nowhere():
+    events = Events(
+        *np.array(
+            [(1, 2, 0, 0), (1, 2, 0, 99), (3, 0, 1, 100), (0, 0, 1, 299), (0, 0, 1, 300), (0, 0, 0, -1)]
+        ).T
+    )
+    found = frames(events)
+    assert {tuple(i): int(found[tuple(i)]) for i in np.argwhere(found)} == {
+        (0, 0, 2, 1): 2,
+        (1, 1, 0, 3): 1,
+        (2, 1, 0, 0): 1,
+    }
+
+
+def test_a_window_that_frames_do_not_divide_is_used_to_its_end():
+    events = Events(*np.array([(0, 0, 0, 0), (0, 0, 0, 149), (0, 0, 0, 299)]).T)
+    assert frames(events, bins=7).sum((1, 2, 3)).tolist() == [1, 0, 0, 1, 0, 0, 1]
+
+
+def test_counting_equals_a_loop_over_events():
+    recordings = Drawn(1)
+    held = samples.load("drawn", recordings, recordings.recordings)
+    expected = np.zeros((6, BINS, *SENSOR))
+    for i, recording in enumerate(recordings.recordings):
+        events = recordings.read(recording)
+        for x, y, p, t in zip(events.x, events.y, events.p, events.t, strict=True):
+            expected[i, t // 100, p, y, x] += 1
+    assert (held.frames(np.arange(6)).numpy() == expected).all()
+    assert (held.frames(np.array([4, 1])).numpy() == expected[[4, 1]]).all()
+    binary = samples.load("drawn", Drawn(1, binary=True), recordings.recordings)
+    assert (binary.frames(np.arange(6)).numpy() == (expected > 0)).all()
+    assert binary.digest != held.digest
+
+
+def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_cache):
+    first = Drawn(0, count=40)
+    one = kept(first, first.recordings)
+    assert first.reads == 40 + cache.MEASURED
+    warm = Drawn(0, count=40)
+    again = kept(warm, warm.recordings)
+    assert warm.reads == 0 and (one.places == again.places).all() and (one.digests == again.digests).all()
+    other, finer = Drawn(1, count=40), Drawn(0, count=40, bins=5)
+    assert (kept(other, other.recordings).digests != one.digests).any()
+    assert (kept(finer, finer.recordings).digests == one.digests).all(), "the same recordings"
+    assert len(list(own_cache.glob("*.events"))) == 3
+
+
+def test_what_is_kept_takes_four_bytes_an_event_however_many_frames(own_cache):
+    for bins in (3, 300):
+        found = Drawn(0, bins=bins)
+        kept(found, found.recordings)
+    assert [path.stat().st_size for path in own_cache.glob("*.events")] == [4 * 6 * 50] * 2
+
+
+def test_a_recording_that_is_bad_ends_in_its_name_or_is_skipped_and_named(own_cache, caplog):
+    found = Drawn(0, bad=(2, 3))
+    with pytest.raises(EventFileError, match="r2: damaged; --skip_bad leaves such recordings out"):
+        kept(found, found.recordings)
+    assert not list(own_cache.iterdir())
+    held = samples.load("drawn", found, found.recordings, skip_bad=True)
+    assert held.skipped == ("r2: damaged", "r3: damaged") and held.names == ["r0", "r1", "r4", "r5"]
+    assert held.labels.tolist() == [0, 1, 4, 5]
+    assert "skipped 2 of 6 recordings" in caplog.text and "r3: damaged" in caplog.text
+    with pytest.raises(EventFileError, match="r2: damaged"):
+        kept(found, found.recordings)  # from the cache too
+    nothing = Drawn(0, bad=tuple(range(6)))
+    with pytest.raises(EventFileError, match="r0: damaged; no recording is left"):
+        kept(nothing, nothing.recordings, skip_bad=True)
+
+
+def test_a_recording_without_events_in_the_window_is_bad():
+    found = Drawn(0)
+    found.window = (500, 900)
+    with pytest.raises(
+        EventFileError, match="drawn r0: all its events lie from .*, none in the window from 500 to 900"
+    ):
+        kept(found, found.recordings)
+
+
+def test_damaged_files_of_the_cache_are_made_anew(own_cache):
+    found = Drawn(0)
+    whole = np.array(kept(found, found.recordings).places)
+    for pattern in ("*.events", "*.npz"):
+        for left in (0, 20, -1):
+            (path,) = own_cache.glob(pattern)
+            with path.open("r+b") as file:
+                file.truncate(left if left >= 0 else path.stat().st_size - 1)
+            assert np.array_equal(kept(found, found.recordings).places, whole)
+
+
+def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    few = Drawn(0)
+    many = Drawn(0, count=10**5)
+    monkeypatch.setenv("SPIKY_RL_CACHE_GB", "0.001")
+    with pytest.raises(
+        UserError,
+        match="100000 recordings of drawn take about 0.02 GB, and at most 0.001 GB are kept; .* --recordings",
+    ):
+        kept(many, many.recordings)
+    assert many.reads == cache.MEASURED
+    for value in ("much", "0", "nan"):
+        monkeypatch.setenv("SPIKY_RL_CACHE_GB", value)
+        with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' is no number"):
+            kept(few, few.recordings)
+    monkeypatch.delenv("SPIKY_RL_CACHE_GB")
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", Path("/proc/cache")):
+        monkeypatch.setenv("SPIKY_RL_CACHE", str(place))
+        with pytest.raises(UserError, match="recordings cannot be kept in .* SPIKY_RL_CACHE"):
+            kept(few, few.recordings)
+
+
+def test_what_was_not_used_for_longest_makes_room(own_cache, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    for seed in range(3):
+        found = Drawn(seed)
+        kept(found, found.recordings)
+        for path in own_cache.iterdir():
+            os.utime(path, (path.stat().st_mtime - 100,) * 2)
+    kept(Drawn(0), Drawn(0).recordings)  # used again: now the youngest
+    sizes = sum(path.stat().st_size for path in own_cache.iterdir())
+    make_room(own_cache, sizes - 1)
+    make_room(own_cache, 0.4 * sizes)
+    warm, cold = Drawn(0), Drawn(1)
+    for found in (warm, cold):
+        assert kept(found, found.recordings).places.size == 300
+    assert warm.reads == 0 < cold.reads
+    assert "removed, to make room in the cache" in caplog.text
+
+
+def test_equal_recordings_are_known_by_their_events_whatever_file_they_come_from(tmp_path):
+    (tmp_path / "a" / "x").mkdir(parents=True)
+    (tmp_path / "b" / "x").mkdir(parents=True)
+    events = [(1, 2, 1, 30), (3, 0, 0, 70)]
+    (tmp_path / "a" / "x" / "1.bin").write_bytes(encoded(events))
+    (tmp_path / "b" / "x" / "1.csv").write_text("".join(f"{t},{x},{y},{p}\n" for x, y, p, t in events))
+    digests = []
+    for name in "ab":
+        found = dataset("own", tmp_path / name)
+        digests += kept(found, found.recordings).digests.tolist()
+    assert digests[0] == digests[1]
+
+
+@pytest.mark.skipif(
+    not REAL or not (Path(REAL) / "nmnist_00001.bin").is_file(),
+    reason="real recordings: SPIKY_RL_DATA names no folder with nmnist_00001.bin",
+)
+def test_a_real_recording_has_the_frames_that_tonic_counts():
+    # 300 comparisons (100 recordings, 10, 30 and 300 bins) with tonic 1.7.0's to_frame_numpy(start_time=0, end_time=300000)
+    # were equal, type and all; this is one of them
+    path = Path(REAL or "") / "nmnist_00001.bin"
+    real = dataset("nmnist", Path(REAL or ""))
+    place = placed(decode(path.read_bytes(), str(path)), real)
+    found = np.bincount(place, minlength=23120).reshape(10, 2, 34, 34).astype(np.int16)
+    assert found.sum((1, 2, 3)).tolist() == [357, 1146, 374, 50, 708, 854, 113, 226, 605, 244]
+    assert (int(found[:, 1].sum()), int(found.max())) == (2327, 8)
+    assert hashlib.sha256(found.tobytes()).hexdigest()[:16] == "465b3cd37b142b04"

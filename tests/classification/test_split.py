@@ -1,0 +1,103 @@
+"""Splits and subsets: of every class its part, nothing in two of them, and the same for everyone."""
+
+import numpy as np
+import pytest
+
+from spiky_rl.classification.split import split, subset
+from spiky_rl.config.registry import UserError
+from spiky_rl.datasets.base import Recording
+
+LABELS = np.arange(100) % 10
+PLAIN = ["train"] * 100
+OFFICIAL = ["train"] * 70 + ["validation"] * 10 + ["test"] * 20
+
+
+def sizes(found):
+    return [len(found.train), len(found.validation), len(found.test)]
+
+
+def test_without_an_official_test_set_a_fifth_is_tested_on_and_a_tenth_of_the_rest_chooses():
+    found = split(LABELS, PLAIN, None, None, 0)
+    assert sizes(found) == [72, 8, 20]
+    assert sorted([*found.train, *found.validation, *found.test]) == list(range(100))
+    assert (np.bincount(LABELS[found.test]) == 2).all()
+
+
+def test_official_parts_are_taken_as_they_are_and_left_alone_where_others_are_drawn():
+    found = split(LABELS, OFFICIAL, None, None, 0)
+    assert (found.train.tolist(), found.validation.tolist()) == (list(range(70)), list(range(70, 80)))
+    assert found.test.tolist() == list(range(80, 100))
+    drawn = split(LABELS, OFFICIAL, 14, 7, 0)
+    assert sizes(drawn) == [49, 7, 14]
+    used = np.concatenate([drawn.train, drawn.validation, drawn.test])
+    assert sorted(used) == list(range(70)), "the official validation and test sets are in none of them"
+    assert sizes(split(LABELS, OFFICIAL, None, 0, 0)) == [70, 0, 20]
+
+
+def test_a_part_that_is_drawn_has_of_every_class_its_share():
+    labels = np.repeat(np.arange(4), [40, 30, 20, 10])
+    found = split(labels, ["train"] * 100, 21, 0, 3)
+    assert (np.abs(np.bincount(labels[found.test]) - 0.21 * np.array([40, 30, 20, 10])) < 1.0).all()
+
+
+def test_a_seed_draws_the_same_split_and_another_another():
+    one, same, other = (split(LABELS, PLAIN, None, None, seed).digest for seed in (0, 0, 1))
+    assert one == same != other
+    assert split(LABELS, PLAIN, None, 0, 0).digest != one
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_a_part_of_all_is_refused(count):
+    with pytest.raises(UserError, match=f"--hold_out {count}: must be between 1 and 9"):
+        split(np.arange(10), ["train"] * 10, count, None, 0)
+    with pytest.raises(UserError, match=f"--validation {count}: must be between 1 and 7"):
+        split(np.arange(10), ["train"] * 10, None, count, 0)
+
+
+RECORDINGS = [
+    Recording(f"{part}/{i % 5}/{i:03}", i % 5, part)
+    for part, count in (("train", 100), ("test", 25))
+    for i in range(count)
+]
+
+
+def test_a_subset_has_of_every_class_and_part_its_share_and_is_the_same_again():
+    found = subset(RECORDINGS, 50, None)
+    assert [sum(r.part == part for r in found) for part in ("train", "test")] == [40, 10]
+    assert all(sum(r.label == label for r in found) == 10 for label in range(5))
+    assert found == subset(RECORDINGS, 50, None) and found == sorted(found, key=RECORDINGS.index)
+    assert subset(RECORDINGS, 125, None) == RECORDINGS
+    with pytest.raises(UserError, match="--recordings 126: there are 125"):
+        subset(RECORDINGS, 126, None)
+
+
+def test_a_list_chooses_recordings_by_name_and_may_say_what_each_is(tmp_path):
+    plain, parted = tmp_path / "ids.txt", tmp_path / "recordings.csv"
+    plain.write_text("# mine\ntest/0/005\n\n099\ntrain/0/000\n")
+    assert [r.name for r in subset(RECORDINGS, None, plain)] == ["train/0/000", "train/4/099", "test/0/005"]
+    parted.write_text("recording,label,part\ntrain/1/001,1,test\ntrain/0/000,0,validation\ntrain/2/002,2,\n")
+    assert [(r.name, r.part) for r in subset(RECORDINGS, None, parted)] == [
+        ("train/0/000", "validation"),
+        ("train/1/001", "test"),
+    ]
+
+
+BAD_LISTS = {
+    "a name that there is not": (
+        "train/0/00O\n",
+        "there is no recording 'train/0/00O'; did you mean 'train/0/0",
+    ),
+    "a name of two": ("000\n", "there is no recording '000'"),
+    "a part": ("recording,part\ntrain/0/000,tset\n", "part 'tset' is none of train, validation, test"),
+    "nothing": ("# none\n", "lists no recording"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_LISTS)
+def test_a_list_that_does_not_fit_is_refused(case, tmp_path):
+    text, words = BAD_LISTS[case]
+    (tmp_path / "ids.csv").write_text(text)
+    with pytest.raises(UserError, match="ids.csv.*" + words):
+        subset(RECORDINGS, None, tmp_path / "ids.csv")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        subset(RECORDINGS, None, tmp_path / "none")

@@ -1,0 +1,365 @@
+"""A trained classifier is used: evaluated and asked about other recordings, gone on with as it was, and never tested on what it saw."""
+
+import csv
+import json
+import os
+import re
+import shlex
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spiky_rl.classification import training as classify_training
+from spiky_rl.cli import common
+from spiky_rl.cli.classify import classify
+from tests.recorded import bars, encoded
+
+CLASSES = ("row", "column", "diagonal")
+LINE = [
+    "--dataset",
+    "own",
+    "--device",
+    "cpu",
+    "--agent",
+    "lif_linear_classifier",
+    "--bins",
+    "4",
+    "--batch_size",
+    "8",
+]
+LINE += ["dataset.sensor=[8,8]", "dataset.window=[0,1000]", "--seed", "2"]
+LINE += ["agent.network.layers=[32]", "agent.network.backend=torch", "agent.algorithm.learning_rate=1e-2"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    log = common.log
+    before = log.handlers, log.propagate, log.level
+    yield
+    log.handlers, log.propagate, log.level = before
+
+
+def folder(path, count, seed, part=""):
+    """Recordings of three classes that are easy to tell apart."""
+    generator = np.random.default_rng(seed)
+    for label, name in enumerate(CLASSES):
+        (path / part / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            events = bars(generator, label).tolist()
+            (path / part / name / f"{seed}_{i}.bin").write_bytes(encoded(events))
+    return path
+
+
+def run(tmp_path, *argv):
+    """Exit code of a command whose runs lie in the test's folder."""
+    try:
+        return common.run(classify, [*map(str, argv), "--log_root", str(tmp_path / "logs")])
+    except SystemExit as end:
+        return end.code
+
+
+def newest(tmp_path):
+    """The newest run's folder, and what its result says."""
+    path = max((tmp_path / "logs").rglob("result.json"), key=lambda p: p.stat().st_mtime_ns)
+    return path.parent, json.loads(path.read_text())
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run on 30 recordings of each class, without an official split."""
+    data = folder(tmp_path / "data", 30, 0)
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 12) == 0
+    return newest(tmp_path)
+
+
+def test_own_recordings_are_learned_and_new_ones_are_told_apart_with_a_row_for_each(
+    tmp_path, trained, capsys
+):
+    run_folder, result = trained
+    # chance is a third; measured here with seeds 0 to 3: 0.89 to 1.0
+    assert result["accuracy"] > 0.7 and result["classes"] == sorted(CLASSES)
+    others = folder(tmp_path / "others", 10, 7)
+    out = tmp_path / "out.csv"
+    assert (
+        run(
+            tmp_path,
+            "--predict",
+            "--checkpoint",
+            run_folder,
+            "--data",
+            others,
+            "--out",
+            out,
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
+    rows = list(csv.DictReader(out.open()))
+    assert len(rows) == 30 and {row["seen"] for row in rows} == {"no"}
+    assert all(row["recording"].startswith(f"{row['label']}/") for row in rows)
+    for row in rows:
+        scores = {name: float(row[f"score_{name}"]) for name in CLASSES}
+        assert max(scores, key=lambda name: scores[name]) == row["predicted"]
+        assert sum(scores.values()) == pytest.approx(1.0, abs=1e-4)
+    assert np.mean([row["label"] == row["predicted"] for row in rows]) > 0.7
+    capsys.readouterr()
+    assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", others, "--device", "cpu") == 0
+    (written,) = run_folder.glob("evaluation_*.json")
+    evaluation = json.loads(written.read_text())
+    assert evaluation["accuracy"] == pytest.approx(
+        np.mean([row["label"] == row["predicted"] for row in rows])
+    )
+    assert evaluation["samples"] == 30 and np.sum(evaluation["confusion"]) == 30
+    low, high = evaluation["interval_95"]
+    assert 0.0 <= low < evaluation["accuracy"] <= high <= 1.0
+
+
+def test_recordings_that_the_network_was_trained_with_are_left_out_wherever_they_lie(
+    tmp_path, trained, capsys
+):
+    run_folder, result = trained
+    assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--device", "cpu") == 0
+    (written,) = run_folder.glob("evaluation_*.json")
+    evaluation = json.loads(written.read_text())
+    assert (evaluation["samples"], evaluation["trained_with"]) == (18, 72)
+    assert evaluation["accuracy"] == result["accuracy"] and evaluation["confusion"] == result["confusion"]
+    rows = list(csv.DictReader((run_folder / "params" / "recordings.csv").open()))
+    names = [row["recording"] for row in rows if row["part"] == "train"]
+    seen = tmp_path / "seen"
+    for name in names:  # the same events in another format, under another name
+        events = np.frombuffer((tmp_path / "data" / name).read_bytes(), np.uint8).reshape(-1, 5).astype(int)
+        times = (events[:, 2] & 0x7F) << 16 | events[:, 3] << 8 | events[:, 4]
+        (seen / Path(name).parent).mkdir(parents=True, exist_ok=True)
+        np.save(
+            (seen / name).with_suffix(".npy"),
+            np.stack([times, events[:, 0], events[:, 1], events[:, 2] >> 7], 1),
+        )
+    capsys.readouterr()
+    assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", seen, "--device", "cpu") == 2
+    assert f"of {len(names)} recordings the network was trained with {len(names)}" in capsys.readouterr().err
+
+
+def test_recordings_without_a_class_are_predicted(tmp_path, trained):
+    run_folder, _ = trained
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    (loose / "a.bin").write_bytes(encoded(bars(np.random.default_rng(5), 0).tolist()))
+    out = tmp_path / "out.csv"
+    assert (
+        run(
+            tmp_path,
+            "--predict",
+            "--checkpoint",
+            run_folder,
+            "--data",
+            loose,
+            "--out",
+            out,
+            "--device",
+            "cpu",
+        )
+        == 0
+    )
+    (row,) = csv.DictReader(out.open())
+    assert row["recording"] == "a.bin" and row["label"] == "" and row["predicted"] in CLASSES
+
+
+def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best_epoch(tmp_path, monkeypatch):
+    data = folder(folder(tmp_path / "data", 10, 0, "train"), 5, 1, "test")
+    seen = []
+    scores = classify_training.scores
+
+    def noted(network, samples, indices, *rest):
+        seen.append({samples.parts[i] for i in indices})
+        return scores(network, samples, indices, *rest)
+
+    monkeypatch.setattr(classify_training, "scores", noted)
+    monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
+    assert seen == [{"train"}] * 3 + [{"test"}]
+    _, result = newest(tmp_path)
+    chosen = result["history"]["accuracy_validation"]
+    assert (result["samples_test"], result["samples_validation"]) == (15, 3)
+    assert chosen[result["epoch"] - 1] == max(chosen) == result["accuracy_validation"]
+
+
+def test_patience_ends_a_run_early_and_no_validation_takes_the_last_epoch(tmp_path):
+    data = folder(tmp_path / "data", 10, 0)
+    still = ["agent.algorithm.learning_rate=0.0"]
+    assert run(tmp_path, *LINE, *still, "--data", data, "--epochs", 9, "--patience", 2) == 0
+    run_folder, result = newest(tmp_path)
+    assert (result["epochs"], result["epoch"], result["outcome"]) == (3, 3, "finished")
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 2, "--validation", 0) == 0
+    _, result = newest(tmp_path)
+    assert (result["epoch"], result["accuracy_validation"], result["samples_validation"]) == (2, None, 0)
+    assert run(tmp_path, "--checkpoint", run_folder, "--patience", 2) == 2
+
+
+def test_the_line_that_is_printed_goes_on_with_the_same_run(tmp_path, monkeypatch, capsys):
+    """Of a run with its own seed and batches, stopped after its first epoch: the end is that of one that never stopped."""
+    data = folder(tmp_path / "data", 10, 0)
+    line = [*LINE, "--data", data, "--epochs", 3, "--shift", "1", "--label_smoothing", "0.2"]
+    assert run(tmp_path, *line) == 0
+    _, whole = newest(tmp_path)
+    stop = classify_training.Trainer.observe
+
+    def interrupted(self):
+        found = stop(self)
+        if len(self.history.loss) == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return found
+
+    monkeypatch.setattr(classify_training.Trainer, "observe", interrupted)
+    capsys.readouterr()
+    assert run(tmp_path, *line) == 130
+    monkeypatch.setattr(classify_training.Trainer, "observe", stop)
+    _, stopped = newest(tmp_path)
+    assert (stopped["outcome"], stopped["epochs"], stopped["accuracy"], stopped["confusion"]) == (
+        "stopped",
+        1,
+        None,
+        None,
+    )
+    (words,) = re.findall(r"go on +python scripts/classify.py (.*)", capsys.readouterr().out)
+    assert common.run(classify, shlex.split(words)) == 0
+    _, resumed = newest(tmp_path)
+    assert resumed["history"]["loss"] == whole["history"]["loss"]
+    assert resumed["history"]["accuracy_validation"] == whole["history"]["accuracy_validation"]
+    assert (resumed["accuracy"], resumed["confusion"]) == (whole["accuracy"], whole["confusion"])
+    assert resumed["settings"] == whole["settings"] and resumed["changed"] == {}
+
+
+def test_what_may_change_is_recorded_and_what_may_not_is_refused_by_name(tmp_path, trained, capsys):
+    run_folder, _ = trained
+    assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 13, "--device", "cpu") == 0
+    _, result = newest(tmp_path)
+    assert result["changed"] == {"epochs": [12, 13]} and result["epochs"] == 13 and result["seed"] == 2
+    cases = [
+        (["--seed", "0"], "--seed 0: the run of .* has 2; leave it out, or train anew without --checkpoint"),
+        (["--batch_size", "50"], "--batch_size 50: the run of .* has 8"),
+        (["--bins", "5"], "dataset.bins 5: the run of .* has 4"),
+        (["--recordings", "10"], "--recordings 10: the run of .* has None"),
+        (["--schedule", "constant"], "--schedule constant: the run of .* has cosine"),
+        (["--hold_out", "9"], "--hold_out 9: the run of .* has None"),
+        (["agent.network.neuron.tau=5.0"], "agent.network.neuron.tau 5.0: the run of .* has 10.0"),
+        (["--data", tmp_path / "data" / "none"], "there is no such folder"),
+    ]
+    for argv, words in cases:
+        capsys.readouterr()
+        assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 14, "--device", "cpu", *argv) == 2, argv
+        assert re.search(words, capsys.readouterr().err), argv
+    others = folder(tmp_path / "others", 30, 3)
+    assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 14, "--data", others, "--device", "cpu") == 2
+    assert "was trained on other recordings than --data holds now" in capsys.readouterr().err
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 14, "--data", moved, "--device", "cpu") == 0
+
+
+def test_a_runs_list_of_recordings_gives_the_same_split_again(tmp_path):
+    data = folder(tmp_path / "data", 20, 0)
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 1, "--recordings", 40, "--split", 3) == 0
+    first_folder, first = newest(tmp_path)
+    assert first["samples_train"] + first["samples_validation"] + first["samples_test"] == 40
+    ids = first_folder / "params" / "recordings.csv"
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 1, "--ids", ids) == 0
+    _, again = newest(tmp_path)
+    assert (again["split_hash"], again["data_hash"]) == (first["split_hash"], first["data_hash"])
+    assert again["history"]["loss"] == first["history"]["loss"]
+
+
+def test_bad_recordings_are_skipped_and_named_in_the_result(tmp_path, capsys):
+    data = folder(tmp_path / "data", 10, 0)
+    bad = data / "row" / "0_3.bin"
+    bad.write_bytes(b"")
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 1) == 2
+    assert f"{bad}: is empty; --skip_bad" in capsys.readouterr().err
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 1, "--skip_bad") == 0
+    _, result = newest(tmp_path)
+    assert result["skipped"] == [f"{bad}: is empty"]
+    assert result["samples_train"] + result["samples_validation"] + result["samples_test"] == 29
+    said = capsys.readouterr().err
+    assert "skipped 1 of 30 recordings" in said and str(bad) in said
+
+
+def test_what_a_network_cannot_be_asked_about_is_refused_in_one_line(tmp_path, trained, capsys):
+    run_folder, _ = trained
+    use = ["--checkpoint", run_folder, "--device", "cpu"]
+    other = folder(tmp_path / "other", 2, 9)
+    (other / "row").rename(other / "circle")
+    wide = tmp_path / "wide"
+    (wide / "row").mkdir(parents=True)
+    (wide / "row" / "a.bin").write_bytes(encoded([(20, 3, 1, 5)]))
+    cases = [
+        (["--evaluate"], "--checkpoint: name the run"),
+        (["--evaluate", "--predict", *use], "--evaluate and --predict: pass one of them"),
+        (["--predict", *use], "--predict: name the folder of the recordings with --data"),
+        (
+            ["--evaluate", *use, "--epochs", "3"],
+            "--epochs: goes with training; --evaluate takes it from the checkpoint",
+        ),
+        (["--evaluate", *use, "--data", other], "class 'circle' is none of column, diagonal, row"),
+        (["--evaluate", *use, "--data", wide], "event 0 lies at column 20, row 3.* columns from 0 to 7"),
+        (
+            ["--evaluate", *use, "--dataset", "nmnist_synthetic", "dataset.count=2"],
+            r"has frames of \[2, 34, 34\], and the network sees \[2, 8, 8\]",
+        ),
+        (["--predict", *use, "--data", tmp_path / "none"], "none: there is no such folder"),
+    ]
+    for argv, words in cases:
+        capsys.readouterr()
+        assert run(tmp_path, *argv) == 2, argv
+        said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+        assert len(said) == 1 and re.search(words, said[0]), (argv, said)
+
+
+def test_recordings_without_a_class_cannot_be_learned_from(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.bin").write_bytes(encoded([(1, 2, 1, 5)]))
+    assert run(tmp_path, *LINE, "--data", tmp_path / "data") == 2
+    assert (
+        "a.bin: has no class; put it into a folder of its class, or --predict it" in capsys.readouterr().err
+    )
+
+
+OWN = '''"""Two classes of one pixel each."""
+import numpy as np
+
+from spiky_rl.datasets._events import Events
+from spiky_rl.datasets.base import Dataset, Recording
+
+
+class Pixels(Dataset):
+    shape, window, classes = (1, 1, 2), (0, 20), ("left", "right")
+
+    def find(self):
+        return [Recording(f"{i}", i % 2, "train", row=i) for i in range(20)]
+
+    def read(self, recording):
+        return Events(*np.array([[recording.label, recording.label], [0, 0], [0, 0], [0, recording.row]]))
+'''
+
+
+def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names_it_too(tmp_path, capsys):
+    (tmp_path / "pixels.py").write_text(OWN)
+    own = ["--dataset", f"{tmp_path / 'pixels.py'}:Pixels"]
+    line = [*LINE[2:], "dataset.bins=2"]
+    line = [word for word in line if not word.startswith(("dataset.sensor", "dataset.window"))]
+    line = [word for i, word in enumerate(line) if "--bins" not in line[max(0, i - 1) : i + 1]]
+    assert run(tmp_path, *own, *line, "--epochs", 1) == 0
+    run_folder, _ = newest(tmp_path)
+    assert f"--predict --checkpoint {run_folder} {' '.join(own)}" in capsys.readouterr().out
+    (tmp_path / "pixels.py").write_text("raise SystemExit('executed')\n" + OWN)
+    for use in (["--epochs", 2], ["--evaluate"]):
+        assert run(tmp_path, "--checkpoint", run_folder, *use, "--device", "cpu") == 2
+        said = capsys.readouterr().err
+        assert (
+            "pass --dataset as for the run, so that it is you who names that code" in said
+            and "executed" not in said
+        )
+    (tmp_path / "pixels.py").write_text(OWN)
+    assert run(tmp_path, "--checkpoint", run_folder, *own, "--epochs", 2, "--device", "cpu") == 0
+    assert run(tmp_path, "--checkpoint", run_folder, *own, "--evaluate", "--device", "cpu") == 0

@@ -1,0 +1,246 @@
+"""Your own recordings: layouts and formats that need no code, and what is said of those that do not fit."""
+
+import logging
+import zipfile
+
+import numpy as np
+import pytest
+
+from spiky_rl.config.registry import UserError
+from spiky_rl.datasets._events import EventFileError, MissingData
+from tests.recorded import dataset, encoded, listed
+
+EVENTS = [(3, 4, 1, 70), (5, 6, 0, 90), (0, 0, 1, 99)]
+COLUMNS = np.array([(t, x, y, p) for x, y, p, t in EVENTS])
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
+
+
+def write(path, content=None):
+    """A recording of `EVENTS`, in the format of the path's ending."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    elif path.suffix == ".bin":
+        path.write_bytes(encoded(EVENTS))
+    elif path.suffix == ".csv":
+        path.write_text("x,y,p,t\n" + "".join(f"{x},{y},{p},{t}\n" for x, y, p, t in EVENTS))
+    elif path.suffix == ".npz":
+        np.savez(path, **dict(zip("txyp", COLUMNS.T, strict=True)))
+    else:
+        np.save(path, COLUMNS)
+    return path
+
+
+def rows(found):
+    return [(r.name, found.classes[r.label] if r.label >= 0 else None, r.part) for r in found.recordings]
+
+
+@pytest.mark.parametrize("ending", [".bin", ".npy", ".npz", ".csv"])
+def test_every_format_gives_the_same_events(tmp_path, ending):
+    write(tmp_path / "data" / "cat" / f"1{ending}")
+    found = dataset("own", tmp_path / "data")
+    assert sorted(listed(found.read(found.recordings[0]))) == sorted(EVENTS)
+    assert (found.shape, found.window) == ((2, 7, 6), (0, 100))
+
+
+def test_columns_may_have_names_signs_and_another_unit(tmp_path):
+    named = np.array(
+        [(0.07, 3, 4, 1), (0.09, 5, 6, -1)], [("t", "f8"), ("x", "i4"), ("y", "i4"), ("p", "i4")]
+    )
+    write(tmp_path / "data" / "cat" / "1.npy").unlink()
+    np.save(tmp_path / "data" / "cat" / "1.npy", named)
+    (tmp_path / "data" / "cat" / "2.csv").write_text("0.07,3,4,1\n0.09,5,6,-1\n")
+    found = dataset("own", tmp_path / "data", unit="s")
+    for recording in found.recordings:
+        assert listed(found.read(recording)) == [(3, 4, 1, 70_000), (5, 6, 0, 90_000)]
+
+
+def test_a_tensor_counts_its_events_and_is_the_sensor(tmp_path):
+    held = np.zeros((20, 3, 4, 5), np.float32)
+    held[7, 2, 1, 0] = 3
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    np.save(tmp_path / "data" / "cat" / "1.npy", held)
+    found = dataset("own", tmp_path / "data")
+    assert (found.shape, found.window) == ((3, 4, 5), (0, 20))
+    assert listed(found.read(found.recordings[0])) == [(0, 1, 2, 7)] * 3
+    np.save(tmp_path / "data" / "cat" / "1.npy", held[:, :2])
+    smaller = dataset("own", tmp_path / "data", sensor=[4, 5], channels=3, window=[0, 20])
+    with pytest.raises(
+        EventFileError, match=r"1\.npy: is \[20, 2, 4, 5\]; expected \[time, 3, 4, 5\] as of the others"
+    ):
+        smaller.read(smaller.recordings[0])
+
+
+def test_a_folder_for_each_class_may_stand_in_folders_of_a_split(tmp_path):
+    for name in ("train/cat/1.bin", "train/dog/1.bin", "test/cat/2.bin", "Validation/dog/a/3.bin"):
+        write(tmp_path / "data" / name)
+    found = dataset("own", tmp_path / "data")
+    assert found.classes == ("cat", "dog")
+    assert rows(found) == [
+        ("Validation/dog/a/3.bin", "dog", "validation"),
+        ("test/cat/2.bin", "cat", "test"),
+        ("train/cat/1.bin", "cat", "train"),
+        ("train/dog/1.bin", "dog", "train"),
+    ]
+
+
+def test_classes_that_are_numbers_stand_in_their_order_and_hidden_files_are_no_recordings(tmp_path):
+    for name in ("10/1.bin", "9/1.bin", "1/1.bin", "1/.2.bin", "__MACOSX/1/1.bin", "1/notes.txt"):
+        write(tmp_path / "data" / name, b"x" if "1.bin" not in name else None)
+    found = dataset("own", tmp_path / "data")
+    assert found.classes == ("1", "9", "10") and len(found.recordings) == 3
+
+
+def test_recordings_without_folders_have_no_class(tmp_path):
+    write(tmp_path / "data" / "1.bin")
+    assert rows(dataset("own", tmp_path / "data")) == [("1.bin", None, "train")]
+
+
+@pytest.mark.parametrize("ending", [".csv", ".npz"])
+def test_a_manifest_lists_recordings_with_label_and_split(tmp_path, ending):
+    table = [("a/1.bin", "cat", "train"), ("b.npy", "dog", "test"), ("a/2.csv", "", "val")]
+    for name, _, _ in (*table, ("a/3.bin", "", "")):
+        write(tmp_path / "data" / name)
+    if ending == ".csv":
+        text = "\n".join(["recording,label,split", *map(",".join, table)])
+        (tmp_path / "data" / "manifest.csv").write_text(text)
+    else:
+        columns = dict(
+            zip(("recording", "label", "split"), map(np.array, zip(*table, strict=True)), strict=True)
+        )
+        np.savez(tmp_path / "data" / "manifest.npz", **columns)
+    found = dataset("own", tmp_path / "data")
+    assert rows(found) == [
+        ("a/1.bin", "cat", "train"),
+        ("b.npy", "dog", "test"),
+        ("a/2.csv", None, "validation"),
+    ]
+    assert all(sorted(listed(found.read(r))) == sorted(EVENTS) for r in found.recordings)
+
+
+def test_an_archive_is_read_as_a_folder_with_or_without_one_around_all(tmp_path):
+    for around in ("", "mine/"):
+        with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+            for name in ("cat/1.bin", "dog/2.bin"):
+                archive.writestr(f"{around}{name}", encoded(EVENTS))
+        found = dataset("own", tmp_path / "data.zip")
+        assert found.classes == ("cat", "dog") and listed(found.read(found.recordings[1])) == EVENTS
+
+
+def test_what_recordings_need_is_found_out_once_and_said_and_what_is_given_stands(
+    tmp_path, caplog, monkeypatch
+):
+    caplog.set_level(logging.INFO)
+    write(tmp_path / "data" / "cat" / "1.bin")
+    first = dataset("own", tmp_path / "data")
+    assert (
+        "2 channels, 7 x 6 pixels, times from 0 to 100, unless dataset.channels, .sensor and .window say"
+        in caplog.text
+    )
+    monkeypatch.setattr(type(first), "read", None)
+    warm = dataset("own", tmp_path / "data")
+    assert (warm.shape, warm.window) == (first.shape, first.window)
+    given = dataset("own", tmp_path / "data", sensor=[34, 34], channels=2, window=[50, 95])
+    assert (given.shape, given.window) == ((2, 34, 34), (50, 95))
+    assert dataset("own", tmp_path / "data", **given.settings()).shape == (2, 34, 34)
+
+
+EMPTY = {"an empty folder": False, "other files": True}
+
+
+@pytest.mark.parametrize("case", EMPTY)
+def test_a_folder_without_recordings_is_told_the_layout(tmp_path, case):
+    (tmp_path / "data" / "cat").mkdir(parents=True)
+    if EMPTY[case]:
+        (tmp_path / "data" / "cat" / "1.txt").write_text("x")
+    with pytest.raises(
+        MissingData,
+        match="data: there is no recording in it; expected DIR/CLASS/RECORDING.*manifest.csv.*t, x, y, p",
+    ):
+        dataset("own", tmp_path / "data")
+    with pytest.raises(MissingData, match="none: there is no such folder; expected DIR/CLASS"):
+        dataset("own", tmp_path / "none")
+
+
+BAD = {
+    "zero bytes": ("1.bin", b"", "is empty"),
+    "a cut event": ("1.bin", encoded(EVENTS)[:-2], "byte 10: the last event has 3 of 5 bytes"),
+    "no numpy file": ("1.npy", b"text", "no recording, or a damaged one"),
+    "no zip": ("1.npz", b"text", "no recording, or a damaged one"),
+    "no text": ("1.csv", b"\xff\xfe\x00", "no recording, or a damaged one"),
+    "words": ("1.csv", b"t,x,y,p\n1,a,2,1\n", "could not convert"),
+    "a column less": ("1.csv", b"1,2,3\n", "event 0: p is nan"),
+    "a negative column": (
+        "1.csv",
+        b"1,2,3,1\n5,-1,0,1\n",
+        "event 1: x is -1; it must be a whole number of 0 or more",
+    ),
+    "a negative time": ("1.csv", b"-1,2,3,1\n", "event 0: t is -1; it must be 0 or more"),
+    "half a pixel": ("1.csv", b"1,2.5,3,1\n", "event 0: x is 2.5"),
+    "no time": ("1.csv", b"inf,2,3,1\n", "event 0: t is inf"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_recording_that_is_damaged_is_named_with_what_is_wrong(case, tmp_path):
+    name, content, words = BAD[case]
+    write(tmp_path / "data" / "cat" / name, content)
+    found = dataset("own", tmp_path / "data", sensor=[9, 9], channels=2, window=[0, 100])
+    with pytest.raises(EventFileError, match=f"{name}: .*{words}") as error:
+        found.read(found.recordings[0])
+    assert "\n" not in str(error.value)
+
+
+BAD_TENSORS = {
+    "a fraction": (np.full((2, 1, 1, 1), 0.5), "holds 0.5; a tensor counts events"),
+    "a negative count": (np.full((2, 1, 1, 1), -1), "holds -1"),
+    "no number": (np.full((2, 1, 1, 1), np.nan), "holds nan"),
+    "three axes": (np.ones((2, 1, 1)), r"holds float64 of shape \[2, 1, 1\]; expected counts \[time"),
+    "words": (np.array([["a"]]), "holds <U1"),
+    "unequal lists": ({"t": [1], "x": [1, 2], "y": [1], "p": [1]}, "they must be equal lists"),
+    "a list less": ({"t": [1], "x": [1], "y": [1]}, "no recording, or a damaged one: no"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TENSORS)
+def test_arrays_that_are_no_recording_are_named(case, tmp_path):
+    held, words = BAD_TENSORS[case]
+    (tmp_path / "cat").mkdir()
+    if isinstance(held, dict):
+        np.savez(tmp_path / "cat" / "1.npz", **held)
+    else:
+        np.save(tmp_path / "cat" / "1.npy", held)
+    found = dataset("own", tmp_path, sensor=[1, 1], channels=1, window=[0, 100])
+    with pytest.raises(EventFileError, match=words):
+        found.read(found.recordings[0])
+
+
+MANIFESTS = {
+    "no column": ("file,label\na.bin,cat\n", "expected columns recording, label and split"),
+    "a split": (
+        "recording,label,split\na.bin,cat,tset\n",
+        "row 1: split 'tset' is none of .*; did you mean 'test'",
+    ),
+    "no file": ("recording,label\nb.bin,cat\n", "b.bin: cannot be read: No such file"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_that_does_not_fit_is_refused(case, tmp_path):
+    text, words = MANIFESTS[case]
+    write(tmp_path / "a.bin")
+    (tmp_path / "manifest.csv").write_text(text)
+    with pytest.raises(UserError, match=words):
+        dataset("own", tmp_path)
+
+
+def test_options_that_do_not_fit_are_refused(tmp_path):
+    write(tmp_path / "cat" / "1.bin")
+    with pytest.raises(UserError, match=r"dataset.window: \[9, 9\] ends before it begins"):
+        dataset("own", tmp_path, window=[9, 9])
+    with pytest.raises(UserError, match="class 'cat' is none of cats, dogs; did you mean 'cats'"):
+        dataset("own", tmp_path, names=["cats", "dogs"])
