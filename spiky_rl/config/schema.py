@@ -68,6 +68,24 @@ SYMMETRY = {
     "use_mirror_loss": Option(False, "a loss for what differs between mirrored actions"),
     "mirror_loss_coeff": Option(0.0, "weight of that loss", low=0.0),
 }
+DISTILLATION = {
+    "iterations": Option(
+        20, "iterations in which the student learns from its teacher, before PPO", low=1, high=MOST_STEPS
+    ),
+    "value_iterations": Option(
+        5, "iterations after them in which the critic alone learns", low=0, high=MOST_STEPS
+    ),
+    "learning_rate": Option(1e-3, "of the student while it learns from its teacher", above=0.0),
+    "num_learning_epochs": Option(1, "passes over a rollout", low=1, high=10_000),
+    "gradient_length": Option(
+        1,
+        "control steps per step of the optimiser, through which a state's gradient goes",
+        low=1,
+        high=MOST_STEPS,
+    ),
+    "loss_type": Option("mse", "of the distance to the teacher's action", choices=("mse", "huber")),
+    "max_grad_norm": Option(1.0, "gradient clipping", above=0.0),
+}
 ALGORITHM: dict[str, Any] = {
     "class_name": Option(
         "PPO", "rsl_rl algorithm, or module:Class; spiky_rl puts its PPO in the place of 'PPO'"
@@ -96,6 +114,7 @@ ALGORITHM: dict[str, Any] = {
     "share_cnn_encoders": Option(False, "share CNN encoders between actor and critic"),
     "rnd_cfg": RND,
     "symmetry_cfg": SYMMETRY,
+    "distillation_cfg": DISTILLATION,
     "rewards_shaper_scale": Option(1.0, "skrl's: factor on the rewards that are learned from", above=0.0),
     "value_normalization": Option(False, "skrl's: normalise values by running mean and deviation"),
     "value_clip": Option(
@@ -106,7 +125,7 @@ ALGORITHM: dict[str, Any] = {
     ),
     "kl_threshold": Option(0.0, "skrl's: divergence that ends an update's epoch; 0: none does", low=0.0),
 }
-OPTIONAL = ("rnd_cfg", "symmetry_cfg", "weight_schedule")
+OPTIONAL = ("rnd_cfg", "symmetry_cfg", "distillation_cfg", "weight_schedule")
 """Groups of the algorithm that may be null: what they configure is then absent."""
 SKRL_ONLY = (
     "rewards_shaper_scale",

@@ -142,7 +142,8 @@ def test_isaac_labs_leapp_export_finds_the_whole_state_and_nothing_beside_it(age
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_path):
+def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_path, monkeypatch):
+    monkeypatch.delenv("ISAACSIM_ASSET_ROOT")
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
     pytest.importorskip("leapp", reason="leapp is not installed (pip install 'isaaclab[leapp]')")
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
