@@ -140,6 +140,32 @@ def test_isaac_labs_leapp_export_finds_the_whole_state_and_nothing_beside_it(age
     assert done.stdout.splitlines()[-1] == f"recurrent: {bool(states)}; states: {states}; apart: 0.0"
 
 
+@pytest.mark.parametrize(
+    "action, agent, said",
+    [
+        (
+            "leapp export",
+            "lif_reservoir_ppo",
+            "a reservoir carries a state that isaaclab leapp export would leave out",
+        ),
+        ("train", "lif_distilled", "learns from a teacher first, for which isaaclab train has no option"),
+    ],
+)
+def test_isaac_labs_own_command_ends_in_our_line_before_it_starts_anything(
+    action, agent, said, tmp_path, monkeypatch
+):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    monkeypatch.delenv("ISAACSIM_ASSET_ROOT")
+    line = [*action.split(), "--rl_library", "rsl_rl", "--task", "Isaac-Cartpole", "--agent", agent]
+    done = processes.run("-m", "isaaclab", *line, cwd=tmp_path)
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1].startswith(f"error: --agent {agent}: ")
+        and said in done.stderr.splitlines()[-1]
+    )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_path, monkeypatch):
