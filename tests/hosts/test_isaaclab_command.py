@@ -21,6 +21,7 @@ from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.test_first_minibatch import agent_runner
 
 AGENTS = ("lif_ppo", "mlp_ppo")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -174,9 +175,10 @@ def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_pat
     pytest.importorskip("leapp", reason="leapp is not installed (pip install 'isaaclab[leapp]')")
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = "--task Isaac-Cartpole --agent lif_stateful_ppo --device cpu".split()
-    trained = processes.run(
-        *("scripts/train.py", *run, "--num_envs", "16", "--max_iterations", "1", "--log_root", str(tmp_path))
-    )
+    line = [sys.executable, str(ROOT / "scripts" / "train.py"), *run, "--assets", "local", "--num_envs", "16"]
+    line += ["--max_iterations", "1", "--log_root", str(tmp_path)]
+    # not a fork of a process that has read the asset root
+    trained = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert trained.returncode == 0, trained.stderr
     (checkpoint,) = tmp_path.rglob("model_0.pt")
     line = [sys.executable, "-m", "isaaclab", "leapp", "export", "--rl_library", "rsl_rl", *run]
