@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.cli import common, live, processes
+from spiky_rl.cli import common, live, processes, teacher
+from spiky_rl.cli.best import Best
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.running import DISKS, explained
@@ -33,6 +34,7 @@ def parser() -> common.Parser:
     found = common.Parser(prog="train.py", description="Train an agent on an Isaac Lab task.")
     common.add_run_arguments(found)
     live.add_arguments(found)
+    teacher.add_arguments(found)
     found.add_argument(
         "--max_iterations",
         type=common.positive,
@@ -114,6 +116,7 @@ def begin(args: argparse.Namespace, argv: Sequence[str] = ()) -> int:
     plan = common.prepare(args, distributed=args.distributed)
     require_whole_minibatches(plan)
     checkpoint = find_checkpoint(args, plan, goes_on=True) if args.checkpoint else None
+    taught_by = teacher.find(args, plan, checkpoint)
     if args.processes:
         if plan.device != "cpu":
             raise common.UsageError(
@@ -126,14 +129,16 @@ def begin(args: argparse.Namespace, argv: Sequence[str] = ()) -> int:
             plan.config["wandb_project"] = plan.config["neptune_project"] = args.log_project_name
     folder = make_folder(args, plan) if plan.rank == 0 else None
     with stoppable("stopping once the simulator has started") as asked:
-        runner, outcome, activity = run(args, plan, checkpoint, folder, asked)
+        runner, outcome, activity, returns = run(args, plan, checkpoint, folder, asked, taught_by)
         if folder is not None:
-            keep(args, plan, folder, runner, outcome, activity)
+            keep(args, plan, folder, runner, outcome, activity, returns)
     return 1 if outcome.startswith("failed") else asked.exit_code if outcome == "stopped" else 0
 
 
-def keep(args: argparse.Namespace, plan: Plan, folder: Path, runner: Any, outcome: str, seen: Any) -> None:
-    """Write what came of a run, and say it."""
+def keep(
+    args: argparse.Namespace, plan: Plan, folder: Path, runner: Any, outcome: str, seen: Any, returns: Any
+) -> None:
+    """Write what came of a run, and say it; ``returns``: a student's beside its teacher's, if it had one."""
     from spiky_rl.hosts.common import runs
 
     try:
@@ -152,6 +157,7 @@ def keep(args: argparse.Namespace, plan: Plan, folder: Path, runner: Any, outcom
             spec_hash=plan.spec.digest,
             overrides=args.overrides,
             cost=None if seen is None or seen.cost is None else seen.cost.as_dict(),
+            **({"distillation": returns} if returns else {}),
         )
     except OSError:  # the disk is full, still
         log.error("%s", outcome)
@@ -208,10 +214,16 @@ def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
 
 
 def run(
-    args: argparse.Namespace, plan: Plan, checkpoint: Path | None, folder: Path | None, asked: Asked
-) -> tuple[Any, str, Any]:
-    """Simulate and train; returns the runner, how it ended (``finished``, ``stopped`` or ``failed: why``) and the last
-    iteration's activity, None before the first. ``asked``: whether to stop."""
+    args: argparse.Namespace,
+    plan: Plan,
+    checkpoint: Path | None,
+    folder: Path | None,
+    asked: Asked,
+    taught_by: Any = None,
+) -> tuple[Any, str, Any, dict[str, Any] | None]:
+    """Simulate and train; returns the runner, how it ended (``finished``, ``stopped`` or ``failed: why``), the last
+    iteration's activity, None before the first, and a finished student's returns beside its teacher's. ``asked``: whether to stop.
+    """
     import torch
 
     from spiky_rl.cli.display import Display
@@ -259,6 +271,8 @@ def run(
         )
         if args.deterministic:
             make_deterministic(plan.seed + plan.rank)
+        if taught_by is not None:
+            runner.take_teacher(taught_by)
         if checkpoint is not None:
             fresh = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
             runner.load(
@@ -317,7 +331,10 @@ def run(
             outcome = f"failed: {explained(error)}; {runner.kept()}"
         if args.video and folder is not None:
             env.finish()
-    return runner, outcome, activity
+        returns = None
+        if taught_by is not None and folder is not None and outcome == "finished":
+            returns = teacher.side_by_side(runner, env, plan)
+    return runner, outcome, activity, returns
 
 
 def heartbeat(iteration: Any, display: Any) -> dict[str, Any]:
@@ -330,27 +347,6 @@ def heartbeat(iteration: Any, display: Any) -> dict[str, Any]:
         "mean_return": None if math.isnan(value) else value,
         "steps_per_second": iteration.steps_per_second,
     }
-
-
-class Best:
-    """Keeps the checkpoint of the highest mean return.
-
-    Environments start at random points of their episodes, so the first returns are of cut episodes, and the best of them
-    where rewards are negative: nothing counts before a whole episode's time has passed.
-    """
-
-    def __init__(self, runner: Any, folder: Path | None, steps: int) -> None:
-        """``steps``: control steps per environment and iteration."""
-        self.runner, self.folder = runner, folder
-        self.value = float("-inf")
-        episode = math.ceil(runner.env.max_episode_length / steps)
-        self.first = runner.current_learning_iteration + episode
-
-    def __call__(self, iteration: Any) -> None:
-        value = iteration.progress.returns[-1]
-        if self.folder is not None and iteration.index >= self.first and value > self.value:
-            self.value = value
-            self.runner.save(str(self.folder / "best.pt"))
 
 
 def anywhere(number: int, device: str) -> int:
@@ -382,6 +378,8 @@ def summarise(result: dict[str, Any], outcome: str, args: argparse.Namespace) ->
     print(f"\n{result['agent']} on {result['task']}: {outcome}")
     print(f"  done             {result['iterations']} iterations, {result['env_steps']:,} steps")
     print(f"  mean return      {final} over the last 10 iterations, {best} at best")
+    if held := result.get("distillation"):
+        print(f"  without noise    {held['student_return']:.2f}, its teacher {held['teacher_return']:.2f}")
     if result["firing_rate"]:
         print(f"  firing rate      {result['firing_rate']:.1%} of all inner steps")
     print(f"  operations       {result['synops_per_step']:,.0f} per control step")

@@ -105,6 +105,27 @@ class Symmetry(Settings):
     mirror_loss_coeff: float = option(0.0, "weight of that loss", low=0.0)
 
 
+class Distillation(Settings):
+    """A student that learns what a teacher does, before PPO goes on."""
+
+    iterations: int = option(
+        20, "iterations in which the student learns from its teacher, before PPO", low=1, high=MOST_STEPS
+    )
+    value_iterations: int = option(
+        5, "iterations after them in which the critic alone learns", low=0, high=MOST_STEPS
+    )
+    learning_rate: float = option(1e-3, "of the student while it learns from its teacher", above=0.0)
+    num_learning_epochs: int = option(1, "passes over a rollout", low=1, high=10_000)
+    gradient_length: int = option(
+        1,
+        "control steps per step of the optimiser, through which a state's gradient goes",
+        low=1,
+        high=MOST_STEPS,
+    )
+    loss_type: Literal["mse", "huber"] = option("mse", "of the distance to the teacher's action")
+    max_grad_norm: float = option(1.0, "gradient clipping", above=0.0)
+
+
 class Algorithm(Settings):
     """PPO."""
 
@@ -135,6 +156,7 @@ class Algorithm(Settings):
     share_cnn_encoders: bool = option(False, "share CNN encoders between actor and critic")
     rnd_cfg: Rnd | None = option(None, "random network distillation; null: none")
     symmetry_cfg: Symmetry | None = option(None, "learning from mirrored samples; null: none")
+    distillation_cfg: Distillation | None = option(None, "learning from a teacher; null: none")
     rewards_shaper_scale: float = option(
         1.0, "skrl's: factor on the rewards that are learned from", above=0.0
     )

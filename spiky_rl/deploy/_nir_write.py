@@ -86,6 +86,11 @@ def graph_of(model: Any) -> Any:
         chain.flatten("readout")
         chain.add("readout", nir.Linear(_numbers("readout", weight)))
         chain.add("output", nir.Output({"output": np.array([weight.shape[0]])}))
+        if any(layer.neuron.declared.chosen["reset"] == "subtract" for layer in network.layers):
+            log.warning(
+                "--to nir: its neurons reset by subtraction, which NIR cannot say of a LIF; who reads the file has to be told"
+                " (metadata reset: subtract, docs/deploying.md), or train with agent.network.neuron.reset=zero"
+            )
         return nir.NIRGraph(chain.nodes, chain.edges, metadata=_metadata(model))
 
 
@@ -206,12 +211,6 @@ def _neuron(name: str, layer: Layer) -> tuple[Any, np.ndarray]:
         "v_threshold": threshold,
         "v_reset": np.zeros(layer.width),
     }
-    if neuron.chosen["reset"] == "subtract":
-        log.warning(
-            "--to nir: %s resets by subtraction, which NIR cannot say of a LIF; who reads the file has to be told"
-            " (metadata reset: subtract), or train with neuron.reset=zero",
-            name,
-        )
     said = {
         "reset": neuron.chosen["reset"],
         "input_gain": neuron.chosen["input_gain"],

@@ -21,8 +21,11 @@ def takes_vectors(agent: str) -> bool:
     return not isinstance(connection, list)
 
 
-def changes_by_itself(agent: str) -> bool:
-    """Whether a network is plastic or has a local rule: what skrl refuses (tests/hosts/test_skrl_config.py, test_local_rules.py)."""
+def refused_by_skrl(agent: str) -> bool:
+    """Whether a network is plastic or has a local rule, or a teacher comes first (tests/hosts/test_skrl_config.py, test_local_rules.py,
+    test_distillation.py)."""
+    if (spec.read_agent(agent)[1].get("algorithm") or {}).get("distillation_cfg"):
+        return True
     network = registry.configure("networks", spec.read_agent(agent)[1].get("network") or "feedforward", agent)
     return network.parts.get("plasticity") is not None or local_rule(network) is not None
 
@@ -41,7 +44,7 @@ def library(request):
 @pytest.fixture(scope="module")
 def trained(library, tmp_path_factory) -> dict[str, dict]:
     """What each agent did, by name, from one process with one simulator."""
-    agents = [agent for agent in AGENTS if library != "skrl" or not changes_by_itself(agent)]
+    agents = [agent for agent in AGENTS if library != "skrl" or not refused_by_skrl(agent)]
     logs = tmp_path_factory.mktemp("logs")
     done = processes.run("-m", "tests.cli.every_agent", library, logs, *agents)
     rows = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"agent"')]
@@ -55,7 +58,7 @@ def test_enough_agents_are_shipped():
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
-    if library == "skrl" and changes_by_itself(agent):
+    if library == "skrl" and refused_by_skrl(agent):
         assert agent not in trained
         return
     row = trained[agent]

@@ -27,8 +27,10 @@ def takes_images(agent: str) -> bool:
     return isinstance(connection, tuple) and connection[0].name == "convolutional"
 
 
-def changes_by_itself(agent: str) -> bool:
-    """Whether a network is plastic or has a local rule: what skrl refuses."""
+def refused_by_skrl(agent: str) -> bool:
+    """Whether a network is plastic or has a local rule, or a teacher comes first."""
+    if (spec.read_agent(agent)[1].get("algorithm") or {}).get("distillation_cfg"):
+        return True
     network = network_of(agent)
     return network is not None and (
         network.parts.get("plasticity") is not None or local_rule(network) is not None

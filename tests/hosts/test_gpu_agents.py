@@ -14,7 +14,7 @@ from tests.hosts.pretend_case import (
     STEPS,
     World,
     Writer,
-    changes_by_itself,
+    refused_by_skrl,
     network_of,
     takes_images,
 )
@@ -91,7 +91,7 @@ def test_every_agent_trains_under_rsl_rl(agent, device):
 
 
 @pytest.mark.parametrize(
-    "agent", [name for name in AGENTS if not takes_images(name) and not changes_by_itself(name)]
+    "agent", [name for name in AGENTS if not takes_images(name) and not refused_by_skrl(name)]
 )
 def test_every_agent_that_skrl_takes_trains_under_it(agent, device):
     pytest.importorskip("skrl", reason="the skrl extra is not installed")

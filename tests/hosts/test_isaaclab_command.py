@@ -21,6 +21,7 @@ from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.test_first_minibatch import agent_runner
 
 AGENTS = ("lif_ppo", "mlp_ppo")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -140,16 +141,44 @@ def test_isaac_labs_leapp_export_finds_the_whole_state_and_nothing_beside_it(age
     assert done.stdout.splitlines()[-1] == f"recurrent: {bool(states)}; states: {states}; apart: 0.0"
 
 
+@pytest.mark.parametrize(
+    "action, agent, said",
+    [
+        (
+            "leapp export",
+            "lif_reservoir_ppo",
+            "a reservoir carries a state that isaaclab leapp export would leave out",
+        ),
+        ("train", "lif_distilled", "learns from a teacher first, for which isaaclab train has no option"),
+    ],
+)
+def test_isaac_labs_own_command_ends_in_our_line_before_it_starts_anything(
+    action, agent, said, tmp_path, monkeypatch
+):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    monkeypatch.delenv("ISAACSIM_ASSET_ROOT")
+    line = [*action.split(), "--rl_library", "rsl_rl", "--task", "Isaac-Cartpole", "--agent", agent]
+    done = processes.run("-m", "isaaclab", *line, cwd=tmp_path)
+    assert done.returncode == 2
+    assert (
+        done.stderr.splitlines()[-1].startswith(f"error: --agent {agent}: ")
+        and said in done.stderr.splitlines()[-1]
+    )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_path):
+def test_isaac_labs_leapp_export_writes_a_stateful_policy_with_its_state(tmp_path, monkeypatch):
+    monkeypatch.delenv("ISAACSIM_ASSET_ROOT")
     pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
     pytest.importorskip("leapp", reason="leapp is not installed (pip install 'isaaclab[leapp]')")
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = "--task Isaac-Cartpole --agent lif_stateful_ppo --device cpu".split()
-    trained = processes.run(
-        *("scripts/train.py", *run, "--num_envs", "16", "--max_iterations", "1", "--log_root", str(tmp_path))
-    )
+    line = [sys.executable, str(ROOT / "scripts" / "train.py"), *run, "--assets", "local", "--num_envs", "16"]
+    line += ["--max_iterations", "1", "--log_root", str(tmp_path)]
+    # not a fork of a process that has read the asset root
+    trained = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert trained.returncode == 0, trained.stderr
     (checkpoint,) = tmp_path.rglob("model_0.pt")
     line = [sys.executable, "-m", "isaaclab", "leapp", "export", "--rl_library", "rsl_rl", *run]

@@ -15,14 +15,14 @@ from tests.hosts.pretend_case import (
     STEPS,
     World,
     Writer,
-    changes_by_itself,
+    refused_by_skrl,
     network_of,
     takes_images,
 )
 from tests.hosts.pretend_cuda import DEVICE, pretended
 from tests.hosts.skrl_case import RAW
 
-TAKEN = [name for name in AGENTS if not takes_images(name) and not changes_by_itself(name)]
+TAKEN = [name for name in AGENTS if not takes_images(name) and not refused_by_skrl(name)]
 ITERATIONS = 2
 HERE = ("skrl.", "spiky_rl.hosts.skrl.")
 

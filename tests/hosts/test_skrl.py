@@ -109,9 +109,9 @@ def test_the_update_sees_the_log_probabilities_that_the_rollout_stored(case):
     assert run.alg.memory.get_tensor_by_name("terminated").sum() > 4
 
 
-REFUSED = ("conv", "cnn", "plastic", "stdp")
+REFUSED = ("conv", "cnn", "distilled", "plastic", "stdp")
 VECTORS = [name for name in registry.names("agents") if not any(part in name for part in REFUSED)]
-"""Images, plasticity and local rules are refused."""
+"""Images, teachers, plasticity and local rules are refused."""
 
 
 @pytest.mark.parametrize("agent", VECTORS)

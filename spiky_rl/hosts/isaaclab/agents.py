@@ -83,6 +83,10 @@ def _host_entry(library: str) -> str:
 
 def _merged(task: str, agent: str, host: Any, library: str, action: str) -> spec.AgentSpec:
     merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
+    if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
+        raise spec.SpecError(
+            f"--agent {agent}: learns from a teacher first, for which isaaclab train has no option; use spiky train --teacher RUN"
+        )
     if action != "export":
         return merged
     command.require_exportable(agent, library, merged.network)

@@ -79,7 +79,19 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
 
 def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> None:
     """Put our PPO in the place of rsl_rl's where the agent needs it. Raises SpecError for a class that cannot train the agent."""
+    from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
     from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
+
+    distils = bool(algorithm.get("distillation_cfg"))
+    if not distils:
+        algorithm.pop("distillation_cfg", None)
+    elif algorithm.get("rnd_cfg"):
+        raise SpecError("agent.algorithm.rnd_cfg: not available with distillation_cfg; leave one of them out")
+    elif spec.network is not None and spec.network.cls.cached(spec.network.options):  # type: ignore[attr-defined]
+        raise SpecError(
+            f"agent.network: {spec.network.name} learns nothing but its readout, which distillation_cfg cannot train; take feedforward"
+        )
+    base, ours = (DistillingPPO, "DistillingPPO") if distils else (SpikingPPO, "SpikingPPO")
 
     networks = {"network": spec.network, "critic_network": spec.critic_network}
     # what no PPO but ours does: rsl_rl's would say nothing and learn from something else
@@ -91,15 +103,16 @@ def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> N
         if rule := local_rule(network):
             needs[f"agent.{key}.learning"] = rule
     name = algorithm.get("class_name", "PPO")
+    needs |= {"agent.algorithm.distillation_cfg": "a teacher's student"} if distils else {}
     if name == "PPO" and (needs or any(networks.values())):
-        name = algorithm["class_name"] = f"{CLASSES}:SpikingPPO"
-    if issubclass(check_class("algorithm", algorithm) or object, SpikingPPO):
+        name = algorithm["class_name"] = f"{CLASSES}:{ours}"
+    if issubclass(check_class("algorithm", algorithm) or object, base):
         algorithm["burn_in"] = burn_in
         return
     for key, value in needs.items():
         raise SpecError(
             f"agent.algorithm.class_name: {name!r} cannot train {key}: {value}; allowed are PPO and module:Class of one"
-            f" derived from {CLASSES}:SpikingPPO"
+            f" derived from {CLASSES}:{ours}"
         )
     for key in OWN_OPTIONS:
         algorithm.pop(key, None)

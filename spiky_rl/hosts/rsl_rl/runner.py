@@ -27,9 +27,11 @@ from spiky_rl.hosts.common.checkpoints import (
 from spiky_rl.hosts.common.episodes import EndedEpisodes
 from spiky_rl.hosts.common.observe import write_pictures
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
+from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
 from spiky_rl.hosts.rsl_rl.export import write_onnx
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.rsl_rl.observe import Played, last_activity, raster
+from spiky_rl.hosts.rsl_rl.teacher import Teacher
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,19 @@ class Runner(HostRunner, OnPolicyRunner):
     def played(self) -> Played:
         """The actor as playback uses it."""
         return Played(self.alg.get_policy())
+
+    def take_teacher(self, teacher: Teacher) -> None:
+        """Begin with distillation, before anything is loaded. Raises CheckpointError for a teacher that does not fit."""
+        assert isinstance(self.alg, DistillingPPO)
+        self.alg.take_teacher(teacher, self.env.get_observations().to(self.device), self.env.num_actions)
+        assert self.alg.distillation is not None
+        self.alg.distillation.optimizer.register_step_pre_hook(self._update_begins)
+
+    @property
+    def teacher_played(self) -> Played:
+        """The teacher as playback uses a policy."""
+        assert isinstance(self.alg, DistillingPPO) and self.alg.distillation is not None
+        return Played(self.alg.distillation.teacher)
 
     @property
     def folder(self) -> str | None:

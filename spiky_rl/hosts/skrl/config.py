@@ -31,6 +31,7 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "algorithm.share_cnn_encoders": (False,),
     "algorithm.rnd_cfg": (None,),
     "algorithm.symmetry_cfg": (None,),
+    "algorithm.distillation_cfg": (None,),
 }
 """Options of rsl_rl's that skrl does not have, and the values that ask for nothing."""
 

@@ -102,7 +102,7 @@ class Cupy(Compiled):
     ) -> Tensor:
         # the product is torch's own, and only what is kept for the backward pass is ours
         if binary and torch.is_grad_enabled():
-            return operators.linear(x, weight, bias, binary, bfloat16)
+            return operators.linear(x, weight, bias, binary, bfloat16=False)  # that is for CPUs
         return torch.nn.functional.linear(x, weight, bias)
 
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:

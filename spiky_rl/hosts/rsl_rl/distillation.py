@@ -1,0 +1,142 @@
+"""From a teacher to spikes: rsl_rl's distillation first, then PPO, in one training of one student.
+
+The student acts, with its noise, in episodes of its own; its teacher says what it would have done there, and the student's action means
+are drawn to that (behaviour cloning on the student's states, as DAgger). A stateful student's errors go back through
+``gradient_length`` control steps. Then the critic, which has seen nothing yet, learns alone for a few iterations, and PPO goes on from there.
+
+Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`, which does the first part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rsl_rl.algorithms import Distillation
+from rsl_rl.storage import RolloutStorage
+from tensordict import TensorDict
+from torch import Tensor
+
+from spiky_rl.config.schema import DISTILLATION
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.rsl_rl.teacher import Teacher
+
+OWN = ("iterations", "value_iterations")
+"""Options that are ours; the others are rsl_rl's `Distillation`'s."""
+
+
+class DistillingPPO(SpikingPPO):
+    """`SpikingPPO` that begins with `Distillation` once it is given a teacher; without one, as for playing, it is `SpikingPPO`.
+
+    Training without one is refused where it is asked for: ``train.py`` wants ``--teacher``.
+    """
+
+    def __init__(self, *args: Any, distillation_cfg: Mapping[str, Any], **kwargs: Any) -> None:
+        """Arguments as `SpikingPPO`'s, and ``distillation_cfg``, whose keys `spiky_rl.config.schema` has."""
+        super().__init__(*args, **kwargs)
+        chosen = {key: distillation_cfg.get(key, option.default) for key, option in DISTILLATION.items()}
+        self.iterations, self.value_iterations = (chosen.pop(key) for key in OWN)
+        self.settings = {**chosen, "multi_gpu_cfg": kwargs.get("multi_gpu_cfg")}
+        self.updates = 0
+        """Iterations so far."""
+        self.teacher: Teacher | None = None
+        self.distillation: Distillation | None = None
+        self._rollouts = self.storage
+
+    def take_teacher(self, teacher: Teacher, obs: TensorDict, actions: int) -> None:
+        """Learn from a teacher; the student's noise becomes its teacher's, where both have it in the same form."""
+        model = teacher.build(obs, actions, self.device)
+        steps = self._rollouts.num_transitions_per_env
+        storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
+        student = self.get_policy()
+        self.distillation = Distillation(student, model, storage, device=self.device, **self.settings)
+        self.distillation.teacher_loaded, self.teacher = True, teacher
+        ours, theirs = student.distribution, model.distribution
+        if self.updates == 0 and ours is not None and theirs is not None and type(ours) is type(theirs):
+            ours.load_state_dict(theirs.state_dict())
+
+    @property
+    def distilling(self) -> bool:
+        """Whether this iteration is one of distillation."""
+        return self.distillation is not None and self.updates < self.iterations
+
+    def act(self, obs: TensorDict) -> Tensor:
+        """As `Distillation.act` while it distils, then as `SpikingPPO.act`."""
+        if self.distillation and self.distilling:
+            self.storage = self.distillation.storage  # the rollout at hand is what others look at
+            return self.distillation.act(obs)
+        self.storage = self._rollouts
+        return super().act(obs)
+
+    def process_env_step(
+        self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: dict[str, Tensor]
+    ) -> None:
+        """Record a control step."""
+        if self.distillation and self.distilling:
+            self.distillation.process_env_step(obs, rewards, dones, extras)
+            self.critic.reset(dones)
+        else:
+            super().process_env_step(obs, rewards, dones, extras)
+
+    def compute_returns(self, obs: TensorDict) -> None:
+        """Nothing while it distils."""
+        if not self.distilling:
+            super().compute_returns(obs)
+
+    def train_mode(self) -> None:
+        """The teacher does not learn."""
+        super().train_mode()
+        if self.distillation:
+            self.distillation.train_mode()
+
+    def update(self) -> dict[str, float]:
+        """An iteration of distillation, of the critic alone, or of PPO."""
+        if self.distillation and self.distilling:
+            seen: Any = self.distillation.storage.observations.flatten(0, 1)
+            # rsl_rl puts the teacher back to where this rollout began, and does not run it again
+            teacher: Any = self.distillation.teacher
+            state: Any = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
+            losses = self.distillation.update()
+            teacher.reset(hidden_state=state)
+            self.critic.update_normalization(seen)
+        elif self.distillation and self.updates < self.iterations + self.value_iterations:
+            learned = [p for p in self.get_policy().parameters() if p.requires_grad]
+            # of an actor that stays, the divergence is 0, and an adaptive schedule would raise the rate without end
+            schedule, self.schedule = self.schedule, "fixed"
+            for parameter in learned:
+                parameter.requires_grad_(False)
+            try:
+                losses = super().update()
+            finally:
+                self.schedule = schedule
+                for parameter in learned:
+                    parameter.requires_grad_(True)
+        else:
+            losses = super().update()
+        self.updates += 1
+        return losses
+
+    def save(self) -> dict:
+        """As `PPO.save`, and the teacher, so that a run goes on without its teacher's."""
+        saved = super().save()
+        if self.distillation and self.teacher:
+            saved["distillation"] = {
+                "updates": self.updates,
+                "optimizer_state_dict": self.distillation.optimizer.state_dict(),
+                "teacher_state_dict": dict(self.teacher.weights),
+                "teacher": self.teacher.identity,
+            }
+        return saved
+
+    def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:
+        """As `PPO.load`; training goes on in the part that it was in."""
+        goes_on = super().load(loaded_dict, load_cfg, strict)
+        held = loaded_dict.get("distillation")
+        if goes_on and held:
+            self.updates = held["updates"]
+            if self.distillation and (load_cfg is None or load_cfg.get("optimizer")):
+                self.distillation.optimizer.load_state_dict(held["optimizer_state_dict"])
+        return goes_on

@@ -1,0 +1,240 @@
+"""A teacher's student: it learns what the teacher does, then the critic catches up, then PPO goes on; and a run goes on anywhere."""
+
+import pytest
+import torch
+
+from spiky_rl.cli.train import train
+from spiky_rl.config.registry import UserError
+from spiky_rl.config.spec import SpecError, resolve_agent
+from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.hosts.rsl_rl.config import runner_config
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.rsl_rl.teacher import Teacher, kept_teacher, read_teacher
+from tests.cli.refusals import refused
+from tests.hosts.point_env import PointEnv, config
+
+TASK, ENVS, ITERATIONS = "Isaac-Point", 16, 12
+SHORT = f"agent.algorithm.distillation_cfg={{iterations: {ITERATIONS}, value_iterations: 2, num_learning_epochs: 5}}"
+STUDENTS = {
+    "reset in every step": (),
+    "stateful": ("agent.network.stateful=true", "agent.network.steps=2"),
+    "recurrent": (
+        "agent.network.stateful=true",
+        "agent.network.steps=2",
+        "agent.network.recurrent=recurrent",
+        "agent.algorithm.distillation_cfg.gradient_length=4",
+    ),
+}
+
+
+def merged(agent, *overrides):
+    host = config()
+    host["algorithm"] = {"class_name": "PPO", "num_learning_epochs": 1, "num_mini_batches": 2}
+    host.pop("save_interval")
+    return resolve_agent(agent, TASK, host, overrides)
+
+
+def runner_of(agent, *overrides, folder=None, seed=0):
+    torch.manual_seed(seed)
+    spec = merged(agent, *overrides)
+    identity = {"task": TASK, "agent": agent, "spec": spec.tree()}
+    settings = runner_config(spec) | {"save_interval": 100}
+    return Runner(PointEnv(ENVS), settings, None if folder is None else str(folder), "cpu", identity)
+
+
+def a_teacher(agent="mlp_ppo", *overrides):
+    """Freshly drawn, with an action noise of its own."""
+    run = runner_of(agent, *overrides, seed=5)
+    with torch.no_grad():
+        run.alg.actor.distribution.std_param.fill_(0.4)
+    return Teacher("teacher.pt", agent, merged(agent, *overrides).tree(), run.alg.actor.state_dict())
+
+
+def student_of(teacher, *overrides, folder=None):
+    run = runner_of("lif_distilled", "agent.network.layers=[32]", SHORT, *overrides, folder=folder)
+    run.take_teacher(teacher)
+    return run
+
+
+def losses_of(run, iterations):
+    found = []
+    run.on_iteration = lambda iteration: found.append(iteration.losses)
+    run.learn(iterations)
+    return found
+
+
+@pytest.mark.parametrize(
+    "teacher, student",
+    [
+        *(("mlp_ppo", student) for student in STUDENTS),
+        ("gru_ppo", "stateful"),
+        ("lif_ppo", "reset in every step"),
+    ],
+)
+def test_a_student_comes_near_to_its_teacher(teacher, student):
+    run = student_of(a_teacher(teacher), *STUDENTS[student])
+    assert torch.equal(run.alg.actor.distribution.std_param, torch.full((2,), 0.4)), "its teacher's noise"
+    behaviour = [losses["behavior"] for losses in losses_of(run, ITERATIONS)]
+    assert behaviour[-1] < 0.35 * behaviour[0]
+
+
+@pytest.mark.parametrize("teacher", ["gru_ppo", "lif_stateful_ppo", "lif_reservoir_ppo"])
+def test_a_teacher_remembers_from_one_rollout_to_the_next(teacher):
+    overrides = ["agent.network.control=gain", "agent.network.size=20"] if "reservoir" in teacher else []
+    held = a_teacher(teacher, *overrides)
+    run, kept = student_of(held), []
+    run.on_iteration = lambda _: kept.append(
+        [getattr(run.alg.storage, name).clone() for name in ("observations", "dones", "privileged_actions")]
+    )
+    run.learn(2)
+    again = held.build(run.env.get_observations(), 2, "cpu")
+    with torch.inference_mode():
+        for observations, dones, actions in kept:
+            for x, done, action in zip(observations, dones, actions, strict=True):
+                torch.testing.assert_close(again(x), action)
+                again.reset(done.view(-1))
+
+
+def weights_of(model):
+    return {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+
+
+def changed(before, model):
+    return any(not torch.equal(value, before[name]) for name, value in weights_of(model).items())
+
+
+def test_first_the_student_then_the_critic_then_both():
+    run = student_of(a_teacher())
+    teacher = weights_of(run.alg.distillation.teacher)
+    phases = []
+    for part in (ITERATIONS, 2, 1):
+        actor, critic = weights_of(run.alg.actor), weights_of(run.alg.critic)
+        run.learn(part)
+        run.current_learning_iteration += 1
+        phases.append((changed(actor, run.alg.actor), changed(critic, run.alg.critic)))
+    assert phases == [(True, False), (False, True), (True, True)]
+    assert not changed(teacher, run.alg.distillation.teacher)
+    assert all(parameter.requires_grad for parameter in run.alg.actor.parameters())
+
+
+@pytest.mark.parametrize("done", [4, ITERATIONS + 3], ids=["while it distils", "afterwards"])
+def test_a_run_goes_on_in_the_part_that_it_was_in_without_its_teachers(done, tmp_path):
+    run = student_of(a_teacher(), "agent.network.stateful=true", folder=tmp_path)
+    run.learn(done)
+    path = tmp_path / f"model_{done - 1}.pt"
+    again = runner_of(
+        "lif_distilled", "agent.network.layers=[32]", SHORT, "agent.network.stateful=true", seed=3
+    )
+    again.take_teacher(kept_teacher(read_checkpoint(str(path)), path))
+    again.load(str(path))
+    assert again.alg.updates == done and again.current_learning_iteration == done
+    assert not changed(weights_of(run.alg.actor), again.alg.actor)
+    assert not changed(weights_of(run.alg.distillation.teacher), again.alg.distillation.teacher)
+    assert (
+        again.alg.distillation.optimizer.state_dict()["state"].keys()
+        == run.alg.distillation.optimizer.state_dict()["state"].keys()
+    )
+    (losses,) = losses_of(again, 1)
+    assert ("behavior" in losses) == (done < ITERATIONS)
+
+
+def test_a_checkpoint_is_an_agents_as_any_other(tmp_path):
+    student_of(a_teacher(), folder=tmp_path).learn(1)
+    played = runner_of("lif_distilled", "agent.network.layers=[32]", SHORT)
+    played.load(str(tmp_path / "model_0.pt"), {"actor": True, "critic": True})
+    assert played.get_inference_policy("cpu")(played.env.get_observations()).shape == (ENVS, 2)
+    assert played.alg.updates == 0
+
+
+def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
+    with pytest.raises(CheckpointError, match="does not fit what is observed and done here"):
+        student_of(
+            Teacher(
+                "teacher.pt",
+                "mlp_ppo",
+                merged("mlp_ppo", "agent.actor.hidden_dims=[7]").tree(),
+                a_teacher().weights,
+            )
+        )
+    with pytest.raises(CheckpointError, match="observes walls, which the task does not give"):
+        tree = merged("mlp_ppo", "agent.obs_groups.actor=[walls]").tree()
+        student_of(Teacher("teacher.pt", "mlp_ppo", tree, a_teacher().weights))
+    run = runner_of("mlp_ppo", folder=tmp_path)
+    run.learn(1)
+    assert read_teacher(tmp_path / "model_0.pt", TASK).agent == "mlp_ppo"
+    with pytest.raises(CheckpointError, match="a teacher of task 'Isaac-Point', not 'Isaac-Ant'"):
+        read_teacher(tmp_path / "model_0.pt", "Isaac-Ant")
+    with pytest.raises(CheckpointError, match="holds no teacher"):
+        kept_teacher(read_checkpoint(str(tmp_path / "model_0.pt")), tmp_path / "model_0.pt")
+    run.identity = {}
+    run.save(str(tmp_path / "foreign.pt"))
+    with pytest.raises(CheckpointError, match="was not written by train.py"):
+        read_teacher(tmp_path / "foreign.pt", TASK)
+    torch.save({"policy": {}, "value": {}, "iter": 1}, tmp_path / "skrl.pt")
+    with pytest.raises(CheckpointError, match="is no checkpoint of an rsl_rl run"):
+        read_teacher(tmp_path / "skrl.pt", TASK)
+
+
+@pytest.mark.parametrize(
+    "overrides, said",
+    [
+        (["agent.network={name: reservoir}"], "agent.network: reservoir learns nothing but its readout"),
+        (
+            [
+                "agent.algorithm.rnd_cfg={num_outputs: 1, predictor_hidden_dims: [4], target_hidden_dims: [4], weight: 1.0}"
+            ],
+            "agent.algorithm.rnd_cfg: not available with distillation_cfg",
+        ),
+        (
+            ["agent.algorithm.class_name=rsl_rl.algorithms:PPO"],
+            "derived from spiky_rl.hosts.rsl_rl:DistillingPPO",
+        ),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused(overrides, said):
+    with pytest.raises(SpecError, match=said):
+        runner_config(merged("lif_distilled", *overrides))
+
+
+CARTPOLE = "--task cartpole --device cpu --assets local --log_root".split()
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        (
+            "--agent lif_distilled",
+            "--agent lif_distilled: learns from a teacher first; name its run with --teacher RUN",
+        ),
+        (
+            "--agent lif_ppo --teacher somewhere",
+            "--agent lif_ppo learns from no teacher; take one of lif_distilled",
+        ),
+        (
+            "--agent lif_distilled --teacher nowhere",
+            "--teacher nowhere: there is no such file, and no run folder with checkpoints",
+        ),
+        ("--agent lif_distilled --rl_library skrl", "distillation_cfg"),
+    ],
+)
+def test_the_command_refuses_before_it_starts_a_simulator(line, said, tmp_path, capsys):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    assert said in refused(train, [*CARTPOLE, tmp_path, *line.split()], capsys)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_refuses_a_teacher_of_another_task_or_another_history(tmp_path, capsys):
+    pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+    runs = {"other": (TASK, ()), "longer": ("Isaac-Cartpole", ("agent.history=4",))}
+    for name, (task, overrides) in runs.items():
+        run = runner_of("mlp_ppo", *overrides, folder=tmp_path / name)
+        run.identity = {**run.identity, "task": task}
+        run.learn(1)
+    line = [*CARTPOLE, tmp_path / "logs", "--agent", "lif_distilled", "--teacher"]
+    assert "a teacher of task 'Isaac-Point', not 'Isaac-Cartpole'" in refused(
+        train, [*line, tmp_path / "other"], capsys
+    )
+    said = refused(train, [*line, tmp_path / "longer"], capsys)
+    assert "the teacher observes agent.history=4, the student 1; pass agent.history=4" in said
+    assert issubclass(CheckpointError, UserError) and not (tmp_path / "logs").exists()
