@@ -105,7 +105,7 @@ class Symmetry(Settings):
     mirror_loss_coeff: float = option(0.0, "weight of that loss", low=0.0)
 
 
-class Distillation(Settings):
+class DistillationSettings(Settings):
     """A student that learns what a teacher does, before PPO goes on."""
 
     iterations: int = option(
@@ -156,7 +156,7 @@ class Algorithm(Settings):
     share_cnn_encoders: bool = option(False, "share CNN encoders between actor and critic")
     rnd_cfg: Rnd | None = option(None, "random network distillation; null: none")
     symmetry_cfg: Symmetry | None = option(None, "learning from mirrored samples; null: none")
-    distillation_cfg: Distillation | None = option(None, "learning from a teacher; null: none")
+    distillation_cfg: DistillationSettings | None = option(None, "learning from a teacher; null: none")
     rewards_shaper_scale: float = option(
         1.0, "skrl's: factor on the rewards that are learned from", above=0.0
     )

@@ -17,7 +17,7 @@ from rsl_rl.storage import RolloutStorage
 from tensordict import TensorDict
 from torch import Tensor
 
-from spiky_rl.config.schema import DISTILLATION
+from spiky_rl.config.schema import DistillationSettings
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
 
@@ -37,7 +37,7 @@ class DistillingPPO(SpikingPPO):
     def __init__(self, *args: Any, distillation_cfg: Mapping[str, Any], **kwargs: Any) -> None:
         """Arguments as `SpikingPPO`'s, and ``distillation_cfg``, whose keys `spiky_rl.config.schema` has."""
         super().__init__(*args, **kwargs)
-        chosen = {key: distillation_cfg.get(key, option.default) for key, option in DISTILLATION.items()}
+        chosen = DistillationSettings.check("algorithm.distillation_cfg", distillation_cfg).model_dump()
         self.iterations, self.value_iterations = (chosen.pop(key) for key in OWN)
         self.settings = {**chosen, "multi_gpu_cfg": kwargs.get("multi_gpu_cfg")}
         self.updates = 0
