@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from spiky_rl.classification import training as classify_training
 from spiky_rl.cli import common
@@ -185,6 +186,27 @@ def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best
     chosen = result["history"]["accuracy_validation"]
     assert (result["samples_test"], result["samples_validation"]) == (15, 3)
     assert chosen[result["epoch"] - 1] == max(chosen) == result["accuracy_validation"]
+
+
+def test_what_is_tested_is_the_network_of_the_best_epoch_and_not_of_the_last(tmp_path, monkeypatch):
+    data = folder(tmp_path / "data", 10, 0)
+    accuracies, tested = iter([0.9, 0.5, 0.1]), []
+    scores = classify_training.scores
+
+    def noted(network, *rest):
+        tested.append({key: value.clone() for key, value in network.state_dict().items()})
+        return scores(network, *rest)
+
+    monkeypatch.setattr(classify_training, "accuracy", lambda trainer, indices: next(accuracies))
+    monkeypatch.setattr("spiky_rl.classification.result.scores", noted)
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 3) == 0
+    run_folder, result = newest(tmp_path)
+    best, last = (
+        torch.load(run_folder / name, weights_only=True)["network"] for name in ("best.pt", "model_2.pt")
+    )
+    assert (result["epoch"], result["accuracy_validation"]) == (1, 0.9)
+    assert all(torch.equal(tested[0][key], best[key]) for key in best)
+    assert any(not torch.equal(tested[0][key], last[key]) for key in last)
 
 
 def test_patience_ends_a_run_early_and_no_validation_takes_the_last_epoch(tmp_path):

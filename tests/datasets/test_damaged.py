@@ -188,7 +188,7 @@ OPTIONS = {
     "more frames than microseconds": (["--bins", 10**6], ["dataset.bins", "between 1 and 100000"]),
     "all recordings held out": (["--hold_out", 2], ["--hold_out 2", "between 1 and 1"]),
     "more recordings than there are": (["--recordings", 10**6], ["--recordings 1000000", "there are 2"]),
-    "no list": (["--ids", "none.txt"], ["--ids 'none.txt'", "No such file"]),
+    "no list": (["--ids", "none.txt"], ["--ids '", "none.txt'", "No such file"]),
 }
 
 
