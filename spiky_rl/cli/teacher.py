@@ -26,7 +26,7 @@ def find(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) -> Any:
 
     ``checkpoint``: what the run goes on from; it holds the teacher.
     """
-    if not plan.config["algorithm"].get("distillation_cfg"):
+    if not plan.spec.runner["algorithm"].get("distillation_cfg"):
         if args.teacher is not None:
             raise UsageError(
                 f"--teacher {args.teacher}: --agent {plan.agent} learns from no teacher; take one of"

@@ -23,6 +23,8 @@ class TunedAgent(Settings):
 
     model_config = ConfigDict(extra="ignore")
     agent: dict[str, Any]
+    operations: float | None = None
+    """Effective operations per control step, where they were an objective."""
 
 
 class Tuned(Settings):

@@ -192,7 +192,7 @@ def test_with_an_activity_the_tuned_trial_is_the_quietest_that_keeps_the_return(
     top = max(trial.values[0] for trial in outcome.complete)
     near = [trial for trial in outcome.complete if trial.values[0] >= 0.95 * top]
     assert outcome.best.values[1] == min(trial.values[1] for trial in near)
-    assert write_tuned(made) and read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"]["operations"] > 0
+    assert write_tuned(made) and read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"].operations > 0
     assert "Return and activity" in write_tuning_page(made, {})[1].read_text()
 
 
