@@ -146,7 +146,7 @@ class SnnTorch(Ours):
         if last:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, frames: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, frames: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             if self.folded:
                 return self.readout(self.all_spikes(frames)).mean(0).float()
@@ -185,7 +185,7 @@ class Counted(SnnTorch):
         super().__init__(network)
         self.criterion = importlib.import_module("snntorch.functional").mse_count_loss(*RATES)
 
-    def forward(self, frames: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, frames: Tensor) -> Tensor:
         potential, found = torch.zeros(frames.shape[1], self.readout.out_features), []
         for spikes in self.spikes(frames):
             output, potential = self.last(self.readout(spikes), potential)

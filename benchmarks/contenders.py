@@ -119,7 +119,7 @@ class FeedforwardSetting(Setting):
         values = layer.parameters_of_neuron()
         return lambda x: dispatch.unroll(backend, layer.neuron, ops, x, self.steps, None, values)[0]
 
-    def inputs(self, kind: str, batch: int) -> Tensor:  # noqa: D102
+    def inputs(self, kind: str, batch: int) -> Tensor:
         return self.currents(batch) if kind == "neuron" else self.observations(batch)
 
     def observations(self, batch: int) -> Tensor:
@@ -133,7 +133,7 @@ class FeedforwardSetting(Setting):
         return (fitting_gain(noise[:, :, :64], self.run_neuron()) * noise).requires_grad_()
 
     @torch.no_grad()
-    def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102
+    def rates(self, kind: str, x: Tensor) -> list[float]:
         if kind == "neuron":
             return [firing_rate(self.run_neuron()(x))]
         found, signal = [], self.reference.encoder(x.unsqueeze(0))
@@ -187,10 +187,10 @@ class Ours(Contender):
         self.network = setting.network(**options)
         self.network.load_state_dict(setting.reference.state_dict())
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.network(x.unsqueeze(0), None)[0].squeeze(0)
 
-    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+    def gradient(self, x: Tensor) -> Tensor:
         links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
         parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
         return torch.cat([part.flatten() for part in parts])
@@ -219,7 +219,7 @@ class Copy(Contender):
 class PlainLoop(Copy):
     """As everybody writes it: all layers inside one loop over the inner steps, autograd, a lean surrogate."""
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         count = len(self.neuron.states)
         states = [self.neuron.named_states(*[x.new_zeros(len(x), width)] * count) for width in WIDTHS[1:-1]]
         v = None
@@ -239,11 +239,11 @@ class Compiled(Contender):
         self.loop = PlainLoop(setting)
         self.run: Run = self.loop
 
-    def prepare(self) -> None:  # noqa: D102
+    def prepare(self) -> None:
         torch._dynamo.reset()  # else the ninth shape runs uncompiled # pylint: disable=protected-access
         self.run = torch.compile(self.loop, dynamic=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
 
 
@@ -273,13 +273,13 @@ class DenseFloor(Contender):
         return self.buffers
 
     @torch.inference_mode()
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         for weight, rows, out, _, _ in self.rows(x):
             torch.mm(rows, weight.T, out=out)
         return self.buffers[-1][2]
 
     @torch.inference_mode()
-    def learn(self, x: Tensor) -> None:  # noqa: D102
+    def learn(self, x: Tensor) -> None:
         self(x)
         for i, (weight, rows, out, of_weight, of_rows) in enumerate(self.buffers):
             torch.mm(out.T, rows, out=of_weight)
@@ -298,7 +298,7 @@ class Multilayer(Contender):
         layers = [module for link in weights.links for module in (link, torch.nn.ELU())]
         self.network = torch.nn.Sequential(*layers, weights.readout)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
 
@@ -309,7 +309,7 @@ class LayerByLayer(Copy):
         super().__init__(setting)
         self.cell, self.time = cell(self, *self.values), time
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         first, v = self.links[0](x).unsqueeze(self.time), None
         signal = self.cell(first.expand(*first.shape[: self.time], self.steps, *first.shape[self.time + 1 :]))
         for link in self.links[1:]:
@@ -326,7 +326,7 @@ class StepByStep(Copy):
         super().__init__(setting)
         self.cell = cell(self, *self.values)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         first, v = self.links[0](x), None
         potentials = [x.new_zeros(len(x), width) for width in WIDTHS[1:-1]]
         for _ in range(self.steps):
@@ -345,16 +345,16 @@ class Alone(Contender):
         self.run = setting.run_neuron(backend)
         self.upstream = self.of_current = torch.empty(0)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.run(x)
 
-    def learn(self, x: Tensor) -> None:  # noqa: D102
+    def learn(self, x: Tensor) -> None:
         out = self(x)
         if self.upstream.shape != out.shape:
             self.upstream = torch.randn(out.shape, generator=torch.Generator().manual_seed(2)).to(out.device)
         (self.of_current,) = torch.autograd.grad(out, x, self.upstream)
 
-    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+    def gradient(self, x: Tensor) -> Tensor:
         return self.of_current.flatten()
 
 

@@ -39,7 +39,7 @@ CALIBRATED = 64
 class SequenceSetting(Setting):
     """Networks that carry their state over `control_steps`."""
 
-    def inputs(self, kind: str, batch: int) -> Tensor:  # noqa: D102
+    def inputs(self, kind: str, batch: int) -> Tensor:
         return self.observations(batch)
 
     def observations(self, batch: int) -> Tensor:
@@ -93,7 +93,7 @@ class RecurrentSetting(SequenceSetting):
         return dispatch.unroll("auto", layer.neuron, ops, current, self.steps, None, values, **within)[0]
 
     @torch.no_grad()
-    def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102
+    def rates(self, kind: str, x: Tensor) -> list[float]:
         found, signal, ops = [], self.reference.encoder(x), TorchOps(self.reference.surrogate)
         for layer in self.reference.layers:
             signal, _ = layer(ops, signal, self.steps, None, None, None)
@@ -125,7 +125,7 @@ class ReservoirSetting(SequenceSetting):
         return built.build(inputs=self.widths[0], outputs=self.widths[-1]).to(self.device)
 
     @torch.no_grad()
-    def rates(self, kind: str, x: Tensor) -> list[float]:  # noqa: D102
+    def rates(self, kind: str, x: Tensor) -> list[float]:
         record = Record()
         self.reference(x, None, record=record)
         return [firing_rate(record.signal[1])]
@@ -139,10 +139,10 @@ class OurRecurrent(Contender):
         self.network = setting.network()
         self.network.load_state_dict(setting.reference.state_dict())
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.network(x, None)[0]
 
-    def gradient(self, x: Tensor) -> Tensor:  # noqa: D102
+    def gradient(self, x: Tensor) -> Tensor:
         links = [*(layer.connection for layer in self.network.layers), self.network.decoder.readout]
         parts = [part for link in links for part in (output_major(link, link.weight.grad), link.bias.grad)]
         parts += [layer.recurrent.weight.grad.t() for layer in self.network.layers]  # type: ignore[union-attr]
@@ -161,7 +161,7 @@ class RecurrentCopy(Copy):
 class PlainRecurrent(RecurrentCopy):
     """As everybody writes it: all layers inside one loop over all inner steps, autograd, a lean surrogate."""
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         rest = [x.new_zeros(x.shape[1], len(weight)) for weight in self.within]
         states = [self.neuron.named_states(*[zeros] * len(self.neuron.states)) for zeros in rest]
         spikes = list(rest)
@@ -185,7 +185,7 @@ class PeerRecurrent(RecurrentCopy):
         super().__init__(setting)
         self.cell = cell(self, *self.values)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         currents = [current for current in self.links[0](x) for _ in range(self.steps)]
         spikes: list[Tensor] = []
         for i, within in enumerate(self.within):
@@ -211,7 +211,7 @@ class OurReservoir(Contender):
         super().__init__()
         self.network = setting.reference
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self.network(x, None)[0]
 
 
@@ -241,7 +241,7 @@ class ReservoirCopy(Contender):
     def traces(self, x: Tensor) -> Tensor:
         """Observations [T, B, O] -> every neuron's trace after each control step [T, B, N]."""
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             traces = (self.traces(x) - self.mean) / self.deviation
         return self.readout(traces)
@@ -250,7 +250,7 @@ class ReservoirCopy(Contender):
 class PlainReservoir(ReservoirCopy):
     """As everybody writes it."""
 
-    def traces(self, x: Tensor) -> Tensor:  # noqa: D102
+    def traces(self, x: Tensor) -> Tensor:
         arriving = spikes = trace = x.new_zeros(x.shape[1], len(self.within))
         states = self.neuron.named_states(*[spikes] * len(self.neuron.states))
         found = []
@@ -272,7 +272,7 @@ class PeerReservoir(ReservoirCopy):
         # the cells do not scale their input by 1 - decay: potentials are larger by as much
         self.cell = cell(self, decay, threshold / (1.0 - decay))
 
-    def traces(self, x: Tensor) -> Tensor:  # noqa: D102
+    def traces(self, x: Tensor) -> Tensor:
         spikes = v = x.new_zeros(x.shape[1], len(self.within))
         arriving, trace, turned = torch.zeros_like(v), torch.zeros_like(v), self.within.t()
         found = x.new_empty(len(x), *v.shape)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from spiky_rl.config import registry
-from spiky_rl.connections.base import Within
+from spiky_rl.connections.base import IntraLayerConnection
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.config.registry import Configured
 
@@ -243,7 +243,7 @@ def connection(name: str, configured: Configured) -> Figure:
     else:
         link = configured.build(inputs=(count,), outputs=count)
         with torch.no_grad():
-            if isinstance(link, Within):
+            if isinstance(link, IntraLayerConnection):
                 blocks = link.synapses().view(-1, count, count).numpy()
                 pictures = [
                     (f"after {k + 1} inner step{'s' if k else ''}", one) for k, one in enumerate(blocks)

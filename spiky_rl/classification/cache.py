@@ -27,7 +27,7 @@ from spiky_rl.datasets.base import Dataset, Recording
 log = logging.getLogger(__name__)
 
 VERSION = 2
-"""Of what is kept on disk: another one makes it anew."""
+"""Version of what is kept on disk: another one makes it anew."""
 LIMIT_GB = 20.0
 PLACE = np.dtype(np.uint32)
 MEASURED = 16

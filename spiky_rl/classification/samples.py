@@ -69,7 +69,7 @@ class Samples:
         return hashlib.sha256(text.encode() + self.labels.tobytes() + self.digests.tobytes()).hexdigest()[:16]
 
     def flat(self, indices: np.ndarray) -> np.ndarray:
-        """Of some samples, where their events fall in the flat frames of all of these, [events], int64."""
+        """Places of some samples' events in the flat frames of all of these, [events], int64."""
         indices = np.asarray(indices)
         own = [self.places[self.offsets[i] : self.offsets[i + 1]] for i in indices]
         first = np.repeat(np.arange(len(own)) * math.prod(self.size), [len(places) for places in own])

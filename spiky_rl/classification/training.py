@@ -153,7 +153,7 @@ def over_time(frames: Tensor, how: str = "turn") -> Tensor:
 
 
 def seen(size: tuple[int, int, int, int], how: str) -> tuple[int, tuple[int, int, int]]:
-    """Of samples of T frames [C, H, W]: how many frames a network takes one after another, and the shape of each."""
+    """How many of a sample's T frames [C, H, W] a network takes one after another, and the shape of each."""
     steps, channels, *pixels = size
     return (steps if how == "turn" else 1), (channels * (steps if how == "stack" else 1), *pixels)  # type: ignore[return-value]
 

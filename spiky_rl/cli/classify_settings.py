@@ -71,7 +71,7 @@ class Settings:
 
 
 def fresh(args: argparse.Namespace) -> Settings:
-    """Of a new run. Raises UserError."""
+    """Settings of a new run. Raises UserError."""
     if args.dataset is None:
         raise common.UsageError(
             f"--dataset: name one of {', '.join(registry.names('datasets'))}, or --checkpoint to go on with a run"
@@ -91,7 +91,7 @@ def fresh(args: argparse.Namespace) -> Settings:
 
 
 def resumed(args: argparse.Namespace, identity: Mapping[str, Any], path: Path) -> Settings:
-    """Of a run that goes on: as it was; what is given and may not be another is refused by name.
+    """Settings of a run that goes on: as it was; what is given and may not be another is refused by name.
 
     Args:
         args: The command line.

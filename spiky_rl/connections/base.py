@@ -13,14 +13,14 @@ from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.connections._quantised import Quantiser
 
 Shape = tuple[int, ...]
-"""Of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps, flat in memory with W fastest."""
+"""Shape of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps, flat in memory with W fastest."""
 
 
 class Connection(Component, torch.nn.Module):
     """Built with ``inputs``, the shape of what comes in, and ``outputs``, the layer's entry: neurons, or channels of maps."""
 
     within: ClassVar[bool] = False
-    """Whether it links the neurons of one layer among themselves: then `Within`."""
+    """Whether it links the neurons of one layer among themselves: then `IntraLayerConnection`."""
     shape: Shape
     """What comes out."""
     quantiser: Quantiser | None = None
@@ -46,7 +46,7 @@ class Connection(Component, torch.nn.Module):
         """Effective operations that ``events`` [..., C] cause: non-zero inputs times the synapses they reach, [...]."""
 
 
-class Within(Connection):
+class IntraLayerConnection(Connection):
     """A connection among a layer's own neurons: a spike arrives 1 to ``delays`` inner steps after it was sent."""
 
     within = True

@@ -95,8 +95,8 @@ class Convolutional(Connection):
         self.fan_out: Tensor
 
     def forward(
-        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False  # noqa: ARG002
-    ) -> Tensor:  # noqa: D102
+        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:
         if self.pool > 1 and self.pooling == "max":
             geometry = (self.inputs, self.stride, self.padding, self.pool)
             return dispatch.choose(backend, x).convolution(x, self.weight, self.bias, geometry, binary)

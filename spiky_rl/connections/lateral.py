@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Shape, Within, require_neurons, vector
+from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, vector
 from spiky_rl.kernels import dispatch
 
 
-class Lateral(Within):
+class Lateral(IntraLayerConnection):
     """[..., N] -> [..., N]: the last inner step's spikes."""
 
     class Options(Settings):
@@ -51,7 +51,7 @@ class Lateral(Within):
         self.register_buffer("mask", mask)
         self.mask: Tensor
 
-    def synapses(self) -> Tensor:  # noqa: D102
+    def synapses(self) -> Tensor:
         return self.in_force(self.exact())
 
     def exact(self) -> Tensor:
@@ -60,8 +60,8 @@ class Lateral(Within):
 
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
-    ) -> Tensor:  # noqa: D102
+    ) -> Tensor:
         return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
 
-    def operations(self, events: Tensor) -> Tensor:  # noqa: D102
+    def operations(self, events: Tensor) -> Tensor:
         return (events != 0).to(self.mask) @ self.mask.sum(1)

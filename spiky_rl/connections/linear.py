@@ -85,10 +85,10 @@ class Linear(Connection):
 
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
-    ) -> Tensor:  # noqa: D102
+    ) -> Tensor:
         return dispatch.linear(backend, x, self.synapses().t(), self.bias, binary, bfloat16)
 
-    def operations(self, events: Tensor) -> Tensor:  # noqa: D102
+    def operations(self, events: Tensor) -> Tensor:
         if self.mask is None:
             return (events != 0).sum(-1) * self.out_features
         return (events != 0).to(self.mask) @ (self.mask != 0).to(self.mask).sum(1)

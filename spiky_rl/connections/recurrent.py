@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
-from spiky_rl.connections.base import Shape, Within, require_neurons, sparse, strengths, vector
+from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, sparse, strengths, vector
 from spiky_rl.kernels import dispatch
 
 
-class Recurrent(Within):
+class Recurrent(IntraLayerConnection):
     """[..., D N] -> [..., N]: the last D inner steps' spikes, the latest first."""
 
     class Options(Settings):
@@ -63,7 +63,7 @@ class Recurrent(Within):
         self.register_buffer("mask", mask)
         self.mask: Tensor
 
-    def synapses(self) -> Tensor:  # noqa: D102
+    def synapses(self) -> Tensor:
         return self.in_force(self.exact())
 
     def exact(self) -> Tensor:
@@ -73,10 +73,10 @@ class Recurrent(Within):
 
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
-    ) -> Tensor:  # noqa: D102
+    ) -> Tensor:
         return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
 
     def operations(self, events: Tensor) -> Tensor:
-        """Of spikes [..., N]: each reaches its synapses once, whatever their delays."""
+        """Operations that spikes [..., N] cause: each reaches its synapses once, whatever their delays."""
         fan_out = (self.mask != 0).to(events.dtype).view(self.delays, self.width, self.width).sum((0, 2))
         return (events != 0).to(events.dtype) @ fan_out

@@ -117,7 +117,7 @@ class Tensors:
 
 
 def stores(data: Path, names: Sequence[str]) -> Iterator[Store]:
-    """Of ``names`` below ``data`` (``.`` is ``data`` itself), those that are folders or archives, in this order."""
+    """Folders and archives of these ``names`` below ``data`` (``.`` is ``data`` itself), in this order."""
     for name in names:
         path = data / name
         if path.is_dir() or path.suffix == ".zip" and path.is_file():

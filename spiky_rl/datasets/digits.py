@@ -48,12 +48,12 @@ class Digits(Dataset):
     agent = "lif_ppo"
     shift, rotation = 0.5, 10.0
 
-    def find(self) -> list[Recording]:  # noqa: D102
+    def find(self) -> list[Recording]:
         self.images, labels = load()
         return [Recording(f"{i:04}", label, "train", row=i) for i, label in enumerate(labels.tolist())]
 
-    def stamps(self) -> Iterator[str]:  # noqa: D102
+    def stamps(self) -> Iterator[str]:
         yield hashlib.sha256(self.images.tobytes()).hexdigest()
 
-    def read(self, recording: Recording) -> Events:  # noqa: D102
+    def read(self, recording: Recording) -> Events:
         return of_tensor(self.images[recording.row][np.newaxis, np.newaxis], self.path(recording))

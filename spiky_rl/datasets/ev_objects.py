@@ -37,7 +37,7 @@ class EvObjects(Dataset):
 
     agent = "lif_linear_classifier"
 
-    def find(self) -> list[Recording]:  # noqa: D102
+    def find(self) -> list[Recording]:
         for store in stores(self.data, FOLDERS):
             names = store.names()
             matches = [
@@ -57,7 +57,7 @@ class EvObjects(Dataset):
             " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
         )
 
-    def read(self, recording: Recording) -> Events:  # noqa: D102
+    def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         path = self.path(recording)
         try:

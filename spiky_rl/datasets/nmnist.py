@@ -60,7 +60,7 @@ class NMnist(Dataset):
     shift, rotation = 2.0, 10.0
     packed: _Packed | None = None
 
-    def find(self) -> list[Recording]:  # noqa: D102
+    def find(self) -> list[Recording]:
         for folder in (self.data / name for name in FOLDERS):
             found = [r for archive in ARCHIVES for r in _part(folder, archive)]
             if found:
@@ -74,7 +74,7 @@ class NMnist(Dataset):
             f" {self.source} and put them into {str(self.data / self.home)!r}, packed or unpacked"
         )
 
-    def read(self, recording: Recording) -> Events:  # noqa: D102
+    def read(self, recording: Recording) -> Events:
         if self.packed is not None:
             return self.packed.read(recording.row)
         assert recording.store is not None

@@ -115,7 +115,7 @@ class NMnistSynthetic(Dataset):
 
     shift, rotation = 2.0, 10.0
 
-    def find(self) -> list[Recording]:  # noqa: D102
+    def find(self) -> list[Recording]:
         images, labels, source = like_mnist(self.data)
         if self.options.count > len(labels):
             raise UserError(
@@ -127,12 +127,12 @@ class NMnistSynthetic(Dataset):
             for i, label in enumerate(labels[: self.options.count].tolist())
         ]
 
-    def stamps(self) -> Iterator[str]:  # noqa: D102
+    def stamps(self) -> Iterator[str]:
         model = (PATH.tolist(), LEAD_MS, DARK, LOW_PASS_MS, CONTRAST, CONTRAST_DEVIATION, REFRACTORY_MS)
         yield repr((STEPS, NOISE_HZ, JITTER_MS, SACCADES_MS, model))
         yield hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
 
-    def read(self, recording: Recording) -> Events:  # noqa: D102
+    def read(self, recording: Recording) -> Events:
         return simulate(self.images[recording.row], np.random.default_rng([0, recording.row]))
 
 

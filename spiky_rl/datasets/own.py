@@ -92,7 +92,7 @@ class Own(Dataset):
         self.given = options.sensor, options.channels, options.window
         super().__init__(options, data)
 
-    def find(self) -> list[Recording]:  # noqa: D102
+    def find(self) -> list[Recording]:
         if not self.data.exists():
             raise MissingData(f"{self.data}: there is no such folder; {LAYOUT}")
         store = Store(self.data)
@@ -114,12 +114,12 @@ class Own(Dataset):
         self._settle(found)
         return found
 
-    def read(self, recording: Recording) -> Events:  # noqa: D102
+    def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)
         return decode(data, path, UNITS[self.unit], getattr(self, "shape", None))
 
-    def settings(self) -> Mapping[str, Any]:  # noqa: D102
+    def settings(self) -> Mapping[str, Any]:
         sees = {"sensor": self.shape[1:], "channels": self.shape[0], "window": self.window}
         return {**super().settings(), **sees, "unit": self.unit, "names": self.classes}
 

@@ -52,7 +52,7 @@ class Stemnist(Dataset):
         self.classes = tuple({"all": LETTERS + DIGITS, "digits": DIGITS, "letters": LETTERS}[self.characters])
         super().__init__(options, data)
 
-    def find(self) -> list[Recording]:  # noqa: D102
+    def find(self) -> list[Recording]:
         for store in stores(self.data, FOLDERS):
             found = [r for name in store.names() for r in self._part(store, name)]
             if found:
@@ -93,7 +93,7 @@ class Stemnist(Dataset):
         """The opened spikes of each part."""
         return {}
 
-    def read(self, recording: Recording) -> Events:  # noqa: D102
+    def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         name = recording.member
         if name not in self.files:

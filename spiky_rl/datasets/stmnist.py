@@ -85,7 +85,7 @@ class StMnist(Dataset):
     agent = "lif_conv_small_classifier"
     shift, rotation = 1.0, 10.0
 
-    def find(self) -> list[Recording]:  # noqa: D102
+    def find(self) -> list[Recording]:
         for store in stores(self.data, FOLDERS):
             names = [
                 n for n in store.names() if "LUT" not in n
@@ -98,6 +98,6 @@ class StMnist(Dataset):
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"
         )
 
-    def read(self, recording: Recording) -> Events:  # noqa: D102
+    def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         return decode(recording.store.read(recording.member), self.path(recording))

@@ -54,11 +54,11 @@ class IntegerNetwork(SpikingNetwork):
         return False
 
     @property
-    def widths(self) -> tuple[int, ...]:  # noqa: D102
+    def widths(self) -> tuple[int, ...]:
         return self.origin.widths
 
     @property
-    def readout(self) -> torch.nn.Linear:  # noqa: D102
+    def readout(self) -> torch.nn.Linear:
         return self.origin.readout
 
     def disturb(self, channels: Sequence[Channel]) -> None:
@@ -70,12 +70,12 @@ class IntegerNetwork(SpikingNetwork):
     def run_on(self, backend: str) -> None:
         """Nothing: there is one way to run it."""
 
-    def zero_state(self, batch: int, like: Tensor) -> State:  # noqa: D102
+    def zero_state(self, batch: int, like: Tensor) -> State:
         return tuple(like.new_zeros(1, batch, size, dtype=torch.int64) for size in self.state_sizes)
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
-    ) -> tuple[Tensor, State]:  # noqa: D102
+    ) -> tuple[Tensor, State]:
         self._follow(x.device)
         held = [s.squeeze(0) for s in (self.zero_state(x.shape[1], x) if state is None else state)]
         features, seen = [], []

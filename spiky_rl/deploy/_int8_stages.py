@@ -201,7 +201,7 @@ class Readout:
     kind: str
     """membrane, rate, linear or sigma_delta."""
     read: str
-    """Of a membrane: last, mean or max."""
+    """What is read of a membrane: last, mean or max."""
     source: Source
     weight: Tensor
     """[N, F]."""

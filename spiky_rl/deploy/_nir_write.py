@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 DT = 1e-4
 """Seconds that a step takes in the file: snnTorch assumes it, Norse is told it."""
 LAYOUT = 1
-"""Of the metadata; a reader refuses another."""
+"""Version of the metadata's layout; a reader refuses another."""
 DECODERS = ("linear", "membrane", "population_vector", "rate")
 """Those that are a sum over a control step of a linear map of the spikes."""
 CONNECTIONS = ("convolutional", "linear")
@@ -61,7 +61,7 @@ def _each(part: Any) -> tuple[Configured, ...]:
 
 
 def _names(settings: Any) -> list[str]:
-    """Of a component and its parts."""
+    """Names of a component and its parts."""
     if not isinstance(settings, Mapping):
         return []
     return [settings["name"], *(name for part in settings.values() for name in _names(part))]

@@ -33,7 +33,7 @@ class Nir(Target):
 
     def require(self) -> None:
         try:
-            import nir  # noqa: F401  pylint: disable=unused-import
+            import nir  # pylint: disable=unused-import
         except ImportError:
             raise UserError("--to nir: nir is not installed; install it with: pip install nir") from None
 

@@ -71,7 +71,7 @@ class Solution:
         return np.array([spike.time for spike in self.spikes if spike.neuron == neuron])
 
     def integral(self, integrand: Integrand) -> float:
-        """Of a function of time and states, from 0 to the end. See `Solution.gradient`."""
+        """The integral of a function of time and states, from 0 to the end. See `Solution.gradient`."""
         return solver.integral(self.segments, integrand)
 
     def gradient(self, of_spikes: Any = 0.0, integrand: Integrand | None = None) -> Gradients:

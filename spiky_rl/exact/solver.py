@@ -37,7 +37,7 @@ ON_THRESHOLD = 1e-9
 ROOT, RELATIVE = 1e-13, 1e-15
 """ms, and share of the time, to which a root is found."""
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(8)
-"""Of the quadrature over one step: exact for the interpolant's degree."""
+"""Nodes and weights of the quadrature over one step: exact for the interpolant's degree."""
 
 Integrand = Callable[..., Tensor]
 """(time in ms, a tensor [N] per state) -> a scalar tensor: what is integrated over time."""

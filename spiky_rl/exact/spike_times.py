@@ -26,7 +26,7 @@ from torch import Tensor
 from spiky_rl.config.registry import UserError
 
 ITERATIONS = 100
-"""Of Newton's method; where it leaves its bracket, of bisection, which alone needs 50."""
+"""Most iterations of Newton's method; where it leaves its bracket, of bisection, which alone needs 50."""
 
 
 @dataclass(frozen=True)

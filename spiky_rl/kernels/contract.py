@@ -36,7 +36,7 @@ AGREEMENT, SHARE = 1e-3, 0.1
 TINY = 1e-300
 """Below any rate: two that are 0 agree."""
 LAST_DIGITS = 1e-14
-"""Of a state, relative to it: what is lost where two of them are subtracted."""
+"""Relative size of what is lost where two states are subtracted."""
 _AGREED: set[tuple[type, str]] = set()
 """What was compared before."""
 

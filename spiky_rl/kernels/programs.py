@@ -30,7 +30,7 @@ class Call:
     """One neuron with its parameters, as a kernel takes it."""
 
     key: str
-    """Of its program, in `KNOWN`; within a graph that is being compiled: in words."""
+    """The key of its program in `KNOWN`; within a graph that is being compiled: in words."""
     numbers: tuple[float, ...]
     """The parameters that are the same for all neurons, in the neuron's order, and the slope."""
     params: Tensor | None

@@ -46,12 +46,12 @@ class Exact(Rule):
         self.own = {"tau_synapse": options.tau_synapse, "slope": options.slope}
         self.regularization, self.lowest, self.highest = options.regularization, options.lowest, highest
 
-    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+    def neuron(self, neuron: Neuron) -> Neuron:
         return self.timed.wrap(neuron, type(self).__name__.lower(), **self.own)
 
     def after(
         self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
-    ) -> Tensor:  # noqa: D102
+    ) -> Tensor:
         if not self.regularization or not current.requires_grad:
             return output
         return _Band.apply(output, current, self.regularization, self.lowest, self.highest)  # type: ignore[return-value]

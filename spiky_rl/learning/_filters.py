@@ -28,7 +28,7 @@ class Smooth(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         e1 = p.decay_rise * s.e1 + (1.0 - p.decay_rise) * current
         e2 = p.decay_fall * s.e2 + (1.0 - p.decay_fall) * e1
         return e2, s.replace(e1=e1, e2=e2)

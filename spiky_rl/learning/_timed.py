@@ -34,7 +34,7 @@ class Timed(Wrapped):
     once = False
     """Whether a neuron sends its first spike alone."""
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         named, parts = self.inner.named_states, self.inner.substeps
         states = named(*s[: len(self.inner.states)])
         dt, tau = self.dt / parts, self.chosen["tau_synapse"]

@@ -44,17 +44,17 @@ class Window:
     """The numbers of a spike-timing rule; amplitudes are changes of weight per pair or triplet, times are in ms."""
 
     tau_plus: float = 20.0
-    """Of what a pre-spike leaves, for post-spikes after it."""
+    """Time constant of what a pre-spike leaves, for post-spikes after it."""
     tau_minus: float = 20.0
-    """Of what a post-spike leaves, for pre-spikes after it."""
+    """Time constant of what a post-spike leaves, for pre-spikes after it."""
     potentiation: float = 0.01
     """A2+"""
     depression: float = 0.0105
     """A2-"""
     tau_x: float = 101.0
-    """Of what a pre-spike leaves for later ones."""
+    """Time constant of what a pre-spike leaves for later ones."""
     tau_y: float = 125.0
-    """Of what a post-spike leaves for later ones."""
+    """Time constant of what a post-spike leaves for later ones."""
     triplet_potentiation: float = 0.0
     """A3+"""
     triplet_depression: float = 0.0
@@ -90,7 +90,7 @@ class Trace(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         left = p.decay * s.r
         if self.options.nearest:
             return left, s.replace(r=ops.where(ops.abs(current) > 0.0, current, left))
@@ -233,7 +233,7 @@ class Local(Rule):
         nearest, causal = options.neighbours == "nearest", options.same_step == "causal"
         self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
+    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
         count = len(layers)
         for index in self.chosen:
             if index >= count:
@@ -261,7 +261,7 @@ class Local(Rule):
     @torch.no_grad()
     def change(
         self, layers: Sequence[Any], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
-    ) -> None:  # noqa: D102
+    ) -> None:
         steps = signals[-1].shape[1]
         if keep is not None:
             starts = keep.new_ones(keep.shape[0], steps, keep.shape[1])
@@ -289,7 +289,7 @@ class Local(Rule):
 
 
 def _signs(link: Linear) -> Tensor:
-    """Of every synapse under Dale's law; without it 1."""
+    """Sign of every synapse under Dale's law; without it 1."""
     return torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
 
 

@@ -42,10 +42,10 @@ class Wrapped(Neuron):
         return cls(neuron, **own)
 
     @property
-    def declared(self) -> Neuron:  # noqa: D102
+    def declared(self) -> Neuron:
         return self.inner
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
+    def limits(self, name: str) -> tuple[float | None, float | None]:
         return self.inner.limits(name)
 
 
@@ -56,17 +56,17 @@ class Unreset(Wrapped):
         super().__init__(inner)
         self.substeps = inner.substeps
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         s = self.inner.integrate(ops, current, s, p)
         spike = ops.spike(self.inner.distance(ops, s, p))
         return spike, self._reset(ops, ops.detach(spike), s, p)
 
-    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
         s = self.inner.integrate(ops, current, s, p)
         distance = self.inner.distance(ops, s, p)
         return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
         return ops.spike(peak), s
 
     def _reset(self, ops: Any, spike: Any, s: States, p: Any) -> States:

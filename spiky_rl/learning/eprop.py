@@ -40,25 +40,25 @@ class Eprop(Rule):
         self.feedback = options.feedback
         self.mirrors: Any = torch.nn.ModuleList()
 
-    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+    def neuron(self, neuron: Neuron) -> Neuron:
         if not neuron.chosen.get("detach_reset", True):
             raise RegistryError(
                 "detach_reset: false is not allowed with 'eprop', whose reset has no gradient"
             )
         return neuron
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
+    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
         for layer in layers if self.feedback == "random" else layers[:-1]:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
             mirror.connect(layer.backend, not layer.neuron.graded)
             self.mirrors.append(mirror)
 
-    def before(self, signal: Tensor) -> Tensor:  # noqa: D102
+    def before(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
     def read(
         self, decoder: Any, outputs: Sequence[Tensor], state: Any, keep: Tensor | None
-    ) -> tuple[Tensor, Any]:  # noqa: D102
+    ) -> tuple[Tensor, Any]:
         last = outputs[-1].detach() if self.feedback == "random" else outputs[-1]
         features, new = decoder(last, state, keep)
         if torch.is_grad_enabled():

@@ -27,7 +27,7 @@ class Rstdp(Local):
         super().__init__(options)
         self.tau = options.tau_eligibility
 
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor:  # noqa: D102
+    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor:
         due = credit.new_zeros(credit.shape[0], steps, credit.shape[1])
         due[:, -1] = credit
         return worth(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)

@@ -25,8 +25,8 @@ class Slayer(Rule):
         super().__init__()
         self.density: Surrogate = density.build()
 
-    def surrogate(self, surrogate: Surrogate) -> Surrogate:  # noqa: D102
+    def surrogate(self, surrogate: Surrogate) -> Surrogate:
         return self.density
 
-    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+    def neuron(self, neuron: Neuron) -> Neuron:
         return Unreset.wrap(neuron, "slayer")

@@ -43,10 +43,10 @@ class Superspike(Rule):
         super().__init__()
         self.tau_rise, self.tau_decay, self.feedback = options.tau_rise, options.tau_decay, options.feedback
 
-    def neuron(self, neuron: Neuron) -> Neuron:  # noqa: D102
+    def neuron(self, neuron: Neuron) -> Neuron:
         return Unreset.wrap(neuron, "superspike")
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:  # noqa: D102
+    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
         if self.feedback == "symmetric":
             return
         for below, layer in zip(layers, layers[1:], strict=False):
@@ -56,12 +56,12 @@ class Superspike(Rule):
             )
             layer.register_buffer("feedback", way)
 
-    def before(self, signal: Tensor) -> Tensor:  # noqa: D102
+    def before(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
     def after(
         self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
-    ) -> Tensor:  # noqa: D102
+    ) -> Tensor:
         if not torch.is_grad_enabled():
             return output
         smooth = Smooth.of(tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt)

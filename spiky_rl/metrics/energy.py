@@ -63,7 +63,7 @@ class Prices:
     multiplication: float
     transcendental: float
     update: float = 0.0
-    """Of a neuron, whatever its arithmetic."""
+    """Price of a neuron's update, whatever its arithmetic."""
     word: int = 0
     """Bytes of a weight, a state and an activation in memory; 0: memory costs nothing."""
     outside: bool = False
@@ -110,7 +110,7 @@ def prices(name: str) -> Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one action, or one sample: counts are means over what was measured."""
+    """What one action, or one sample, costs: counts are means over what was measured."""
 
     effective_macs: float
     """Synaptic operations with graded inputs."""
@@ -123,7 +123,7 @@ class Cost:
     neuron_updates: float
     """Steps of all neurons, readout potentials and traces among them; an ANN's activations."""
     additions: float
-    """Of the updates, and so the next two."""
+    """Additions of the updates; the next two are theirs as well."""
     multiplications: float
     transcendental: float
     activation_sparsity: float
@@ -168,7 +168,7 @@ class Cost:
         return self.effective_operations * per_second
 
     def times(self, passes: int) -> Cost:
-        """Of so many passes, one after another: counts multiply, shares and memory stay."""
+        """The cost of so many passes, one after another: counts multiply, shares and memory stay."""
         rival = None if self.rival is None else self.rival.times(passes)
         return dataclasses.replace(
             self, rival=rival, **{name: getattr(self, name) * passes for name in COUNTS}
@@ -216,7 +216,7 @@ def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> 
 
 
 def mean(costs: Sequence[Cost], weights: Sequence[float] | None = None) -> Cost:
-    """Of passes of one model, each counted by its weight. Raises ValueError where there are none."""
+    """The mean cost of passes of one model, each counted by its weight. Raises ValueError where there are none."""
     if not costs:
         raise ValueError("the mean of no costs")
     moving = (*COUNTS, "activation_sparsity", "connection_sparsity")

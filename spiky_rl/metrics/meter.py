@@ -33,7 +33,7 @@ class Meter:
         self.rival = _rival(network, self.links)
 
     def __call__(self, record: Record) -> Cost:
-        """Of one control step, as a mean over all of a recorded pass."""
+        """The cost of one control step, as a mean over all of a recorded pass."""
         found = synops.counted(self.links, record)
         return Cost(
             effective_macs=found.effective_macs,
@@ -60,7 +60,7 @@ def meter_of(network: SpikingNetwork) -> Meter | None:
 def of_network(
     network: SpikingNetwork, x: Tensor, state: State | None = None, keep: Tensor | None = None
 ) -> Cost:
-    """Of one sample: all T control steps of x [T, B, O], as a mean over B; the other arguments are the network's.
+    """The cost of one sample: all T control steps of x [T, B, O], as a mean over B; the other arguments are the network's.
 
     Raises RegistryError for a network whose connections are not known.
     """
@@ -71,7 +71,7 @@ def of_network(
 
 
 def of_ann(body: nn.Module, run: Callable[[], Any], samples: int) -> Cost:
-    """Of one sample (or action) of an ANN, as a mean over the ``samples`` that ``run`` sends through ``body`` once."""
+    """The cost of one sample (or action) of an ANN, as a mean over the ``samples`` that ``run`` sends through ``body`` once."""
     with ann.watched(body) as tally, torch.no_grad():
         run()
     weights = ann.weights(body)

@@ -24,7 +24,7 @@ from spiky_rl.codecs.decoders.first_spike import FirstSpike
 from spiky_rl.codecs.decoders.linear import Linear as LastStep
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.connections.base import Connection, Within
+from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import Linear
 from spiky_rl.networks.base import Record, SpikingNetwork
@@ -58,7 +58,7 @@ class Synapses:
 
 @dataclass(frozen=True)
 class Operations:
-    """Of one control step, as means over those of a pass and over its environments."""
+    """Operations of one control step, as means over those of a pass and over its environments."""
 
     effective_macs: float
     effective_acs: float
@@ -94,7 +94,7 @@ def synapses(network: SpikingNetwork) -> list[Synapses]:
 
 def of_connection(connection: Connection, signal: int = 0) -> Synapses:
     """A connection that reads `Record.signal` number ``signal``."""
-    if isinstance(connection, Within):
+    if isinstance(connection, IntraLayerConnection):
         # every synapse has one delay
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
         return _of_weights(delayed.abs().sum(0), signal)
@@ -120,7 +120,7 @@ def of_connection(connection: Connection, signal: int = 0) -> Synapses:
 def _of_weights(
     weight: Tensor, signal: int, read: Callable[[Tensor], Tensor] = lambda signal: signal
 ) -> Synapses:
-    """Of weights in force [C, N]."""
+    """The synapses of weights in force [C, N]."""
     fan_out = (weight.detach() != 0).sum(1).float()
 
     def effective(events: Tensor) -> Tensor:

@@ -138,14 +138,14 @@ ACTIVATIONS: dict[type[nn.Module], Callable[..., list[Any]]] = {
 
 
 def _of_function(function: Callable[..., Iterable[Value]], inputs: int, constants: int = 0) -> Arithmetic:
-    """Of ``function(ops, *constants, *inputs)``."""
+    """The arithmetic of ``function(ops, *constants, *inputs)``."""
     graph = Graph()
     fixed = [graph.input(f"constant {i}", lane=False) for i in range(constants)]
     return _counted(function(TraceOps(graph), *fixed, *(graph.input(str(i)) for i in range(inputs))))
 
 
 def _counted(outputs: Iterable[Value]) -> Arithmetic:
-    """Of all that the outputs need."""
+    """The arithmetic of all that the outputs need."""
     graph, known, seen, found = Graph(), {}, set(), Arithmetic()
     ahead = [_forward(graph, x, known) for x in outputs]
     while ahead:

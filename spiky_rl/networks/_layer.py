@@ -11,7 +11,7 @@ from torch import Tensor
 
 from spiky_rl.config.options import Declared
 from spiky_rl.connections._quantised import Quantiser
-from spiky_rl.connections.base import Within
+from spiky_rl.connections.base import IntraLayerConnection
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.runs import Feedback
 from spiky_rl.kernels.stack import Stage
@@ -21,7 +21,7 @@ from spiky_rl.networks.base import Channel
 from spiky_rl.neurons.base import Neuron, decays
 
 LARGEST = 1e9
-"""Of a learned parameter without an upper bound: beyond it float32 overflows on the way."""
+"""Upper bound of a learned parameter that declares none: beyond it float32 overflows on the way."""
 
 
 class Parameters(torch.nn.Module):
@@ -65,7 +65,7 @@ class Layer(torch.nn.Module):
         self,
         connection: Any,
         neuron: Neuron,
-        recurrent: Within | None,
+        recurrent: IntraLayerConnection | None,
         backend: str,
         binary: bool,
         bfloat16: bool,

@@ -20,7 +20,7 @@ Channel = Callable[[Tensor], Tensor]
 
 @dataclass
 class Record:
-    """What a forward pass leaves behind for the eye and the meter. T and K as in the call."""
+    """Tensors recorded during a forward pass, for plots and operation counts. T and K as in the call."""
 
     signal: list[Tensor] = field(default_factory=list)
     """Input of every layer, [T, K or 1, B, C], then that of the decoder."""

@@ -20,7 +20,7 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.options import RegistryError, Settings, Widths, at, option
 from spiky_rl.config.registry import Configured, names, resolve
 from spiky_rl.config.schema import MOST_LAYERS
-from spiky_rl.connections.base import Connection, Shape, Within, vector
+from spiky_rl.connections.base import Connection, Shape, IntraLayerConnection, vector
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import contract, dispatch, precision
 from spiky_rl.kernels.backends.base import Backend
@@ -115,11 +115,11 @@ class FeedForward(SpikingNetwork):
     listed = ("connection", "recurrent", "neuron")
 
     @classmethod
-    def replayed(cls, options: Options) -> bool:  # noqa: D102
+    def replayed(cls, options: Options) -> bool:
         return options.stateful
 
     @classmethod
-    def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:  # noqa: D102
+    def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         with at(f"{path}.backend"):
             dispatch.check(options.backend)
         rule = parts["learning"].build()
@@ -183,7 +183,9 @@ class FeedForward(SpikingNetwork):
         for i, size in enumerate(options.layers):
             link: Connection = _of(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
             back, cell = _of(recurrent, i), self.learning.neuron(_of(neuron, i).build())  # type: ignore[union-attr]
-            within: Within | None = None if back is None else back.build(inputs=link.shape, outputs=size)
+            within: IntraLayerConnection | None = (
+                None if back is None else back.build(inputs=link.shape, outputs=size)
+            )
             stack.append(
                 Layer(link, cell, within, options.backend, binary, bfloat16, options.recompute, self.learning)
             )
@@ -209,7 +211,7 @@ class FeedForward(SpikingNetwork):
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
-    ) -> tuple[Tensor, State]:  # noqa: D102
+    ) -> tuple[Tensor, State]:
         steps, batch, _ = x.shape
         span, features = self.learning.truncate, []
         if record is not None:
@@ -324,16 +326,16 @@ class FeedForward(SpikingNetwork):
         return features, (*after, *new)
 
     @property
-    def widths(self) -> tuple[int, ...]:  # noqa: D102
+    def widths(self) -> tuple[int, ...]:
         return tuple(layer.width for layer in self.layers)
 
-    def disturb(self, channels: Sequence[Channel]) -> None:  # noqa: D102
+    def disturb(self, channels: Sequence[Channel]) -> None:
         for layer, channel in zip(self.layers, channels, strict=True):
             layer.channel = channel
         self._plain = False  # a stack knows no channels
 
     @property
-    def readout(self) -> torch.nn.Linear:  # noqa: D102
+    def readout(self) -> torch.nn.Linear:
         return self.decoder.readout
 
     @property
@@ -375,14 +377,12 @@ class FeedForward(SpikingNetwork):
         """Whether `learn` is to be called after every rollout."""
         return self.learning.local
 
-    def learn(
-        self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor
-    ) -> None:  # noqa: D102
+    def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
         record = Record(only_signal=True)
         with torch.no_grad():
             self(x, state, keep, record=record)
             self.learning.change(self.layers, record.signal, credit, keep)
 
-    def advance(self) -> None:  # noqa: D102
+    def advance(self) -> None:
         super().advance()
         self.encoder.redraw(self.updates)

@@ -101,15 +101,15 @@ class Reservoir(SpikingNetwork):
     stateful = True
 
     @classmethod
-    def replayed(cls, options: Options) -> bool:  # noqa: D102
+    def replayed(cls, options: Options) -> bool:
         return options.train_input
 
     @classmethod
-    def cached(cls, options: Options) -> bool:  # noqa: D102
+    def cached(cls, options: Options) -> bool:
         return not options.train_input
 
     @classmethod
-    def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:  # noqa: D102
+    def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         with at(f"{path}.backend"):
             dispatch.check(options.backend)
         with at(f"{path}.surrogate"):
@@ -195,7 +195,7 @@ class Reservoir(SpikingNetwork):
 
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
-    ) -> tuple[Tensor, State]:  # noqa: D102
+    ) -> tuple[Tensor, State]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.train_input):
             traces, new = self._run(x, state, keep, record)
         return self.read(traces), new
@@ -215,21 +215,21 @@ class Reservoir(SpikingNetwork):
         return self.decoder((cached - self.mean) / self.deviation)
 
     @property
-    def widths(self) -> tuple[int, ...]:  # noqa: D102
+    def widths(self) -> tuple[int, ...]:
         return (self.size,)
 
-    def disturb(self, channels: Sequence[Channel]) -> None:  # noqa: D102
+    def disturb(self, channels: Sequence[Channel]) -> None:
         (self.channel,) = channels
 
     @property
-    def readout(self) -> nn.Linear:  # noqa: D102
+    def readout(self) -> nn.Linear:
         return self.decoder[-1]  # type: ignore[return-value]
 
-    def advance(self) -> None:  # noqa: D102
+    def advance(self) -> None:
         super().advance()
         self.encoder.redraw(self.updates)
 
-    def run_on(self, backend: str) -> None:  # noqa: D102
+    def run_on(self, backend: str) -> None:
         dispatch.check(backend)
         self.backend = backend
         if self.plasticity is not None:

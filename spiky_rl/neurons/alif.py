@@ -41,24 +41,24 @@ class Alif(Ode):
 
     options: Options
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         # as every ODE's, but the spike reaches the reset undetached: the trace keeps its gradient
         s = self.integrate(ops, current, s, p)
         spike = ops.spike(self.distance(ops, s, p))
         return spike, self.reset(ops, spike, s, p)
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         gain = 1.0 if self.options.input_gain == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
         return s.rates(v=(gain * current - s.v) / p.tau, a=-s.a / p.tau_adaptation)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         gain = 1.0 - p.decay if self.options.input_gain == "ode" else 1.0
         return s.replace(v=p.decay * s.v + gain * current, a=p.decay_adaptation * s.a)
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
         return s.v - (p.threshold + p.adaptation * s.a)
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
         jump = ops.detach(spike) if self.options.detach_reset else spike
         subtract = self.options.reset == "subtract"
         v = s.v - jump * p.threshold if subtract else s.v * (1.0 - jump)

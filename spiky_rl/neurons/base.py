@@ -179,7 +179,7 @@ class Neuron(Component):
         self.substeps = self.chosen.get("substeps", self.substeps)
 
     @classmethod
-    def validate(cls, path: str, options: Any, parts: Mapping[str, Any]) -> None:  # noqa: D102
+    def validate(cls, path: str, options: Any, parts: Mapping[str, Any]) -> None:
         if not hasattr(cls, "states"):
             raise RegistryError(
                 f"{path}: neuron {cls.__name__!r} declares no 'states'; see spiky_rl/neurons/base.py"
@@ -251,12 +251,12 @@ class Ode(Neuron):
         reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
         return spike, self.reset(ops, reset, s, p)
 
-    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
         s = self.integrate(ops, current, s, p)
         distance = self.distance(ops, s, p)
         return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
         return ops.spike(peak), s
 
     def distance(self, ops: Any, s: Any, p: Any) -> Any:

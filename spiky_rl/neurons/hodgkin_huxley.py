@@ -83,7 +83,7 @@ class HodgkinHuxley(Ode):
         reversals = (self.chosen[f"{name}_reversal"] - origin for name in CHANNELS)
         return sum(open_channels), sum(g * e for g, e in zip(open_channels, reversals, strict=True))
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         gates = [x + x0 for x, x0 in zip((s.m, s.h, s.n), self.gates, strict=True)]
         rates = _rates(ops, s.v + self.rest)
         conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
@@ -91,7 +91,7 @@ class HodgkinHuxley(Ode):
         m, h, n = (alpha * (1.0 - x) - beta * x for x, (alpha, beta) in zip(gates, rates, strict=True))
         return s.rates(v=v, m=m, h=h, n=n)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         dt = self.dt / self.substeps
         moved: list[Any] = []
         rates = _rates(ops, s.v + self.rest)
@@ -104,15 +104,15 @@ class HodgkinHuxley(Ode):
         decay = ops.exp(-dt / self.options.capacitance * conductance)
         return s.replace(v=target + (s.v - target) * decay, m=moved[0], h=moved[1], n=moved[2])
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
         return s.v - (self.options.threshold - self.rest)
 
-    def distance(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+    def distance(self, ops: Any, s: Any, p: Any) -> Any:
         # as every ODE's, but a neuron that is refractory is far from its threshold
         distance = self.threshold(ops, s, p) * (1.0 / self.options.scale)
         return ops.where(s.refractory > 0.5, BELOW_ANY, distance)
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
         fallen = self.options.threshold - self.options.hysteresis - self.rest
         return s.replace(refractory=ops.where(s.v < fallen, 0.0, s.refractory + spike))
 

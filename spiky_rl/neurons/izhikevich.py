@@ -82,20 +82,20 @@ class Izhikevich(Ode):
     def __init__(self, options: Options) -> None:
         super().__init__(options.model_copy(update=PATTERNS[options.pattern]))
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         return s.rates(v=_upstroke(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         dt = self.dt / self.substeps
         v, u = s.v, s.u
         for _ in range(2):
             v = v + 0.5 * dt * _upstroke(ops, v, u, p.b, p.gain * current)
         return s.replace(v=v, u=u + dt * (p.a * (p.b * v - u)))
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
         return s.v - (self.options.peak - _rest(ops, p.b))
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
         return s.replace(v=s.v + spike * (p.c - _rest(ops, p.b) - s.v), u=s.u + spike * p.d)
 
 

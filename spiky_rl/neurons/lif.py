@@ -35,17 +35,17 @@ class Lif(Ode):
 
     options: Options
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         gain = 1.0 if self.options.input_gain == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
         return s.rates(v=(gain * current - s.v) / p.tau)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         ode = self.options.input_gain == "ode"
         return s.replace(v=p.decay * s.v + ((1.0 - p.decay) * current if ode else current))
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
         return s.v - p.threshold
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
         subtract = self.options.reset == "subtract"
         return s.replace(v=s.v - spike * p.threshold if subtract else s.v * (1.0 - spike))

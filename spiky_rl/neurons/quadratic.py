@@ -60,14 +60,14 @@ class Quadratic(Ode):
 
     options: Options
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
+    def limits(self, name: str) -> tuple[float | None, float | None]:
         low, high = super().limits(name)
         return (low, self.options.peak) if name == "critical" else (low, high)
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         return s.rates(v=(s.v * (s.v - p.critical) + current) / p.tau)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         h, half, peak = self.dt / p.tau, 0.5 * p.critical, self.options.peak
         m = h * _tangent_ratio(ops, (current - half**2) * h**2)
         above, below = s.v * (1.0 - half * m) + current * m, 1.0 + half * m - s.v * m
@@ -75,10 +75,10 @@ class Quadratic(Ode):
         excess = above - peak * below
         return s.replace(v=ops.where(excess < 0.0, above / ops.max(below, SMALLEST), peak + excess))
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
         return s.v / self.options.peak - 1.0
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
         return s.replace(v=s.v + spike * (self.options.reset - s.v))
 
 

@@ -57,16 +57,16 @@ class Resonate(Ode):
 
     options: Options
 
-    def limits(self, name: str) -> tuple[float | None, float | None]:  # noqa: D102
+    def limits(self, name: str) -> tuple[float | None, float | None]:
         low, high = super().limits(name)
         return (low, 0.99 * SECOND / self.dt) if name == "omega" else (low, high)
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         b = -p.damping - s.q
         to_u, to_v = b * s.u - p.omega * s.v + p.gain * current, p.omega * s.u + b * s.v
         return s.rates(u=to_u / SECOND, v=to_v / SECOND, q=-s.q / p.tau_refractory)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
         dt = self.dt / SECOND
         q = p.decay_refractory * s.q
         boundary = (ops.sqrt(1.0 - (dt * p.omega) ** 2) - 1.0) / dt
@@ -74,8 +74,8 @@ class Resonate(Ode):
         u = s.u + dt * (b * s.u - p.omega * s.v + p.gain * current)
         return s.replace(u=u, v=s.v + dt * (p.omega * s.u + b * s.v), q=q)
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:  # noqa: D102
+    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
         return s.u - p.threshold - s.q
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:  # noqa: D102
+    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
         return s.replace(q=s.q + spike * p.refractory)

@@ -35,7 +35,7 @@ class SigmaDelta(Neuron):
 
     options: Options
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         total = s.s + current
         y = ops.max(total, 0.0) if self.options.activation == "relu" else total
         change = y - s.sent

@@ -36,7 +36,7 @@ class Rate(Penalty):
 
     options: Options
 
-    def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:  # noqa: D102
+    def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         terms = []
         for output in outputs:
             rate = output.abs().mean((0, 1, 2))

@@ -117,7 +117,7 @@ def memory_capacity(
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of the columns of two [samples, columns]; 0 where one of them is constant."""
+    """Squared correlation of the columns of two [samples, columns]; 0 where one of them is constant."""
     a, b = a - a.mean(0), b - b.mean(0)
     power = (a**2).sum(0) * (b**2).sum(0)
     return np.where(power > 0.0, (a * b).sum(0) ** 2 / np.where(power > 0.0, power, 1.0), 0.0)

@@ -19,8 +19,8 @@ class Arctangent(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.slope(2.0, "k: twice the peak")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 * slope / (1.0 + (HALF_PI * slope * x) ** 2)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 + ops.atan(HALF_PI * slope * x) / (2.0 * HALF_PI)

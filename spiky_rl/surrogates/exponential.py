@@ -22,9 +22,9 @@ class Exponential(base.Surrogate):
         super().__init__(options)
         self.scale = options.scale
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 * self.scale * slope * ops.exp(-slope * ops.abs(x))
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
         half = 0.5 * self.scale * (1.0 - ops.exp(-slope * ops.abs(x)))
         return 0.5 + ops.where(x > 0.0, half, -half)

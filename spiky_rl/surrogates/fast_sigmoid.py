@@ -16,8 +16,8 @@ class FastSigmoid(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.slope(2.0, "k: decline per unit of potential")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return 1.0 / (1.0 + slope * ops.abs(x)) ** 2
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 + x / (1.0 + slope * ops.abs(x))

@@ -20,8 +20,8 @@ class Gaussian(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.slope(2.0, "k: inverse standard deviation")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return slope * INVERSE_SQRT_2PI * ops.exp(-0.5 * (slope * x) ** 2)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 + 0.5 * ops.erf(slope * x * INVERSE_SQRT_2)

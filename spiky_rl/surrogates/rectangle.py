@@ -16,8 +16,8 @@ class Rectangle(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.slope(1.0, "k: height and inverse width")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return ops.where(ops.abs(x) < 0.5 / slope, slope, 0.0 * x)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 + ops.min(ops.max(slope * x, -0.5), 0.5)

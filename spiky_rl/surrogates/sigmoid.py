@@ -16,8 +16,8 @@ class Sigmoid(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.slope(4.0, "k: steepness of the logistic function")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.25 * slope * (1.0 - ops.tanh(0.5 * slope * x) ** 2)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 + 0.5 * ops.tanh(0.5 * slope * x)

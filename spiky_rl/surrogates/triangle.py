@@ -16,9 +16,9 @@ class Triangle(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.slope(1.0, "k: inverse half-width")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return ops.max(1.0 - slope * ops.abs(x), 0.0)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:  # noqa: D102
+    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
         inside = ops.min(ops.max(x, -1.0 / slope), 1.0 / slope)
         return 0.5 + inside - 0.5 * slope * inside * ops.abs(inside)

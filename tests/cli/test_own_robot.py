@@ -9,7 +9,7 @@ from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from spiky_rl.hosts.isaaclab.environment import UnknownTask, resolve_task  # noqa: E402
+from spiky_rl.hosts.isaaclab.environment import UnknownTask, resolve_task
 
 pytestmark = pytest.mark.timeout(900)
 

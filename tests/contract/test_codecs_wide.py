@@ -97,7 +97,7 @@ class TestEveryCodec:
         alone, _ = codec(x[..., 2:3, :], rest(*sizes, batch=1), None)
         assert torch.allclose(alone, whole[..., 2:3, :], atol=1e-12)
 
-    def test_operations_are_those_of_each_environment(self, codec, sizes, x):  # noqa: ARG002
+    def test_operations_are_those_of_each_environment(self, codec, sizes, x):
         codec = getattr(codec, "__self__", codec)
         found = codec.operations(x)
         assert found.shape == (TIME, BATCH)

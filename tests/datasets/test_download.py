@@ -36,7 +36,7 @@ def zipped():
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """Without a line for every request."""
 
-    def log_message(self, *_):  # noqa: D102
+    def log_message(self, *_):
         pass
 
 
@@ -101,7 +101,7 @@ class Breaking(Quiet):
     way = ""
     asked: list[str | None] = []
 
-    def do_GET(self):  # noqa: D102
+    def do_GET(self):
         self.asked.append(self.headers["Range"])
         if self.way == "error":
             return self.send_error(503)

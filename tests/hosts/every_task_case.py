@@ -24,7 +24,7 @@ def registered(pattern):
     configure_assets("local")
     import gymnasium
     import isaaclab_rl.rsl_rl
-    import isaaclab_tasks  # noqa: F401
+    import isaaclab_tasks
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()

@@ -7,8 +7,8 @@ import pytest
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 Usd = pytest.importorskip("pxr.Usd")
 
-from spiky_rl.hosts.isaaclab import lookalikes  # noqa: E402
-from spiky_rl.hosts.isaaclab.assets import missing_asset, newton_folder, server  # noqa: E402
+from spiky_rl.hosts.isaaclab import lookalikes
+from spiky_rl.hosts.isaaclab.assets import missing_asset, newton_folder, server
 
 FRANKA = "Isaac/IsaacLab/Robots/FrankaEmika/franka_panda.usda"
 DERIVED = "/cache/isaaclab-assets-newton-1.6.1-layout-3"

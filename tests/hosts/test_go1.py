@@ -10,8 +10,8 @@ from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError  # noqa: E402
-from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked  # noqa: E402
+from spiky_rl.hosts.isaaclab.lookalikes import AssetError
+from spiky_rl.hosts.isaaclab.wheels import MJLAB, unpacked
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -15,11 +15,11 @@ from tests.hosts.point_env import LIF, PointEnv, config
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
-from isaaclab.visualizers.base_visualizer import BaseVisualizer  # noqa: E402
-from isaaclab.visualizers.visualizer_cfg import _VISUALIZER_TYPES, VisualizerCfg  # noqa: E402
+from isaaclab.visualizers.base_visualizer import BaseVisualizer
+from isaaclab.visualizers.visualizer_cfg import _VISUALIZER_TYPES, VisualizerCfg
 
-from spiky_rl.cli.watched import Watched  # noqa: E402
-from spiky_rl.hosts.isaaclab.live import base, choice  # noqa: E402
+from spiky_rl.cli.watched import Watched
+from spiky_rl.hosts.isaaclab.live import base, choice
 
 STEPS, DT = 60, 0.02
 

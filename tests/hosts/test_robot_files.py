@@ -8,10 +8,10 @@ import pytest
 
 newton = pytest.importorskip("newton", reason="the isaaclab extra is not installed")
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
-from pxr import Usd, UsdGeom, UsdPhysics  # noqa: E402
+from pxr import Usd, UsdGeom, UsdPhysics
 
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError  # noqa: E402
-from spiky_rl.hosts.isaaclab.robot_files import compiled, export, robot_spawn, usd_stage  # noqa: E402
+from spiky_rl.hosts.isaaclab.lookalikes import AssetError
+from spiky_rl.hosts.isaaclab.robot_files import compiled, export, robot_spawn, usd_stage
 
 ARM = Path(__file__).parents[2] / "examples" / "arm.urdf"
 ROBOT = """

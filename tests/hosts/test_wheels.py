@@ -8,9 +8,9 @@ import pytest
 
 pytest.importorskip("newton", reason="the isaaclab extra is not installed")
 
-from spiky_rl.hosts.isaaclab import wheels  # noqa: E402
-from spiky_rl.hosts.isaaclab.lookalikes import AssetError  # noqa: E402
-from spiky_rl.hosts.isaaclab.wheels import Wheel, unpacked  # noqa: E402
+from spiky_rl.hosts.isaaclab import wheels
+from spiky_rl.hosts.isaaclab.lookalikes import AssetError
+from spiky_rl.hosts.isaaclab.wheels import Wheel, unpacked
 
 FILE, TEXT = "robotzoo/arm.xml", "<mujoco/>"
 VARIABLE = "ROBOTZOO_WHEEL"

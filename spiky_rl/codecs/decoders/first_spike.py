@@ -30,7 +30,7 @@ class FirstSpike(Decoder):
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         alive, silent = [], torch.ones_like(spikes[:, 0])
         for spike in spikes.unbind(1):
             silent = silent * (1.0 - spike)

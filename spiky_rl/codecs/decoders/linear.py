@@ -25,10 +25,10 @@ class Linear(Decoder):
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         weight, bias = self.synapses(), self.readout.bias
         last = spikes[:, -1]
         return dispatch.linear(self.backend, last, weight, bias, self.binary, self.bfloat16_gradient), ()
 
-    def operations(self, spikes: Tensor) -> Tensor:  # noqa: D102
+    def operations(self, spikes: Tensor) -> Tensor:
         return super().operations(spikes[:, -1:])

@@ -43,7 +43,7 @@ class Membrane(Decoder):
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         weight, steps = self.readout.weight if self.quantiser is None else self.synapses(), spikes.shape[1]
         drive = dispatch.linear(
             self.backend, spikes, weight, None, self.binary, self.bfloat16_gradient
@@ -54,10 +54,10 @@ class Membrane(Decoder):
         )
         return self.read(v), new
 
-    def parameters_of_potential(self) -> tuple[float]:  # noqa: D102
+    def parameters_of_potential(self) -> tuple[float]:
         return (self.decay,)
 
-    def read(self, potentials: Tensor) -> Tensor:  # noqa: D102
+    def read(self, potentials: Tensor) -> Tensor:
         v = potentials
         if self.which == "last":
             v = v[:, -1]
@@ -77,6 +77,6 @@ class Potential(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         v = p.decay * s.v + (1.0 - p.decay) * current
         return v, s.replace(v=v)

@@ -51,10 +51,10 @@ class PopulationVector(Decoder):
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         return dispatch.linear(self.backend, spikes.mean(1), self.synapses(), self.readout.bias), ()
 
-    def exact(self) -> Tensor:  # noqa: D102
+    def exact(self) -> Tensor:
         # masked anew in every call: a host may draw the weights again
         return (self.readout.weight * self.mask).t()
 

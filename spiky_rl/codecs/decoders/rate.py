@@ -23,5 +23,5 @@ class Rate(Decoder):
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102, ARG002
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         return dispatch.linear(self.backend, spikes.mean(1), self.synapses(), self.readout.bias), ()

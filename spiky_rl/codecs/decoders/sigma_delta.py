@@ -28,7 +28,7 @@ class SigmaDelta(Decoder):
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         weight, bias = self.synapses(), self.readout.bias
         if state is None:
             return dispatch.linear(self.backend, spikes.sum(1), weight, bias), ()

@@ -31,7 +31,7 @@ class Encoder(Component, torch.nn.Module):
         """
 
     def encode(  # pylint: disable=unused-argument
-        self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None  # noqa: ARG002
+        self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """As `forward`, and the new state, from the state before ([B, size] each) and keep [T, B], 0 where an episode begins.
 

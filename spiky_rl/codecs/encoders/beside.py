@@ -17,7 +17,7 @@ from spiky_rl.codecs.encoders.base import Encoder
 from spiky_rl.config.registry import Configured
 
 
-class Beside(Encoder):
+class ConcatEncoder(Encoder):
     """[T, B, O] -> [T, K, B, C1 + C2], or [T, 1, B, C1 + C2] where both are constant over the control step."""
 
     parts = {"first": ("encoders", "direct"), "second": ("encoders", "delta")}
@@ -31,22 +31,22 @@ class Beside(Encoder):
         self.topographic = self.first.topographic and self.second.topographic
         self.state_sizes = (*self.first.state_sizes, *self.second.state_sizes)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return _joined(self.first(x), self.second(x))
 
     def encode(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         count = len(self.first.state_sizes)
         one, after = self.first.encode(x, None if state is None else state[:count], keep)
         two, rest = self.second.encode(x, None if state is None else state[count:], keep)
         return _joined(one, two), (*after, *rest)
 
-    def redraw(self, updates: int) -> None:  # noqa: D102
+    def redraw(self, updates: int) -> None:
         self.first.redraw(updates)
         self.second.redraw(updates)
 
-    def operations(self, x: Tensor) -> Tensor:  # noqa: D102
+    def operations(self, x: Tensor) -> Tensor:
         return self.first.operations(x) + self.second.operations(x)
 
 

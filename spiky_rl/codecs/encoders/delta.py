@@ -44,12 +44,12 @@ class Delta(Encoder):
         self.register_buffer("step", torch.arange(1, steps + 1).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
         self.step: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self._events(self._count(x.detach()))
 
     def encode(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
             return self(x), ()
         x, counts = x.detach(), []

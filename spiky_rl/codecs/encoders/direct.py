@@ -18,5 +18,5 @@ class Direct(Encoder):
         super().__init__()
         self.width = inputs
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return x.unsqueeze(1)

@@ -47,7 +47,7 @@ class Latency(Encoder):
         distance = (x.clamp(-self.span, self.span).unsqueeze(-1) - self.centre) * self.scale
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         activity = self.activity(x.detach())
         latency = torch.round((self.steps - 1) * (1.0 - activity))
         spikes = (latency.unsqueeze(1) == self.step) & (activity >= self.cutoff).unsqueeze(1)

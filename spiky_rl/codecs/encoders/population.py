@@ -54,7 +54,7 @@ class Population(Encoder):
         distance = (x.unsqueeze(-1) - self.centre) / self.log_deviation.exp()
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         activity = self.activity(x)
         if self.mode == "poisson":
             return self.ops.spike(activity.unsqueeze(1) - self.noise[:, None])
@@ -65,7 +65,7 @@ class Population(Encoder):
             v = v - spikes[-1].detach()
         return torch.stack(spikes, dim=1)
 
-    def redraw(self, updates: int) -> None:  # noqa: D102
+    def redraw(self, updates: int) -> None:
         redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:

@@ -43,13 +43,13 @@ class Rate(Encoder):
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         scaled = x * (self.max_rate / self.span)
         probability = torch.cat([scaled, -scaled], dim=-1).clamp(max=self.max_rate)
         # strictly: no spike where the probability is 0
         return (self.noise[:, None] < probability.unsqueeze(1)).to(x.dtype)
 
-    def redraw(self, updates: int) -> None:  # noqa: D102
+    def redraw(self, updates: int) -> None:
         redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:

@@ -35,12 +35,12 @@ class SigmaDelta(Encoder):
         self.width, self.steps, self.threshold = inputs, steps, options.threshold
         self.state_sizes = (inputs,)
 
-    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, x: Tensor) -> Tensor:
         return self._first(self._event(x))
 
     def encode(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:  # noqa: D102
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         if state is None:
             return self(x), ()
         reference, events = state[0], []

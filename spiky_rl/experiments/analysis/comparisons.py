@@ -42,11 +42,11 @@ class Comparison:
     agent: str
     baseline: str
     differences: Mapping[str, tuple[float, ...]]
-    """Of the agent's scores above the baseline's, by task, of every pair."""
+    """How far the agent's scores lie above the baseline's, by task, for every pair."""
     difference: Interval
     """Their mean over tasks of the mean over pairs."""
     p_value: float
-    """Of the sign-flip test on its own, two-sided."""
+    """Two-sided p-value of the sign-flip test on its own."""
     corrected: float
     """The same after Holm, for all comparisons made together."""
     attainable: float

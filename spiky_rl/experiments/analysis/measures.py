@@ -21,9 +21,9 @@ WINDOW = 5
 """Iterations over which the training return is averaged before it is held against the threshold."""
 ARITHMETIC = ("additions", "multiplications", "transcendental")
 COUNTS = ("effective_operations", "effective_acs", "encoder_operations", "neuron_updates", "parameters")
-"""Of `spiky_rl.metrics.energy.Cost`, what a report shows."""
+"""Fields of `spiky_rl.metrics.energy.Cost` that a report shows."""
 LEAST = 0.1
-"""Of the baseline's mean score, what every seed must score for shares of that to mean something."""
+"""Share of the baseline's mean score that every seed must reach for shares of scores to mean something."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Threshold:
     solved: float
     runs: int
     steps: tuple[int, ...]
-    """Of the runs that reached it, in the order of their seeds."""
+    """Environment steps of the runs that reached it, in the order of their seeds."""
     median: float | None
     """Over all runs; None where half of them or more never reached it."""
     budget: int
@@ -70,10 +70,10 @@ class Row:
     training: Interval | None
     """Mean return of the last iterations, exploring."""
     rise: Interval | None
-    """Of the training return from the last tenth but one of all iterations to the last tenth."""
+    """Rise of the training return from the last tenth but one of all iterations to the last tenth."""
     threshold: Threshold | None
     seconds: Interval | None
-    """Of training, by the clock."""
+    """Seconds of training, by the clock."""
     processor: Interval | None
     """Seconds that processors spent on training; None where a run's are not known."""
     length: Interval
@@ -98,7 +98,7 @@ class Kept:
     text: str
     score: Interval
     share: Interval | None
-    """Of the undisturbed score, the mean of each seed's; None where a seed's is hardly above zero."""
+    """Share of the undisturbed score, the mean of each seed's; None where a seed's is hardly above zero."""
 
 
 def _over(found: Sequence[Result], value: Callable[[Result], float | None]) -> Interval | None:
@@ -110,7 +110,7 @@ def _over(found: Sequence[Result], value: Callable[[Result], float | None]) -> I
 
 
 def _known(interval: Interval | None) -> Interval:
-    """Of what every cell has."""
+    """The interval of what every cell has."""
     assert interval is not None
     return interval
 

@@ -25,7 +25,7 @@ from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.design.study import Study
 
 POINTS = 100
-"""Of a learning curve in a figure, at most."""
+"""Points of a learning curve in a figure, at most."""
 ALL = "all tasks"
 
 
@@ -38,7 +38,7 @@ class Memory:
     masked: str
     seeds: int
     drop: Interval
-    """Of the score, paired by seed."""
+    """Drop of the score, paired by seed."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Analysis:
     """Whether there is all that normalised scores need, on every task."""
     rows: Mapping[tuple[str, str], Row]
     scores: Mapping[str, SeededScores]
-    """Of agents that have some on every task, by task and seed: normalised, or raw ones of a single task."""
+    """Scores of agents that have some on every task, by task and seed: normalised, or raw ones of a single task."""
     overall: Mapping[str, Interval]
     """Interquartile mean of those scores over all tasks."""
     curves: Mapping[tuple[str, str], Band]

@@ -23,7 +23,7 @@ from spiky_rl.experiments.run.cells import ERROR, VERSION
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
 
 LAST_LINES = 8
-"""Of an error's traceback, for who reads the report."""
+"""Last lines of an error's traceback that a report shows."""
 
 
 class ResultsError(UserError):
@@ -81,7 +81,7 @@ class Training(Record):
     seconds_inference: float
     seconds_learning: float
     seconds_cpu: float | None = None
-    """Of all processors together; None where they were not counted, as in a resumed training."""
+    """Seconds of all processors together; None where they were not counted, as in a resumed training."""
 
 
 class Curve(Record):
@@ -207,7 +207,7 @@ class Result(Record):
 
     @property
     def episodes(self) -> int:
-        """Of every evaluation."""
+        """Episodes of every evaluation."""
         return self.evaluation.episodes
 
     @property

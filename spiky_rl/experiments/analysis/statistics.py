@@ -230,7 +230,7 @@ def intervals(
 
 
 def _weights(sizes: Sequence[int]) -> np.ndarray | None:
-    """Of runs of tasks of these sizes, so that every task weighs the same; None where all runs do."""
+    """Weights of runs of tasks of these sizes, so that every task weighs the same; None where all runs do."""
     return None if len(set(sizes)) == 1 else np.repeat(1 / np.array(sizes), sizes)
 
 

@@ -52,7 +52,7 @@ class Budget:
         return math.ceil(self.amount / steps) if self.kind == "env_steps" else None
 
     def share(self, spent: Spent) -> float:
-        """Of the budget, in [0, ...); 1 and more: it is used up."""
+        """Share of the budget that is spent, in [0, ...); 1 and more: it is used up."""
         used = {
             "env_steps": lambda: spent.env_steps,
             "wall": lambda: spent.seconds_total,

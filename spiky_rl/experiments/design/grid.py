@@ -24,7 +24,7 @@ EVALUATION_SEED = 100_000
 """Added to a cell's seed for its evaluation, so that it starts from states that training did not."""
 
 EARLIER_PHYSICS = "newton_mjwarp"
-"""Of cells that do not say what stepped their worlds."""
+"""Physics of cells that do not say what stepped their worlds."""
 
 
 type Resolve = Callable[[str, str, Mapping[str, Any]], Plan]
@@ -47,7 +47,7 @@ class Specification:
     budget: str | None
     """None: the merged specification's own number of iterations."""
     overrides: tuple[str, ...]
-    """Of agent and environment; those of the agent are in ``spec`` already."""
+    """Overrides of agent and environment; those of the agent are in ``spec`` already."""
     tuned: bool
     """Whether ``spec`` has values of the study's tuning."""
     episodes: int
@@ -58,7 +58,7 @@ class Specification:
 
     @property
     def evaluation_seed(self) -> int:
-        """Of the states that the evaluation starts from, which training did not see."""
+        """Seed of the states that the evaluation starts from, which training did not see."""
         return EVALUATION_SEED + self.seed
 
 
@@ -67,11 +67,11 @@ class Cell:
     """One training and its evaluation."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     agent: str
     """File stem."""
     label: str
-    """Of agent and variation, for tables and plots."""
+    """Agent and variation in words, for tables and plots."""
     task: str
     """The task's label."""
     seed: int
@@ -84,7 +84,7 @@ class Cell:
     num_envs: int
     specification: Specification
     processes: int = 1
-    """Of a data-parallel training, by torchrun."""
+    """Processes of a data-parallel training, by torchrun."""
     seconds: float | None = None
     """Estimated."""
     goes_on: str = ""

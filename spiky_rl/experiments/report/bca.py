@@ -13,7 +13,7 @@ SHARE = 0.1
 """Share of our interval's width by which the two may differ without a mark."""
 
 
-class Beside:
+class BcaColumns:
     """Columns of SciPy's intervals beside ours, and the sentence on all of them."""
 
     def __init__(self) -> None:

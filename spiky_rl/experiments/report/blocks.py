@@ -16,7 +16,7 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """Of a table."""
+    """One column of a table."""
 
     title: str
     unit: str = ""
@@ -31,10 +31,10 @@ class Block:
     kind: str
     """``text``, ``list``, ``terms``, ``code``, ``table``, ``figure`` or ``details``."""
     text: str = ""
-    """Of a text or code; a figure's caption, a table's note."""
+    """Content of a text or code; a figure's caption, a table's note."""
     title: str = ""
     items: Sequence[tuple[str, str]] = ()
-    """Of a list: (term or nothing, text)."""
+    """Entries of a list: (term or nothing, text)."""
     columns: Sequence[Column] = ()
     rows: Sequence[Sequence[str]] = ()
     name: str = ""

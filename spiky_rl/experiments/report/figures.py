@@ -32,9 +32,9 @@ PALETTE = (
     *("#0b66b0", "#c8500a", "#08805b", "#b5478f", "#6a4fb3", "#937000", "#0a7d8f", "#a3262a"),
     *("#55801a", "#d1366f", "#34509c", "#84503c", "#00695f", "#3f6f7d", "#7a7a12", "#8e2f8a"),
 )
-"""Of agents that spike, in the study's order; all dark enough for text on white."""
+"""Colours of agents that spike, in the study's order; all dark enough for text on white."""
 GREYS = ("#000000", "#5a5a5a", "#767676")
-"""Of ANNs: the baseline first."""
+"""Colours of ANNs, the baseline first."""
 LINE, MANY = 0.235, 6
 """Inches of a row of a list; lines in one panel, more get a panel each, beside the baseline's line."""
 

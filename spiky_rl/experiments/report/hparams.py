@@ -84,7 +84,7 @@ def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
 
 
 def _kinds(cells: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Of every hyper-parameter ``bool``, ``number`` or ``string``, as protobuf names them; a mixed one is text."""
+    """Type of every hyper-parameter, ``bool``, ``number`` or ``string``, as protobuf names them; a mixed one is text."""
     found: dict[str, set[str]] = {}
     for cell in cells:
         for key, value in cell.items():

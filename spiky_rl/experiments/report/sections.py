@@ -15,7 +15,7 @@ from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse, bare
 from spiky_rl.experiments.analysis.statistics import LEVEL, bca_interval, mean
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.answer import answer
-from spiky_rl.experiments.report.bca import Beside
+from spiky_rl.experiments.report.bca import BcaColumns
 from spiky_rl.experiments.report.blocks import (  # fmt: skip
     NONE,
     Block,
@@ -84,7 +84,7 @@ def scores(analysis: Analysis) -> Iterable[Block]:
     verdict = {(name, c.agent): c.verdict for name, found in analysis.comparisons.items() for c in found}
     several = len(analysis.tasks) > 1
     parts: list[tuple[Column, list[str]]] = []
-    shown = Beside()
+    shown = BcaColumns()
     if analysis.overall and several:
         ours = [analysis.overall.get(label) for label in order]
         theirs = [bca_interval(bare(analysis.scores[l])) if l in analysis.scores else None for l in order]
@@ -164,7 +164,7 @@ def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
     for name, found in families.items():
         if not found:
             continue
-        unit, shown = "normalised score" if name == ALL else "return", Beside()
+        unit, shown = "normalised score" if name == ALL else "return", BcaColumns()
         theirs = [bca_interval(c.differences, mean) if c.differences else None for c in found]
         where = "over all tasks" if name == ALL else f"on {name}"
         against = {c.baseline for c in found}

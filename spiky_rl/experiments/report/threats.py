@@ -21,7 +21,7 @@ from spiky_rl.experiments.report.blocks import (
 type Look = Callable[[Analysis], str]
 """Tells how much of a threat there is: nothing, or what was found."""
 FLAT = 0.02
-"""Of the way from random actions to the score: a curve that rises more than this in its last tenth has not flattened."""
+"""Share of the way from random actions to the score: a curve that rises more than this in its last tenth has not flattened."""
 FIXED = (
     "Scores alone are tested; p-values are corrected for the comparisons of one table, not for the number of tables. Steps, times,"
     " operations, energy and robustness are measured beside each other, with intervals but without a test. Intervals speak of these"

@@ -39,7 +39,7 @@ class Activity:
 
 
 def ann_activity(model: nn.Module, body: nn.Module, run: Callable[[], Any], samples: int) -> Activity:
-    """Of a model that does not spike, when ``run`` sends ``samples`` observations through its ``body`` once."""
+    """Activity of a model that does not spike, when ``run`` sends ``samples`` observations through its ``body`` once."""
     operations = dense_operations(model)
     each = torch.full((samples,), float(operations))
     return Activity([], 0.0, operations, operations, of_ann(body, run, samples), torch.zeros_like(each), each)
@@ -52,7 +52,7 @@ def activity(
     ann_operations: float,
     meter: Meter | None = None,
 ) -> Activity:
-    """Of a network, for what its model sees, x [B, O], and the state before it (None: rest).
+    """Activity of a network, for what its model sees, x [B, O], and the state before it (None: rest).
 
     ``meter``: the network's, where its weights stay; None: a new one.
     """

@@ -45,7 +45,7 @@ class PlayedPolicy(ABC):
     @property
     @abstractmethod
     def state(self) -> State | None:
-        """Of a spiking network, before the next control step; None: rest."""
+        """The state of a spiking network before the next control step; None: rest."""
 
     @abstractmethod
     def __call__(self, obs: Any) -> Tensor:
@@ -61,7 +61,7 @@ class PlayedPolicy(ABC):
 
     @abstractmethod
     def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:
-        """Of an ANN, as `activity`."""
+        """Activity of an ANN, as `activity` is of a spiking network."""
 
     @cached_property
     def _meter(self) -> Meter | None:

@@ -34,7 +34,7 @@ class Progress:
 
     @property
     def seconds_total(self) -> float:
-        """Of simulation, inference and learning."""
+        """Seconds of simulation, inference and learning together."""
         return self.seconds_simulation + self.seconds_inference + self.seconds_learning
 
     @property

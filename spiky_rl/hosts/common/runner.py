@@ -1,4 +1,4 @@
-"""The half of a runner in which no library has a say: progress, what TensorBoard shows of spikes, a saved end."""
+"""Bookkeeping shared by the rsl_rl and skrl runners: progress, what TensorBoard shows of spikes, a saved end."""
 
 from __future__ import annotations
 

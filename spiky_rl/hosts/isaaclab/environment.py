@@ -54,7 +54,7 @@ def resolve_task(name: str) -> str:
     Before a colon may stand the module or the ``.py`` file that registers the task.
     """
     import gymnasium
-    import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import
+    import isaaclab_tasks  # pylint: disable=unused-import
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()

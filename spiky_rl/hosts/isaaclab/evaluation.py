@@ -46,7 +46,7 @@ def stand_together(env_cfg: Any) -> None:
         env_cfg.scene.env_spacing = 0.0
 
 
-class Chance:
+class RandomPolicy:
     """Actions of N(0, 1), the same for episode i of every condition."""
 
     def __init__(self, conditions: int, episodes: int, actions: int, seed: int, device: Any) -> None:
@@ -150,9 +150,9 @@ class Evaluation:
             for name, ids in zip(self.names, self.ids, strict=True)
         ]
 
-    def chance(self) -> Chance:
+    def chance(self) -> RandomPolicy:
         """Random actions, from the beginning of their sequence."""
-        return Chance(len(self.ids), self.episodes, self.env.num_actions, self.seed, self.env.device)
+        return RandomPolicy(len(self.ids), self.episodes, self.env.num_actions, self.seed, self.env.device)
 
     def restart(self) -> Any:
         """Begin an episode in every environment; what is observed there."""

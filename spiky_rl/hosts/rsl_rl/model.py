@@ -95,7 +95,7 @@ class SpikingModel(MLPModel):
         if self.distribution is not None:
             self.distribution.init_mlp_weights(nn.Sequential(self.network.readout, nn.Identity()))
         self.state: State | None = None
-        """Of the network, before the next control step; None: rest."""
+        """State of the network before the next control step; None: rest."""
         self.flat = False
         """Whether a host has given the state as one tensor, and gets it back as that."""
 
@@ -224,7 +224,7 @@ class SpikingModel(MLPModel):
             return FlatState(self).hidden_state
         return self.state if self.is_recurrent else None  # type: ignore[return-value]
 
-    def detach_hidden_state(self, dones: Tensor | None = None) -> None:  # noqa: ARG002
+    def detach_hidden_state(self, dones: Tensor | None = None) -> None:
         """Cut the gradient at the present state."""
         if self.state is not None:
             self.state = tuple(s.detach() for s in self.state)

@@ -31,25 +31,25 @@ class Played(PlayedPolicy):
         """The model's own."""
         return self.model.state if self.network is not None else None  # type: ignore[return-value]
 
-    def copy(self) -> Played:  # noqa: D102
+    def copy(self) -> Played:
         model: Any = copy.deepcopy(self.model)
         model.reset()
         return Played(model)
 
-    def __call__(self, obs: Any) -> Tensor:  # noqa: D102
+    def __call__(self, obs: Any) -> Tensor:
         if self.adapts:
             assert isinstance(self.model, SpikingModel)
             obs = self.model.with_features(obs, adapt=True)
         return self.model(obs)
 
-    def reset(self, dones: Tensor | None = None) -> None:  # noqa: D102
+    def reset(self, dones: Tensor | None = None) -> None:
         self.model.reset(dones)  # type: ignore[operator]
 
-    def seen(self, obs: Any) -> Tensor:  # noqa: D102
+    def seen(self, obs: Any) -> Tensor:
         assert isinstance(self.model, SpikingModel)
         return self.model.get_latent(obs)
 
-    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:  # noqa: D102
+    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:
         hidden = self.model.get_hidden_state()  # type: ignore[operator]
         if isinstance(hidden, tuple):
             return _ann_activity(self.model, obs[part], part_of(hidden, part))
@@ -57,7 +57,7 @@ class Played(PlayedPolicy):
 
 
 def _ann_activity(model: Any, obs: Any, hidden: Any) -> Activity:
-    """Of an ANN of rsl_rl's that sees ``obs`` in the state ``hidden``; its own state stays as it is."""
+    """Activity of an ANN of rsl_rl's that sees ``obs`` in the state ``hidden``; its own state stays as it is."""
     parts = [part for name in ("cnns", "rnn", "mlp") if (part := getattr(model, name, None)) is not None]
     before = model.get_hidden_state()
     model.reset(hidden_state=hidden)

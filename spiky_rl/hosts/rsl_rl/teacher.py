@@ -25,7 +25,7 @@ class Teacher:
     """A trained policy that a student learns from."""
 
     path: str
-    """Of its checkpoint."""
+    """Where its checkpoint lies."""
     agent: str
     tree: Mapping[str, Any]
     """Its specification, as `AgentSpec.tree` gives it."""

@@ -281,7 +281,7 @@ def _model(model: Mapping[str, Any], network: Configured | None, kind: str, step
 
 
 def _deviation(distribution: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the action. Raises SpecError for one that has no logarithm."""
+    """The standard deviation of the action. Raises SpecError for one that has no logarithm."""
     first, limits = distribution.get("init_std", 1.0), list(distribution.get("std_range") or ())
     path = "agent.actor.distribution_cfg"
     if first <= 0.0:

@@ -39,12 +39,12 @@ class Environment(Wrapper):
 
     @property
     def observation_space(self) -> gymnasium.Space:
-        """Of one environment's actor."""
+        """Space of what one environment's actor observes."""
         return _box(self.observations(self._obs).shape[-1])
 
     @property
     def state_space(self) -> gymnasium.Space | None:
-        """Of one environment's critic; None where it has no states."""
+        """Space of what one environment's critic observes; None where it has no states."""
         states = self.states(self._obs)
         return None if states is None else _box(states.shape[-1])
 

@@ -138,9 +138,7 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         deviation = torch.full((self.num_actions,), math.log(init_std))
         self.log_std = nn.Parameter(deviation, requires_grad=learn_std)
 
-    def compute(
-        self, inputs: dict[str, Any], role: str = ""
-    ) -> tuple[Tensor, dict[str, Any]]:  # noqa: ARG002
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         """skrl's: the action mean [B, A], the logarithm of its deviation [A], and the states after the last step."""
         mean, outputs = self.sequences(inputs)
         return mean, {"log_std": self.log_std, **outputs}
@@ -166,8 +164,6 @@ class SpikingValue(DeterministicMixin, SequenceModel):
         )
         DeterministicMixin.__init__(self)
 
-    def compute(
-        self, inputs: dict[str, Any], role: str = ""
-    ) -> tuple[Tensor, dict[str, Any]]:  # noqa: ARG002
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         """skrl's: the value [B, 1], and the states after the last step."""
         return self.sequences(inputs)

@@ -30,7 +30,7 @@ class Played(PlayedPolicy):
         self.network, self.ann_operations = self.model.network, self.model.ann_operations
         self._state: State | None = None
 
-    def copy(self) -> Played:  # noqa: D102
+    def copy(self) -> Played:
         return Played(self.agent, self.environment, copy.deepcopy(self.model))
 
     @property
@@ -38,7 +38,7 @@ class Played(PlayedPolicy):
         """Ours."""
         return self._state
 
-    def __call__(self, obs: Any) -> Tensor:  # noqa: D102
+    def __call__(self, obs: Any) -> Tensor:
         inputs: dict[str, Any] = {"observations": self.seen(obs)}
         if self._state is not None:
             inputs["rnn"] = list(self._state)
@@ -47,22 +47,22 @@ class Played(PlayedPolicy):
         self._state = tuple(outputs["rnn"]) or None
         return mean
 
-    def reset(self, dones: Tensor | None = None) -> None:  # noqa: D102
+    def reset(self, dones: Tensor | None = None) -> None:
         if dones is None:
             self._state = None
         elif self._state is not None:
             done = dones.view(1, -1, 1) > 0
             self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
 
-    def seen(self, obs: Any) -> Tensor:  # noqa: D102
+    def seen(self, obs: Any) -> Tensor:
         return self.agent.normalised(self.environment.observations(obs))
 
-    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:  # noqa: D102
+    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:
         return _ann_activity(self.model, self.seen(obs[part]), part_of(self._state, part))
 
 
 def _ann_activity(policy: SpikingPolicy, x: Tensor, state: State | None) -> Activity:
-    """Of an ANN that sees x [B, O] in a state (None: rest)."""
+    """Activity of an ANN that sees x [B, O] in a state (None: rest)."""
     inputs: dict[str, Any] = {"observations": x, **({"rnn": list(state)} if state else {})}
     return observe.ann_activity(policy, policy.body, lambda: policy.compute(inputs), len(x))
 

@@ -180,12 +180,12 @@ class Runner(HostRunner, ComponentRunner):
 
     @property
     def deviation(self) -> Tensor:
-        """Of the actions, [A], within its limits, as they are drawn."""
+        """Standard deviation of the actions, [A], within its limits, as they are drawn."""
         policy = self.policy
         return policy.log_std.detach().clamp(*policy.limits).exp()
 
     def losses(self) -> dict[str, float]:
-        """Of the last update, in rsl_rl's names and without their weights."""
+        """Losses of the last update, in rsl_rl's names and without their weights."""
         tracked, agent = self.alg.tracking_data, self.alg
         weight = agent.cfg.value_loss_scale or 1.0
         found = {"value": tracked["Loss / Value loss"], "surrogate": tracked["Loss / Policy loss"]}

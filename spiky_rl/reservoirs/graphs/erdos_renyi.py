@@ -25,7 +25,7 @@ class ErdosRenyi(Graph):
 
     options: Options
 
-    def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+    def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         there = generator.random((size, size)) < self.options.density
         np.fill_diagonal(there, False)
         weights = np.maximum(generator.normal(1.0, self.options.spread, (size, size)), 0.01) * there

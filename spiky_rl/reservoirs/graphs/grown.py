@@ -41,13 +41,13 @@ class GrownGraph:
     rule: Mapping[str, Any]
     """The chromosomes that grew it: lists of matrices by name."""
     seed: int
-    """Of the evolution."""
+    """Seed of the evolution."""
     fitness: float
     """Lower is better."""
     measured: Mapping[str, Any]
     """How the fitness was measured."""
     versions: Mapping[str, str]
-    """Of what computed it."""
+    """Versions of the libraries that computed it."""
 
     @property
     def size(self) -> int:
@@ -85,10 +85,10 @@ class Grown(Graph):
 
     options: Options
 
-    def check(self, size: int) -> None:  # noqa: D102
+    def check(self, size: int) -> None:
         self._read(size)
 
-    def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+    def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         return self._read(size).wiring(self.options.strength)
 
     def _read(self, size: int) -> GrownGraph:

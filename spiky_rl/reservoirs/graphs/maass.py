@@ -31,7 +31,7 @@ class Maass(Graph):
 
     options: Options
 
-    def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+    def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         side = self.options.cross_section
         place = np.arange(size)
         position = np.stack([place % side, place // side % side, place // side**2], 1).astype(float)

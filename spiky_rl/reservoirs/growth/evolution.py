@@ -33,7 +33,7 @@ class Limits:
     """Which graphs are valid."""
 
     min_size: int = 20
-    """Of the largest connected part,"""
+    """Least size of the largest connected part,"""
     max_size: int = 200
     """and of the whole graph."""
     max_steps: int = MAX_STEPS

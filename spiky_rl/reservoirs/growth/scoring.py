@@ -29,7 +29,7 @@ class Fixed(Graph):
     def __init__(self, wiring: Wiring) -> None:
         self.wiring = wiring
 
-    def wire(self, size: int, generator: np.random.Generator) -> Wiring:  # noqa: D102
+    def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         return self.wiring
 
 
@@ -47,7 +47,7 @@ class Score:
 
     task: str
     seed: int
-    """Of input weights, of what calibrates, and of the task's series."""
+    """Seed of input weights, of what calibrates, and of the task's series."""
     train: int = 2000
     test: int = 2000
     series: int = 20

@@ -74,7 +74,7 @@ class Stdp(Plasticity):
         self._change: Tensor | None = None
         self._excess: Tensor | None = None
 
-    def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: D102
+    def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         traces, after = dispatch.unroll(
             *(self.backend, self.recent, OPS, spikes[None], len(spikes), state, (self.recent.number("tau"),))
         )
@@ -89,7 +89,7 @@ class Stdp(Plasticity):
         self._excess = excess if self._excess is None else self._excess + excess
         return after
 
-    def adapt(self, weight: Tensor, bias: Tensor) -> None:  # noqa: D102
+    def adapt(self, weight: Tensor, bias: Tensor) -> None:
         if self._change is None or self._excess is None:
             return
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -118,5 +118,5 @@ class Recent(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:  # noqa: D102, ARG002
+    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
         return s.y, s.replace(y=p.decay * s.y + current)

@@ -82,7 +82,7 @@ def shares(gpus: Sequence[str], processes: int) -> list[str]:
 
 
 def least_busy(found: Sequence[str], taken: Iterable[str | None]) -> str | None:
-    """Of the shares ``found`` the one whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
+    """The share among ``found`` whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
     used = [set(share.split(",")) for share in taken if share]
     return min(
         found, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
@@ -95,5 +95,5 @@ def state_of(code: int) -> str:
 
 
 def cores() -> int:
-    """Of this machine, for this process."""
+    """Processor cores of this machine that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -27,7 +27,7 @@ PAUSE = 0.25
 class LocalEngine(Engine):
     """Child processes of this one, which end with it."""
 
-    def run(self, order: Order) -> dict[str, str]:  # noqa: D102
+    def run(self, order: Order) -> dict[str, str]:
         states = {cell.name: WAITING for cell in order.cells}
         waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()
         taken = dict[str, str | None]()

@@ -56,7 +56,7 @@ class RayEngine(Engine):
         """
         self.address, self.cpus, self.gpus = address, cpus, gpus
 
-    def run(self, order: Order) -> dict[str, str]:  # noqa: D102
+    def run(self, order: Order) -> dict[str, str]:
         with guarded() if self.address is None else nullcontext():
             import ray  # after that, for it reads its environment once
 

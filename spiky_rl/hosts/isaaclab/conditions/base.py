@@ -112,10 +112,10 @@ class Damage(Condition):
 
     damages = True
 
-    def begin(self) -> None:  # noqa: D102
+    def begin(self) -> None:
         self.steps = 0
 
-    def step(self) -> None:  # noqa: D102
+    def step(self) -> None:
         if self.steps == self.group.middle:
             self.damage()
         self.steps += 1

@@ -28,7 +28,7 @@ JOINT_FRICTION = (0.0, 1.0)
 
 
 class Push(Condition):
-    """Impulses that nobody announces."""
+    """Random velocity pushes."""
 
     text = (
         f"every {PUSH_SECONDS[0]:g} to {PUSH_SECONDS[1]:g} s a push: up to {BASE_PUSH:g} m/s more or less along x and y; of a"
@@ -36,10 +36,10 @@ class Push(Condition):
     )
     needs = ("robot",)
 
-    def begin(self) -> None:  # noqa: D102
+    def begin(self) -> None:
         self.left = self._interval(len(self.group.ids))
 
-    def step(self) -> None:  # noqa: D102
+    def step(self) -> None:
         self.left = self.left - self.group.env.step_dt
         due = self.left <= 0.0
         self.left = torch.where(due, self._interval(len(due)), self.left)
@@ -72,7 +72,7 @@ class Mass(Condition):
     text = f"mass and inertia of every body times {MASS[0]:g} to {MASS[1]:g}, log-uniform"
     needs = ("robot", "worlds")
 
-    def begin(self) -> None:  # noqa: D102
+    def begin(self) -> None:
         from isaaclab.envs import mdp
 
         apply(
@@ -90,7 +90,7 @@ class Friction(Condition):
     )
     needs = ("robot", "worlds")
 
-    def begin(self) -> None:  # noqa: D102
+    def begin(self) -> None:
         change_friction(self.group)
 
 

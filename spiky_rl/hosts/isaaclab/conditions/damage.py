@@ -27,7 +27,7 @@ class LockedLeg(Damage):
     text = "from the middle of the episode on the joints of one leg stay where they are"
     needs = ("robot", "worlds", "leg")
 
-    def begin(self) -> None:  # noqa: D102
+    def begin(self) -> None:
         super().begin()
         self.robot = robot_of(self.group.env)[1]
         try:
@@ -47,14 +47,14 @@ class LockedLeg(Damage):
             limits[..., 0], limits[..., 1]
         )
 
-    def damage(self) -> None:  # noqa: D102
+    def damage(self) -> None:
         self.position = self.now()
         armature = torch.full_like(self.position, LOCK_ARMATURE)
         self.robot.write_joint_armature_to_sim_index(
             armature=armature, joint_ids=self.joints, env_ids=self.ids
         )
 
-    def step(self) -> None:  # noqa: D102
+    def step(self) -> None:
         super().step()
         if self.position is None:
             return
@@ -63,7 +63,7 @@ class LockedLeg(Damage):
         self.robot.write_joint_position_to_sim_index(position=self.position, **where)
         self.robot.write_joint_velocity_to_sim_index(velocity=still, **where)
 
-    def reset(self, dones: Tensor) -> None:  # noqa: D102
+    def reset(self, dones: Tensor) -> None:
         if self.position is not None:
             self.position = torch.where(dones.bool()[:, None], self.now(), self.position)
 
@@ -78,7 +78,7 @@ class HalfTorque(Damage):
     needs = ("robot", "worlds", "motors")
 
     @classmethod
-    def configure(cls, env_cfg: Any) -> None:  # noqa: D102
+    def configure(cls, env_cfg: Any) -> None:
         from isaaclab.envs.mdp import JointEffortActionCfg
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
@@ -87,7 +87,7 @@ class HalfTorque(Damage):
             if isinstance(term, JointEffortActionCfg):
                 term.class_type = WeakeningEffort
 
-    def damage(self) -> None:  # noqa: D102
+    def damage(self) -> None:
         from isaaclab.envs import mdp
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
@@ -115,12 +115,12 @@ class FrictionChange(Damage):
     )
     needs = ("robot", "worlds")
 
-    def begin(self) -> None:  # noqa: D102
+    def begin(self) -> None:
         super().begin()
         if not robot_of(self.group.env)[1].is_fixed_base:
             give_friction_to_robots(self.group.env)
 
-    def damage(self) -> None:  # noqa: D102
+    def damage(self) -> None:
         change_friction(self.group)
 
 
@@ -133,7 +133,7 @@ class Payload(Damage):
     )
     needs = ("robot", "worlds")
 
-    def damage(self) -> None:  # noqa: D102
+    def damage(self) -> None:
         from isaaclab.envs import mdp
 
         robot = robot_of(self.group.env)[1]

@@ -28,7 +28,7 @@ SPURIOUS = 0.02
 class Fault(Condition):
     """A policy whose network is changed. Abstract: its subclasses say how."""
 
-    def changed(self, policy: Policy) -> Policy:  # noqa: D102
+    def changed(self, policy: Policy) -> Policy:
         # a copy of tensors that torch can follow, as the policy's own are
         with torch.inference_mode(False), torch.no_grad():
             copy = policy.copy()
@@ -45,7 +45,7 @@ class CoarseWeights(Fault):
 
     bits: int
 
-    def spoil(self, policy: Policy) -> None:  # noqa: D102
+    def spoil(self, policy: Policy) -> None:
         for weight in weights(policy.model):
             weight.copy_(quantised(weight, self.bits))
 
@@ -56,7 +56,7 @@ class DeadNeurons(Fault):
     text = f"{DEAD:g} of the neurons of every hidden layer, drawn once, have no output"
     needs = ("neurons",)
 
-    def spoil(self, policy: Policy) -> None:  # noqa: D102
+    def spoil(self, policy: Policy) -> None:
         if policy.network is None:
             self._kill_units(policy.model)
             return
@@ -89,7 +89,7 @@ class LostSpikes(Fault):
     text = f"every spike is lost with a probability of {LOST:g}, before it reaches any other neuron or the readout"
     needs = ("spikes",)
 
-    def spoil(self, policy: Policy) -> None:  # noqa: D102
+    def spoil(self, policy: Policy) -> None:
         assert policy.network is not None
         policy.network.disturb([self._lose] * len(policy.network.widths))
 
@@ -103,7 +103,7 @@ class SpuriousSpikes(Fault):
     text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS:g}"
     needs = ("plain_spikes",)
 
-    def spoil(self, policy: Policy) -> None:  # noqa: D102
+    def spoil(self, policy: Policy) -> None:
         assert policy.network is not None
         policy.network.disturb([self._add] * len(policy.network.widths))
 

@@ -26,7 +26,7 @@ class ObservationNoise(Condition):
 
     text = f"Gaussian noise on every observed value, {NOISE:g} of its standard deviation under random actions"
 
-    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+    def observe(self, values: Tensor) -> Tensor:
         noise = torch.randn(values.shape, generator=self.generator, device=values.device)
         return values + NOISE * self.group.deviation * noise
 
@@ -36,7 +36,7 @@ class SensorDropout(Condition):
 
     text = f"every sensor reads 0 with a probability of {DROPOUT:g} in each control step"
 
-    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+    def observe(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
         lost = self.uniform(len(values), int(sensors.max()) + 1) < DROPOUT
         return values.masked_fill(lost[:, sensors], 0.0)
@@ -47,7 +47,7 @@ class SensorLoss(Condition):
 
     text = "one sensor reads 0 for the whole episode, each in as many episodes as any other"
 
-    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+    def observe(self, values: Tensor) -> Tensor:
         sensors, episodes = self.group.sensors, torch.arange(len(values), device=values.device)
         # where there are fewer episodes than sensors, those that are lost lie evenly among the others
         lost = episodes * (int(sensors.max()) + 1) // len(values)
@@ -67,7 +67,7 @@ class ObservationHeld(Condition):
         self.held: Tensor | None = None
         self.begun = torch.ones(len(group.ids), dtype=torch.bool, device=group.ids.device)
 
-    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+    def observe(self, values: Tensor) -> Tensor:
         sensors = self.group.sensors
         fresh = self.uniform(len(values), int(sensors.max()) + 1) < FRESH
         fresh = fresh[:, sensors] | self.begun[:, None]
@@ -75,7 +75,7 @@ class ObservationHeld(Condition):
         self.begun = torch.zeros_like(self.begun)
         return self.held
 
-    def reset(self, dones: Tensor) -> None:  # noqa: D102
+    def reset(self, dones: Tensor) -> None:
         self.begun = dones.bool()
 
 
@@ -115,10 +115,10 @@ class ObservationDelay(Condition):
         super().__init__(group)
         self.line = Line(self.delay)
 
-    def observe(self, values: Tensor) -> Tensor:  # noqa: D102
+    def observe(self, values: Tensor) -> Tensor:
         return self.line(values, values)
 
-    def reset(self, dones: Tensor) -> None:  # noqa: D102
+    def reset(self, dones: Tensor) -> None:
         self.line.reset(dones)
 
 
@@ -131,10 +131,10 @@ class ActionDelay(Condition):
         super().__init__(group)
         self.line = Line(self.delay)
 
-    def send(self, actions: Tensor) -> Tensor:  # noqa: D102
+    def send(self, actions: Tensor) -> Tensor:
         return self.line(actions, torch.zeros_like(actions))
 
-    def reset(self, dones: Tensor) -> None:  # noqa: D102
+    def reset(self, dones: Tensor) -> None:
         self.line.reset(dones)
 
 

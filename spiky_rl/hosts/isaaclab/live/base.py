@@ -18,7 +18,7 @@ PERIOD = 0.04
 PICTURE_PERIOD = 0.2
 """Seconds from picture to picture, at least."""
 SHARE = 0.2
-"""Of a run's time that frames take, at most."""
+"""Share of a run's time that frames take, at most."""
 TITLE = "Spikes of environment 0"
 
 

@@ -11,6 +11,6 @@ from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
 class LiveView(Live, NewtonGLVisualizer):
     """Isaac Lab's OpenGL window, with spikes."""
 
-    def show(self, picture: np.ndarray) -> None:  # noqa: D102
+    def show(self, picture: np.ndarray) -> None:
         assert self._viewer is not None
         self._viewer.log_image(TITLE, picture)

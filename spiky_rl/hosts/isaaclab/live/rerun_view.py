@@ -46,7 +46,7 @@ class LiveView(Live, RerunVisualizer):
         sides = blueprint.Horizontal(plain, spikes, column_shares=[2, 1])
         return blueprint.Blueprint(sides, blueprint.TimePanel(state="hidden"), collapse_panels=True)
 
-    def show(self, picture: np.ndarray) -> None:  # noqa: D102
+    def show(self, picture: np.ndarray) -> None:
         packed = io.BytesIO()
         Image.fromarray(picture).convert("L").save(packed, "png")  # it is grey, and dots are nothing for JPEG
         rerun.log(PATH, rerun.EncodedImage(contents=packed.getvalue(), media_type="image/png"))

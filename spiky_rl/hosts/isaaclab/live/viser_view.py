@@ -35,7 +35,7 @@ class LiveView(Live, ViserVisualizer):
         """Whether a browser has the page open."""
         return bool(self.server.get_clients())
 
-    def show(self, picture: np.ndarray) -> None:  # noqa: D102
+    def show(self, picture: np.ndarray) -> None:
         if self.image is None:
             self.image = self.server.gui.add_image(picture, label=TITLE, format="png", order=-1.0)
         else:
