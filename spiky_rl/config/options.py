@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
@@ -157,7 +157,7 @@ class Settings(BaseModel):
     @classmethod
     def default(cls, key: str) -> Any:
         """The default of a field."""
-        return cls.model_fields[key].default
+        return declared(cls)[key].default
 
     def with_changes(self, **changes: Any) -> Self:
         """The same settings, some of them changed; checked again."""
@@ -239,7 +239,7 @@ def _declared(annotation: Any, field: FieldInfo) -> Declared:
 def _bare(annotation: Any) -> Any:
     """An annotation without what pydantic reads in it, and without the None that may stand for a value."""
     while get_origin(annotation) in (Annotated, Union, UnionType):
-        annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
+        annotation = next(arg for arg in get_args(annotation) if arg is not NoneType)
     return annotation
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import registry, together
-from spiky_rl.config.options import RegistryError, nearest, short
+from spiky_rl.config.options import RegistryError, declared, nearest, short
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.schema import NETWORKS, RunnerSettings, TaskSpec
@@ -125,7 +125,7 @@ def resolve_agent(
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     layers: list[tuple[str, Mapping[str, Any]]] = [
-        ("Isaac Lab", {k: host[k] for k in host if k in RunnerSettings.model_fields})
+        ("Isaac Lab", {k: host[k] for k in host if k in declared(RunnerSettings)})
     ]
     if task_spec is not None:
         layers.append((f"tasks/{task_spec.name}.yaml", task_spec.agent))

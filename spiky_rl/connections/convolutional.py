@@ -18,8 +18,7 @@ Source: LeCun et al. (1989); spiking and pooled by current as in Eshraghian et a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator

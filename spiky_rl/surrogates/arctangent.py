@@ -17,7 +17,7 @@ class Arctangent(base.Surrogate):
     """Arctangent: (k/2) / (1 + (pi k x / 2)^2)."""
 
     class Options(base.Surrogate.Options):
-        slope: float = base.slope(2.0, "k: twice the peak")
+        slope: float = base.declare_slope(2.0, "k: twice the peak")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.5 * slope / (1.0 + (HALF_PI * slope * x) ** 2)

@@ -14,7 +14,7 @@ from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.config.registry import Component
 
 
-def slope(default: float, meaning: str) -> Any:
+def declare_slope(default: float, meaning: str) -> Any:
     """Declare a surrogate's slope."""
     return option(default, meaning, low=1e-3)
 
@@ -25,7 +25,7 @@ class Surrogate(Component):
     class Options(Settings):
         """What every surrogate has; each declares the meaning of its own slope."""
 
-        slope: float = slope(1.0, "slope")
+        slope: float = declare_slope(1.0, "slope")
         schedule: tuple[int | float, ...] = option(
             (),
             "slope at the end of training and the updates until then, such as [10.0, 100]; empty: constant",

@@ -15,7 +15,7 @@ class Exponential(base.Surrogate):
     """SLAYER's density: scale k/2 exp(-k|x|)."""
 
     class Options(base.Surrogate.Options):
-        slope: float = base.slope(2.0, "k: decline per unit of potential")
+        slope: float = base.declare_slope(2.0, "k: decline per unit of potential")
         scale: float = option(1.0, "integral of the derivative", low=1e-3)
 
     def __init__(self, options: Options) -> None:

@@ -14,7 +14,7 @@ class FastSigmoid(base.Surrogate):
     """SuperSpike's fast sigmoid: 1 / (1 + k|x|)^2."""
 
     class Options(base.Surrogate.Options):
-        slope: float = base.slope(2.0, "k: decline per unit of potential")
+        slope: float = base.declare_slope(2.0, "k: decline per unit of potential")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return 1.0 / (1.0 + slope * ops.abs(x)) ** 2

@@ -18,7 +18,7 @@ class Gaussian(base.Surrogate):
     """Gaussian density of standard deviation 1/k."""
 
     class Options(base.Surrogate.Options):
-        slope: float = base.slope(2.0, "k: inverse standard deviation")
+        slope: float = base.declare_slope(2.0, "k: inverse standard deviation")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return slope * INVERSE_SQRT_2PI * ops.exp(-0.5 * (slope * x) ** 2)

@@ -14,7 +14,7 @@ class Rectangle(base.Surrogate):
     """Rectangle: k where |x| < 1/(2k), else 0."""
 
     class Options(base.Surrogate.Options):
-        slope: float = base.slope(1.0, "k: height and inverse width")
+        slope: float = base.declare_slope(1.0, "k: height and inverse width")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return ops.where(ops.abs(x) < 0.5 / slope, slope, 0.0 * x)

@@ -14,7 +14,7 @@ class Sigmoid(base.Surrogate):
     """Derivative of the logistic function: k s(kx) (1 - s(kx))."""
 
     class Options(base.Surrogate.Options):
-        slope: float = base.slope(4.0, "k: steepness of the logistic function")
+        slope: float = base.declare_slope(4.0, "k: steepness of the logistic function")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return 0.25 * slope * (1.0 - ops.tanh(0.5 * slope * x) ** 2)

@@ -14,7 +14,7 @@ class Triangle(base.Surrogate):
     """Triangle: max(0, 1 - k|x|)."""
 
     class Options(base.Surrogate.Options):
-        slope: float = base.slope(1.0, "k: inverse half-width")
+        slope: float = base.declare_slope(1.0, "k: inverse half-width")
 
     def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
         return ops.max(1.0 - slope * ops.abs(x), 0.0)

@@ -46,12 +46,12 @@ class Toy(Ode):
         return s.replace(v=s.v * (1.0 - spike))
 ''',
     "surrogates": '''"""A toy of a surrogate: 1 / (1 + k|x|)^2."""
-from spiky_rl.surrogates.base import Surrogate, slope
+from spiky_rl.surrogates.base import Surrogate, declare_slope
 
 
 class Toy(Surrogate):
     class Options(Surrogate.Options):
-        slope: float = slope(2.0, "k: steepness")
+        slope: float = declare_slope(2.0, "k: steepness")
 
     def derivative(self, ops, x, slope):
         return 1.0 / (1.0 + slope * ops.abs(x)) ** 2

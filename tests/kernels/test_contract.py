@@ -176,12 +176,12 @@ def test_a_wrong_value_is_named_before_the_contract_is_asked(tmp_path, option, v
 SURROGATE = '''
 """A surrogate of one's own."""
 
-from spiky_rl.surrogates.base import Surrogate, slope
+from spiky_rl.surrogates.base import Surrogate, declare_slope
 
 
 class Sine(Surrogate):
     class Options(Surrogate.Options):
-        slope: float = slope(1.0, "slope")
+        slope: float = declare_slope(1.0, "slope")
 
     def derivative(self, ops, x, slope):
         return ops.cos(slope * x)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from spiky_rl.config.options import RegistryError, Settings, UserError
+from spiky_rl.config.options import RegistryError, Settings, UserError, declared
 from spiky_rl.config.reading import ReadingError, parse_json
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
 from spiky_rl.experiments.design.study import Study
@@ -247,9 +247,9 @@ class Skipped:
 
 def read_design(folder: Path) -> Study:
     """The design. Raises ResultsError where study.json is not one."""
-    data = {key: value for key, value in _read(folder / "study.json").items() if key in Study.model_fields}
+    data = {key: value for key, value in _read(folder / "study.json").items() if key in declared(Study)}
     with _of("study.json"):
-        if missing := [key for key in Study.model_fields if key not in data and key != "tuning"]:
+        if missing := [key for key in declared(Study) if key not in data and key != "tuning"]:
             raise RegistryError(f"missing {', '.join(missing)}")
         return Study.check("", data)
 

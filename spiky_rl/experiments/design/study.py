@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from spiky_rl.config.options import RegistryError, Settings, UserError, nearest, option, short
+from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, option, short
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
@@ -82,7 +82,7 @@ NamesOrText = Annotated[
 ]
 Seeds = Annotated[
     tuple[int, ...],
-    BeforeValidator(lambda value: parse_seeds(value), json_schema_input_type=int | str | list[int]),
+    BeforeValidator(parse_seeds, json_schema_input_type=int | str | list[int]),
 ]
 Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
 """Text on one line."""
@@ -151,7 +151,7 @@ class Study(Settings):
         ]
 
 
-KEYS = tuple(key for key in Study.model_fields if key != "name")
+KEYS = tuple(key for key in declared(Study) if key != "name")
 
 
 def read(path: Path, flags: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Study:
@@ -194,8 +194,8 @@ def check(study: Study) -> None:
     labels = [
         task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks
     ]
-    for key, names in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
-        for name, times in Counter(names).items():
+    for key, listed in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
+        for name, times in Counter(listed).items():
             if times > 1:
                 raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
     if study.tuning:

@@ -9,12 +9,12 @@ from typing import Any
 
 from spiky_rl.config.options import LARGEST_INTEGER, UserError, check_number, nearest, short
 
-BOUNDS = {
-    "sim.dt": dict(kind=float, above=0.0, high=1.0),
-    "sim.render_interval": dict(kind=int, low=1, high=100_000),
-    "scene.env_spacing": dict(kind=float, low=0.0, high=1e6),
-    "decimation": dict(kind=int, low=1, high=100_000),
-    "episode_length_s": dict(kind=float, above=0.0, high=1e9),
+BOUNDS: dict[str, dict[str, Any]] = {
+    "sim.dt": {"kind": float, "above": 0.0, "high": 1.0},
+    "sim.render_interval": {"kind": int, "low": 1, "high": 100_000},
+    "scene.env_spacing": {"kind": float, "low": 0.0, "high": 1e6},
+    "decimation": {"kind": int, "low": 1, "high": 100_000},
+    "episode_length_s": {"kind": float, "above": 0.0, "high": 1e9},
 }
 """Fields of every task's configuration, and what they may be."""
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from spiky_rl.config.options import declared
 from spiky_rl.config.schema import ModelSettings, RunnerSettings
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.spec import AgentSpec, SpecError
@@ -273,7 +274,7 @@ def _model(model: Mapping[str, Any], network: Configured | None, kind: str, step
         return {**settings, "network": network.settings()}
     options = {
         key: model.get(key, ModelSettings.default(key))
-        for key in ModelSettings.model_fields
+        for key in declared(ModelSettings)
         if key.startswith("rnn_")
     }
     recurrent = options if model.get("class_name") == "RNNModel" else {}

@@ -27,6 +27,7 @@ class Fixed(Graph):
     """A wiring that is there already."""
 
     def __init__(self, wiring: Wiring) -> None:
+        super().__init__()
         self.wiring = wiring
 
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
