@@ -293,3 +293,9 @@ def test_a_step_that_uses_what_ops_does_not_offer_fails_by_name(tmp_path):
     ops = TorchOps(registry.configure("surrogates", "triangle", "surrogate").build())
     with pytest.raises(AttributeError, match="sinh"):
         dispatch.unroll("torch", neuron, ops, torch.zeros(1, 1, 1, 1), 1, (torch.zeros(1, 1),), (0.5,))
+
+
+@pytest.mark.parametrize("schedule", [["fast", 3], [True, 3]])
+def test_a_wrong_element_is_named_by_the_key_of_its_list(schedule):
+    with pytest.raises(RegistryError, match=r"^s\.schedule: expected numbers, got ('fast'|True)$"):
+        registry.configure("surrogates", {"name": "arctangent", "schedule": schedule}, "s")

@@ -26,14 +26,14 @@ class Surrogate(Component):
         """What every surrogate has; each declares the meaning of its own slope."""
 
         slope: float = declare_slope(1.0, "slope")
-        schedule: tuple[int | float, ...] = option(
+        schedule: tuple[float, ...] = option(
             (),
             "slope at the end of training and the updates until then, such as [10.0, 100]; empty: constant",
         )
 
         @field_validator("schedule")
         @classmethod
-        def _pair(cls, schedule: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        def _pair(cls, schedule: tuple[float, ...]) -> tuple[float, ...]:
             if schedule and (len(schedule) != 2 or min(schedule) <= 0):
                 raise RegistryError(f"expected [final slope, updates], both positive, got {list(schedule)}")
             return schedule

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, create_model, model_validator
 
 from spiky_rl.config.options import RegistryError, Settings, UserError, declared
 from spiky_rl.config.reading import ReadingError, parse_json
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
-from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.design.study import Spending, Study
 from spiky_rl.experiments.run.cells import ERROR, VERSION
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
+from spiky_rl.metrics.energy import Cost
 
 LAST_LINES = 8
 """Last lines of an error's traceback that a report shows."""
@@ -135,30 +136,19 @@ class Evaluation(Record):
     adapting: dict[str, Condition] | None = None
 
 
-class Budgeted(Record):
-    """A budget as results tell it."""
+LATER = ("state_accesses", "rival")
+"""Fields of `Cost` that results of earlier versions do not have, or that no result has."""
+_KINDS = {"int": int, "float": float}
+_COUNTS: dict[str, Any] = {
+    f.name: (_KINDS[str(f.type)], ...) for f in dataclasses.fields(Cost) if f.name not in LATER
+}
+_Counts: Any = create_model("_Counts", __base__=Record, **_COUNTS)
 
-    kind: str
-    amount: float
 
+class CostRecord(_Counts):
+    """What an action costs, per control step: the fields of `Cost`, and what `Cost.as_dict` adds to them."""
 
-class CostRecord(Record):
-    """What an action costs: `spiky_rl.metrics.energy.Cost.as_dict`, per control step."""
-
-    effective_macs: float
-    effective_acs: float
     effective_operations: float
-    dense_operations: float
-    encoder_operations: float
-    neuron_updates: float
-    additions: float
-    multiplications: float
-    transcendental: float
-    activation_sparsity: float
-    connection_sparsity: float
-    parameters: int
-    footprint_bytes: int
-    state_bytes: int
     state_accesses: float | None = None
     energy_nj: dict[str, float]
     """By assumption."""
@@ -182,7 +172,7 @@ class Result(Record):
     spec_hash: str | None
     commands: Texts
     resumed: int
-    budget: Budgeted | None
+    budget: Spending
     solved: float | None
     training: Training | None
     curve: Curve | None

@@ -61,26 +61,25 @@ class Budget:
         return used[self.kind]() / self.amount
 
 
-def parse(data: Any, path: str) -> Budget:
+def parse(data: Any, path: str = "") -> Budget:
     """A budget from ``KIND=AMOUNT``, such as ``env_steps=1e6``, or from ``{KIND: AMOUNT}``. Raises RegistryError."""
+    place = f"{path}: " if path else ""
     if isinstance(data, str):
         kind, _, amount = data.partition("=")
         data = {kind: amount or None}
     if not isinstance(data, dict) or len(data) != 1:
-        raise RegistryError(f"{path}: expected one KIND=AMOUNT, got {data!r}")
+        raise RegistryError(f"{place}expected one KIND=AMOUNT, got {data!r}")
     ((kind, amount),) = data.items()
     if kind not in KINDS:
         raise RegistryError(
-            f"{path}: {kind!r} is no budget; choose from {', '.join(KINDS)}{nearest(kind, KINDS)}"
+            f"{place}{kind!r} is no budget; choose from {', '.join(KINDS)}{nearest(kind, KINDS)}"
         )
     try:
         number = float(str(amount))
     except ValueError:
         number = math.nan
     if number > MOST[kind]:
-        raise RegistryError(f"{path}: {kind}: at most {MOST[kind]:g} {KINDS[kind]}; got {amount!r}")
+        raise RegistryError(f"{place}{kind}: at most {MOST[kind]:g} {KINDS[kind]}; got {amount!r}")
     if not math.isfinite(number) or number <= 0:
-        raise RegistryError(
-            f"{path}: {kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}"
-        )
+        raise RegistryError(f"{place}{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}")
     return Budget(kind, number)

@@ -56,18 +56,16 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
         match = re.fullmatch(r"\s*([0-9]{1,10})\s*(?:-\s*([0-9]{1,10})\s*)?", str(part))
         if match is None:
             raise StudyError(
-                f"seeds: {short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
+                f"{short(part)} is no seed and no range; write them as 0-9 or 0,1,2, from 0 to below 2^31"
             )
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last >= 2**31:
-            raise StudyError(
-                f"seeds: {str(part)!r} is an empty range; write the lower seed first, below 2^31"
-            )
+            raise StudyError(f"{str(part)!r} is an empty range; write the lower seed first, below 2^31")
         if last - first >= 10_000:
-            raise StudyError(f"seeds: {str(part)!r} are {last - first + 1:,} seeds; at most 10,000")
+            raise StudyError(f"{str(part)!r} are {last - first + 1:,} seeds; at most 10,000")
         seeds += range(first, last + 1)
     if not seeds:
-        raise StudyError("seeds: name at least one; there would be no cell")
+        raise StudyError("name at least one; there would be no cell")
     return tuple(seeds)
 
 
@@ -288,7 +286,7 @@ def read_budget(value: Any) -> Any:
     """A budget from what a file says of it: ``KIND=AMOUNT``, {KIND: AMOUNT}, or as `Study.data` keeps it."""
     if isinstance(value, Mapping) and set(value) == {"kind", "amount"}:
         value = {value["kind"]: value["amount"]}
-    return value if value is None or isinstance(value, Budget) else parse_budget(value, "")
+    return value if value is None or isinstance(value, Budget) else parse_budget(value)
 
 
 def _plain(value: Any) -> str:
