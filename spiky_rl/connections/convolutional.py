@@ -106,7 +106,7 @@ class Convolutional(Connection):
         return current.reshape(*x.shape[:-1], self.width)
 
     def operations(self, events: Tensor) -> Tensor:
-        """Per non-zero input: the kernel's places that cover it, times the output channels; pooling is not counted.
+        """Per non-zero input of ``events``: the kernel's places that cover it, times the output channels; pooling is not counted.
 
         Fewer at the border, and none for a place that pooling leaves out.
         """

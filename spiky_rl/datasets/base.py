@@ -44,7 +44,7 @@ class Recording:
 
 
 def counted(bins: int) -> Any:
-    """Declare into how many frames a dataset's events are counted."""
+    """Declare into how many frames a dataset's events are counted: ``bins`` where nothing else is said."""
     return option(bins, "T: frames of a recording, control steps of the network", low=1, high=100_000)
 
 
@@ -109,10 +109,10 @@ class Dataset(Component):
 
     @abstractmethod
     def read(self, recording: Recording) -> Events:
-        """The events of a recording. Raises EventFileError where it is damaged."""
+        """The events of a ``recording``. Raises EventFileError where it is damaged."""
 
     def path(self, recording: Recording) -> str:
-        """Where a recording lies, for messages."""
+        """Where a ``recording`` lies, for messages."""
         return recording.store.path(recording.member) if recording.store else f"{self.title} {recording.name}"
 
     def stamps(self) -> Iterator[str]:

@@ -155,7 +155,7 @@ class _Packed:
         return arrays
 
     def read(self, row: int) -> Events:
-        """A recording."""
+        """The recording in that ``row``."""
         address, gaps, offsets = self.events
         own = slice(offsets[row], offsets[row + 1])
         place, p = np.divmod(address[own].astype(np.int64), 2)

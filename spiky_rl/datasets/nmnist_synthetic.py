@@ -61,7 +61,7 @@ SACCADES_MS = (50.0, 150.0, 255.0)
 
 
 def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
-    """A recording of an image [28, 28] from 0 to 255, in the order of its times."""
+    """A recording of an ``image`` [28, 28] from 0 to 255, in the order of its times; noise is drawn from the ``generator``."""
     light = np.log(DARK + np.clip(image, 0.0, 255.0) / 255.0) - np.log(DARK)
     seen = _moved(light, _path(generator))
     threshold = np.maximum(generator.normal(CONTRAST, CONTRAST_DEVIATION, (SIDE, SIDE)), 0.0)
@@ -137,7 +137,10 @@ class NMnistSynthetic(Dataset):
 
 
 def like_mnist(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """Images [images, 28, 28] from 0 to 255, labels, and whose they are: MNIST's own, else scikit-learn's enlarged."""
+    """Images [images, 28, 28] from 0 to 255, labels, and whose they are.
+
+    MNIST's own where they lie in the folder ``data``, else scikit-learn's, enlarged.
+    """
     held = [_idx(data / "mnist" / name) for name in (IMAGES, LABELS)]
     if held[0] is not None and held[1] is not None:
         if held[0].shape != (*held[1].shape, MNIST_SIDE, MNIST_SIDE):

@@ -28,7 +28,7 @@ FOLDERS = ("stmnist", "STMNIST", f"stmnist/{ARCHIVE}", ARCHIVE, ".")
 
 
 def decode(data: bytes, path: str) -> Events:
-    """The events in a recording's bytes. Raises EventFileError that names ``path`` and the byte, row or column."""
+    """The events in the ``data`` of a recording's file. Raises EventFileError that names ``path`` and the byte, row or column."""
     from scipy.io import loadmat
 
     _check_whole(data, path)

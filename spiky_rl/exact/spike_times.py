@@ -17,6 +17,7 @@ Sources: Bohte, Kok & La Poutre (2002); several spikes per neuron: Booij & Nguye
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,13 +55,13 @@ class Kernels:
                 raise UserError(f"{field.name}: {value!r} is out of range; it must be above 0 and finite")
 
     def postsynaptic(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """eps and its derivative."""
+        """eps and its derivative at ``s`` ms after an arrival."""
         x = s.clamp(min=0.0) / self.tau
         rise = torch.exp(1.0 - x)
         return x * rise, torch.where(s > 0.0, (1.0 - x) * rise / self.tau, 0.0)
 
     def refractory(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """eta and its derivative."""
+        """eta and its derivative at ``s`` ms after the neuron's own spike."""
         value = torch.where(
             s > 0.0, -self.threshold * torch.exp(-s.clamp(min=0.0) / self.tau_refractory), 0.0
         )
@@ -112,8 +113,8 @@ class SpikeTimes(torch.nn.Module):
         neurons: int,
         generator: torch.Generator,
         scale: float = 0.25,
-        delays: Any = tuple(range(1, 17)),
-        signs: Any = None,
+        delays: Sequence[float] | Tensor = tuple(range(1, 17)),
+        signs: Sequence[float] | Tensor | None = None,
         kernels: Kernels = Kernels(),
     ) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class SpikeTimes(torch.nn.Module):
         self.weights = torch.nn.Parameter(weights if self.signs is None else weights * self.signs[:, None])
 
     def forward(self, times: Tensor) -> Tensor:
-        """Spike times [B, I, S] -> [B, J, spikes]."""
+        """Spike ``times`` [B, I, S] in ms -> [B, J, spikes]."""
         return spike_times(times, self.weights, self.delays, self.kernels)
 
     @torch.no_grad()

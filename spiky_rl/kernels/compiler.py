@@ -152,7 +152,13 @@ def library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
-    """Compile, with OpenMP where the compiler has it, and load what came out, so that only what loads is kept."""
+    """Compile, with OpenMP where the compiler has it, and load what came out, so that only what loads is kept.
+
+    Args:
+        path: Where the shared object is put.
+        text: C++.
+        flags: Of the compiler, besides `FLAGS`.
+    """
     words = command()
     assert words is not None
     last = ""

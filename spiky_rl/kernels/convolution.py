@@ -105,7 +105,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _gradient(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
     wanted = ctx.needs_input_grad[:3]
@@ -126,7 +126,15 @@ torch.library.register_autograd("spiky_rl::convolution_backward", operators.no_s
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool) -> Tensor:
-    """Signal x [..., C H W] -> pooled currents [..., C' H' W'], flat; ``shape`` is `convolution.h`'s struct."""
+    """The pooled currents [..., C' H' W'] of a signal, flat.
+
+    Args:
+        x: The signal [..., C H W].
+        weight: [C', C, kernel, kernel].
+        bias: [C'].
+        shape: `convolution.h`'s struct, as `blocks` takes it.
+        binary: x is 0 or 1.
+    """
     if operators.as_operator(x, weight, bias):
         return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary)[0]
     _check(x, weight, bias, shape)

@@ -84,13 +84,13 @@ def compiled() -> dict[str, str]:
 
 
 def on(device: str) -> Compiled:
-    """The backend whose kernels compute on a kind of device: what a torch operator runs."""
+    """The backend whose kernels compute on a kind of ``device``: what a torch operator runs."""
     return built(compiled()[device])  # type: ignore[return-value]
 
 
 @cache
 def automatic(device: str) -> str:
-    """What ``auto`` means for a kind of device: its compiled backend, or the torch reference."""
+    """What ``auto`` means for a kind of ``device``: its compiled backend, or the torch reference."""
     name = compiled().get(device)
     reason = f"no backend compiles for {device}" if name is None else built(name).available()
     if name is None or reason:
@@ -127,6 +127,11 @@ for function in (_meant, _say_fall):
 def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
     """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
 
+    Args:
+        name: Of a backend, or ``auto``.
+        x: What it is to take.
+        ops: The vocabulary that neurons will run on, if any do.
+
     Raises `RegistryError` where the backend that is named cannot take it: its kernels would read something else.
     """
     device = x.device.type
@@ -161,9 +166,20 @@ def unroll(
     feedback: Feedback | None = None,
     synapses: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Neurons over time on the backend that ``name`` means, with a ``feedback`` by its `recurrent`; arguments as a `Run`'s.
+    """Neurons over time: outputs [T, K, B, N] and the states after the last step.
 
-    Outputs [T, K, B, N] and the states after the last step.
+    Args:
+        name: Of a backend, or ``auto``.
+        neuron: Whose step is run; like all that follow, a field of `Run`, where its shape is.
+        ops: The vocabulary, with surrogate and slope.
+        current: Its input.
+        steps: K.
+        state: Before the first step; None: rest, and none comes out.
+        params: As the step takes them.
+        keep: Where episodes begin.
+        trace: Gets the first state after every step.
+        feedback: With one the backend's `recurrent` runs.
+        synapses: Its weights.
     """
     run = Run(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
     chosen = choose(name, current, ops)
@@ -173,5 +189,8 @@ def unroll(
 def linear(
     name: str, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
 ) -> Tensor:
-    """A linear map on the backend that ``name`` means; arguments as `Backend.linear`'s."""
+    """A linear map on the backend that ``name`` means.
+
+    ``x``, ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
+    """
     return choose(name, x).linear(x, weight, bias, binary, bfloat16)

@@ -65,7 +65,7 @@ class Libraries(Protocol):
 
     @staticmethod
     def kernels(key: str) -> ctypes.CDLL:
-        """A neuron's compiled program."""
+        """The compiled program that ``key`` names."""
         ...
 
 
@@ -94,9 +94,14 @@ class Stack:
     def __call__(
         self, x: Tensor, steps: int, ops: TorchOps, states: Sequence[Tensor] | None, keep: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Signal [T, K or 1, B, C] -> output [T, K, B, N] of the last stage and the states [B, N] of all, in order.
+        """Signal -> output [T, K, B, N] of the last stage and the states [B, N] of all, in order.
 
-        From rest where ``states`` is None; then none come out.
+        Args:
+            x: Signal [T, K or 1, B, C].
+            steps: K.
+            ops: The network's vocabulary.
+            states: Before the first step, [B, N] each; None: from rest, and none come out.
+            keep: [T, B]; 0 where an episode begins with this step.
         """
         if states is not None and len(states) < self.states:
             raise _misfit("states", len(states), self.states)
@@ -115,9 +120,15 @@ class Stack:
         return output, [s for layer in last for s in layer.unbind(0)]
 
     def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
-        """Signal [T, K or 1, B, C] -> output of the last stage's last inner step plus ``offset`` [N]: [T, B, N].
+        """The output of the last stage's last inner step plus ``offset``: [T, B, N].
 
         From rest, without gradients, learned neurons or recurrence: what a rollout wants, and what can be set up once.
+
+        Args:
+            x: Signal [T, K or 1, B, C].
+            steps: K.
+            ops: The network's vocabulary.
+            offset: [N].
         """
         maps = self._maps
         seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])

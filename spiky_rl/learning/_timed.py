@@ -19,10 +19,8 @@ and go; one that goes at the end of an unrolled time goes continuously.
 from __future__ import annotations
 
 import math
-from typing import Any
-
 from spiky_rl.learning._wrapped import Wrapped
-from spiky_rl.neurons.base import States
+from spiky_rl.neurons.base import Ops, Params, States, Value
 
 
 class Timed(Wrapped):
@@ -34,7 +32,7 @@ class Timed(Wrapped):
     once = False
     """Whether a neuron sends its first spike alone."""
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         named, parts = self.inner.named_states, self.inner.substeps
         states = named(*s[: len(self.inner.states)])
         dt, tau = self.dt / parts, self.chosen["tau_synapse"]

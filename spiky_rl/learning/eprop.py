@@ -20,8 +20,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import RegistryError, Settings, option
+from spiky_rl.config.registry import Configured
 from spiky_rl.learning.base import Rule
+from spiky_rl.networks._layer import Layer
 from spiky_rl.neurons.base import Neuron
 
 
@@ -47,7 +50,7 @@ class Eprop(Rule):
             )
         return neuron
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
+    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         for layer in layers if self.feedback == "random" else layers[:-1]:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
             mirror.connect(layer.backend, not layer.neuron.graded)
@@ -57,8 +60,12 @@ class Eprop(Rule):
         return signal.detach()
 
     def read(
-        self, decoder: Any, outputs: Sequence[Tensor], state: Any, keep: Tensor | None
-    ) -> tuple[Tensor, Any]:
+        self,
+        decoder: Decoder,
+        outputs: Sequence[Tensor],
+        state: tuple[Tensor, ...] | None,
+        keep: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         last = outputs[-1].detach() if self.feedback == "random" else outputs[-1]
         features, new = decoder(last, state, keep)
         if torch.is_grad_enabled():

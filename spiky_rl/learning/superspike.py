@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
+from spiky_rl.config.registry import Configured
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
 from spiky_rl.learning._wrapped import Unreset
+from spiky_rl.networks._layer import Layer
 from spiky_rl.neurons.base import Neuron
 
 
@@ -46,7 +48,7 @@ class Superspike(Rule):
     def neuron(self, neuron: Neuron) -> Neuron:
         return Unreset.wrap(neuron, "superspike")
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
+    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         if self.feedback == "symmetric":
             return
         for below, layer in zip(layers, layers[1:], strict=False):
@@ -60,7 +62,7 @@ class Superspike(Rule):
         return signal.detach()
 
     def after(
-        self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
         if not torch.is_grad_enabled():
             return output

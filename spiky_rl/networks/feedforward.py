@@ -37,7 +37,13 @@ memory is new)."""
 
 
 def check_place(path: str, connection: Configured, within: bool) -> None:
-    """Raise RegistryError for a connection between layers where one within a layer belongs, and the reverse."""
+    """Raise RegistryError for a connection between layers where one within a layer belongs, and the reverse.
+
+    Args:
+        path: Where it stands, for the message.
+        connection: What stands there.
+        within: Whether one within a layer belongs there.
+    """
     if getattr(connection.cls, "within", False) != within:
         fit = [
             n for n in names("connections") if getattr(resolve("connections", n), "within", False) == within
@@ -49,20 +55,24 @@ def check_place(path: str, connection: Configured, within: bool) -> None:
 
 
 def signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
-    """Shape of an encoder's signal: maps where observations are maps and the encoder keeps their places."""
+    """Shape of an ``encoder``'s signal: maps where ``inputs``, the observations, are maps and the encoder keeps their places."""
     if isinstance(inputs, int) or len(inputs) == 1 or not encoder.topographic:
         return (encoder.width,)
     return (encoder.width // vector(inputs[1:]), *inputs[1:])
 
 
-def _places(path: str, part: Any) -> list[tuple[str, Configured]]:
+type Part = Configured | tuple[Configured | None, ...] | None
+"""A component for all layers, or one for each."""
+
+
+def _places(path: str, part: Part) -> list[tuple[str, Configured]]:
     """The components of a part, each with where it stands."""
     if isinstance(part, tuple):
         return [(f"{path}[{i}]", each) for i, each in enumerate(part) if each is not None]
     return [] if part is None else [(path, part)]
 
 
-def _of(part: Any, layer: int) -> Configured | None:
+def _of(part: Part, layer: int) -> Configured | None:
     """A layer's component of a part."""
     return part[layer] if isinstance(part, tuple) else part
 
@@ -350,7 +360,7 @@ class FeedForward(SpikingNetwork):
             self.run_on(dispatch.REFERENCE)
 
     def run_on(self, backend: str) -> None:
-        """Let another backend run everything from now on."""
+        """Let another ``backend`` run everything from now on."""
         dispatch.check(backend)
         for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend

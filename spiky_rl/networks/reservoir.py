@@ -203,15 +203,10 @@ class Reservoir(SpikingNetwork):
     def extract(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
-        """Observations [T, B, O] -> features of the readout [T, B, `features`] and the state after the last step.
-
-        ``adapt``: the reservoir's plasticity is at work.
-        """
         with torch.no_grad():
             return self._run(x, state, keep, None, self.plasticity if adapt else None)
 
     def read(self, cached: Tensor) -> Tensor:
-        """What `extract` gave, [..., `features`] -> features [..., F]; the part that is trained."""
         return self.decoder((cached - self.mean) / self.deviation)
 
     @property
@@ -236,7 +231,7 @@ class Reservoir(SpikingNetwork):
             self.plasticity.backend = backend
 
     def drive(self, u: np.ndarray) -> np.ndarray:
-        """Inputs [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
+        """Inputs ``u`` [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
 
         One value of a series is one control step.
         """

@@ -50,13 +50,13 @@ class MemoryCapacity:
 
 
 def standardised(drive: Drive, low: float, high: float) -> Drive:
-    """A drive that takes inputs uniform in [low, high] and hands them on with mean 0 and variance 1."""
+    """The ``drive`` for inputs uniform from ``low`` to ``high``, which it then gets with mean 0 and variance 1."""
     mean, deviation = 0.5 * (low + high), (high - low) / np.sqrt(12.0)
     return lambda u: drive((u - mean) / deviation)
 
 
 def rank(states: np.ndarray) -> Rank:
-    """Numerical rank of [samples, N]: the fewest singular values that sum to 99 % of them all."""
+    """Numerical rank of the ``states`` [samples, N]: the fewest singular values that sum to 99 % of them all."""
     s = np.linalg.svd(np.asarray(states, np.float64), compute_uv=False)
     total = s.sum()
     value = int(np.searchsorted(np.cumsum(s), ENERGY * total) + 1) if total > 0.0 else 0
@@ -68,7 +68,14 @@ def kernel_rank(
 ) -> Rank:
     """Rank of the last states under different inputs: into how many directions the reservoir tells them apart.
 
-    ``series`` bounds what is found; take at least N. Source: Legenstein & Maass (2007), as linear separation.
+    Source: Legenstein & Maass (2007), as linear separation.
+
+    Args:
+        drive: The reservoir.
+        generator: Of the inputs.
+        series: How many inputs: a bound of what is found; take at least N.
+        steps: Length of each.
+        channels: Of each.
     """
     return rank(drive(generator.uniform(-1.0, 1.0, (series, steps, channels)))[:, -1])
 
@@ -81,9 +88,17 @@ def generalisation_rank(
     channels: int = 1,
     shared: int = 50,
 ) -> Rank:
-    """Rank of the last states under inputs that differ in the past alone and agree in the ``shared`` last steps.
+    """Rank of the last states under inputs that differ in the past alone and agree in their last steps.
 
     Low is good: what ought to be one class spans few directions. Source: Legenstein & Maass (2007).
+
+    Args:
+        drive: The reservoir; this and the next four as in `kernel_rank`.
+        generator: Of the inputs.
+        series: How many.
+        steps: Length of each.
+        channels: Of each.
+        shared: How many of the last steps agree.
     """
     u = generator.uniform(-1.0, 1.0, (series, steps, channels))
     u[:, steps - shared :] = u[:1, steps - shared :]
@@ -104,8 +119,9 @@ def memory_capacity(
     """Linear memory: how well ridge readouts recall u(t-k) for k = 1..``delays``, on series of their own.
 
     States at time t have seen u(t), so k = 1 is the input before the present one. A common choice of ``delays`` is 2N.
-    Samples, washout, series and ridge are as in `spiky_rl.reservoirs.narma.narma`; the washout is at least ``delays``.
-    Source: Jaeger (2001), short-term memory in echo state networks.
+    ``drive``, ``generator``, ``train``, ``test``, ``washout``, ``series`` and ``ridge`` are as in `spiky_rl.reservoirs.narma.narma`;
+    the washout is at least ``delays``. Squared correlations below ``floor`` do not count. Source: Jaeger (2001), short-term memory
+    in echo state networks.
     """
     washout, longest = max(washout, delays), -(-max(train, test) // series)
     u = generator.uniform(-1.0, 1.0, (2 * series, washout + longest, 1))
@@ -134,10 +150,18 @@ def lyapunov(
 ) -> float:
     """Largest Lyapunov exponent per step, by the growth of a perturbation: above 0 differences grow, below they fade.
 
-    A drive always begins at rest, so trajectories cannot be renormalised as Benettin's are. Each of ``series`` inputs runs
-    twice instead, the second time with ``perturbation`` added to one step after the washout; the exponent is the mean
-    logarithm by which the distance of the two states changes a step, over ``steps`` steps or as long as it is more than
-    rounding. It is -inf where no state ever differs. Discontinuous reservoirs need a perturbation that can move a spike.
+    A drive always begins at rest, so trajectories cannot be renormalised as Benettin's are. Each input runs twice instead, the
+    second time perturbed in one step; the exponent is the mean logarithm by which the distance of the two states changes a step,
+    over ``steps`` steps or as long as it is more than rounding. It is -inf where no state ever differs.
+
+    Args:
+        drive: The reservoir.
+        generator: Of the inputs.
+        series: How many of them.
+        washout: Steps before the perturbed one.
+        steps: Steps after it.
+        perturbation: What is added to it. Discontinuous reservoirs need one that can move a spike.
+        channels: Of the input.
     """
     u = generator.uniform(-1.0, 1.0, (series, washout + steps + 1, channels))
     moved = u.copy()
@@ -163,6 +187,13 @@ def separation(
 
     0: the reservoir cannot tell inputs apart; about 1.4: their states have nothing in common. Source: Maass, Natschlaeger &
     Markram (2002), whose distance is not divided by the states' length.
+
+    Args:
+        drive: The reservoir.
+        generator: Of the inputs.
+        pairs: How many pairs of them.
+        steps: Length of each.
+        channels: Of each.
     """
     states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, channels)))[:, -1].astype(np.float64)
     length = float(np.linalg.norm(states, axis=-1).mean())

@@ -61,15 +61,10 @@ def _solve(x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> list[Readout]:
 
 
 def samples(values: np.ndarray, count: int) -> np.ndarray:
-    """The first ``count`` rows of all series [series, time, N], one after another."""
+    """The first ``count`` rows of all series of ``values`` [series, time, N], one after another."""
     return values.reshape(-1, values.shape[-1])[:count]
 
 
 def nmse(target: np.ndarray, found: np.ndarray) -> float:
-    """Mean squared error over the variance of the target: 1 is what its mean achieves."""
+    """Mean squared error of what was ``found`` over the variance of the ``target``: 1 is what its mean achieves."""
     return float(np.mean((target - found) ** 2) / np.var(target))
-
-
-def nrmse(target: np.ndarray, found: np.ndarray) -> float:
-    """Root of `nmse`: the error in standard deviations of the target."""
-    return float(np.sqrt(nmse(target, found)))

@@ -39,5 +39,5 @@ class FirstSpike(Decoder):
         return dispatch.linear(self.backend, earliness, self.synapses(), self.readout.bias), ()
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """F for each neuron that spikes at all."""
+        """F for each neuron that spikes at all, by ``spikes`` [T, K, B, N]: [T, B]."""
         return (spikes != 0).any(1).sum(-1) * self.readout.out_features

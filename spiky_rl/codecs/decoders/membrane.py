@@ -9,7 +9,7 @@ stateful network. Source: Chen et al. (2024), ILC-SAN.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,9 +17,8 @@ from torch import Tensor
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import DT, Neuron, States, param
-from spiky_rl.surrogates.rectangle import Rectangle
+from spiky_rl.kernels.ops import SPIKELESS, TorchOps
+from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, param
 
 
 class Membrane(Decoder):
@@ -39,7 +38,7 @@ class Membrane(Decoder):
         self.which, self.last_step = options.read, options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
         self.potential = Potential.of(dt=options.dt, tau=options.tau)
-        self.ops = TorchOps(Rectangle.of())
+        self.ops = SPIKELESS
 
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
@@ -77,6 +76,6 @@ class Potential(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         v = p.decay * s.v + (1.0 - p.decay) * current
         return v, s.replace(v=v)

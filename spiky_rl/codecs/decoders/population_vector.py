@@ -59,5 +59,5 @@ class PopulationVector(Decoder):
         return (self.readout.weight * self.mask).t()
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """One per spike: it reaches the feature of its group alone."""
+        """One for each of the ``spikes`` [T, K, B, N]: it reaches the feature of its group alone."""
         return (spikes != 0).sum((1, 3))

@@ -75,5 +75,5 @@ class Delta(Encoder):
         return (signed.unsqueeze(1) >= self.step).to(count.dtype)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Two per observation and inner step: the difference and the reference's move."""
+        """Two per observation of ``x`` and inner step: the difference and the reference's move."""
         return torch.full(x.shape[:2], 2.0 * self.steps * x.shape[-1], device=x.device)

@@ -43,7 +43,7 @@ class Latency(Encoder):
         self.step: Tensor
 
     def activity(self, x: Tensor) -> Tensor:
-        """Receptive field activities in (0, 1]: [T, B, O] -> [T, B, O P]."""
+        """Receptive field activities in (0, 1] for ``x`` [T, B, O]: [T, B, O P]."""
         distance = (x.clamp(-self.span, self.span).unsqueeze(-1) - self.centre) * self.scale
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
@@ -54,5 +54,5 @@ class Latency(Encoder):
         return spikes.to(x.dtype)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Five per field: difference, scaling and square, and the two that make a time of an activity."""
+        """Five per field and control step of ``x``: difference, scaling and square, and the two that make a time of an activity."""
         return torch.full(x.shape[:2], 5.0 * self.width, device=x.device)

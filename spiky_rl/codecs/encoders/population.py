@@ -50,7 +50,7 @@ class Population(Encoder):
         self.noise: Tensor
 
     def activity(self, x: Tensor) -> Tensor:
-        """Receptive field activities in (0, 1]: [T, B, O] -> [T, B, O P]."""
+        """Receptive field activities in (0, 1] for ``x`` [T, B, O]: [T, B, O P]."""
         distance = (x.unsqueeze(-1) - self.centre) / self.log_deviation.exp()
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
@@ -69,5 +69,5 @@ class Population(Encoder):
         redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Three operations per field: difference, scaling, square (the exponential is not counted)."""
+        """Three per field and control step of ``x``: difference, scaling, square (the exponential is not counted)."""
         return torch.full(x.shape[:2], 3.0 * self.width, device=x.device)

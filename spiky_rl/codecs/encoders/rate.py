@@ -53,5 +53,5 @@ class Rate(Encoder):
         redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:
-        """One per observation: its scaling."""
+        """One per observation of ``x``: its scaling."""
         return torch.full(x.shape[:2], 1.0 * x.shape[-1], device=x.device)

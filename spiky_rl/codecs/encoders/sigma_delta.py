@@ -59,5 +59,5 @@ class SigmaDelta(Encoder):
         return torch.stack([events, *[torch.zeros_like(events)] * (self.steps - 1)], dim=1)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Two per observation: the difference and the reference's move."""
+        """Two per observation of ``x``: the difference and the reference's move."""
         return torch.full(x.shape[:2], 2.0 * x.shape[-1], device=x.device)

@@ -61,7 +61,7 @@ def convolutions() -> ctypes.CDLL:
 
 @cache
 def kernels(key: str) -> ctypes.CDLL:
-    """A neuron's compiled program. Raises `CompileError` that names the neuron."""
+    """The compiled program that ``key`` names. Raises `CompileError` that names the neuron."""
     name = key.partition("-")[0]
     try:
         found = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
@@ -180,7 +180,7 @@ class Cpu(Compiled):
     def linear_forward(
         self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """x [rows, C] times weight [N, C] -> [rows, N]; with ``bits``, fills them, or reads them where x is None."""
+        """As `Compiled.linear_forward` of ``weight``, ``bias`` and ``binary``, but ``bits`` are read where ``x`` is None."""
         operators.refuse_unfit(weight)
         inputs_major = weight.t().contiguous()
         rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]

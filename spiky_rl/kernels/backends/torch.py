@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.kernels.backends.base import Backend, Geometry
+from spiky_rl.kernels.ops import reference
 from spiky_rl.kernels.programs import words_of
 from spiky_rl.kernels.runs import Run
 
@@ -17,7 +18,7 @@ class Torch(Backend):
     def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, *_ = run
         outputs, carried = [], state is not None
-        named, values = neuron.named_states, neuron.named_params(*params)
+        step, named, values = reference(neuron), neuron.named_states, neuron.named_params(*params)
         if state is None:
             state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
         for t in range(current.shape[0]):
@@ -25,7 +26,7 @@ class Torch(Backend):
                 state = tuple(s * keep[t].unsqueeze(-1) for s in state)
             for k in range(steps):
                 drive = current[t, k if current.shape[1] > 1 else 0]
-                output, state = neuron.step(ops, drive, named(*state), values)
+                output, state = step(ops, drive, named(*state), values)
                 outputs.append(output)
                 if trace is not None:
                     trace.append(state[0])
@@ -36,7 +37,7 @@ class Torch(Backend):
         neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
         assert feedback is not None and synapses is not None
         count, D, outputs = len(neuron.states), feedback.delays, []
-        named, values = neuron.named_states, neuron.named_params(*params)
+        step, named, values = reference(neuron), neuron.named_states, neuron.named_params(*params)
         rest = torch.zeros_like(current[0, 0])
         states = (rest,) * (count + feedback.states) if state is None else state
         for t in range(current.shape[0]):
@@ -49,7 +50,7 @@ class Torch(Backend):
                     arriving = feedback.decay * arrived[0] + arriving
                     arrived = (arriving,)
                 drive = current[t, k if current.shape[1] > 1 else 0] + arriving
-                output, own = neuron.step(ops, drive, named(*own), values)
+                output, own = step(ops, drive, named(*own), values)
                 outputs.append(output)
                 if trace is not None:
                     trace.append(own[0])
@@ -58,7 +59,7 @@ class Torch(Backend):
         return found, () if state is None else states
 
     def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:
-        """None: one layer after the other is the reference."""
+        return None  # one layer after the other is the reference
 
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False

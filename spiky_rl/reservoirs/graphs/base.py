@@ -41,4 +41,4 @@ class Graph(Component):
 
     @abstractmethod
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
-        """The wiring of ``size`` neurons. The same generator state gives the same wiring."""
+        """The wiring of ``size`` neurons. The same state of the ``generator`` gives the same wiring."""

@@ -17,20 +17,14 @@ Source: Song, Miller & Abbott (2000), additive STDP; Lazar, Pipa & Triesch (2009
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, States, param
+from spiky_rl.kernels.ops import SPIKELESS
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
 from spiky_rl.reservoirs.plasticity.base import Plasticity
-from spiky_rl.surrogates.rectangle import Rectangle
-
-OPS = TorchOps(Rectangle.of())
-
 
 class Stdp(Plasticity):
     """See the module's text for the equations."""
@@ -76,7 +70,7 @@ class Stdp(Plasticity):
 
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         traces, after = dispatch.unroll(
-            *(self.backend, self.recent, OPS, spikes[None], len(spikes), state, (self.recent.number("tau"),))
+            *(self.backend, self.recent, SPIKELESS, spikes[None], len(spikes), state, (self.recent.number("tau"),))
         )
         # row: presynaptic; the pair of a neuron with itself has no synapse
         some, z = (x[:, : self.environments].flatten(0, 1) for x in (traces[0], spikes))
@@ -118,5 +112,5 @@ class Recent(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         return s.y, s.replace(y=p.decay * s.y + current)

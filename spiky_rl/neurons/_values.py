@@ -1,0 +1,166 @@
+"""What a step computes with: values, the vocabulary of functions on them, and states and parameters by name.
+
+A step runs on torch tensors, where it is the reference, and on the symbols of the compiler, which record it. Neither is known
+here: `Operand` says what both can do, so that an editor and a type checker know it of ``s.v`` and ``p.decay`` too.
+"""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol, Self
+
+from spiky_rl.config.options import nearest
+
+
+class Condition(Protocol):
+    """What a comparison of values is: for `Ops.where`, and nothing to compute with."""
+
+
+class Operand(Protocol):
+    """A tensor [..., N] or a symbol for one: ``+ - * /``, squares and cubes, and comparison with its like or a number."""
+
+    def __add__(self, other: Self | float, /) -> Value: ...
+
+    def __radd__(self, other: float, /) -> Value: ...
+
+    def __sub__(self, other: Self | float, /) -> Value: ...
+
+    def __rsub__(self, other: float, /) -> Value: ...
+
+    def __mul__(self, other: Self | float, /) -> Value: ...
+
+    def __rmul__(self, other: float, /) -> Value: ...
+
+    def __truediv__(self, other: Self | float, /) -> Value: ...
+
+    def __rtruediv__(self, other: float, /) -> Value: ...
+
+    def __pow__(self, exponent: int, /) -> Value: ...
+
+    def __neg__(self) -> Value: ...
+
+    def __lt__(self, other: Self | float, /) -> Condition: ...
+
+    def __le__(self, other: Self | float, /) -> Condition: ...
+
+    def __gt__(self, other: Self | float, /) -> Condition: ...
+
+    def __ge__(self, other: Self | float, /) -> Condition: ...
+
+
+type Value = Operand | float
+"""What a step computes with: one number per neuron, or one for all of them."""
+
+
+class Ops:
+    """The functions that a step may use: ``exp tanh tan sqrt abs min max where heaviside spike detach``."""
+
+    if (
+        TYPE_CHECKING
+    ):  # told here and defined by each of its twins, one of which makes them as they are asked for
+
+        def exp(self, x: Value, /) -> Value: ...
+
+        def tanh(self, x: Value, /) -> Value: ...
+
+        def tan(self, x: Value, /) -> Value: ...
+
+        def sqrt(self, x: Value, /) -> Value: ...
+
+        def abs(self, x: Value, /) -> Value:
+            """|x|; its derivative at 0 is 0."""
+            ...
+
+        def min(self, x: Value, y: Value, /) -> Value:
+            """The smaller one; where x and y are equal, each takes half of the gradient."""
+            ...
+
+        def max(self, x: Value, y: Value, /) -> Value:
+            """The larger one; where x and y are equal, each takes half of the gradient."""
+            ...
+
+        def where(self, condition: Condition, x: Value, y: Value, /) -> Value:
+            """x where the condition holds, else y."""
+            ...
+
+        def heaviside(self, x: Value, /) -> Value:
+            """1 where x >= 0, else 0, as a constant for the gradient."""
+            ...
+
+        def spike(self, x: Value, /) -> Value:
+            """1 where x >= 0, else 0; its derivative is the surrogate's at x, the distance to the threshold."""
+            ...
+
+        def detach(self, x: Value, /) -> Value:
+            """x, as a constant for the gradient."""
+            ...
+
+
+class ReferenceOps(Ops):
+    """The vocabulary on tensors, with two functions more, for what is never compiled: a surrogate's ``primitive``."""
+
+    if TYPE_CHECKING:
+
+        def atan(self, x: Value, /) -> Value: ...
+
+        def erf(self, x: Value, /) -> Value: ...
+
+
+class Named(tuple[Value, ...]):
+    """Values by name."""
+
+    __slots__ = ()
+    _fields: tuple[str, ...]
+
+    if TYPE_CHECKING:
+
+        def __new__(cls, *values: Value, **named: Value) -> Self: ...
+
+        def _asdict(self) -> dict[str, Value]: ...
+
+    def __getattr__(self, name: str) -> Value:
+        """The value of that name; at run time this is what is asked for in vain."""
+        decay = decay_of(name)
+        hint = f"; a time constant enters a step as its decay: p.{decay}" if decay in self._fields else ""
+        raise AttributeError(f"{self._unknown(name)}{hint}")
+
+    def _unknown(self, name: str) -> str:
+        return f"there is no {name!r}, but {', '.join(self._fields)}{nearest(name, self._fields)}"
+
+
+class Params(Named):
+    """A neuron's parameters."""
+
+    __slots__ = ()
+
+
+class States(Named):
+    """A neuron's states."""
+
+    __slots__ = ()
+
+    def replace(self, **changed: Value) -> Self:
+        """These states, those that are ``changed`` by name as they are then."""
+        if len(changed) < len(self):
+            changed = {**dict(zip(self._fields, self)), **changed}
+        try:
+            return self.__class__(**changed)
+        except TypeError:
+            unknown = next(name for name in changed if name not in self._fields)
+            raise AttributeError(self._unknown(unknown)) from None
+
+    def rates(self, **changes: Value) -> Self:
+        """The rate of every state per ms, for `Ode.flow`: its ``changes`` by name, 0 where none is named."""
+        return self.__class__(*[0.0] * len(self)).replace(**changes)
+
+
+def naming[Kind: Named](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
+    """The ``kind``, states or parameters, of these ``names`` in this order."""
+    fields = namedtuple(kind.__name__, tuple(names))  # type: ignore[misc]
+    return type(kind.__name__, (kind, fields), {"__slots__": ()})  # type: ignore[return-value]
+
+
+def decay_of(name: str) -> str:
+    """What the time constant ``name`` is called where it enters as its decay: ``decay_w`` for ``tau_w``."""
+    return name.replace("tau", "decay", 1) if "tau" in name else f"decay_{name}"
