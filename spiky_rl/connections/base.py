@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, override
 
 import torch
 from torch import Tensor
@@ -65,6 +65,7 @@ class IntraLayerConnection(Connection):
     def synapses(self) -> Tensor:
         """The weights in force, [D N, N]: a block for every delay from 1 on, input-major."""
 
+    @override
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:

@@ -18,7 +18,7 @@ Source: LeCun et al. (1989); spiking and pooled by current as in Eshraghian et a
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal, Self, override
 
 import torch
 from pydantic import model_validator
@@ -93,6 +93,7 @@ class Convolutional(Connection):
         )
         self.fan_out: Tensor
 
+    @override
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:

@@ -10,6 +10,8 @@ Source: lateral inhibition as in Diehl & Cook (2015); learned intra-layer connec
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -57,5 +59,6 @@ class Lateral(IntraLayerConnection):
         """The weights behind their rounding, [N, N]."""
         return self.sign * self.weight.abs() * self.mask
 
+    @override
     def operations(self, events: Tensor) -> Tensor:
         return (events != 0).to(self.mask) @ self.mask.sum(1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import override
 
 import numpy as np
 
@@ -57,6 +58,7 @@ class EvObjects(Dataset):
             " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
         )
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         path = self.path(recording)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import override
 
 import numpy as np
 
@@ -74,6 +75,7 @@ class NMnist(Dataset):
             f" {self.source} and put them into {str(self.data / self.home)!r}, packed or unpacked"
         )
 
+    @override
     def read(self, recording: Recording) -> Events:
         if self.packed is not None:
             return self.packed.read(recording.row)

@@ -21,6 +21,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import override
 
 import numpy as np
 
@@ -132,6 +133,7 @@ class NMnistSynthetic(Dataset):
         yield repr((STEPS, NOISE_HZ, JITTER_MS, SACCADES_MS, model))
         yield hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
 
+    @override
     def read(self, recording: Recording) -> Events:
         return simulate(self.images[recording.row], np.random.default_rng([0, recording.row]))
 

@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, override
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -114,6 +114,7 @@ class Own(Dataset):
         self._settle(found)
         return found
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)

@@ -14,7 +14,7 @@ import io
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, override
 
 import numpy as np
 
@@ -93,6 +93,7 @@ class Stemnist(Dataset):
         """The opened spikes of each part."""
         return {}
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         name = recording.member

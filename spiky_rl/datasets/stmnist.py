@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from typing import override
 
 import numpy as np
 
@@ -98,6 +99,7 @@ class StMnist(Dataset):
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"
         )
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         return decode(recording.store.read(recording.member), self.path(recording))

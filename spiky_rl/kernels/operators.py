@@ -104,9 +104,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _gradient(
-    ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
     current, state, params, _, *synapses = tensors = ctx.saved_tensors
     kernels = torch.ops.spiky_rl.recurrent_backward if synapses else torch.ops.spiky_rl.unroll_backward
     grads = kernels(*tensors, *ctx.others, grad_output, grad_last)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, override
 
 import torch
 from torch import Tensor
@@ -47,9 +47,11 @@ class Exact(Rule):
         self.own = {"tau_synapse": options.tau_synapse, "slope": options.slope}
         self.regularization, self.lowest, self.highest = options.regularization, options.lowest, highest
 
+    @override
     def neuron(self, neuron: Neuron) -> Neuron:
         return self.timed.wrap(neuron, type(self).__name__.lower(), **self.own)
 
+    @override
     def after(
         self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, override
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Smooth(Neuron):
     options: Options
     graded = True
 
+    @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         e1 = p.decay_rise * s.e1 + (1.0 - p.decay_rise) * current
         e2 = p.decay_fall * s.e2 + (1.0 - p.decay_fall) * e1

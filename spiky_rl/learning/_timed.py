@@ -19,6 +19,7 @@ and go; one that goes at the end of an unrolled time goes continuously.
 from __future__ import annotations
 
 import math
+from typing import override
 from spiky_rl.learning._wrapped import Wrapped
 from spiky_rl.neurons.base import Ops, Params, States, Value
 
@@ -32,6 +33,7 @@ class Timed(Wrapped):
     once = False
     """Whether a neuron sends its first spike alone."""
 
+    @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         named, parts = self.inner.named_states, self.inner.substeps
         states = named(*s[: len(self.inner.states)])

@@ -25,7 +25,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, override
 
 import torch
 from pydantic import Field, model_validator
@@ -93,6 +93,7 @@ class Trace(Neuron):
     options: Options
     graded = True
 
+    @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         left = p.decay * s.r
         if self.options.nearest:
@@ -253,6 +254,7 @@ class Local(Rule):
         nearest, causal = options.neighbours == "nearest", options.same_step == "causal"
         self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
 
+    @override
     def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         count = len(layers)
         for index in self.chosen:
@@ -280,6 +282,7 @@ class Local(Rule):
     def worths(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor | None:
         """M [S, B] of ``credit`` [T, B] and ``keep`` [S, B] in a ``layer``, S = T ``steps``; None: all events are worth the same."""
 
+    @override
     @torch.no_grad()
     def change(
         self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None

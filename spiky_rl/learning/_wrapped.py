@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, override
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.programs import component
@@ -49,6 +49,7 @@ class Wrapped(Neuron):
     def declared(self) -> Neuron:
         return self.inner
 
+    @override
     def limits(self, name: str) -> tuple[float | None, float | None]:
         return self.inner.limits(name)
 
@@ -60,16 +61,19 @@ class Unreset(Wrapped):
         super().__init__(inner)
         self.substeps = inner.substeps
 
+    @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.inner.integrate(ops, current, s, p)
         spike = ops.spike(self.inner.distance(ops, s, p))
         return spike, self._reset(ops, ops.detach(spike), s, p)
 
+    @override
     def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.inner.integrate(ops, current, s, p)
         distance = self.inner.distance(ops, s, p)
         return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), s, p)
 
+    @override
     def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         return ops.spike(peak), s
 

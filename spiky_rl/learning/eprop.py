@@ -15,7 +15,7 @@ Source: Bellec et al. (2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, override
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Eprop(Rule):
         self.feedback = options.feedback
         self.mirrors: Any = torch.nn.ModuleList()
 
+    @override
     def neuron(self, neuron: Neuron) -> Neuron:
         if not neuron.chosen.get("detach_reset", True):
             raise RegistryError(
@@ -50,15 +51,18 @@ class Eprop(Rule):
             )
         return neuron
 
+    @override
     def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         for layer in layers if self.feedback == "random" else layers[:-1]:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
             mirror.connect(layer.backend, not layer.neuron.graded)
             self.mirrors.append(mirror)
 
+    @override
     def before(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
+    @override
     def read(
         self,
         decoder: Decoder,

@@ -9,6 +9,8 @@ mean of about zero in every state, as an advantage has: what STDP does by itself
 Source: Florian (2007); Izhikevich (2007); computed as `spiky_rl.learning._traces` says.
 """
 
+from typing import override
+
 from torch import Tensor
 
 from spiky_rl.config.options import option
@@ -26,6 +28,7 @@ class Rstdp(Local):
         super().__init__(options)
         self.tau = options.tau_eligibility
 
+    @override
     def worths(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor:
         due = credit.new_zeros(credit.shape[0], steps, credit.shape[1])
         due[:, -1] = credit

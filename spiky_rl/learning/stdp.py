@@ -10,6 +10,8 @@ it does not; therefore each neuron's incoming weights keep their sum (``normalis
 Source: Song, Miller & Abbott (2000); Pfister & Gerstner (2006); normalisation: Miller & MacKay (1994).
 """
 
+from typing import override
+
 from torch import Tensor
 
 from spiky_rl.learning._traces import Local, Normalisation, normalisation
@@ -22,5 +24,6 @@ class Stdp(Local):
     class Options(Local.Options):
         normalisation: Normalisation = normalisation("subtractive")
 
+    @override
     def worths(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> None:
         return None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
@@ -45,9 +45,11 @@ class Superspike(Rule):
         super().__init__()
         self.tau_rise, self.tau_decay, self.feedback = options.tau_rise, options.tau_decay, options.feedback
 
+    @override
     def neuron(self, neuron: Neuron) -> Neuron:
         return Unreset.wrap(neuron, "superspike")
 
+    @override
     def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         if self.feedback == "symmetric":
             return
@@ -58,9 +60,11 @@ class Superspike(Rule):
             )
             layer.register_buffer("feedback", way)
 
+    @override
     def before(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
+    @override
     def after(
         self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:

@@ -9,7 +9,7 @@ one per inner step, and the first layer's current is computed once per control s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, override
 
 import torch
 from pydantic import field_validator
@@ -124,10 +124,12 @@ class FeedForward(SpikingNetwork):
     }
     listed = ("connection", "recurrent", "neuron")
 
+    @override
     @classmethod
     def replayed(cls, options: Options) -> bool:
         return options.stateful
 
+    @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         with at(f"{path}.backend"):
@@ -219,6 +221,7 @@ class FeedForward(SpikingNetwork):
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
 
+    @override
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:
@@ -339,6 +342,7 @@ class FeedForward(SpikingNetwork):
     def widths(self) -> tuple[int, ...]:
         return tuple(layer.width for layer in self.layers)
 
+    @override
     def disturb(self, channels: Sequence[Channel]) -> None:
         for layer, channel in zip(self.layers, channels, strict=True):
             layer.channel = channel
@@ -387,6 +391,7 @@ class FeedForward(SpikingNetwork):
         """Whether `learn` is to be called after every rollout."""
         return self.learning.local
 
+    @override
     def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
         record = Record(only_signal=True)
         with torch.no_grad():

@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, override
 
 import numpy as np
 import torch
@@ -100,14 +100,17 @@ class Reservoir(SpikingNetwork):
     }
     stateful = True
 
+    @override
     @classmethod
     def replayed(cls, options: Options) -> bool:
         return options.train_input
 
+    @override
     @classmethod
     def cached(cls, options: Options) -> bool:
         return not options.train_input
 
+    @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         with at(f"{path}.backend"):
@@ -193,6 +196,7 @@ class Reservoir(SpikingNetwork):
             self.state_sizes += changing.state_sizes
         self.backend = options.backend
 
+    @override
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:
@@ -200,12 +204,14 @@ class Reservoir(SpikingNetwork):
             traces, new = self._run(x, state, keep, record)
         return self.read(traces), new
 
+    @override
     def extract(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
         with torch.no_grad():
             return self._run(x, state, keep, None, self.plasticity if adapt else None)
 
+    @override
     def read(self, cached: Tensor) -> Tensor:
         return self.decoder((cached - self.mean) / self.deviation)
 
@@ -213,6 +219,7 @@ class Reservoir(SpikingNetwork):
     def widths(self) -> tuple[int, ...]:
         return (self.size,)
 
+    @override
     def disturb(self, channels: Sequence[Channel]) -> None:
         (self.channel,) = channels
 
@@ -224,6 +231,7 @@ class Reservoir(SpikingNetwork):
         super().advance()
         self.encoder.redraw(self.updates)
 
+    @override
     def run_on(self, backend: str) -> None:
         dispatch.check(backend)
         self.backend = backend

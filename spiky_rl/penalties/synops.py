@@ -9,6 +9,7 @@ costs more than one that reaches few. Source: Sorbaro et al. (2020), a synaptic-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import override
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Synops(Penalty):
 
     options: Options
 
+    @override
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         dense = [output.shape[-1] * fan for output, fan in zip(outputs, fan_out, strict=True)]
         spent = torch.stack([output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]).sum()

@@ -73,7 +73,9 @@ def network(seed, gain=2.0):
 def filtered(z):
     """alpha * z, of unit area; z [1, S, 1, 1]."""
     smooth = Smooth.of(tau_rise=5.0, tau_fall=10.0, dt=DT_MS)
-    return dispatch.unroll("auto", smooth, SPIKELESS, z, STEPS, None, tuple(map(smooth.number, smooth.params)))[0]
+    return dispatch.unroll(
+        "auto", smooth, SPIKELESS, z, STEPS, None, tuple(map(smooth.number, smooth.params))
+    )[0]
 
 
 def run(net, x, target):

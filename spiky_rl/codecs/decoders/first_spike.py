@@ -12,6 +12,8 @@ Source: Bohte, Kok & La Poutre (2002); Thorpe, Fize & Marlot (1996) for the code
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ class FirstSpike(Decoder):
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

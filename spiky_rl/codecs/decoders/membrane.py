@@ -9,7 +9,7 @@ stateful network. Source: Chen et al. (2024), ILC-SAN.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class Membrane(Decoder):
         self.potential = Potential.of(dt=options.dt, tau=options.tau)
         self.ops = SPIKELESS
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -56,6 +57,7 @@ class Membrane(Decoder):
     def parameters_of_potential(self) -> tuple[float]:
         return (self.decay,)
 
+    @override
     def read(self, potentials: Tensor) -> Tensor:
         v = potentials
         if self.which == "last":
@@ -76,6 +78,7 @@ class Potential(Neuron):
     options: Options
     graded = True
 
+    @override
     def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         v = p.decay * s.v + (1.0 - p.decay) * current
         return v, s.replace(v=v)

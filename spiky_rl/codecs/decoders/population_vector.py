@@ -11,6 +11,8 @@ Source: Georgopoulos, Schwartz & Kettner (1986); Tang et al. (2020), the output 
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,7 @@ class PopulationVector(Decoder):
         self.register_buffer("mask", mask)
         self.mask: Tensor
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

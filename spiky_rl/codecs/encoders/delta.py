@@ -15,7 +15,7 @@ No gradient reaches x. Source: Miskowicz (2006), send-on-delta; Lichtsteiner et 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
@@ -44,9 +44,11 @@ class Delta(Encoder):
         self.register_buffer("step", torch.arange(1, steps + 1).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
         self.step: Tensor
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return self._events(self._count(x.detach()))
 
+    @override
     def encode(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -13,6 +13,8 @@ Source: Bohte, Kok & La Poutre (2002), with their sharpness of 1.5 and their cut
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,7 @@ class Latency(Encoder):
         distance = (x.clamp(-self.span, self.span).unsqueeze(-1) - self.centre) * self.scale
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         activity = self.activity(x.detach())
         latency = torch.round((self.steps - 1) * (1.0 - activity))

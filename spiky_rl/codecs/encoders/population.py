@@ -14,7 +14,7 @@ Source: Tang et al. (2020), PopSAN.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
@@ -54,6 +54,7 @@ class Population(Encoder):
         distance = (x.unsqueeze(-1) - self.centre) / self.log_deviation.exp()
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         activity = self.activity(x)
         if self.mode == "poisson":
@@ -65,6 +66,7 @@ class Population(Encoder):
             v = v - spikes[-1].detach()
         return torch.stack(spikes, dim=1)
 
+    @override
     def redraw(self, updates: int) -> None:
         redraw_noise(self.noise, self.seed + updates)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, override
 
 from torch import Tensor
 
@@ -84,8 +84,10 @@ class Compiled(Backend):
             bias: Whether it has one; else its gradient is empty.
         """
 
+    @override
     def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         return operators.unroll(run)
 
+    @override
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         return operators.unroll(run)

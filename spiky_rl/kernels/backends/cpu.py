@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, override
 
 import torch
 from torch import Tensor
@@ -81,11 +81,13 @@ class Cpu(Compiled):
     def available(self) -> str | None:
         return missing()
 
+    @override
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         return operators.linear(x, weight, bias, binary, bfloat16)
 
+    @override
     def convolution(
         self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
     ) -> Tensor:
@@ -95,9 +97,11 @@ class Cpu(Compiled):
         shape = [*maps, weight.shape[0], weight.shape[-1], *others, pool]
         return event_driven.convolution(x, weight, bias, shape, binary)
 
+    @override
     def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack:
         return Stack(self, stages, bfloat16, recompute)
 
+    @override
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         job, held = _job(run)
         key, current, steps = run.key, run.current, run.steps
@@ -114,6 +118,7 @@ class Cpu(Compiled):
         del held
         return output, final, potentials
 
+    @override
     def backward(
         self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
@@ -135,6 +140,7 @@ class Cpu(Compiled):
         self.launches[f"{run.key} backward"] += 1
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
+    @override
     def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         current, steps = run.current, run.steps
         T, _, B, N = current.shape
@@ -151,6 +157,7 @@ class Cpu(Compiled):
         del held
         return output, final, potentials
 
+    @override
     def recurrent_backward(
         self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -195,6 +202,7 @@ class Cpu(Compiled):
         self.launches["linear"] += 1
         return y
 
+    @override
     def linear_backward(self, bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
         grad = grad.contiguous()
         grad_weight = grad.new_empty(inputs, grad.shape[1])
@@ -254,12 +262,14 @@ class Cpu(Compiled):
             raise MemoryError(f"no memory for the gradients of {place.shape[0]} samples")
         self.launches["convolution backward"] += 1
 
+    @override
     def pack(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         bits = x.new_empty(x.shape[0], programs.words_of(x.shape[1]), dtype=torch.int64)
         core().spiky_pack(x.data_ptr(), bits.data_ptr(), *x.shape)
         return bits
 
+    @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
         core().spiky_unpack(bits.data_ptr(), x.data_ptr(), *x.shape)

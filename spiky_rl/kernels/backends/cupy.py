@@ -11,7 +11,7 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 import torch
@@ -97,6 +97,7 @@ class Cupy(Compiled):
     def available(self) -> str | None:
         return missing()
 
+    @override
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
@@ -105,6 +106,7 @@ class Cupy(Compiled):
             return operators.linear(x, weight, bias, binary, bfloat16=False)  # that is for CPUs
         return torch.nn.functional.linear(x, weight, bias)
 
+    @override
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         key, steps = run.key, run.steps
         current, state, params, keep = _whole(run.current, run.state, run.params, run.keep)
@@ -117,6 +119,7 @@ class Cupy(Compiled):
         self._launch(key, 0, arguments(pointers, current, steps, run.uniforms), current, blocks(B * N))
         return output, final, potentials
 
+    @override
     def backward(
         self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
@@ -139,6 +142,7 @@ class Cupy(Compiled):
             self._launch(key, 1, values, current, blocks(lanes))
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
+    @override
     def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         # one launch
         key, steps, feedback = run.key, run.steps, run.feedback
@@ -154,6 +158,7 @@ class Cupy(Compiled):
         self._launch(f"{key} recurrent", 0, values, current, B, threads(N), shared(N, feedback))
         return output, final, potentials
 
+    @override
     def recurrent_backward(
         self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -227,6 +232,7 @@ class Cupy(Compiled):
             recall.added(all_weights),
         )
 
+    @override
     def linear_forward(  # pylint: disable=unused-argument
         self, x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
@@ -234,6 +240,7 @@ class Cupy(Compiled):
             self.pack(x, bits)
         return torch.nn.functional.linear(x, weight, bias)
 
+    @override
     def linear_backward(self, bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
         x = self.unpack(bits, inputs)
         return (x.t() @ grad).t(), grad.sum(0) if bias else grad.new_empty(0)
@@ -244,6 +251,7 @@ class Cupy(Compiled):
         self._bits("spiky_pack", x.contiguous(), found, x.shape, found.numel() * 64)
         return found
 
+    @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
         self._bits("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())

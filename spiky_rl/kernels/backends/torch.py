@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +17,7 @@ from spiky_rl.kernels.runs import Run
 class Torch(Backend):
     """Every neuron step by step, every map as torch has it."""
 
+    @override
     def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, *_ = run
         outputs, carried = [], state is not None
@@ -33,6 +36,7 @@ class Torch(Backend):
         found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
         return found, state if carried else ()
 
+    @override
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
         assert feedback is not None and synapses is not None
@@ -58,14 +62,17 @@ class Torch(Backend):
         found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
         return found, () if state is None else states
 
+    @override
     def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:
         return None  # one layer after the other is the reference
 
+    @override
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         return functional.linear(x, weight, bias)
 
+    @override
     def convolution(
         self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
     ) -> Tensor:
@@ -73,12 +80,14 @@ class Torch(Backend):
         current = functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)
         return functional.max_pool2d(current, pool).reshape(*x.shape[:-1], -1)
 
+    @override
     def pack(self, x: Tensor) -> Tensor:
         count = words_of(x.shape[1])
         padded = functional.pad(x != 0, (0, count * 64 - x.shape[1]))
         place = torch.arange(64, device=x.device)
         return (padded.view(-1, count, 64).long() << place).sum(-1)
 
+    @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         place = torch.arange(64, device=bits.device)
         return ((bits.unsqueeze(-1) >> place) & 1).flatten(1)[:, :inputs].float()

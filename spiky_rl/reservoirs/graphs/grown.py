@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 from pydantic import field_validator
@@ -85,9 +85,11 @@ class Grown(Graph):
 
     options: Options
 
+    @override
     def check(self, size: int) -> None:
         self._read(size)
 
+    @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         return self._read(size).wiring(self.options.strength)
 

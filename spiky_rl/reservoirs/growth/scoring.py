@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Fixed(Graph):
         super().__init__()
         self.wiring = wiring
 
+    @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         return self.wiring
 
