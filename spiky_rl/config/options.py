@@ -222,7 +222,7 @@ def declared(settings: type[Settings]) -> Mapping[str, Declared]:
 def _declared(annotation: Any, field: FieldInfo) -> Declared:
     kind, metadata = _bare(annotation), list(field.metadata)
     many = get_origin(kind) is tuple
-    if many or get_origin(kind) is dict and get_args(kind):
+    if many or (get_origin(kind) is dict and get_args(kind)):
         element = get_args(kind)[-1 if not many else 0]
         kind = _bare(element)
         metadata += [m for each in getattr(element, "__metadata__", ()) for m in each.metadata]

@@ -71,7 +71,7 @@ def load_task(name: str) -> TaskSpec | None:
         task = _task(path)
         if name.endswith(".yaml") or path.stem == name:
             return task
-        if task.id in (name, stripped) and (found is None or found.env and not task.env):
+        if task.id in (name, stripped) and (found is None or (found.env and not task.env)):
             found = task
     return found
 
@@ -298,7 +298,7 @@ def with_layers(
     if "layers" not in _options(settings.get("name")):
         return dict(settings)
     layers = settings.get("layers", list(hidden_dims))
-    if layers is None or isinstance(layers, list | tuple) and not layers:
+    if layers is None or (isinstance(layers, list | tuple) and not layers):
         origin = (
             "; leave it out to take the hidden layers of the ANN in its place" if "layers" in settings else ""
         )
