@@ -72,6 +72,7 @@ def option(
     unit: str = "",
     least: int | None = None,
     most: int | None = None,
+    neutral: bool = False,
     **extra: Any,
 ) -> Any:
     """Declare a field of `Settings`.
@@ -85,8 +86,12 @@ def option(
         unit: Of the number; ``1`` is that of a pure number, or of one measured in other options.
         least: Fewest elements of a list.
         most: Most elements of a list.
+        neutral: With its default a component computes what it did before it had this option, so that what was measured then
+            still counts: digests of specifications leave it out.
         extra: What the room's components say of a field besides.
     """
+    extra |= {"unit": unit} if unit else {}
+    extra |= {"neutral": True} if neutral else {}
     return Field(
         default,
         description=meaning,
@@ -96,7 +101,7 @@ def option(
         min_length=least,
         max_length=most,
         strict=False if isinstance(default, tuple) else None,  # what YAML has are lists
-        json_schema_extra={"unit": unit, **extra} if unit or extra else None,
+        json_schema_extra=extra or None,
     )
 
 

@@ -93,6 +93,7 @@ class FeedForward(SpikingNetwork):
         quantize: Literal["none", "int8"] = option(
             "none",
             "int8: train with weights rounded to 8 bits per output neuron, as export to c_int8 rounds them",
+            neutral=True,
         )
 
         @field_validator("gradient_precision")
