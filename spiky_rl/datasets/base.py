@@ -57,6 +57,7 @@ class Dataset(Component):
         bins: int = counted(10)
         binary: bool = option(False, "whether a frame says that there were events, or how many")
 
+    options: Options
     title: ClassVar[str] = "recordings"
     """As its authors write it."""
     licence: ClassVar[str] = "not said"
@@ -85,7 +86,7 @@ class Dataset(Component):
 
     def __init__(self, options: Options, data: Path) -> None:
         """``data``: the folder of the datasets. Raises MissingData where this one is not there."""
-        self.options: Any = options
+        self.options = options
         self.data, self.bins, self.binary = data, options.bins, options.binary
         self.recordings = self.find()
         start, end = self.window

@@ -114,6 +114,7 @@ class NMnistSynthetic(Dataset):
     class Options(Dataset.Options):
         count: int = option(1000, "how many of the digits are simulated, the first ones", low=1, high=60_000)
 
+    options: Options
     shift, rotation = 2.0, 10.0
 
     def find(self) -> list[Recording]:

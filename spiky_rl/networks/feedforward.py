@@ -28,7 +28,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import Stack
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks._layer import Layer, quantise
-from spiky_rl.penalties.base import charged
+from spiky_rl.penalties.base import Penalty, charged
 
 CPU_ROWS = 2048
 """Samples of a stateless network that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of
@@ -103,6 +103,7 @@ class FeedForward(SpikingNetwork):
         quantize: Literal["none", "int8"] = option(
             "none",
             "int8: train with weights rounded to 8 bits per output neuron, as export to c_int8 rounds them",
+            neutral=True,
         )
 
         @field_validator("gradient_precision")
@@ -190,7 +191,7 @@ class FeedForward(SpikingNetwork):
         stack: list[Layer] = []
         shape = signal_shape(self.encoder, inputs)
         wanted = options.gradient_precision
-        bfloat16 = wanted == "bfloat16" or wanted == "auto" and precision.fast()
+        bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.fast())
         binary = self.encoder.binary
         for i, size in enumerate(options.layers):
             link: Connection = _of(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
@@ -217,7 +218,7 @@ class FeedForward(SpikingNetwork):
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.learning.attach(stack, decoder, outputs)
-        self.sparsity: Any = None if sparsity is None else sparsity.build()
+        self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
 
@@ -244,7 +245,7 @@ class FeedForward(SpikingNetwork):
 
     def _by_sample(self) -> bool:
         """Whether no sample's gradient depends on the others of its batch."""
-        return not torch.is_grad_enabled() or self.learning.by_sample and self.sparsity is None
+        return not torch.is_grad_enabled() or (self.learning.by_sample and self.sparsity is None)
 
     def _forward(
         self,
@@ -275,7 +276,7 @@ class FeedForward(SpikingNetwork):
 
         One call is for dense linear maps and their neurons; of rules, penalties, compilers and what is recorded it knows nothing.
         """
-        plain = not torch.is_grad_enabled() or self.learning.plain and self.sparsity is None
+        plain = not torch.is_grad_enabled() or (self.learning.plain and self.sparsity is None)
         if record is not None or not plain or not self._linear() or torch.compiler.is_compiling():
             return None
         backend = dispatch.choose(self.backend, signal, ops)

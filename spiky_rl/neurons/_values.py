@@ -143,7 +143,7 @@ class States(Named):
     def replace(self, **changed: Value) -> Self:
         """These states, those that are ``changed`` by name as they are then."""
         if len(changed) < len(self):
-            changed = {**dict(zip(self._fields, self)), **changed}
+            changed = {**dict(zip(self._fields, self, strict=True)), **changed}
         try:
             return self.__class__(**changed)
         except TypeError:

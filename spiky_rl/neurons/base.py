@@ -122,6 +122,7 @@ class Neuron(Component):
                     )
             return self
 
+    options: Options
     states: ClassVar[tuple[str, ...]]
     params: Mapping[str, Declared]
     """Those options that are declared with `param`."""
@@ -150,7 +151,7 @@ class Neuron(Component):
         return self
 
     def __init__(self, options: Options) -> None:
-        self.options: Any = options
+        self.options = options
         self.chosen: Mapping[str, Any] = options.model_dump()
         """The options as plain values: what a graph that is being compiled can read, and what identifies a program."""
         self.dt, self.learn = options.dt, options.learn

@@ -20,7 +20,7 @@ class Penalty(Component):
     """A term of the loss."""
 
     def __init__(self, options: Settings | None = None) -> None:
-        self.options: Any = options
+        self.options = options
 
     @abstractmethod
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,7 @@ class Graph(Component):
     """A rule that wires N neurons."""
 
     def __init__(self, options: Settings | None = None) -> None:
-        self.options: Any = options
+        self.options = options
 
     def check(self, size: int) -> None:
         """Raise RegistryError where there is no wiring of ``size`` neurons; most rules wire any number."""
