@@ -56,20 +56,17 @@ def meter_of(network: SpikingNetwork) -> Meter | None:
     return Meter(network) if isinstance(network, FeedForward | Reservoir) else None
 
 
-def of_network(
-    network: SpikingNetwork, x: Tensor, state: State | None = None, keep: Tensor | None = None
-) -> Cost:
+def of_network(network: SpikingNetwork, x: Tensor, state: State | None = None) -> Cost:
     """The cost of one sample: all T control steps, as a mean over B.
 
     Args:
         network: Whose it is. Raises RegistryError for one whose connections are not known.
         x: Samples [T, B, O].
-        state: Before the first step, and
-        keep: where episodes begin, as the network takes them.
+        state: Before the first step; None: rest.
     """
     record = Record()
     with torch.no_grad():
-        network(x, state, keep, record)
+        network(x, state, None, record)
     return Meter(network)(record).times(x.shape[0])
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+DENSITY = 0.1
+"""Share of the possible synapses that a random network has."""
 Drive = Callable[[np.ndarray], np.ndarray]
 """What every reservoir's metric takes: inputs [series, time, channels] -> states [series, time, N], each series from rest."""
 
@@ -53,19 +55,15 @@ def random_echo_state(
     generator: np.random.Generator,
     spectral_radius: float = 0.9,
     input_scaling: float = 0.4,
-    density: float = 0.1,
-    channels: int = 1,
 ) -> Drive:
-    """The drive of a network as they are commonly drawn: sparse normal weights, uniform input weights.
+    """The drive of a network of one input as they are commonly drawn: sparse normal weights, uniform input weights.
 
     Args:
         size: N.
         generator: Of the weights.
         spectral_radius: Of the recurrent ones.
         input_scaling: Largest size of an input weight.
-        density: Share of the possible synapses that there are.
-        channels: Of the input.
     """
-    weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < density)
-    input_weights = generator.uniform(-input_scaling, input_scaling, (channels, size))
+    weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < DENSITY)
+    input_weights = generator.uniform(-input_scaling, input_scaling, (1, size))
     return echo_state(scaled(weights, spectral_radius), input_weights)

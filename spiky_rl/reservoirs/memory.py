@@ -41,12 +41,11 @@ class MemoryCapacity:
 
     correlations: np.ndarray
     """[delays]: squared correlation on the test series of readout and input k = 1, 2, ... steps ago."""
-    floor: float
 
     @property
     def total(self) -> float:
-        """The capacity: sum of what lies above the floor. At most N."""
-        return float(self.correlations[self.correlations >= self.floor].sum())
+        """The capacity: sum of what lies above `FLOOR`. At most N."""
+        return float(self.correlations[self.correlations >= FLOOR].sum())
 
 
 def standardised(drive: Drive, low: float, high: float) -> Drive:
@@ -63,9 +62,7 @@ def rank(states: np.ndarray) -> Rank:
     return Rank(value, states.shape[-1])
 
 
-def kernel_rank(
-    drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100, channels: int = 1
-) -> Rank:
+def kernel_rank(drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100) -> Rank:
     """Rank of the last states under different inputs: into how many directions the reservoir tells them apart.
 
     Source: Legenstein & Maass (2007), as linear separation.
@@ -75,9 +72,8 @@ def kernel_rank(
         generator: Of the inputs.
         series: How many inputs: a bound of what is found; take at least N.
         steps: Length of each.
-        channels: Of each.
     """
-    return rank(drive(generator.uniform(-1.0, 1.0, (series, steps, channels)))[:, -1])
+    return rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
 
 
 def generalisation_rank(
@@ -85,7 +81,6 @@ def generalisation_rank(
     generator: np.random.Generator,
     series: int = 100,
     steps: int = 100,
-    channels: int = 1,
     shared: int = 50,
 ) -> Rank:
     """Rank of the last states under inputs that differ in the past alone and agree in their last steps.
@@ -93,14 +88,13 @@ def generalisation_rank(
     Low is good: what ought to be one class spans few directions. Source: Legenstein & Maass (2007).
 
     Args:
-        drive: The reservoir; this and the next four as in `kernel_rank`.
+        drive: The reservoir, of one input; this and the next three as in `kernel_rank`.
         generator: Of the inputs.
         series: How many.
         steps: Length of each.
-        channels: Of each.
         shared: How many of the last steps agree.
     """
-    u = generator.uniform(-1.0, 1.0, (series, steps, channels))
+    u = generator.uniform(-1.0, 1.0, (series, steps, 1))
     u[:, steps - shared :] = u[:1, steps - shared :]
     return rank(drive(u)[:, -1])
 
@@ -114,14 +108,12 @@ def memory_capacity(
     washout: int = 200,
     series: int = 1,
     ridge: float | None = None,
-    floor: float = FLOOR,
 ) -> MemoryCapacity:
     """Linear memory: how well ridge readouts recall u(t-k) for k = 1..``delays``, on series of their own.
 
     States at time t have seen u(t), so k = 1 is the input before the present one. A common choice of ``delays`` is 2N.
     ``drive``, ``generator``, ``train``, ``test``, ``washout``, ``series`` and ``ridge`` are as in `spiky_rl.reservoirs.narma.narma`;
-    the washout is at least ``delays``. Squared correlations below ``floor`` do not count. Source: Jaeger (2001), short-term memory
-    in echo state networks.
+    the washout is at least ``delays``. Source: Jaeger (2001), short-term memory in echo state networks.
     """
     washout, longest = max(washout, delays), -(-max(train, test) // series)
     u = generator.uniform(-1.0, 1.0, (2 * series, washout + longest, 1))
@@ -129,7 +121,7 @@ def memory_capacity(
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
     readout = ridge_regression(samples(states[:series], train), samples(past[:series], train), ridge)
     found = readout(samples(states[series:], test))
-    return MemoryCapacity(_squared_correlation(found, samples(past[series:], test)), floor)
+    return MemoryCapacity(_squared_correlation(found, samples(past[series:], test)))
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -146,7 +138,6 @@ def lyapunov(
     washout: int = 100,
     steps: int = 20,
     perturbation: float = 1e-6,
-    channels: int = 1,
 ) -> float:
     """Largest Lyapunov exponent per step, by the growth of a perturbation: above 0 differences grow, below they fade.
 
@@ -161,9 +152,8 @@ def lyapunov(
         washout: Steps before the perturbed one.
         steps: Steps after it.
         perturbation: What is added to it. Discontinuous reservoirs need one that can move a spike.
-        channels: Of the input.
     """
-    u = generator.uniform(-1.0, 1.0, (series, washout + steps + 1, channels))
+    u = generator.uniform(-1.0, 1.0, (series, washout + steps + 1, 1))
     moved = u.copy()
     moved[:, washout] += perturbation
     states = drive(np.concatenate([u, moved]))
@@ -180,9 +170,7 @@ def lyapunov(
     return logarithms / lasted if lasted else -np.inf
 
 
-def separation(
-    drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100, channels: int = 1
-) -> float:
+def separation(drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100) -> float:
     """Mean distance of the last states under two unrelated inputs, in mean lengths of a state.
 
     0: the reservoir cannot tell inputs apart; about 1.4: their states have nothing in common. Source: Maass, Natschlaeger &
@@ -193,9 +181,8 @@ def separation(
         generator: Of the inputs.
         pairs: How many pairs of them.
         steps: Length of each.
-        channels: Of each.
     """
-    states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, channels)))[:, -1].astype(np.float64)
+    states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, 1)))[:, -1].astype(np.float64)
     length = float(np.linalg.norm(states, axis=-1).mean())
     apart = float(np.linalg.norm(states[:pairs] - states[pairs:], axis=-1).mean())
     return apart / length if length > 0.0 else 0.0

@@ -176,8 +176,9 @@ def _number(value: object) -> bool:
 
 
 def _whole(value: object, below: int | None = None) -> bool:
-    inside = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return inside and (below is None or value < below)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return value >= 0 and (below is None or value < below)
 
 
 def _edge(value: object) -> bool:
@@ -185,13 +186,15 @@ def _edge(value: object) -> bool:
 
 
 def _matrix(value: object) -> bool:
-    rows = isinstance(value, list) and bool(value) and all(isinstance(row, list) and row for row in value)
-    return rows and len({len(row) for row in value}) == 1 and all(_number(x) for row in value for x in row)
+    if not (isinstance(value, list) and value and all(isinstance(row, list) and row for row in value)):
+        return False
+    return len({len(row) for row in value}) == 1 and all(_number(x) for row in value for x in row)
 
 
 def _rule(value: object) -> bool:
-    chromosomes = isinstance(value, dict) and set(value) == {"action", "state"}
-    return chromosomes and all(isinstance(c, list) and c and all(map(_matrix, c)) for c in value.values())
+    if not (isinstance(value, dict) and set(value) == {"action", "state"}):
+        return False
+    return all(isinstance(c, list) and c and all(map(_matrix, c)) for c in value.values())
 
 
 CHECKS = {
