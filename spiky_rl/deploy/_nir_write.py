@@ -15,6 +15,7 @@ from spiky_rl.codecs.decoders.membrane import Membrane
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
 from spiky_rl.config.registry import Configured
 from spiky_rl.connections.convolutional import Convolutional
+from spiky_rl.connections.linear import Linear
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.hosts.rsl_rl.export import about
 from spiky_rl.networks._layer import Layer
@@ -141,6 +142,7 @@ class _Chain:
         if isinstance(link, Convolutional):
             self._convolve(name, link, gain)
         else:
+            assert isinstance(link, Linear)
             self.flatten(name)
             weight, bias = _numbers(name, link.synapses().t()), _numbers(name, link.bias)
             self.add(f"{name}.current", nir.Affine(weight / gain[:, None], bias / gain))

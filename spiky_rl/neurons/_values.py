@@ -4,6 +4,8 @@ A step runs on torch tensors, where it is the reference, and on the symbols of t
 here: `Operand` says what both can do, so that an editor and a type checker know it of ``s.v`` and ``p.decay`` too.
 """
 
+# pylint: disable=unused-argument,unnecessary-ellipsis  # what is declared here for the type checker has no body
+
 from __future__ import annotations
 
 from collections import namedtuple
