@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks import peers
-from benchmarks.contenders import Contender, Copy, Setting, Step, copied, firing_rate, fitting_gain, output_major
+from benchmarks.contenders import (
+    Contender,
+    Copy,
+    Setting,
+    Step,
+    copied,
+    firing_rate,
+    fitting_gain,
+    output_major,
+)
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps

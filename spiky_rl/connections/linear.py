@@ -76,7 +76,7 @@ class Linear(Connection):
 
     def synapses(self) -> Tensor:
         """The weights in force, [inputs, outputs]."""
-        return self.in_force(self.exact())
+        return self.exact() if self.quantiser is None else self.in_force(self.exact())
 
     def exact(self) -> Tensor:
         """The weights behind their rounding, [inputs, outputs]."""

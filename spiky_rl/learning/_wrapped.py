@@ -6,8 +6,7 @@ from typing import Any, ClassVar, Self, override
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.programs import component
-from spiky_rl.neurons._values import naming
-from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value
+from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value, naming
 
 
 class Wrapped(Neuron):

@@ -37,13 +37,7 @@ memory is new)."""
 
 
 def check_place(path: str, connection: Configured, within: bool) -> None:
-    """Raise RegistryError for a connection between layers where one within a layer belongs, and the reverse.
-
-    Args:
-        path: Where it stands, for the message.
-        connection: What stands there.
-        within: Whether one within a layer belongs there.
-    """
+    """Raise RegistryError at ``path`` for a ``connection`` between layers where one ``within`` a layer belongs, and the reverse."""
     if getattr(connection.cls, "within", False) != within:
         fit = [
             n for n in names("connections") if getattr(resolve("connections", n), "within", False) == within

@@ -1,4 +1,4 @@
-"""What a step computes with: values, the vocabulary of functions on them, and states and parameters by name.
+"""What a step computes with: values, and the vocabulary of functions on them.
 
 A step runs on torch tensors, where it is the reference, and on the symbols of the compiler, which record it. Neither is known
 here: `Operand` says what both can do, so that an editor and a type checker know it of ``s.v`` and ``p.decay`` too.
@@ -8,11 +8,7 @@ here: `Operand` says what both can do, so that an editor and a type checker know
 
 from __future__ import annotations
 
-from collections import namedtuple
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, Self
-
-from spiky_rl.config.options import nearest
 
 
 class Condition(Protocol):
@@ -107,62 +103,3 @@ class ReferenceOps(Ops):
         def atan(self, x: Value, /) -> Value: ...
 
         def erf(self, x: Value, /) -> Value: ...
-
-
-class Named(tuple[Value, ...]):
-    """Values by name."""
-
-    __slots__ = ()
-    _fields: tuple[str, ...]
-
-    if TYPE_CHECKING:
-
-        def __new__(cls, *values: Value, **named: Value) -> Self: ...
-
-        def _asdict(self) -> dict[str, Value]: ...
-
-    def __getattr__(self, name: str) -> Value:
-        """The value of that name; at run time this is what is asked for in vain."""
-        decay = decay_of(name)
-        hint = f"; a time constant enters a step as its decay: p.{decay}" if decay in self._fields else ""
-        raise AttributeError(f"{self._unknown(name)}{hint}")
-
-    def _unknown(self, name: str) -> str:
-        return f"there is no {name!r}, but {', '.join(self._fields)}{nearest(name, self._fields)}"
-
-
-class Params(Named):
-    """A neuron's parameters."""
-
-    __slots__ = ()
-
-
-class States(Named):
-    """A neuron's states."""
-
-    __slots__ = ()
-
-    def replace(self, **changed: Value) -> Self:
-        """These states, those that are ``changed`` by name as they are then."""
-        if len(changed) < len(self):
-            changed = {**dict(zip(self._fields, self, strict=True)), **changed}
-        try:
-            return self.__class__(**changed)
-        except TypeError:
-            unknown = next(name for name in changed if name not in self._fields)
-            raise AttributeError(self._unknown(unknown)) from None
-
-    def rates(self, **changes: Value) -> Self:
-        """The rate of every state per ms, for `Ode.flow`: its ``changes`` by name, 0 where none is named."""
-        return self.__class__(*[0.0] * len(self)).replace(**changes)
-
-
-def naming[Kind: Named](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
-    """The ``kind``, states or parameters, of these ``names`` in this order."""
-    fields = namedtuple(kind.__name__, tuple(names))  # type: ignore[misc]
-    return type(kind.__name__, (kind, fields), {"__slots__": ()})  # type: ignore[return-value]
-
-
-def decay_of(name: str) -> str:
-    """What the time constant ``name`` is called where it enters as its decay: ``decay_w`` for ``tau_w``."""
-    return name.replace("tau", "decay", 1) if "tau" in name else f"decay_{name}"
