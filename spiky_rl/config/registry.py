@@ -104,23 +104,28 @@ class Configured:
                 raise
             raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
 
-    def settings(self) -> dict[str, Any]:
-        """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
-        return {
-            "name": self.name,
-            **self.options.model_dump(mode="json"),
-            **{key: _settings(part) for key, part in self.parts.items()},
-        }
+    def settings(self, neutral: bool = True) -> dict[str, Any]:
+        """Everything as plain data, defaults included: what YAML holds and `configure` accepts.
+
+        Args:
+            neutral: With options that were added later and whose values change nothing.
+        """
+        values = self.options.model_dump(mode="json")
+        for key, field in declared(type(self.options)).items() if not neutral else ():
+            if field.extra.get("neutral") and getattr(self.options, key) == field.default:
+                del values[key]
+        parts = {key: _settings(part, neutral) for key, part in self.parts.items()}
+        return {"name": self.name, **values, **parts}
 
 
 type Part = Configured | tuple[Configured | None, ...] | None
 """A component's part; None for one that is absent, a tuple for a list."""
 
 
-def _settings(part: Part) -> Plain:
+def _settings(part: Part, neutral: bool) -> Plain:
     if isinstance(part, tuple):
-        return [_settings(element) for element in part]
-    return None if part is None else part.settings()
+        return [_settings(element, neutral) for element in part]
+    return None if part is None else part.settings(neutral)
 
 
 def data_dir(kind: str) -> Path:

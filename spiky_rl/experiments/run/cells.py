@@ -91,8 +91,10 @@ def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
 
 
 def begun_with(folder: Path, what: str) -> str | None:
-    """Which assets or physics a cell was measured with, or has begun to train with; None where it has not begun, or does not
-    say. Before cells said which physics they had, that was always Isaac Lab's."""
+    """Which assets or physics a cell was measured with, or has begun to train with.
+
+    None where it has not begun, or does not say. Before cells said which physics they had, that was always Isaac Lab's.
+    """
     name = RESULT if (folder / RESULT).exists() else "cell.json" if (folder / "run").exists() else None
     held = None if name is None or not (folder / name).exists() else read_json(folder / name)
     if not isinstance(held, dict):
