@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,6 @@ from pydantic import (
 )
 from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
 
 LARGEST_INTEGER = 2**63 - 1
 """What an integer of 64 bits holds: what torch and the simulators count with."""
@@ -297,7 +296,16 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str
     return f"{path}: {_reason(first, field and _declared(field), element)}"
 
 
-def _reason(error: ErrorDetails, field: Declared | None, element: bool) -> str:
+class _Error(TypedDict):
+    """What of one of pydantic's errors is told."""
+
+    type: str
+    input: object
+    msg: str
+    ctx: NotRequired[dict[str, Any]]
+
+
+def _reason(error: _Error, field: Declared | None, element: bool) -> str:
     """What is wrong with a value, and what is allowed."""
     value, kind = error["input"], error["type"]
     if kind in OUT_OF_RANGE and field is not None:

@@ -104,6 +104,11 @@ class Configured:
                 raise
             raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
 
+    def each(self, key: str) -> tuple[Configured, ...]:
+        """The components that the part ``key`` consists of: one, several or none."""
+        part = self.parts[key]
+        return tuple(each for each in (part if isinstance(part, tuple) else (part,)) if each is not None)
+
     def settings(self, neutral: bool = True) -> dict[str, Any]:
         """Everything as plain data, defaults included: what YAML holds and `configure` accepts.
 
