@@ -54,19 +54,21 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
         cells: All of its cells.
         assets: Which robots cells that begin now run with, in words.
 
-    Raises StudyError where a cell was finished as something else, and where cells would begin with other robots or another
-    physics than those that there are had.
+    Raises StudyError where a cell was finished or begun as something else, and where cells would begin with other robots or
+    another physics than those that there are had.
     """
     left = False
     for cell in cells:
-        path = folder / "cells" / cell.name / RESULT
-        held = read_json(path) if path.exists() else None
-        if isinstance(held, dict) and "hash" in held and held["hash"] != cell.hash:
-            raise StudyError(
-                f"{path}: was obtained with another specification (hash {held['hash']}, now {cell.hash}): agent, task or"
-                " evaluation changed since; choose another --out, or move that cell away to run it again"
-            )
-        left |= not is_finished(path.parent, cell.hash)
+        place = folder / "cells" / cell.name
+        begun = [place / "cell.json"] if (place / "run").exists() else []
+        for path in filter(Path.exists, [place / RESULT, *begun]):
+            held = read_json(path)
+            if isinstance(held, dict) and held.get("hash", cell.hash) != cell.hash:
+                raise StudyError(
+                    f"{path}: is of another specification (hash {held['hash']}, now {cell.hash}): agent, task or"
+                    " evaluation changed since; choose another --out, or move that cell away to run it again"
+                )
+        left |= not is_finished(place, cell.hash)
     if left:
         for cell in cells:
             for what, key, ours in (("robots", "assets", assets), ("physics", "physics", cell.physics)):
