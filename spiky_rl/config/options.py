@@ -300,7 +300,7 @@ class _Error(TypedDict):
     """What of one of pydantic's errors is told."""
 
     type: str
-    input: object
+    input: Any
     msg: str
     ctx: NotRequired[dict[str, Any]]
 

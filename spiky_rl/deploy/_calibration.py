@@ -67,7 +67,7 @@ def record(
             dones = env.step(model(obs))[2]
             model.reset(dones)
             begins, over = (dones[:ROBOTS] > 0).float(), bool(dones[0])
-            progress(len(seen) / env.max_episode_length)
+            progress(float(len(seen) / env.max_episode_length))
         model.reset()
     return Rollout(torch.stack(seen).cpu(), torch.stack(keep).cpu())
 

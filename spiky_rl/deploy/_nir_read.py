@@ -160,6 +160,8 @@ def _stage(
         gain = gain * dt / node.tau.reshape(-1)
     maps = None
     if isinstance(link, nir.Conv2d):
+        if link.input_shape is None:
+            raise ValueError(f"what leads to {name} has no input_shape")
         stride, padding = (tuple(int(side) for side in np.atleast_1d(x)) for x in (link.stride, link.padding))
         maps = Maps((link.weight.shape[1], *map(int, link.input_shape)), stride, padding, pool)
         weight, bias = _float32(link.weight * gain[0]), _float32(link.bias * gain[0])

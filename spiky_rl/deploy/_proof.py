@@ -120,7 +120,7 @@ def _episode(
             whole[:1] = action.to(env.device)
             if env.step(whole)[2][0]:
                 break
-            progress(steps / env.max_episode_length)
+            progress(float(steps / env.max_episode_length))
     for agreement in agreements.values():
         agreement.aside /= max(steps, 1)
     if network:

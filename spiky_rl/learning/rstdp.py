@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from spiky_rl.config.options import option
-from spiky_rl.learning._traces import Local, worth
+from spiky_rl.learning._traces import Local, modulation_by_credit
 
 
 class Rstdp(Local):
@@ -27,7 +27,7 @@ class Rstdp(Local):
         super().__init__(options)
         self.tau = options.tau_eligibility
 
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor:
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor:
         due = credit.new_zeros(credit.shape[0], steps, credit.shape[1])
         due[:, -1] = credit
-        return worth(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)
+        return modulation_by_credit(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)

@@ -23,5 +23,5 @@ class Stdp(Local):
     class Options(Local.Options):
         normalisation: Normalisation = normalisation("subtractive")
 
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> None:
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> None:
         return None

@@ -278,7 +278,7 @@ def extended(old: Tree, study: Study) -> Study:
         raise StudyError(f"the folder holds a study that asks {old['question']!r}; choose another --out")
 
     def union(first: Plain, second: Sequence[Plain]) -> tuple[Plain, ...]:
-        assert isinstance(first, Sequence)
+        assert isinstance(first, Sequence) and not isinstance(first, str)
         return (*first, *(item for item in second if item not in first))
 
     seeds = union(old["seeds"], study.seeds)

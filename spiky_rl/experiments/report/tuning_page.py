@@ -213,7 +213,7 @@ def three(names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
         panel.set_xlim(min(ends) - spare, max(ends) + spare)
     for y, (stem, outcome) in enumerate(shown.items()):
         colour, firsts = figures.colours(names)[stem], list(outcome.firsts.values())
-        for panel, trial in zip(panels, (outcome.default, outcome.best), strict=True):
+        for panel, trial in zip(panels[:2], (outcome.default, outcome.best), strict=True):
             if trial is not None:
                 whiskers(panel, y, Interval(trial.values[0], nan, nan), colour)
         panels[2].plot(

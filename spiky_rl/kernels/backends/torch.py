@@ -29,8 +29,8 @@ class Torch(Backend):
                 outputs.append(output)
                 if trace is not None:
                     trace.append(state[0])
-        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return found, state if carried else ()
+        whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return whole, state if carried else ()
 
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
@@ -54,8 +54,8 @@ class Torch(Backend):
                 if trace is not None:
                     trace.append(own[0])
                 states = (*own, output.detach() if feedback.cut else output, *past[:-1], *arrived)
-        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return found, () if state is None else states
+        whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return whole, () if state is None else states
 
     def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:
         """None: one layer after the other is the reference."""
