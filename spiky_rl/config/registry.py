@@ -262,14 +262,9 @@ def from_outside(path: str, name: str) -> Iterator[None]:
 
 
 def check_name(kind: str, settings: Plain, path: str) -> Tree:
-    """Refuse settings that are no component's, or of one that the package does not have. Imports and executes nothing.
+    """The ``settings`` of a ``kind`` at ``path``, a name or a mapping with one, as a mapping. Imports and executes nothing.
 
-    Args:
-        kind: One of `ROOMS`.
-        settings: A name, or a mapping with the name and options.
-        path: Where they stand, for messages.
-
-    Returns them as a mapping. Raises RegistryError.
+    Raises RegistryError for what are no component's settings, and for a component that the package does not have.
     """
     tree = {"name": settings} if isinstance(settings, str) else settings
     if not isinstance(tree, Mapping):

@@ -8,14 +8,13 @@ import pytest
 from scipy import stats
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
 from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
     bca_interval,
-    common_steps,
     interquartile_mean,
     intervals,
-    learning_curve,
     mean,
     normalise,
     performance_profile,

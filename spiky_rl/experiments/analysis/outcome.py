@@ -19,6 +19,7 @@ import numpy as np
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
+from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
 from spiky_rl.experiments.analysis.measures import (
     PRICE, Remaining, Row, adapting_of, bare, recovery_of, remaining_of, row_of,
 )  # fmt: skip
@@ -251,8 +252,8 @@ def _curve(results: Sequence[Result]) -> Band | None:
         return None
     runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
     points = min(POINTS, max(len(curve.returns) for curve in curves))
-    steps = statistics.common_steps(runs, points, agent=results[0].label)
-    return statistics.learning_curve(runs, steps, agent=results[0].label)
+    steps = common_steps(runs, points, agent=results[0].label)
+    return learning_curve(runs, steps, agent=results[0].label)
 
 
 def _front(rows: Mapping[str, Row]) -> tuple[str, ...]:
