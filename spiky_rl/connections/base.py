@@ -79,9 +79,9 @@ def strengths(size: int, inhibitory: float) -> Tensor:
     takes for the two to cancel on the mean.
     """
     count = round(size * inhibitory)
-    found = torch.ones(size, 1)
-    found[size - count :] = -(size - count) / count if 0 < count < size else -1.0
-    return found
+    factors = torch.ones(size, 1)
+    factors[size - count :] = -(size - count) / count if 0 < count < size else -1.0
+    return factors
 
 
 def vector(inputs: Shape | int) -> int:

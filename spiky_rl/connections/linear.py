@@ -101,5 +101,5 @@ def _mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -
     """What stored weights are multiplied with: 0 where there is no synapse, else a sign and a strength; None: nothing."""
     if density == 1.0 and inhibitory is None:
         return None
-    found = torch.ones(inputs, outputs) if density == 1.0 else sparse((inputs, outputs), density)
-    return found if inhibitory is None else found * strengths(inputs, inhibitory)
+    mask = torch.ones(inputs, outputs) if density == 1.0 else sparse((inputs, outputs), density)
+    return mask if inhibitory is None else mask * strengths(inputs, inhibitory)

@@ -92,9 +92,9 @@ class Archive:
         """How a file's checksums differ from what they have to be; nothing where they do not."""
         for algorithm, wanted in self.checksums.items():
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, algorithm).hexdigest()
-            if found != wanted:
-                return f"{algorithm} is {found}, not {wanted}"
+                digest = hashlib.file_digest(file, algorithm).hexdigest()
+            if digest != wanted:
+                return f"{algorithm} is {digest}, not {wanted}"
         return ""
 
     def _download(self, file: IO[bytes], tell: Callable[[float, str], None]) -> None:

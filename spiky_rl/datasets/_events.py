@@ -101,8 +101,8 @@ def of_bytes(data: bytes, path: str) -> Events:
     raw = np.frombuffer(data, np.uint8).reshape(-1, SIZE)
     x, y, high, middle, low = (column.astype(np.int64) for column in raw.T)
     t = ((high & 0x7F) << 16 | middle << 8 | low) + OVERFLOW_US * np.cumsum(y == OVERFLOW)
-    kept = y != OVERFLOW
-    return Events(x[kept], y[kept], high[kept] >> 7, t[kept])
+    is_event = y != OVERFLOW
+    return Events(x[is_event], y[is_event], high[is_event] >> 7, t[is_event])
 
 
 def of_tensor(held: np.ndarray, path: str) -> Events:

@@ -50,10 +50,10 @@ class Store:
             info = self.archive.getinfo(name.removeprefix(self.prefix))
             return f"{info.file_size} {info.CRC:x}"
         try:
-            found = os.stat(self.path(name))
+            status = os.stat(self.path(name))
         except OSError as error:
             raise EventFileError(f"{self.path(name)}: cannot be read: {error.strerror}") from None
-        return f"{found.st_size} {found.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns}"
 
     def open(self, name: str) -> IO[bytes]:
         """The file ``name``, to be read from any place. Raises EventFileError."""

@@ -63,9 +63,9 @@ class NMnist(Dataset):
 
     def find(self) -> list[Recording]:
         for folder in (self.data / name for name in FOLDERS):
-            found = [r for archive in ARCHIVES for r in _part(folder, archive)]
-            if found:
-                return found
+            recordings = [r for archive in ARCHIVES for r in _part(folder, archive)]
+            if recordings:
+                return recordings
             if held := sorted(folder.glob("nmnist_*.npz")):
                 self.packed = _Packed(held[0])
                 return self.packed.recordings()
@@ -93,10 +93,10 @@ def _part(folder: Path, archive: Archive) -> list[Recording]:
         return []
     part = "test" if archive.folder == "Test" else "train"
     names = [(re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.names()]
-    found = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
-    if not found:
+    recordings = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
+    if not recordings:
         raise MissingData(f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it")
-    return found
+    return recordings
 
 
 class _Packed:

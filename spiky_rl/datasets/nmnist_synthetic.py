@@ -70,17 +70,17 @@ def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
     follow = 1.0 - np.exp(-1.0 / LOW_PASS_MS)
     followed, told = seen[0].copy(), seen[0].copy()
     last = np.full((SIDE, SIDE), -REFRACTORY_MS)
-    found: list[np.ndarray] = []
+    spikes: list[np.ndarray] = []
     for step in range(STEPS):
         followed += follow * (seen[step] - followed)
         difference = followed - told
         fired = (np.abs(difference) > threshold) & (step - last >= REFRACTORY_MS)
         told[fired], last[fired] = followed[fired], step
         y, x = fired.nonzero()
-        found.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
+        spikes.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
     step, y, x = noisy.nonzero()
-    found.append(np.stack([step, y, x, generator.integers(2, size=len(x))]))
-    step, y, x, p = np.concatenate(found, 1)
+    spikes.append(np.stack([step, y, x, generator.integers(2, size=len(x))]))
+    step, y, x, p = np.concatenate(spikes, 1)
     t = 1000 * step + generator.integers(1000, size=len(step))
     order = np.argsort(t, kind="stable")
     return Events(x[order], y[order], p[order], t[order])

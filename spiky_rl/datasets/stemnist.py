@@ -54,9 +54,9 @@ class Stemnist(Dataset):
 
     def find(self) -> list[Recording]:
         for store in stores(self.data, FOLDERS):
-            found = [r for name in store.names() for r in self._part(store, name)]
-            if found:
-                return found
+            recordings = [r for name in store.names() for r in self._part(store, name)]
+            if recordings:
+                return recordings
         raise MissingData(
             f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
             " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they lie elsewhere"

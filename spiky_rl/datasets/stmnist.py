@@ -92,8 +92,8 @@ class StMnist(Dataset):
                 n for n in store.names() if "LUT" not in n
             ]  # a table of the taxels lies among the recordings
             matches = [(re.search(r"(?:^|/)(([0-9])/[^/]+)\.mat$", name), name) for name in names]
-            if found := [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches if m]:
-                return found
+            if recordings := [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches if m]:
+                return recordings
         raise MissingData(
             f"ST-MNIST is not in {str(self.data)!r}, and its authors ask for a form to be filled in: get {ARCHIVE!r} from"
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"

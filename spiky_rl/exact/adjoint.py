@@ -147,9 +147,9 @@ def solve(
         tolerance,
     )
     states = solver.fitting("start", start, (len(neuron.states), width))
-    found = Solver(problem, np.concatenate([states, np.zeros((1, width))]), max_spikes)
-    found.run()
-    return Solution(tuple(found.spikes), tuple(found.events), tuple(found.segments), problem)
+    forward = Solver(problem, np.concatenate([states, np.zeros((1, width))]), max_spikes)
+    forward.run()
+    return Solution(tuple(forward.spikes), tuple(forward.events), tuple(forward.segments), problem)
 
 
 class _Backward:

@@ -180,11 +180,11 @@ class Solver:
                     f"the network cannot be solved beyond {stepper.t:.6g} ms: {message} (do states grow without bound?)"
                 )
             before, interpolant = stepper.t_old, stepper.dense_output()
-            found, time = self._look(float(before or 0.0), float(stepper.t), interpolant)
+            event, time = self._look(float(before or 0.0), float(stepper.t), interpolant)
             segment.add(float(before or 0.0), time, interpolant)
-            if found is not None:
+            if event is not None:
                 self.time, self.values = time, interpolant(time).reshape(shape)
-                return found
+                return event
         self.time, self.values = end, stepper.y.reshape(shape)
         return None
 
@@ -275,12 +275,12 @@ def parameters_of(neuron: Ode, width: int, instead: Mapping[str, object]) -> Arr
             raise UserError(
                 f"parameters: {name!r} is no parameter of this neuron; it has {', '.join(neuron.params)}{nearest(name, neuron.params)}"
             )
-    found = np.empty((len(neuron.params), width))
+    table = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):
-        found[row] = fitting(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
-        for value in (found[row].min(), found[row].max()) if width else ():
+        table[row] = fitting(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
+        for value in (table[row].min(), table[row].max()) if width else ():
             param.require(f"parameters.{name}", float(value))
-    return found
+    return table
 
 
 def fitting(name: str, values: object, shape: tuple[int, ...]) -> Array:

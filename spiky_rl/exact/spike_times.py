@@ -87,8 +87,8 @@ def spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels
     for name, values in (("times", times), ("delays", delays)):
         if not bool((values >= 0.0).all()):
             raise UserError(f"{name}: {values.min().item()!r} is out of range; it must be at least 0 ms")
-    found = _SpikeTimes.apply(times.double(), weights.double(), delays.double(), kernels)
-    return found.to(weights.dtype)  # type: ignore[union-attr]
+    spikes = _SpikeTimes.apply(times.double(), weights.double(), delays.double(), kernels)
+    return spikes.to(weights.dtype)  # type: ignore[union-attr]
 
 
 class SpikeTimes(torch.nn.Module):
@@ -155,14 +155,14 @@ class _SpikeTimes(torch.autograd.Function):
         # [B, I, M, grid]: the spikes of an input add up before they are weighed
         driven = sum(kernels.postsynaptic(grid - part[..., None])[0] for part in arrivals.unbind(2))
         potential = torch.einsum("bimg,jim->bjg", driven, weights)
-        found: list[Tensor] = []
+        spikes: list[Tensor] = []
         for _ in range(kernels.spikes):
-            found.append(_next(grid, potential, found, arrivals, weights, kernels))
-            since = grid - found[-1][..., None]
+            spikes.append(_next(grid, potential, spikes, arrivals, weights, kernels))
+            since = grid - spikes[-1][..., None]
             potential = potential + kernels.refractory(since)[0]
             # what was before this spike is over
             potential = torch.where(since > 0.0, potential, -math.inf)
-        located = torch.stack(found, -1)
+        located = torch.stack(spikes, -1)
         ctx.save_for_backward(times, weights, delays, located)
         ctx.kernels = kernels
         return located

@@ -55,10 +55,10 @@ class Program:
         slots = [*inputs, *self.slots[len(inputs) :]]
         for place, function, args in self.steps:
             slots[place] = function(*[slots[i] for i in args])
-        found = np.empty((len(self.outputs), *inputs[0].shape))
+        values = np.empty((len(self.outputs), *inputs[0].shape))
         for row, i in enumerate(self.outputs):
-            found[row] = slots[i]
-        return found
+            values[row] = slots[i]
+        return values
 
 
 class Terms:
@@ -111,8 +111,8 @@ class Terms:
         """What an ``adjoint`` [S, N] of the states after the reset is for ``states`` before it and parameters [P, N]; ``spike`` as there."""
         return self._split(self._reset[spike][1](states[0], *states, *self.parameters, *adjoint))[1:]
 
-    def _split(self, found: Array) -> tuple[Array, Array, Array]:
-        return found[0], found[1 : 1 + self.count], found[1 + self.count :]
+    def _split(self, values: Array) -> tuple[Array, Array, Array]:
+        return values[0], values[1 : 1 + self.count], values[1 + self.count :]
 
 
 Definition = Callable[[Ops, Value, States, Params, Params], Sequence[Value]]

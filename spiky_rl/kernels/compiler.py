@@ -61,8 +61,8 @@ def command() -> tuple[str, ...] | None:
         except ValueError:  # a quote that is not closed
             return None
         return words if shutil.which(words[0]) else None
-    found = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
-    return (found,) if found else None
+    first = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+    return (first,) if first else None
 
 
 def missing() -> str:

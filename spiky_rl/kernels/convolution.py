@@ -39,11 +39,11 @@ def blocks(shape: Sequence[int]) -> int:
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]) -> None:
     """Raise `ValueError` where the kernel would read beyond what it is given."""
     channels, height, width, outputs, kernel, *_ = shape
-    found = (x.shape[-1], [*weight.shape], [*bias.shape])
+    given = (x.shape[-1], [*weight.shape], [*bias.shape])
     wanted = (channels * height * width, [outputs, channels, kernel, kernel], [outputs])
-    if found != wanted or not x.dtype == weight.dtype == bias.dtype:
+    if given != wanted or not x.dtype == weight.dtype == bias.dtype:
         raise ValueError(
-            f"signal, weight and bias do not fit maps of {channels} x {height} x {width}: found {found} in {x.dtype},"
+            f"signal, weight and bias do not fit maps of {channels} x {height} x {width}: found {given} in {x.dtype},"
             f" {weight.dtype} and {bias.dtype}; {wanted} is wanted, in one type"
         )
 
@@ -62,11 +62,11 @@ def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, count = x.numel() // x.shape[-1], blocks(shape)
-    kept = (rows, words_of(x.shape[-1])) if binary else (0,)
+    packed = (rows, words_of(x.shape[-1])) if binary else (0,)
     return (
         x.new_empty(*x.shape[:-1], weight.shape[0] * count),
         x.new_empty(rows, count, weight.shape[0], dtype=torch.uint8),
-        x.new_empty(kept, dtype=torch.int64),
+        x.new_empty(packed, dtype=torch.int64),
     )
 
 
@@ -79,9 +79,9 @@ def _backward(
     binary: bool,
     inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = _backward_fake(saved, place, weight, grad, shape, binary, inputs)
-    dispatch.on(grad.device.type).convolution_backward(saved, place, weight, grad, found, shape)
-    return found
+    gradients = _backward_fake(saved, place, weight, grad, shape, binary, inputs)
+    dispatch.on(grad.device.type).convolution_backward(saved, place, weight, grad, gradients, shape)
+    return gradients
 
 
 def _backward_fake(

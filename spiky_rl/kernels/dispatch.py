@@ -39,9 +39,9 @@ def names() -> list[str]:
 def built(name: str) -> Backend:
     """The backend called ``name``, whether or not it is available: always the same object."""
     if name not in _BUILT:
-        found = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
-        found.stand_in = found if name == REFERENCE else built(REFERENCE)
-        _BUILT[name] = found
+        made = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
+        made.stand_in = made if name == REFERENCE else built(REFERENCE)
+        _BUILT[name] = made
     return _BUILT[name]
 
 
@@ -51,10 +51,10 @@ def backend(name: str) -> Backend:
     if ":" not in name and name not in names():
         known = (AUTO, *names())
         raise RegistryError(f"unknown backend {name!r}; choose from {', '.join(known)}{nearest(name, known)}")
-    found = built(name)
-    if reason := found.available():
+    chosen = built(name)
+    if reason := chosen.available():
         raise RegistryError(f"backend {name!r} is not available: {reason}")
-    return found
+    return chosen
 
 
 def check(name: str) -> None:
@@ -71,16 +71,16 @@ def check(name: str) -> None:
 @cache
 def compiled() -> dict[str, str]:
     """Names of the package's backends that compute on a kind of device, by that kind. Raises `RegistryError` for two of one kind."""
-    found: dict[str, str] = {}
+    names_by_device: dict[str, str] = {}
     for name in names():
         device = built(name).device
-        if device in found:
+        if device in names_by_device:
             raise RegistryError(
-                f"backends {found[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
+                f"backends {names_by_device[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
             )
         if device is not None:
-            found[device] = name
-    return found
+            names_by_device[device] = name
+    return names_by_device
 
 
 def on(device: str) -> Compiled:
@@ -136,17 +136,17 @@ def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
     """
     device = x.device.type
     meant = _meant(name, device)
-    found, reason = _BUILT[meant], None
-    if found.device is None:
-        return found
-    if found.device != device:
-        reason = f"computes on {found.device}, the tensor lies on {device}"
+    chosen, reason = _BUILT[meant], None
+    if chosen.device is None:
+        return chosen
+    if chosen.device != device:
+        reason = f"computes on {chosen.device}, the tensor lies on {device}"
     elif x.dtype != torch.float32:
         reason = f"computes in float32, not in {x.dtype}"
     elif ops is not None and ops.soft_spike:
         reason = "has no smooth spikes"
     if reason is None:
-        return found
+        return chosen
     if name != AUTO:
         raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
     _say_fall(device, f"backend {meant!r} {reason}")

@@ -119,11 +119,11 @@ class _Writer:
         seeds += [(x, graph.input("go")) for x in outputs]
         lanes = [p for p in params if p.lane]
         wrt = [*states, *peak, *lanes, *current]
-        found = trace.gradients(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
+        gradients = trace.gradients(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
         width = count + len(peak)
-        targets = [(f"g[{i}] =", x) for i, x in enumerate(found[:width])]
-        targets += [(f"gp[{i}] +=", x) for i, x in enumerate(found[width : width + len(lanes)])]
-        targets += [("gi +=", x) for x in found[width + len(lanes) :]]
+        targets = [(f"g[{i}] =", x) for i, x in enumerate(gradients[:width])]
+        targets += [(f"gp[{i}] +=", x) for i, x in enumerate(gradients[width : width + len(lanes)])]
+        targets += [("gi +=", x) for x in gradients[width + len(lanes) :]]
         arguments = "F i, " if has_current else ""
         forward = self.body(
             [(f"s[{i}] =", x) for i, x in enumerate(updates)] + [("out =", x) for x in outputs]

@@ -47,7 +47,7 @@ def _launch(arguments: Sequence[Any]) -> Launch:
     current, state, params, keep, *others = arguments
     synapses = others.pop(0) if isinstance(others[0], Tensor) else None
     numbers, steps, key, *loop = others
-    key, uniforms = programs.found(key, tuple(numbers))
+    key, uniforms = programs.resolved(key, tuple(numbers))
     T, _, B, N = current.shape
     given, states = (key, current, state, params, keep, uniforms, steps), programs.KNOWN[key].states
     if synapses is None:
@@ -109,8 +109,8 @@ def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) ->
     kernels = torch.ops.spiky_rl.recurrent_backward if synapses else torch.ops.spiky_rl.unroll_backward
     grads = kernels(*tensors, *ctx.others, grad_output, grad_last)
     wanted = (current, state, params, *synapses)
-    found = [None if x is None else grad for x, grad in zip(wanted, grads, strict=True)]
-    return *found[:3], None, *found[3:], *(None,) * (len(ctx.others) + 1)
+    due = [None if x is None else grad for x, grad in zip(wanted, grads, strict=True)]
+    return *due[:3], None, *due[3:], *(None,) * (len(ctx.others) + 1)
 
 
 def fit(
@@ -150,8 +150,8 @@ def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise `ValueError` for what does not fit together."""
     biased = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
     if x.dtype != weight.dtype or x.shape[-1:] != weight.shape[1:] or not biased:
-        found = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
-        raise ValueError(f"signal, weight and bias do not fit together: {', '.join(found)}")
+        shapes = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
+        raise ValueError(f"signal, weight and bias do not fit together: {', '.join(shapes)}")
 
 
 def _linear(

@@ -39,7 +39,7 @@ class Call:
     @property
     def uniforms(self) -> tuple[float, ...]:
         """What the kernel computes with instead of the numbers."""
-        return found(self.key, self.numbers)[1]
+        return resolved(self.key, self.numbers)[1]
 
 
 def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> Call:
@@ -59,7 +59,7 @@ def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], widt
 
 
 @lru_cache(maxsize=4096)
-def found(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+def resolved(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
     """The ``key`` in `KNOWN` of a call, and its uniforms by its ``numbers``. Raises `TraceError` where they have none."""
     key = key if key in KNOWN else _read(key)
     program = KNOWN[key]

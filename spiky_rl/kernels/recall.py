@@ -15,10 +15,10 @@ def joined(parts: Sequence[Tensor], dim: int) -> Tensor:
 
 def added(parts: Sequence[Tensor]) -> Tensor:
     """The sum of ``parts``, from the first to the last."""
-    found = parts[0]
+    total = parts[0]
     for part in parts[1:]:
-        found = found + part
-    return found
+        total = total + part
+    return total
 
 
 def turned_round(past: Tensor) -> Tensor:
@@ -42,8 +42,8 @@ def masks(keep: Tensor | None, T: int, steps: int, delays: int) -> list[Tensor] 
     B = keep.shape[1]
     begins = keep.new_ones(T * steps + 1, B)
     begins[:-1].view(T, steps, B)[:, 0] = keep
-    found = [begins]
+    reach = [begins]
     for d in range(1, delays):
         shifted = torch.cat([begins.new_ones(min(d, len(begins)), B), begins])[: len(begins)]
-        found.append(found[-1] * shifted)
-    return found
+        reach.append(reach[-1] * shifted)
+    return reach

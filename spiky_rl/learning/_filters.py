@@ -52,8 +52,10 @@ class _Smoothed(torch.autograd.Function):
         flipped, keep = grads[0].flip(0, 1), going_back(ctx.keep)
         parameters = tuple(ctx.smooth.number(name) for name in ctx.smooth.params)
         steps = flipped.shape[1]
-        found, _ = dispatch.unroll(ctx.backend, ctx.smooth, SPIKELESS, flipped, steps, None, parameters, keep)
-        return found.flip(0, 1), None, None, None
+        filtered, _ = dispatch.unroll(
+            ctx.backend, ctx.smooth, SPIKELESS, flipped, steps, None, parameters, keep
+        )
+        return filtered.flip(0, 1), None, None, None
 
 
 def going_back(keep: Tensor | None) -> Tensor | None:
@@ -88,7 +90,7 @@ def transposed(layer: Layer, signal: Tensor) -> Callable[[Tensor], Tensor]:
         with torch.enable_grad():
             x = signal.detach().requires_grad_()
             current = layer.connection(x, layer.backend, layer.binary)
-            (found,) = torch.autograd.grad(current, x, error)
-        return found
+            (errors,) = torch.autograd.grad(current, x, error)
+        return errors
 
     return way

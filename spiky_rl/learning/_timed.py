@@ -40,7 +40,7 @@ class Timed(Wrapped):
         dt, tau = self.dt / parts, self.chosen["tau_synapse"]
         decay = math.exp(-dt / tau)
         synapse, sent = s.timed_synapse + current, s.timed_late
-        late, spent = 0.0 * sent, s.timed_spent if self.once else None
+        late, has_fired = 0.0 * sent, s.timed_spent if self.once else None
         for part in range(parts):
             drive = (tau / dt * (1.0 - decay)) * synapse
             synapse = decay * synapse
@@ -58,10 +58,10 @@ class Timed(Wrapped):
                 )
             )
             place, spike = (part + fraction) / parts, ops.where(beyond >= 0.0, 1.0, 0.0)
-            new = spike if spent is None else spike * (1.0 - spent)
-            spent = None if spent is None else ops.max(spent, spike)
+            new = spike if has_fired is None else spike * (1.0 - has_fired)
+            has_fired = None if has_fired is None else ops.max(has_fired, spike)
             sent, late = sent + new * (1.0 - place), late + new * place
-        own = {} if spent is None else {"timed_spent": spent}
+        own = {} if has_fired is None else {"timed_spent": has_fired}
         return sent, s.replace(**states._asdict(), timed_synapse=synapse, timed_late=late, **own)
 
 

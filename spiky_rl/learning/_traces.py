@@ -120,8 +120,10 @@ def trace(
 
 
 @torch.no_grad()
-def worth(credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto") -> Tensor:
-    """M [S, B]: what events of each step are worth.
+def modulation_by_credit(
+    credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto"
+) -> Tensor:
+    """M [S, B]: the modulation of events in each step.
 
     Args:
         credit: d [S, B], which falls due in each step.
@@ -142,7 +144,7 @@ def change(
     weights: Tensor,
     window: Window,
     bounds: tuple[Tensor | float, Tensor | float] = (0.0, 1.0),
-    worths: Tensor | None = None,
+    modulation: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """dw [C, N].
@@ -154,14 +156,14 @@ def change(
         weights: [C, N], for weight dependence.
         window: The rule.
         bounds: low and high, numbers or what broadcasts to the weights; read for mu > 0 only.
-        worths: M [S, B]; None: 1.
+        modulation: M [S, B]; None: 1.
         backend: What runs the traces.
     """
 
     def traced(signal: Tensor, tau: float) -> Tensor:
         return trace(signal, keep, tau, window.dt, window.nearest, backend)
 
-    def met(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
+    def paired(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
         if not triplet:
             return pair * correlated(left, events)
         return correlated(left, traced(events, tau).mul_(triplet).add_(pair).mul_(events))
@@ -169,10 +171,10 @@ def change(
     r1, o1 = traced(pre, window.tau_plus), traced(post, window.tau_minus)
     if window.causal:
         r1 = torch.where(pre != 0.0, pre, r1) if window.nearest else r1.add_(pre)
-    if worths is not None:
-        r1, o1 = (left.mul_(worths.unsqueeze(-1)) for left in (r1, o1))
-    up = met(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
-    down = met(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
+    if modulation is not None:
+        r1, o1 = (left.mul_(modulation.unsqueeze(-1)) for left in (r1, o1))
+    up = paired(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
+    down = paired(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
     if window.mu:
         low, high = bounds
         up = up * ((high - weights) / (high - low)).clamp(min=0.0) ** window.mu
@@ -279,8 +281,8 @@ class Local(Rule):
         self.sizes: Tensor
 
     @abstractmethod
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor | None:
-        """M [S, B] of ``credit`` [T, B] and ``keep`` [S, B] in a ``layer``, S = T ``steps``; None: all events are worth the same."""
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor | None:
+        """M [S, B] of ``credit`` [T, B] and ``keep`` [S, B] in a ``layer``, S = T ``steps``; None: that of all events is the same."""
 
     @override
     @torch.no_grad()
@@ -301,12 +303,12 @@ class Local(Rule):
             top = self.limit * size
             bounds = (sign.clamp(max=0.0) * top, sign.clamp(min=0.0) * top) if link.dale else (-top, top)
             window = replace(self.window, dt=layer.neuron.dt)
-            worths = self.worths(credit, keep, layer, steps)
-            found = change(pre, post, keep, weights, window, bounds, worths, layer.backend)
-            found = self.rate * size * _shared(found) * places
+            modulation = self.modulation(credit, keep, layer, steps)
+            delta = change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
+            delta = self.rate * size * _shared(delta) * places
             if self.normalisation == "subtractive":
-                found = (found - found.sum(0) / (places * torch.ones_like(found)).sum(0)) * places
-            weights = (weights + found).clamp(*bounds)
+                delta = (delta - delta.sum(0) / (places * torch.ones_like(delta)).sum(0)) * places
+            weights = (weights + delta).clamp(*bounds)
             if self.normalisation == "multiplicative":
                 strengths = weights.abs() if link.mask is None else (weights * link.mask).abs()
                 sums = getattr(self, f"sums_{index}")
@@ -319,9 +321,9 @@ def _signs(link: Linear) -> Tensor:
     return torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
 
 
-def _shared(found: Tensor) -> Tensor:
+def _shared(values: Tensor) -> Tensor:
     """The mean over the ranks of a distributed run, which have the same weights."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(found)
-        found = found / torch.distributed.get_world_size()
-    return found
+        torch.distributed.all_reduce(values)
+        values = values / torch.distributed.get_world_size()
+    return values

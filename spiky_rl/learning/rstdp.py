@@ -14,7 +14,7 @@ from typing import override
 from torch import Tensor
 
 from spiky_rl.config.options import option
-from spiky_rl.learning._traces import Local, worth
+from spiky_rl.learning._traces import Local, modulation_by_credit
 from spiky_rl.networks._layer import Layer
 
 
@@ -29,7 +29,7 @@ class Rstdp(Local):
         self.tau = options.tau_eligibility
 
     @override
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor:
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor:
         due = credit.new_zeros(credit.shape[0], steps, credit.shape[1])
         due[:, -1] = credit
-        return worth(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)
+        return modulation_by_credit(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)

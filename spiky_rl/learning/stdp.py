@@ -25,5 +25,5 @@ class Stdp(Local):
         normalisation: Normalisation = normalisation("subtractive")
 
     @override
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> None:
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> None:
         return None

@@ -72,9 +72,9 @@ class Superspike(Rule):
         if not torch.is_grad_enabled():
             return output
         smooth = Smooth.of(tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt)
-        found = smoothed(output, smooth, keep, layer.backend)
+        filtered = smoothed(output, smooth, keep, layer.backend)
         if not signal.requires_grad:
-            return found
+            return filtered
         fixed = getattr(layer, "feedback", None)
         way = transposed(layer, signal) if fixed is None else lambda error: error @ fixed
-        return fed_back(found, signal, way)
+        return fed_back(filtered, signal, way)

@@ -65,13 +65,13 @@ def watched(body: nn.Module) -> Iterator[Tally]:
 
 def weights(body: nn.Module) -> list[Tensor]:
     """The weights of all connections in ``body``."""
-    found: list[Tensor] = []
+    matrices: list[Tensor] = []
     for module in body.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            found.append(module.weight.detach())
+            matrices.append(module.weight.detach())
         elif isinstance(module, nn.RNNBase):
-            found += [p.detach() for name, p in module.named_parameters() if name.startswith("weight")]
-    return found
+            matrices += [p.detach() for name, p in module.named_parameters() if name.startswith("weight")]
+    return matrices
 
 
 def state_values(body: nn.Module) -> int:

@@ -178,10 +178,10 @@ class Cost:
         """For a result file: all numbers, and ``energy_nj`` by assumption."""
         energies = {name: self.energy(price) / 1000.0 for name, price in PRICES.items()}
         numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rival"}
-        found = {**numbers, "effective_operations": self.effective_operations, "energy_nj": energies}
+        data = {**numbers, "effective_operations": self.effective_operations, "energy_nj": energies}
         if self.rival is not None:
-            found["ann_skipping_zeros_energy_nj"] = self.rival_energies()
-        return found
+            data["ann_skipping_zeros_energy_nj"] = self.rival_energies()
+        return data
 
     def rival_energies(self) -> dict[str, float]:
         """Energy in nJ of the ANN beside it, by the name of the prices; empty where there is none."""

@@ -33,15 +33,15 @@ class Meter:
 
     def __call__(self, record: Record) -> Cost:
         """The cost of one control step, as a mean over all of a pass, from its ``record``."""
-        found = synops.counted(self.links, record)
+        counts = synops.counted(self.links, record)
         return Cost(
-            effective_macs=found.effective_macs,
-            effective_acs=found.effective_acs,
-            dense_operations=found.dense,
+            effective_macs=counts.effective_macs,
+            effective_acs=counts.effective_acs,
+            dense_operations=counts.dense,
             encoder_operations=float(record.operations[0].double().mean()),
             neuron_updates=self.updates,
             **vars(self.arithmetic),
-            activation_sparsity=found.activation_sparsity,
+            activation_sparsity=counts.activation_sparsity,
             connection_sparsity=self.sparsity,
             parameters=self.parameters,
             footprint_bytes=self.footprint,

@@ -73,13 +73,13 @@ def synapses(network: SpikingNetwork) -> list[Synapses]:
     Raises RegistryError for a network of which it is not known where its connections are.
     """
     if isinstance(network, FeedForward):
-        found, count = [], 0
+        links, count = [], 0
         for i, layer in enumerate(network.layers):
-            found.append(of_connection(layer.connection, i))
+            links.append(of_connection(layer.connection, i))
             if layer.recurrent is not None:
-                found.append(of_connection(layer.recurrent, i + 1))
+                links.append(of_connection(layer.recurrent, i + 1))
             count = i + 1
-        return [*found, _of_readout(network.decoder, count)]
+        return [*links, _of_readout(network.decoder, count)]
     if isinstance(network, Reservoir):
         readout = [m.weight.detach() for m in network.decoder if isinstance(m, torch.nn.Linear)]
         return [
@@ -210,10 +210,10 @@ def dense_operations(model: torch.nn.Module) -> int:
 
 def convolution_operations(cnn: torch.nn.Module, shape: tuple[int, ...]) -> int:
     """Multiply-accumulates of one image of ``shape`` [C, H, W] in the two-dimensional convolutions of the network ``cnn``."""
-    found: list[int] = []
+    operations: list[int] = []
 
     def count(module: torch.nn.Conv2d, _: object, output: torch.Tensor) -> None:
-        found.append(output[0, 0].numel() * module.weight.numel())
+        operations.append(output[0, 0].numel() * module.weight.numel())
 
     cnn = copy.deepcopy(cnn).eval()
     for module in cnn.modules():
@@ -221,4 +221,4 @@ def convolution_operations(cnn: torch.nn.Module, shape: tuple[int, ...]) -> int:
             module.register_forward_hook(count)
     with torch.no_grad():
         cnn(next(cnn.parameters()).new_zeros(1, *shape))
-    return sum(found)
+    return sum(operations)

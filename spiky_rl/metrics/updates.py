@@ -148,15 +148,15 @@ def _of_function(function: Callable[..., Iterable[Value]], inputs: int, constant
 
 def _counted(outputs: Iterable[Value]) -> Arithmetic:
     """The arithmetic of all that the outputs need."""
-    graph, known, seen, found = Graph(), {}, set(), Arithmetic()
+    graph, known, seen, total = Graph(), {}, set(), Arithmetic()
     ahead = [_forward(graph, x, known) for x in outputs]
     while ahead:
         node = ahead.pop()
         if _varies(node) and node.index not in seen:
             seen.add(node.index)
-            found += _cost(node)
+            total += _cost(node)
             ahead += node.args
-    return found
+    return total
 
 
 def _forward(graph: Graph, x: Value, known: dict[int, Value]) -> Value:

@@ -182,8 +182,8 @@ class Layer(torch.nn.Module):
 
     def operations(self, signal: Tensor, output: Tensor) -> Tensor:
         """Effective operations of the connections for ``signal`` [T, K or 1, B, C] and ``output`` [T, K, B, N]: [T, B]."""
-        found = self.connection.operations(signal).sum(1)
-        return found if self.recurrent is None else found + self.recurrent.operations(output).sum(1)
+        total = self.connection.operations(signal).sum(1)
+        return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
 def quantise(layers: Sequence[Layer], decoder: Decoder) -> None:

@@ -233,8 +233,8 @@ class FeedForward(SpikingNetwork):
         for t in range(0, steps, span):
             own = tuple(s.detach() for s in state) if t else state
             part, episodes = x[t : t + span], None if keep is None else keep[t : t + span]
-            found, state = self._forward(part, own, episodes, None, len(part) / steps)
-            features.append(found)
+            output, state = self._forward(part, own, episodes, None, len(part) / steps)
+            features.append(output)
         return torch.cat(features), state
 
     def _by_sample(self) -> bool:

@@ -302,10 +302,10 @@ class Reservoir(SpikingNetwork):
         )
         features, after = [], [*new]
         for trace, decay in zip(traces, self.trace_decays, strict=True):
-            found, last = dispatch.unroll(
+            filtered, last = dispatch.unroll(
                 self.backend, self.filter, self.ops, spikes, self.steps, (trace,), (decay,), keep
             )
-            features.append(found[:, -1])
+            features.append(filtered[:, -1])
             after += last
         if keep is not None:
             extra = [s * keep.prod(0).unsqueeze(-1) for s in extra]
@@ -313,7 +313,7 @@ class Reservoir(SpikingNetwork):
         return spikes, torch.cat(features, -1), after
 
     def _record(
-        self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, found: Tensor
+        self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, features: Tensor
     ) -> None:
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
@@ -324,7 +324,7 @@ class Reservoir(SpikingNetwork):
             self.encoder.operations(x),
             (signal != 0).sum((1, 3)) * self.size,
             ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
-            (found != 0).sum(-1) * width + later,
+            (features != 0).sum(-1) * width + later,
         ]
 
     @property

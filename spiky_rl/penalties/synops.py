@@ -30,5 +30,7 @@ class Synops(Penalty):
     @override
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         dense = [output.shape[-1] * fan for output, fan in zip(outputs, fan_out, strict=True)]
-        spent = torch.stack([output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]).sum()
-        return self.options.weight * (spent / sum(dense) - self.options.upper).clamp(min=0.0)
+        operations = torch.stack(
+            [output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]
+        ).sum()
+        return self.options.weight * (operations / sum(dense) - self.options.upper).clamp(min=0.0)

@@ -48,10 +48,10 @@ def rheobase(neuron: Neuron, ops: TorchOps) -> float:
 def observations(series: int, steps: int, channels: int, generator: torch.Generator) -> Tensor:
     """Random observations that change slowly, standard normal: [steps, series, channels], drawn from the ``generator``."""
     noise = torch.randn(steps, series, channels, generator=generator)
-    found = [noise[0]]
+    filtered = [noise[0]]
     for n in noise[1:]:
-        found.append(CORRELATION * found[-1] + math.sqrt(1.0 - CORRELATION**2) * n)
-    return torch.stack(found)
+        filtered.append(CORRELATION * filtered[-1] + math.sqrt(1.0 - CORRELATION**2) * n)
+    return torch.stack(filtered)
 
 
 def bisect(rate: Callable[[float], float], target: float, low: float, high: float) -> float | None:
@@ -63,10 +63,10 @@ def bisect(rate: Callable[[float], float], target: float, low: float, high: floa
         return None
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        found = rate(middle)
-        if abs(found / target - 1.0) < TOLERANCE:
+        attained = rate(middle)
+        if abs(attained / target - 1.0) < TOLERANCE:
             return middle
-        low, high = (middle, high) if found < target else (low, middle)
+        low, high = (middle, high) if attained < target else (low, middle)
     return 0.5 * (low + high)
 
 
@@ -114,9 +114,9 @@ def reach(net: Calibrated, weight: Tensor, target: float, rate: Callable[[], flo
         with_bias(bisect(with_bias, BIAS_SHARE * target, -LARGEST_SHIFT, 0.0) or 0.0)
     if with_input(1.0) > INPUT_SHARE * target:
         with_input(bisect(with_input, INPUT_SHARE * target, 0.0, 1.0) or 1.0)
-    found = bisect(with_strength, target, 0.0, LARGEST_GAIN)
-    if found is not None:
-        with_strength(found)
+    gain = bisect(with_strength, target, 0.0, LARGEST_GAIN)
+    if gain is not None:
+        with_strength(gain)
         return
     with_strength(1.0)
     bias = net.bias.clone()

@@ -120,8 +120,8 @@ def memory_capacity(
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
     readout = ridge_regression(samples(states[:series], train), samples(past[:series], train), ridge)
-    found = readout(samples(states[series:], test))
-    return MemoryCapacity(_squared_correlation(found, samples(past[series:], test)))
+    estimate = readout(samples(states[series:], test))
+    return MemoryCapacity(_squared_correlation(estimate, samples(past[series:], test)))
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -37,26 +37,26 @@ def core() -> ctypes.CDLL:
         programs.header(name)
         for name in ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack")
     )
-    found = compiler.library(text, "linear layers and stacks")
+    library = compiler.library(text, "linear layers and stacks")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    found.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
-    found.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
-    found.spiky_pack.argtypes = found.spiky_unpack.argtypes = [pointer, pointer, long, long]
-    found.spiky_stack_forward.argtypes = found.spiky_stack_backward.argtypes = [pointer]
+    library.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
+    library.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
+    library.spiky_pack.argtypes = library.spiky_unpack.argtypes = [pointer, pointer, long, long]
+    library.spiky_stack_forward.argtypes = library.spiky_stack_backward.argtypes = [pointer]
     for name in ("linear_gradient", "pack", "unpack"):
-        getattr(found, f"spiky_{name}").restype = None
-    return found
+        getattr(library, f"spiky_{name}").restype = None
+    return library
 
 
 @cache
 def convolutions() -> ctypes.CDLL:
     """The kernels of convolutions, which not every network has."""
     text = "\n".join(programs.header(name) for name in ("lanes", "events", "convolution"))
-    found = compiler.library(text, "convolutions")
+    library = compiler.library(text, "convolutions")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    found.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
-    found.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
-    return found
+    library.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
+    library.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
+    return library
 
 
 @cache
@@ -64,12 +64,12 @@ def kernels(key: str) -> ctypes.CDLL:
     """The compiled program that ``key`` names. Raises `CompileError` that names the neuron."""
     name = key.partition("-")[0]
     try:
-        found = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
+        library = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
     except CompileError as error:
         raise CompileError(f"neuron {name!r} cannot be compiled: {error}; backend: torch runs it") from error
-    found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
-    found.spiky_forward.restype = None
-    return found
+    library.spiky_forward.argtypes = library.spiky_backward.argtypes = [ctypes.POINTER(Job)]
+    library.spiky_forward.restype = None
+    return library
 
 
 class Cpu(Compiled):
@@ -246,11 +246,11 @@ class Cpu(Compiled):
         place: Tensor,
         weight: Tensor,
         grad: Tensor,
-        found: Sequence[Tensor],
+        gradients: Sequence[Tensor],
         shape: Sequence[int],
     ) -> None:
         x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
-        grad_x, grad_weight, grad_bias = found
+        grad_x, grad_weight, grad_bias = gradients
         held = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
         failed = convolutions().spiky_convolution_gradient(
             (ctypes.c_long * len(shape))(*shape),

@@ -219,11 +219,11 @@ class Cupy(Compiled):
                 )
             )
         if not parts:
-            found = (
+            zeros = (
                 torch.zeros_like(x) if x is not None else current.new_empty(0)
                 for x in (current, state, params)
             )
-            return next(found), next(found), next(found), torch.zeros_like(synapses)
+            return next(zeros), next(zeros), next(zeros), torch.zeros_like(synapses)
         of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
         return (
             recall.joined(of_currents, 2),
@@ -247,9 +247,9 @@ class Cupy(Compiled):
 
     def pack(self, x: Tensor, bits: Tensor | None = None) -> Tensor:
         """As `Backend.pack` of ``x``; into ``bits``, if given."""
-        found = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
-        self._bits("spiky_pack", x.contiguous(), found, x.shape, found.numel() * 64)
-        return found
+        packed = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
+        self._bits("spiky_pack", x.contiguous(), packed, x.shape, packed.numel() * 64)
+        return packed
 
     @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:

@@ -33,8 +33,8 @@ class Torch(Backend):
                 outputs.append(output)
                 if trace is not None:
                     trace.append(state[0])
-        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return found, state if carried else ()
+        whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return whole, state if carried else ()
 
     @override
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -59,8 +59,8 @@ class Torch(Backend):
                 if trace is not None:
                     trace.append(own[0])
                 states = (*own, output.detach() if feedback.cut else output, *past[:-1], *arrived)
-        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return found, () if state is None else states
+        whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return whole, () if state is None else states
 
     @override
     def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:

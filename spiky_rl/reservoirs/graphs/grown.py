@@ -57,9 +57,9 @@ class GrownGraph:
     @property
     def adjacency(self) -> np.ndarray:
         """bool [N, N], from row to column."""
-        found = np.zeros((self.size, self.size), bool)
-        found[self.edges[:, 0], self.edges[:, 1]] = True
-        return found
+        adjacency = np.zeros((self.size, self.size), bool)
+        adjacency[self.edges[:, 0], self.edges[:, 1]] = True
+        return adjacency
 
     def wiring(self, strength: float = 1.0) -> Wiring:
         """The graph as neurons and synapses; an inhibitory one has ``strength`` times an excitatory one's weight."""
@@ -134,7 +134,7 @@ def write(path: Path, graph: GrownGraph) -> None:
   }}
 }}
 """
-    files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    files.write_text(path, text)
 
 
 def _rows(matrix: object) -> str:

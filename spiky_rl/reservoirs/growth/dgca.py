@@ -133,9 +133,9 @@ def restructure(cells: Cells, actions: Actions) -> Cells:
         for k in (b, n)
     )
     wired = (f != NONE) | (b != NONE) | (n != NONE)
-    kept = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
-    adjacency = np.block([[A, ahead], [back, among]])[np.ix_(kept, kept)]
-    return Cells(adjacency, np.concatenate([cells.states] * 2)[kept], cells.inputs, cells.outputs)
+    staying = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
+    adjacency = np.block([[A, ahead], [back, among]])[np.ix_(staying, staying)]
+    return Cells(adjacency, np.concatenate([cells.states] * 2)[staying], cells.inputs, cells.outputs)
 
 
 def prune(cells: Cells) -> Cells:
@@ -145,10 +145,12 @@ def prune(cells: Cells) -> Cells:
     sparse = csr_array(cells.adjacency)
     if csgraph.connected_components(sparse, connection="weak")[0] == 1:
         return cells
-    kept = np.arange(cells.size) < cells.inputs + cells.outputs
+    staying = np.arange(cells.size) < cells.inputs + cells.outputs
     for i in range(cells.inputs):
-        kept[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
-    return Cells(cells.adjacency[np.ix_(kept, kept)], cells.states[kept], cells.inputs, cells.outputs)
+        staying[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
+    return Cells(
+        cells.adjacency[np.ix_(staying, staying)], cells.states[staying], cells.inputs, cells.outputs
+    )
 
 
 def largest_part(cells: Cells) -> Cells:
@@ -156,8 +158,8 @@ def largest_part(cells: Cells) -> Cells:
     if cells.size == 0:
         return cells
     labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
-    kept = labels == np.bincount(labels).argmax()
-    return Cells(cells.adjacency[np.ix_(kept, kept)], cells.states[kept])
+    staying = labels == np.bincount(labels).argmax()
+    return Cells(cells.adjacency[np.ix_(staying, staying)], cells.states[staying])
 
 
 def step(rule: Rule, cells: Cells) -> Cells:
