@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, override
 
 import torch
 from torch import Tensor, nn
 
 from spiky_rl.connections.base import Connection
-from spiky_rl.hosts.isaaclab.conditions.base import Condition, Policy
+from spiky_rl.hosts.isaaclab.conditions.base import Condition
 from spiky_rl.networks.reservoir import Reservoir
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.common.playing import PlayedPolicy
 
 BITS = (8, 4)
 """Numbers of bits that a weight may have."""
@@ -28,7 +32,8 @@ SPURIOUS = 0.02
 class Fault(Condition):
     """A policy whose network is changed. Abstract: its subclasses say how."""
 
-    def changed(self, policy: Policy) -> Policy:
+    @override
+    def changed(self, policy: PlayedPolicy) -> PlayedPolicy:
         # a copy of tensors that torch can follow, as the policy's own are
         with torch.inference_mode(False), torch.no_grad():
             copy = policy.copy()
@@ -36,7 +41,7 @@ class Fault(Condition):
         return copy
 
     @abstractmethod
-    def spoil(self, policy: Policy) -> None:
+    def spoil(self, policy: PlayedPolicy) -> None:
         """Change the policy's network, in place."""
 
 
@@ -45,7 +50,7 @@ class CoarseWeights(Fault):
 
     bits: int
 
-    def spoil(self, policy: Policy) -> None:
+    def spoil(self, policy: PlayedPolicy) -> None:
         for weight in weights(policy.model):
             weight.copy_(quantised(weight, self.bits))
 
@@ -56,7 +61,7 @@ class DeadNeurons(Fault):
     text = f"{DEAD:g} of the neurons of every hidden layer, drawn once, have no output"
     needs = ("neurons",)
 
-    def spoil(self, policy: Policy) -> None:
+    def spoil(self, policy: PlayedPolicy) -> None:
         if policy.network is None:
             self._kill_units(policy.model)
             return
@@ -89,7 +94,7 @@ class LostSpikes(Fault):
     text = f"every spike is lost with a probability of {LOST:g}, before it reaches any other neuron or the readout"
     needs = ("spikes",)
 
-    def spoil(self, policy: Policy) -> None:
+    def spoil(self, policy: PlayedPolicy) -> None:
         assert policy.network is not None
         policy.network.disturb([self._lose] * len(policy.network.widths))
 
@@ -103,7 +108,7 @@ class SpuriousSpikes(Fault):
     text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS:g}"
     needs = ("plain_spikes",)
 
-    def spoil(self, policy: Policy) -> None:
+    def spoil(self, policy: PlayedPolicy) -> None:
         assert policy.network is not None
         policy.network.disturb([self._add] * len(policy.network.widths))
 
@@ -112,7 +117,7 @@ class SpuriousSpikes(Fault):
 
 
 def weights(model: nn.Module) -> Iterator[Tensor]:
-    """The weights of all connections of a policy, spiking or not, to be changed in place; biases are none."""
+    """The weights of all connections of a policy's ``model``, spiking or not, to be changed in place; biases are none."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | Connection):
             yield from (p for p in module.parameters(recurse=False) if p.ndim > 1)
@@ -123,7 +128,7 @@ def weights(model: nn.Module) -> Iterator[Tensor]:
 
 
 def quantised(weight: Tensor, bits: int) -> Tensor:
-    """A tensor's values rounded to 2^bits - 1 levels, evenly between plus and minus the largest of them."""
+    """The values of ``weight`` rounded to 2^``bits`` - 1 levels, evenly between plus and minus the largest of them."""
     most = 2 ** (bits - 1) - 1
     size = weight.abs().max() / most
     return weight if size == 0.0 else (weight / size).round() * size

@@ -22,7 +22,7 @@ WITH_SPIKES = ("newton_gl", "viser", "rerun")
 
 
 def parse(text: str) -> list[str]:
-    """Names with commas between them, or ``none`` for an empty list, which also ends a task's own; for argparse."""
+    """The names in ``text``, with commas between them, or ``none`` for an empty list, which also ends a task's own; for argparse."""
     asked = list(dict.fromkeys(text.split(",")))
     if asked == ["none"]:
         return []
@@ -36,7 +36,9 @@ def parse(text: str) -> list[str]:
 def require(names: list[str], films: bool) -> None:
     """Raise GraphicsError, before a simulator starts, for a visualizer that cannot run here.
 
-    ``films``: whether the same process films, which it does without a screen.
+    Args:
+        names: Those that are asked for.
+        films: Whether the same process films, which it does without a screen.
     """
     for name in names:
         modules, package = NEEDS[name]
