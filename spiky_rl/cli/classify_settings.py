@@ -113,7 +113,7 @@ def resumed(args: argparse.Namespace, identity: Mapping[str, Any], path: Path) -
     for key in DEFAULTS:
         now = getattr(args, key)
         now = str(now.absolute()) if isinstance(now, Path) else now
-        if now in (None, flags[key]) or key == "seed" and now == -1:
+        if now in (None, flags[key]) or (key == "seed" and now == -1):
             continue
         if key not in FREE:
             refuse(f"--{key}", now, flags[key])

@@ -177,8 +177,10 @@ def check(args: argparse.Namespace) -> None:
 def simulate(
     args: argparse.Namespace, plan: Plan, names: list[str], checkpoint: Path | None, adapts: bool
 ) -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
-    """The conditions' results by name, where it ``adapts`` in a second table those of the policy that changes as it acts, and
-    what an action costs under nominal (None: not known)."""
+    """The conditions' results by name, and what an action costs under nominal (None: not known).
+
+    Where the policy ``adapts``, a second table holds the results of the one that changes as it acts.
+    """
     import torch
 
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation

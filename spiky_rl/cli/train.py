@@ -221,8 +221,10 @@ def run(
     asked: Asked,
     taught_by: Any = None,
 ) -> tuple[Any, str, Any, dict[str, Any] | None]:
-    """Simulate and train; returns the runner, how it ended (``finished``, ``stopped`` or ``failed: why``), the last
-    iteration's activity, None before the first, and a finished student's returns beside its teacher's. ``asked``: whether to stop.
+    """Simulate and train.
+
+    Returns the runner, how it ended (``finished``, ``stopped`` or ``failed: why``), the last iteration's activity, None before
+    the first, and a finished student's returns beside its teacher's. ``asked``: whether to stop.
     """
     import torch
 

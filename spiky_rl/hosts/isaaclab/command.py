@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.spec import SpecError, read_agent
-from spiky_rl.hosts.common.rules import cached
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 
 if TYPE_CHECKING:
@@ -161,7 +160,7 @@ def require_exportable(agent: str, library: str, network: Configured | None) -> 
         raise SpecError(
             f"--rl_library {library}: isaaclab leapp export would leave out the state that --agent {agent} carries; it allows rsl_rl"
         )
-    if cached(network):
+    if network.cls.cached(network.options):  # type: ignore[attr-defined]
         raise SpecError(
             f"--agent {agent}: a {network.name} carries a state that isaaclab leapp export would leave out; spiky export --to onnx writes it"
         )

@@ -19,14 +19,13 @@ from spiky_rl.hosts.isaaclab.conditions import (
     newton_solver,
     sensors_of,
 )
+from spiky_rl.hosts.isaaclab.conditions.base import Activity, Policy
 from spiky_rl.hosts.isaaclab.history import frames_of
 from spiky_rl.hosts.isaaclab.measures import Measures
 from spiky_rl.hosts.isaaclab.recovery import Recovery
 from spiky_rl.metrics.energy import mean
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.common.observe import Activity
-    from spiky_rl.hosts.common.playing import PlayedPolicy
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
     from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
@@ -73,11 +72,9 @@ class RandomPolicy:
 class Team:
     """A policy and the changed copies of it that conditions put in its place, each on its own environments."""
 
-    def __init__(
-        self, policy: PlayedPolicy, conditions: Sequence[Condition], adapting: Sequence[bool]
-    ) -> None:
+    def __init__(self, policy: Policy, conditions: Sequence[Condition], adapting: Sequence[bool]) -> None:
         """``adapting``: for each condition, whether what is plastic changes while the policy acts under it."""
-        self.parts: list[tuple[Tensor, PlayedPolicy]] = []
+        self.parts: list[tuple[Tensor, Policy]] = []
         """Environments, and what acts on them; the unchanged policy first."""
         shared: list[Tensor] = []
         for condition, adapts in zip(conditions, adapting, strict=True):
@@ -131,7 +128,8 @@ class Evaluation:
         leg: str = "",
         adapting: bool = False,
     ) -> None:
-        """
+        """Share the environments out among the conditions.
+
         Args:
             env: Of ``len(names) * episodes`` environments, twice as many if ``adapting``.
             names: Of the conditions.
@@ -203,10 +201,11 @@ class Evaluation:
         return found
 
     def run(
-        self, policy: PlayedPolicy | None, tell: Callable[[float], None] = lambda share: None
+        self, policy: Policy | None, tell: Callable[[float], None] = lambda share: None
     ) -> tuple[list[dict[str, dict[str, Any]]], dict[str, Any] | None]:
-        """Results by condition, those of the adapting policy in a second table, and the cost of an action under the first
-        condition; None where it is not known.
+        """Results by condition, those of the adapting policy in a second table, and what an action costs.
+
+        The cost is that under the first condition; None where it is not known.
 
         Args:
             policy: None for random actions, whose firing rate and operations are None.

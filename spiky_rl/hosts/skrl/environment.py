@@ -27,7 +27,7 @@ class Environment(Wrapper):
         self._obs = env.get_observations()
         for role, groups in (("actor", self.actor), ("critic", self.critic or ())):
             for group in groups:
-                there = {str(name) for name in self._obs.keys() if self._obs[name].ndim == 2}
+                there = {str(name) for name, values in self._obs.items() if values.ndim == 2}
                 if group not in there:
                     raise UserError(
                         f"agent.obs_groups.{role}: {group!r} is no group of vectors of this task; it has"

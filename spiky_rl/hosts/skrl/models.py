@@ -93,8 +93,10 @@ class SequenceModel(Model):
 
     @override
     def get_specification(self) -> dict[str, Any]:
-        """skrl's: (layers, environments, width) of every state. The length is there without states too: skrl asks the policy for
-        it on behalf of both models."""
+        """skrl's: (layers, environments, width) of every state.
+
+        The length is there without states too: skrl asks the policy for it on behalf of both models.
+        """
         sizes = [(layers, self.num_envs, width) for layers, width in self.state_shapes]
         return {"rnn": {"sequence_length": self.sequence_length, "sizes": sizes}}
 

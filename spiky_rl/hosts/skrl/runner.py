@@ -48,7 +48,7 @@ class Runner(HostRunner, ComponentRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[Iteration], None] | None = None,
     ) -> None:
-        """Arguments as those of `HostRunner.keep_books`, and:
+        """Arguments of `HostRunner.keep_books`, and those of a run.
 
         Args:
             env: It stays in charge of timing and checks.

@@ -6,20 +6,81 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, override
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, override
 
 import torch
-from torch import Tensor
+from tensordict import TensorDict
+from torch import Tensor, nn
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.metrics.energy import Cost
+from spiky_rl.networks.base import SpikingNetwork
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.common.playing import PlayedPolicy
     from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
 class ConditionError(UserError):
     """A condition that there is not, or that a task or an agent cannot be put under."""
+
+
+# pylint: disable=unnecessary-ellipsis
+
+
+class Activity(Protocol):
+    """What a policy does in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.Activity`."""
+
+    @property
+    def rate(self) -> float:
+        """Mean spikes per neuron and inner step."""
+        ...
+
+    @property
+    def operations(self) -> float:
+        """Effective synaptic operations."""
+        ...
+
+    @property
+    def ann_operations(self) -> float:
+        """Multiply-accumulates of the ANN in the policy's place."""
+        ...
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the step cost; None where that is not known."""
+        ...
+
+
+class Policy(Protocol):
+    """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.playing.PlayedPolicy`."""
+
+    adapts: bool
+    """Whether what is plastic in its network changes while it acts."""
+
+    @property
+    def model(self) -> nn.Module:
+        """All of it."""
+        ...
+
+    @property
+    def network(self) -> SpikingNetwork | None:
+        """What spikes; None for an ANN."""
+        ...
+
+    def copy(self) -> Self:
+        """One with weights and a state of its own, at rest."""
+        ...
+
+    def __call__(self, obs: TensorDict) -> Tensor:
+        """Observations, [B, ...] -> actions [B, A]; the state goes on by one control step."""
+        ...
+
+    def reset(self, dones: Tensor | None = None) -> None:
+        """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
+
+    def activity(self, obs: TensorDict, part: Tensor) -> Activity:
+        """Spikes and operations of the control step that begins with ``obs``, in the environments ``part``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -60,7 +121,7 @@ class Condition(ABC):
     def configure(cls, env_cfg: EnvCfg) -> None:
         """Make a task's ``env_cfg`` ready, before the simulator starts; without effect until the condition acts."""
 
-    def changed(self, policy: PlayedPolicy) -> PlayedPolicy | None:  # pylint: disable=unused-argument
+    def changed(self, policy: Policy) -> Policy | None:  # pylint: disable=unused-argument
         """A changed copy that acts in the place of ``policy``; None: the policy itself."""
         return None
 

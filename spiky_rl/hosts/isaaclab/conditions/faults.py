@@ -7,17 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, override
+from typing import override
 
 import torch
 from torch import Tensor, nn
 
 from spiky_rl.connections.base import Connection
-from spiky_rl.hosts.isaaclab.conditions.base import Condition
+from spiky_rl.hosts.isaaclab.conditions.base import Condition, Policy
 from spiky_rl.networks.reservoir import Reservoir
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.common.playing import PlayedPolicy
 
 BITS = (8, 4)
 """Numbers of bits that a weight may have."""
@@ -33,7 +30,7 @@ class Fault(Condition):
     """A policy whose network is changed. Abstract: its subclasses say how."""
 
     @override
-    def changed(self, policy: PlayedPolicy) -> PlayedPolicy:
+    def changed(self, policy: Policy) -> Policy:
         # a copy of tensors that torch can follow, as the policy's own are
         with torch.inference_mode(False), torch.no_grad():
             copy = policy.copy()
@@ -41,7 +38,7 @@ class Fault(Condition):
         return copy
 
     @abstractmethod
-    def spoil(self, policy: PlayedPolicy) -> None:
+    def spoil(self, policy: Policy) -> None:
         """Change the policy's network, in place."""
 
 
@@ -50,7 +47,7 @@ class CoarseWeights(Fault):
 
     bits: int
 
-    def spoil(self, policy: PlayedPolicy) -> None:
+    def spoil(self, policy: Policy) -> None:
         for weight in weights(policy.model):
             weight.copy_(quantised(weight, self.bits))
 
@@ -61,7 +58,7 @@ class DeadNeurons(Fault):
     text = f"{DEAD:g} of the neurons of every hidden layer, drawn once, have no output"
     needs = ("neurons",)
 
-    def spoil(self, policy: PlayedPolicy) -> None:
+    def spoil(self, policy: Policy) -> None:
         if policy.network is None:
             self._kill_units(policy.model)
             return
@@ -94,7 +91,7 @@ class LostSpikes(Fault):
     text = f"every spike is lost with a probability of {LOST:g}, before it reaches any other neuron or the readout"
     needs = ("spikes",)
 
-    def spoil(self, policy: PlayedPolicy) -> None:
+    def spoil(self, policy: Policy) -> None:
         assert policy.network is not None
         policy.network.disturb([self._lose] * len(policy.network.widths))
 
@@ -108,7 +105,7 @@ class SpuriousSpikes(Fault):
     text = f"every neuron that is silent in an inner step seems to spike in it with a probability of {SPURIOUS:g}"
     needs = ("plain_spikes",)
 
-    def spoil(self, policy: PlayedPolicy) -> None:
+    def spoil(self, policy: Policy) -> None:
         assert policy.network is not None
         policy.network.disturb([self._add] * len(policy.network.widths))
 

@@ -42,7 +42,7 @@ def robot(subject: Subject) -> str | None:
 
 
 def worlds(subject: Subject) -> str | None:
-    """None: single worlds can be changed in the physics of the ``subject``.
+    """Why single worlds cannot be changed in the physics of the ``subject``; None where they can.
 
     Solvers of Newton's other than MuJoCo-Warp ignore what changes in their model, or share it among all worlds.
     """

@@ -26,7 +26,7 @@ class NativeSolver(SolverMuJoCo):
     """Newton's solver; its models and contacts are MuJoCo-Warp's, its steps MuJoCo's, conversions included."""
 
     def __init__(self, model: Model, *, may_be_warp: bool = False, **options: Any) -> None:
-        """Arguments as `SolverMuJoCo`'s, and:
+        """Arguments as `SolverMuJoCo`'s, and one more.
 
         Args:
             may_be_warp: A model that MuJoCo cannot step as MuJoCo-Warp does is stepped by MuJoCo-Warp from the first step on;

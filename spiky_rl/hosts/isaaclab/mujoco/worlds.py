@@ -138,7 +138,8 @@ class Worlds:
     """MuJoCo's models and data, one of each per thread, and the worlds that they step."""
 
     def __init__(self, model: MjModel, data: Data, threads: int | None = None) -> None:
-        """
+        """Copy what each thread needs.
+
         Args:
             model: Each thread gets a copy.
             data: On the CPU; its arrays are read and written in place.
