@@ -65,9 +65,7 @@ def activity(
         ann_operations: Multiply-accumulates of the ANN in the model's place.
         meter: The network's, where its weights stay; None: a new one.
     """
-    record = Record()
-    with torch.no_grad():
-        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+    record = one_step(network, x, state)
     layers = firing(record)
     meter = meter or meter_of(network)
     cost = None if meter is None else meter(record)
@@ -75,6 +73,14 @@ def activity(
         layers, mean_rate(layers, record), effective_operations(record), ann_operations, cost,
         rate_by_environment(record), operations_by_environment(record),
     )  # fmt: skip
+
+
+def one_step(network: SpikingNetwork, x: Tensor, state: State | None) -> Record:
+    """What a ``network`` does in a control step, for what its model sees, ``x`` [B, O]; a ``state`` of None: from rest."""
+    record = Record()
+    with torch.no_grad():
+        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+    return record
 
 
 def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Figure:

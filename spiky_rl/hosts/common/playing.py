@@ -14,7 +14,7 @@ from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import Activity
 from spiky_rl.metrics.film import spikes_of
 from spiky_rl.metrics.meter import Meter, meter_of
-from spiky_rl.networks.base import Record, SpikingNetwork, State
+from spiky_rl.networks.base import SpikingNetwork, State
 
 Part = slice | Tensor
 """Some of the environments, by index."""
@@ -90,8 +90,5 @@ class PlayedPolicy(ABC):
         """Spikes [K, N] of every layer in the control step that begins with ``obs``, of environment 0; None for an ANN."""
         if self.network is None:
             return None
-        x, record = self.seen(obs)[:1], Record()
-        state = tuple(s[:, :1] for s in self.state) if self.state else self.network.zero_state(1, x)
-        with torch.no_grad():
-            self.network(x.unsqueeze(0), state, record=record)
+        record = observe.one_step(self.network, self.seen(obs)[:1], part_of(self.state, slice(1)))
         return spikes_of(record.signal)

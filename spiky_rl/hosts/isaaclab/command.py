@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.spec import SpecError, read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
-
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 log = logging.getLogger(__name__)
 

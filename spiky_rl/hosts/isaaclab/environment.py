@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, override
+from typing import Any, override
 
 import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
@@ -24,9 +24,7 @@ from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing
 from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
 from spiky_rl.hosts.isaaclab.limits import check_times
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 logger = logging.getLogger(__name__)
 
@@ -273,7 +271,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     def __init__(self, env: Env, clip_actions: float | None = None) -> None:
         with quiet():
-            super().__init__(env, clip_actions)
+            super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it takes those on Warp too
         self.stopwatch = Stopwatch(self.device)
 
     @property

@@ -23,12 +23,11 @@ from spiky_rl.hosts.isaaclab.conditions.base import Activity, Policy
 from spiky_rl.hosts.isaaclab.history import frames_of
 from spiky_rl.hosts.isaaclab.measures import Measures
 from spiky_rl.hosts.isaaclab.recovery import Recovery
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.metrics.energy import mean
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg
-
 SCALE_STEPS = 100
 """Control steps of random actions in which the deviation of every observed value is measured."""
 STRIDE = 7

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError, nearest
 from spiky_rl.hosts.isaaclab.limits import check_numbers
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
     from isaaclab_rl.rsl_rl import RslRlBaseRunnerCfg
-
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 
 class OverrideError(UserError):

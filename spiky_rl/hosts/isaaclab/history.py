@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.isaaclab.limits import seen_groups
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
 def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]]) -> None:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spiky_rl.config.options import LARGEST_INTEGER, UserError, check_number, nearest, short
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 BOUNDS: dict[str, dict[str, Any]] = {
     "sim.dt": {"kind": float, "above": 0.0, "high": 1.0},

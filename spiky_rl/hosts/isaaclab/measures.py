@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spiky_rl.hosts.isaaclab.workflows import Wrapped
+from spiky_rl.hosts.isaaclab.workflows import Env, Wrapped
 
 if TYPE_CHECKING:
     from isaaclab.envs.mdp import UniformVelocityCommand
-
-    from spiky_rl.hosts.isaaclab.workflows import Env
 
 
 class Measures:

@@ -152,7 +152,7 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         self.log_std = nn.Parameter(deviation, requires_grad=learn_std)
 
     @override
-    def compute(self, inputs: dict[str, Any], *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         # the action mean [B, A], the logarithm of its deviation [A], and the states after the last step
         mean, outputs = self.sequences(inputs)
         return mean, {"log_std": self.log_std, **outputs}
@@ -179,6 +179,6 @@ class SpikingValue(DeterministicMixin, SequenceModel):
         DeterministicMixin.__init__(self)
 
     @override
-    def compute(self, inputs: dict[str, Any], *, role: str = "") -> tuple[Tensor, dict[str, Any]]:
+    def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
         # the value [B, 1], and the states after the last step
         return self.sequences(inputs)

@@ -6,18 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, override
+from typing import ClassVar, Protocol, Self, override
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 from spiky_rl.metrics.energy import Cost
 from spiky_rl.networks.base import SpikingNetwork
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
 class ConditionError(UserError):

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.conditions.base import Condition, Group, drawing
+from spiky_rl.hosts.isaaclab.workflows import Env
 
 if TYPE_CHECKING:
     from isaaclab.assets import Articulation
     from isaaclab.managers import SceneEntityCfg
-
-    from spiky_rl.hosts.isaaclab.workflows import Env
 
 BASE_PUSH = 3.0
 """Greatest change of a base's velocity by a push, along x and along y, in m/s: about the speed of a trained Ant, which loses a
@@ -144,7 +143,7 @@ def entity(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityC
 
 def apply(
     group: Group,
-    term: Callable[..., Callable[..., object]],
+    term: Callable[..., Any],
     bodies: list[int] | None = None,
     **params: object,
 ) -> None:

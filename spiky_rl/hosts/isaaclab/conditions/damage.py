@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, override
+from typing import override
 
 import torch
 from torch import Tensor
@@ -11,9 +11,7 @@ from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, D
 from spiky_rl.hosts.isaaclab.conditions.body import (
     JOINT_FRICTION, SURFACE_FRICTION, apply, change_friction, give_friction_to_robots, robot_of,
 )  # fmt: skip
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 LOCK_ARMATURE = 1e4
 """Inertia of a locked joint, kg m^2 or kg: no torque of a robot turns it by a millionth of a radian in a control step, after

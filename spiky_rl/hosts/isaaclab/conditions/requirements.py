@@ -6,12 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from spiky_rl.config.registry import Configured
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 CONVOLUTIONAL = ("CNNModel",)
 """Models of rsl_rl's whose hidden units are maps."""

@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.hosts.isaaclab.camera import viewpoint
-from spiky_rl.hosts.isaaclab.live.names import WITH_SPIKES
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.live.base import Live
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
-
 CONFIGURATIONS = {
     "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
     "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
     "rerun": "isaaclab_visualizers.rerun:RerunVisualizerCfg",
 }
+"""Isaac Lab's configurations of the visualizers that have a module in this package; the others are Isaac Lab's as they are."""
 LOCAL = "127.0.0.1"
 """Who watches can also pause and reset, and nobody is asked for a password: other machines come in by ssh."""
 
@@ -33,7 +32,7 @@ def configure(env_cfg: EnvCfg, names: Sequence[str]) -> None:
     there = env_cfg.sim.visualizer_cfgs or []
     there = list(there) if isinstance(there, (list, tuple)) else [there]
     for name in names:
-        if name not in WITH_SPIKES:
+        if name not in CONFIGURATIONS:
             continue
         cfg: Any = next((cfg for cfg in there if cfg.visualizer_type == name), None)
         if cfg is None:

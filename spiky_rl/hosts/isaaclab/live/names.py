@@ -17,8 +17,6 @@ NEEDS = {
     "newton_rtx": (("ovrtx",), "isaaclab[ovrtx]"),
 }
 """The modules that a visualizer imports, and what pip installs them with."""
-WITH_SPIKES = ("newton_gl", "viser", "rerun")
-"""Those that have a module in this package; the others are Isaac Lab's as they are."""
 
 
 def parse(text: str) -> list[str]:

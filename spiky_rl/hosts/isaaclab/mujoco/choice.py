@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
 
 if TYPE_CHECKING:
     from isaaclab.physics import PhysicsCfg
     from isaaclab_newton.physics import NewtonCfg
-
-    from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
 
 log = logging.getLogger("spiky_rl")
 
