@@ -14,6 +14,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spiky_rl.config import files
 from spiky_rl.config.registry import UserError
@@ -34,12 +35,12 @@ DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, Overflo
 class RandomState(TypedDict):
     """The states of every generator that training draws from, as plain data and tensors."""
 
-    torch: torch.Tensor
+    torch: Tensor
     numpy: Sequence[Any]
     """The parts of NumPy's own state, its words as a tensor."""
     python: Sequence[Any]
     """Version, words and the second of a pair of normal numbers."""
-    cuda: NotRequired[torch.Tensor]
+    cuda: NotRequired[Tensor]
 
 
 class CheckpointError(UserError):
@@ -116,9 +117,9 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
     return held
 
 
-def tensors(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
     """All tensors inside the nested containers of ``value``, which is called ``name``, with their dotted names."""
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping | list | tuple):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)

@@ -143,7 +143,7 @@ class HostRunner(ABC):
             What it holds as ``infos``.
         """
 
-    def write(self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None) -> None:
+    def _write(self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None) -> None:
         """Write a checkpoint, atomically; no code is in the file.
 
         Args:
@@ -159,7 +159,7 @@ class HostRunner(ABC):
         held = {"iter": max(self.progress.iterations - 1, 0), "infos": {**(infos or {}), "spiky_rl": ours}}
         write_checkpoint(Path(path), {**learned, **held})
 
-    def resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
+    def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
         """Go on with the iteration after that of a checkpoint.
 
         Args:
@@ -223,9 +223,9 @@ class HostRunner(ABC):
         name, largest = max(
             ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
         )
-        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self.rate():.3g}; {self.kept()}"
+        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._rate():.3g}; {self.kept()}"
 
-    def rate(self) -> float:
+    def _rate(self) -> float:
         """The learning rate of the first group of weights."""
         return self.alg.optimizer.param_groups[0]["lr"]
 
@@ -237,7 +237,7 @@ class HostRunner(ABC):
     def fail(self, index: int, what: str) -> None:
         """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, what to do, and what is kept."""
         raise FloatingPointError(
-            f"iteration {index}: {what}, at a learning rate of {self.rate():.3g};"
+            f"iteration {index}: {what}, at a learning rate of {self._rate():.3g};"
             f" lower agent.algorithm.learning_rate; {self.kept()}"
         )
 

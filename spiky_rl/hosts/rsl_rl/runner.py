@@ -158,7 +158,7 @@ class Runner(HostRunner, OnPolicyRunner):
 
     @override
     def save(self, path: str, infos: dict | None = None) -> None:
-        self.write(path, self.alg.save(), infos)
+        self._write(path, self.alg.save(), infos)
         self.logger.save_model(path, self.current_learning_iteration)
 
     @override
@@ -170,7 +170,7 @@ class Runner(HostRunner, OnPolicyRunner):
         with fitting(path):
             goes_on = self.alg.load(loaded, load_cfg, strict)
         if goes_on:
-            self.resume(loaded, draws=self.gpu_global_rank == 0)  # the other ranks keep draws of their own
+            self._resume(loaded, draws=self.gpu_global_rank == 0)  # the other ranks keep draws of their own
         return loaded.get("infos") or {}
 
     def _after_iteration(

@@ -171,7 +171,7 @@ class Runner(HostRunner, ComponentRunner):
             self._elapsed += collecting + learning
             seconds = (collecting, learning, self._elapsed)
             write_training(
-                self.writer, index, losses, self.rate(), deviation, env_steps, seconds, self.episodes
+                self.writer, index, losses, self._rate(), deviation, env_steps, seconds, self.episodes
             )
         if self.is_pictured(index):
             write_pictures(self.writer, index, self.alg.stored("actions"), raster(self.alg))
@@ -204,7 +204,7 @@ class Runner(HostRunner, ComponentRunner):
     @override
     def save(self, path: str, infos: dict | None = None) -> None:
         # as skrl's agents write and read them
-        self.write(path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos)
+        self._write(path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos)
 
     @override
     def load(
@@ -227,7 +227,7 @@ class Runner(HostRunner, ComponentRunner):
                     how = {} if name == "optimizer" else {"strict": strict}
                     module.load_state_dict(loaded[name], **how)
         if wanted.get("iteration"):
-            self.resume(loaded)
+            self._resume(loaded)
         return loaded.get("infos") or {}
 
     def get_inference_policy(self, device: str | None = None) -> Played:
