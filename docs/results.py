@@ -52,7 +52,8 @@ def row(folder: str, task: str, agent: str) -> Row:
 
 def number(value: float) -> str:
     """Two decimals of what is below ten, one of what is above."""
-    return f"{value:.{1 if abs(value) >= 10 else 2}f}"
+    places = 1 if abs(value) >= 10 else 2
+    return f"{round(value, places) + 0.0:.{places}f}"  # no -0.00
 
 
 def interval(found: Interval) -> str:
@@ -133,14 +134,14 @@ def quantised(folder: str) -> str:
     if not pairs:
         raise UserError(f"{folder}: has no seed*/evaluation.json")
     lines = [
-        f"| return, mean of {len(pairs)} seeds | single precision | integers | integers, in % | lowest of a seed |",
+        f"| return, mean of {len(pairs)} seeds | single precision | integers | difference | of the seed that loses most |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name in pairs[0][0]:
         single, whole = zip(*((a[name], b[name]) for a, b in pairs), strict=True)
-        share, lowest = sum(whole) / sum(single), min(b / a for a, b in zip(single, whole, strict=True))
-        means = [number(sum(values) / len(values)) for values in (single, whole)]
-        lines.append(f"| `{name}` | {' | '.join(means)} | {100 * share:.1f} | {100 * lowest:.1f} |")
+        lost = [b - a for a, b in zip(single, whole, strict=True)]
+        means = [number(sum(values) / len(values)) for values in (single, whole, lost)]
+        lines.append(f"| `{name}` | {' | '.join(means)} | {number(min(lost))} |")
     return "\n" + "\n".join(lines) + "\n"
 
 
