@@ -43,7 +43,7 @@ BUSY = (
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.record_transition",
     "skrl.agents.torch.ppo.ppo_rnn:PPO_RNN.update",
     "spiky_rl.hosts.rsl_rl.runner:_QuietLogger.process_env_step",
-    "spiky_rl.hosts.skrl.episodes:Episodes.add",
+    "spiky_rl.hosts.skrl.episodes:Episodes.count",
     "spiky_rl.classification.training:training_step",
     "spiky_rl.networks.feedforward:FeedForward.learn",
 )

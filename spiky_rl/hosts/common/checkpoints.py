@@ -8,12 +8,13 @@ import os
 import random
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from spiky_rl.config import files
 from spiky_rl.config.registry import UserError
@@ -31,25 +32,44 @@ DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, Overflo
 """What reading content of a wrong kind raises."""
 
 
+class RandomState(TypedDict):
+    """The states of every generator that training draws from, as plain data and tensors."""
+
+    torch: Tensor
+    numpy: Sequence[Any]
+    """The parts of NumPy's own state, its words as a tensor."""
+    python: Sequence[Any]
+    """Version, words and the second of a pair of normal numbers."""
+    cuda: NotRequired[Tensor]
+
+
 class CheckpointError(UserError):
     """A file that is no checkpoint, or one of another run."""
 
 
-def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all. Raises OSError that names ``path``."""
+def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
+    """Write ``content`` as a checkpoint, whole or not at all. Raises OSError that names ``path``."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)  # torch itself does not say why it could not write a file
     files.write(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
 
 
 def numbered(folder: Path) -> list[Path]:
-    """Checkpoints of a run in the order of their iterations."""
+    """Checkpoints in a run's ``folder``, in the order of their iterations."""
     named = [path for path in folder.glob("model_*.pt") if re.fullmatch(r"model_\d+", path.stem)]
     return sorted(named, key=lambda path: int(path.stem.partition("_")[2]))
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
-    """What a file holds, read without executing code from it; nothing where that is no mapping. Raises CheckpointError."""
+    """What a file holds, read without executing code from it; nothing where that is no mapping.
+
+    Args:
+        path: The file.
+        map_location: The device that its tensors go to.
+
+    Raises:
+        CheckpointError: There is no such file, or it is damaged.
+    """
     if not os.path.isfile(path):
         raise CheckpointError(f"there is no checkpoint {path!r}")
     try:
@@ -59,16 +79,24 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
         if broken is not None:
             raise zipfile.BadZipFile(f"{broken} is not what was written")
         loaded = torch.load(path, weights_only=True, map_location=map_location)
-    except (
-        Exception
-    ) as error:  # pylint: disable=broad-exception-caught  # a foreign file trips the unpickler anywhere
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # a foreign file trips the unpickler anywhere
         detail = re.sub(r"\s+", " ", str(error)).split(". ")[0][:200]
         raise CheckpointError(f"{path}: no checkpoint, or a damaged one ({detail})") from None
     return loaded if isinstance(loaded, dict) else {}
 
 
 def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl") -> dict[str, Any]:
-    """The content of a library's checkpoint, whole, finite and of the right kinds. Raises CheckpointError."""
+    """The content of a checkpoint, whole, finite and of the right kinds.
+
+    Args:
+        path: The file.
+        map_location: The device that its tensors go to.
+        library: Whose checkpoint it has to be: a key of `KEYS`.
+
+    Raises:
+        CheckpointError: There is no such file, or it is damaged or another library's.
+    """
     held = read_mapping(path, map_location)
     missing = [key for key in KEYS[library] if key not in held]
     if missing:
@@ -89,9 +117,9 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
     return held
 
 
-def tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors inside nested containers, with their dotted names."""
-    if isinstance(value, torch.Tensor):
+def tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
+    """All tensors inside the nested containers of ``value``, which is called ``name``, with their dotted names."""
+    if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping | list | tuple):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -99,8 +127,16 @@ def tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
             yield from tensors(item, f"{name}.{key}")
 
 
-def check_metadata(held: Mapping[str, Any], library: str) -> None:
-    """Raise an exception that names what is damaged of the iteration and of what our runners keep beside the networks."""
+def check_metadata(held: Mapping[str, object], library: str) -> None:
+    """Look at the iteration and at what our runners keep beside the networks.
+
+    Args:
+        held: All that a checkpoint holds.
+        library: Whose it is: a key of `KEYS`.
+
+    Raises:
+        ValueError: It names what is damaged; other content may raise any of `DAMAGE`.
+    """
     is_host = library != "classify"
     if is_host:
         require(held["iter"], int, "iter")
@@ -110,7 +146,7 @@ def check_metadata(held: Mapping[str, Any], library: str) -> None:
     saved = require(infos, Mapping, "infos").get("spiky_rl")
     if is_host and saved is None:
         return
-    ours: Mapping[str, Any] = require(saved, Mapping, "infos.spiky_rl")
+    ours = require(saved, Mapping, "infos.spiky_rl")
     identity = require(ours.get("identity"), Mapping, "identity")
     for key in ("task", "agent", "dataset", "assets", "physics", "data", "split"):
         if key in identity:
@@ -129,21 +165,35 @@ def check_metadata(held: Mapping[str, Any], library: str) -> None:
             raise ValueError(f"iter is {held['iter']}, but progress.iterations is {progress.iterations}")
 
 
-def require(value: Any, kind: type, name: str) -> Any:
-    """``value``, if it is of a kind; a number must not be negative. Raises ValueError that names it."""
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+def require[T](value: object, kind: type[T], name: str) -> T:
+    """``value``, if it is of the type ``kind``; a number must not be negative. Raises ValueError that calls it ``name``."""
+    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
         allowed = {int: "a whole number of 0 or more", str: "text"}.get(kind, "a mapping")
         raise ValueError(f"{name} is {value!r:.60}, expected {allowed}")
     return value
 
 
-def identity_of(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a checkpoint says of itself; nothing where another program wrote it."""
-    return ((loaded.get("infos") or {}).get("spiky_rl") or {}).get("identity") or {}
+def kept_of(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What our runners keep of a run in its checkpoint, ``loaded``; nothing where another program wrote it."""
+    return (loaded.get("infos") or {}).get("spiky_rl") or {}
 
 
-def check_identity(loaded: dict[str, Any], identity: dict[str, Any], path: str) -> None:
-    """Refuse a checkpoint that says it belongs to another task or agent."""
+def identity_of(loaded: Mapping[str, object]) -> Mapping[str, Any]:
+    """What a checkpoint, ``loaded``, says of itself; nothing where another program wrote it."""
+    return kept_of(loaded).get("identity") or {}
+
+
+def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:
+    """Refuse a checkpoint that says it belongs to another task or agent.
+
+    Args:
+        loaded: All that it holds.
+        identity: What a run of ours says of itself.
+        path: Where the checkpoint lies.
+
+    Raises:
+        CheckpointError: It belongs to another.
+    """
     theirs = identity_of(loaded)
     for key in ("task", "agent"):
         if key in theirs and key in identity and theirs[key] != identity[key]:
@@ -152,17 +202,20 @@ def check_identity(loaded: dict[str, Any], identity: dict[str, Any], path: str) 
             )
 
 
-def warn_of_other_robots(loaded: dict[str, Any], assets: str, path: str) -> None:
-    """Say in one line where a checkpoint was trained on other robots than ``assets``, for scores do not carry over."""
+def warn_of_other_robots(loaded: Mapping[str, object], assets: str, path: str) -> None:
+    """Say in one line where a checkpoint, ``loaded`` from ``path``, was trained on other robots than ``assets``.
+
+    Scores do not carry over from one to the other.
+    """
     if (theirs := identity_of(loaded).get("assets")) not in (None, assets):
         logger.warning("%s: was trained on other robots: %s, not %s", path, theirs, assets)
 
 
-def random_state(device: str) -> dict[str, Any]:
-    """The states of every generator that training draws from, as plain data and tensors."""
+def random_state(device: str) -> RandomState:
+    """The states of every generator that training on ``device`` draws from."""
     kind, keys, *rest = np.random.get_state()
     version, words, gauss = random.getstate()
-    state = {
+    state: RandomState = {
         "torch": torch.get_rng_state(),
         "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "python": [version, list(words), gauss],
@@ -172,14 +225,14 @@ def random_state(device: str) -> dict[str, Any]:
     return state
 
 
-def check_random_state(state: Any) -> None:
-    """Raise an exception where the generators could not be put into a saved state."""
-    require(state, Mapping, "random")
-    generators: dict[str, Callable[[], Any]] = {
-        "torch": lambda: torch.Generator().set_state(state["torch"].cpu()),
+def check_random_state(state: object) -> None:
+    """Raise ValueError where the generators could not be put into a saved ``state``."""
+    held = require(state, Mapping, "random")
+    generators: dict[str, Callable[[], object]] = {
+        "torch": lambda: torch.Generator().set_state(held["torch"].cpu()),
         # pylint: disable-next=no-member  # a compiled class
-        "numpy": lambda: np.random.RandomState().set_state(_numpy(state)),
-        "python": lambda: random.Random().setstate(_python(state)),
+        "numpy": lambda: np.random.RandomState().set_state(_numpy(held["numpy"])),
+        "python": lambda: random.Random().setstate(_python(held["python"])),
     }
     for name, take in generators.items():
         try:
@@ -188,26 +241,26 @@ def check_random_state(state: Any) -> None:
             raise ValueError(f"random.{name} is no state of that generator ({error})") from None
 
 
-def restore_random_state(state: dict[str, Any], device: str) -> None:
-    """Put the generators where `random_state` found them."""
+def restore_random_state(state: RandomState, device: str) -> None:
+    """Put the generators, that of ``device`` among them, where `random_state` found them as ``state``."""
     torch.set_rng_state(state["torch"].cpu())
-    np.random.set_state(_numpy(state))
-    random.setstate(_python(state))
+    np.random.set_state(_numpy(state["numpy"]))
+    random.setstate(_python(state["python"]))
     if device.startswith("cuda") and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def _numpy(state: Mapping[str, Any]) -> tuple:
+def _numpy(state: Iterable[Any]) -> tuple:
     """NumPy's state. Raises ValueError where its parts are not what NumPy takes unchecked."""
-    kind, keys, position, has_gauss, gauss = state["numpy"]
+    kind, keys, position, has_gauss, gauss = state
     if not 0 <= position <= len(keys) or has_gauss not in (0, 1) or not isinstance(gauss, float):
         raise ValueError(f"position {position!r}, gauss {has_gauss!r} {gauss!r}")
     return kind, keys.cpu().numpy().astype(np.uint32), position, has_gauss, gauss
 
 
-def _python(state: Mapping[str, Any]) -> tuple:
+def _python(state: Iterable[Any]) -> tuple:
     """Python's state. Raises ValueError where its parts are not what Python takes unchecked."""
-    version, words, gauss = state["python"]
+    version, words, gauss = state
     if not (gauss is None or isinstance(gauss, float)):
         raise ValueError(f"gauss {gauss!r}")
     return version, tuple(words), gauss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ KEPT = 100
 class EndedEpisodes:
     """Returns and lengths of the latest episodes. Which ended in a step is not asked then: that would wait for the device."""
 
-    def __init__(self, num_envs: int, device: Any) -> None:
+    def __init__(self, num_envs: int, device: torch.device | str) -> None:
         self.returns: deque[float] = deque(maxlen=KEPT)
         self.lengths: deque[float] = deque(maxlen=KEPT)
         self._return = torch.zeros(num_envs, device=device)

@@ -18,7 +18,7 @@ class ReturnWatch:
         self.is_warned = False
 
     def __call__(self, index: int, mean_return: float) -> None:
-        """Look at the mean return of iteration ``index``; NaN, before the first episode ends, is none."""
+        """Look at ``mean_return``, that of iteration ``index``; NaN, before the first episode ends, is none."""
         if abs(mean_return) > LARGEST and not self.is_warned:
             self.is_warned = True
             log.warning(

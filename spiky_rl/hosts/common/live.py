@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.hosts.common.observe import recorded
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.metrics.film import Frame, RasterPanel
 from spiky_rl.metrics.spikes import timelines
+from spiky_rl.networks.base import State
 
 WIDTH, HEIGHT = 560, 640
 """Pixels: what the side bar of a page shows without blurring the labels."""
@@ -30,12 +31,17 @@ class SpikePicture:
         assert policy.network is not None
         self.policy, self.network = policy, policy.network
         self.panel = RasterPanel(WIDTH, HEIGHT, self.network.steps)
-        self.state: Any = None
+        self.state: State | None = None
         # what was seen since the last picture, and whether an episode began with it
-        self.seen: deque[tuple[Any, Tensor]] = deque(maxlen=self.panel.past.maxlen)
+        self.seen: deque[tuple[TensorDict, Tensor]] = deque(maxlen=self.panel.past.maxlen)
 
-    def add(self, obs: Any, begins: Tensor) -> None:
-        """What the policy sees in the control step to come, a TensorDict of [B, ...]; whether an episode begins there, [1]."""
+    def add(self, obs: TensorDict, begins: Tensor) -> None:
+        """Take over what the policy sees in the control step to come.
+
+        Args:
+            obs: Of all environments, [B, ...].
+            begins: Whether an episode of environment 0 begins with it, [1].
+        """
         if len(self.seen) == self.seen.maxlen:
             self.state = None
         self.seen.append((obs[:1].clone(), begins.clone()))
@@ -46,7 +52,7 @@ class SpikePicture:
             rows, begins = zip(*self.seen, strict=True)
             self.seen.clear()
             with torch.no_grad():
-                x = self.policy.seen(torch.cat(rows)).unsqueeze(1)
+                x = self.policy.seen(torch.cat(rows)).unsqueeze(1)  # type: ignore[arg-type]  # they are one TensorDict then
             record, self.state = recorded(self.network, x, self.state, torch.cat(begins).to(x.device))
             spikes, _ = timelines(record, self.network.stateful)
             for step in zip(*(layer.unflatten(0, (len(rows), -1)) for layer in spikes), strict=True):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.hosts.common.interfaces import Writer
 from spiky_rl.metrics.energy import PRICES, Cost
 from spiky_rl.metrics.meter import Meter, meter_of, of_ann
 from spiky_rl.metrics.spikes import Firing, firing, mean_rate, picture, rate_by_environment, timelines
 from spiky_rl.metrics.synops import dense_operations, effective_operations, operations_by_environment
 from spiky_rl.networks.base import Record, SpikingNetwork, State
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLES = 512
 """Environments that the activity of a rollout is measured on, at most."""
@@ -38,8 +42,8 @@ class Activity:
     """``operations`` of every environment by itself, [B]."""
 
 
-def ann_activity(model: nn.Module, body: nn.Module, run: Callable[[], Any], samples: int) -> Activity:
-    """Activity of a model that does not spike, when ``run`` sends ``samples`` observations through its ``body`` once."""
+def ann_activity(model: nn.Module, body: nn.Module, run: Callable[[], object], samples: int) -> Activity:
+    """Activity of a ``model`` that does not spike, when ``run`` sends ``samples`` observations through its ``body`` once."""
     operations = dense_operations(model)
     each = torch.full((samples,), float(operations))
     return Activity([], 0.0, operations, operations, of_ann(body, run, samples), torch.zeros_like(each), each)
@@ -52,13 +56,16 @@ def activity(
     ann_operations: float,
     meter: Meter | None = None,
 ) -> Activity:
-    """Activity of a network, for what its model sees, x [B, O], and the state before it (None: rest).
+    """Activity of a network in one control step.
 
-    ``meter``: the network's, where its weights stay; None: a new one.
+    Args:
+        network: The network.
+        x: What its model sees, [B, O].
+        state: Before the step; None: rest.
+        ann_operations: Multiply-accumulates of the ANN in the model's place.
+        meter: The network's, where its weights stay; None: a new one.
     """
-    record = Record()
-    with torch.no_grad():
-        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+    record = one_step(network, x, state)
     layers = firing(record)
     meter = meter or meter_of(network)
     cost = None if meter is None else meter(record)
@@ -68,7 +75,15 @@ def activity(
     )  # fmt: skip
 
 
-def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Any:
+def one_step(network: SpikingNetwork, x: Tensor, state: State | None) -> Record:
+    """What a ``network`` does in a control step, for what its model sees, ``x`` [B, O]; a ``state`` of None: from rest."""
+    record = Record()
+    with torch.no_grad():
+        network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
+    return record
+
+
+def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tensor) -> Figure:
     """Spike raster and membrane traces over one environment's rollout, as a matplotlib figure.
 
     Args:
@@ -104,8 +119,15 @@ def recorded(
     return record, after
 
 
-def write_activity(writer: Any, index: int, seen: Activity, seconds: Mapping[str, float]) -> None:
-    """The scalars of spikes, cost and time of iteration ``index``; ``seconds`` by part of the iteration."""
+def write_activity(writer: Writer, index: int, seen: Activity, seconds: Mapping[str, float]) -> None:
+    """Write the scalars of spikes, cost and time of an iteration.
+
+    Args:
+        writer: Where they go.
+        index: Of the iteration.
+        seen: The actor's activity at its end.
+        seconds: That each part of it took.
+    """
     for name, value in seconds.items():
         writer.add_scalar(f"Perf/seconds_{name}", value, index)
     writer.add_scalar("Cost/operations_per_step", seen.operations, index)
@@ -123,9 +145,16 @@ def write_activity(writer: Any, index: int, seen: Activity, seconds: Mapping[str
         writer.add_scalar(f"Spikes/layer_{i}_saturated", layer.saturated, index)
 
 
-def write_pictures(writer: Any, index: int, actions: Tensor, figure: Any) -> None:
-    """The distribution of a rollout's actions and, if there is one, its raster; nothing for writers without pictures."""
-    if hasattr(writer, "add_histogram"):
-        writer.add_histogram("Policy/actions", actions, index)
-    if figure is not None and hasattr(writer, "add_figure"):
-        writer.add_figure("Spikes/raster", figure, index)
+def write_pictures(writer: Writer | None, index: int, actions: Tensor, figure: Figure | None) -> None:
+    """Draw what a rollout looked like; nothing for a writer without pictures.
+
+    Args:
+        writer: Where the pictures go.
+        index: Of the iteration.
+        actions: Of the rollout, [T, B, A]: their distribution is drawn.
+        figure: Its raster; None: an ANN's.
+    """
+    if draw := getattr(writer, "add_histogram", None):
+        draw("Policy/actions", actions, index)
+    if figure is not None and (draw := getattr(writer, "add_figure", None)):
+        draw("Spikes/raster", figure, index)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import Activity
 from spiky_rl.metrics.film import spikes_of
 from spiky_rl.metrics.meter import Meter, meter_of
-from spiky_rl.networks.base import Record, SpikingNetwork, State
+from spiky_rl.networks.base import SpikingNetwork, State
 
 Part = slice | Tensor
 """Some of the environments, by index."""
@@ -21,8 +22,14 @@ ALL = slice(None)
 
 
 def part_of(state: State | None, part: Part) -> State | None:
-    """The state of some environments; None: rest."""
+    """What a ``state`` is in some environments, a ``part`` of all; None: rest."""
     return None if state is None else tuple(s[:, part] for s in state)
+
+
+def rested(state: State, dones: Tensor) -> State:
+    """A ``state`` in which the environments that are ``dones`` [B] are at rest; a new one, for a rollout may hold the old."""
+    done = dones.view(1, -1, 1) > 0
+    return tuple(torch.where(done, torch.zeros_like(s), s) for s in state)
 
 
 class PlayedPolicy(ABC):
@@ -48,7 +55,7 @@ class PlayedPolicy(ABC):
         """The state of a spiking network before the next control step; None: rest."""
 
     @abstractmethod
-    def __call__(self, obs: Any) -> Tensor:
+    def __call__(self, obs: TensorDict) -> Tensor:
         """Observations, a TensorDict of [B, ...] -> actions [B, A]; the state goes on by one control step."""
 
     @abstractmethod
@@ -56,30 +63,32 @@ class PlayedPolicy(ABC):
         """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
 
     @abstractmethod
-    def seen(self, obs: Any) -> Tensor:
-        """What the policy's first layer gets, [B, O]: the observation groups it uses, normalised."""
+    def seen(self, obs: TensorDict) -> Tensor:
+        """What the policy's first layer gets of ``obs`` [B, ...]: the groups it uses, normalised, [B, O]."""
 
     @abstractmethod
-    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:
-        """Activity of an ANN, as `activity` is of a spiking network."""
+    def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
+        """Activity of an ANN that observes ``obs``, in the environments ``part``, as `activity` is of a spiking network."""
 
     @cached_property
     def _meter(self) -> Meter | None:
         return None if self.network is None else meter_of(self.network)
 
-    def activity(self, obs: Any, part: Part = ALL) -> Activity:
-        """Spikes and operations of the control step to come, in the environments ``part``; the state stays."""
+    def activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
+        """Spikes and operations of the control step to come, which begins with ``obs``; the state stays.
+
+        Args:
+            obs: Of all environments, [B, ...].
+            part: The environments that are looked at.
+        """
         if self.network is None:
             return self.ann_activity(obs, part)
         x, state = self.seen(obs[part]), part_of(self.state, part)
         return observe.activity(self.network, x, state, self.ann_operations, self._meter)
 
-    def spikes(self, obs: Any) -> list[Tensor] | None:
-        """Spikes [K, N] of every layer in the control step to come, of environment 0; None for an ANN."""
+    def spikes(self, obs: TensorDict) -> list[Tensor] | None:
+        """Spikes [K, N] of every layer in the control step that begins with ``obs``, of environment 0; None for an ANN."""
         if self.network is None:
             return None
-        x, record = self.seen(obs)[:1], Record()
-        state = tuple(s[:, :1] for s in self.state) if self.state else self.network.zero_state(1, x)
-        with torch.no_grad():
-            self.network(x.unsqueeze(0), state, record=record)
+        record = observe.one_step(self.network, self.seen(obs)[:1], part_of(self.state, slice(1)))
         return spikes_of(record.signal)

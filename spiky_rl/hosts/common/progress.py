@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 
 @dataclass
@@ -47,8 +46,8 @@ class Progress:
         )
 
     @classmethod
-    def saved(cls, held: Any) -> Progress:
-        """The progress that a checkpoint holds. Raises ValueError that names what of it is damaged."""
+    def saved(cls, held: object) -> Progress:
+        """The progress that a checkpoint has as ``held``. Raises ValueError that names what of it is damaged."""
         if not isinstance(held, Mapping):
             raise ValueError(f"progress is {held!r:.60}, expected a mapping")
         declared = {item.name: item for item in fields(cls)}
@@ -69,7 +68,7 @@ class Progress:
         return progress
 
 
-def _is_sound(value: Any, whole: bool, open_: bool) -> bool:
+def _is_sound(value: object, whole: bool, open_: bool) -> bool:
     """Whether ``value`` is a number, ``whole`` or not; an ``open_`` one may be negative, and NaN until an episode ends."""
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
         return False

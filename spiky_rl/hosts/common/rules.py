@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from spiky_rl.config.registry import Configured
+from spiky_rl.config.spec import SpecError
 
 
 def local_rule(network: Configured | None) -> str | None:
-    """The name of a network's learning rule, if it wants to be called after every rollout."""
+    """The name of a ``network``'s learning rule, if it wants to be called after every rollout."""
     rule = None if network is None else network.parts.get("learning")
     return rule.name if rule is not None and rule.cls.local else None  # type: ignore[attr-defined]
+
+
+def cached(network: Configured | None) -> bool:
+    """Whether a host keeps a ``network``'s features with the rollout, because only what reads them is trained."""
+    return network is not None and network.cls.cached(network.options)  # type: ignore[attr-defined]
+
+
+def check_rates(algorithm: Mapping[str, object]) -> None:
+    """Raise SpecError where an ``algorithm``'s group has a rate for what does not spike that its schedule would not leave alone."""
+    schedule = algorithm.get("schedule", "adaptive")
+    if algorithm.get("critic_learning_rate") is not None and schedule != "fixed":
+        raise SpecError(
+            f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {schedule}"
+        )

@@ -15,13 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.hosts.common.checkpoints import numbered, random_state
+from spiky_rl.hosts.common.checkpoints import (
+    CheckpointError,
+    kept_of,
+    numbered,
+    random_state,
+    restore_random_state,
+    write_checkpoint,
+)
 from spiky_rl.hosts.common.explosion import ReturnWatch
+from spiky_rl.hosts.common.interfaces import VectorEnv, Writer
 from spiky_rl.hosts.common.observe import Activity, write_activity
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.common.progress import Progress
 from spiky_rl.hosts.common.silence import Watch
 from spiky_rl.metrics.meter import Meter, meter_of
+from spiky_rl.networks.base import SpikingNetwork
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +55,10 @@ class Iteration:
 class HostRunner(ABC):
     """What the runners of all libraries share; each derives from this and from its library's own runner."""
 
-    env: Any
-    """The environment as rsl_rl sees one: `spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one like it."""
+    env: VectorEnv
+    """`spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one like it."""
     device: str
-    identity: dict[str, Any]
+    identity: Mapping[str, object]
     progress: Progress
     picture_interval: int
     notes: Mapping[str, str]
@@ -66,12 +75,19 @@ class HostRunner(ABC):
 
     def keep_books(
         self,
-        identity: dict[str, Any] | None,
+        identity: Mapping[str, object] | None,
         picture_interval: int,
         notes: Mapping[str, str] | None,
-        on_iteration: Callable[[Iteration], None] | None = None,
+        on_iteration: Callable[[Iteration], None] | None,
     ) -> None:
-        """Begin with nothing done. Arguments as the runners' constructors describe them."""
+        """Begin with nothing done.
+
+        Args:
+            identity: ``task`` and ``agent`` of the run and whatever else its checkpoints should say of themselves.
+            picture_interval: Iterations between spike rasters.
+            notes: Texts for TensorBoard, by name.
+            on_iteration: Called after every iteration; may raise `Stop`.
+        """
         self.identity = identity or {}
         self.progress = Progress()
         self.picture_interval = picture_interval
@@ -96,12 +112,65 @@ class HostRunner(ABC):
 
     @property
     @abstractmethod
-    def writer(self) -> Any:
-        """TensorBoard's writer or one like it, or None."""
+    def writer(self) -> Writer | None:
+        """Where the figures go, while training; None: nowhere."""
 
     @abstractmethod
     def save(self, path: str, infos: dict | None = None) -> None:
-        """Write a checkpoint, atomically."""
+        """Write a checkpoint, atomically.
+
+        Args:
+            path: The file.
+            infos: What else it should hold beside the run's progress, identity and random states.
+        """
+
+    @abstractmethod
+    def load(
+        self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
+    ) -> dict:
+        """Take over a checkpoint without executing code from it; training goes on with the next iteration.
+
+        Args:
+            path: The file.
+            load_cfg: Which of ``actor``, ``critic``, ``optimizer`` and ``iteration`` to take; None: all.
+            strict: Whether the weights of a model have to be all of it, and no others.
+            map_location: Where its tensors go first; None: to this runner's device.
+
+        Raises:
+            CheckpointError: It is no checkpoint of this task, agent and network.
+
+        Returns:
+            What it holds as ``infos``.
+        """
+
+    def _write(self, path: str, learned: Mapping[str, object], infos: Mapping[str, object] | None) -> None:
+        """Write a checkpoint, atomically; no code is in the file.
+
+        Args:
+            path: The file.
+            learned: The library's own part of it.
+            infos: As `save` takes them.
+        """
+        ours = {
+            "identity": self.identity,
+            "progress": vars(self.progress),
+            "random": random_state(str(self.device)),
+        }
+        held = {"iter": max(self.progress.iterations - 1, 0), "infos": {**(infos or {}), "spiky_rl": ours}}
+        write_checkpoint(Path(path), {**learned, **held})
+
+    def _resume(self, loaded: Mapping[str, Any], draws: bool = True) -> None:
+        """Go on with the iteration after that of a checkpoint.
+
+        Args:
+            loaded: All that it holds.
+            draws: Whether random numbers, too, go on as they would have.
+        """
+        ours, after = kept_of(loaded), loaded["iter"] + 1
+        self.current_learning_iteration = after
+        self.progress = Progress(**ours["progress"]) if ours else Progress(iterations=after)
+        if ours and draws:
+            restore_random_state(ours["random"], self.device)
 
     @contextmanager
     def learning(self) -> Iterator[None]:
@@ -154,8 +223,11 @@ class HostRunner(ABC):
         name, largest = max(
             ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
         )
-        rate = self.alg.optimizer.param_groups[0]["lr"]
-        return f"the largest weight is {largest:.3g} in {name}, the learning rate {rate:.3g}; {self.kept()}"
+        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._rate():.3g}; {self.kept()}"
+
+    def _rate(self) -> float:
+        """The learning rate of the first group of weights."""
+        return self.alg.optimizer.param_groups[0]["lr"]
 
     def kept(self) -> str:
         """The last good checkpoint in words."""
@@ -163,12 +235,16 @@ class HostRunner(ABC):
         return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
 
     def fail(self, index: int, what: str) -> None:
-        """Raise FloatingPointError: what is no number in iteration ``index``, what to do, and what is kept."""
-        rate = self.alg.optimizer.param_groups[0]["lr"]
+        """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, what to do, and what is kept."""
         raise FloatingPointError(
-            f"iteration {index}: {what}, at a learning rate of {rate:.3g};"
+            f"iteration {index}: {what}, at a learning rate of {self._rate():.3g};"
             f" lower agent.algorithm.learning_rate; {self.kept()}"
         )
+
+    @property
+    def network(self) -> SpikingNetwork | None:
+        """The actor's; None of an ANN."""
+        return getattr(next(iter(self.models)), "network", None)
 
     @property
     def meter(self) -> Meter | None:
@@ -176,7 +252,7 @@ class HostRunner(ABC):
 
         Anew in every call where rules of its own change a network's weights: they may come to rest at zero.
         """
-        network = getattr(next(iter(self.models)), "network", None)
+        network = self.network
         if network is None:
             return None
         if self._meter is None or network.local or getattr(network, "plasticity", None) is not None:
@@ -185,20 +261,12 @@ class HostRunner(ABC):
 
     def write_notes(self) -> None:
         """The notes, once the writer is there."""
-        if hasattr(self.writer, "add_text"):
+        if add := getattr(self.writer, "add_text", None):
             for name, text in self.notes.items():
-                self.writer.add_text(name, text, self.current_learning_iteration)
-
-    def state_of_run(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the library's own, as plain data and tensors."""
-        return {
-            "identity": self.identity,
-            "progress": vars(self.progress),
-            "random": random_state(str(self.device)),
-        }
+                add(name, text, self.current_learning_iteration)
 
     def require_finite(self, index: int, losses: Mapping[str, float]) -> None:
-        """Raise FloatingPointError for a loss or a weight that is no number."""
+        """Raise FloatingPointError where iteration ``index`` ended with ``losses``, or a weight, that are no numbers."""
         for name, value in losses.items():
             if not np.isfinite(value):
                 self.fail(index, f"the {name} loss is {value}")
@@ -248,14 +316,23 @@ class HostRunner(ABC):
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)
-        network = getattr(next(iter(self.models)), "network", None)
         if self.folder is not None:  # the other ranks of a distributed run have none
             self.watch_returns(index, progress.returns[-1])
-            if network is not None:
-                self.watch(network, activity)
+            if self.network is not None:
+                self.watch(self.network, activity)
         total = collecting + learning
         self.on_iteration(Iteration(index, last, progress, activity, losses, env_steps / total, total))
 
     def is_pictured(self, index: int) -> bool:
-        """Whether this iteration's raster and action distribution are drawn."""
+        """Whether raster and action distribution of iteration ``index`` are drawn."""
         return self.writer is not None and index % self.picture_interval == 0
+
+
+@contextmanager
+def fitting(path: str) -> Iterator[None]:
+    """Raise CheckpointError that names ``path`` for whatever a library raises where weights do not fit its models."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        detail = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{path}: its networks do not fit this agent's: {detail}") from None

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,7 +36,20 @@ def new_run(
     library: str = "rsl_rl",
     seed: int | None = None,
 ) -> Path:
-    """Make a run folder with its manifest. Raises UserError for names that are no plain folder names."""
+    """Make a run folder with its manifest.
+
+    Args:
+        root: Folder of all runs.
+        experiment: Folder of the task's runs below ``root/library``.
+        run_name: What its name ends with, after the date; may be empty.
+        task: Of the run.
+        agent: Of the run.
+        library: What trains.
+        seed: Of the run.
+
+    Raises:
+        UserError: A name is no plain folder name.
+    """
     files.require_plain_name("--experiment_name", experiment)
     if run_name:
         files.require_plain_name("--run_name", run_name)
@@ -153,8 +167,14 @@ def _none_whole(name: str, count: int) -> NoReturn:
     raise CheckpointError(f"--checkpoint {name}: all {count} checkpoints are damaged; train again without it")
 
 
-def write_result(path: Path, progress: Progress, **more: Any) -> dict[str, Any]:
-    """Write ``result.json``; returns its content. Returns that no episode reached are null."""
+def write_result(path: Path, progress: Progress, **more: object) -> dict[str, Any]:
+    """Write ``result.json`` and return its content, in which returns that no episode reached are null.
+
+    Args:
+        path: The file.
+        progress: What the run has done.
+        more: What else the file says of it, first.
+    """
     known = [value for value in progress.returns if not math.isnan(value)]
     lengths = [value for value in progress.lengths if not math.isnan(value)]
     result = {
@@ -178,7 +198,7 @@ def write_result(path: Path, progress: Progress, **more: Any) -> dict[str, Any]:
 
 
 def curve(progress: Progress) -> dict[str, list[Any]]:
-    """The course of a run, an entry per iteration, of those that were booked so; returns before the first episode are null."""
+    """The course of a run, from its ``progress``: an entry per booked iteration; returns before the first episode are null."""
     booked = len(progress.steps)
     returns = progress.returns[len(progress.returns) - booked :]
     return {
@@ -225,7 +245,7 @@ def _restored(run: Path, library: str) -> dict[str, Any]:
     }
 
 
-def _agent(manifest: dict[str, Any]) -> Any:
+def _agent(manifest: Mapping[str, object]) -> str | None:
     metadata = manifest.get("metadata")
     return metadata.get("agent") if isinstance(metadata, dict) else None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Sequence
 
 from spiky_rl.codecs.encoders.delta import Delta
 from spiky_rl.codecs.encoders.sigma_delta import SigmaDelta
 from spiky_rl.hosts.common.observe import Activity
 from spiky_rl.metrics.spikes import Firing
+from spiky_rl.networks._layer import Layer
 from spiky_rl.networks.base import SpikingNetwork
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Watch:
         self.warned: set[int] = set()
 
     def __call__(self, network: SpikingNetwork, activity: Activity) -> None:
-        """Look at what the actor's ``network`` does by now."""
+        """Look at the ``activity`` of the actor's ``network`` in the last control step of an iteration."""
         for i, layer in enumerate(activity.layers):
             before, count = self.lasting.get(i, ("", 0))
             now = state_of(layer) if expected_to_spike(network, i) else ""
@@ -46,24 +47,32 @@ class Watch:
 
 
 def state_of(layer: Firing) -> str:
-    """``silent``, ``saturated``, or empty."""
+    """What a ``layer`` is: ``silent``, ``saturated``, or neither, which is empty."""
     if layer.rate < SILENT_RATE and layer.silent > MOST:
         return "silent"
     return "saturated" if layer.rate > SATURATED_RATE and layer.saturated > MOST else ""
 
 
 def expected_to_spike(network: SpikingNetwork, layer: int) -> bool:
-    """Whether silence would be a fault: not where events carry values, nor where none are sent while nothing changes."""
+    """Whether silence of a ``network``'s ``layer``, an index, would be a fault.
+
+    It is none where events carry values, nor where none are sent while nothing changes.
+    """
     if network.stateful and isinstance(getattr(network, "encoder", None), Delta | SigmaDelta):
         return False
-    layers: Any = getattr(network, "layers", ())
+    layers = layers_of(network)
     return not layers or not layers[layer].neuron.graded
 
 
+def layers_of(network: SpikingNetwork) -> Sequence[Layer]:
+    """The layers of a ``network``; none of a reservoir."""
+    return getattr(network, "layers", ())
+
+
 def remedy(network: SpikingNetwork, layer: int, state: str) -> str:
-    """What to change, by the keys that this network has."""
+    """What to change where a ``layer``, an index, is in a ``state``, by the keys that this ``network`` has."""
     more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
-    layers: Any = getattr(network, "layers", ())
+    layers = layers_of(network)
     driving = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]
     parts, gain = [], ""
     if layers:

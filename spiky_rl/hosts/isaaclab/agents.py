@@ -11,12 +11,15 @@ from __future__ import annotations
 import copy
 import logging
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config import registry, spec
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
+
+if TYPE_CHECKING:
+    from isaaclab_rl.rsl_rl import RslRlOnPolicyRunnerCfg
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +64,15 @@ def _entry(task: str, agent: str) -> Callable[[], Any]:
 def isaaclab_config(task: str, agent: str, library: str = "rsl_rl", action: str = "") -> Any:
     """Isaac Lab's configuration of an agent on a task for an RL library: the task's own, with what the agent changes.
 
-    ``action``: what it is for, as `command.asking` says. Raises SpecError for a library that has no PPO of ours, for a task that
-    Isaac Lab does not configure for it, and for an export that would leave a state out.
+    Args:
+        task: The task's id.
+        agent: The agent's name.
+        library: The RL library.
+        action: What it is for, as `command.asking` says.
+
+    Raises:
+        SpecError: The library has no PPO of ours, Isaac Lab does not configure the task for it, or an export would leave a state
+            out.
     """
     import gymnasium
     from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
@@ -81,7 +91,7 @@ def _host_entry(library: str) -> str:
     return f"{library}_cfg_entry_point"
 
 
-def _merged(task: str, agent: str, host: Any, library: str, action: str) -> spec.AgentSpec:
+def _merged(task: str, agent: str, host: Mapping[str, object], library: str, action: str) -> spec.AgentSpec:
     merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
@@ -95,12 +105,12 @@ def _merged(task: str, agent: str, host: Any, library: str, action: str) -> spec
     return spec.resolve_agent(agent, task, host, overrides, task_spec=spec.load_task(task))
 
 
-def _rsl_rl(task: str, agent: str, host: Any, action: str) -> Any:
+def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) -> RslRlOnPolicyRunnerCfg:
     """Isaac Lab's configuration object ``host``, changed."""
     import torch
     from isaaclab_rl.rsl_rl import RslRlRNNModelCfg
 
-    from spiky_rl.hosts.isaaclab.environment import plain_agent
+    from spiky_rl.hosts.isaaclab.fields import plain_agent
     from spiky_rl.hosts.rsl_rl.config import runner_config
 
     # of a copy: Isaac Lab brings the object itself up to date later, and that goes only once
@@ -112,7 +122,7 @@ def _rsl_rl(task: str, agent: str, host: Any, action: str) -> Any:
     return host
 
 
-def _skrl(task: str, agent: str, host: Any, action: str) -> Any:
+def _skrl(task: str, agent: str, host: Mapping[str, object], action: str) -> dict[str, Any]:
     """A nested dict, as Isaac Lab's is."""
     from spiky_rl.hosts.skrl.components import offer_to_isaaclab
     from spiky_rl.hosts.skrl.config import host_tree
@@ -128,13 +138,13 @@ CONFIGURATIONS: dict[str, Callable[[str, str, Any, str], Any]] = {"rsl_rl": _rsl
 """What makes a configuration, by RL library."""
 
 
-def _as(cls: type, model: Any) -> Any:
+def _as[T](cls: type[T], model: object) -> T:
     widened = cls()
     widened.__dict__.update({**widened.__dict__, **model.__dict__})
     return widened
 
 
-def _assign(target: Any, values: dict[str, Any]) -> None:
+def _assign(target: object, values: Mapping[str, object]) -> None:
     """Set values on a configuration object; what it has no field for becomes one, which rsl_rl takes as an argument."""
     for key, value in values.items():
         below = getattr(target, key, None)

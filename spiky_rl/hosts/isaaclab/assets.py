@@ -43,7 +43,7 @@ PATIENCE = 3.0
 def configure_assets(mode: str) -> str:
     """Choose where Isaac Lab finds its assets and say so in one line; call it before isaaclab is imported.
 
-    A user's own ``ISAACSIM_ASSET_ROOT`` wins over every mode. ``auto`` is ``nucleus`` where that server answers within
+    A user's own ``ISAACSIM_ASSET_ROOT`` wins over every ``mode``. ``auto`` is ``nucleus`` where that server answers within
     PATIENCE seconds, else ``local``. Raises AssetError for another mode and where the choice cannot be met.
     """
     if mode not in MODES:
@@ -80,7 +80,12 @@ def local_asset_root() -> Path:
 def made_once(name: str, fill: Callable[[Path], None]) -> Path:
     """A folder in the cache, filled at first use; several processes may do so at once, and what is there is whole.
 
-    Raises AssetError where it cannot be kept.
+    Args:
+        name: Of the folder, below the cache's.
+        fill: Writes what belongs into the folder that it is given.
+
+    Raises:
+        AssetError: The folder cannot be kept.
     """
     try:
         folder = cache_folder() / name
@@ -107,7 +112,7 @@ def made_once(name: str, fill: Callable[[Path], None]) -> Path:
 
 
 def missing_asset(error: BaseException) -> str | None:
-    """Where the file lies that Isaac Lab's error cannot find, and the remedy; None for any other error."""
+    """Where the file lies that an ``error`` of Isaac Lab's cannot find, and the remedy; None for any other error."""
     found = re.search(r"(\w+://|/|[A-Za-z]:[\\/])\S+\.\w+", str(error))
     if not isinstance(error, FileNotFoundError) or found is None:
         return None
@@ -153,7 +158,7 @@ def server() -> str:
 
 
 def answers(address: str) -> bool:
-    """Whether the server hands out the ground plane, asked once. Logs the answer."""
+    """Whether the server at ``address`` hands out the ground plane, asked once. Logs the answer."""
     replies = []
     # A thread, for the look-up of the name knows no time limit.
     threading.Thread(target=lambda: replies.append(ask(f"{address}/{GROUND}")), daemon=True).start()
@@ -186,7 +191,7 @@ def newton_folder() -> Path:
 
 
 def package_folder(name: str) -> Path:
-    """The folder of an installed package, without importing it."""
+    """The folder of the installed package ``name``, without importing it."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise AssetError(f'{name} is not installed: pip install "spiky-rl[isaaclab]"')

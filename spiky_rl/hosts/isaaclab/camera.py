@@ -6,11 +6,15 @@ import contextlib
 import ctypes
 import importlib.util
 import io
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab.workflows import Wrapped
+
+if TYPE_CHECKING:
+    from isaaclab.assets import Articulation
 
 SUPERSAMPLING = 2
 """Pixels rendered per pixel shown and axis: Mesa's EGL offers no antialiasing."""
@@ -47,13 +51,13 @@ def require_graphics() -> None:
     pyglet.options["headless"] = True  # read when newton.viewer is imported
 
 
-def bodies(robot: Any) -> np.ndarray:
-    """Where the bodies of environment 0's robot are: [N, 3], metres."""
+def bodies(robot: Articulation) -> np.ndarray:
+    """Where the bodies of environment 0's ``robot`` are: [bodies, 3], metres."""
     return robot.data.body_link_pos_w.torch[0].cpu().numpy()
 
 
-def viewpoint(robot: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The middle of environment 0's robot, and the way from there to where all of it is seen: [3] each, metres."""
+def viewpoint(robot: Articulation) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of environment 0's ``robot``, and the way from there to where all of it is seen: [3] each, metres."""
     places = bodies(robot)
     middle = places.mean(0)
     direction = np.array(FRONT_VIEW if robot.is_fixed_base else SIDE_VIEW)
@@ -64,7 +68,7 @@ def viewpoint(robot: Any) -> tuple[np.ndarray, np.ndarray]:
 class Camera:
     """Follows the robot of environment 0; needs Newton physics. Raises GraphicsError where nothing can be drawn."""
 
-    def __init__(self, env: Any, width: int = 640, height: int = 480) -> None:
+    def __init__(self, env: Wrapped, width: int = 640, height: int = 480) -> None:
         require_graphics()
         self.env = env.unwrapped
         self.shape = (height, width)
@@ -93,8 +97,8 @@ class Camera:
         """Whether the robot of environment 0 has shapes to look at beside those that collide."""
         from newton import ShapeFlags
 
-        model: Any = self.newton.get_model()
-        flags = model.shape_flags.numpy()[model.shape_world.numpy() == 0]
+        model = self.newton.get_model()
+        flags = model.shape_flags.numpy()[model.shape_world.numpy() == 0]  # type: ignore[union-attr]
         return bool((flags & int(ShapeFlags.VISIBLE)).any())
 
     def frame(self) -> np.ndarray:

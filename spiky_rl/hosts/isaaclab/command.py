@@ -11,10 +11,15 @@ import logging
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from spiky_rl.config.registry import Configured
 from spiky_rl.config.spec import SpecError, read_agent
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ SAFE_LOAD = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 def prepare(arguments: list[str], agents: Collection[str]) -> None:
-    """Make ready for ``isaaclab train``, ``play`` or ``leapp export`` with one of ``agents``; ``arguments`` may grow by a device.
+    """Make ready for ``isaaclab train``, ``play`` or ``leapp export`` with one of ``agents``; its ``arguments`` may grow by a device.
 
     Isaac Lab reads the asset root when it is first imported, and its command line once our agents are there: call it between.
     """
@@ -42,38 +47,42 @@ def prepare(arguments: list[str], agents: Collection[str]) -> None:
 
 
 def is_ours(arguments: list[str], agents: Collection[str]) -> bool:
-    """Whether a command line is Isaac Lab's own, to train, play or export one of ``agents``."""
+    """Whether a command line, ``arguments``, is Isaac Lab's own, to train, play or export one of ``agents``."""
     program = Path(arguments[0])
     of_isaaclab = "isaaclab" in (program.stem, program.parent.name)
     known = any(arguments[1 : 1 + len(words)] == words for words in COMMANDS)
     return of_isaaclab and known and said("--agent", arguments) in agents
 
 
-def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[str, Any]) -> None:
-    """Let ``isaaclab train`` and ``isaaclab play`` choose native physics for one of ``agents`` on the CPU: ``physics=mujoco``.
+def offer_physics(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
+    """Let ``isaaclab train`` and ``isaaclab play`` choose native physics on the CPU: ``physics=mujoco``.
 
-    tasks: gymnasium's registry.
+    Args:
+        arguments: The command line.
+        agents: Names of ours, for one of which it has to be.
+        tasks: gymnasium's registry.
     """
     task = tasks.get(said("--task", arguments) or "")
     if not is_ours(arguments, agents) or task is None or said("--device", arguments) != "cpu":
         return
-    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
-
     from spiky_rl.hosts.isaaclab.mujoco import choice, worlds
 
     if reason := worlds.available():
         log.warning("spiky_rl: no %s: %s", choice.NATIVE, reason)
         return
     name = entry_kept(task, choice.NATIVE)
-    task.kwargs["env_cfg_entry_point"] = lambda: choice.offer(load_cfg_from_registry(task.id, name))
+    task.kwargs["env_cfg_entry_point"] = lambda: choice.offer(registered(task.id, name))
     if not any(text.partition("=")[0] in ("physics", "presets", "env.sim.physics") for text in arguments):
         log.warning("spiky_rl: physics: %s where the task has %s", choice.NATIVE, choice.WARP)
 
 
-def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mapping[str, Any]) -> None:
-    """Let ``isaaclab train`` and ``isaaclab play`` give one of ``agents`` the history of observations that it asks for.
+def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mapping[str, EnvSpec]) -> None:
+    """Let ``isaaclab train`` and ``isaaclab play`` give an agent the history of observations that it asks for.
 
-    tasks: gymnasium's registry.
+    Args:
+        arguments: The command line.
+        agents: Names of ours, for one of which it has to be.
+        tasks: gymnasium's registry.
     """
     task = tasks.get(said("--task", arguments) or "")
     if not is_ours(arguments, agents) or task is None:
@@ -81,14 +90,12 @@ def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mappi
     steps = read_agent(str(said("--agent", arguments)))[1].get("history", 1)
     if steps == 1:
         return
-    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
-
     from spiky_rl.hosts.isaaclab.history import lengthen
 
     name = entry_kept(task, f"a history of {steps}")
 
-    def configuration() -> Any:
-        env_cfg = load_cfg_from_registry(task.id, name)
+    def configuration() -> EnvCfg:
+        env_cfg = registered(task.id, name)
         lengthen(env_cfg, steps, {})
         return env_cfg
 
@@ -96,15 +103,22 @@ def lengthen_history(arguments: list[str], agents: Collection[str], tasks: Mappi
     log.warning("spiky_rl: observations of %d control steps at once", steps)
 
 
-def entry_kept(task: Any, what: str) -> str:
-    """Keep a task's entry of its configuration under another name, which is returned, before it is changed by ``what``."""
+def registered(task: str, entry: str) -> EnvCfg:
+    """The configuration that a ``task`` has under an ``entry`` of its registration."""
+    from isaaclab_tasks.utils.parse_cfg import load_cfg_from_registry
+
+    return load_cfg_from_registry(task, entry)  # type: ignore[return-value]
+
+
+def entry_kept(task: EnvSpec, what: str) -> str:
+    """Keep a ``task``'s entry of its configuration under another name, which is returned, before it is changed by ``what``."""
     name = f"{task.id} without {what}"
     task.kwargs[name] = task.kwargs["env_cfg_entry_point"]
     return name
 
 
 def said(option: str, arguments: list[str]) -> str | None:
-    """What a command line says of an option, last; None: nothing."""
+    """What a command line, ``arguments``, says of an ``option``, last; None: nothing."""
     value = None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, rest = argument.partition("=")
@@ -128,10 +142,16 @@ def asking() -> tuple[str, str]:
     return "", "rsl_rl"
 
 
-def require_exportable(agent: str, library: str, network: Any) -> None:
-    """Raise SpecError for a state that Isaac Lab's LEAPP export would leave out: it looks for it where recurrent ANNs have theirs.
+def require_exportable(agent: str, library: str, network: Configured | None) -> None:
+    """Refuse a state that Isaac Lab's LEAPP export would leave out: it looks for it where recurrent ANNs have theirs.
 
-    network: The actor's `Configured`; None: an ANN.
+    Args:
+        agent: Name of the agent.
+        library: The RL library.
+        network: The actor's; None: an ANN.
+
+    Raises:
+        SpecError: The export would leave a state out.
     """
     if network is None or not getattr(network.options, "stateful", True):
         return
@@ -139,7 +159,7 @@ def require_exportable(agent: str, library: str, network: Any) -> None:
         raise SpecError(
             f"--rl_library {library}: isaaclab leapp export would leave out the state that --agent {agent} carries; it allows rsl_rl"
         )
-    if network.cls.cached(network.options):
+    if network.cls.cached(network.options):  # type: ignore[attr-defined]
         raise SpecError(
             f"--agent {agent}: a {network.name} carries a state that isaaclab leapp export would leave out; spiky export --to onnx writes it"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib.metadata
 import io
 import logging
 import math
@@ -13,9 +12,8 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
@@ -23,8 +21,10 @@ from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, UserError, load_module, nearest
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
-from spiky_rl.hosts.isaaclab.limits import check_numbers, check_times
+from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
+from spiky_rl.hosts.isaaclab.limits import check_times
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
+from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +34,6 @@ EXPLODED = 1e5
 """An action that no learner means: Isaac Lab's are numbers near one, scaled by the task."""
 CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
-
-
-class OverrideError(UserError):
-    """An override that names no field of the environment, or a value that it cannot take."""
 
 
 class UnknownTask(UserError):
@@ -79,8 +75,13 @@ def load_configs(
 ) -> tuple[Any, dict[str, Any]]:
     """The task's environment config with ``overrides`` applied, and its registered agent config as a plain dict.
 
-    Overrides read ``physics=NAME``, ``renderer=NAME``, ``presets=NAME``, ``env.PATH=PRESET`` or ``env.PATH=VALUE``. The dict
-    is empty where the task registers no such agent. Raises OverrideError that names an unknown key and the nearest valid one.
+    Args:
+        task_id: As `resolve_task` gives it.
+        agent_entry: Name of the entry under which the task registers the agent; the dict is empty where it registers none.
+        overrides: ``physics=NAME``, ``renderer=NAME``, ``presets=NAME``, ``env.PATH=PRESET`` or ``env.PATH=VALUE``.
+
+    Raises:
+        OverrideError: It names an unknown key and the nearest valid one.
     """
     import gymnasium
     from isaaclab_tasks.utils import resolve_task_config
@@ -110,98 +111,34 @@ def load_configs(
             raise OverrideError(str(error)) from error
         agent = plain_agent(agent_cfg)
     for key, value in values:
-        override_value(env_cfg, key, value)
-    check_times(env_cfg)
+        override_value(env_cfg, key, value)  # type: ignore[arg-type]
+    check_times(env_cfg)  # type: ignore[arg-type]
     return env_cfg, agent
 
 
-def plain_agent(agent_cfg: Any) -> dict[str, Any]:
-    """A registered agent config as nested dicts, brought up to the installed rsl_rl, without the fields left open."""
-    from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
-
-    if agent_cfg is None or isinstance(agent_cfg, Mapping):
-        return dict(agent_cfg or {})
-    agent_cfg = handle_deprecated_rsl_rl_cfg(agent_cfg, importlib.metadata.version("rsl-rl-lib"))
-    return filled(agent_cfg, agent_cfg.to_dict())
-
-
-def filled(cfg: Any, node: Any) -> Any:
-    """``node``, the nested dict of ``cfg``, without what ``cfg`` leaves open (Isaac Lab writes that as an empty dict)."""
-    if not hasattr(cfg, "__dataclass_fields__"):
-        return node
-    values = {key: value for key, value in fields(cfg).items() if not isinstance(value, type(MISSING))}
-    return {key: filled(value, node[key]) for key, value in values.items() if key in node}
-
-
-def fields(node: Any) -> dict[str, Any]:
-    """The fields of a config or a dict; a value has none."""
-    if isinstance(node, Mapping):
-        return dict(node)
-    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
-
-
-def override_value(env_cfg: Any, path: str, text: str) -> None:
-    """Set the ``env.*`` field at ``path``; ``none`` switches a manager's term off.
-
-    Raises OverrideError for a field that is not there or a value of another type.
-    """
-    from isaaclab_tasks.utils.hydra import _parse_val as parse
-
-    owner, node, parent, leaf = env_cfg, env_cfg, "", "env"
-    for part in path.split(".")[1:]:
-        owner, parent, leaf = node, f"{parent}.{leaf}".lstrip("."), part
-        if part not in fields(node):
-            hint = nearest(part, fields(node)) or f"; it has {', '.join(fields(node)) or 'none'}"
-            raise OverrideError(f"{path}: {parent} has no field {part!r}{hint}")
-        node = fields(node)[part]
-    value, switched_off = parse(text), parse(text) is None and parent != "env"
-    if fields(node) and not switched_off:
-        raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields(node))}")
-    declared = getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", "")
-    if not fields(node) and not fits(value, node, str(declared)):
-        raise OverrideError(
-            f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
-        )
-    check_numbers(path, value, node)
-    if (type(node), type(value)) in ((float, int), (tuple, list)):
-        value = type(node)(value)
-    if isinstance(owner, dict):
-        owner[leaf] = value
-    else:
-        setattr(owner, leaf, value)
-
-
-def fits(value: Any, current: Any, declared: str) -> bool:
-    """Whether ``value`` may replace ``current``: the same kind, or one that the field's annotation names."""
-    # what stands inside of dict[str, float] is not what the field itself may be
-    outside = re.sub(r"\b(dict|list|tuple|set|type|Sequence|Mapping)\[[^\]]*\]", r"\1", declared)
-    named = re.findall(r"\w+", outside) + ["NoneType"] * ("None" in outside)
-    if current is None or type(value).__name__ in named:
-        return True
-    kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
-    return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})
-
-
-def require_files(env_cfg: Any) -> None:
-    """Raise AssetError, before a simulator starts, for a robot or a thing whose file the local assets do not have."""
+def require_files(env_cfg: EnvCfg) -> None:
+    """Raise AssetError, before a simulator starts, for a robot or a thing in ``env_cfg`` whose file the local assets do not have."""
     from isaaclab.assets import AssetBaseCfg
 
-    root, nodes, seen = os.environ.get(ROOT, ""), [(env_cfg, False)], set[int]()
+    root, seen = os.environ.get(ROOT, ""), set[int]()
+    nodes: list[tuple[object, bool]] = [(env_cfg, False)]
     while is_derived(root) and nodes:
         node, is_spawned = nodes.pop()
         if id(node) in seen:
             continue
         seen.add(id(node))
         is_spawned = is_spawned or isinstance(node, AssetBaseCfg)  # not a marker, which is seldom drawn
-        parts: dict[Any, Any] = dict(enumerate(node)) if isinstance(node, (list, tuple)) else fields(node)
+        parts = fields(node)
         path = str(parts.get("usd_path")) if is_spawned else ""
         if path.startswith(root) and not os.path.isfile(path):
             raise AssetError(missing_asset(FileNotFoundError(path)) or path)
-        nodes += [(part, is_spawned) for part in parts.values()]
+        nodes += [
+            (part, is_spawned) for part in (node if isinstance(node, (list, tuple)) else parts.values())
+        ]
 
 
-def write_config(path: Path, config: Any) -> None:
-    """Write a configuration as Isaac Lab's own commands do."""
+def write_config(path: Path, config: object) -> None:
+    """Write a configuration, ``config``, to the file ``path`` as Isaac Lab's own commands do."""
     from isaaclab.utils.io import dump_yaml
 
     dump_yaml(str(path), config)
@@ -209,7 +146,7 @@ def write_config(path: Path, config: Any) -> None:
 
 @contextlib.contextmanager
 def simulation(
-    env_cfg: Any,
+    env_cfg: EnvCfg,
     *,
     task_id: str,
     device: str,
@@ -223,9 +160,20 @@ def simulation(
 ) -> Iterator[Any]:
     """The task's gym environment, without Kit where its physics allows that; closed at the end.
 
-    ``video`` readies the process for a Camera. ``visualizers``: names of Isaac Lab's ``--visualizer``, none for an empty list,
-    and those that the task itself has for None; ``visible``: how many environments they show. Raises AssetError where a robot
-    cannot be fetched.
+    Args:
+        env_cfg: The task's configuration, which takes device, number of environments and seed over.
+        task_id: As `resolve_task` gives it.
+        device: What simulates.
+        num_envs: B.
+        seed: Of all that the simulation draws.
+        video: Ready the process for a `spiky_rl.hosts.isaaclab.camera.Camera`.
+        deterministic: The same numbers in every run, where they cost speed.
+        distributed: One of several processes, each with a device of its own.
+        visualizers: Names of Isaac Lab's ``--visualizer``, none for an empty list; None: those that the task itself has.
+        visible: How many environments they show; None: as many as they do by themselves.
+
+    Raises:
+        AssetError: A robot cannot be fetched.
     """
     from argparse import Namespace
 
@@ -274,7 +222,7 @@ def simulation(
 
 @contextlib.contextmanager
 def torch_settings(device: str, library: str) -> Iterator[None]:
-    """torch's switches as Isaac Lab's own training with this library sets them, put back afterwards.
+    """torch's switches as Isaac Lab's own training on ``device`` with this RL ``library`` sets them, put back afterwards.
 
     On a CUDA device its rsl_rl training multiplies in TF32 and looks for the fastest convolutions; its skrl training sets none.
     """
@@ -290,7 +238,7 @@ def torch_settings(device: str, library: str) -> Iterator[None]:
 
 
 def make_deterministic(seed: int) -> None:
-    """Torch's deterministic kernels, and all seeds anew; call it once the networks are made, which it would disturb."""
+    """Torch's deterministic kernels, and all generators from ``seed``; call it once the networks are made, which it would disturb."""
     from isaaclab.utils.seed import configure_seed
 
     configure_seed(seed, torch_deterministic=True)
@@ -321,9 +269,9 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     checks_finite = True
     """Whether `step` raises for numbers that are none, so that nobody else need look for them."""
 
-    def __init__(self, env: Any, clip_actions: float | None = None) -> None:
+    def __init__(self, env: Env, clip_actions: float | None = None) -> None:
         with quiet():
-            super().__init__(env, clip_actions)
+            super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it takes those on Warp too
         self.stopwatch = Stopwatch(self.device)
 
     @property
@@ -331,8 +279,12 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         """Seconds spent in step() so far."""
         return self.stopwatch.seconds
 
+    @override
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
-        """One environment step. Raises NonFiniteError that names the step, the term and how many environments it hit."""
+        """Act for a control step: ``actions`` [B, A] -> observations, rewards [B], ended episodes [B], and extras.
+
+        Raises NonFiniteError that names the step, the term and how many environments it hit.
+        """
         self.stopwatch.start()
         observations, rewards, dones, extras = super().step(actions)
         leaves: dict[Any, Any] = dict(observations.items(include_nested=True, leaves_only=True))
@@ -344,9 +296,18 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         return observations, rewards, dones, extras
 
     def explain(
-        self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Mapping[Any, torch.Tensor]
+        self,
+        actions: torch.Tensor,
+        rewards: torch.Tensor,
+        leaves: Mapping[str | tuple[str, ...], torch.Tensor],
     ) -> None:
-        """Raise NonFiniteError for the terms that are no number, or for the actions, if they were none before."""
+        """Raise NonFiniteError for the terms that are no number, or for the actions, if they were none before.
+
+        Args:
+            actions: [B, A].
+            rewards: [B].
+            leaves: Observations by their nested names, [B, ...] each.
+        """
         bad = ~actions.isfinite().flatten(1).all(1)
         faults = ["actions"] if bad.any() else []
         if not faults:
@@ -366,7 +327,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
         raise NonFiniteError(f"environment step {step}: {what}; the largest action was {largest:.3g}")
 
     def terms(self, name: str, values: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-        """The named parts of an observation [B, ...]: its columns by term where the task's manager knows them."""
+        """The named parts of an observation, of ``values`` [B, ...] called ``name``: its columns by term where the manager knows them."""
         manager = getattr(self.unwrapped, "observation_manager", None)
         if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
             return [(name, values)]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.conditions import (
@@ -18,27 +19,30 @@ from spiky_rl.hosts.isaaclab.conditions import (
     newton_solver,
     sensors_of,
 )
-from spiky_rl.hosts.isaaclab.conditions.base import Policy
+from spiky_rl.hosts.isaaclab.conditions.base import Activity, Policy
 from spiky_rl.hosts.isaaclab.history import frames_of
 from spiky_rl.hosts.isaaclab.measures import Measures
 from spiky_rl.hosts.isaaclab.recovery import Recovery
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 from spiky_rl.metrics.energy import mean
 
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 SCALE_STEPS = 100
 """Control steps of random actions in which the deviation of every observed value is measured."""
 STRIDE = 7
 """Activity is measured in every so many control steps: that costs more than acting, and 64 episodes are many samples."""
 
 
-def make_ready(env_cfg: Any, names: Sequence[str]) -> None:
-    """Make a task's configuration ready to be evaluated under conditions, before the simulator starts."""
+def make_ready(env_cfg: EnvCfg, names: Sequence[str]) -> None:
+    """Make a task's ``env_cfg`` ready to be evaluated under the conditions ``names``, before the simulator starts."""
     stand_together(env_cfg)
     for name in names:
         CONDITIONS[name].configure(env_cfg)
 
 
-def stand_together(env_cfg: Any) -> None:
-    """Put MuJoCo-Warp's worlds, which never touch, in one place: positions are then rounded the same in each of them.
+def stand_together(env_cfg: EnvCfg) -> None:
+    """Let ``env_cfg`` put MuJoCo-Warp's worlds, which never touch, in one place: positions are then rounded the same in each of them.
 
     A result so does not depend on how many others are simulated beside it.
     """
@@ -49,17 +53,19 @@ def stand_together(env_cfg: Any) -> None:
 class RandomPolicy:
     """Actions of N(0, 1), the same for episode i of every condition."""
 
-    def __init__(self, conditions: int, episodes: int, actions: int, seed: int, device: Any) -> None:
+    def __init__(
+        self, conditions: int, episodes: int, actions: int, seed: int, device: torch.device | str
+    ) -> None:
         self.shape, self.copies = (episodes, actions), conditions
         self.generator = torch.Generator(device).manual_seed(seed)
 
-    def __call__(self, obs: Any) -> Tensor:  # pylint: disable=unused-argument
+    def __call__(self, obs: TensorDict) -> Tensor:  # pylint: disable=unused-argument
         """[B, A]; whatever is observed."""
         drawn = torch.randn(self.shape, generator=self.generator, device=self.generator.device)
         return drawn.repeat(self.copies, 1)
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """Nothing: there is no state."""
+        """Nothing, whatever is in ``dones``: there is no state."""
 
 
 class Team:
@@ -81,7 +87,7 @@ class Team:
         if shared:
             self.parts.insert(0, (torch.cat(shared), policy))
 
-    def __call__(self, obs: Any) -> Tensor:
+    def __call__(self, obs: TensorDict) -> Tensor:
         """Actions [B, A] for what all environments observe."""
         if len(self.parts) == 1:
             return self.parts[0][1](obs)
@@ -96,8 +102,8 @@ class Team:
         for ids, policy in self.parts:
             policy.reset(None if dones is None else dones[ids])
 
-    def activity(self, obs: Any, running: Tensor) -> Any:
-        """Activity of the environments ``running``, all of one condition."""
+    def activity(self, obs: TensorDict, running: Tensor) -> Activity:
+        """Activity in the control step that begins with ``obs``, of the environments ``running``, all of one condition."""
         ids, policy = next((ids, policy) for ids, policy in self.parts if bool((ids == running[0]).any()))
         return policy.activity(obs[ids], torch.isin(ids, running).nonzero().flatten())
 
@@ -113,7 +119,7 @@ class Evaluation:
 
     def __init__(
         self,
-        env: Any,
+        env: TimedVecEnv,
         names: Sequence[str],
         episodes: int,
         groups: Sequence[str],
@@ -124,7 +130,7 @@ class Evaluation:
         """Share the environments out among the conditions.
 
         Args:
-            env: As rsl_rl sees one; of ``len(names) * episodes`` environments, twice as many if ``adapting``.
+            env: Of ``len(names) * episodes`` environments, twice as many if ``adapting``.
             names: Of the conditions.
             episodes: Per condition.
             groups: Observation groups that the policy sees.
@@ -155,20 +161,20 @@ class Evaluation:
         """Random actions, from the beginning of their sequence."""
         return RandomPolicy(len(self.ids), self.episodes, self.env.num_actions, self.seed, self.env.device)
 
-    def restart(self) -> Any:
+    def restart(self) -> TensorDict:
         """Begin an episode in every environment; what is observed there."""
         base = self.env.unwrapped
         if hasattr(base, "observation_manager"):
             for ids in self.ids:
                 with drawing(self.seed, base.device):
-                    base.reset(env_ids=ids.int())
+                    base.reset(env_ids=ids.int())  # type: ignore[arg-type, call-arg]
         else:
             with drawing(self.seed, base.device):
                 base.reset()
         return self.env.get_observations()
 
-    def values(self, obs: Any) -> Tensor:
-        """What the policy observes, flat: [B, C]."""
+    def values(self, obs: TensorDict) -> Tensor:
+        """What the policy observes of ``obs``, flat: [B, C]."""
         return torch.cat([obs[group].flatten(1) for group in self.groups], dim=1)
 
     def deviation(self) -> Tensor:
@@ -184,7 +190,7 @@ class Evaluation:
             first = first & (dones[: self.episodes] == 0)
         return torch.cat(seen).std(dim=0, correction=0)
 
-    def perturbed(self, obs: Any) -> Any:
+    def perturbed(self, obs: TensorDict) -> TensorDict:
         """What the policy gets to see of ``obs``, each group under its condition."""
         values = self.frames.newest(self.values(obs))
         seen = self.frames.together(torch.cat([c.observe(values[c.group.ids]) for c in self.conditions]))
@@ -194,7 +200,7 @@ class Evaluation:
         return found
 
     def run(
-        self, policy: Any, tell: Callable[[float], None] = lambda share: None
+        self, policy: Policy | None, tell: Callable[[float], None] = lambda share: None
     ) -> tuple[list[dict[str, dict[str, Any]]], dict[str, Any] | None]:
         """Results by condition, those of the adapting policy in a second table, and what an action costs.
 
@@ -206,11 +212,12 @@ class Evaluation:
         """
         env = self.env
         acting = self.chance() if policy is None else Team(policy, self.conditions, self.adapts)
-        measures, recovery = Measures(env), Recovery(env.num_envs, int(env.max_episode_length), env.device)
+        longest = int(env.max_episode_length)
+        measures, recovery = Measures(env), Recovery(env.num_envs, longest, env.device)
         total, length = (torch.zeros(env.num_envs, device=env.device) for _ in range(2))
         ended: dict[str, Tensor] = {name: torch.zeros_like(total) for name in measures.names}
         first = torch.ones(env.num_envs, dtype=torch.bool, device=env.device)
-        activity: list[list[tuple[int, Any]]] = [[] for _ in self.conditions]
+        activity: list[list[tuple[int, Activity]]] = [[] for _ in self.conditions]
         steps, seconds = 0, 0.0
         obs = self.restart()
         for condition in self.conditions:
@@ -244,7 +251,7 @@ class Evaluation:
                 ended[name] = torch.where(over & first, everywhere, ended[name])
             first = first & ~over
             steps += 1
-            tell(steps / env.max_episode_length)
+            tell(steps / longest)
         results: list[dict[str, dict[str, Any]]] = [{}, {}] if any(self.adapts) else [{}]
         for name, adapts, condition, ids, found in zip(
             self.names, self.adapts, self.conditions, self.ids, activity, strict=True
@@ -269,7 +276,7 @@ def _of_episodes(returns: list[float], lengths: list[int]) -> dict[str, Any]:
     }
 
 
-def _of_activity(found: list[tuple[int, Any]]) -> dict[str, Any]:
+def _of_activity(found: Sequence[tuple[int, Activity]]) -> dict[str, Any]:
     """Means over control steps and environments."""
     if not found:
         return {"firing_rate": None, "operations": None}
@@ -280,9 +287,9 @@ def _of_activity(found: list[tuple[int, Any]]) -> dict[str, Any]:
     }
 
 
-def _cost(found: list[tuple[int, Any]], actions_per_second: float) -> dict[str, Any] | None:
-    costs = [seen.cost for _, seen in found]
-    if not costs or costs[0] is None:
+def _cost(found: Sequence[tuple[int, Activity]], actions_per_second: float) -> dict[str, Any] | None:
+    costs = [seen.cost for _, seen in found if seen.cost is not None]
+    if not costs:
         return None
     cost = mean(costs, [count for count, _ in found])
     return {
@@ -293,8 +300,8 @@ def _cost(found: list[tuple[int, Any]], actions_per_second: float) -> dict[str, 
     }
 
 
-def finished(device: Any) -> float:
-    """The time in seconds when all that was begun on the device is done."""
+def finished(device: torch.device | str) -> float:
+    """The time in seconds when all that was begun on the ``device`` is done."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab.limits import seen_groups
+from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 
-def lengthen(env_cfg: Any, steps: int, observed: Mapping[str, Sequence[str]]) -> None:
-    """Let every observation group that actor or critic see hold the last ``steps`` control steps; 1: the task's own.
+def lengthen(env_cfg: EnvCfg, steps: int, observed: Mapping[str, Sequence[str]]) -> None:
+    """Let every observation group that actor or critic see hold the last control steps.
 
-    observed: ``obs_groups`` of the agent. Raises UserError for a task whose observations have no such history.
+    Args:
+        env_cfg: The task's configuration, which is changed.
+        steps: How many; 1: the task's own.
+        observed: ``obs_groups`` of the agent.
+
+    Raises:
+        UserError: The task's observations have no such history.
     """
     if steps == 1:
         return
@@ -25,12 +32,11 @@ def lengthen(env_cfg: Any, steps: int, observed: Mapping[str, Sequence[str]]) ->
             f"agent.history: {steps} control steps are not available: the task has no observation manager, which keeps them;"
             " use agent.history=1"
         )
-    known = {name for name, group in vars(observations).items() if group is not None}
-    default = {role: [role if role in known else "policy"] for role in ("actor", "critic")}
-    for role, groups in {**default, **observed}.items():
-        for name in groups if role in default else ():
-            group: Any = getattr(observations, name, None)
-            if not getattr(group, "concatenate_terms", False):
+    _, seen = seen_groups(observations, observed)
+    for role in ("actor", "critic"):
+        for name in seen[role]:
+            group = getattr(observations, name, None)
+            if group is None or not getattr(group, "concatenate_terms", False):
                 raise UserError(
                     f"agent.history: {steps} control steps are not available for the observation group {name!r}, whose terms are"
                     " not one vector; use agent.history=1"
@@ -58,11 +64,11 @@ class Frames:
         self.begun: Tensor | None = None
 
     def newest(self, values: Tensor) -> Tensor:
-        """The values that were read in this control step, of all [B, C]: [B, W]."""
+        """Those of all ``values`` [B, C] that were read in this control step, [B, W]."""
         return values if len(self.new) == len(self.age) else values[:, self.new]
 
     def together(self, seen: Tensor) -> Tensor:
-        """What is seen of all values [B, C], given what is seen of the new ones [B, W]; call it once per control step."""
+        """What is seen of all values, [B, C], given what is ``seen`` of the new ones, [B, W]; call it once per control step."""
         if len(self.new) == len(self.age):
             return seen
         length = int(self.age.max()) + 1
@@ -82,10 +88,13 @@ class Frames:
             self.begun = dones.bool()
 
 
-def frames_of(env: Any, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> Frames:
-    """The frames of observation groups of these shapes, flat and one after another.
+def frames_of(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) -> Frames:
+    """The frames of what a policy observes, flat and one group after another.
 
-    env: Isaac Lab's own environment, without wrappers.
+    Args:
+        env: Isaac Lab's own environment, without wrappers.
+        groups: The observation groups that it sees.
+        shapes: Of one environment's observation in each.
     """
     ages, sources, first = [], [], 0
     for name, shape in zip(groups, shapes, strict=True):
@@ -99,7 +108,7 @@ def frames_of(env: Any, groups: Sequence[str], shapes: Sequence[Sequence[int]]) 
     return Frames(torch.cat(ages).to(env.device), torch.cat(sources).to(env.device))
 
 
-def _blocks(env: Any, group: str, count: int) -> list[tuple[int, int, int]]:
+def _blocks(env: Env, group: str, count: int) -> list[tuple[int, int, int]]:
     """(age, term, width) of a group's runs of columns, in their order; one run for a group without a history."""
     manager = getattr(env, "observation_manager", None)
     if manager is None or not manager.group_obs_concatenate[group]:

@@ -11,10 +11,17 @@ import importlib
 import importlib.metadata
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab.usd import Layer, Prim
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mujoco._specs import MjSpec  # where it is made: in mujoco itself no checker sees it
+    from mujoco._structs import MjModel
 
 LAYOUT = 3
 """Counts up whenever the derived files change: the robots' version, which results and checkpoints name."""
@@ -72,6 +79,23 @@ class AssetError(UserError):
     """The robots of a task cannot be had; the message says what to do."""
 
 
+class JointView(Protocol):
+    """What MuJoCo's model has of one joint."""
+
+    solref: np.ndarray
+    solimp: np.ndarray
+
+
+class GeomView(Protocol):
+    """What MuJoCo's model has of one shape."""
+
+    condim: np.ndarray
+    solref: np.ndarray
+    solimp: np.ndarray
+    margin: np.ndarray
+    friction: np.ndarray
+
+
 def derive(source: Path, root: Path) -> None:
     """Write Isaac Lab's four files below ``root`` from Newton's example assets in ``source``."""
     from pxr import Sdf
@@ -93,7 +117,7 @@ def derive(source: Path, root: Path) -> None:
         layer.Export(str(root / target))
 
 
-def mjcf_model(path: Path) -> tuple[Any, Any]:
+def mjcf_model(path: Path) -> tuple[MjSpec, MjModel]:
     """The MJCF file at ``path`` as MuJoCo's specification and compiled model."""
     mujoco: Any = importlib.import_module("mujoco")  # a compiled module, whose names no checker sees
     spec = mujoco.MjSpec.from_file(str(path))
@@ -102,10 +126,10 @@ def mjcf_model(path: Path) -> tuple[Any, Any]:
     return spec, spec.compile()
 
 
-def follow_mjcf(layer: Any, path: Path) -> None:
-    """Give bodies, shapes and joints of a ``Sdf.Layer`` what the MJCF model of the same robot says of them."""
+def follow_mjcf(layer: Layer, path: Path) -> None:
+    """Give bodies, shapes and joints of a ``layer`` what the MJCF model of the same robot, at ``path``, says of them."""
     spec, model = mjcf_model(path)
-    materials: dict[tuple[float, ...], Any] = {}
+    materials: dict[tuple[float, ...], Prim] = {}
     for prim in prims(layer):
         if "physics:density" in prim.attributes:
             shapes = prim.nameChildren["collisions"].nameChildren
@@ -129,14 +153,14 @@ def follow_mjcf(layer: Any, path: Path) -> None:
                     follow_limits(prim, joint)
 
 
-def follow_limits(prim: Any, joint: Any) -> None:
-    """How hard a joint's limits are, as MuJoCo's own parameters, which Newton passes on."""
+def follow_limits(prim: Prim, joint: JointView) -> None:
+    """Give a joint's ``prim`` what MuJoCo's ``joint`` has of how hard limits are, in its own parameters, which Newton passes on."""
     write(prim, "mjc:solreflimit", "Double2", tuple(joint.solref))
     write(prim, "mjc:solimplimit", "DoubleArray", list(joint.solimp))
 
 
-def follow_geom(prim: Any, geom: Any, materials: dict[tuple[float, ...], Any]) -> None:
-    """A shape's contact parameters; shapes of the same friction share one of the layer's ``materials``."""
+def follow_geom(prim: Prim, geom: GeomView, materials: dict[tuple[float, ...], Prim]) -> None:
+    """Give a shape's ``prim`` the contact parameters of ``geom``; those of the same friction share one of the layer's ``materials``."""
     from pxr import Sdf
 
     write(prim, "mjc:condim", "Int", int(geom.condim[0]))
@@ -146,7 +170,7 @@ def follow_geom(prim: Any, geom: Any, materials: dict[tuple[float, ...], Any]) -
     friction = tuple(geom.friction)
     if friction not in materials:
         root = prim.layer.GetPrimAtPath(prim.path.GetPrefixes()[0])
-        material = Sdf.PrimSpec(root, f"friction_{len(materials)}", Sdf.SpecifierDef, "Material")
+        material: Any = Sdf.PrimSpec(root, f"friction_{len(materials)}", Sdf.SpecifierDef, "Material")
         schemas(material, "PhysicsMaterialAPI")
         names = "physics:dynamicFriction physics:staticFriction mjc:torsionalfriction mjc:rollingfriction"
         for name, value in zip(names.split(), (friction[0], *friction), strict=True):
@@ -157,8 +181,8 @@ def follow_geom(prim: Any, geom: Any, materials: dict[tuple[float, ...], Any]) -
     binding.targetPathList.explicitItems = [materials[friction].path]
 
 
-def remove_collision_groups(layer: Any) -> None:
-    """Remove the collision groups, for Newton lets a shape of a group collide with that group alone: not with the ground.
+def remove_collision_groups(layer: Layer) -> None:
+    """Remove the collision groups of a ``layer``, for Newton lets a shape of a group collide with that group alone: not with the ground.
 
     They only keep neighbours apart, which every joint does by itself.
     """
@@ -167,8 +191,8 @@ def remove_collision_groups(layer: Any) -> None:
             del prim.nameParent.nameChildren[prim.name]
 
 
-def rename_joints(layer: Any, names: dict[str, str]) -> None:
-    """Rename the joints of a ``Sdf.Layer``. Raises AssetError for one that the layer lacks."""
+def rename_joints(layer: Layer, names: Mapping[str, str]) -> None:
+    """Rename joints of a ``layer``: old to new ``names``. Raises AssetError for one that it lacks."""
     from pxr import Sdf
 
     joints = {prim.name: prim.path for prim in prims(layer) if prim.typeName.endswith("Joint")}
@@ -183,16 +207,16 @@ def rename_joints(layer: Any, names: dict[str, str]) -> None:
         raise AssetError(f"Newton's humanoid joints cannot be renamed: {', '.join(names)}")
 
 
-def paint(layer: Any) -> None:
-    """Colour the shapes of a ``Sdf.Layer`` by PAINT, for Newton's assets have no materials."""
+def paint(layer: Layer) -> None:
+    """Colour the shapes of a ``layer`` by PAINT, for Newton's assets have no materials."""
     for prim in prims(layer):
         if prim.typeName in ("Capsule", "Cube", "Sphere"):
             colour = next(colour for pattern, colour in PAINT if re.search(pattern, str(prim.path)))
             write(prim, "primvars:displayColor", "Color3fArray", [colour])
 
 
-def write(prim: Any, name: str, kind: str, value: Any) -> None:
-    """Set the attribute ``name`` of a prim, of the USD type ``kind`` where it is new."""
+def write(prim: Prim, name: str, kind: str, value: object) -> None:
+    """Set the attribute ``name`` of a ``prim`` to ``value``; where it is new, it is of the USD type ``kind``."""
     from pxr import Sdf
 
     attribute: Any = prim.attributes.get(name) or Sdf.AttributeSpec(
@@ -201,17 +225,17 @@ def write(prim: Any, name: str, kind: str, value: Any) -> None:
     attribute.default = value
 
 
-def schemas(prim: Any, name: str) -> None:
-    """Apply one more API schema to a prim."""
+def schemas(prim: Prim, name: str) -> None:
+    """Apply one more API schema, ``name``, to a ``prim``."""
     from pxr import Sdf
 
     applied = prim.GetInfo("apiSchemas")
     prim.SetInfo("apiSchemas", Sdf.TokenListOp.Create(prependedItems=[*applied.prependedItems, name]))
 
 
-def prims(layer: Any) -> list[Any]:
-    """Every prim of a ``Sdf.Layer``."""
-    paths = []
+def prims(layer: Layer) -> list[Prim]:
+    """Every prim of a ``layer``."""
+    paths: list[Any] = []
     layer.Traverse("/", paths.append)
     return [layer.GetPrimAtPath(path) for path in paths if path.IsPrimPath()]
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+from spiky_rl.hosts.isaaclab.workflows import Env, Wrapped
+
+if TYPE_CHECKING:
+    from isaaclab.envs.mdp import UniformVelocityCommand
 
 
 class Measures:
@@ -13,7 +18,7 @@ class Measures:
     An environment that is done has already begun its next episode, so its last position is the one of the step before.
     """
 
-    def __init__(self, env: Any) -> None:
+    def __init__(self, env: Wrapped) -> None:
         self.env = env.unwrapped
         self.steps = torch.zeros(self.env.num_envs, dtype=torch.long, device=self.env.device)
         articulations = self.env.scene.articulations
@@ -67,10 +72,10 @@ class Measures:
         return self.robot.data.root_link_pos_w.torch[:, :2].clone()
 
 
-def commanded_velocity(env: Any) -> Any:
-    """The task's command of a velocity, which is Isaac Lab's in the base's frame; None where it has none."""
-    from isaaclab.envs.mdp import UniformVelocityCommand
+def commanded_velocity(env: Env) -> UniformVelocityCommand | None:
+    """The command of a velocity in an ``env``, which is Isaac Lab's in the base's frame; None where the task has none."""
+    from isaaclab.envs import mdp
 
     manager = getattr(env, "command_manager", None)
     terms = [] if manager is None else [manager.get_term(name) for name in manager.active_terms]
-    return next((term for term in terms if isinstance(term, UniformVelocityCommand)), None)
+    return next((term for term in terms if isinstance(term, mdp.UniformVelocityCommand)), None)

@@ -14,7 +14,7 @@ class Recovery:
     Steps that an episode is too short to have count as steps without reward: who falls does not recover.
     """
 
-    def __init__(self, num_envs: int, longest: int, device: Any) -> None:
+    def __init__(self, num_envs: int, longest: int, device: torch.device | str) -> None:
         """``longest``: control steps of an episode that time ends."""
         self.longest, self.middle = longest, longest // 2
         self.late = longest - longest // 3
@@ -23,7 +23,7 @@ class Recovery:
         self.reached = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
     def add(self, rewards: Tensor, running: Tensor) -> None:
-        """Count a control step: rewards [B], and whether each environment is still in the episode that counts, [B]."""
+        """Count a control step: ``rewards`` [B]; ``running`` [B]: whether each environment is still in the episode that counts."""
         if self.steps < self.middle:
             self.before = self.before + rewards * running
         if self.steps == self.middle:

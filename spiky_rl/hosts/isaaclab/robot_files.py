@@ -11,8 +11,9 @@ import importlib
 import logging
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy
 
@@ -25,6 +26,12 @@ from spiky_rl.hosts.isaaclab.lookalikes import (
 from spiky_rl.hosts.isaaclab.lookalikes import (
     write as write_attribute,
 )
+from spiky_rl.hosts.isaaclab.usd import Prim, Schema, Stage, Transformable
+
+if TYPE_CHECKING:
+    from isaaclab.sim import UsdFileCfg
+    from mujoco._structs import MjData, MjModel  # where they are made: in mujoco itself no checker sees them
+    from pxr.Gf import Quatd, Vec3d, Vec3f
 
 # compiled modules, whose names no checker sees
 mujoco: Any = importlib.import_module("mujoco")
@@ -48,7 +55,7 @@ UNSUPPORTED = {"ntendon": "tendons", "neq": "equality constraints", "nflex": "fl
 """What a file of ours cannot hold, by MuJoCo's counts."""
 
 
-def robot_spawn(path: str | Path, **fields: Any) -> Any:
+def robot_spawn(path: str | Path, **fields: Any) -> UsdFileCfg:
     """Isaac Lab's configuration that spawns the robot of a ``.xml`` (MJCF), ``.urdf`` or USD file.
 
     The root is free where an MJCF gives it a free joint, else fixed; ``fix_root_link`` says otherwise.
@@ -59,10 +66,10 @@ def robot_spawn(path: str | Path, **fields: Any) -> Any:
 
     Raises AssetError for a file that cannot be read, and for a robot that has what is not supported.
     """
-    from isaaclab.sim import UsdFileCfg
+    from isaaclab import sim
 
     if str(path).endswith(USD):
-        return UsdFileCfg(usd_path=str(path), **fields)
+        return sim.UsdFileCfg(usd_path=str(path), **fields)
     path = Path(path)
     if path.suffix not in (".xml", ".urdf"):
         raise AssetError(
@@ -70,13 +77,13 @@ def robot_spawn(path: str | Path, **fields: Any) -> Any:
         )
     model = compiled(path)
     free = model.njnt and model.jnt_type[0] == FREE
-    return UsdFileCfg(
+    return sim.UsdFileCfg(
         **{"usd_path": usd_file(model, path), "fix_root_link": None if free else True, **fields}
     )
 
 
-def compiled(path: Path) -> Any:
-    """MuJoCo's model of the robot in a file. Raises AssetError where there is none, or one that cannot be held."""
+def compiled(path: Path) -> MjModel:
+    """MuJoCo's model of the robot in the file ``path``. Raises AssetError where there is none, or one that cannot be held."""
     if not path.is_file():
         raise AssetError(f"robot: {path} is no file")
     try:
@@ -112,14 +119,17 @@ def compiled(path: Path) -> Any:
     return model
 
 
-def rests(model: Any, joint: int) -> tuple[Any, Any]:
-    """Where a joint's spring and where the joint itself is zero."""
+def rests(model: MjModel, joint: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Where the spring of a ``model``'s ``joint``, by index, and where the joint itself is zero."""
     place_of = int(model.jnt_qposadr[joint])
     return model.qpos_spring[place_of], model.qpos0[place_of]
 
 
-def usd_file(model: Any, source: Path) -> str:
-    """The USD file of a compiled model in the cache, written at first use. Raises AssetError where it cannot be kept."""
+def usd_file(model: MjModel, source: Path) -> str:
+    """The USD file of a ``model`` that was read from ``source``, in the cache; written at first use.
+
+    Raises AssetError where it cannot be kept.
+    """
     try:
         content = numpy.empty(mujoco.mj_sizeModel(model), numpy.uint8)
         mujoco.mj_saveModel(model, None, content)
@@ -136,15 +146,15 @@ def usd_file(model: Any, source: Path) -> str:
     return str(file)
 
 
-def export(stage: Any, path: Path) -> None:
-    """Write a stage in USD's binary format, which USD chooses by a file's suffix."""
+def export(stage: Stage, path: Path) -> None:
+    """Write a ``stage`` to the file ``path`` in USD's binary format, which USD chooses by a file's suffix."""
     binary = path.with_suffix(".usdc")
     stage.GetRootLayer().Export(str(binary))
     os.replace(binary, path)
 
 
-def usd_stage(model: Any) -> Any:
-    """A USD stage with the robot of a compiled model, in the pose that its file defines."""
+def usd_stage(model: MjModel) -> Stage:
+    """A USD stage with the robot of a ``model``, in the pose that its file defines."""
     data = mujoco.MjData(model)
     mujoco.mj_kinematics(model, data)
     stage = Usd.Stage.CreateInMemory()
@@ -158,7 +168,7 @@ def usd_stage(model: Any) -> Any:
         add_body(stage, model, data, i)
     # on the root body, for Isaac Lab to be able to fix it
     UsdPhysics.ArticulationRootAPI.Apply(stage.GetPrimAtPath(place(model, 0 if held else 1)))
-    materials: dict[tuple[float, ...], Any] = {}
+    materials: dict[tuple[float, ...], Prim] = {}
     for i in range(model.ngeom):
         if model.geom_bodyid[i]:  # what stands in the world is the task's
             add_geom(stage, model, i, materials)
@@ -172,18 +182,21 @@ def usd_stage(model: Any) -> Any:
     return stage
 
 
-def place(model: Any, body: int) -> str:
-    """Where a body lies on the stage."""
+def place(model: MjModel, body: int) -> str:
+    """Where a ``model``'s ``body``, by index, lies on the stage."""
     return f"/robot/{identifier(model.body(body).name or f'body_{body}')}"
 
 
 def identifier(name: str) -> str:
-    """A name as USD allows it."""
+    """A ``name`` as USD allows it."""
     return Tf.MakeValidIdentifier(name)
 
 
-def define(schema: Any, stage: Any, path: str) -> Any:
-    """A new prim. Raises AssetError where two names of the file are one for USD, which has letters, digits and underscores."""
+def define(schema: Schema, stage: Stage, path: str) -> Any:
+    """A new prim of a ``schema`` at ``path`` on the ``stage``.
+
+    Raises AssetError where two names of the file are one for USD, which has letters, digits and underscores.
+    """
     if stage.GetPrimAtPath(path):
         raise AssetError(
             f"robot: two names of the file are both {path.rpartition('/')[2]!r} in USD; rename one of them"
@@ -191,8 +204,15 @@ def define(schema: Any, stage: Any, path: str) -> Any:
     return schema.Define(stage, path)
 
 
-def add_body(stage: Any, model: Any, data: Any, body: int) -> None:
-    """A body with its mass, where it stands relative to the robot's root."""
+def add_body(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
+    """A body with its mass, where it stands relative to the robot's root.
+
+    Args:
+        stage: It is put there.
+        model: That it is of.
+        data: Where all bodies are in the pose of the file.
+        body: Its index.
+    """
     prim = define(UsdGeom.Xform, stage, place(model, body))
     position, rotation = relative(data, 1 if body else 0, body)
     transform(prim, position, rotation)
@@ -208,11 +228,18 @@ def add_body(stage: Any, model: Any, data: Any, body: int) -> None:
     mass.CreatePrincipalAxesAttr(Gf.Quatf(quaternion(model.body_iquat[body])))
 
 
-def add_joint(stage: Any, model: Any, data: Any, body: int) -> None:
-    """What holds a body to its parent: a hinge, a slide, or nothing that moves."""
+def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
+    """What holds a body to its parent: a hinge, a slide, or nothing that moves.
+
+    Args:
+        stage: It is put there.
+        model: That it is of.
+        data: Where all bodies are in the pose of the file.
+        body: Index of the body.
+    """
     parent, number = int(model.body_parentid[body]), int(model.body_jntadr[body])
     kind = model.jnt_type[number] if number >= 0 else None
-    schema: Any = UsdPhysics.FixedJoint
+    schema = UsdPhysics.FixedJoint
     if kind is not None:
         schema = UsdPhysics.RevoluteJoint if kind == HINGE else UsdPhysics.PrismaticJoint
     name = model.joint(number).name if number >= 0 else f"{model.body(body).name}_fixed"
@@ -252,8 +279,15 @@ def add_joint(stage: Any, model: Any, data: Any, body: int) -> None:
         write_attribute(prim, f"mjc:{name}", "Double", float(value))
 
 
-def add_geom(stage: Any, model: Any, number: int, materials: dict[tuple[float, ...], Any]) -> None:
-    """A shape of a body: for contacts, or to be seen only."""
+def add_geom(stage: Stage, model: MjModel, number: int, materials: dict[tuple[float, ...], Prim]) -> None:
+    """A shape of a body: for contacts, or to be seen only.
+
+    Args:
+        stage: It is put there.
+        model: That it is of.
+        number: Its index.
+        materials: Of the stage by their friction; one is added where the shape's own is not there yet.
+    """
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{place(model, int(model.geom_bodyid[number]))}/{identifier(geom.name or f'geom_{number}')}"
     if kind == SPHERE:
@@ -274,7 +308,8 @@ def add_geom(stage: Any, model: Any, number: int, materials: dict[tuple[float, .
         raise AssetError(
             f"robot: the geom {geom.name or number!r} is no sphere, capsule, cylinder, box or mesh"
         )
-    transform(shape, model.geom_pos[number], model.geom_quat[number], size if kind == BOX else None)
+    turn = quaternion(model.geom_quat[number])
+    transform(shape, model.geom_pos[number], turn, size if kind == BOX else None)
     colour = (
         model.mat_rgba[model.geom_matid[number]] if model.geom_matid[number] >= 0 else model.geom_rgba[number]
     )
@@ -291,14 +326,14 @@ def add_geom(stage: Any, model: Any, number: int, materials: dict[tuple[float, .
     write_attribute(prim, "mjc:priority", "Int", int(geom.priority[0]))
 
 
-def geoms_beside(model: Any, number: int) -> range:
-    """All geoms of a geom's body."""
+def geoms_beside(model: MjModel, number: int) -> range:
+    """All geoms of the body that has a ``model``'s geom ``number``."""
     body = model.geom_bodyid[number]
     return range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body])
 
 
-def add_mesh(shape: Any, model: Any, mesh: int) -> None:
-    """Vertices and triangles of one of MuJoCo's meshes."""
+def add_mesh(shape: Any, model: MjModel, mesh: int) -> None:
+    """Give a ``shape``, a `pxr.UsdGeom.Mesh`, vertices and triangles of a ``model``'s ``mesh``, by index."""
     first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
     shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(model.mesh_vert[first : first + count].copy()))
     first, count = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
@@ -307,27 +342,36 @@ def add_mesh(shape: Any, model: Any, mesh: int) -> None:
     shape.CreateSubdivisionSchemeAttr("none")
 
 
-def relative(data: Any, parent: int, child: int) -> tuple[Any, Any]:
-    """Position and rotation of one body in the frame of another."""
+def relative(data: MjData, parent: int, child: int) -> tuple[Vec3d, Quatd]:
+    """Position and rotation of the body ``child`` in the frame of the body ``parent``, as they stand in ``data``."""
     places = [Gf.Vec3d(*data.xpos[body].tolist()) for body in (parent, child)]
-    turns = [quaternion(data.xquat[body]) for body in (parent, child)]
+    turns: list[Any] = [quaternion(data.xquat[body]) for body in (parent, child)]
     back = turns[0].GetInverse()
     return back.Transform(places[1] - places[0]), back * turns[1]
 
 
-def transform(shape: Any, position: Any, rotation: Any, scale: Any = None) -> None:
-    """Put a prim where it belongs in its parent's frame."""
+def transform(
+    shape: Transformable, position: Iterable[float], rotation: Quatd, scale: Iterable[float] | None = None
+) -> None:
+    """Put a prim where it belongs in its parent's frame.
+
+    Args:
+        shape: The prim.
+        position: Its origin, [3], metres.
+        rotation: Its turn.
+        scale: Factors along its axes, [3]; None: it keeps its size.
+    """
     shape.AddTranslateOp().Set(Gf.Vec3d(*map(float, position)))
-    shape.AddOrientOp().Set(Gf.Quatf(rotation if isinstance(rotation, Gf.Quatd) else quaternion(rotation)))
+    shape.AddOrientOp().Set(Gf.Quatf(rotation))
     if scale is not None:
         shape.AddScaleOp().Set(vector(scale))
 
 
-def vector(values: Any) -> Any:
-    """Three numbers as USD takes them."""
+def vector(values: Iterable[float]) -> Vec3f:
+    """Three ``values`` as USD takes them."""
     return Gf.Vec3f(*map(float, values))
 
 
-def quaternion(values: Any) -> Any:
-    """MuJoCo's rotation, w first, as USD's, of length 1."""
+def quaternion(values: Iterable[float]) -> Quatd:
+    """MuJoCo's rotation, four ``values``, w first, as USD's, of length 1."""
     return Gf.Quatd(*map(float, values)).GetNormalized()

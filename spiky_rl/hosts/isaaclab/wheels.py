@@ -55,7 +55,7 @@ def unpacked(wheel: Wheel) -> Path:
 
 
 def fetch(wheel: Wheel, folder: Path) -> None:
-    """Unpack a wheel into a folder: the user's file, else what the package index has. Raises AssetError."""
+    """Unpack a ``wheel`` into a ``folder``: the user's file, else what the package index has. Raises AssetError."""
     if own := os.environ.get(wheel.variable):
         unpack(wheel, Path(own), folder)
         return
@@ -94,7 +94,7 @@ def fetch(wheel: Wheel, folder: Path) -> None:
 
 
 def unpack(wheel: Wheel, file: Path, folder: Path) -> None:
-    """Unpack a wheel that the user has, if it is the pinned one. Raises AssetError."""
+    """Unpack the user's ``file`` into a ``folder``, if it is the pinned ``wheel``. Raises AssetError."""
     said = f"{wheel.variable}={file}"
     try:
         with file.open("rb") as stream:

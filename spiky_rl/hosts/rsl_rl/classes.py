@@ -21,9 +21,15 @@ GIVEN = {"self", "obs", "obs_groups", "obs_set", "output_dim"}
 
 
 def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
-    """Raise SpecError for a class that rsl_rl would not find, or that is none of what it stands for.
+    """Check every class and function that a configuration names.
 
-    Options that Isaac Lab registers for its own class are left out where another in its place does not have them.
+    Args:
+        config: rsl_rl's. Options that Isaac Lab registers for its own class are taken out where another in its place does not
+            have them.
+        origins: Who set each value, by its path.
+
+    Raises:
+        SpecError: rsl_rl would not find a class, or it is none of what it stands for.
     """
     trusted = {}
     for role in ("actor", "critic"):
@@ -31,7 +37,7 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         trusted[role] = cls is None or _is_isaac_labs(role, cls, origins)
         if cls is not None:
             _check_options(role, cls, config[role], origins, trusted[role])
-            _check_images(role, cls, config)
+            _check_images(role, cls, config[role], config["algorithm"])
     distribution = config["actor"].get("distribution_cfg")
     if distribution:
         for key in ("std_range", "action_range"):
@@ -51,8 +57,16 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
             raise SpecError(f"{path}: {short(symmetry['data_augmentation_func'])} is no function")
 
 
-def check_class(role: str, settings: Mapping[str, Any]) -> type | None:
-    """The class that a group's ``class_name`` stands for; None where it has none. Raises SpecError."""
+def check_class(role: str, settings: Mapping[str, object]) -> type | None:
+    """The class that a group's ``class_name`` stands for; None where it has none.
+
+    Args:
+        role: The group: a key of `BASES`.
+        settings: All that it holds.
+
+    Raises:
+        SpecError: There is no such class, or it does not derive from the role's base.
+    """
     name = settings.get("class_name")
     if name is None:
         return None
@@ -64,13 +78,13 @@ def check_class(role: str, settings: Mapping[str, Any]) -> type | None:
     return cls
 
 
-def _resolve(path: str, name: Any) -> Any:
+def _resolve(path: str, name: object) -> object:
     from rsl_rl.utils import resolve_callable
 
     try:
         if isinstance(name, str) and ":" in name:
             load_module(name.rpartition(":")[0])
-        return resolve_callable(name)
+        return resolve_callable(name)  # type: ignore[arg-type]  # it refuses what is none
     except RegistryError as error:
         raise SpecError(f"{path}: {short(name)}: {error}") from None
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -93,7 +107,7 @@ def _is_isaac_labs(role: str, cls: type, origins: Mapping[str, str]) -> bool:
 
 
 def _check_options(
-    role: str, cls: type, settings: dict[str, Any], origins: Mapping[str, str], trusted: bool
+    role: str, cls: type, settings: dict[str, object], origins: Mapping[str, str], trusted: bool
 ) -> None:
     """Refuse options that a class's constructor does not take, and those that it misses.
 
@@ -121,16 +135,18 @@ def _check_options(
             raise SpecError(f"{path}.{key}: is missing; {cls.__name__} has no default for it")
 
 
-def _check_images(role: str, cls: type, config: Mapping[str, Any]) -> None:
+def _check_images(
+    role: str, cls: type, settings: Mapping[str, object], algorithm: Mapping[str, object]
+) -> None:
     """Refuse a CNN where there are no images, and CNNs to be shared where there are none."""
     from rsl_rl.models import CNNModel
 
     if issubclass(cls, CNNModel):
-        if not config[role].get("cnn_cfg"):
+        if not settings.get("cnn_cfg"):
             raise SpecError(
                 f"agent.{role}.class_name: {cls.__name__} is for tasks with images, whose cnn_cfg Isaac Lab registers"
             )
-    elif config["algorithm"].get("share_cnn_encoders"):
+    elif algorithm.get("share_cnn_encoders"):
         raise SpecError(
             f"agent.algorithm.share_cnn_encoders: true needs two CNNs, and agent.{role} is a {cls.__name__}; set it to false"
         )

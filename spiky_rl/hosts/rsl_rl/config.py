@@ -7,7 +7,7 @@ from typing import Any
 
 from spiky_rl.config.schema import SKRL_ONLY
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.hosts.common.rules import local_rule
+from spiky_rl.hosts.common.rules import cached, check_rates, local_rule
 from spiky_rl.hosts.rsl_rl.classes import check_class, check_classes
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
@@ -16,7 +16,7 @@ OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate")
 
 
 def runner_config(spec: AgentSpec) -> dict[str, Any]:
-    """rsl_rl's configuration. An agent that neither spikes nor uses our options gets Isaac Lab's own classes unchanged.
+    """rsl_rl's configuration of the agent ``spec``. One that neither spikes nor uses our options gets Isaac Lab's own classes unchanged.
 
     Raises SpecError where options do not go together.
     """
@@ -63,11 +63,8 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
         raise SpecError(
             "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
         )
-    if algorithm.get("critic_learning_rate") is not None and algorithm.get("schedule") != "fixed":
-        raise SpecError(
-            f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {algorithm.get('schedule')}"
-        )
-    if algorithm.get("symmetry_cfg") and any(n is not None and n.cls.cached(n.options) for n in networks.values()):  # type: ignore[attr-defined]
+    check_rates(algorithm)
+    if algorithm.get("symmetry_cfg") and any(map(cached, networks.values())):
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
             " mirrored; leave it out"
@@ -77,8 +74,17 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     return config
 
 
-def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> None:
-    """Put our PPO in the place of rsl_rl's where the agent needs it. Raises SpecError for a class that cannot train the agent."""
+def set_algorithm(spec: AgentSpec, algorithm: dict[str, object], burn_in: int) -> None:
+    """Put our PPO in the place of rsl_rl's where the agent needs it.
+
+    Args:
+        spec: The agent.
+        algorithm: Its algorithm's group in rsl_rl's configuration, which is changed.
+        burn_in: Control steps.
+
+    Raises:
+        SpecError: The class that is named cannot train the agent.
+    """
     from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
     from spiky_rl.hosts.rsl_rl.ppo import SpikingPPO
 
@@ -87,7 +93,7 @@ def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> N
         algorithm.pop("distillation_cfg", None)
     elif algorithm.get("rnd_cfg"):
         raise SpecError("agent.algorithm.rnd_cfg: not available with distillation_cfg; leave one of them out")
-    elif spec.network is not None and spec.network.cls.cached(spec.network.options):  # type: ignore[attr-defined]
+    elif spec.network is not None and cached(spec.network):
         raise SpecError(
             f"agent.network: {spec.network.name} learns nothing but its readout, which distillation_cfg cannot train; take feedforward"
         )
@@ -98,7 +104,7 @@ def set_algorithm(spec: AgentSpec, algorithm: dict[str, Any], burn_in: int) -> N
     needs = {f"agent.algorithm.{key}": algorithm[key] for key in OWN_OPTIONS if algorithm.get(key)}
     needs |= {"agent.burn_in": burn_in} if burn_in else {}
     for key, network in networks.items():
-        if network is not None and network.cls.cached(network.options):  # type: ignore[attr-defined]
+        if network is not None and cached(network):
             needs[f"agent.{key}"] = network.name
         if rule := local_rule(network):
             needs[f"agent.{key}.learning"] = rule

@@ -10,7 +10,7 @@ Sources: Ross, Gordon & Bagnell (2011), DAgger; `rsl_rl.algorithms.Distillation`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, override
 
 from rsl_rl.algorithms import Distillation
 from rsl_rl.storage import RolloutStorage
@@ -47,7 +47,16 @@ class DistillingPPO(SpikingPPO):
         self._rollouts = self.storage
 
     def take_teacher(self, teacher: Teacher, obs: TensorDict, actions: int) -> None:
-        """Learn from a teacher; the student's noise becomes its teacher's, where both have it in the same form."""
+        """Learn from a teacher; the student's noise becomes its teacher's, where both have it in the same form.
+
+        Args:
+            teacher: The teacher.
+            obs: What an environment observes, [B, ...].
+            actions: A.
+
+        Raises:
+            CheckpointError: The teacher's weights do not fit that.
+        """
         model = teacher.build(obs, actions, self.device)
         steps = self._rollouts.num_transitions_per_env
         storage = RolloutStorage("distillation", len(obs), steps, obs, [actions], self.device)
@@ -63,44 +72,45 @@ class DistillingPPO(SpikingPPO):
         """Whether this iteration is one of distillation."""
         return self.distillation is not None and self.updates < self.iterations
 
+    @override
     def act(self, obs: TensorDict) -> Tensor:
-        """As `Distillation.act` while it distils, then as `SpikingPPO.act`."""
         if self.distillation and self.distilling:
             self.storage = self.distillation.storage  # the rollout at hand is what others look at
             return self.distillation.act(obs)
         self.storage = self._rollouts
         return super().act(obs)
 
+    @override
     def process_env_step(
         self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: dict[str, Tensor]
     ) -> None:
-        """Record a control step."""
         if self.distillation and self.distilling:
             self.distillation.process_env_step(obs, rewards, dones, extras)
             self.critic.reset(dones)
         else:
             super().process_env_step(obs, rewards, dones, extras)
 
+    @override
     def compute_returns(self, obs: TensorDict) -> None:
-        """Nothing while it distils."""
         if not self.distilling:
             super().compute_returns(obs)
 
+    @override
     def train_mode(self) -> None:
-        """The teacher does not learn."""
         super().train_mode()
         if self.distillation:
             self.distillation.train_mode()
 
+    @override
     def update(self) -> dict[str, float]:
         """An iteration of distillation, of the critic alone, or of PPO."""
         if self.distillation and self.distilling:
-            seen: Any = self.distillation.storage.observations.flatten(0, 1)
+            seen = self.distillation.storage.observations.flatten(0, 1)
             # rsl_rl puts the teacher back to where this rollout began, and does not run it again
-            teacher: Any = self.distillation.teacher
-            state: Any = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
+            teacher = self.distillation.teacher
+            state = teacher.state if isinstance(teacher, SpikingModel) else teacher.get_hidden_state()
             losses = self.distillation.update()
-            teacher.reset(hidden_state=state)
+            teacher.reset(hidden_state=state)  # type: ignore[arg-type]  # ours takes states of any length
             self.critic.update_normalization(seen)
         elif self.distillation and self.updates < self.iterations + self.value_iterations:
             learned = [p for p in self.get_policy().parameters() if p.requires_grad]
@@ -119,8 +129,9 @@ class DistillingPPO(SpikingPPO):
         self.updates += 1
         return losses
 
+    @override
     def save(self) -> dict:
-        """As `PPO.save`, and the teacher, so that a run goes on without its teacher's."""
+        # the teacher too, so that a run goes on without its teacher's
         saved = super().save()
         if self.distillation and self.teacher:
             saved["distillation"] = {
@@ -131,8 +142,9 @@ class DistillingPPO(SpikingPPO):
             }
         return saved
 
+    @override
     def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:
-        """As `PPO.load`; training goes on in the part that it was in."""
+        # training goes on in the part that it was in
         goes_on = super().load(loaded_dict, load_cfg, strict)
         held = loaded_dict.get("distillation")
         if goes_on and held:

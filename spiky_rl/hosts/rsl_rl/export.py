@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from torch.jit._trace import TracerWarning
 from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:
+    from rsl_rl.models import MLPModel
+
     from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 
@@ -25,14 +28,18 @@ LARGEST_FILE = 2**31 - 2**24
 """Bytes of weights above which ONNX, a protobuf, must keep them in a file beside it."""
 
 
-def write_onnx(model: Any, path: Path, verbose: bool = False) -> None:
-    """Write any of rsl_rl's models or ours as one ONNX file whose metadata say how it is to be run, as `about` describes.
+def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
+    """Write a model as one ONNX file whose metadata say how it is to be run, as `about` describes.
 
-    Above 2 GB the weights lie beside it, in ``path``.data.
+    Args:
+        model: Any of rsl_rl's or ours.
+        path: The file; above 2 GB the weights lie beside it, in ``path``.data.
+        verbose: Let torch say what it does.
     """
     import onnx
 
-    wrapped = model.as_onnx(verbose=verbose).to("cpu").eval()
+    # rsl_rl's modules for export have the names of their inputs and outputs too, and say so nowhere
+    wrapped: Any = model.as_onnx(verbose=verbose).to("cpu").eval()
     example = wrapped.get_dummy_inputs()
     size = sum(t.numel() * t.element_size() for t in (*wrapped.parameters(), *wrapped.buffers()))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +74,10 @@ def write_onnx(model: Any, path: Path, verbose: bool = False) -> None:
 
 
 def about(
-    model: Any,
-    observations: dict[str, Any],
-    actions: dict[str, Any],
-    state: list[Any],
+    model: MLPModel,
+    observations: Mapping[str, object],
+    actions: Mapping[str, object],
+    state: Sequence[Mapping[str, object]],
     between: str,
     begins: str,
 ) -> dict[str, Any]:
@@ -99,7 +106,7 @@ def about(
     }
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -149,7 +156,7 @@ class JitPolicy(nn.Module):
             self.core: Any = torch.jit.trace(core, core.example, check_trace=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observation [1, O] or [1, C, H, W] -> action [1, A]; advances the state."""
+        """Observation ``x`` [1, O] or [1, C, H, W] -> action [1, A]; advances the state."""
         action, state = self.core(x, self.state)
         if self.is_recurrent:
             self.state[:] = state
@@ -172,7 +179,7 @@ class OnnxPolicy(nn.Module):
         self.input_size = model.obs_dim
 
     def forward(self, obs: Tensor, state_in: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Observation [1, O] or [1, C, H, W] and state [1, S] -> action [1, A] and state."""
+        """``obs`` [1, O] or [1, C, H, W] and ``state_in`` [1, S] -> action [1, A] and state; without a state, action alone."""
         if state_in is None:
             return self.core(obs, obs.new_zeros(obs.shape[0], self.core.example[1].shape[1]))[0]
         return self.core(obs, state_in)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, override
 
 import torch
 from rsl_rl.models import CNNModel, MLPModel
@@ -14,6 +15,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.config import registry, spec
+from spiky_rl.hosts.common.playing import rested
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.hosts.rsl_rl.flat_state import FlatState
 from spiky_rl.metrics.synops import dense_operations
@@ -43,9 +45,9 @@ class SpikingModel(MLPModel):
         activation: str = "elu",
         obs_normalization: bool = False,
         distribution_cfg: dict | None = None,
-        network: dict[str, Any] | str = "feedforward",
+        network: Mapping[str, object] | str = "feedforward",
         burn_in: int = 0,
-        cnn_cfg: dict[str, Any] | None = None,
+        cnn_cfg: dict[str, object] | None = None,
     ) -> None:
         """Arguments as `MLPModel`'s, and the network.
 
@@ -69,8 +71,8 @@ class SpikingModel(MLPModel):
         self.output_shape = (
             [output_dim] if self.distribution is None else _as_list(self.distribution.input_dim)
         )
-        settings: dict[str, Any] = {"name": network} if isinstance(network, str) else dict(network)
-        settings = spec.with_layers(settings, hidden_dims)
+        named = {"name": network} if isinstance(network, str) else dict(network)
+        settings = spec.with_layers(named, hidden_dims)
         configured = registry.configure("networks", settings, f"{obs_set}.network")
         self.network: SpikingNetwork = configured.build(
             inputs=self.input_shape, outputs=math.prod(self.output_shape)
@@ -79,9 +81,8 @@ class SpikingModel(MLPModel):
         widths = [self.obs_dim, *hidden_dims, math.prod(self.output_shape)]
         self.ann_operations = sum(a * b for a, b in itertools.pairwise(widths))
         if cnn_cfg is not None:
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # built to be counted: what comes after is drawn as without it
+            # built to be counted: what comes after is drawn as without it
+            with torch.random.fork_rng(devices=[]):
                 ann = CNNModel(obs, obs_groups, obs_set, widths[-1], hidden_dims, activation, cnn_cfg=cnn_cfg)
             self.ann_operations = dense_operations(ann)
         self.cache = f"{obs_set}_features" if self.network.features is not None else None
@@ -99,6 +100,7 @@ class SpikingModel(MLPModel):
         self.flat = False
         """Whether a host has given the state as one tensor, and gets it back as that."""
 
+    @override
     def _get_obs_dim(
         self, obs: TensorDict, obs_groups: dict[str, list[str]], obs_set: str
     ) -> tuple[list[str], int]:
@@ -118,14 +120,16 @@ class SpikingModel(MLPModel):
         self.input_shape = shape
         return groups, math.prod(shape)
 
+    @override
     def get_latent(
         self, obs: TensorDict, masks: Tensor | None = None, hidden_state: HiddenState = None
     ) -> Tensor:
-        """As `MLPModel.get_latent`; an image comes out flat, with its columns fastest."""
+        # an image comes out flat, with its columns fastest
         if len(self.input_shape) == 1:
             return super().get_latent(obs, masks, hidden_state)
         return obs[self.obs_groups[0]].flatten(-len(self.input_shape))
 
+    @override
     def forward(
         self,
         obs: TensorDict,
@@ -133,9 +137,14 @@ class SpikingModel(MLPModel):
         hidden_state: HiddenState = None,
         stochastic_output: bool = False,
     ) -> Tensor:
-        """As `MLPModel.forward`, in float32 even under autocast.
+        """What the model makes of observations, in float32 even under autocast.
 
-        With ``masks``, ``obs`` is [T, trajectories, ...] and the output [T - burn_in, B, ...].
+        Args:
+            obs: Of a control step, [B, ...]; with ``masks``, of padded trajectories, [T, trajectories, ...]: the output is
+                then [T - burn_in, B, ...].
+            masks: Which steps of each trajectory there are, [T, trajectories].
+            hidden_state: Before each trajectory's first step; None: rest.
+            stochastic_output: Draw from the distribution instead of taking its mean.
         """
         device = self.network.readout.weight.device.type
         if torch.is_autocast_enabled(device):
@@ -178,9 +187,12 @@ class SpikingModel(MLPModel):
         return state
 
     def with_features(self, obs: TensorDict, advance: bool = True, adapt: bool | None = None) -> TensorDict:
-        """The observations [B, ...] and, where this model caches them, the features of its network for them.
+        """The observations and, where this model caches them, the features of its network for them.
 
-        ``advance``: the state goes on by this control step. ``adapt``: what is plastic changes by it; None: in training.
+        Args:
+            obs: Of a control step, [B, ...].
+            advance: Whether the state goes on by it.
+            adapt: Whether what is plastic changes by it; None: in training.
         """
         if self.cache is None:
             return obs
@@ -194,17 +206,23 @@ class SpikingModel(MLPModel):
         found[self.cache] = features.squeeze(0)
         return found
 
+    @override
     def reset(self, dones: Tensor | None = None, hidden_state: HiddenState = None) -> None:
         """Put the environments that are ``dones`` at rest; without ``dones``, take over ``hidden_state`` (None: rest)."""
         if dones is None:
             self.state, self.flat = _as_state(hidden_state), False
         elif self.state is not None:
-            # never in place: the rollout storage holds the same tensors until the step is recorded
-            done = dones.view(1, -1, 1) > 0
-            self.state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self.state)
+            self.state = rested(self.state, dones)
 
     def learn(self, obs: TensorDict, dones: Tensor, credit: Tensor, hidden_state: HiddenState) -> None:
-        """Let the network's local rules learn from a rollout: [T, B, ...] each, and the state before its first step."""
+        """Let the network's local rules learn from a rollout.
+
+        Args:
+            obs: [T, B, ...].
+            dones: Whether the episode ended with a control step, [T, B, 1].
+            credit: What each step was worth, [T, B, 1].
+            hidden_state: Before its first step; None: rest.
+        """
         x = self.get_latent(obs)
         if not self.network.stateful:
             self.network.learn(x.flatten(0, 1).unsqueeze(0), None, None, credit.reshape(1, -1))
@@ -218,29 +236,35 @@ class SpikingModel(MLPModel):
         """What a host that looks for a recurrent module finds; None: nothing is carried that it could know of."""
         return FlatState(self) if self.is_recurrent else None
 
+    @override
     def get_hidden_state(self) -> HiddenState:
         """The state before the next step, for a rollout to store: None at rest and where nothing is replayed."""
         if self.flat:
             return FlatState(self).hidden_state
         return self.state if self.is_recurrent else None  # type: ignore[return-value]
 
+    @override
     def detach_hidden_state(self, dones: Tensor | None = None) -> None:
-        """Cut the gradient at the present state."""
         if self.state is not None:
             self.state = tuple(s.detach() for s in self.state)
 
+    @override
     def update_normalization(self, obs: TensorDict) -> None:
-        """As `MLPModel`'s; rsl_rl calls it once after every update, so slopes and encoder noise advance with it."""
         super().update_normalization(obs)
-        if self.training:
+        if self.training:  # rsl_rl calls it once after every update: slopes and encoder noise advance with it
             self.network.advance()
 
+    @override
     def as_jit(self) -> nn.Module:
         """The deterministic policy, ready for ``torch.jit.script``: ``forward(obs [1, O])`` and ``reset()``."""
         return JitPolicy(self)
 
+    @override
     def as_onnx(self, verbose: bool = False) -> nn.Module:
-        """The deterministic policy for ONNX: ``obs -> actions``, with ``state_in`` and ``state_out`` if stateful."""
+        """The deterministic policy for ONNX: ``obs -> actions``, with ``state_in`` and ``state_out`` if stateful.
+
+        ``verbose``: let torch say what it does.
+        """
         return OnnxPolicy(self, verbose)
 
 
@@ -251,6 +275,7 @@ class BurnInMLPModel(MLPModel):
         super().__init__(*args, **kwargs)
         self.burn_in = burn_in
 
+    @override
     def forward(
         self,
         obs: TensorDict,
@@ -258,7 +283,7 @@ class BurnInMLPModel(MLPModel):
         hidden_state: HiddenState = None,
         stochastic_output: bool = False,
     ) -> Tensor:
-        """As `MLPModel.forward`; with ``masks`` the output starts after the burn-in."""
+        # with masks the output starts after the burn-in
         output = super().forward(obs, masks, hidden_state, stochastic_output)
         return output if masks is None else output[self.burn_in :]
 

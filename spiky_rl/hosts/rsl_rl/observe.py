@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, override
 
 import torch
 from rsl_rl.algorithms import PPO
+from rsl_rl.models import MLPModel
+from rsl_rl.modules import HiddenState
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.hosts.common import observe
@@ -16,60 +19,72 @@ from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.metrics.meter import Meter
 from spiky_rl.networks.base import State
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class Played(PlayedPolicy):
     """An actor of rsl_rl's, spiking or not."""
 
-    def __init__(self, model: Any) -> None:
+    model: MLPModel
+
+    def __init__(self, model: MLPModel) -> None:
         self.model = model
         spiking = isinstance(model, SpikingModel)
         self.network = model.network if spiking else None
         self.ann_operations = model.ann_operations if spiking else 0.0
 
     @property
+    @override
     def state(self) -> State | None:
-        """The model's own."""
-        return self.model.state if self.network is not None else None  # type: ignore[return-value]
+        return self.model.state if isinstance(self.model, SpikingModel) else None
 
+    @override
     def copy(self) -> Played:
-        model: Any = copy.deepcopy(self.model)
+        model = copy.deepcopy(self.model)
         model.reset()
         return Played(model)
 
-    def __call__(self, obs: Any) -> Tensor:
+    @override
+    def __call__(self, obs: TensorDict) -> Tensor:
         if self.adapts:
             assert isinstance(self.model, SpikingModel)
             obs = self.model.with_features(obs, adapt=True)
         return self.model(obs)
 
+    @override
     def reset(self, dones: Tensor | None = None) -> None:
-        self.model.reset(dones)  # type: ignore[operator]
+        self.model.reset(dones)
 
-    def seen(self, obs: Any) -> Tensor:
+    @override
+    def seen(self, obs: TensorDict) -> Tensor:
         assert isinstance(self.model, SpikingModel)
         return self.model.get_latent(obs)
 
-    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:
-        hidden = self.model.get_hidden_state()  # type: ignore[operator]
+    @override
+    def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
+        hidden = self.model.get_hidden_state()
         if isinstance(hidden, tuple):
             return _ann_activity(self.model, obs[part], part_of(hidden, part))
         return _ann_activity(self.model, obs[part], None if hidden is None else hidden[:, part])
 
 
-def _ann_activity(model: Any, obs: Any, hidden: Any) -> Activity:
+def _ann_activity(model: MLPModel, obs: TensorDict, hidden: HiddenState | State) -> Activity:
     """Activity of an ANN of rsl_rl's that sees ``obs`` in the state ``hidden``; its own state stays as it is."""
     parts = [part for name in ("cnns", "rnn", "mlp") if (part := getattr(model, name, None)) is not None]
     before = model.get_hidden_state()
-    model.reset(hidden_state=hidden)
+    model.reset(hidden_state=hidden)  # type: ignore[arg-type]  # a recurrent layer has one or two
     found = observe.ann_activity(model, nn.ModuleList(parts), lambda: model(obs), obs.batch_size[0])
     model.reset(hidden_state=before)
     return found
 
 
 def last_activity(algorithm: PPO, meter: Meter | None = None) -> Activity:
-    """The actor's activity at the last control step of the rollout, over some of the environments.
+    """Activity of an algorithm's actor at the last control step of its rollout, over some of the environments.
 
-    ``meter``: its network's; None: a new one.
+    Args:
+        algorithm: The algorithm.
+        meter: Its actor's; None: a new one.
     """
     actor, storage = algorithm.get_policy(), algorithm.storage
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
@@ -86,13 +101,13 @@ def last_activity(algorithm: PPO, meter: Meter | None = None) -> Activity:
     return observe.activity(actor.network, x, part, actor.ann_operations, meter)
 
 
-def raster(algorithm: PPO, environment: int = 0) -> Any:
-    """Spike raster and membrane traces of one environment over the rollout, as a matplotlib figure."""
+def raster(algorithm: PPO) -> Figure:
+    """Spike raster and membrane traces of environment 0 over the rollout of an ``algorithm`` whose actor spikes."""
     actor, storage = algorithm.get_policy(), algorithm.storage
     assert isinstance(actor, SpikingModel)
-    one = slice(environment, environment + 1)
+    one = slice(1)
     with torch.no_grad():
         x = actor.get_latent(storage.observations[:, one])  # type: ignore[arg-type]
     saved = storage.saved_hidden_state_a if actor.is_recurrent else None
     state = tuple(s[0, :, one] for s in saved) if saved else None
-    return observe.raster(actor.network, x, state, storage.dones[:, environment])
+    return observe.raster(actor.network, x, state, storage.dones[:, 0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, override
 
 import torch
 from rsl_rl.algorithms import PPO
@@ -71,14 +71,16 @@ class SpikingPPO(PPO):
                 ]
             )
 
+    @override
     def act(self, obs: TensorDict) -> Tensor:
-        """As `PPO.act`; the features of models that cache them are computed here, once, and stored with the step."""
+        # the features of models that cache them are computed here, once, and stored with the step
         for model in self._caching:
             obs = model.with_features(obs)
         return super().act(obs)
 
+    @override
     def compute_returns(self, obs: TensorDict) -> None:
-        """As `PPO.compute_returns`; the value of the step that is yet to come does not advance the critic's state."""
+        # the value of the step that is yet to come does not advance the critic's state
         states = [model.state for model in self._caching]
         for model in self._caching:
             obs = model.with_features(obs, advance=False)
@@ -86,6 +88,7 @@ class SpikingPPO(PPO):
         for model, state in zip(self._caching, states, strict=True):
             model.state = state
 
+    @override
     def update(self) -> dict[str, float]:
         """As `PPO.update`, and the actor's local rules, if it has any, learn from the same rollout and its advantages.
 
@@ -138,12 +141,13 @@ class BurnInStorage(RolloutStorage):
         self.__dict__.update(storage.__dict__)
         self.burn_in = burn_in
 
+    @override
     def recurrent_mini_batch_generator(
-        self, *args: Any, **kwargs: Any
+        self, num_mini_batches: int, num_epochs: int = 8
     ) -> Generator[RolloutStorage.Batch, None, None]:
-        """As `RolloutStorage`'s; observations, masks and states whole, everything the loss reads cut."""
+        # observations, masks and states whole, everything that the loss reads cut
         n = self.burn_in
-        for batch in super().recurrent_mini_batch_generator(*args, **kwargs):
+        for batch in super().recurrent_mini_batch_generator(num_mini_batches, num_epochs):
             for name in ("actions", "values", "advantages", "returns", "old_actions_log_prob"):
                 setattr(batch, name, getattr(batch, name)[n:])
             batch.old_distribution_params = tuple(p[n:] for p in batch.old_distribution_params or ())

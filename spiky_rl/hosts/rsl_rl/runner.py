@@ -7,9 +7,9 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import torch
 from rsl_rl.env import VecEnv
@@ -17,16 +17,11 @@ from rsl_rl.runners import OnPolicyRunner
 from rsl_rl.utils.logger import Logger
 from torch import Tensor, nn
 
-from spiky_rl.hosts.common.checkpoints import (
-    CheckpointError,
-    check_identity,
-    read_checkpoint,
-    restore_random_state,
-    write_checkpoint,
-)
+from spiky_rl.hosts.common.checkpoints import check_identity, read_checkpoint
 from spiky_rl.hosts.common.episodes import EndedEpisodes
+from spiky_rl.hosts.common.interfaces import Writer
 from spiky_rl.hosts.common.observe import write_pictures
-from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
+from spiky_rl.hosts.common.runner import HostRunner, Iteration, fitting
 from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
 from spiky_rl.hosts.rsl_rl.export import write_onnx
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
@@ -45,19 +40,12 @@ class Runner(HostRunner, OnPolicyRunner):
         train_cfg: dict,
         log_dir: str | None = None,
         device: str = "cpu",
-        identity: dict[str, Any] | None = None,
+        identity: Mapping[str, object] | None = None,
         picture_interval: int = 25,
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[Iteration], None] | None = None,
     ) -> None:
-        """Arguments as `OnPolicyRunner`'s, and what is written beside the training.
-
-        Args:
-            identity: ``task`` and ``agent`` of the run and whatever else its checkpoints should say of themselves.
-            picture_interval: Iterations between spike rasters.
-            notes: Texts for TensorBoard, by name.
-            on_iteration: Called after every iteration; may raise `Stop`.
-        """
+        """Arguments as `OnPolicyRunner`'s and those of `HostRunner.keep_books`."""
         with contextlib.redirect_stdout(io.StringIO()) as printed, warnings.catch_warnings():
             # where a task names no observation groups, rsl_rl takes 'policy' for both models and warns of it three times
             warnings.filterwarnings("ignore", message="The observation configuration dictionary")
@@ -107,7 +95,7 @@ class Runner(HostRunner, OnPolicyRunner):
         return Played(self.alg.get_policy())
 
     def take_teacher(self, teacher: Teacher) -> None:
-        """Begin with distillation, before anything is loaded. Raises CheckpointError for a teacher that does not fit."""
+        """Begin with distillation from ``teacher``, before anything is loaded. Raises CheckpointError where it does not fit."""
         assert isinstance(self.alg, DistillingPPO)
         self.alg.take_teacher(teacher, self.env.get_observations().to(self.device), self.env.num_actions)
         assert self.alg.distillation is not None
@@ -125,12 +113,18 @@ class Runner(HostRunner, OnPolicyRunner):
         return self.logger.log_dir
 
     @property
-    def writer(self) -> Any:
+    def writer(self) -> Writer | None:
         """The logger's."""
         return self.logger.writer
 
+    @override
     def learn(self, num_learning_iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says."""
+        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says.
+
+        Args:
+            num_learning_iterations: From the present one on.
+            init_at_random_ep_len: Begin in the middle of episodes, so that time does not end all of them at once.
+        """
         try:
             with self.learning():
                 with contextlib.redirect_stdout(io.StringIO()):
@@ -142,46 +136,41 @@ class Runner(HostRunner, OnPolicyRunner):
             if close := getattr(self.logger.writer, "close", None):
                 close()
 
-    def _update_begins(self, *_: Any) -> None:
+    def _update_begins(self, *_: object) -> None:
         """Called by the optimizer before each of its steps: from the first one on, an update has changed the weights."""
         self.is_booked = False
 
+    @override
     def get_inference_policy(self, device: str | None = None) -> Played:  # type: ignore[override]
         """The actor as playback uses it, in evaluation mode, on ``device``."""
         return Played(super().get_inference_policy(device))
 
+    @override
     def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:
-        """As `OnPolicyRunner`'s: one file, whose metadata say how it is to be run."""
+        """Write the policy as one file whose metadata say how it is to be run.
+
+        Args:
+            path: The folder.
+            filename: Of the file in it.
+            verbose: Let torch say what it does.
+        """
         write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)
 
+    @override
     def save(self, path: str, infos: dict | None = None) -> None:
-        """As `OnPolicyRunner.save`, atomically, with progress, identity and random states; no code in the file."""
-        state = self.alg.save()
-        state["iter"] = max(self.progress.iterations - 1, 0)
-        state["infos"] = {**(infos or {}), "spiky_rl": self.state_of_run()}
-        write_checkpoint(Path(path), state)
+        self._write(path, self.alg.save(), infos)
         self.logger.save_model(path, self.current_learning_iteration)
 
+    @override
     def load(
         self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
     ) -> dict:
-        """As `OnPolicyRunner.load`, without executing code from the file; training goes on with the next iteration.
-
-        Raises CheckpointError for a file that is no checkpoint of this task, agent and network.
-        """
         loaded = read_checkpoint(path, map_location or self.device)
         check_identity(loaded, self.identity, path)
-        try:
+        with fitting(path):
             goes_on = self.alg.load(loaded, load_cfg, strict)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            detail = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{path}: its networks do not fit this agent's: {detail}") from None
-        ours = (loaded.get("infos") or {}).get("spiky_rl")
         if goes_on:
-            self.current_learning_iteration = loaded["iter"] + 1
-            self.progress = Progress(**ours["progress"]) if ours else Progress(iterations=loaded["iter"] + 1)
-            if ours and self.gpu_global_rank == 0:  # the other ranks keep draws of their own
-                restore_random_state(ours["random"], self.device)
+            self._resume(loaded, draws=self.gpu_global_rank == 0)  # the other ranks keep draws of their own
         return loaded.get("infos") or {}
 
     def _after_iteration(
@@ -207,7 +196,7 @@ class Runner(HostRunner, OnPolicyRunner):
 class _QuietLogger(Logger):
     """rsl_rl's logger without its page of text per iteration, and without asking the device in every control step."""
 
-    after: Callable[..., None]
+    after: Callable[[int, int, float, float, dict], None]
     log_dir: str | None
 
     def __init__(self, *args: Any) -> None:
@@ -220,21 +209,22 @@ class _QuietLogger(Logger):
         if self.writer is None:
             super().init_logging_writer()
 
+    @override
     def process_env_step(
         self, rewards: Tensor, dones: Tensor, extras: dict, intrinsic_rewards: Tensor | None = None
     ) -> None:
-        """As the parent's; which episodes ended is read at the end of the iteration."""
-        if (
-            intrinsic_rewards is not None
-        ):  # of random network distillation: more returns, which the parent alone counts
+        # which episodes ended is read at the end of the iteration
+        if intrinsic_rewards is not None:
+            # of random network distillation: more returns, which the parent alone counts
             super().process_env_step(rewards, dones, extras, intrinsic_rewards)
         elif self.writer is not None:
             if report := extras.get("episode", extras.get("log")):
                 self.ep_extras.append(report)
             self.ended.add(rewards, dones > 0)
 
+    @override
     def log(self, it: int, start_it: int, total_it: int, collect_time: float, learn_time: float, loss_dict: dict, **rest: Any) -> None:  # type: ignore[override]
-        """Write the scalars, print nothing, and hand on to the runner."""
+        # writes the scalars, prints nothing, and hands on to the runner
         self.ended.read()
         try:
             with contextlib.redirect_stdout(io.StringIO()):

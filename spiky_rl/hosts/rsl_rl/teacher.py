@@ -32,7 +32,16 @@ class Teacher:
     weights: Mapping[str, Tensor] = field(repr=False)
 
     def build(self, obs: TensorDict, actions: int, device: str) -> MLPModel:
-        """The model for what an environment observes. Raises CheckpointError where the weights do not fit that."""
+        """The model for what an environment observes.
+
+        Args:
+            obs: Of all environments, [B, ...].
+            actions: A.
+            device: Where the model lies.
+
+        Raises:
+            CheckpointError: The weights do not fit that.
+        """
         config = runner_config(complete(self.agent, self.tree, {}))
         groups = config["obs_groups"].get("actor") or ["policy"]
         missing = [group for group in groups if group not in obs]
@@ -59,7 +68,15 @@ class Teacher:
 
 
 def read_teacher(path: Path, task: str) -> Teacher:
-    """The teacher in a checkpoint of a run of ours. Raises CheckpointError for one of another task, or by another program."""
+    """The teacher in a checkpoint of a run of ours.
+
+    Args:
+        path: The checkpoint.
+        task: That the student learns.
+
+    Raises:
+        CheckpointError: The teacher learned another task, or another program wrote the file.
+    """
     if "actor_state_dict" not in read_mapping(str(path)):
         raise CheckpointError(f"{path}: is no checkpoint of an rsl_rl run, which a teacher's has to be")
     loaded = read_checkpoint(str(path))
@@ -74,7 +91,7 @@ def read_teacher(path: Path, task: str) -> Teacher:
 
 
 def kept_teacher(loaded: Mapping[str, Any], path: Path) -> Teacher:
-    """The teacher that a student's checkpoint holds. Raises CheckpointError where there is none."""
+    """The teacher that a student's checkpoint, ``loaded`` from ``path``, holds. Raises CheckpointError where there is none."""
     held = (loaded.get("distillation") or {}).get("teacher")
     if not held:
         raise CheckpointError(f"{path}: holds no teacher; it was not trained with --teacher")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +40,17 @@ class Ann(nn.Module):
         rnn_hidden_dim: int,
         rnn_num_layers: int,
     ) -> None:
-        """``rnn_type``: gru, lstm or None; the rest as rsl_rl's models take it."""
+        """Make an MLP, behind a recurrent layer where there is one.
+
+        Args:
+            inputs: Their number.
+            outputs: Their number.
+            hidden_dims: Units of each hidden layer of the MLP.
+            activation: A key of `ACTIVATIONS`.
+            rnn_type: ``gru``, ``lstm`` or None.
+            rnn_hidden_dim: Units of the recurrent layer.
+            rnn_num_layers: How many of these follow each other.
+        """
         super().__init__()
         self.rnn: nn.GRU | nn.LSTM | None = None
         if rnn_type is not None:
@@ -62,7 +71,13 @@ class Ann(nn.Module):
         return [(self.rnn.num_layers, self.rnn.hidden_size)] * (2 if isinstance(self.rnn, nn.LSTM) else 1)
 
     def forward(self, x: Tensor, state: State | None, keep: Tensor | None = None) -> tuple[Tensor, State]:
-        """As `SpikingNetwork.forward`; states are [layers, B, width], and a recurrent layer needs them."""
+        """Inputs -> outputs and the state after the last step.
+
+        Args:
+            x: Inputs [T, B, inputs].
+            state: Before the first step, [layers, B, width] each; a recurrent layer needs it.
+            keep: [T, B], 0 where an episode begins with that step; None: none does.
+        """
         if self.rnn is None:
             return self.mlp(x), ()
         assert state is not None
@@ -79,6 +94,8 @@ class Ann(nn.Module):
 
     def _recur(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         assert self.rnn is not None
-        before: Any = tuple(s.contiguous() for s in state)
-        hidden, after = self.rnn(x, before if isinstance(self.rnn, nn.LSTM) else before[0])
-        return hidden, after if isinstance(after, tuple) else (after,)
+        before = [s.contiguous() for s in state]
+        if isinstance(self.rnn, nn.LSTM):
+            return self.rnn(x, (before[0], before[1]))
+        hidden, after = self.rnn(x, before[0])
+        return hidden, (after,)

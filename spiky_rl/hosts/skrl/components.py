@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, override
 
+from skrl.envs.wrappers.torch import Wrapper
 from skrl.utils.runner import torch as runners
 from skrl.utils.runner.torch.runner import Runner as SkrlRunner
 
@@ -15,14 +16,15 @@ from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
 class ComponentRunner(SkrlRunner):
     """skrl's runner for configurations of `spiky_rl.hosts.skrl.config`; those of skrl's own parts it runs as skrl does."""
 
-    def __init__(self, env: Any, cfg: Mapping[str, Any], **options: Any) -> None:
+    def __init__(self, env: Wrapper, cfg: Mapping[str, Any], *, verbose: bool = False) -> None:
         """Arguments as skrl's; our models are told how many environments there are."""
         models = {
             role: {**model, "num_envs": env.num_envs} if ":" in _class_of(model) else model
             for role, model in cfg["models"].items()
         }
-        super().__init__(env, {**cfg, "models": models}, **options)
+        super().__init__(env, {**cfg, "models": models}, verbose=verbose)
 
+    @override
     def _component(self, name: str) -> type:
         """As skrl's, and ``module:Class``; where models are ours, our agents stand in the place of its PPO."""
         module, colon, attribute = name.partition(":")
@@ -42,6 +44,6 @@ def offer_to_isaaclab() -> None:
     runners.Runner = ComponentRunner
 
 
-def _class_of(model: Any) -> str:
+def _class_of(model: object) -> str:
     """The name of a model's class; an option beside the models, such as ``separate``, has none."""
     return str(model.get("class", "")) if isinstance(model, Mapping) else ""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spiky_rl.config.options import declared
 from spiky_rl.config.schema import ModelSettings, RunnerSettings
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.spec import AgentSpec, SpecError
-from spiky_rl.hosts.common.rules import local_rule
+from spiky_rl.hosts.common.rules import check_rates, local_rule
 
 CLASSES = "spiky_rl.hosts.skrl"
 SCALER = "RunningStandardScaler"
@@ -40,7 +40,12 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
 def host_tree(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
     """Isaac Lab's skrl configuration of a task in the shape of its rsl_rl one, which agents change.
 
-    Raises SpecError for what is no PPO on vectors with Gaussian actions.
+    Args:
+        raw: skrl's configuration.
+        task: What it is registered for.
+
+    Raises:
+        SpecError: It is no PPO on vectors with Gaussian actions.
     """
     agent, models = raw.get("agent") or {}, raw.get("models") or {}
     if str(agent.get("class", "")).lower() != "ppo" or not {"policy", "value"} <= set(models):
@@ -108,13 +113,14 @@ def host_tree(raw: Mapping[str, Any], task: str) -> dict[str, Any]:
 
 
 def runner_config(spec: AgentSpec) -> dict[str, Any]:
-    """skrl's configuration, for `spiky_rl.hosts.skrl.runner.Runner`.
+    """skrl's configuration of the agent ``spec``, for `spiky_rl.hosts.skrl.runner.Runner`.
 
     Raises SpecError that names key, value and what is allowed, for what skrl cannot do.
     """
     tree = spec.runner
     _check(spec)
-    value = _option(tree, "algorithm")
+    value, of_run = _option(tree, "algorithm"), _option(tree)
+    steps = of_run("num_steps_per_env")
     learning_rate = value("learning_rate")
     own_rate = value("critic_learning_rate")
     adaptive = value("schedule") == "adaptive"
@@ -127,25 +133,25 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     # skrl normalises observations and states each in one way: a critic that sees anything else sees states
     shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
     return {
-        "num_steps_per_env": _option(tree)("num_steps_per_env"),
-        "save_interval": _option(tree)("save_interval"),
+        "num_steps_per_env": steps,
+        "save_interval": of_run("save_interval"),
         "obs_groups": groups,
         "states": not shared,
         "models": {
             "separate": True,
             "policy": {
-                **_model(tree["actor"], spec.network, "Policy", _option(tree)("num_steps_per_env")),
+                **_model(tree["actor"], spec.network, "Policy", steps),
                 **_deviation(tree["actor"].get("distribution_cfg") or {}),
             },
             "value": {
-                **_model(tree["critic"], spec.critic_network, "Value", _option(tree)("num_steps_per_env")),
+                **_model(tree["critic"], spec.critic_network, "Value", steps),
                 "source": "observations" if shared else "states",
             },
         },
         "memory": {"class": "RandomMemory", "memory_size": -1},
         "agent": {
             "class": "PPO",
-            "rollouts": _option(tree)("num_steps_per_env"),
+            "rollouts": steps,
             "learning_epochs": value("num_learning_epochs"),
             "mini_batches": value("num_mini_batches"),
             "discount_factor": value("gamma"),
@@ -168,7 +174,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
         },
         "trainer": {
             "class": "SequentialTrainer",
-            "timesteps": _option(tree)("max_iterations") * _option(tree)("num_steps_per_env"),
+            "timesteps": of_run("max_iterations") * steps,
             "close_environment_at_exit": False,
             "disable_progressbar": True,
         },
@@ -176,9 +182,14 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
 
 
 def isaaclab_config(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
-    """skrl's configuration for Isaac Lab's own skrl command, which sees to seed, trainer and run folder as ``raw`` says.
+    """skrl's configuration for Isaac Lab's own skrl command.
 
-    Raises SpecError for what that command's view of an environment cannot give a network.
+    Args:
+        spec: The agent.
+        raw: Isaac Lab's configuration of the task, which says what the command's seed, trainer and run folder are.
+
+    Raises:
+        SpecError: That command's view of an environment cannot give a network what the agent asks for.
     """
     config = runner_config(spec)
     states = ["critic"] if config["states"] else ["policy"]
@@ -223,11 +234,11 @@ def _ann(model: Mapping[str, Any], path: str) -> dict[str, Any]:
     }
 
 
-def _option(tree: Mapping[str, Any], part: str = "") -> Any:
+def _option(tree: Mapping[str, Any], part: str = "") -> Callable[[str], Any]:
     """A look-up of values in the tree, or in a part of it, that falls back to the schema's defaults."""
-    values, settings = (
-        (tree.get(part, {}), type(RunnerSettings.default(part))) if part else (tree, RunnerSettings)
-    )
+    values, settings = tree, RunnerSettings
+    if part:
+        values, settings = tree.get(part, {}), type(RunnerSettings.default(part))
     return lambda key: values[key] if key in values else settings.default(key)
 
 
@@ -258,11 +269,7 @@ def _check(spec: AgentSpec) -> None:
             "agent.algorithm.time_limit_bootstrap: true is not available with a recurrent agent, whose advantages in skrl run"
             " on into the next episode; it allows false"
         )
-    schedule = algorithm.get("schedule", "adaptive")
-    if algorithm.get("critic_learning_rate") is not None and schedule != "fixed":
-        raise SpecError(
-            f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {schedule}"
-        )
+    check_rates(algorithm)
 
 
 def _model(model: Mapping[str, Any], network: Configured | None, kind: str, steps: int) -> dict[str, Any]:
@@ -312,5 +319,5 @@ def _recurrent(spec: AgentSpec) -> bool:
 
 
 def carries_state(network: Configured) -> bool:
-    """Whether a network keeps a state from one control step to the next."""
+    """Whether a ``network`` keeps a state from one control step to the next."""
     return bool(getattr(network.options, "stateful", getattr(network.cls, "stateful", False)))

@@ -9,15 +9,17 @@ import gymnasium
 import numpy as np
 import torch
 from skrl.envs.wrappers.torch import Wrapper
+from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.hosts.common.interfaces import VectorEnv
 
 
 class Environment(Wrapper):
     """skrl's wrapper around what rsl_rl's runner takes as an environment."""
 
-    def __init__(self, env: Any, obs_groups: Mapping[str, Sequence[str]], states: bool) -> None:
+    def __init__(self, env: VectorEnv, obs_groups: Mapping[str, Sequence[str]], states: bool) -> None:
         """``obs_groups``: what ``actor`` and ``critic`` see; ``states``: whether the critic sees it as skrl's states."""
         super().__init__(env)
         self.actor, self.critic = list(obs_groups["actor"]), list(obs_groups["critic"]) if states else None
@@ -25,7 +27,7 @@ class Environment(Wrapper):
         self._obs = env.get_observations()
         for role, groups in (("actor", self.actor), ("critic", self.critic or ())):
             for group in groups:
-                there = {name for name in self._obs if self._obs[name].ndim == 2}
+                there = {str(name) for name, values in self._obs.items() if values.ndim == 2}
                 if group not in there:
                     raise UserError(
                         f"agent.obs_groups.{role}: {group!r} is no group of vectors of this task; it has"
@@ -53,12 +55,12 @@ class Environment(Wrapper):
         """Unbounded, as Isaac Lab's."""
         return _box(self._env.num_actions)
 
-    def observations(self, obs: Any) -> Tensor:
-        """What the actor sees, [B, O]."""
+    def observations(self, obs: TensorDict) -> Tensor:
+        """What the actor sees of ``obs``, [B, O]."""
         return torch.cat([obs[group] for group in self.actor], dim=-1)
 
-    def states(self, obs: Any) -> Tensor | None:
-        """What the critic sees, [B, S], or None where that is the actor's observations."""
+    def states(self, obs: TensorDict) -> Tensor | None:
+        """What the critic sees of ``obs``, [B, S], or None where that is the actor's observations."""
         if self.critic is None:
             return None
         return torch.cat([obs[group] for group in self.critic], dim=-1)
@@ -73,14 +75,17 @@ class Environment(Wrapper):
         return self.states(self._obs)
 
     def step(self, actions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Any]:
-        """Observations [B, O], rewards, terminations and truncations [B, 1], and the environment's own extras."""
+        """Act for a control step.
+
+        ``actions`` [B, A] -> observations [B, O], rewards, terminations and truncations [B, 1], and the environment's own extras.
+        """
         self._obs, rewards, dones, extras = self._env.step(actions)
         done = dones.view(-1, 1) > 0
         cut = extras.get("time_outs")
         truncated = torch.zeros_like(done) if cut is None else done & (cut.view(-1, 1) > 0)
         return self.observations(self._obs), rewards.view(-1, 1), done & ~truncated, truncated, extras
 
-    def render(self, *args: Any, **kwargs: Any) -> None:
+    def render(self, *args: object, **kwargs: object) -> None:
         """Nothing: films are made elsewhere."""
 
     def close(self) -> None:

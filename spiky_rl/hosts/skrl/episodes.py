@@ -5,40 +5,28 @@ from __future__ import annotations
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.hosts.common.episodes import KEPT, EndedEpisodes
+from spiky_rl.hosts.common.interfaces import Writer
 
 
-class Episodes:
+class Episodes(EndedEpisodes):
     """Returns and lengths of the latest episodes, and what the environment reports of them."""
 
-    def __init__(self, num_envs: int, device: Any) -> None:
-        self.reports: deque[Mapping[str, Any]] = deque(maxlen=KEPT)
-        self._ended = EndedEpisodes(num_envs, device)
+    def __init__(self, num_envs: int, device: torch.device | str) -> None:
+        super().__init__(num_envs, device)
+        self.reports: deque[Mapping[str, float | Tensor]] = deque(maxlen=KEPT)
 
-    @property
-    def returns(self) -> deque[float]:
-        """Returns of the episodes that `read` has taken over."""
-        return self._ended.returns
-
-    @property
-    def lengths(self) -> deque[float]:
-        """Their lengths, in control steps."""
-        return self._ended.lengths
-
-    def add(self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
-        """Count a control step: rewards and dones [B, 1], and the environment's extras."""
+    def count(
+        self, rewards: Tensor, dones: Tensor, extras: Mapping[str, Mapping[str, float | Tensor]]
+    ) -> None:
+        """Count a control step: ``rewards`` and ``dones`` [B, 1], and the environment's ``extras``."""
         if report := extras.get("episode", extras.get("log")):
             self.reports.append(report)
-        self._ended.add(rewards.view(-1), dones.view(-1))
-
-    def read(self) -> None:
-        """Take over what ended since the last call, as `EndedEpisodes.read`."""
-        self._ended.read()
+        self.add(rewards.view(-1), dones.view(-1))
 
     def report(self) -> dict[str, float]:
         """Means of the environment's reports since the last call, by tag."""
@@ -52,7 +40,7 @@ class Episodes:
 
 
 def write_training(
-    writer: Any,
+    writer: Writer,
     index: int,
     losses: Mapping[str, float],
     learning_rate: float,
@@ -61,7 +49,18 @@ def write_training(
     seconds: tuple[float, float, float],
     episodes: Episodes,
 ) -> None:
-    """The scalars of rsl_rl's logger; ``seconds`` collecting, learning and in all, ``deviation`` the mean one of the actions."""
+    """Write the scalars of rsl_rl's logger.
+
+    Args:
+        writer: Where they go.
+        index: Of the iteration.
+        losses: By name.
+        learning_rate: At its end.
+        deviation: Mean standard deviation of the actions.
+        env_steps: Environment steps that it took.
+        seconds: Spent collecting, learning, and in the whole training so far.
+        episodes: Those that ended of late; what the environment reports of them is taken out.
+    """
     collecting, learning, elapsed = seconds
     scalars = {f"Loss/{name}": value for name, value in losses.items()}
     scalars |= {"Loss/learning_rate": learning_rate, "Policy/mean_std": deviation}

@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, Unpack, override
 
+import gymnasium
 import torch
 from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
@@ -20,6 +21,15 @@ from spiky_rl.config import registry
 from spiky_rl.config.schema import ModelSettings
 from spiky_rl.hosts.skrl.ann import Ann
 from spiky_rl.networks.base import SpikingNetwork, State
+
+
+class Spaces(TypedDict):
+    """What skrl's runner tells every model."""
+
+    observation_space: gymnasium.Space | None
+    state_space: gymnasium.Space | None
+    action_space: gymnasium.Space | None
+    device: torch.device | str | None
 
 
 class SequenceModel(Model):
@@ -32,9 +42,9 @@ class SequenceModel(Model):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Mapping[str, Any] | None,
-        ann: Mapping[str, Any],
-        spaces: Mapping[str, Any],
+        network: Mapping[str, object] | None,
+        ann: Mapping[str, object],
+        spaces: Spaces,
     ) -> None:
         """What both models take.
 
@@ -46,7 +56,7 @@ class SequenceModel(Model):
             hidden_dims: Of the ANN, here or in whose place the network is.
             network: Settings of a spiking network, as `spiky_rl.config.registry.configure` takes them; None: an ANN.
             ann: ``activation``, ``rnn_type``, ``rnn_hidden_dim`` and ``rnn_num_layers`` of the ANN.
-            spaces: ``observation_space``, ``state_space``, ``action_space`` and ``device``, as skrl's runner gives them.
+            spaces: What the model reads and writes, and where it lies.
         """
         Model.__init__(self, **spaces)
         self.num_envs, self.sequence_length, self.source = num_envs, sequence_length, source
@@ -81,6 +91,7 @@ class SequenceModel(Model):
             return self.body.state_shapes
         return [(1, width) for width in self.body.state_sizes] if self.stateful else []
 
+    @override
     def get_specification(self) -> dict[str, Any]:
         """skrl's: (layers, environments, width) of every state.
 
@@ -90,11 +101,11 @@ class SequenceModel(Model):
         return {"rnn": {"sequence_length": self.sequence_length, "sizes": sizes}}
 
     def rest(self, batch: int, like: Tensor) -> State:
-        """The state in which episodes begin."""
+        """The state in which ``batch`` episodes begin, in the device and type of ``like``."""
         return tuple(like.new_zeros(layers, batch, width) for layers, width in self.state_shapes)
 
     def sequences(self, inputs: Mapping[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        """skrl's inputs -> outputs, one row per sample, and skrl's dict with the states after the last step.
+        """skrl's ``inputs`` -> outputs, one row per sample, and skrl's dict with the states after the last step.
 
         Samples without states, such as those that skrl initialises models with, start from rest.
         """
@@ -123,12 +134,12 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Mapping[str, Any] | None = None,
-        ann: Mapping[str, Any] | None = None,
+        network: Mapping[str, object] | None = None,
+        ann: Mapping[str, object] | None = None,
         init_std: float = 1.0,
         std_range: Sequence[float] = (),
         learn_std: bool = True,
-        **spaces: Any,
+        **spaces: Unpack[Spaces],
     ) -> None:
         """Arguments as `SequenceModel`'s, and the deviation: at first, its limits (none if empty), whether it is learned."""
         SequenceModel.__init__(
@@ -140,8 +151,9 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         deviation = torch.full((self.num_actions,), math.log(init_std))
         self.log_std = nn.Parameter(deviation, requires_grad=learn_std)
 
+    @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
-        """skrl's: the action mean [B, A], the logarithm of its deviation [A], and the states after the last step."""
+        # the action mean [B, A], the logarithm of its deviation [A], and the states after the last step
         mean, outputs = self.sequences(inputs)
         return mean, {"log_std": self.log_std, **outputs}
 
@@ -155,10 +167,10 @@ class SpikingValue(DeterministicMixin, SequenceModel):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Mapping[str, Any] | None = None,
-        ann: Mapping[str, Any] | None = None,
+        network: Mapping[str, object] | None = None,
+        ann: Mapping[str, object] | None = None,
         source: str = "observations",
-        **spaces: Any,
+        **spaces: Unpack[Spaces],
     ) -> None:
         """Arguments as `SequenceModel`'s."""
         SequenceModel.__init__(
@@ -166,6 +178,7 @@ class SpikingValue(DeterministicMixin, SequenceModel):
         )
         DeterministicMixin.__init__(self)
 
+    @override
     def compute(self, inputs: dict[str, Any], role: str = "") -> tuple[Tensor, dict[str, Any]]:
-        """skrl's: the value [B, 1], and the states after the last step."""
+        # the value [B, 1], and the states after the last step
         return self.sequences(inputs)

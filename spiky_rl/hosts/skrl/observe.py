@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any, override
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import SAMPLES, Activity
-from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of
+from spiky_rl.hosts.common.playing import ALL, Part, PlayedPolicy, part_of, rested
 from spiky_rl.hosts.skrl.environment import Environment
 from spiky_rl.hosts.skrl.models import SpikingPolicy
 from spiky_rl.hosts.skrl.ppo import SpikingAgent
 from spiky_rl.metrics.meter import Meter
 from spiky_rl.networks.base import State
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Played(PlayedPolicy):
@@ -30,15 +34,17 @@ class Played(PlayedPolicy):
         self.network, self.ann_operations = self.model.network, self.model.ann_operations
         self._state: State | None = None
 
+    @override
     def copy(self) -> Played:
         return Played(self.agent, self.environment, copy.deepcopy(self.model))
 
     @property
+    @override
     def state(self) -> State | None:
-        """Ours."""
         return self._state
 
-    def __call__(self, obs: Any) -> Tensor:
+    @override
+    def __call__(self, obs: TensorDict) -> Tensor:
         inputs: dict[str, Any] = {"observations": self.seen(obs)}
         if self._state is not None:
             inputs["rnn"] = list(self._state)
@@ -47,17 +53,19 @@ class Played(PlayedPolicy):
         self._state = tuple(outputs["rnn"]) or None
         return mean
 
+    @override
     def reset(self, dones: Tensor | None = None) -> None:
         if dones is None:
             self._state = None
         elif self._state is not None:
-            done = dones.view(1, -1, 1) > 0
-            self._state = tuple(torch.where(done, torch.zeros_like(s), s) for s in self._state)
+            self._state = rested(self._state, dones)
 
-    def seen(self, obs: Any) -> Tensor:
+    @override
+    def seen(self, obs: TensorDict) -> Tensor:
         return self.agent.normalised(self.environment.observations(obs))
 
-    def ann_activity(self, obs: Any, part: Part = ALL) -> Activity:
+    @override
+    def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
         return _ann_activity(self.model, self.seen(obs[part]), part_of(self._state, part))
 
 
@@ -68,9 +76,11 @@ def _ann_activity(policy: SpikingPolicy, x: Tensor, state: State | None) -> Acti
 
 
 def last_activity(agent: SpikingAgent, meter: Meter | None = None) -> Activity:
-    """The policy's activity at the last control step of the rollout, over some of the environments.
+    """Activity of an agent's policy at the last control step of its rollout, over some of the environments.
 
-    ``meter``: its network's; None: a new one.
+    Args:
+        agent: The agent.
+        meter: Its network's; None: a new one.
     """
     policy = agent.policy
     x = agent.normalised(agent.stored("observations")[-1, :SAMPLES])
@@ -80,14 +90,14 @@ def last_activity(agent: SpikingAgent, meter: Meter | None = None) -> Activity:
     return observe.activity(policy.network, x, state, policy.ann_operations, meter)
 
 
-def raster(agent: SpikingAgent, environment: int = 0) -> Any:
-    """Spike raster and membrane traces of one environment over the rollout, a matplotlib figure; None for an ANN."""
+def raster(agent: SpikingAgent) -> Figure | None:
+    """Spike raster and membrane traces of environment 0 over the rollout of an ``agent``; None for an ANN."""
     policy = agent.policy
     if policy.network is None:
         return None
-    one = slice(environment, environment + 1)
+    one = slice(1)
     x = agent.normalised(agent.stored("observations")[:, one])
-    ends = [agent.stored(name)[:, environment, 0] for name in ("terminated", "truncated")]
+    ends = [agent.stored(name)[:, 0, 0] for name in ("terminated", "truncated")]
     return observe.raster(policy.network, x, _stored(agent, 0, one), ends[0] | ends[1])
 
 

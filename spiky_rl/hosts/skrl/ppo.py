@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, override
 
 import torch
 from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
+from skrl.memories.torch import Memory
 from torch import Tensor
 
 from spiky_rl.hosts.skrl.models import SequenceModel, SpikingPolicy
@@ -19,8 +21,8 @@ class SpikingAgent:
     value: SequenceModel
     optimizer: torch.optim.Optimizer
     checkpoint_modules: dict[str, Any]
-    memory: Any
-    _observation_preprocessor: Any
+    memory: Memory
+    _observation_preprocessor: Callable[[Tensor], Tensor]
 
     def __init__(self, **arguments: Any) -> None:
         """Arguments as skrl's agent's.
@@ -40,7 +42,12 @@ class SpikingAgent:
             self.checkpoint_modules["optimizer"] = self.optimizer
 
     def update(self, *, timestep: int, timesteps: int) -> None:
-        """As skrl's; the networks count it: slopes and encoder noise go by that."""
+        """Learn from the rollout; the networks count it: slopes and encoder noise go by that.
+
+        Args:
+            timestep: Control steps done so far.
+            timesteps: That there will be in all.
+        """
         super().update(timestep=timestep, timesteps=timesteps)  # type: ignore[misc]  # pylint: disable=no-member
         for model in (self.policy, self.value):
             if model.network is not None:
@@ -52,11 +59,11 @@ class SpikingAgent:
         self._rollout = 0
 
     def normalised(self, observations: Tensor) -> Tensor:
-        """Observations [..., O] as the policy sees them."""
+        """``observations`` [..., O] as the policy sees them."""
         return self._observation_preprocessor(observations)
 
     def stored(self, name: str) -> Tensor:
-        """A tensor of the latest rollout, [T, B, ...], by skrl's name."""
+        """A tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""
         return self.memory.get_tensor_by_name(name)
 
 
@@ -72,7 +79,7 @@ class SpikingRecurrentPPO(SpikingAgent, PPO_RNN):  # type: ignore[misc]
     first step then starts from a state one step late. Here they stay two.
     """
 
+    @override
     def record_transition(self, **transition: Any) -> None:
-        """As `PPO_RNN.record_transition`."""
         super().record_transition(**transition)
         self._rnn_initial_states = dict(self._rnn_final_states)

@@ -8,25 +8,23 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.hosts.common.checkpoints import (
-    CheckpointError,
-    check_identity,
-    read_checkpoint,
-    restore_random_state,
-    write_checkpoint,
-)
+from spiky_rl.hosts.common.checkpoints import CheckpointError, check_identity, read_checkpoint
+from spiky_rl.hosts.common.interfaces import VectorEnv
 from spiky_rl.hosts.common.observe import write_pictures
-from spiky_rl.hosts.common.runner import HostRunner, Iteration, Progress
+from spiky_rl.hosts.common.runner import HostRunner, Iteration, fitting
 from spiky_rl.hosts.skrl.components import ComponentRunner
 from spiky_rl.hosts.skrl.environment import Environment
 from spiky_rl.hosts.skrl.episodes import Episodes, write_training
 from spiky_rl.hosts.skrl.observe import Played, last_activity, raster
 from spiky_rl.hosts.skrl.ppo import SpikingPPO, SpikingRecurrentPPO
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 PARTS = {
     "actor": ("policy", "observation_preprocessor"),
@@ -41,27 +39,30 @@ class Runner(HostRunner, ComponentRunner):
 
     def __init__(
         self,
-        env: Any,
+        env: VectorEnv,
         config: Mapping[str, Any],
         log_dir: str | None = None,
         device: str = "cpu",
-        identity: dict[str, Any] | None = None,
+        identity: Mapping[str, object] | None = None,
         picture_interval: int = 25,
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[Iteration], None] | None = None,
     ) -> None:
-        """Arguments as the rsl_rl host's runner takes them, but for two.
+        """Arguments of `HostRunner.keep_books`, and those of a run.
 
         Args:
-            env: As rsl_rl sees one; it stays in charge of timing and checks.
+            env: It stays in charge of timing and checks.
             config: Of `spiky_rl.hosts.skrl.config.runner_config`.
+            log_dir: Where the run is kept; None: nowhere.
+            device: Of the models.
         """
         self.env, self.device, self.cfg = env, device, config
         self.keep_books(identity, picture_interval, notes, on_iteration)
         self.environment = Environment(env, config["obs_groups"], config["states"])
         self.current_learning_iteration = 0
         self.episodes = Episodes(env.num_envs, env.device)
-        self._folder, self._writer, self._elapsed = log_dir, None, 0.0
+        self._folder, self._elapsed = log_dir, 0.0
+        self._writer: SummaryWriter | None = None
         settings = {key: config[key] for key in ("models", "memory", "agent", "trainer")}
         # skrl seeds every generator: with the seed that torch has, so that who made the runner decides it
         seed = torch.initial_seed() % 2**32
@@ -86,12 +87,17 @@ class Runner(HostRunner, ComponentRunner):
         return self._folder
 
     @property
-    def writer(self) -> Any:
+    def writer(self) -> SummaryWriter | None:
         """TensorBoard's, while training."""
         return self._writer
 
     def learn(self, iterations: int, init_at_random_ep_len: bool = False) -> None:
-        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says."""
+        """Train; however that ends, the last finished iteration is saved, as `HostRunner.learning` says.
+
+        Args:
+            iterations: From the present one on.
+            init_at_random_ep_len: Begin in the middle of episodes, so that time does not end all of them at once.
+        """
         if self.folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -134,7 +140,7 @@ class Runner(HostRunner, ComponentRunner):
             with torch.no_grad():
                 actions, _ = agent.act(observations, states, **clock)
                 following, rewards, terminated, truncated, extras = environment.step(actions)
-                self.episodes.add(rewards, terminated | truncated, extras)
+                self.episodes.count(rewards, terminated | truncated, extras)
                 agent.record_transition(
                     observations=observations,
                     states=states,  # type: ignore[arg-type]
@@ -162,10 +168,11 @@ class Runner(HostRunner, ComponentRunner):
         env_steps = self.cfg["num_steps_per_env"] * self.env.num_envs
         if self.writer is not None:
             deviation = self.deviation.mean().item()
-            rate = self.alg.optimizer.param_groups[0]["lr"]
             self._elapsed += collecting + learning
             seconds = (collecting, learning, self._elapsed)
-            write_training(self.writer, index, losses, rate, deviation, env_steps, seconds, self.episodes)
+            write_training(
+                self.writer, index, losses, self._rate(), deviation, env_steps, seconds, self.episodes
+            )
         if self.is_pictured(index):
             write_pictures(self.writer, index, self.alg.stored("actions"), raster(self.alg))
         self.book(
@@ -194,21 +201,15 @@ class Runner(HostRunner, ComponentRunner):
         entropy = (self.deviation.log() + 0.5 * math.log(2 * math.pi * math.e)).sum().item()
         return {"value": means["value"] / weight, "surrogate": means["surrogate"], "entropy": entropy}
 
+    @override
     def save(self, path: str, infos: dict | None = None) -> None:
-        """A checkpoint as skrl's agents write and read it, atomically, with progress, identity and random states beside."""
-        state: dict[str, Any] = {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}
-        state["iter"] = max(self.progress.iterations - 1, 0)
-        state["infos"] = {**(infos or {}), "spiky_rl": self.state_of_run()}
-        write_checkpoint(Path(path), state)
+        # as skrl's agents write and read them
+        self._write(path, {n: m.state_dict() for n, m in self.alg.checkpoint_modules.items()}, infos)
 
+    @override
     def load(
         self, path: str, load_cfg: dict | None = None, strict: bool = True, map_location: str | None = None
     ) -> dict:
-        """Take over a checkpoint without executing code from it; training goes on with the next iteration.
-
-        ``load_cfg``: which of ``actor``, ``critic``, ``optimizer`` and ``iteration`` to take; None: all. Raises CheckpointError
-        for a file that is no checkpoint of this task, agent and network.
-        """
         loaded = read_checkpoint(path, map_location or self.device, "skrl")
         check_identity(loaded, self.identity, path)
         wanted = load_cfg or dict.fromkeys((*PARTS, "iteration"), True)
@@ -220,20 +221,13 @@ class Runner(HostRunner, ComponentRunner):
                     f"{path}: {where} a {name} and the other has none; give agent.algorithm.value_normalization and"
                     " agent.actor.obs_normalization the values that it was trained with"
                 )
-        try:
+        with fitting(path):
             for name in modules:
                 if module := self.alg.checkpoint_modules.get(name):
                     how = {} if name == "optimizer" else {"strict": strict}
                     module.load_state_dict(loaded[name], **how)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            detail = " ".join(str(error).split())[:300]
-            raise CheckpointError(f"{path}: its networks do not fit this agent's: {detail}") from None
-        ours = (loaded.get("infos") or {}).get("spiky_rl")
         if wanted.get("iteration"):
-            self.current_learning_iteration = loaded["iter"] + 1
-            self.progress = Progress(**ours["progress"]) if ours else Progress(iterations=loaded["iter"] + 1)
-            if ours:
-                restore_random_state(ours["random"], self.device)
+            self._resume(loaded)
         return loaded.get("infos") or {}
 
     def get_inference_policy(self, device: str | None = None) -> Played:

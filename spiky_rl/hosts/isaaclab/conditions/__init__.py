@@ -64,10 +64,14 @@ SETS = ("all", "stress")
 
 
 def chosen(names: str, subject: Subject | None = None) -> list[str]:
-    """The conditions of a comma-separated list, or of one of `SETS`; nominal is always one, the first.
+    """The conditions that are asked for; nominal is always one, the first.
 
-    Raises ConditionError for one that there is not, or that is named twice. ``subject``: what ``stress`` is of; None: of a
-    task and an agent that can have all of it.
+    Args:
+        names: A comma-separated list, or one of `SETS`.
+        subject: What ``stress`` is of; None: of a task and an agent that can have all of it.
+
+    Raises:
+        ConditionError: There is no such condition, or one is named twice.
     """
     if names == "all":
         return list(ROBUSTNESS)
@@ -90,7 +94,7 @@ def chosen(names: str, subject: Subject | None = None) -> list[str]:
 
 
 def missing(names: Sequence[str], subject: Subject) -> dict[str, str]:
-    """Those of the conditions that a task or an agent cannot have, each with the first reason."""
+    """Those of the conditions ``names`` that a ``subject`` cannot have, each with the first reason."""
     reasons = {need: reason for need, has in REQUIREMENTS.items() if (reason := has(subject))}
     return {
         name: next(reasons[need] for need in CONDITIONS[name].needs if need in reasons)
@@ -100,7 +104,7 @@ def missing(names: Sequence[str], subject: Subject) -> dict[str, str]:
 
 
 def require(names: Sequence[str], subject: Subject) -> None:
-    """Raise ConditionError where a task or an agent cannot be put under a condition."""
+    """Raise ConditionError where a ``subject`` cannot be put under one of the conditions ``names``."""
     refused = missing(names, subject)
     if refused:
         others = ", ".join(name for name in names if name not in refused)

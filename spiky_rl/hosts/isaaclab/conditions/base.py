@@ -6,12 +6,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, override
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
+from spiky_rl.metrics.energy import Cost
 from spiky_rl.networks.base import SpikingNetwork
 
 
@@ -19,35 +22,70 @@ class ConditionError(UserError):
     """A condition that there is not, or that a task or an agent cannot be put under."""
 
 
+# pylint: disable=unnecessary-ellipsis
+
+
+class Activity(Protocol):
+    """What a policy does in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.Activity`."""
+
+    @property
+    def rate(self) -> float:
+        """Mean spikes per neuron and inner step."""
+        ...
+
+    @property
+    def operations(self) -> float:
+        """Effective synaptic operations."""
+        ...
+
+    @property
+    def ann_operations(self) -> float:
+        """Multiply-accumulates of the ANN in the policy's place."""
+        ...
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the step cost; None where that is not known."""
+        ...
+
+
 class Policy(Protocol):
     """A trained policy as an evaluation uses it, whichever library trained it: `spiky_rl.hosts.common.playing.PlayedPolicy`."""
 
-    model: nn.Module
-    network: SpikingNetwork | None
-    """None for an ANN."""
     adapts: bool
     """Whether what is plastic in its network changes while it acts."""
 
+    @property
+    def model(self) -> nn.Module:
+        """All of it."""
+        ...
+
+    @property
+    def network(self) -> SpikingNetwork | None:
+        """What spikes; None for an ANN."""
+        ...
+
     def copy(self) -> Self:
         """One with weights and a state of its own, at rest."""
-        ...  # pylint: disable=unnecessary-ellipsis
+        ...
 
-    def __call__(self, obs: Any) -> Tensor:
-        """Actions [B, A]; the state goes on by one control step."""
-        ...  # pylint: disable=unnecessary-ellipsis
+    def __call__(self, obs: TensorDict) -> Tensor:
+        """Observations, [B, ...] -> actions [B, A]; the state goes on by one control step."""
+        ...
 
     def reset(self, dones: Tensor | None = None) -> None:
         """Put the environments that are ``dones`` [B] at rest; without ``dones``, all of them."""
 
-    def activity(self, obs: Any, part: Tensor) -> Any:
-        """Spikes and operations of the control step to come, in the environments ``part``."""
+    def activity(self, obs: TensorDict, part: Tensor) -> Activity:
+        """Spikes and operations of the control step that begins with ``obs``, in the environments ``part``."""
+        ...
 
 
 @dataclass(frozen=True)
 class Group:
     """The environments that a condition acts on."""
 
-    env: Any
+    env: Env
     """The simulation, Isaac Lab's own environment without wrappers."""
     ids: Tensor
     """Indices of the environments, [E]."""
@@ -78,8 +116,8 @@ class Condition(ABC):
         self.generator = torch.Generator(group.ids.device).manual_seed(group.seed)
 
     @classmethod
-    def configure(cls, env_cfg: Any) -> None:
-        """Make a task's configuration ready, before the simulator starts; without effect until the condition acts."""
+    def configure(cls, env_cfg: EnvCfg) -> None:
+        """Make a task's ``env_cfg`` ready, before the simulator starts; without effect until the condition acts."""
 
     def changed(self, policy: Policy) -> Policy | None:  # pylint: disable=unused-argument
         """A changed copy that acts in the place of ``policy``; None: the policy itself."""
@@ -103,7 +141,7 @@ class Condition(ABC):
         """After a control step: the episodes of ``dones`` [E] have ended, and others have begun."""
 
     def uniform(self, *size: int) -> Tensor:
-        """Numbers between 0 and 1, from the group's seed."""
+        """Numbers between 0 and 1 in a tensor of this ``size``, from the group's seed."""
         return torch.rand(size, generator=self.generator, device=self.generator.device)
 
 
@@ -112,9 +150,11 @@ class Damage(Condition):
 
     damages = True
 
+    @override
     def begin(self) -> None:
         self.steps = 0
 
+    @override
     def step(self) -> None:
         if self.steps == self.group.middle:
             self.damage()
@@ -132,8 +172,8 @@ class Nominal(Condition):
 
 
 @contextmanager
-def drawing(seed: int, device: Any) -> Iterator[None]:
-    """Torch's own random numbers, which the simulator takes, from ``seed``; afterwards they go on as if nobody had drawn."""
+def drawing(seed: int, device: torch.device | str) -> Iterator[None]:
+    """Torch's random numbers on ``device``, which the simulator takes, from ``seed``; afterwards as if nobody had drawn."""
     place = torch.device(device)
     with torch.random.fork_rng(devices=[place] if place.type == "cuda" else []):
         torch.manual_seed(seed)

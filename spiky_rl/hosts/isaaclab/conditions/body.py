@@ -5,12 +5,18 @@ What changes the physics are Isaac Lab's own event terms.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.hosts.isaaclab.conditions.base import Condition, Group, drawing
+from spiky_rl.hosts.isaaclab.workflows import Env
+
+if TYPE_CHECKING:
+    from isaaclab.assets import Articulation
+    from isaaclab.managers import SceneEntityCfg
 
 BASE_PUSH = 3.0
 """Greatest change of a base's velocity by a push, along x and along y, in m/s: about the speed of a trained Ant, which loses a
@@ -63,7 +69,7 @@ class Push(Condition):
         reach = {"x": (-BASE_PUSH, BASE_PUSH), "y": (-BASE_PUSH, BASE_PUSH)}
         seed = int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
         with drawing(seed, env.device):
-            mdp.push_by_setting_velocity(env, ids.int(), reach, entity(env, name))
+            mdp.push_by_setting_velocity(env, ids.int(), reach, entity(env, name))  # type: ignore[arg-type]  # its scene does
 
 
 class Mass(Condition):
@@ -95,7 +101,7 @@ class Friction(Condition):
 
 
 def change_friction(group: Group) -> None:
-    """Give the robots of a group other friction: on the ground, or in their joints where they stand on none."""
+    """Give the robots of a ``group`` other friction: on the ground, or in their joints where they stand on none."""
     from isaaclab.envs import mdp
 
     if robot_of(group.env)[1].is_fixed_base:
@@ -113,15 +119,21 @@ def change_friction(group: Group) -> None:
     )  # fmt: skip
 
 
-def robot_of(env: Any) -> tuple[str, Any]:
-    """Name and articulation of the scene's robot."""
+def robot_of(env: Env) -> tuple[str, Articulation]:
+    """Name and articulation of the robot in an ``env``."""
     there = env.scene.articulations
     name = "robot" if "robot" in there else next(iter(there))
     return name, there[name]
 
 
-def entity(env: Any, name: str, bodies: list[int] | None = None) -> Any:
-    """All of an asset, or some of its bodies by index, as event terms take it."""
+def entity(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityCfg:
+    """An asset as event terms take it.
+
+    Args:
+        env: Where it is.
+        name: Of the asset.
+        bodies: Indices of some of its bodies; None: all.
+    """
     from isaaclab.managers import SceneEntityCfg
 
     found = SceneEntityCfg(name) if bodies is None else SceneEntityCfg(name, body_ids=bodies)
@@ -129,10 +141,19 @@ def entity(env: Any, name: str, bodies: list[int] | None = None) -> Any:
     return found
 
 
-def apply(group: Group, term: Any, bodies: list[int] | None = None, **params: Any) -> None:
-    """Let one of Isaac Lab's event terms change the robots of a group; all of the term's parameters are named.
+def apply(
+    group: Group,
+    term: Callable[..., Any],
+    bodies: list[int] | None = None,
+    **params: object,
+) -> None:
+    """Let one of Isaac Lab's event terms change the robots of a group.
 
-    ``bodies``: indices of those that it changes; None: all bodies, and all joints.
+    Args:
+        group: The environments.
+        term: The term's class.
+        bodies: Indices of the bodies that it changes; None: all bodies, and all joints.
+        params: All of the term's parameters but the asset, by name.
     """
     from isaaclab.managers import EventTermCfg
 
@@ -142,13 +163,13 @@ def apply(group: Group, term: Any, bodies: list[int] | None = None, **params: An
         term(EventTermCfg(func=term, mode="evaluation", params=params), env)(env, group.ids.int(), **params)
 
 
-def give_friction_to_robots(env: Any) -> None:
-    """Let the robots' friction be that of their contacts with the ground, without a change to these contacts.
+def give_friction_to_robots(env: Env) -> None:
+    """Let the friction of the robots in ``env`` be that of their contacts with the ground, without a change to these contacts.
 
     MuJoCo takes the larger of two coefficients, so a robot on rough ground never slips: the ground hands its own over, and
     what was smoother gets it. Nothing to do for other physics, which take the mean.
     """
-    manager = env.sim.physics_manager
+    manager: Any = env.sim.physics_manager  # Newton's, where it has a model
     if not hasattr(manager, "get_model"):
         return
     import warp

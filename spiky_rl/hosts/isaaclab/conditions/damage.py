@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import override
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from spiky_rl.hosts.isaaclab.conditions.base import Condition, ConditionError, D
 from spiky_rl.hosts.isaaclab.conditions.body import (
     JOINT_FRICTION, SURFACE_FRICTION, apply, change_friction, give_friction_to_robots, robot_of,
 )  # fmt: skip
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 LOCK_ARMATURE = 1e4
 """Inertia of a locked joint, kg m^2 or kg: no torque of a robot turns it by a millionth of a radian in a control step, after
@@ -31,7 +32,7 @@ class LockedLeg(Damage):
         super().begin()
         self.robot = robot_of(self.group.env)[1]
         try:
-            self.joints = self.robot.find_joints(self.group.leg)[0]
+            self.joints: list[int] = self.robot.find_joints(self.group.leg)[0]  # type: ignore[assignment]
         except ValueError:
             raise ConditionError(
                 f"--conditions: locked_leg: the task file's leg {self.group.leg!r} names no joint; the robot has"
@@ -59,7 +60,7 @@ class LockedLeg(Damage):
         if self.position is None:
             return
         still = torch.zeros_like(self.position)
-        where: dict[str, Any] = {"joint_ids": self.joints, "env_ids": self.ids}
+        where = {"joint_ids": self.joints, "env_ids": self.ids}
         self.robot.write_joint_position_to_sim_index(position=self.position, **where)
         self.robot.write_joint_velocity_to_sim_index(velocity=still, **where)
 
@@ -78,12 +79,13 @@ class HalfTorque(Damage):
     needs = ("robot", "worlds", "motors")
 
     @classmethod
-    def configure(cls, env_cfg: Any) -> None:
+    @override
+    def configure(cls, env_cfg: EnvCfg) -> None:
         from isaaclab.envs.mdp import JointEffortActionCfg
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
 
-        for term in vars(env_cfg.actions).values():
+        for term in vars(env_cfg.actions).values():  # type: ignore[union-attr]  # it is needed
             if isinstance(term, JointEffortActionCfg):
                 term.class_type = WeakeningEffort
 
@@ -92,7 +94,7 @@ class HalfTorque(Damage):
 
         from spiky_rl.hosts.isaaclab.conditions.motors import WeakeningEffort
 
-        manager = self.group.env.action_manager
+        manager = self.group.env.action_manager  # type: ignore[union-attr]  # it is needed
         terms = [manager.get_term(name) for name in manager.active_terms]
         weakening = [term for term in terms if isinstance(term, WeakeningEffort)]
         for term in weakening:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import override
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ SPURIOUS = 0.02
 class Fault(Condition):
     """A policy whose network is changed. Abstract: its subclasses say how."""
 
+    @override
     def changed(self, policy: Policy) -> Policy:
         # a copy of tensors that torch can follow, as the policy's own are
         with torch.inference_mode(False), torch.no_grad():
@@ -112,7 +114,7 @@ class SpuriousSpikes(Fault):
 
 
 def weights(model: nn.Module) -> Iterator[Tensor]:
-    """The weights of all connections of a policy, spiking or not, to be changed in place; biases are none."""
+    """The weights of all connections of a policy's ``model``, spiking or not, to be changed in place; biases are none."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | Connection):
             yield from (p for p in module.parameters(recurse=False) if p.ndim > 1)
@@ -123,7 +125,7 @@ def weights(model: nn.Module) -> Iterator[Tensor]:
 
 
 def quantised(weight: Tensor, bits: int) -> Tensor:
-    """A tensor's values rounded to 2^bits - 1 levels, evenly between plus and minus the largest of them."""
+    """The values of ``weight`` rounded to 2^``bits`` - 1 levels, evenly between plus and minus the largest of them."""
     most = 2 ** (bits - 1) - 1
     size = weight.abs().max() / most
     return weight if size == 0.0 else (weight / size).round() * size

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, override
 
 import torch
 from isaaclab.envs.mdp.actions.joint_actions import JointEffortAction
+
+if TYPE_CHECKING:
+    from isaaclab.envs import ManagerBasedEnv
+    from isaaclab.envs.mdp import JointEffortActionCfg
 
 
 class WeakeningEffort(JointEffortAction):
     """Isaac Lab's joint efforts, times what each environment's motors are still able to give."""
 
-    def __init__(self, cfg: Any, env: Any) -> None:
+    def __init__(self, cfg: JointEffortActionCfg, env: ManagerBasedEnv) -> None:
         super().__init__(cfg, env)
         self.strength = torch.ones(self.num_envs, 1, device=self.device)
         """[B, 1]; 1: as they were built."""
 
+    @override
     def apply_actions(self) -> None:
         """Send the efforts to the joints."""
         joints: Any = self._joint_ids

@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from spiky_rl.config.registry import Configured
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 CONVOLUTIONAL = ("CNNModel",)
 """Models of rsl_rl's whose hidden units are maps."""
@@ -19,7 +19,7 @@ class Subject:
     """A task and an agent that are to be put under conditions."""
 
     task: str
-    env_cfg: Any
+    env_cfg: EnvCfg
     leg: str = ""
     """What the task's file says of a leg's joints; empty: nothing."""
     network: Configured | None = None
@@ -29,7 +29,7 @@ class Subject:
 
 
 def robot(subject: Subject) -> str | None:
-    """None: the scene says which is the robot."""
+    """None: the scene of the ``subject`` says which is the robot."""
     from isaaclab.assets import ArticulationCfg
 
     there = [key for key, value in vars(subject.env_cfg.scene).items() if isinstance(value, ArticulationCfg)]
@@ -39,7 +39,7 @@ def robot(subject: Subject) -> str | None:
 
 
 def worlds(subject: Subject) -> str | None:
-    """Why single worlds cannot be changed; None where they can.
+    """Why single worlds cannot be changed in the physics of the ``subject``; None where they can.
 
     Solvers of Newton's other than MuJoCo-Warp ignore what changes in their model, or share it among all worlds.
     """
@@ -50,7 +50,7 @@ def worlds(subject: Subject) -> str | None:
 
 
 def leg(subject: Subject) -> str | None:
-    """None: it is known which joints make a leg."""
+    """None: it is known which joints make a leg in the task of the ``subject``."""
     if not subject.leg:
         return "its task file names no leg; write the names of a leg's joints under leg"
     try:
@@ -61,7 +61,7 @@ def leg(subject: Subject) -> str | None:
 
 
 def motors(subject: Subject) -> str | None:
-    """None: the actions are efforts, or targets of controllers with gains."""
+    """None: the actions of the ``subject`` are efforts, or targets of controllers with gains."""
     from isaaclab.envs import mdp
 
     actions = getattr(subject.env_cfg, "actions", None)
@@ -73,12 +73,12 @@ def motors(subject: Subject) -> str | None:
 
 
 def spikes(subject: Subject) -> str | None:
-    """None: the agent spikes."""
+    """None: the agent of the ``subject`` spikes."""
     return None if subject.network is not None else "its agent does not spike"
 
 
 def plain_spikes(subject: Subject) -> str | None:
-    """None: the agent's spikes are 0 or 1, so that it is known what one more of them is."""
+    """None: the spikes of the ``subject`` are 0 or 1, so that it is known what one more of them is."""
     if subject.network is None:
         return spikes(subject)
     parts = subject.network.parts.get("neuron")
@@ -87,7 +87,7 @@ def plain_spikes(subject: Subject) -> str | None:
 
 
 def neurons(subject: Subject) -> str | None:
-    """None: the agent has hidden units that can die one by one."""
+    """None: the agent of the ``subject`` has hidden units that can die one by one."""
     if subject.network is None and subject.model in CONVOLUTIONAL:
         return f"the hidden units of its {subject.model} are maps, not neurons"
     return None
@@ -107,8 +107,8 @@ REQUIREMENTS: Mapping[str, Callable[[Subject], str | None]] = MappingProxyType(
 """By name: what says why a task or an agent does not have it; None: it does."""
 
 
-def newton_solver(env_cfg: Any) -> str | None:
-    """The solver by the name of its configuration; None where the physics is not Newton's."""
+def newton_solver(env_cfg: EnvCfg) -> str | None:
+    """The solver of ``env_cfg`` by the name of its configuration; None where the physics is not Newton's."""
     from isaaclab_newton.physics import NewtonCfg
 
     physics = env_cfg.sim.physics

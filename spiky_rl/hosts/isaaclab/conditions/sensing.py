@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,40 +105,35 @@ class Line:
         self.begun = dones.bool()
 
 
-class ObservationDelay(Condition):
-    """Observations that come late; in the first steps of an episode the policy sees its first one. Abstract: see `DELAYED`."""
+class Delay(Condition):
+    """What comes late. Abstract: its subclasses say what, and those in `DELAYED` how late."""
 
     delay: int
 
     def __init__(self, group: Group) -> None:
         super().__init__(group)
         self.line = Line(self.delay)
+
+    def reset(self, dones: Tensor) -> None:
+        self.line.reset(dones)
+
+
+class ObservationDelay(Delay):
+    """Observations that come late; in the first steps of an episode the policy sees its first one."""
 
     def observe(self, values: Tensor) -> Tensor:
         return self.line(values, values)
 
-    def reset(self, dones: Tensor) -> None:
-        self.line.reset(dones)
 
-
-class ActionDelay(Condition):
-    """Actions that take effect late; before the first one does, they are 0. Abstract: see `DELAYED`."""
-
-    delay: int
-
-    def __init__(self, group: Group) -> None:
-        super().__init__(group)
-        self.line = Line(self.delay)
+class ActionDelay(Delay):
+    """Actions that take effect late; before the first one does, they are 0."""
 
     def send(self, actions: Tensor) -> Tensor:
         return self.line(actions, torch.zeros_like(actions))
 
-    def reset(self, dones: Tensor) -> None:
-        self.line.reset(dones)
-
 
 def late(steps: int) -> str:
-    """So many control steps, in words."""
+    """So many control ``steps``, in words."""
     return f"{steps} control step{'s' * (steps > 1)}"
 
 
@@ -169,10 +163,14 @@ DELAYED: dict[str, type[Condition]] = {
 }
 
 
-def sensors_of(shapes: Sequence[Sequence[int]], device: Any = None) -> Tensor:
-    """Which sensor each value comes from, [C], of observations of these shapes, flat and one after another.
+def sensors_of(shapes: Sequence[Sequence[int]], device: torch.device | str | None = None) -> Tensor:
+    """Which sensor each value comes from, [C], of observations that are flat and one after another.
 
     Of a vector every column is a sensor; of an image [channels, height, width], every column of pixels.
+
+    Args:
+        shapes: Of one environment's observations.
+        device: Where the answer lies; None: torch's own.
     """
     found, count = [], 0
     for shape in shapes:

@@ -6,10 +6,13 @@ import logging
 import time
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, override
 
 import numpy as np
 from isaaclab.visualizers.base_visualizer import BaseVisualizer
+
+if TYPE_CHECKING:
+    from isaaclab.visualizers import VisualizerCfg
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +31,15 @@ class Live(BaseVisualizer):
     It stands before one of Isaac Lab's visualizers among the bases of a class.
     """
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: VisualizerCfg) -> None:
         super().__init__(cfg)
         self.picture: Callable[[], np.ndarray] | None = None
         """Draws what is beside the robot: uint8 [height, width, 3]; None: nothing is."""
         self.waited, self.due, self.picture_due = 0.0, 0.0, 0.0
 
+    @override
     def step(self, dt: float) -> None:
-        """As Isaac Lab's, if a frame is due."""
+        """As Isaac Lab's, ``dt`` seconds after the last one, if a frame is due."""
         begun = time.monotonic()
         self.waited += dt
         if begun < self.due:
@@ -56,7 +60,7 @@ class Live(BaseVisualizer):
 
     @abstractmethod
     def show(self, picture: np.ndarray) -> None:
-        """Put the picture in the place of the last one."""
+        """Put the ``picture``, uint8 [height, width, 3], in the place of the last one."""
 
     def _log_viewer_url(self, visualizer_name: str, viewer_url: str) -> None:
         log.info("live view: %s", viewer_url)

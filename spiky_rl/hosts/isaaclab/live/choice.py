@@ -5,16 +5,19 @@ from __future__ import annotations
 import importlib
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spiky_rl.hosts.isaaclab.camera import viewpoint
-from spiky_rl.hosts.isaaclab.live.names import WITH_SPIKES
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
 
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.live.base import Live
 CONFIGURATIONS = {
     "newton_gl": "isaaclab_visualizers.newton:NewtonGLVisualizerCfg",
     "viser": "isaaclab_visualizers.viser:ViserVisualizerCfg",
     "rerun": "isaaclab_visualizers.rerun:RerunVisualizerCfg",
 }
+"""Isaac Lab's configurations of the visualizers that have a module in this package; the others are Isaac Lab's as they are."""
 LOCAL = "127.0.0.1"
 """Who watches can also pause and reset, and nobody is asked for a password: other machines come in by ssh."""
 
@@ -22,16 +25,16 @@ FURTHER = 2.0
 """How far the robot is seen from, in a film's distances."""
 
 
-def configure(env_cfg: Any, names: Sequence[str]) -> None:
-    """Put our visualizers into ``env_cfg.sim.visualizer_cfgs``, with what the task itself says of them there."""
+def configure(env_cfg: EnvCfg, names: Sequence[str]) -> None:
+    """Put those of ``names`` that are ours into ``env_cfg.sim.visualizer_cfgs``, with what the task says of them there."""
     from isaaclab.utils.string import ResolvableString
 
     there = env_cfg.sim.visualizer_cfgs or []
     there = list(there) if isinstance(there, (list, tuple)) else [there]
     for name in names:
-        if name not in WITH_SPIKES:
+        if name not in CONFIGURATIONS:
             continue
-        cfg = next((cfg for cfg in there if cfg.visualizer_type == name), None)
+        cfg: Any = next((cfg for cfg in there if cfg.visualizer_type == name), None)
         if cfg is None:
             module, _, kind = CONFIGURATIONS[name].partition(":")
             cfg = getattr(importlib.import_module(module), kind)()
@@ -59,15 +62,15 @@ def free_port(first: int) -> int:
     raise OSError(f"no port is free from {first} to {first + 999}")
 
 
-def views(env: Any) -> list[Any]:
-    """The environment's visualizers that are ours."""
-    from spiky_rl.hosts.isaaclab.live.base import Live
+def views(env: Wrapped) -> list[Live]:
+    """The visualizers of ``env`` that are ours."""
+    from spiky_rl.hosts.isaaclab.live import base
 
-    return [view for view in env.unwrapped.sim.visualizers if isinstance(view, Live)]
+    return [view for view in env.unwrapped.sim.visualizers if isinstance(view, base.Live)]
 
 
-def look_at_first(env: Any) -> None:
-    """Let every visualizer look at the robot of environment 0 from where a film does, and from further, for it stays there."""
+def look_at_first(env: Wrapped) -> None:
+    """Let every visualizer of ``env`` look at the robot of environment 0 from where a film does, and from further, for it stays there."""
     scene = env.unwrapped.scene
     for robot in list(scene.articulations.values())[:1]:
         middle, offset = viewpoint(robot)

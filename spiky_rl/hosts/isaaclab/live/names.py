@@ -17,12 +17,10 @@ NEEDS = {
     "newton_rtx": (("ovrtx",), "isaaclab[ovrtx]"),
 }
 """The modules that a visualizer imports, and what pip installs them with."""
-WITH_SPIKES = ("newton_gl", "viser", "rerun")
-"""Those that have a module in this package; the others are Isaac Lab's as they are."""
 
 
 def parse(text: str) -> list[str]:
-    """Names with commas between them, or ``none`` for an empty list, which also ends a task's own; for argparse."""
+    """The names in ``text``, with commas between them, or ``none`` for an empty list, which also ends a task's own; for argparse."""
     asked = list(dict.fromkeys(text.split(",")))
     if asked == ["none"]:
         return []
@@ -36,7 +34,9 @@ def parse(text: str) -> list[str]:
 def require(names: list[str], films: bool) -> None:
     """Raise GraphicsError, before a simulator starts, for a visualizer that cannot run here.
 
-    ``films``: whether the same process films, which it does without a screen.
+    Args:
+        names: Those that are asked for.
+        films: Whether the same process films, which it does without a screen.
     """
     for name in names:
         modules, package = NEEDS[name]

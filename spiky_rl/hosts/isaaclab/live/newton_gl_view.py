@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import override
+
 import numpy as np
 from isaaclab_visualizers.newton.newton_visualizer import NewtonGLVisualizer
 
@@ -11,6 +13,7 @@ from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
 class LiveView(Live, NewtonGLVisualizer):
     """Isaac Lab's OpenGL window, with spikes."""
 
+    @override
     def show(self, picture: np.ndarray) -> None:
         assert self._viewer is not None
         self._viewer.log_image(TITLE, picture)

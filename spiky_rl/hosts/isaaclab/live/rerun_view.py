@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import importlib
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 from isaaclab_visualizers.rerun.rerun_visualizer import RerunVisualizer
 from PIL import Image
 
 from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+
+if TYPE_CHECKING:
+    from isaaclab_visualizers.rerun import RerunVisualizerCfg
 
 rerun: Any = importlib.import_module("rerun")
 blueprint: Any = importlib.import_module("rerun.blueprint")
@@ -22,12 +25,13 @@ PATH = "spikes"
 class LiveView(Live, RerunVisualizer):
     """Isaac Lab's rerun, with spikes."""
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: RerunVisualizerCfg) -> None:
         super().__init__(cfg)
         self.plain: Any = None
         """Isaac Lab's own layout of the page."""
 
-    def _apply_camera_pose(self, pose: Any) -> None:
+    @override
+    def _apply_camera_pose(self, pose: tuple[tuple[float, float, float], tuple[float, float, float]]) -> None:
         super()._apply_camera_pose(pose)
         viewer: Any = self._viewer
         if self.plain is None:
@@ -46,6 +50,7 @@ class LiveView(Live, RerunVisualizer):
         sides = blueprint.Horizontal(plain, spikes, column_shares=[2, 1])
         return blueprint.Blueprint(sides, blueprint.TimePanel(state="hidden"), collapse_panels=True)
 
+    @override
     def show(self, picture: np.ndarray) -> None:
         packed = io.BytesIO()
         Image.fromarray(picture).convert("L").save(packed, "png")  # it is grey, and dots are nothing for JPEG

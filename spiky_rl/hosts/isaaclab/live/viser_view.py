@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 from isaaclab_visualizers.viser.viser_visualizer import ViserVisualizer
 
 from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
 
+if TYPE_CHECKING:
+    import warp
+    from isaaclab_visualizers.viser import ViserVisualizerCfg
+
 
 class LiveView(Live, ViserVisualizer):
     """Isaac Lab's viser, with spikes."""
 
-    def __init__(self, cfg: Any) -> None:
+    def __init__(self, cfg: ViserVisualizerCfg) -> None:
         super().__init__(cfg)
         self.server: Any = None
         self.image: Any = None
 
+    @override
     def _create_viewer(self, record_to_viser: str | None, metadata: dict | None = None) -> None:
         super()._create_viewer(record_to_viser, metadata)
         viewer: Any = self._viewer
@@ -25,16 +30,19 @@ class LiveView(Live, ViserVisualizer):
             # Isaac Lab 3.0.0 calls it for every ground plane, and Newton 1.6.1, which it asks for, has it no more
             viewer._to_numpy = _to_numpy  # pylint: disable=protected-access
 
+    @override
     def _setup_isaaclab_sidebar(self, server: Any) -> None:
         super()._setup_isaaclab_sidebar(server)
         self.server = server
         server.gui.configure_theme(control_width="large", show_share_button=False)
         self._log_viewer_url("", f"http://localhost:{server.get_port()}")  # not always the one asked for
 
+    @override
     def is_watched(self) -> bool:
         """Whether a browser has the page open."""
         return bool(self.server.get_clients())
 
+    @override
     def show(self, picture: np.ndarray) -> None:
         if self.image is None:
             self.image = self.server.gui.add_image(picture, label=TITLE, format="png", order=-1.0)
@@ -42,6 +50,6 @@ class LiveView(Live, ViserVisualizer):
             self.image.image = picture
 
 
-def _to_numpy(values: Any) -> np.ndarray | None:
+def _to_numpy(values: warp.array | np.ndarray | None) -> np.ndarray | None:
     """A Warp array, or None, as NumPy's."""
     return values if values is None or isinstance(values, np.ndarray) else values.numpy()

@@ -5,9 +5,14 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg, Wrapped
+
+if TYPE_CHECKING:
+    from isaaclab.physics import PhysicsCfg
+    from isaaclab_newton.physics import NewtonCfg
 
 log = logging.getLogger("spiky_rl")
 
@@ -24,7 +29,7 @@ class PhysicsError(UserError):
 
 
 def split(overrides: Sequence[str]) -> tuple[str, list[str]]:
-    """Which physics is asked for, and the overrides as Isaac Lab knows them; "" where it is one of Isaac Lab's own."""
+    """Which physics ``overrides`` ask for, and they as Isaac Lab knows them; "" where it is one of Isaac Lab's own."""
     wanted, others = AUTO, []
     for text in overrides:
         key, _, value = text.partition("=")
@@ -38,11 +43,17 @@ def split(overrides: Sequence[str]) -> tuple[str, list[str]]:
     return wanted, others
 
 
-def apply(env_cfg: Any, wanted: str, device: str) -> str:
-    """Give a task's configuration the physics that ``wanted`` says; returns the name of what it has then.
+def apply(env_cfg: EnvCfg, wanted: str, device: str) -> str:
+    """Give a task's configuration the physics that is wanted; returns the name of what it has then.
 
-    ``auto`` takes MuJoCo's C library wherever MuJoCo-Warp would run on a CPU, and says in one line where it cannot; what only
-    the model shows comes later, see `settled`. Raises PhysicsError where it is asked for by name and cannot be had.
+    Args:
+        env_cfg: The configuration.
+        wanted: As `split` gives it. ``auto`` takes MuJoCo's C library wherever MuJoCo-Warp would run on a CPU, and says in one
+            line where it cannot; what only the model shows comes later, see `settled`.
+        device: What is to simulate.
+
+    Raises:
+        PhysicsError: MuJoCo's C library is asked for by name and cannot be had.
     """
     name = named(env_cfg.sim.physics)
     if wanted not in (NATIVE, AUTO) or (wanted == AUTO and (device != "cpu" or name != WARP)):
@@ -52,31 +63,31 @@ def apply(env_cfg: Any, wanted: str, device: str) -> str:
             raise PhysicsError(f"physics={NATIVE}: {reason}; use physics={WARP}")
         say_warp(reason)
         return name
-    replace_manager(env_cfg.sim.physics, wanted)
+    replace_manager(env_cfg.sim.physics, wanted)  # type: ignore[arg-type]  # it is MuJoCo-Warp's
     return NATIVE
 
 
 def say_warp(reason: str) -> None:
-    """The one line of a run that was not told which physics it has, and has MuJoCo-Warp on a CPU."""
+    """The one line of a run that was not told which physics it has, and for this ``reason`` has MuJoCo-Warp on a CPU."""
     log.warning("physics: %s, several times slower than %s: %s", WARP, NATIVE, reason)
 
 
-def settled(env: Any, name: str) -> str:
-    """What steps the worlds of an environment that has been reset, ``name`` until now: its model may be one for MuJoCo-Warp alone."""
+def settled(env: Wrapped, name: str) -> str:
+    """What steps the worlds of an ``env`` that has been reset, ``name`` until now: its model may be one for MuJoCo-Warp alone."""
     settle = getattr(env.unwrapped.sim.physics_manager, "settle", None)
     return name if settle is None or settle() else WARP
 
 
-def replace_manager(physics: Any, wanted: str) -> Any:
-    """Let a configuration of MuJoCo-Warp name the manager of ``mujoco`` or of ``auto``; returns it."""
+def replace_manager(physics: NewtonCfg, wanted: str) -> NewtonCfg:
+    """Let ``physics``, a configuration of MuJoCo-Warp, name the manager of ``wanted``: ``mujoco`` or ``auto``; returns it."""
     from isaaclab.utils.string import ResolvableString
 
-    physics.class_type = physics.solver_cfg.class_type = ResolvableString(MANAGERS[wanted])
+    physics.class_type = physics.solver_cfg.class_type = ResolvableString(MANAGERS[wanted])  # type: ignore[union-attr]
     return physics
 
 
-def offer(env_cfg: Any) -> Any:
-    """Add ``mujoco`` to the physics that a task's configuration lets Isaac Lab's own commands choose from; returns it.
+def offer(env_cfg: EnvCfg) -> EnvCfg:
+    """Add ``mujoco`` to the physics that a task's ``env_cfg`` lets Isaac Lab's own commands choose from; returns it.
 
     It is the default where MuJoCo-Warp is. For a simulation on a CPU.
     """
@@ -94,13 +105,19 @@ def offer(env_cfg: Any) -> Any:
     return env_cfg
 
 
-def refusal(env_cfg: Any, name: str, device: str) -> str | None:
-    """Why MuJoCo's C library cannot step a task, as far as it can be known before the simulator starts; None: it can."""
+def refusal(env_cfg: EnvCfg, name: str, device: str) -> str | None:
+    """Why MuJoCo's C library cannot step a task, as far as it can be known before the simulator starts; None: it can.
+
+    Args:
+        env_cfg: The task's configuration.
+        name: Of the physics that it has.
+        device: What is to simulate.
+    """
     if device != "cpu":
         return f"it steps worlds on the CPU, and the device is {device}"
     if name != WARP:
         return f"it takes the place of {WARP}, and the task has {name}"
-    solver = env_cfg.sim.physics.solver_cfg
+    solver = env_cfg.sim.physics.solver_cfg  # type: ignore[union-attr]  # it is MuJoCo-Warp's
     if solver.use_mujoco_cpu:
         return "use_mujoco_cpu is MuJoCo's own single world"
     if not solver.use_mujoco_contacts and str(solver.integrator).lower() == "rk4":
@@ -110,8 +127,8 @@ def refusal(env_cfg: Any, name: str, device: str) -> str | None:
     return available()
 
 
-def named(physics: Any) -> str:
-    """Isaac Lab's name of a physics configuration."""
+def named(physics: PhysicsCfg | None) -> str:
+    """Isaac Lab's name of a configuration of ``physics``."""
     from isaaclab_newton.physics import MJWarpSolverCfg, NewtonCfg
 
     if not isinstance(physics, NewtonCfg):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
 
 import numpy as np
 import torch
 import warp as wp
-from newton import JointType, Model
+from newton import Control, JointType, Model, State
+from newton.solvers import SolverMuJoCo
 
 from spiky_rl.hosts.isaaclab.mujoco.worlds import library
 from spiky_rl.kernels.compiler import CompileError
@@ -89,14 +89,14 @@ class NewtonStruct(ctypes.Structure):
 class Conversions:
     """Where Newton's arrays lie, for the step in C. ``solver``: Newton's, of which the model and MuJoCo-Warp's arrays are."""
 
-    def __init__(self, solver: Any) -> None:
+    def __init__(self, solver: SolverMuJoCo) -> None:
         if library().newton_size() != ctypes.sizeof(NewtonStruct):
             raise CompileError("newton.h and conversions.py name other fields")
         self.solver = solver
         model, data = solver.model, solver.mjw_data
         self.struct = NewtonStruct(
             joints=model.joint_count // data.nworld,
-            bodies=solver.mjc_body_to_newton.shape[1],
+            bodies=solver.mjc_body_to_newton.shape[1],  # type: ignore[union-attr]
             coordinates=data.qpos.shape[1],
             dofs=data.qvel.shape[1],
         )
@@ -105,8 +105,14 @@ class Conversions:
         self.has_ball_targets = axes is not None and bool((axes.numpy() >= 0).any())
         """Whether an actuator turns a ball joint to a target: Newton converts controls itself then."""
 
-    def bind(self, state_in: Any, state_out: Any, control: Any) -> NewtonStruct:
-        """Point to what a step reads and writes; arrays of Newton may have moved since the last."""
+    def bind(self, state_in: State, state_out: State, control: Control) -> NewtonStruct:
+        """Point to what a step reads and writes; arrays of Newton may have moved since the last.
+
+        Args:
+            state_in: The state that it begins with.
+            state_out: That it leaves; may be the same.
+            control: What drives it.
+        """
         solver, model, data, struct = self.solver, self.solver.model, self.solver.mjw_data, self.struct
         arrays = {name: getattr(model, of) for name, of in MODEL.items()}
         arrays |= {name: getattr(solver, of) for name, of in SOLVER.items()}
@@ -139,27 +145,33 @@ class Conversions:
         struct.all_targets, struct.all_inputs = length(arrays["target_q"]), length(arrays["input"])
         struct.targets, struct.inputs = struct.all_targets // data.nworld, struct.all_inputs // data.nworld
         struct.target_dofs = model.joint_dof_count // data.nworld
-        struct.gravity_worlds = model.gravity.shape[0]
+        struct.gravity_worlds = model.gravity.shape[0]  # type: ignore[union-attr]
         struct.compensation_stride = arrays["compensation"].strides[0] // 4
         struct.gravity_stride = arrays["world_gravity"].strides[0] // 4
         return struct
 
-    def kinematics(self, state: Any, control: Any, mask: Any) -> None:
-        """Poses and twists of a state's bodies from its joints, as `newton.eval_fk`; ``mask``: of which articulations, None: of all."""
+    def kinematics(self, state: State, control: Control, mask: wp.array | None) -> None:
+        """Poses and twists of bodies from joints, as `newton.eval_fk` finds them.
+
+        Args:
+            state: That has both.
+            control: What drives it.
+            mask: Of which articulations, [articulations]; None: of all.
+        """
         struct = self.bind(state, state, control)
-        joints = [ctypes.c_void_p(array.ptr) for array in (state.joint_q, state.joint_qd)]
+        joints = [ctypes.c_void_p(array.ptr) for array in (state.joint_q, state.joint_qd)]  # type: ignore[union-attr]
         chosen = None if mask is None else ctypes.c_void_p(mask.ptr)
         count = self.solver.mjw_data.nworld
         library().newton_kinematics(ctypes.byref(struct), *joints, chosen, count, torch.get_num_threads())
 
 
-def length(array: Any) -> int:
-    """First dimension of an array that may not be there."""
+def length(array: wp.array | None) -> int:
+    """First dimension of an ``array`` that may not be there."""
     return 0 if array is None else array.shape[0]
 
 
 def articulation_of(model: Model) -> np.ndarray:
-    """The articulation through which forward kinematics reach each joint, or -1: those that close a loop, rods."""
+    """The articulation through which forward kinematics reach each joint of a ``model``, or -1: those that close a loop, rods."""
     if model.articulation_count == 0:
         return np.full(model.joint_count, -1, np.int32)
     starts, ends = model.articulation_start.numpy(), model.articulation_end.numpy()  # type: ignore[union-attr]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import warp as wp
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
+
+if TYPE_CHECKING:
+    from mujoco._structs import MjModel  # where it is made: in mujoco itself no checker sees it
+    from mujoco_warp import Model
 
 mujoco: Any = importlib.import_module("mujoco")
 
@@ -35,8 +39,17 @@ class UnsupportedModel(UserError):
         self.reason = reason
 
 
-def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
-    """Give every thread's model the values of ``source``, MuJoCo-Warp's model; ``compiled``: MuJoCo's as it was compiled."""
+def synchronise(worlds: Worlds, source: Model, compiled: MjModel) -> None:
+    """Give every thread's model Newton's values.
+
+    Args:
+        worlds: That have the threads.
+        source: MuJoCo-Warp's model, which holds these values.
+        compiled: MuJoCo's as it was compiled.
+
+    Raises:
+        UnsupportedModel: MuJoCo's C library has no place for one of them.
+    """
     values = values_of(source, compiled, worlds.count)
     differing = {name for name, value in values.items() if (value != value[:1]).any()}
     options = {name: getattr(source.opt, name).numpy() for name in SCALARS + VECTORS + (RATIO,)}
@@ -71,8 +84,14 @@ def synchronise(worlds: Worlds, source: Any, compiled: Any) -> None:
     worlds.load([(of_models, worlds.models), (of_options, options_of_threads)], inertia)
 
 
-def values_of(source: Any, compiled: Any, count: int) -> dict[str, np.ndarray]:
-    """The numbers of MuJoCo-Warp's model that MuJoCo's has too: name -> [1 or worlds, values]."""
+def values_of(source: Model, compiled: MjModel, count: int) -> dict[str, np.ndarray]:
+    """The numbers of MuJoCo-Warp's model that MuJoCo's has too: name -> [1 or worlds, values].
+
+    Args:
+        source: MuJoCo-Warp's model.
+        compiled: MuJoCo's.
+        count: Worlds.
+    """
     values = {}
     for name in source.__dataclass_fields__:
         array, target = getattr(source, name), getattr(compiled, name, None)
@@ -94,8 +113,11 @@ def values_of(source: Any, compiled: Any, count: int) -> dict[str, np.ndarray]:
     return values
 
 
-def frames_that_agree(values: dict[str, np.ndarray], model: Any) -> dict[str, np.ndarray]:
-    """Which frames of masses, shapes and sites are their body's, or that of its mass, in all worlds: MuJoCo copies those."""
+def frames_that_agree(values: dict[str, np.ndarray], model: MjModel) -> dict[str, np.ndarray]:
+    """Which frames of a ``model``'s masses, shapes and sites are, by ``values`` of all worlds, their body's or that of its mass.
+
+    MuJoCo copies those.
+    """
     same = mujoco.mjtSameFrame
     origin, unturned = np.zeros(3), np.array([1.0, 0.0, 0.0, 0.0])
 
@@ -123,8 +145,8 @@ def frames_that_agree(values: dict[str, np.ndarray], model: Any) -> dict[str, np
     return found
 
 
-def forget_shortcuts(model: Any) -> None:
-    """Take out what MuJoCo's compiler derived from inertias and frames, which are Newton's now.
+def forget_shortcuts(model: MjModel) -> None:
+    """Take out of a ``model`` what MuJoCo's compiler derived from inertias and frames, which are Newton's now.
 
     Newton turns principal axes that are not unique otherwise, and moves every centre of mass by a millimetre to compile, and back.
     """

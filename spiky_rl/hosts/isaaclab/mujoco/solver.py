@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any, override
 
 import warp as wp
 from isaaclab_newton.physics.mjwarp_manager import NewtonMJWarpManager
@@ -15,17 +15,23 @@ from spiky_rl.hosts.isaaclab.mujoco.conversions import Conversions
 from spiky_rl.hosts.isaaclab.mujoco.parameters import UnsupportedModel, synchronise
 from spiky_rl.hosts.isaaclab.mujoco.worlds import Worlds
 
+if TYPE_CHECKING:
+    from isaaclab_newton.physics import MJWarpSolverCfg
+    from newton import Contacts, Control, Model, ModelFlags, State
+
 mujoco: Any = importlib.import_module("mujoco")
 
 
 class NativeSolver(SolverMuJoCo):
-    """Newton's solver; its models and contacts are MuJoCo-Warp's, its steps MuJoCo's, conversions included.
+    """Newton's solver; its models and contacts are MuJoCo-Warp's, its steps MuJoCo's, conversions included."""
 
-    Where ``may_be_warp``, a model that MuJoCo cannot step as MuJoCo-Warp does is stepped by MuJoCo-Warp from the first step on;
-    else, and where a model becomes one later, UnsupportedModel is raised.
-    """
+    def __init__(self, model: Model, *, may_be_warp: bool = False, **options: Any) -> None:
+        """Arguments as `SolverMuJoCo`'s, and one more.
 
-    def __init__(self, model: Any, *, may_be_warp: bool = False, **options: Any) -> None:
+        Args:
+            may_be_warp: A model that MuJoCo cannot step as MuJoCo-Warp does is stepped by MuJoCo-Warp from the first step on;
+                else, and where a model becomes one later, UnsupportedModel is raised.
+        """
         self.worlds: Worlds | None = None
         self.is_stale, self.is_native, self.may_be_warp = True, True, may_be_warp
         super().__init__(model, **options)
@@ -35,13 +41,14 @@ class NativeSolver(SolverMuJoCo):
             self.conversions = Conversions(self)
 
     def leave_to_warp(self, error: UnsupportedModel) -> None:
-        """Let MuJoCo-Warp make all steps, and say why. Raises the error where that is not wanted, or steps were made before."""
+        """Let MuJoCo-Warp make all steps, and say why. Raises the ``error`` where that is not wanted, or steps were made before."""
         if not self.may_be_warp or self._step:
             raise error
         self.is_native = False
         say_warp(error.reason)
 
-    def _notify_model_changed(self, flags: Any) -> None:
+    @override
+    def _notify_model_changed(self, flags: ModelFlags | int) -> None:
         super()._notify_model_changed(flags)
         self.is_stale = True
 
@@ -57,17 +64,28 @@ class NativeSolver(SolverMuJoCo):
             self.is_stale = False
         return self.is_native
 
-    def step(self, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float) -> None:
-        """One step of all worlds, as `SolverMuJoCo.step` makes it with MuJoCo-Warp."""
+    @override
+    def step(
+        self, state_in: State, state_out: State, control: Control, contacts: Contacts, dt: float
+    ) -> None:
         if self.settle():
             self.step_often(1, state_in, state_out, control, contacts, dt)
         else:
             super().step(state_in, state_out, control, contacts, dt)
 
     def step_often(
-        self, count: int, state_in: Any, state_out: Any, control: Any, contacts: Any, dt: float
+        self, count: int, state_in: State, state_out: State, control: Control, contacts: Contacts, dt: float
     ) -> None:
-        """``count`` steps by MuJoCo with the same forces; more than one from a state to the same, without given contacts."""
+        """Steps of all worlds by MuJoCo with the same forces.
+
+        Args:
+            count: How many; more than one go from a state to the same, without given contacts.
+            state_in: The state that they begin with.
+            state_out: That they leave.
+            control: What drives them.
+            contacts: Newton's, where MuJoCo finds none itself.
+            dt: Seconds of each.
+        """
         worlds = self.ready(dt)
         self._validate_rne_postconstraint(state_out)
         newton = self.conversions.bind(state_in, state_out, control)
@@ -98,8 +116,8 @@ class NativeSolver(SolverMuJoCo):
         return self.worlds
 
 
-def unsupported(solver: Any) -> str | None:
-    """What of a model or its options MuJoCo's C library does not step as MuJoCo-Warp does; None: nothing."""
+def unsupported(solver: SolverMuJoCo) -> str | None:
+    """What of a ``solver``'s model or its options MuJoCo's C library does not step as MuJoCo-Warp does; None: nothing."""
     given = not solver.mjw_model.opt.run_collision_detection
     model, shapes = solver.mj_model, mujoco.mjtGeom
     is_rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
@@ -123,7 +141,8 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
     may_be_warp = False
 
     @classmethod
-    def _create_solver(cls, model: Any, solver_cfg: Any) -> NativeSolver:
+    @override
+    def _create_solver(cls, model: Model, solver_cfg: MJWarpSolverCfg) -> NativeSolver:
         options = cls._filter_solver_kwargs(SolverMuJoCo, solver_cfg)
         options.pop("ls_parallel", None)  # deprecated; Newton warns of it
         return NativeSolver(model, may_be_warp=cls.may_be_warp, **options)
@@ -137,8 +156,9 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         return solver.settle()
 
     @classmethod
-    def _run_solver_substeps(cls, contacts: Any) -> None:
-        """All substeps in one call, where nothing comes between them; else one after the other."""
+    @override
+    def _run_solver_substeps(cls, contacts: Contacts | None) -> None:
+        # all in one call, where nothing comes between them; else one after the other
         backend: Any = cls.backend
         solver: Any = cls._solver
         if not solver.settle() or cls._needs_collision_pipeline or cls._state_force_callbacks:
@@ -150,8 +170,9 @@ class NewtonMuJoCoManager(NewtonMJWarpManager):
         state.clear_forces()
 
     @classmethod
-    def _eval_fk_impl(cls, world_reset_mask: Any, fk_mask: Any) -> None:
-        """Newton's forward kinematics, on all threads."""
+    @override
+    def _eval_fk_impl(cls, world_reset_mask: wp.array | None, fk_mask: wp.array | None) -> None:
+        # on all threads
         backend: Any = cls.backend
         solver: Any = cls._solver
         if solver.is_native:

@@ -10,13 +10,18 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files as resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.compiler import CompileError
+
+if TYPE_CHECKING:
+    import warp as wp
+    from mujoco._structs import MjModel  # where it is made: in mujoco itself no checker sees it
+    from mujoco_warp import Data
 
 mujoco: Any = importlib.import_module("mujoco")
 log = logging.getLogger(__name__)
@@ -50,7 +55,8 @@ CONTACTS = {
 
 SOURCES = ("as_warp.h", "newton.h", "pairs.h", "worlds.h")
 
-Group = tuple[Mapping[str, Any], Sequence[Any]]
+type Array = wp.array | np.ndarray
+type Group = tuple[Mapping[str, Array], Sequence[object]]
 """Arrays of all worlds by name, and who holds that name in each thread."""
 INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
 
@@ -129,12 +135,16 @@ def available() -> str | None:
 
 
 class Worlds:
-    """MuJoCo's models and data, one of each per thread, and the worlds that they step.
+    """MuJoCo's models and data, one of each per thread, and the worlds that they step."""
 
-    ``model``: MuJoCo's; each thread gets a copy. ``data``: MuJoCo-Warp's on the CPU, whose arrays are read and written in place.
-    """
+    def __init__(self, model: MjModel, data: Data, threads: int | None = None) -> None:
+        """Copy what each thread needs.
 
-    def __init__(self, model: Any, data: Any, threads: int | None = None) -> None:
+        Args:
+            model: Each thread gets a copy.
+            data: On the CPU; its arrays are read and written in place.
+            threads: Their number; None: as many as torch has.
+        """
         self.library, self.data = library(), data
         self.count, self.threads = data.nworld, threads or torch.get_num_threads()
         if self.threads > 1 and not self.library.has_threads():
@@ -142,7 +152,7 @@ class Worlds:
             self.threads = 1
         self.models = [copy.copy(model) for _ in range(self.threads)]
         self.datas = [mujoco.MjData(model) for model in self.models]
-        self.kept: dict[str, Any] = {}
+        self.kept: dict[str, ctypes.Array | np.ndarray] = {}
         """What the struct points to."""
         self.told: set[str] = set()
         self.batch = batch = BatchStruct(worlds=self.count, threads=self.threads, substeps=1)
@@ -171,7 +181,13 @@ class Worlds:
         self.ask(wrenches=False, report=False, given=False)
 
     def ask(self, *, wrenches: bool, report: bool, given: bool) -> None:
-        """What a step finds besides the state: forces between bodies, contacts; whether contacts are ``given`` instead."""
+        """Say what a step finds besides the state.
+
+        Args:
+            wrenches: Whether forces between bodies are wanted.
+            report: Whether contacts are.
+            given: Whether contacts are given instead.
+        """
         batch, now = self.batch, (int(wrenches), int(report), int(given))
         if "outcome" in self.kept and now == (batch.wrenches, batch.report, batch.given):
             return
@@ -182,14 +198,16 @@ class Worlds:
     def load(self, differing: Sequence[Group], mean_inertia: np.ndarray) -> None:
         """Set what the step of each world reads: its state and inputs, and what of the model differs between worlds.
 
-        differing: arrays [world, ...] by name, and who holds that name in each thread. mean_inertia: [world].
+        Args:
+            differing: Arrays [world, ...] by name, and who holds that name in each thread.
+            mean_inertia: [world].
         """
         inputs = {name: getattr(self.data, name) for name in LOADED}
         self.set_fields("load", [(inputs, self.datas), *differing])
         self.point(self.batch, "mean_inertia", mean_inertia)
 
     def set_fields(self, name: str, groups: Sequence[Group]) -> None:
-        """A table of arrays of all worlds, and of the memory of each thread that they go to or come from."""
+        """Fill the table ``name``: arrays of all worlds, and the memory of each thread that they go to or come from, by ``groups``."""
         rows = []
         for arrays, holders in groups:
             for key, array in arrays.items():
@@ -201,28 +219,29 @@ class Worlds:
         self.keep(self.batch, name, (FieldStruct * len(rows))(*rows))
         setattr(self.batch, f"{name}s", len(rows))
 
-    def view(self, name: str, array: Any) -> np.ndarray:
-        """A Warp array as NumPy sees it, without a copy."""
-        view = array.numpy() if hasattr(array, "numpy") else array
+    def view(self, name: str, array: Array) -> np.ndarray:
+        """An ``array``, kept by this ``name``, as NumPy sees it, without a copy."""
+        view = array if isinstance(array, np.ndarray) else array.numpy()
         if view.size and not view.flags.c_contiguous:
             raise ValueError(f"{name}: not contiguous")
         self.kept[f"{name} view"] = view
         return view
 
-    def point(self, struct: Any, name: str, array: Any) -> None:
+    def point(self, struct: ctypes.Structure, name: str, array: Array) -> None:
         view = self.view(name, array)
         setattr(struct, name, view.ctypes.data if view.size else None)
 
-    def keep(self, struct: Any, name: str, memory: Any) -> None:
+    def keep(self, struct: ctypes.Structure | None, name: str, memory: ctypes.Array) -> None:
         self.kept[name] = memory
         if struct is not None:
             setattr(struct, name, ctypes.addressof(memory))
 
     def step(self, newton: ctypes.Structure | None = None, substeps: int = 1) -> None:
-        """Step every world, ``substeps`` times. One whose step MuJoCo breaks off is no number until it is reset.
+        """Step every world. One whose step MuJoCo breaks off is no number until it is reset.
 
-        ``newton``: where Newton's inputs and state lie, which each step begins with and leaves. What steps find besides the state
-        is the last one's.
+        Args:
+            newton: Where Newton's inputs and state lie, which each step begins with and leaves; None: MuJoCo-Warp's alone are stepped.
+            substeps: How often. What steps find besides the state is the last one's.
         """
         self.batch.newton = None if newton is None else ctypes.addressof(newton)
         self.batch.substeps = substeps
@@ -241,13 +260,13 @@ class Worlds:
             if number:
                 self.tell(str(kind), "MuJoCo warns: %s", mujoco.mjtWarning(kind).name)
 
-    def tell(self, what: str, message: str, *values: Any) -> None:
-        """Log once in the life of these worlds."""
+    def tell(self, what: str, message: str, *values: object) -> None:
+        """Log a ``message`` with its ``values``, once in the life of these worlds for each ``what``."""
         if what not in self.told:
             self.told.add(what)
             log.warning(message, *values)
 
 
-def address(holder: Any, name: str) -> int:
-    """Where a model, its options, or data hold an array."""
+def address(holder: object, name: str) -> int:
+    """Where ``holder``, a model, its options, or data, has the array ``name``."""
     return getattr(holder, name).ctypes.data

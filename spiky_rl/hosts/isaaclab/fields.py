@@ -1,0 +1,95 @@
+"""Fields of Isaac Lab's configurations: as plain values, and set by their paths."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING
+from typing import TYPE_CHECKING, Any
+
+from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.hosts.isaaclab.limits import check_numbers
+from spiky_rl.hosts.isaaclab.workflows import EnvCfg
+
+if TYPE_CHECKING:
+    from isaaclab_rl.rsl_rl import RslRlBaseRunnerCfg
+
+
+class OverrideError(UserError):
+    """An override that names no field of the environment, or a value that it cannot take."""
+
+
+def plain_agent(agent_cfg: RslRlBaseRunnerCfg | Mapping[str, object] | None) -> dict[str, Any]:
+    """A registered ``agent_cfg`` as nested dicts, brought up to the installed rsl_rl, without the fields left open."""
+    from isaaclab_rl.rsl_rl import handle_deprecated_rsl_rl_cfg
+
+    if agent_cfg is None or isinstance(agent_cfg, Mapping):
+        return dict(agent_cfg or {})
+    agent_cfg = handle_deprecated_rsl_rl_cfg(agent_cfg, importlib.metadata.version("rsl-rl-lib"))
+    return filled(agent_cfg, agent_cfg.to_dict())  # type: ignore[attr-defined]
+
+
+def filled(cfg: object, node: Any) -> Any:
+    """``node``, the nested dict of ``cfg``, without what ``cfg`` leaves open (Isaac Lab writes that as an empty dict)."""
+    if not hasattr(cfg, "__dataclass_fields__"):
+        return node
+    values = {key: value for key, value in fields(cfg).items() if not isinstance(value, type(MISSING))}
+    return {key: filled(value, node[key]) for key, value in values.items() if key in node}
+
+
+def fields(node: object) -> dict[str, Any]:
+    """The fields of ``node``, a config or a dict; a value has none."""
+    if isinstance(node, Mapping):
+        return dict(node)
+    return dict(vars(node)) if hasattr(node, "__dataclass_fields__") else {}
+
+
+def override_value(env_cfg: EnvCfg, path: str, text: str) -> None:
+    """Set a field of a task's configuration.
+
+    Args:
+        env_cfg: The configuration.
+        path: Of the field, from ``env.`` on.
+        text: Its value as YAML; ``none`` switches a manager's term off.
+
+    Raises:
+        OverrideError: The field is not there, or the value is of another type.
+    """
+    from isaaclab_tasks.utils.hydra import _parse_val as parse
+
+    owner: object = env_cfg
+    node: Any = env_cfg
+    parent, leaf = "", "env"
+    for part in path.split(".")[1:]:
+        owner, parent, leaf = node, f"{parent}.{leaf}".lstrip("."), part
+        if part not in fields(node):
+            hint = nearest(part, fields(node)) or f"; it has {', '.join(fields(node)) or 'none'}"
+            raise OverrideError(f"{path}: {parent} has no field {part!r}{hint}")
+        node = fields(node)[part]
+    value, switched_off = parse(text), parse(text) is None and parent != "env"
+    if fields(node) and not switched_off:
+        raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields(node))}")
+    declared = getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", "")
+    if not fields(node) and not fits(value, node, str(declared)):
+        raise OverrideError(
+            f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
+        )
+    check_numbers(path, value, node)
+    if (type(node), type(value)) in ((float, int), (tuple, list)):
+        value = type(node)(value)
+    if isinstance(owner, dict):
+        owner[leaf] = value
+    else:
+        setattr(owner, leaf, value)
+
+
+def fits(value: object, current: object, declared: str) -> bool:
+    """Whether ``value`` may replace ``current``: the same kind, or one that the field's annotation, ``declared``, names."""
+    # what stands inside of dict[str, float] is not what the field itself may be
+    outside = re.sub(r"\b(dict|list|tuple|set|type|Sequence|Mapping)\[[^\]]*\]", r"\1", declared)
+    named = re.findall(r"\w+", outside) + ["NoneType"] * ("None" in outside)
+    if current is None or type(value).__name__ in named:
+        return True
+    kinds = {bool: {bool}, int: {int}, float: {int, float}, tuple: {tuple, list}, list: {tuple, list}}
+    return type(value) in kinds.get(type(current), {str} if isinstance(current, str) else {type(current)})

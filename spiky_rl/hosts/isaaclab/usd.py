@@ -1,0 +1,91 @@
+"""What is asked of USD's layers, prims and stages, which are compiled: by their own stubs nearly all of it would be None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+# pylint: disable=unnecessary-ellipsis
+
+
+class Attribute(Protocol):
+    """A `pxr.Sdf.AttributeSpec`."""
+
+    default: Any
+
+
+class Prim(Protocol):
+    """A `pxr.Sdf.PrimSpec`."""
+
+    name: str
+    typeName: str
+    path: Any
+    layer: Layer
+    nameParent: Any
+    """The prim above it, or None."""
+    nameChildren: Any
+    """Those below it, by name and by index."""
+    attributes: Mapping[str, Attribute]
+    relationships: Mapping[str, Any]
+
+    def GetInfo(self, key: str) -> Any:
+        """What stands beside its attributes under ``key``."""
+        ...
+
+    def SetInfo(self, key: str, value: object) -> None:
+        """Put ``value`` there under ``key``."""
+
+
+class Layer(Protocol):
+    """A `pxr.Sdf.Layer`."""
+
+    def GetPrimAtPath(self, path: object) -> Prim:
+        """The prim that lies at ``path``."""
+        ...
+
+    def Traverse(self, path: str, visit: Callable[[object], None]) -> None:
+        """Call ``visit`` with the path of everything below ``path``."""
+
+    def Apply(self, edits: object) -> bool:
+        """Make all of the ``edits`` or none; whether they were made."""
+        ...
+
+    def Export(self, path: str) -> bool:
+        """Write the layer to the file ``path``."""
+        ...
+
+
+class Stage(Protocol):
+    """A `pxr.Usd.Stage`."""
+
+    def GetPrimAtPath(self, path: str) -> Any:
+        """The prim that lies at ``path``; one that is false where there is none."""
+        ...
+
+    def GetRootLayer(self) -> Layer:
+        """The layer that it is made of."""
+        ...
+
+
+class Schema(Protocol):
+    """A class of prims, such as `pxr.UsdGeom.Sphere`."""
+
+    def Define(self, stage: Stage, path: str) -> Any:
+        """Make one of them at ``path`` on the ``stage``."""
+        ...
+
+
+class Transformable(Protocol):
+    """A `pxr.UsdGeom.Xformable`."""
+
+    def AddTranslateOp(self) -> Any:
+        """The operation that moves it."""
+        ...
+
+    def AddOrientOp(self) -> Any:
+        """The operation that turns it."""
+        ...
+
+    def AddScaleOp(self) -> Any:
+        """The operation that scales it."""
+        ...
