@@ -123,7 +123,7 @@ def trace(
 def modulation_by_credit(
     credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto"
 ) -> Tensor:
-    """M [S, B]: the modulation of events in each step.
+    """The modulation M [S, B] of the events of each step.
 
     Args:
         credit: d [S, B], which falls due in each step.
