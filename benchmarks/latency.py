@@ -19,10 +19,10 @@ import torch
 from spiky_rl.cli import common
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.stopping import started
 from spiky_rl.config import files, registry
 from spiky_rl.config.plan import Plan
 from spiky_rl.deploy import _calibration
+from spiky_rl.hosts.common.stopping import started
 
 LIVE = "live"
 """The policy as it is played, on the backend that it chooses."""

@@ -13,7 +13,7 @@ from typing import Any
 from spiky_rl.cli import common, evaluate, train
 from spiky_rl.config.spec import complete
 from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.experiments.design.budget import parse as parse_budget
+from spiky_rl.config.budget import parse as parse_budget
 from spiky_rl.experiments.design.grid import EVALUATION, Specification
 from spiky_rl.experiments.design.study import RANDOM
 

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.cli.common import Plan, UsageError
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import Plan
 from spiky_rl.config.spec import AgentSpec, flatten
 
 TRAINED_ALONG = (".quantize",)
@@ -32,7 +33,7 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path, goe
             continue
         if old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
-            raise UsageError(
+            raise UserError(
                 f"{checkpoint}: was trained with {path}={old.get(path)}, not {new.get(path)}{remedy}"
             )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import logging
 import os
 import random
@@ -16,9 +15,10 @@ from typing import Any
 
 import yaml
 
-from spiky_rl.cli import processes, running
+from spiky_rl.cli import running
 from spiky_rl.config import files, sizes
 from spiky_rl.config.arguments import positive, seed_number, up_to
+from spiky_rl.config.extras import require
 from spiky_rl.config.plan import Plan
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import (
@@ -32,6 +32,7 @@ from spiky_rl.config.spec import (
     task_id,
 )
 from spiky_rl.config.tuned import read_tuned
+from spiky_rl.hosts.common import processes
 
 log = logging.getLogger("spiky_rl")
 run = running.run
@@ -44,10 +45,6 @@ FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.devi
 
 LIBRARIES = ("rsl_rl", "skrl")
 """Hosts: each a package below `spiky_rl.hosts` with ``config`` and ``runner``."""
-
-
-class UsageError(UserError):
-    """A command line that asks for what cannot be."""
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -133,54 +130,17 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(agent's, environment's) overrides. Raises UsageError for anything else."""
+    """(agent's, environment's) overrides. Raises UserError for anything else."""
     agent = [text for text in overrides if text.startswith("agent.")]
     environment = [text for text in overrides if re.match(r"(env\.[^=]+|physics|renderer|presets)=", text)]
     for text in overrides:
         if flag := FLAGS.get(text.partition("=")[0]):
-            raise UsageError(f"{text!r}: use {flag}")
+            raise UserError(f"{text!r}: use {flag}")
         if text not in agent and text not in environment:
-            raise UsageError(
+            raise UserError(
                 f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME"
             )
     return agent, environment
-
-
-def require(module: str, extra: str) -> None:
-    """Raise UsageError with the install line where an extra is missing."""
-    if importlib.util.find_spec(module) is None:
-        raise UsageError(f"{module} is not installed; install it with: pip install 'spiky-rl[{extra}]'")
-
-
-def check_device(device: str | None, distributed: bool = False) -> str:
-    """The device to use. Raises UsageError where it does not exist."""
-    import torch
-
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", device):
-        raise UsageError(f"--device {device!r}: choose cpu, cuda or cuda:N")
-    if distributed and device != "cpu":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    if device == "cpu":
-        return device
-    if not torch.cuda.is_available():
-        raise UsageError(
-            f"--device {device}: torch sees no CUDA GPU here; use --device cpu, or install a driver that fits torch {torch.__version__}"
-        )
-    index = int(device.partition(":")[2] or 0)
-    if index >= torch.cuda.device_count():
-        raise UsageError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
-    return f"cuda:{index}"
-
-
-def memory_of(device: str) -> int:
-    """Bytes of memory that a device has."""
-    if device == "cpu":
-        return sizes.machine_memory()
-    import torch
-
-    return torch.cuda.get_device_properties(device).total_memory
 
 
 def setup_logging(verbose: bool) -> None:
@@ -218,10 +178,11 @@ def prepare(args: argparse.Namespace, distributed: bool = False) -> Plan:
         from spiky_rl.hosts.isaaclab.camera import require_graphics
 
         require_graphics()
-    device = check_device(args.device, distributed)
 
+    from spiky_rl.hosts.common.devices import check_device, memory_of
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
+    device = check_device(args.device, distributed)
     assets = configure_assets(args.assets)
 
     from spiky_rl.hosts.isaaclab import history
@@ -302,7 +263,7 @@ def load_host(library: str, task: str, overrides: list[str] | None = None) -> tu
             host = importlib.import_module("spiky_rl.hosts.skrl.config").host_tree(host, task)
     if not host.get("actor"):
         reason = f"Isaac Lab registers no {library} PPO agent for it, on which ours are built"
-        raise UsageError(f"--task {task}: {reason}")
+        raise UserError(f"--task {task}: {reason}")
     return env_cfg, host
 
 

@@ -15,9 +15,9 @@ from spiky_rl.cli import common
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.compare_show import Table, print_end, print_plan
 from spiky_rl.cli.report import print_report, require_report
-from spiky_rl.cli.stopping import stoppable
-from spiky_rl.config import files
+from spiky_rl.config import extras, files
 from spiky_rl.config.arguments import up_to
+from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import PACKAGE
 from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.config.tuned import FILE as TUNED
@@ -29,6 +29,7 @@ from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, Order, visible
 from spiky_rl.experiments.run.estimate import Speeds, estimated
+from spiky_rl.hosts.common.stopping import stoppable
 
 DESIGN = (
     "agents",
@@ -149,7 +150,7 @@ def compare(argv: list[str]) -> int:
     asked = study.with_baseline(folders.prepare(out, asked))
     study.check(asked)
     if args.distributed > 1 and asked.library != "rsl_rl":
-        raise common.UsageError("--distributed: only with --rl_library rsl_rl")
+        raise UserError("--distributed: only with --rl_library rsl_rl")
     engine = engines.create(args.engine, **ray_options(args)) if not args.dry_run else None
     gpus = () if args.dry_run else own_gpus(args)
     args.assets, robots = settled(args.assets)
@@ -201,7 +202,7 @@ def read_study(args: argparse.Namespace) -> Study:
         return asked
     for key in ("agents", "tasks"):
         if not flags.get(key):
-            raise common.UsageError(f"--{key}: name at least one, or a study file; there would be no cell")
+            raise UserError(f"--{key}: name at least one, or a study file; there would be no cell")
     return study.build("study", {**flags, "overrides": args.overrides})
 
 
@@ -222,7 +223,7 @@ def settled(assets: str) -> tuple[str, str]:
 
     ``auto`` remains where the user's environment says it.
     """
-    common.require("isaaclab", "isaaclab")
+    extras.require("isaaclab", "isaaclab")
     from spiky_rl.hosts.isaaclab.assets import configure_assets
 
     robots = configure_assets(assets)
@@ -252,7 +253,9 @@ def ray_options(args: argparse.Namespace) -> dict[str, Any]:
     """The engine's options."""
     if args.engine != "ray":
         return {}
-    on_cuda = common.check_device(args.device).startswith("cuda")
+    from spiky_rl.hosts.common.devices import check_device
+
+    on_cuda = check_device(args.device).startswith("cuda")
     cpus, gpus = cell_share(on_cuda, args.distributed, args.cell_cpus, args.cell_gpus)
     return {"address": args.ray_address, "cpus": cpus, "gpus": gpus}
 
@@ -262,12 +265,12 @@ def cell_share(
 ) -> tuple[float, float]:
     """Cores and GPUs of a cell: one for each of its processes, unless others are given.
 
-    Raises UsageError where its processes would have less than a GPU each.
+    Raises UserError where its processes would have less than a GPU each.
     """
     cpus = float(processes) if cpus is None else cpus
     gpus = float(processes if on_cuda else 0) if gpus is None else gpus
     if on_cuda and 1 < processes > gpus:
-        raise common.UsageError(
+        raise UserError(
             f"--cell_gpus {gpus:g}: --distributed {processes} takes a GPU for each process; give {processes}"
         )
     return cpus, gpus
@@ -276,7 +279,7 @@ def cell_share(
 def own_gpus(args: argparse.Namespace) -> tuple[str, ...]:
     """This machine's GPUs, for its engine to spread cells over; none where the device is the CPU or one that was named.
 
-    Raises UsageError where there are fewer than a cell has processes.
+    Raises UserError where there are fewer than a cell has processes.
     """
     import torch
 
@@ -284,7 +287,7 @@ def own_gpus(args: argparse.Namespace) -> tuple[str, ...]:
         return ()
     gpus = visible(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if args.distributed > len(gpus):
-        raise common.UsageError(f"--distributed {args.distributed}: there are {len(gpus)} GPUs here")
+        raise UserError(f"--distributed {args.distributed}: there are {len(gpus)} GPUs here")
     if args.parallel > 1 and len(gpus) > 1:
         log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
     return gpus

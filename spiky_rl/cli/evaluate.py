@@ -15,8 +15,10 @@ from spiky_rl.cli import common
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.stopping import started
 from spiky_rl.config import files, registry, sizes
+from spiky_rl.config.options import UserError
+from spiky_rl.hosts.common.devices import memory_of
+from spiky_rl.hosts.common.stopping import started
 
 RANDOM = "random"
 """In the place of a checkpoint: actions of N(0, 1), PPO's initial noise."""
@@ -76,7 +78,7 @@ def begin(args: argparse.Namespace) -> int:
     adapts = checkpoint is not None and is_plastic(plan)
     plan.num_envs = len(names) * args.episodes * (1 + adapts)
     rows = f"--episodes {args.episodes} under {len(names)} conditions"
-    sizes.require(sizes.models(plan.spec, rows, plan.num_envs), common.memory_of(plan.device))
+    sizes.require(sizes.models(plan.spec, rows, plan.num_envs), memory_of(plan.device))
     log.info(
         "%s on %s, %d conditions x %d episodes, %s",
         plan.agent,
@@ -134,7 +136,7 @@ def for_integers(args: argparse.Namespace, plan: Plan, names: list[str]) -> list
     registry.configure("targets", f"c_{args.quantize}", "--quantize").build().refuse(plan.spec.network)
     faults = [name for name in names if issubclass(CONDITIONS[name], Fault)]
     if faults and args.conditions != "stress":
-        raise common.UsageError(
+        raise UserError(
             f"--quantize {args.quantize}: {faults[0]!r} changes a network in single precision; leave it out of --conditions"
         )
     if faults:
@@ -158,18 +160,18 @@ def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any])
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for arguments that do not go together, and for a result file that cannot be written."""
+    """Raise UserError for arguments that do not go together, and for a result file that cannot be written."""
     if args.num_envs is not None:
-        raise common.UsageError(
+        raise UserError(
             "--num_envs: there are as many environments as episodes and conditions; use --episodes"
         )
     if args.video:
-        raise common.UsageError("--video: evaluate.py films nothing; use play.py")
+        raise UserError("--video: evaluate.py films nothing; use play.py")
     if args.quantize is not None and (args.checkpoint == RANDOM or args.rl_library != "rsl_rl"):
         what = "--checkpoint random" if args.checkpoint == RANDOM else f"--rl_library {args.rl_library}"
-        raise common.UsageError(f"--quantize {args.quantize}: needs a checkpoint of rsl_rl's, not {what}")
+        raise UserError(f"--quantize {args.quantize}: needs a checkpoint of rsl_rl's, not {what}")
     if args.checkpoint == RANDOM and args.out is None:
-        raise common.UsageError("--checkpoint random: there is no run folder to write to; use --out FILE")
+        raise UserError("--checkpoint random: there is no run folder to write to; use --out FILE")
     if args.out is not None:
         files.require_file("--out", args.out)
 

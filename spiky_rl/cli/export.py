@@ -11,8 +11,9 @@ from spiky_rl.cli import common
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.stopping import started
 from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
+from spiky_rl.hosts.common.stopping import started
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,9 +48,7 @@ def run(argv: list[str]) -> int:
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
     if args.rl_library != "rsl_rl":
-        raise common.UsageError(
-            f"export.py: not available with --rl_library {args.rl_library}, only with rsl_rl"
-        )
+        raise UserError(f"export.py: not available with --rl_library {args.rl_library}, only with rsl_rl")
     targets = [name.strip().replace("-", "_") for name in args.to.split(",")]
     for name in targets:
         registry.check_name("targets", name, "--to")
@@ -94,10 +93,10 @@ def check_report(chip: str, targets: Sequence[str]) -> None:
 
     if chip not in _chip.CHIPS:
         hint = registry.nearest(chip, _chip.CHIPS)
-        raise common.UsageError(f"--report {chip}: not known; choose from {', '.join(_chip.CHIPS)}{hint}")
+        raise UserError(f"--report {chip}: not known; choose from {', '.join(_chip.CHIPS)}{hint}")
     in_c = [name for name in registry.names("targets") if registry.resolve("targets", name).in_c]  # type: ignore[attr-defined]
     if not set(in_c) & set(targets):
-        raise common.UsageError(f"--report {chip}: is for targets in C; choose --to {' or '.join(in_c)}")
+        raise UserError(f"--report {chip}: is for targets in C; choose --to {' or '.join(in_c)}")
     _chip.require(chip)
 
 

@@ -13,9 +13,10 @@ from spiky_rl.cli import common, live
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.stopping import started
 from spiky_rl.config import files
+from spiky_rl.config.options import UserError
 from spiky_rl.config.schema import MEASURES
+from spiky_rl.hosts.common.stopping import started
 
 EXPORTED = ("torchscript", "onnx")
 """What ``--export`` writes; all targets: ``export.py``."""
@@ -45,9 +46,7 @@ def play(argv: list[str]) -> int:
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
     if args.export and args.rl_library != "rsl_rl":
-        raise common.UsageError(
-            f"--export: not available with --rl_library {args.rl_library}, only with rsl_rl"
-        )
+        raise UserError(f"--export: not available with --rl_library {args.rl_library}, only with rsl_rl")
     live.require(args)
     plan = common.prepare(args)
     if args.num_envs is None:

@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.cli.common import Plan, UsageError, log
+from spiky_rl.cli.common import log
 from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import Plan
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import read_agent
 
@@ -28,7 +30,7 @@ def find(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) -> Any:
     """
     if not plan.spec.runner["algorithm"].get("distillation_cfg"):
         if args.teacher is not None:
-            raise UsageError(
+            raise UserError(
                 f"--teacher {args.teacher}: --agent {plan.agent} learns from no teacher; take one of"
                 f" {', '.join(_students())}, or set agent.algorithm.distillation_cfg"
             )
@@ -39,15 +41,13 @@ def find(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) -> Any:
 
     if checkpoint is not None:
         if args.teacher is not None:
-            raise UsageError(f"--teacher {args.teacher}: {checkpoint} holds its teacher; leave --teacher out")
+            raise UserError(f"--teacher {args.teacher}: {checkpoint} holds its teacher; leave --teacher out")
         return kept_teacher(read_checkpoint(str(checkpoint)), checkpoint)
     if args.teacher is None:
-        raise UsageError(
-            f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN"
-        )
+        raise UserError(f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN")
     path = Path(args.teacher)
     if not path.is_file() and not (path.is_dir() and numbered(path)):
-        raise UsageError(
+        raise UserError(
             f"--teacher {args.teacher}: there is no such file, and no run folder with checkpoints of that name"
         )
     path = runs.find_checkpoint(str(path), args.log_root, plan.experiment, plan.task, plan.agent)
@@ -55,7 +55,7 @@ def find(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) -> Any:
     for key, default in (("history", 1),):
         theirs, ours = teacher.tree.get(key, default), plan.spec.runner.get(key, default)
         if theirs != ours:
-            raise UsageError(
+            raise UserError(
                 f"{path}: the teacher observes agent.{key}={theirs}, the student {ours}; pass agent.{key}={theirs}"
             )
     log.info("teacher: %s, %s", teacher.agent, path)

@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.cli import common, live, processes, teacher
+from spiky_rl.cli import common, live, teacher
 from spiky_rl.cli.best import Best
 from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.common import Plan, log
-from spiky_rl.cli.running import DISKS, explained
-from spiky_rl.cli.stopping import Asked, stoppable
+from spiky_rl.cli.display import Display, show_iteration
 from spiky_rl.config import files
 from spiky_rl.config.arguments import up_to
 from spiky_rl.config.registry import UserError
-from spiky_rl.experiments.design.budget import Budget
-from spiky_rl.experiments.design.budget import parse as parse_budget
+from spiky_rl.config.budget import Budget
+from spiky_rl.config.budget import parse as parse_budget
+from spiky_rl.hosts.common import processes
+from spiky_rl.hosts.common.stopping import Asked, stoppable
 
 PROGRESS = "progress.json"
 """In a run's folder: how far it is, written after every iteration."""
@@ -95,7 +96,7 @@ def begin(args: argparse.Namespace, argv: Sequence[str] = ()) -> int:
     """Train as the arguments say; ``argv``: what they were read from, for processes that train with them."""
     common.setup_logging(args.verbose)
     if args.budget is not None and args.max_iterations is not None:
-        raise common.UsageError("--budget and --max_iterations: give one of them")
+        raise UserError("--budget and --max_iterations: give one of them")
     if args.rl_library == "skrl":
         unavailable = {
             "--distributed": args.distributed,
@@ -103,13 +104,13 @@ def begin(args: argparse.Namespace, argv: Sequence[str] = ()) -> int:
             "--logger": args.logger != "tensorboard",
         }
         for flag in (flag for flag, asked in unavailable.items() if asked):
-            raise common.UsageError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
+            raise UserError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
     if args.logger != "tensorboard" and importlib.util.find_spec(args.logger) is None:
-        raise common.UsageError(
+        raise UserError(
             f"--logger {args.logger}: it is not installed; install it with: pip install {args.logger}"
         )
     if args.processes and args.distributed:
-        raise common.UsageError(
+        raise UserError(
             "--processes and --distributed: give one of them; the first starts what the second takes part in"
         )
     live.require(args)
@@ -119,7 +120,7 @@ def begin(args: argparse.Namespace, argv: Sequence[str] = ()) -> int:
     taught_by = teacher.find(args, plan, checkpoint)
     if args.processes:
         if plan.device != "cpu":
-            raise common.UsageError(
+            raise UserError(
                 f"--processes {args.processes}: is for --device cpu, not {plan.device}; use torchrun"
             )
         processes.start(args.processes, argv)
@@ -180,15 +181,15 @@ def require_whole_minibatches(plan: Plan) -> None:
     batches = plan.spec.runner["algorithm"]["num_mini_batches"]
     samples = plan.num_envs * plan.setting("num_steps_per_env")
     if samples < batches:
-        raise common.UsageError(
+        raise UserError(
             f"agent.algorithm.num_mini_batches: {batches} are more than the {samples} samples of a rollout"
         )
     if recurrent and plan.library == "rsl_rl" and plan.num_envs < 2 * batches:
-        raise common.UsageError(
+        raise UserError(
             f"--num_envs {plan.num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
         )
     if recurrent and plan.library == "skrl" and plan.num_envs % batches:
-        raise common.UsageError(
+        raise UserError(
             f"--num_envs {plan.num_envs}: a recurrent agent needs a multiple of {batches} with skrl, whose minibatches"
             " are whole rollouts of as many environments each; or set agent.algorithm.num_mini_batches"
         )
@@ -205,7 +206,7 @@ def make_folder(args: argparse.Namespace, plan: Plan) -> Path:
         common.write_params(folder, plan)
     except OSError as error:
         where = error.filename or str(args.log_root)
-        raise common.UsageError(f"cannot write runs to {where!r}: {error.strerror}; see --log_root") from None
+        raise UserError(f"cannot write runs to {where!r}: {error.strerror}; see --log_root") from None
     log.info(
         "%s on %s, %d environments, %s, seed %d", plan.agent, plan.task, plan.num_envs, plan.device, plan.seed
     )
@@ -226,7 +227,6 @@ def run(
     """
     import torch
 
-    from spiky_rl.cli.display import Display
     from spiky_rl.hosts.common.runner import Stop
     from spiky_rl.hosts.isaaclab.environment import (
         NonFiniteError,
@@ -293,19 +293,24 @@ def run(
             iterations = UNCOUNTED if total is None else total - first
             share = args.budget.share if total is None else None
         best = Best(runner, folder, plan.setting("num_steps_per_env"))
-        activity = None
+        activity = begun = None
         try:
             asked.message = "stopping after this iteration"
-            title = f"{plan.agent} on {plan.task}"
-            with Display(title, first, first + iterations - 1, plan.rank == 0, share) as display:
+            with Display(f"{plan.agent} on {plan.task}", "iteration", plan.rank == 0) as display:
 
                 def after(iteration: Any) -> None:
-                    nonlocal activity, spent
+                    nonlocal activity, spent, begun
                     activity = iteration.activity
-                    display(iteration)
+                    if share is None:
+                        done = (iteration.index - first + 1) / iterations
+                    else:
+                        done = min(share(iteration.progress), 1.0)
+                        if begun is None:  # a resumed run has used some of its budget already
+                            begun = done * (1.0 - 1.0 / len(iteration.progress.steps))
+                    show_iteration(display, iteration, first, done, begun)
                     best(iteration)
                     if folder is not None:
-                        files.write_json(folder / PROGRESS, heartbeat(iteration, display), durable=False)
+                        files.write_json(folder / PROGRESS, heartbeat(iteration, done), durable=False)
                     spent = share is not None and bool(
                         anywhere(share(iteration.progress) >= 1.0, plan.device)
                     )
@@ -326,9 +331,9 @@ def run(
         except NonFiniteError as error:  # perhaps the learner's doing
             outcome = f"failed: {error}; {runner.facts()}"
         except OSError as error:
-            if error.errno not in DISKS:
+            if error.errno not in files.DISKS:
                 raise
-            outcome = f"failed: {explained(error)}; {runner.kept()}"
+            outcome = f"failed: {files.explained(error)}; {runner.kept()}"
         if args.video and folder is not None:
             env.finish()
         returns = None
@@ -337,13 +342,12 @@ def run(
     return runner, outcome, activity, returns
 
 
-def heartbeat(iteration: Any, display: Any) -> dict[str, Any]:
+def heartbeat(iteration: Any, share: float) -> dict[str, Any]:
     """What ``progress.json`` says of a run at work."""
     value = iteration.progress.returns[-1]
     return {
-        "iteration": iteration.index,
-        "env_steps": iteration.progress.env_steps,
-        "share": display.done(iteration),
+        **{"iteration": iteration.index, "env_steps": iteration.progress.env_steps},
+        "share": share,
         "mean_return": None if math.isnan(value) else value,
         "steps_per_second": iteration.steps_per_second,
     }

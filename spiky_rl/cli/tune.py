@@ -9,18 +9,24 @@ from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.cli.compare import (
-    Resolver, add_cell_arguments, own_gpus, ray_options, settled,
+    Resolver,
+    add_cell_arguments,
+    own_gpus,
+    ray_options,
+    settled,
 )  # fmt: skip
 from spiky_rl.cli.report import require_report
-from spiky_rl.cli.stopping import stoppable
 from spiky_rl.config import files
 from spiky_rl.config.arguments import up_to
+from spiky_rl.config.extras import require
+from spiky_rl.config.options import UserError
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design import grid, study, tuning_space
-from spiky_rl.experiments.design.budget import Budget
+from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.run import engines, tuning
 from spiky_rl.experiments.run.engines.base import Order
 from spiky_rl.experiments.run.tuning import ACTIVITIES, SHARE, Pair, Site, Tuning
+from spiky_rl.hosts.common.stopping import stoppable
 
 MOST_TRIALS = 10_000
 SEEDS = "90000"
@@ -84,7 +90,7 @@ def tune(argv: list[str]) -> int:
     """Check, run the trials that are left, write the tuned values and the page."""
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
-    common.require("optuna", "experiments")
+    require("optuna", "experiments")
     require_report()
     asked = read_tuning(args)
     agents = "-".join(asked.study.stems)[:40]
@@ -92,7 +98,7 @@ def tune(argv: list[str]) -> int:
     files.require_writable("--out", out)
     asked = tuning.prepare(out, asked)
     if args.distributed > 1 and asked.study.library != "rsl_rl":
-        raise common.UsageError("--distributed: only with --rl_library rsl_rl")
+        raise UserError("--distributed: only with --rl_library rsl_rl")
     gpus = () if args.dry_run else own_gpus(args)
     engine = None if args.dry_run else engines.create(args.engine, **ray_options(args))
     args.assets, robots = settled(args.assets)
@@ -133,7 +139,7 @@ def read_tuning(args: argparse.Namespace) -> Tuning:
     given = {text.partition("=")[0] for text in asked.overrides}
     for dimension in (d for agent in asked.agents for d in space.of(agent)):
         if both := given & {dimension.key, *dimension.also}:
-            raise common.UsageError(f"{both.pop()}: is a dimension of --space {space.name}; a trial sets it")
+            raise UserError(f"{both.pop()}: is a dimension of --space {space.name}; a trial sets it")
     return Tuning(asked, space, args.trials, args.activity or "", tuning.without_password(args.storage or ""))
 
 
@@ -156,25 +162,17 @@ def checked(asked: Tuning, args: argparse.Namespace) -> tuple[list[Pair], dict[s
         )
         for agent, plan in found.items():
             if asked.activity and plan.spec.network is None:
-                raise common.UsageError(f"--activity {asked.activity}: {agent} does not spike")
+                raise UserError(f"--activity {asked.activity}: {agent} does not spike")
             dimensions = asked.space.of(agent)
             pair = Pair(
-                task,
-                agent,
-                plan.task,
-                Path(agent).stem,
-                dimensions,
-                Budget(whole.kind, whole.amount * SHARE),
+                task, agent, plan.task, Path(agent).stem, dimensions, Budget(whole.kind, whole.amount * SHARE)
             )
             for i in range(max(len(d.ends) for d in dimensions)):
                 values = [text for d in dimensions for text in d.assignments(d.ends[min(i, len(d.ends) - 1)])]
                 Resolver(asked.of(pair, [*asked.space.fixed, *values]), args)(task, agent, {})
             pairs.append(pair)
             facts[f"specification of {pair.stem} on {pair.label}"] = plan.spec.digest
-            facts |= {
-                f"budget on {pair.label}": str(pair.budget),
-                f"physics of {pair.label}": plan.physics,
-            }
+            facts |= {f"budget on {pair.label}": str(pair.budget), f"physics of {pair.label}": plan.physics}
     return pairs, facts
 
 

@@ -17,8 +17,8 @@ from spiky_rl.config.options import RegistryError, Settings, UserError, declared
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
-from spiky_rl.experiments.design.budget import Budget
-from spiky_rl.experiments.design.budget import parse as parse_budget
+from spiky_rl.config.budget import Budget
+from spiky_rl.config.budget import parse as parse_budget
 
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
