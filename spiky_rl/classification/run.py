@@ -31,7 +31,7 @@ from spiky_rl.classification.training import Settings as Training
 from spiky_rl.config import registry, sizes
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import Configured
-from spiky_rl.datasets._download import Shown, unseen
+from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
@@ -39,6 +39,9 @@ from spiky_rl.hosts.common.devices import check_device, memory_of
 from spiky_rl.hosts.common.stopping import Asked
 
 log = logging.getLogger(__name__)
+
+TRAINED = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
+"""Flags that say how a network is trained."""
 
 
 def find(asked: Request, checkpoint: str, log_root: Path) -> Found:
@@ -146,17 +149,8 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     random.seed(flags.seed)
     assert spec.network is not None and flags.shift is not None and flags.rotation is not None
     network = spec.network.build(inputs=inputs, outputs=len(held.classes))
-    training = Training(
-        flags.epochs,
-        flags.batch_size,
-        spec.runner["algorithm"]["learning_rate"],
-        flags.schedule,
-        flags.label_smoothing,
-        flags.shift,
-        flags.rotation,
-        flags.patience,
-        how,
-    )
+    rate = spec.runner["algorithm"]["learning_rate"]
+    training = Training(learning_rate=rate, frames=how, **{key: getattr(flags, key) for key in TRAINED})
     return Trainer(network, held, parted, training, device)
 
 
@@ -215,7 +209,7 @@ class Run:
         }  # fmt: skip
         name = label(held.name)
         self.folder = runs.new_run(log_root, name, run_name, name, spec.name, LIBRARY, seed)
-        results.write_spec(self.folder, spec)
+        runs.write_spec(self.folder, spec)
         results.write_recordings(self.folder, held, parted)
         counts = tuple(map(len, (parted.train, parted.validation, parted.test)))
         words = "%s on %s, %d samples to learn from, %d to choose by, %d to test on, %s, seed %d"

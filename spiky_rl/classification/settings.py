@@ -7,15 +7,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.registry import Configured, short
 from spiky_rl.config.spec import AgentSpec, complete, flatten, parse_overrides, read_agent, resolve_agent
-from spiky_rl.datasets.base import Dataset
 from spiky_rl.hosts.common.rules import local_rule
+
+if TYPE_CHECKING:
+    from spiky_rl.datasets.base import Dataset
 
 CODE = re.compile(r".+:[A-Za-z_]\w*")
 """What names a class outside the package."""
@@ -241,8 +243,7 @@ def dataset_of(name: str, options: Mapping[str, Any]) -> Configured:
 
 def class_of(dataset: Configured) -> type[Dataset]:
     """What the dataset declares before its recordings are looked for."""
-    assert issubclass(dataset.cls, Dataset)
-    return dataset.cls
+    return cast("type[Dataset]", dataset.cls)
 
 
 def dataset_options(

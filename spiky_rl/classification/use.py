@@ -19,8 +19,8 @@ from spiky_rl.classification.training import confusion, scores
 from spiky_rl.classification.training import seen as shape_of
 from spiky_rl.config import files
 from spiky_rl.config.options import UserError
+from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.config.spec import complete
-from spiky_rl.datasets._download import Shown, unseen
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.datasets.base import Dataset
 from spiky_rl.hosts.common.devices import check_device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import importlib.util
 import logging
 import math
@@ -12,13 +11,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
 from spiky_rl.cli.common import log
+from spiky_rl.config.shown import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
     from rich.progress import Progress, TaskID
 
-    from spiky_rl.hosts.common.runner import Iteration
+    from spiky_rl.hosts.run.training import Step
 
 
 QUIET_S = 30.0
@@ -77,11 +77,6 @@ def log_to(stream: TextIO) -> None:
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(stream)
-
-
-def duration(seconds: float) -> str:
-    """As hours, minutes and seconds."""
-    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 class Picture:
@@ -158,19 +153,10 @@ class Display(Picture):
         return Panel(table, title=self.title, width=WIDTH)
 
 
-def show_iteration(
-    display: Display, iteration: Iteration, first: int, share: float, begun: float | None
-) -> None:
-    """Show an iteration.
-
-    Args:
-        display: Where.
-        iteration: The last one.
-        first: Number of the first that is shown.
-        share: Share of what there is to do that is done, in [0, 1].
-        begun: Share of a budget that was used before the first; None: iterations are counted, not spent.
-    """
-    progress, activity, counted = iteration.progress, iteration.activity, begun is None
+def show_iteration(display: Display, step: Step) -> None:
+    """Show an iteration of a training."""
+    iteration, first, counted = step.iteration, step.first, step.begun is None
+    progress, activity = iteration.progress, iteration.activity
     firing = f"  firing {activity.rate:5.1%}" if activity.layers else ""
     of = f"/{iteration.last + 1}" if counted else ""
     line = (
@@ -189,7 +175,7 @@ def show_iteration(
         rows.append(("firing rate", f"{activity.rate:.1%}   by layer: {layers}"))
     rows.append(("operations", f"{activity.operations:,.0f} per control step"))
     rows.append(("speed", f"{iteration.steps_per_second:,.0f} steps/s"))
-    display.show(share, line, rows, begun or 0.0)
+    display.show(step.share, line, rows, step.begun or 0.0)
 
 
 def number(value: float) -> str:

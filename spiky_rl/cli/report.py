@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from spiky_rl.cli import common
+from spiky_rl.cli.cells import require_report
 from spiky_rl.config import files
-from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError
 
 
@@ -27,12 +27,6 @@ def report(argv: list[str]) -> int:
     files.require_writable("folder", folder)
     print_report(folder)
     return 0
-
-
-def require_report() -> None:
-    """Raise UserError where what writes a report is not installed."""
-    for module in ("jinja2", "matplotlib", "tensorboard"):
-        require(module, "experiments")
 
 
 def print_report(folder: Path) -> None:

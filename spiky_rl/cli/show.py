@@ -39,9 +39,7 @@ def parser() -> common.Parser:
         "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
     )
     found.add_argument("--task", help="with an agent: the merged specification for this task")
-    found.add_argument(
-        "--rl_library", default="rsl_rl", choices=common.LIBRARIES, help="with --task: host library"
-    )
+    common.add_library(found, "with --task: host library")
     found.add_argument(
         "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
     )
@@ -76,7 +74,7 @@ def show(argv: list[str]) -> int:
     elif args.source:
         show_source(args.kind, args.name)
     elif args.kind == "agents":
-        show_agent(args.name, args.task, args.overrides, args.rl_library)
+        show_agent(args.name, args.task, args.overrides, args.library)
     elif args.kind == "tasks":
         show_task(args.name)
     elif args.kind == "spaces":
@@ -101,9 +99,10 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
     require("isaaclab", "isaaclab")
     task_spec = load_task(task)
     from spiky_rl.hosts.isaaclab.environment import resolve_task
+    from spiky_rl.hosts.run.prepare import load_host
 
     gym_id = resolve_task(task_spec.id if task_spec else task)
-    spec = resolve_agent(name, gym_id, common.load_host(library, gym_id)[1], overrides, task_spec)
+    spec = resolve_agent(name, gym_id, load_host(library, gym_id)[1], overrides, task_spec)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
     print_columns([(path, _plain(value), origin) for path, value, origin in spec.rows()])
 

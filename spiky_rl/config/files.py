@@ -65,10 +65,14 @@ def write(path: Path, fill: Callable[[Path], Any], durable: bool = True) -> None
         beside.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Write a text, in UTF-8; the arguments are those of `write`."""
+    write(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
+
+
 def write_json(path: Path, data: Any, durable: bool = True) -> None:
     """Write ``data`` as indented JSON."""
-    text = json.dumps(data, indent=2) + "\n"
-    write(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
+    write_text(path, json.dumps(data, indent=2) + "\n", durable)
 
 
 def synchronise(path: Path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.cli.compare import cell_share, compare
+from spiky_rl.cli.compare import compare
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
+from spiky_rl.experiments.run.planning import cell_share
 from tests import processes
 from tests.cli.refusals import refused
 

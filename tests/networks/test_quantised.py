@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from spiky_rl.cli.checkpoint import check_network
+from spiky_rl.hosts.run.checkpoint import check_network
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
