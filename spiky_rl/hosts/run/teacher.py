@@ -85,6 +85,7 @@ def side_by_side(runner: HostRunner, env: Any, plan: Plan) -> dict[str, str | fl
         env: As rsl_rl sees one.
         plan: The run's.
     """
+    assert isinstance(runner, Runner)
     log.info("an episode of student and teacher in every environment, without noise")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
     runner.get_inference_policy(plan.device)
