@@ -276,8 +276,10 @@ def compare(found: Sequence[Tensor], truth: Sequence[Tensor]) -> tuple[float, fl
 
 
 def bench(argv: list[str]) -> int:
-    """Time, print, write. Exit code 1 where a contender failed. ``classify``, ``latency`` or ``physics`` before all else: see
-    their modules."""
+    """Time, print, write. Exit code 1 where a contender failed.
+
+    ``classify``, ``latency`` or ``physics`` before all else: see their modules.
+    """
     if argv[:1] == ["classify"]:
         from benchmarks import classification as bench_classify
 

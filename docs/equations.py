@@ -70,7 +70,7 @@ def _clause(text: str, known: set[str]) -> str:
     tokens = [(m.lastgroup or "", m[0]) for m in TOKEN.finditer(text.replace("``", ""))]
     pieces, run = [], []
     for i, (kind, token) in enumerate(tokens):
-        if kind == "quoted" or kind == "other" or kind == "name" and _is_word(tokens, i, known):
+        if kind == "quoted" or kind == "other" or (kind == "name" and _is_word(tokens, i, known)):
             pieces += [_runs(run), html.escape(token)]
             run = []
         else:
@@ -125,14 +125,14 @@ def _row(tokens: list[tuple[str, str]], inner: bool = False) -> str:
         if kind == "space":
             i += 1
             continue
-        alone = len(found) == 1 or len(found) > 1 and found[-2].startswith("<mo")
+        alone = len(found) == 1 or (len(found) > 1 and found[-2].startswith("<mo"))
         if token == "/" and not inner and found and (alone or tokens[i - 1][0] != "space" or groups[-1]):
             factor, group, i = _factor(tokens, i + 1, inner)
             above = groups[-1] or found[-1]
             found[-1] = f"<mfrac><mrow>{above}</mrow><mrow>{group or factor}</mrow></mfrac>"
             groups[-1] = None
             continue
-        side_by_side = found and kind != "operator" or found and token in "(["
+        side_by_side = (found and kind != "operator") or (found and token in "([")
         if side_by_side and tokens[i - 1][0] == "space" and not found[-1].startswith("<mo"):
             found[-1] += '<mspace width="0.22em"/>'
         factor, group, i = _factor(tokens, i, inner)

@@ -27,8 +27,10 @@ COLOURS = [BLUE, RED, GREEN, "#b07d2b", "#7b5ea7"]
 STYLE = {
     **{f"axes.spines.{side}": False for side in ("top", "right")},
     **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
-    **{"axes.prop_cycle": matplotlib.cycler(color=COLOURS), "svg.hashsalt": "spiky_rl"},
-    **{"font.size": 9, "axes.titlesize": 9},
+    "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+    "svg.hashsalt": "spiky_rl",
+    "font.size": 9,
+    "axes.titlesize": 9,
 }
 CURRENTS = np.concatenate([[0.0], np.geomspace(0.02, 50.0, 79)])
 ONSET, OFFSET, END = 20, 120, 150

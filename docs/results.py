@@ -126,6 +126,45 @@ def value(path: str, keys: str, form: str) -> str:
     return format(found, form)
 
 
+def quantised(folder: str) -> str:
+    """A table of the returns in integers beside those in single precision, under every condition, over all seeds of a folder."""
+    files = sorted((ROOT / folder).glob("seed*/evaluation.json"))
+    pairs = [[_conditions(f.with_name(name)) for name in (f.name, "evaluation_int8.json")] for f in files]
+    if not pairs:
+        raise UserError(f"{folder}: has no seed*/evaluation.json")
+    lines = [
+        f"| return, mean of {len(pairs)} seeds | single precision | integers | integers, in % | lowest of a seed |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in pairs[0][0]:
+        single, whole = zip(*((a[name], b[name]) for a, b in pairs), strict=True)
+        share, lowest = sum(whole) / sum(single), min(b / a for a, b in zip(single, whole, strict=True))
+        means = [number(sum(values) / len(values)) for values in (single, whole)]
+        lines.append(f"| `{name}` | {' | '.join(means)} | {100 * share:.1f} | {100 * lowest:.1f} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def _conditions(path: Path) -> dict[str, float]:
+    found = json.loads(path.read_text(encoding="utf-8"))["conditions"]
+    return {name: one["mean_return"] for name, one in found.items()}
+
+
+def distilled(folder: str) -> str:
+    """A table of students beside their teachers, from the results of their trainings."""
+    lines = [
+        "| seed | teacher's return | student's | student's, in % | student's environment steps |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for file in sorted((ROOT / folder).glob("seed*/result.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        teacher, student = (found["distillation"][f"{name}_return"] for name in ("teacher", "student"))
+        lines.append(
+            f"| {found['seed']} | {number(teacher)} | {number(student)} | {100 * student / teacher:.1f} |"
+            f" {found['env_steps']:,} |"
+        )
+    return "\n" + "\n".join(lines) + "\n"
+
+
 KINDS = {
     "neurons": "what a neuron does with a current",
     "surrogates": "a spike's derivative, on the way back",
@@ -165,7 +204,13 @@ def rooms(_: str) -> str:
 
 
 LISTS = (kinds, rooms)
-FIGURES = {f.__name__: f for f in (score, scores, across, difference, lost, energy, processor, value, *LISTS)}
+FIGURES = {
+    function.__name__: function
+    for function in (
+        *(score, scores, across, difference, lost, energy, processor, value, quantised, distilled),
+        *LISTS,
+    )
+}
 
 
 def written(text: str, lists: bool = True) -> str:

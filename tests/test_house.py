@@ -151,9 +151,11 @@ def names_a_backend(tree: ast.Module, names: set[str]) -> list[int]:
         elif isinstance(node, ast.Dict):
             pairs = [(key, value) for key, value in zip(node.keys, node.values, strict=True) if key]
         chosen = isinstance(node, ast.Call) and called(node.func) in CHOOSING and any(map(is_name, node.args))
-        if chosen or any(is_backend(a) and is_name(b) for a, b in pairs):
-            found.append(node)
-        elif is_name(node) and node.value in names - {"torch", "cpu"}:
+        if (
+            chosen
+            or any(is_backend(a) and is_name(b) for a, b in pairs)
+            or (is_name(node) and node.value in names - {"torch", "cpu"})
+        ):
             found.append(node)
         elif isinstance(node, ast.Import | ast.ImportFrom):
             modules = {

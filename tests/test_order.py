@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import processes
+import itertools
 
 SEED = 1
 LEAKING = """
@@ -132,7 +133,7 @@ def test_a_shuffle_draws_the_order_of_files_and_of_tests_from_its_seed(orders):
     assert plain == sorted(plain) == sorted(one)
     assert one == again and len({tuple(plain), tuple(one), tuple(other)}) == 3
     files = [name.partition("::")[0] for name in one]
-    assert sum(a != b for a, b in zip(files, files[1:])) == len(set(files)) - 1, "a file stays together"
+    assert sum(a != b for a, b in itertools.pairwise(files)) == len(set(files)) - 1, "a file stays together"
 
 
 def test_a_shuffle_starts_nothing_twice_that_tests_share(orders):

@@ -171,7 +171,7 @@ def resumed(asked: Request, found: Found) -> Settings:
     theirs, overrides = identity["settings"], asked.agent_overrides()
     flags, changed = {**asdict(Flags()), **theirs["flags"]}, {}
     for key, now in asked.absolute.items():
-        if now == flags[key] or key == "seed" and now == -1:
+        if now == flags[key] or (key == "seed" and now == -1):
             continue
         if key not in FREE:
             refuse(f"--{key}", now, flags[key])

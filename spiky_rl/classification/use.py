@@ -172,11 +172,9 @@ def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[
                 raise
         log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
     channels, *sensor = identity["shape"]
-    sees = {
-        **{"sensor": sensor, "channels": channels, "window": identity["window"]},
-        "names": identity["classes"],
-    }
-    return "own", dataset_of("own", {**frames, **sees, **given}).build(data=folder)
+    sees = {"sensor": sensor, "channels": channels, "window": identity["window"]}
+    options = {**frames, **sees, "names": identity["classes"], **given}
+    return "own", dataset_of("own", options).build(data=folder)
 
 
 def interval(right: int, count: int) -> tuple[float, float]:

@@ -72,6 +72,7 @@ def option(
     unit: str = "",
     least: int | None = None,
     most: int | None = None,
+    neutral: bool = False,
     **extra: Any,
 ) -> Any:
     """Declare a field of `Settings`.
@@ -85,8 +86,12 @@ def option(
         unit: Of the number; ``1`` is that of a pure number, or of one measured in other options.
         least: Fewest elements of a list.
         most: Most elements of a list.
+        neutral: With its default a component computes what it did before it had this option, so that what was measured then
+            still counts: digests of specifications leave it out.
         extra: What the room's components say of a field besides.
     """
+    extra |= {"unit": unit} if unit else {}
+    extra |= {"neutral": True} if neutral else {}
     return Field(
         default,
         description=meaning,
@@ -96,7 +101,7 @@ def option(
         min_length=least,
         max_length=most,
         strict=False if isinstance(default, tuple) else None,  # what YAML has are lists
-        json_schema_extra={"unit": unit, **extra} if unit or extra else None,
+        json_schema_extra=extra or None,
     )
 
 
@@ -222,7 +227,7 @@ def declared(settings: type[Settings]) -> Mapping[str, Declared]:
 def _declared(annotation: Any, field: FieldInfo) -> Declared:
     kind, metadata = _bare(annotation), list(field.metadata)
     many = get_origin(kind) is tuple
-    if many or get_origin(kind) is dict and get_args(kind):
+    if many or (get_origin(kind) is dict and get_args(kind)):
         element = get_args(kind)[-1 if not many else 0]
         kind = _bare(element)
         metadata += [m for each in getattr(element, "__metadata__", ()) for m in each.metadata]

@@ -96,19 +96,24 @@ class Configured:
                 raise
             raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
 
-    def settings(self) -> dict[str, Any]:
-        """Everything as plain data, defaults included: what YAML holds and `configure` accepts."""
-        return {
-            "name": self.name,
-            **self.options.model_dump(mode="json"),
-            **{key: _settings(part) for key, part in self.parts.items()},
-        }
+    def settings(self, neutral: bool = True) -> dict[str, Any]:
+        """Everything as plain data, defaults included: what YAML holds and `configure` accepts.
+
+        Args:
+            neutral: With options that were added later and whose values change nothing.
+        """
+        values = self.options.model_dump(mode="json")
+        for key, field in declared(type(self.options)).items() if not neutral else ():
+            if field.extra.get("neutral") and getattr(self.options, key) == field.default:
+                del values[key]
+        parts = {key: _settings(part, neutral) for key, part in self.parts.items()}
+        return {"name": self.name, **values, **parts}
 
 
-def _settings(part: Any) -> Any:
+def _settings(part: Any, neutral: bool) -> Any:
     if isinstance(part, tuple):
-        return [_settings(element) for element in part]
-    return None if part is None else part.settings()
+        return [_settings(element, neutral) for element in part]
+    return None if part is None else part.settings(neutral)
 
 
 def data_dir(kind: str) -> Path:

@@ -43,18 +43,22 @@ class AgentSpec:
     origins: Mapping[str, str]
     """Dotted path -> the layer that set the value."""
 
-    def tree(self) -> dict[str, Any]:
-        """The whole specification as plain data."""
+    def tree(self, neutral: bool = True) -> dict[str, Any]:
+        """The whole specification as plain data.
+
+        Args:
+            neutral: With options that were added later and whose values change nothing.
+        """
         tree = dict(self.runner)
         for key, network in (("network", self.network), ("critic_network", self.critic_network)):
             if network is not None:
-                tree[key] = network.settings()
+                tree[key] = network.settings(neutral)
         return json.loads(json.dumps(tree))
 
     @property
     def digest(self) -> str:
         """Hash of the specification: equal for runs that differ in nothing but seed, device and names."""
-        return hashlib.sha256(json.dumps(self.tree(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.tree(neutral=False), sort_keys=True).encode()).hexdigest()[:16]
 
     def rows(self) -> list[tuple[str, Any, str]]:
         """(path, value, origin) of every value."""
@@ -71,7 +75,7 @@ def load_task(name: str) -> TaskSpec | None:
         task = _task(path)
         if name.endswith(".yaml") or path.stem == name:
             return task
-        if task.id in (name, stripped) and (found is None or found.env and not task.env):
+        if task.id in (name, stripped) and (found is None or (found.env and not task.env)):
             found = task
     return found
 
@@ -298,7 +302,7 @@ def with_layers(
     if "layers" not in _options(settings.get("name")):
         return dict(settings)
     layers = settings.get("layers", list(hidden_dims))
-    if layers is None or isinstance(layers, list | tuple) and not layers:
+    if layers is None or (isinstance(layers, list | tuple) and not layers):
         origin = (
             "; leave it out to take the hidden layers of the ANN in its place" if "layers" in settings else ""
         )

@@ -120,7 +120,7 @@ def stores(data: Path, names: Sequence[str]) -> Iterator[Store]:
     """Folders and archives of these ``names`` below ``data`` (``.`` is ``data`` itself), in this order."""
     for name in names:
         path = data / name
-        if path.is_dir() or path.suffix == ".zip" and path.is_file():
+        if path.is_dir() or (path.suffix == ".zip" and path.is_file()):
             yield Store(path)
 
 

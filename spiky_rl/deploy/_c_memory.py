@@ -40,7 +40,7 @@ def fields_of(program: Program) -> Fields:
     """The arrays that a program needs, each for as long as something reads it."""
     last: dict[int, int] = {}
     for i, loop in enumerate(program.loops):
-        for value, x in ((value, x) for value in loop.values for x in value.operands):
+        for x in (x for value in loop.values for x in value.operands):
             if isinstance(x, View):
                 last[id(memory(x.value))] = i
     for view in program.outputs.values():

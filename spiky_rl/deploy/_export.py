@@ -92,7 +92,7 @@ def require_chip(chip: str, names: Sequence[str]) -> None:
     if chip not in _chip.CHIPS:
         hint = nearest(chip, _chip.CHIPS)
         raise UserError(f"--report {chip}: not known; choose from {', '.join(_chip.CHIPS)}{hint}")
-    in_c = [name for name in registry.names("targets") if getattr(registry.resolve("targets", name), "in_c")]
+    in_c = [name for name in registry.names("targets") if registry.resolve("targets", name).in_c]  # type: ignore[attr-defined]
     if not set(in_c) & set(names):
         raise UserError(f"--report {chip}: is for targets in C; choose --to {' or '.join(in_c)}")
     _chip.require(chip)

@@ -27,7 +27,8 @@ class IntegerNetwork(SpikingNetwork):
         readout: Readout,
         calibrated: str,
     ) -> None:
-        """
+        """Put the integer layers in the place of a network's.
+
         Args:
             origin: What it was made from.
             encoding: Observations to integers.

@@ -129,12 +129,8 @@ class _Reader:
                 raise ExportError(
                     f"{_place(node)}: {name} with alpha {value.settings['alpha']} has no C form"
                 )
-            value.binary = (
-                name == "_to_copy"
-                and operands[0].value.boolean
-                or name == "mul"
-                and _is_one(value.operands[1])
-                and operands[0].value.binary
+            value.binary = (name == "_to_copy" and operands[0].value.boolean) or (
+                name == "mul" and _is_one(value.operands[1]) and operands[0].value.binary
             )
         elif name in ("mm", "addmm"):
             matrix, weight = operands[-2:]

@@ -10,6 +10,7 @@ Source: Pedersen et al. (2024), Neuromorphic intermediate representation.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,8 @@ class Nir(Target):
     """Weights, LIF neurons and delays as NIR's nodes; encoder and decoder as metadata."""
 
     def require(self) -> None:
-        try:
-            import nir  # pylint: disable=unused-import
-        except ImportError:
-            raise UserError("--to nir: nir is not installed; install it with: pip install nir") from None
+        if find_spec("nir") is None:
+            raise UserError("--to nir: nir is not installed; install it with: pip install nir")
 
     def refuse(self, network: Configured | None) -> None:
         if reason := unsayable(network):

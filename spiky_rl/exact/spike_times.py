@@ -50,7 +50,7 @@ class Kernels:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not (math.isfinite(value) and (value > 0 or value == 0 and field.name == "floor")):
+            if not (math.isfinite(value) and (value > 0 or (value == 0 and field.name == "floor"))):
                 raise UserError(f"{field.name}: {value!r} is out of range; it must be above 0 and finite")
 
     def postsynaptic(self, s: Tensor) -> tuple[Tensor, Tensor]:

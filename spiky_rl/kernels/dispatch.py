@@ -121,7 +121,7 @@ def _say_fall(device: str, reason: str) -> None:
 
 # not traced, their results constants: torch.compiler.assume_constant_result does it too, and takes seconds to import
 for function in (_meant, _say_fall):
-    setattr(function, "_dynamo_marked_constant", True)
+    setattr(function, "_dynamo_marked_constant", True)  # noqa: B010  # functions declare no such attribute
 
 
 def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +88,7 @@ class _Writer:
         self.graph = Graph()
         self.slots: list[Node] = []
 
-    def function(self, name: str, step, has_current: bool, has_peak: bool) -> str:
+    def function(self, name: str, step: Callable[..., Any], has_current: bool, has_peak: bool) -> str:
         """C text of one function and its adjoint."""
         graph, ops = self.graph, TraceOps(self.graph)
         params = [

@@ -235,8 +235,12 @@ class _Run(torch.autograd.Function):
             layer.current = _pointer(currents[-1])
         c = structures.Stack(
             *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
-            **{"count": len(calls), "T": T, "K": steps, "B": B},
-            **{"constant": K == 1, "threads": torch.get_num_threads()},
+            count=len(calls),
+            T=T,
+            K=steps,
+            B=B,
+            constant=K == 1,
+            threads=torch.get_num_threads(),
         )
         if B > 0 and stack.kernels.core().spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
@@ -294,9 +298,15 @@ class _Run(torch.autograd.Function):
         grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[4] else None
         c = structures.Stack(
             *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
-            **{"grad_output": grad_output.data_ptr(), "grad_x": _pointer(grad_x)},
-            **{"count": n, "T": T, "K": ctx.steps, "B": B},
-            **{"constant": K == 1, "bfloat16": stack.bfloat16, "threads": torch.get_num_threads()},
+            grad_output=grad_output.data_ptr(),
+            grad_x=_pointer(grad_x),
+            count=n,
+            T=T,
+            K=ctx.steps,
+            B=B,
+            constant=K == 1,
+            bfloat16=stack.bfloat16,
+            threads=torch.get_num_threads(),
         )
         if B == 0:
             found = [None if t is None else torch.zeros_like(t) for t in found]

@@ -27,6 +27,7 @@ from spiky_rl.learning.base import Rule
 from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
 from spiky_rl.learning._wrapped import Unreset
 from spiky_rl.neurons.base import Neuron
+import itertools
 
 
 class Superspike(Rule):
@@ -49,7 +50,7 @@ class Superspike(Rule):
     def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
         if self.feedback == "symmetric":
             return
-        for below, layer in zip(layers, layers[1:], strict=False):
+        for below, layer in itertools.pairwise(layers):
             shape = (layer.width, below.width)
             way = (
                 torch.ones(shape) if self.feedback == "uniform" else torch.randn(shape) / math.sqrt(shape[0])

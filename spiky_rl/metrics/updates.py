@@ -189,9 +189,9 @@ def _is(x: Value, number: float) -> bool:
 
 def _cost(node: Node) -> Arithmetic:
     op, args = node.op, node.args
-    if op in COMPARING or op in ("+", "-") and not _binary(node):
+    if op in COMPARING or (op in ("+", "-") and not _binary(node)):
         return Arithmetic(additions=1.0)
-    if op == "*" and not any(map(_binary, args)) or op == "/" and not _varies(args[1]):
+    if (op == "*" and not any(map(_binary, args))) or (op == "/" and not _varies(args[1])):
         return Arithmetic(multiplications=1.0)
     if op in ITERATED or op == "/":
         return Arithmetic(transcendental=1.0)
@@ -206,4 +206,4 @@ def _binary(x: Value) -> bool:
     """Whether a value is a spike, or that there is none."""
     if not isinstance(x, Node):
         return False
-    return x.op in ("spike", "heaviside") or x.op == "-" and _is(x.args[0], 1.0) and _binary(x.args[1])
+    return x.op in ("spike", "heaviside") or (x.op == "-" and _is(x.args[0], 1.0) and _binary(x.args[1]))

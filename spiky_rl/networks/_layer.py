@@ -72,7 +72,8 @@ class Layer(torch.nn.Module):
         recompute: bool,
         rule: Any,
     ) -> None:
-        """
+        """Join a connection, a neuron and what runs them.
+
         Args:
             connection: Signal [..., C] -> current [..., N].
             neuron: Run over time.

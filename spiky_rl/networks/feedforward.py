@@ -93,6 +93,7 @@ class FeedForward(SpikingNetwork):
         quantize: Literal["none", "int8"] = option(
             "none",
             "int8: train with weights rounded to 8 bits per output neuron, as export to c_int8 rounds them",
+            neutral=True,
         )
 
         @field_validator("gradient_precision")
@@ -178,7 +179,7 @@ class FeedForward(SpikingNetwork):
         stack: list[Layer] = []
         shape = signal_shape(self.encoder, inputs)
         wanted = options.gradient_precision
-        bfloat16 = wanted == "bfloat16" or wanted == "auto" and precision.fast()
+        bfloat16 = wanted == "bfloat16" or (wanted == "auto" and precision.fast())
         binary = self.encoder.binary
         for i, size in enumerate(options.layers):
             link: Connection = _of(connection, i).build(inputs=shape, outputs=size)  # type: ignore[union-attr]
@@ -231,7 +232,7 @@ class FeedForward(SpikingNetwork):
 
     def _by_sample(self) -> bool:
         """Whether no sample's gradient depends on the others of its batch."""
-        return not torch.is_grad_enabled() or self.learning.by_sample and self.sparsity is None
+        return not torch.is_grad_enabled() or (self.learning.by_sample and self.sparsity is None)
 
     def _forward(
         self,
@@ -262,7 +263,7 @@ class FeedForward(SpikingNetwork):
 
         One call is for dense linear maps and their neurons; of rules, penalties, compilers and what is recorded it knows nothing.
         """
-        plain = not torch.is_grad_enabled() or self.learning.plain and self.sparsity is None
+        plain = not torch.is_grad_enabled() or (self.learning.plain and self.sparsity is None)
         if record is not None or not plain or not self._linear() or torch.compiler.is_compiling():
             return None
         backend = dispatch.choose(self.backend, signal, ops)

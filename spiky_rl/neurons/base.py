@@ -98,7 +98,7 @@ class States(Named):
     def replace(self, **changed: Any) -> Self:
         """These states, some of them changed."""
         if len(changed) < len(self):
-            changed = {**dict(zip(self._fields, self)), **changed}
+            changed = {**dict(zip(self._fields, self, strict=True)), **changed}
         try:
             return self.__class__(**changed)
         except TypeError:

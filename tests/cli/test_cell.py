@@ -19,13 +19,14 @@ if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
 GIVEN = {
-    **{"agents": ["mine.yaml"], "tasks": ["cartpole_masked"], "seeds": "3", "budget": "env_steps=1000"},
-    **{
-        "num_envs": 16,
-        "episodes": 2,
-        "conditions": ["nominal", "push"],
-        "vary": {"agent.network.steps": [2]},
-    },
+    "agents": ["mine.yaml"],
+    "tasks": ["cartpole_masked"],
+    "seeds": "3",
+    "budget": "env_steps=1000",
+    "num_envs": 16,
+    "episodes": 2,
+    "conditions": ["nominal", "push"],
+    "vary": {"agent.network.steps": [2]},
     "overrides": ["agent.algorithm.gamma=0.97", "env.episode_length_s=2.0"],
 }
 MINE = "network: {name: feedforward, layers: [8], neuron: {name: lif, tau: 3.0}}\n"

@@ -110,7 +110,7 @@ def test_a_recording_from_rerun_has_the_robot_and_its_spikes(training, tmp_path)
         check=False,
     ).stdout
     entities = re.findall(r"rows .* - (/\S+) - data columns: \[([^]]*)", printed)
-    kinds = {path: columns for path, columns in entities}
+    kinds = dict(entities)
     assert "EncodedImage:blob" in kinds["/spikes"]
     assert any(path.startswith("/model/shapes") and "InstancePoses3D" in kinds[path] for path in kinds)
     assert sum(path == "/spikes" for path, _ in entities) > 3, "pictures follow each other"

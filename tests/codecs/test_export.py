@@ -21,13 +21,12 @@ def model(network, seed=0, **settings):
     torch.manual_seed(seed)
     gaussian = {"class_name": "GaussianDistribution", "init_std": 1.0}
     obs = observations(torch.zeros(1, INPUTS))
-    built = SpikingModel(
+    return SpikingModel(
         *(obs, {"actor": ["policy"]}, "actor", ACTIONS),
         distribution_cfg=gaussian,
         network={"name": "feedforward", "layers": [16, 12], "backend": "torch", **network},
         **settings,
     )
-    return built
 
 
 def observations(x):

@@ -108,7 +108,7 @@ def touched(name, weights, spikes):
     """Additions of weights that a scalar program of the decoder makes for spikes [K][N]."""
     count, seen = 0, set()
     for k, n in itertools.product(range(STEPS), range(NEURONS)):
-        if not spikes[k][n] or name == "linear" and k < STEPS - 1:
+        if not spikes[k][n] or (name == "linear" and k < STEPS - 1):
             continue
         if name == "first_spike" and n in seen:
             continue

@@ -24,3 +24,17 @@ def test_a_tree_that_describes_no_agent_is_refused_with_its_origin():
     tree["network"]["neuron"]["tua"] = 3.0
     with pytest.raises(SpecError, match="lif.yaml: agent.network.neuron.tua: .*mean 'tau'"):
         spec.complete("lif_ppo", tree, {"network.neuron.tua": "lif.yaml"})
+
+
+def test_an_option_that_came_later_changes_a_digest_only_where_it_changes_the_network():
+    plain, told, rounded = (
+        spec.resolve_agent(
+            "lif_ppo", TASK, copy.deepcopy(HOST), [f"agent.network.quantize={value}"] if value else []
+        )
+        for value in ("", "none", "int8")
+    )
+    assert (
+        plain.tree()["network"]["quantize"] == "none"
+        and "quantize" not in plain.tree(neutral=False)["network"]
+    )
+    assert plain.digest == told.digest != rounded.digest

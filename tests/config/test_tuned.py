@@ -20,7 +20,11 @@ from tests.test_spec import HOST
 CARTPOLE = "Isaac-Cartpole"
 LAYER = {"algorithm": {"learning_rate": 0.007}, "network": {"layers": [16], "neuron": {"tau": 3.0}}}
 HELD = {
-    **{"version": 1, "tuning": "pilot", "trials": 4, "seeds": [90000], "budget": "few"},
+    "version": 1,
+    "tuning": "pilot",
+    "trials": 4,
+    "seeds": [90000],
+    "budget": "few",
     "tasks": {CARTPOLE: {"lif_ppo": {"trial": 3, "return": 4.5, "agent": LAYER}}},
 }
 GIVEN = {"agents": ["lif_ppo"], "tasks": ["cartpole"], "seeds": "0-2"}

@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_events_and_another_others():
 
 def test_times_ascend_within_the_recording_and_pixels_lie_on_the_sensor():
     events = simulated(bar())
-    assert (np.diff(events.t) >= 0).all() and 0 <= events.t.min() and events.t.max() < 310_000
+    assert (np.diff(events.t) >= 0).all() and events.t.min() >= 0 and events.t.max() < 310_000
     assert max(events.x.max(), events.y.max()) < 34 and set(np.unique(events.p)) == {0, 1}
 
 

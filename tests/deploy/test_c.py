@@ -55,7 +55,7 @@ def live(policy, seen):
     """What the policy itself does."""
     policy.reset()
     with torch.inference_mode():
-        found = [policy(TensorDict({name: x for name in policy.obs_groups}, batch_size=[1])) for x in seen]
+        found = [policy(TensorDict(dict.fromkeys(policy.obs_groups, x), batch_size=[1])) for x in seen]
     return np.concatenate([action.numpy() for action in found])
 
 

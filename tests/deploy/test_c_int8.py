@@ -122,7 +122,7 @@ def test_a_batch_of_environments_is_that_many_single_ones():
         policies.reset()
     first = live(alone, one)
     for t, x in enumerate(torch.cat([one, other], 1)):
-        seen = TensorDict({name: x for name in policy.obs_groups}, batch_size=[2])
+        seen = TensorDict(dict.fromkeys(policy.obs_groups, x), batch_size=[2])
         with torch.inference_mode():
             actions = together(seen)
         np.testing.assert_array_equal(actions[0].numpy(), first[t])
@@ -205,7 +205,7 @@ def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
     assert "120 control steps of 1 robot under the policy in single precision" in " ".join(
         header.replace("// ", "").split()
     )
-    fields = re.findall(r"^  (\w+) (\w+)\[(\d+)\];  // (.+)$", header, re.M)
+    fields = re.findall(r"^  (\w+) (\w+)\[(\d+)\];  // (.+)$", header, re.MULTILINE)
     assert {"v0", "a0", "past0"} <= {name for _, name, _, _ in fields} and all(text for *_, text in fields)
     sizes = {"int64_t": 8, "int32_t": 4, "int16_t": 2, "uint16_t": 2, "uint8_t": 1}
     total = sum(sizes[kind] * int(count) for kind, _, count, _ in fields)
@@ -213,7 +213,7 @@ def test_the_header_says_what_the_state_is_and_what_it_was_calibrated_on(made):
 
 
 def test_weights_are_those_that_training_on_8_bits_saw(made):
-    policy, target, path = made("trained on 8 bits")
+    policy, _target, path = made("trained on 8 bits")
     for i, layer in enumerate(policy.network.layers):
         unit = units(layer.connection.exact(), layer.recurrent.exact())
         for name, link in ((f"weight{i}", layer.connection), (f"within{i}", layer.recurrent)):

@@ -61,7 +61,9 @@ def figure() -> "Figure":
 def _over_time(axes: Any) -> None:
     solution = GOLDEN.solve()
     gradients = GOLDEN.gradient_of(solution)
-    for axis, parts, row in zip(axes, (solution.segments, gradients.segments, gradients.segments), (0, 0, 1)):
+    for axis, parts, row in zip(
+        axes, (solution.segments, gradients.segments, gradients.segments), (0, 0, 1), strict=False
+    ):
         curves = [_curve(part, row) for part in parts if part.pieces]
         # a gap, so that a jump is no line
         times = np.concatenate([np.append(t, np.nan) for t, _ in curves])

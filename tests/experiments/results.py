@@ -90,10 +90,20 @@ def write_study(
     """Write a complete study and return its folder; `fail`, `corrupt` and `change` then damage cells of it."""
     vary, truths = vary or {}, truths or TRUTHS
     design = {
-        **{"version": 1, "name": folder.name, "question": question, "agents": list(agents)},
-        **{"tasks": list(tasks), "seeds": list(seeds), "vary": {k: list(v) for k, v in vary.items()}},
-        **{"budget": {"kind": "env_steps", "amount": ITERATIONS * STEPS}, "num_envs": 512, "overrides": []},
-        **{"episodes": 64, "conditions": list(conditions), "baseline": baseline, "library": "rsl_rl"},
+        "version": 1,
+        "name": folder.name,
+        "question": question,
+        "agents": list(agents),
+        "tasks": list(tasks),
+        "seeds": list(seeds),
+        "vary": {k: list(v) for k, v in vary.items()},
+        "budget": {"kind": "env_steps", "amount": ITERATIONS * STEPS},
+        "num_envs": 512,
+        "overrides": [],
+        "episodes": 64,
+        "conditions": list(conditions),
+        "baseline": baseline,
+        "library": "rsl_rl",
     }
     dump(folder / "study.json", design)
     variants = [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
@@ -173,16 +183,22 @@ def cell_of(
             f"python scripts/evaluate.py --task {task} --agent {agent} --checkpoint latest",
         ],
         "training": {
-            **{"env_steps": int(steps[-1]), "iterations": ITERATIONS},
-            **{"mean_return_final": float(np.mean(returns[-10:])), "mean_return_best": max(returns)},
-            **{"seconds_total": seconds * ITERATIONS, "seconds_simulation": 0.6 * seconds * ITERATIONS},
+            "env_steps": int(steps[-1]),
+            "iterations": ITERATIONS,
+            "mean_return_final": float(np.mean(returns[-10:])),
+            "mean_return_best": max(returns),
+            "seconds_total": seconds * ITERATIONS,
+            "seconds_simulation": 0.6 * seconds * ITERATIONS,
             "seconds_inference": 0.15 * seconds * ITERATIONS,
-            **{"seconds_learning": 0.25 * seconds * ITERATIONS, "seconds_cpu": 0.8 * seconds * ITERATIONS},
+            "seconds_learning": 0.25 * seconds * ITERATIONS,
+            "seconds_cpu": 0.8 * seconds * ITERATIONS,
         },
         "curve": {
-            **{"env_steps": steps.tolist(), "return": [None, None, *returns[2:]]},
+            "env_steps": steps.tolist(),
+            "return": [None, None, *returns[2:]],
             "seconds": [round(seconds * (i + 1), 3) for i in range(ITERATIONS)],
-            **{"operations": [operations] * ITERATIONS, "firing_rate": [rate] * ITERATIONS},
+            "operations": [operations] * ITERATIONS,
+            "firing_rate": [rate] * ITERATIONS,
         },
         "evaluation": {
             "episodes": 64,
@@ -200,14 +216,12 @@ def random_cell(task: str, conditions: Sequence[str]) -> dict[str, Any]:
     nominal = {name: condition(name, RANDOM, 0.0, 0.0, rng) for name in conditions if name == "nominal"}
     return {
         **identity(cell, "random", task, 0, "random"),
-        **{
-            "label": "random",
-            "variant": {},
-            "spec_hash": None,
-            "training": None,
-            "curve": None,
-            "cost": None,
-        },
+        "label": "random",
+        "variant": {},
+        "spec_hash": None,
+        "training": None,
+        "curve": None,
+        "cost": None,
         "commands": [f"python scripts/evaluate.py --task {task} --agent random"],
         "evaluation": {"episodes": 64, "conditions": nominal},
     }
@@ -215,12 +229,24 @@ def random_cell(task: str, conditions: Sequence[str]) -> dict[str, Any]:
 
 def identity(cell: str, agent: str, task: str, seed: int, kind: str) -> dict[str, Any]:
     return {
-        **{"version": 1, "cell": cell, "agent": agent, "task": task, "seed": seed, "kind": kind},
-        **{"hash": f"{zlib.crc32(cell.encode()):016x}", "outcome": "finished", "resumed": 0},
-        **{"budget": {"kind": "env_steps", "amount": ITERATIONS * STEPS}, "solved": SOLVED},
-        **{"device": "cpu", "num_envs": 512, "assets": "look-alike robots derived from Newton's wheel"},
-        **{"library": "rsl_rl", "versions": {"spiky_rl": "0.1.0", "isaaclab": "3.0.0", "torch": "2.9.0"}},
-        **{"machine": "AMD EPYC, 2 cores, 2 cells at once", "date": "2026-11-25"},
+        "version": 1,
+        "cell": cell,
+        "agent": agent,
+        "task": task,
+        "seed": seed,
+        "kind": kind,
+        "hash": f"{zlib.crc32(cell.encode()):016x}",
+        "outcome": "finished",
+        "resumed": 0,
+        "budget": {"kind": "env_steps", "amount": ITERATIONS * STEPS},
+        "solved": SOLVED,
+        "device": "cpu",
+        "num_envs": 512,
+        "assets": "look-alike robots derived from Newton's wheel",
+        "library": "rsl_rl",
+        "versions": {"spiky_rl": "0.1.0", "isaaclab": "3.0.0", "torch": "2.9.0"},
+        "machine": "AMD EPYC, 2 cores, 2 cells at once",
+        "date": "2026-11-25",
     }
 
 
@@ -231,9 +257,14 @@ def condition(
     returns = [round(float(v), 4) for v in np.clip(rng.normal(expected, 0.05, 64), 0.0, HIGHEST)]
     lengths = [int(60 * v) for v in returns]
     return {
-        **{"text": CONDITIONS[name], "mean_return": float(np.mean(returns))},
-        **{"std_return": float(np.std(returns)), "returns": returns, "mean_length": float(np.mean(lengths))},
-        **{"lengths": lengths, "firing_rate": rate, "operations": operations},
+        "text": CONDITIONS[name],
+        "mean_return": float(np.mean(returns)),
+        "std_return": float(np.std(returns)),
+        "returns": returns,
+        "mean_length": float(np.mean(lengths)),
+        "lengths": lengths,
+        "firing_rate": rate,
+        "operations": operations,
         "measures": {"upright": float(np.mean(returns))},
     }
 
@@ -241,11 +272,18 @@ def condition(
 def cost(truth: Truth) -> dict[str, Any]:
     spiking = truth.rate is not None
     found = Cost(
-        **{"effective_macs": truth.macs, "effective_acs": truth.acs, "dense_operations": 70_000.0},
-        **{"encoder_operations": 16.0 if spiking else 0.0, "neuron_updates": truth.updates},
-        **{"additions": 2 * truth.updates if spiking else 0.0, "multiplications": truth.updates},
-        **{"transcendental": 0.0 if spiking else truth.updates},
-        **{"activation_sparsity": 1.0 - (truth.rate or 1.0), "connection_sparsity": 0.0},
-        **{"parameters": 17_500 if spiking else 1_300, "footprint_bytes": 70_000, "state_bytes": 0},
+        effective_macs=truth.macs,
+        effective_acs=truth.acs,
+        dense_operations=70_000.0,
+        encoder_operations=16.0 if spiking else 0.0,
+        neuron_updates=truth.updates,
+        additions=2 * truth.updates if spiking else 0.0,
+        multiplications=truth.updates,
+        transcendental=0.0 if spiking else truth.updates,
+        activation_sparsity=1.0 - (truth.rate or 1.0),
+        connection_sparsity=0.0,
+        parameters=17_500 if spiking else 1_300,
+        footprint_bytes=70_000,
+        state_bytes=0,
     )
     return {**found.as_dict(), "ann_dense_operations": 1_200.0, "actions_per_second": 60.0}

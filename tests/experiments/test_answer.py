@@ -21,7 +21,9 @@ def verdicts(study: Path) -> dict[str, dict[str, str]]:
     found = {}
     for name, better, worse, *_ in itertools.takewhile(len, rows):
         told = (("better", better), ("worse", worse))
-        found[name] = {l: verdict for verdict, text in told for l in re.findall(r"([a-z]\w+) \(", text)}
+        found[name] = {
+            label: verdict for verdict, text in told for label in re.findall(r"([a-z]\w+) \(", text)
+        }
     return found
 
 

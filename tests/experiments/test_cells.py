@@ -59,6 +59,17 @@ def test_a_result_of_another_specification_is_not_written_over(folder):
     assert (folder / "plan.json").read_text() == before
 
 
+def test_a_training_that_began_as_something_else_is_not_gone_on_with(folder):
+    asked, (cell, *_) = study.build("mine", GIVEN), planned()
+    changed = [dataclasses.replace(cell, hash="0" * 16)]
+    cells.write_plan(folder, asked, changed, ROBOTS)  # it has not begun: it will as what it is now
+    cells.write_plan(folder, asked, planned(), ROBOTS)
+    (folder / "cells" / cell.name / "run").mkdir()
+    cells.write_plan(folder, asked, planned(), ROBOTS)
+    with pytest.raises(StudyError, match=f"{cell.name}/cell.json: is of another specification"):
+        cells.write_plan(folder, asked, changed, ROBOTS)
+
+
 def test_only_a_result_with_the_plans_hash_counts_and_a_corrupt_one_is_kept_aside(tmp_path):
     assert not cells.is_finished(tmp_path, "a")
     files.write_json(tmp_path / "result.json", {"hash": "a"})

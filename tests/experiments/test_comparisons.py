@@ -238,7 +238,9 @@ def test_the_probability_of_improvement_is_rliables():
     )
     generator = np.random.default_rng(12)
     first, second = generator.integers(6, size=(2, 3, 7)).astype(float)
-    expected = np.mean([np.asarray(stats.mannwhitneyu(x, y))[0] / 49 for x, y in zip(first, second)])
+    expected = np.mean(
+        [np.asarray(stats.mannwhitneyu(x, y))[0] / 49 for x, y in zip(first, second, strict=True)]
+    )
     assert probability_of_improvement(by_task(first), by_task(second)).estimate == pytest.approx(expected)
 
 

@@ -115,7 +115,7 @@ def test_agents_have_colours_of_their_own_that_are_readable_on_white(many: Analy
     found = figures.colours(many)
     assert list(found) == list(TRUTHS) and len(set(found.values())) == len(TRUTHS)
     assert found["mlp_ppo"] == "#000000"
-    assert len(set(found["gru_ppo"][i : i + 2] for i in (1, 3, 5))) == 1, "an ANN is grey"
+    assert len({found["gru_ppo"][i : i + 2] for i in (1, 3, 5)}) == 1, "an ANN is grey"
     for colour in {*found.values(), *figures.PALETTE, *figures.GREYS}:
         assert 1.05 / (luminance(colour) + 0.05) >= 4.5, f"{colour}: WCAG 2.2, 1.4.3"
     dark = luminance("#1c2126") + 0.05
@@ -135,7 +135,7 @@ def test_labels_beside_points_cover_neither_each_other_nor_points():
         for name, (dx, dy) in offsets.items():
             x, y = points[name][0] + dx, points[name][1] + dy
             boxes.append((x, y - 0.07, x + text_width(name, 8.0), y + 0.07))
-            assert 0 <= x and boxes[-1][2] <= width and boxes[-1][1] >= 0 and boxes[-1][3] <= height
+            assert x >= 0 and boxes[-1][2] <= width and boxes[-1][1] >= 0 and boxes[-1][3] <= height
         assert all(overlap(a, b) == 0 for a, b in itertools.combinations(boxes, 2))
         for x, y in points.values():
             assert all(overlap(box, (x - 0.05, y - 0.05, x + 0.05, y + 0.05)) == 0 for box in boxes)

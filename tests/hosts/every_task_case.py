@@ -23,8 +23,8 @@ def registered(pattern):
     """The tasks with an rsl_rl configuration, as the registry has them."""
     configure_assets("local")
     import gymnasium
-    import isaaclab_rl.rsl_rl
-    import isaaclab_tasks
+    import isaaclab_rl.rsl_rl  # noqa: F401
+    import isaaclab_tasks  # noqa: F401  # registers the tasks
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()

@@ -230,7 +230,7 @@ def of_finite(func, args) -> bool | None:
     if func is aten.ne.Tensor and same:
         return False
     infinite = func is aten.ne.Scalar and args[1] == float("inf")
-    return True if func is aten.isfinite.default or infinite or func is aten.eq.Tensor and same else None
+    return True if func is aten.isfinite.default or infinite or (func is aten.eq.Tensor and same) else None
 
 
 def waits(func, args, kwargs) -> str | None:

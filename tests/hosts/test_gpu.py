@@ -5,7 +5,7 @@ import torch
 
 from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
 from spiky_rl.hosts.rsl_rl.runner import Runner
-from tests.devices import device  # pylint: disable=unused-import
+from tests.devices import device  # noqa: F401  # a fixture
 from tests.hosts.point_env import PointEnv, config
 from tests.hosts.ratio_case import (
     ENVIRONMENTS,

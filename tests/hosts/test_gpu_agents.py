@@ -8,7 +8,7 @@ import torch
 
 from spiky_rl.hosts.rsl_rl.runner import Runner
 
-from tests.devices import device, made_by_the_cpu  # pylint: disable=unused-import
+from tests.devices import device, made_by_the_cpu  # noqa: F401  # a fixture
 from tests.hosts.pretend_case import (
     AGENTS,
     STEPS,

@@ -213,7 +213,7 @@ class Attack:
 def attack(path: Path, marker: Path, library: str) -> None:
     """A checkpoint of the library's that executes code where it is unpickled."""
     keys = {"rsl_rl": ("actor_state_dict", "iter"), "skrl": ("policy", "optimizer")}[library]
-    torch.save(dict.fromkeys(keys, {}) | {"infos": Attack(marker)}, path)
+    torch.save({key: {} for key in keys} | {"infos": Attack(marker)}, path)
 
 
 def loads(library: str, path: Path) -> None:

@@ -9,7 +9,6 @@ import pytest
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 import newton
-import warp
 from newton.solvers import SolverMuJoCo
 
 from spiky_rl.hosts.common.checkpoints import identity_of, read_checkpoint

@@ -256,7 +256,7 @@ def test_the_environment_tells_terminations_from_time_outs():
         """Every second end is one of time."""
 
         def step(self, actions):
-            obs, rewards, dones, extras = super().step(actions)
+            obs, rewards, dones, _extras = super().step(actions)
             return obs, rewards, dones, {"time_outs": torch.arange(self.num_envs) % 2 == 0}
 
     run = runner(env=Cut())

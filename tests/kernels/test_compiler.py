@@ -182,7 +182,7 @@ def test_auto_runs_on_torch_with_one_line_of_log_and_a_named_cpu_backend_is_refu
 
 def test_a_neuron_that_alone_is_not_accepted_is_named_with_the_remedy(tmp_path):
     real = " ".join(compiler.command() or ())
-    body = f'text=$(cat)\ncase "$text" in *spiky_forward*) echo "no memory" >&2; exit 1;; esac\n'
+    body = 'text=$(cat)\ncase "$text" in *spiky_forward*) echo "no memory" >&2; exit 1;; esac\n'
     fake = script(tmp_path / "cxx", f'{SHELL}{body}printf "%s\\n" "$text" | {real} "$@" -O0\n')
     printed, _ = python(tmp_path / "cache", NETWORK, CXX=fake)
     for backend in ("auto", "cpu"):

@@ -8,7 +8,7 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels import contract, dispatch
-from spiky_rl.neurons.base import Ode, param
+from spiky_rl.neurons.base import Ode
 from tests.kernels.cases import CPU, NEURONS, vocabulary
 from tests.neurons.drive import build, numbers
 

@@ -82,11 +82,10 @@ def measured(source, architecture, *options):
     assert binary[:4] == b"\x7fELF"
     assert "warning" not in log, log
     pattern = r"'(\w+)' for 'sm_\d+a?'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) reg"
-    found = {
+    return {
         kernel: (int(registers), int(stack), int(stores) + int(loads))
         for kernel, stack, stores, loads, registers in re.findall(pattern, log, re.DOTALL)
     }
-    return found
 
 
 def check(neuron, surrogate, learned, architecture):

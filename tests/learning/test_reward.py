@@ -94,7 +94,7 @@ def by_rule(seed, trials=1000, **settings):
         net.learning.change(net.layers, signals, torch.tensor([[surprise]]), None)
 
     found = bandit(seed, learn, weight, trials, inhibition=4.0, per_context=True, averaging=0.01)
-    assert 0.0 <= weight.min() and weight.max() <= 1.0
+    assert weight.min() >= 0.0 and weight.max() <= 1.0
     return found
 
 

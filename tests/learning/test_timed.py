@@ -177,7 +177,7 @@ def test_spikeprops_neuron_sends_its_first_spike_alone_with_the_derivatives_of_t
     params, steps = tuple(neuron.number(p) for p in neuron.params), 1500
     weights = torch.tensor([[0.6], [0.5], [0.4]], dtype=torch.float64, requires_grad=True)
     current = math.e * (events(((0.0,), (2.0,), (4.0,)), steps, 0.02) @ weights)
-    sent, last = dispatch.unroll("torch", neuron, OPS, current, steps, None, params)
+    sent, _last = dispatch.unroll("torch", neuron, OPS, current, steps, None, params)
     assert sent.sum().item() == pytest.approx(1.0), "and once only, though the potential crosses again"
     time = (sent.flatten() * 0.02 * torch.arange(steps)).sum()
     time.backward()

@@ -8,6 +8,7 @@ import pytest
 from spiky_rl.reservoirs.growth import evolution, scoring
 from spiky_rl.reservoirs.growth.dgca import grow, largest_part
 from spiky_rl.reservoirs.growth.evolution import Limits, evolve
+import itertools
 
 LIMITS = Limits(min_size=5, max_size=60)
 
@@ -31,7 +32,7 @@ def test_evolution_improves_and_tells_of_it():
     curve = [p.best.fitness for p in seen if p.best is not None]
     assert curve == sorted(curve, reverse=True)
     assert curve[-1] < curve[0]
-    for before, now in zip(seen, seen[1:], strict=False):
+    for before, now in itertools.pairwise(seen):
         assert now.improved == (before.best is not now.best)
     assert seen[-1].best is best
     assert seen[-1].growths >= seen[-1].measured > 10

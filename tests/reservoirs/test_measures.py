@@ -115,7 +115,7 @@ def test_the_logistic_map_has_the_exponent_log_2():
         for t in range(u.shape[1]):
             # inputs too small to matter start another trajectory
             x = 4.0 * x * (1.0 - x)
-            x = np.clip(x + 1e-3 * u[:, t, 0] * (0.1 < x) * (x < 0.9), 0.0, 1.0)
+            x = np.clip(x + 1e-3 * u[:, t, 0] * (x > 0.1) * (x < 0.9), 0.0, 1.0)
             found.append(x)
         return np.stack(found, 1)[..., None]
 
@@ -157,7 +157,7 @@ def test_narma_is_its_recurrence(order):
     for t in range(order, 200):
         total = sum(y[t - i] for i in range(order))
         assert y[t + 1] == pytest.approx(a * y[t] + b * y[t] * total + c * u[t - order + 1] * u[t] + d)
-    assert 0.0 <= u.min() and u.max() <= 0.5
+    assert u.min() >= 0.0 and u.max() <= 0.5
 
 
 def test_narma_is_reservoirpys_where_the_two_recurrences_are_the_same(monkeypatch):

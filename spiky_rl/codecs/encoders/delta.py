@@ -25,8 +25,10 @@ from spiky_rl.config.options import Settings, option
 
 
 class Delta(Encoder):
-    """[T, B, O] -> events [T, K, B, 2 O], all ON channels, then all OFF ones; state: the references [B, O]
-    and, with ``start: first``, whether the episode has begun [B, 1]."""
+    """[T, B, O] -> events [T, K, B, 2 O], all ON channels, then all OFF ones.
+
+    State: the references [B, O] and, with ``start: first``, whether the episode has begun [B, 1].
+    """
 
     binary = True
     topographic = True

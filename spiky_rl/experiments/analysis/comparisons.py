@@ -105,7 +105,7 @@ def compare(
         for agent, other in made
     ]
     corrected = holm([comparison.p_value for comparison in raw])
-    return [replace(comparison, corrected=value) for comparison, value in zip(raw, corrected)]
+    return [replace(comparison, corrected=value) for comparison, value in zip(raw, corrected, strict=True)]
 
 
 def _compare(

@@ -131,7 +131,9 @@ def analysis_of(
             if all((label, task) in rows for task in tasks):
                 raw = {task: dict(rows[label, task].by_seed) for task in tasks}
                 scores[label] = statistics.normalise(raw, random, reference) if normalised else raw
-    families = {task: {l: {task: r.by_seed} for (l, t), r in rows.items() if t == task} for task in tasks}
+    families = {
+        task: {label: {task: r.by_seed} for (label, t), r in rows.items() if t == task} for task in tasks
+    }
     if len(tasks) > 1 and scores:
         families = {ALL: scores, **families}
     conditions = {name: c.text for result in results for name, c in result.conditions.items()}
@@ -161,7 +163,7 @@ def analysis_of(
             if baseline in family and len(family) > 1
         },
         pairs={name: _compared(families[name]) for name in ([ALL] if ALL in families else families)},
-        fronts={task: _front({l: r for (l, t), r in rows.items() if t == task}) for task in tasks},
+        fronts={task: _front({label: r for (label, t), r in rows.items() if t == task}) for task in tasks},
         kept={
             (*key, name): kept
             for key, found in cells.items()
@@ -193,7 +195,8 @@ def _ordered(items: Iterable[Any], name: str, among: set[str] | None = None) -> 
 def _baseline(agent: str, labels: Sequence[str]) -> str | None:
     """The baseline's label; of its variants the first."""
     return next(
-        (l for l in labels if l == agent), next((l for l in labels if l.split(" ")[0] == agent), None)
+        (label for label in labels if label == agent),
+        next((label for label in labels if label.split(" ")[0] == agent), None),
     )
 
 
@@ -229,7 +232,9 @@ def _profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[s
         return {}
     spare = 0.03 * (max(values) - min(values)) or 0.5
     at = np.linspace(min(values) - spare, max(values) + spare, POINTS + 1).tolist()
-    return {l: statistics.performance_profile(bare(found), at, agent=l) for l, found in scores.items()}
+    return {
+        label: statistics.performance_profile(bare(found), at, agent=label) for label, found in scores.items()
+    }
 
 
 def _curve(found: Sequence[Result]) -> Band | None:
@@ -246,8 +251,8 @@ def _curve(found: Sequence[Result]) -> Band | None:
 def _front(rows: Mapping[str, Row]) -> tuple[str, ...]:
     """Labels that no other one beats in score and in energy."""
     points = {
-        l: (row.mean.estimate, row.energy[PRICE].step.estimate)
-        for l, row in rows.items()
+        label: (row.mean.estimate, row.energy[PRICE].step.estimate)
+        for label, row in rows.items()
         if PRICE in row.energy
     }
 

@@ -238,7 +238,9 @@ def _resampled(sizes: Sequence[int], resamples: int, seed: int) -> np.ndarray:
     """Which runs a resample takes [resamples, runs]: of each task as many as it has."""
     generator = np.random.default_rng(seed)
     starts = np.cumsum([0, *sizes[:-1]])
-    drawn = [generator.integers(n, size=(resamples, n)) + start for n, start in zip(sizes, starts)]
+    drawn = [
+        generator.integers(n, size=(resamples, n)) + start for n, start in zip(sizes, starts, strict=True)
+    ]
     return np.concatenate(drawn, axis=1)
 
 
@@ -291,9 +293,12 @@ def performance_profile(
     at = np.asarray(thresholds, dtype=float)
     above = [(values > at[:, None]).sum(axis=1) for values in check(scores, agent).values()]
     sizes = [len(scores[task]) for task in sorted(scores)]
-    shares = np.array([count / n for count, n in zip(above, sizes)])
+    shares = np.array([count / n for count, n in zip(above, sizes, strict=True)])
     bounds = np.array(
-        [proportion_confint(count, n, 1 - level, method="wilson") for count, n in zip(above, sizes)]
+        [
+            proportion_confint(count, n, 1 - level, method="wilson")
+            for count, n in zip(above, sizes, strict=True)
+        ]
     )
     low, high = recovered(shares, bounds[:, 0], bounds[:, 1])
     low, high = np.clip(low, 0.0, 1.0), np.clip(high, 0.0, 1.0)  # rounding

@@ -112,7 +112,7 @@ def write_tuned(search: Search) -> bool:
         if (best := outcome.best) is None or len(outcome.ended) < tuning.trials:
             return False
         layer = parse_overrides(overrides(search, outcome.pair, best))
-        values = dict(zip(["return", tuning.activity], best.values))
+        values = dict(zip(["return", tuning.activity], best.values, strict=False))
         tasks.setdefault(outcome.pair.label, {})[outcome.pair.stem] = {
             "trial": best.number,
             **values,

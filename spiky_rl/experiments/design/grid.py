@@ -220,7 +220,7 @@ def _trained(given: _Given, task: str, agent: str, variant: Mapping[str, Any], p
         plan.setting("max_iterations") if study.budget is None else study.budget.iterations(per_iteration)
     )
     defining = {
-        "spec": plan.spec.tree(),
+        "spec": plan.spec.tree(neutral=False),
         "environment": [text for text in study.overrides if not text.startswith("agent.")],
         "seed": seed,
         "num_envs": plan.num_envs,

@@ -161,7 +161,7 @@ def _dimension(path: str, key: str, data: Any) -> Dimension:
             )
     else:
         dimension = Dimension(key, **given, also=also)
-        if not given["low"] < given["high"] or dimension.log and given["low"] <= 0:
+        if not given["low"] < given["high"] or (dimension.log and given["low"] <= 0):
             above = " and low above 0" if dimension.log else ""
             raise StudyError(
                 f"{path}: low {given['low']} and high {given['high']}: expected low < high{above}"

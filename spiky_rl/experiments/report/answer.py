@@ -104,7 +104,7 @@ def reached(analysis: Analysis, task: str) -> str:
 
 def soonest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
     """The lowest median of environment steps to the threshold among agents."""
-    rows = [row for l in labels if (row := analysis.rows.get((l, task))) is not None]
+    rows = [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
     known = {row.label: row.threshold.median for row in rows if row.threshold and row.threshold.median}
     first = min(known, key=known.__getitem__, default=None)
     return NONE if first is None else f"{short(known[first])} ({first})"
@@ -133,7 +133,7 @@ def forgotten(analysis: Analysis, task: str) -> str:
 
 def thriftiest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
     """The least energy of a control step among agents."""
-    rows = [row for l in labels if (row := analysis.rows.get((l, task))) is not None]
+    rows = [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
     steps = {row.label: row.energy[PRICE].step for row in rows if PRICE in row.energy}
     first = min(steps, key=lambda label: steps[label].estimate, default=None)
     return NONE if first is None else f"{spelled([steps[first]], each=True)[0]} nJ ({first})"

@@ -137,7 +137,7 @@ def digits_of(interval: Interval, scale: float, alone: bool) -> int:
     """After the point: three that count; none of a whole number that stands alone."""
     size = abs(interval.estimate * scale)
     varies = math.isfinite(interval.low) and interval.low < interval.high
-    if not math.isfinite(size) or alone and not varies and size == round(size):
+    if not math.isfinite(size) or (alone and not varies and size == round(size)):
         return 0
     if alone:
         return min(6, max(0, 2 - math.floor(math.log10(size)))) if size else 2

@@ -24,6 +24,7 @@ from spiky_rl.experiments.report.drawing import (
     text_width,
     whiskers,
 )
+import itertools
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,10 +141,12 @@ def lines(
 def aggregate(analysis: Analysis) -> Sheet:
     """Interquartile means over all tasks and per task, best first."""
     panels = {}
-    if ALL in analysis.comparisons or len(analysis.tasks) > 1 and analysis.overall:
+    if ALL in analysis.comparisons or (len(analysis.tasks) > 1 and analysis.overall):
         panels[ALL, "normalised score"] = analysis.overall
     for task in analysis.tasks:
-        panels[task, "score (return)"] = {l: row.iqm for (l, t), row in analysis.rows.items() if t == task}
+        panels[task, "score (return)"] = {
+            label: row.iqm for (label, t), row in analysis.rows.items() if t == task
+        }
     return dots(analysis, panels, 1.0 if len(panels) > len(analysis.tasks) else None)
 
 
@@ -189,7 +192,7 @@ def thresholds(analysis: Analysis) -> Sheet | None:
         rows = [found[label, task] for task in tasks if (label, task) in found]
         return [v for row in rows for v in (math.inf if row.median is None else row.median, -row.reached)]
 
-    named = sorted((l for l in analysis.labels if order(l)), key=order)
+    named = sorted((label for label in analysis.labels if order(label)), key=order)
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in tasks]
     sheet, axes = listing(analysis, named, panels)
     for panel, task in zip(axes, tasks, strict=True):
@@ -233,7 +236,9 @@ def listing(
 
 def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0) -> None:
     """Labels in their colours beside rows that are 1 high."""
-    axes.set_yticks([y + middle for y in range(len(named))], [fitted(l) if shown else "" for l in named])
+    axes.set_yticks(
+        [y + middle for y in range(len(named))], [fitted(label) if shown else "" for label in named]
+    )
     axes.tick_params(axis="y", length=0)
     for text, label in zip(axes.get_yticklabels(), named, strict=True):
         text.set_color(colours(analysis)[label])
@@ -267,7 +272,7 @@ def pareto(analysis: Analysis, task: str) -> Sheet | None:
         return (math.log10(x) - left) / (right - left) * width, (y - low) / (high - low) * height
 
     corners = [inches(*corner) for corner in stairs]
-    segments = list(zip(corners, corners[1:]))
+    segments = list(itertools.pairwise(corners))
     segments += [(inches(x, y.low), inches(x, y.high)) for x, y in points.values() if math.isfinite(y.low)]
     drawn = [(min(a, c), min(b, d), max(a, c), max(b, d)) for (a, b), (c, d) in segments]
     places = {label: inches(x, y.estimate) for label, (x, y) in points.items()}

@@ -79,7 +79,8 @@ def report(analysis: Analysis) -> list[Section]:
 def scores(analysis: Analysis) -> Iterable[Block]:
     """The main table, and every seed."""
     order = sorted(
-        analysis.labels, key=lambda l: -analysis.overall[l].estimate if l in analysis.overall else 1e300
+        analysis.labels,
+        key=lambda label: -analysis.overall[label].estimate if label in analysis.overall else 1e300,
     )
     verdict = {(name, c.agent): c.verdict for name, found in analysis.comparisons.items() for c in found}
     several = len(analysis.tasks) > 1
@@ -87,7 +88,10 @@ def scores(analysis: Analysis) -> Iterable[Block]:
     shown = BcaColumns()
     if analysis.overall and several:
         ours = [analysis.overall.get(label) for label in order]
-        theirs = [bca_interval(bare(analysis.scores[l])) if l in analysis.scores else None for l in order]
+        theirs = [
+            bca_interval(bare(analysis.scores[label])) if label in analysis.scores else None
+            for label in order
+        ]
         parts += [
             (Column("All tasks", "normalised, IQM"), spelled(ours)),
             shown.column("All tasks", ours, theirs),

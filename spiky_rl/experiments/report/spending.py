@@ -32,7 +32,11 @@ def energy(analysis: Analysis) -> Iterable[Block]:
             " that no other one beats in both, by estimates; their names are bold.",
             lambda task=task: figures.pareto(analysis, task),
         )  # fmt: skip
-        named = [l for l in analysis.labels if (l, task) in analysis.rows and analysis.rows[l, task].energy]
+        named = [
+            label
+            for label in analysis.labels
+            if (label, task) in analysis.rows and analysis.rows[label, task].energy
+        ]
         rows = [analysis.rows[label, task] for label in named]
         units = {
             "effective_operations": "synaptic",

@@ -78,7 +78,7 @@ def alone(analysis: Analysis) -> str:
     left = {}
     for name, family in analysis.comparisons.items():
         compared = {analysis.baseline, *(c.agent for c in family)}
-        there = [l for l in analysis.labels if name == ALL or (l, name) in analysis.rows]
+        there = [label for label in analysis.labels if name == ALL or (label, name) in analysis.rows]
         left[name] = listed(label for label in there if label not in compared)
     return by_name(left)
 
@@ -102,7 +102,9 @@ def span(tolerated: float, unit: str, value: Callable[[Result], float | None]) -
             found = {r.label: v for r in analysis.results if r.task == task and (v := value(r)) is not None}
             least, most = (f(found, key=found.__getitem__, default="") for f in (min, max))
             if found and found[most] > tolerated * found[least]:
-                told[task] = " to ".join(f"{plain(found[l], 0)} {unit} ({l})" for l in (least, most))
+                told[task] = " to ".join(
+                    f"{plain(found[label], 0)} {unit} ({label})" for label in (least, most)
+                )
         return by_name(told)
 
     return look

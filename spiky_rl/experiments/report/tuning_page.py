@@ -155,7 +155,7 @@ def blocks(search: Search, names: Names, task: str, found: Sequence[Outcome]) ->
         cells = ([plain(100 * own[k], 0) if k in own else NONE for k in keys] for own in shares.values())
         yield table(
             f"Importance of parameters on {task}, in %", [key.removeprefix("agent.") for key in keys],
-            *zip(map(Column, shares), cells), first="parameter",
+            *zip(map(Column, shares), cells, strict=True), first="parameter",
             note=f"Share in what makes a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA).",
         )  # fmt: skip
     else:
@@ -200,7 +200,7 @@ def three(names: Names, found: Sequence[Outcome]) -> Sheet | None:
         panel.set_xlim(min(ends) - spare, max(ends) + spare)
     for y, (stem, outcome) in enumerate(shown.items()):
         colour, firsts = figures.colours(names)[stem], list(outcome.firsts.values())
-        for panel, trial in zip(panels, (outcome.default, outcome.best)):
+        for panel, trial in zip(panels, (outcome.default, outcome.best), strict=True):
             if trial is not None:
                 whiskers(panel, y, Interval(trial.values[0], nan, nan), colour)
         panels[2].plot(

@@ -54,19 +54,21 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
         cells: All of its cells.
         assets: Which robots cells that begin now run with, in words.
 
-    Raises StudyError where a cell was finished as something else, and where cells would begin with other robots or another
-    physics than those that there are had.
+    Raises StudyError where a cell was finished or begun as something else, and where cells would begin with other robots or
+    another physics than those that there are had.
     """
     left = False
     for cell in cells:
-        path = folder / "cells" / cell.name / RESULT
-        held = read_json(path) if path.exists() else None
-        if isinstance(held, dict) and "hash" in held and held["hash"] != cell.hash:
-            raise StudyError(
-                f"{path}: was obtained with another specification (hash {held['hash']}, now {cell.hash}): agent, task or"
-                " evaluation changed since; choose another --out, or move that cell away to run it again"
-            )
-        left |= not is_finished(path.parent, cell.hash)
+        place = folder / "cells" / cell.name
+        begun = [place / "cell.json"] if (place / "run").exists() else []
+        for path in filter(Path.exists, [place / RESULT, *begun]):
+            held = read_json(path)
+            if isinstance(held, dict) and held.get("hash", cell.hash) != cell.hash:
+                raise StudyError(
+                    f"{path}: is of another specification (hash {held['hash']}, now {cell.hash}): agent, task or"
+                    " evaluation changed since; choose another --out, or move that cell away to run it again"
+                )
+        left |= not is_finished(place, cell.hash)
     if left:
         for cell in cells:
             for what, key, ours in (("robots", "assets", assets), ("physics", "physics", cell.physics)):
@@ -91,8 +93,10 @@ def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
 
 
 def begun_with(folder: Path, what: str) -> str | None:
-    """Which assets or physics a cell was measured with, or has begun to train with; None where it has not begun, or does not
-    say. Before cells said which physics they had, that was always Isaac Lab's."""
+    """Which assets or physics a cell was measured with, or has begun to train with.
+
+    None where it has not begun, or does not say. Before cells said which physics they had, that was always Isaac Lab's.
+    """
     name = RESULT if (folder / RESULT).exists() else "cell.json" if (folder / "run").exists() else None
     held = None if name is None or not (folder / name).exists() else read_json(folder / name)
     if not isinstance(held, dict):

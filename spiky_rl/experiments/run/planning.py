@@ -147,7 +147,8 @@ class Resolver:
     """Tells what a combination of task, agent and variation is, by merging it as ``train.py`` does, once."""
 
     def __init__(self, asked: Study, place: Place) -> None:
-        """
+        """Begin with nothing merged.
+
         Args:
             asked: The study.
             place: Where its cells run.

@@ -9,10 +9,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from types import FrameType
-from typing import TypeVar
 
 log = logging.getLogger(__name__)
-Simulation = TypeVar("Simulation")
 
 
 class Stopped(KeyboardInterrupt):
@@ -80,7 +78,7 @@ def stoppable(message: str) -> Iterator[Asked]:
 
 
 @contextmanager
-def started(simulation: AbstractContextManager[Simulation]) -> Iterator[Simulation]:
+def started[Simulation](simulation: AbstractContextManager[Simulation]) -> Iterator[Simulation]:
     """A simulation for a command that a signal ends at once; one that comes while it starts does so after the start.
 
     Else it would be lost: what a simulator loads meanwhile catches it.

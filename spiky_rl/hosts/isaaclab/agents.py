@@ -33,7 +33,7 @@ def add_agents() -> None:
     command.prepare(sys.argv, agents)
 
     import gymnasium
-    import isaaclab_tasks  # pylint: disable=unused-import
+    import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers the tasks
 
     register_tasks()
     command.offer_physics(sys.argv, agents, gymnasium.registry)

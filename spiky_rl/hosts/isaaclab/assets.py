@@ -176,6 +176,7 @@ def ask(address: str) -> str:
 
 
 def newton_folder() -> Path:
+    """The example assets of the installed Newton."""
     folder = package_folder("newton") / "examples/assets"
     if not folder.is_dir():
         raise AssetError(

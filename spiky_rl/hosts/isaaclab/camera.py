@@ -64,7 +64,7 @@ def viewpoint(robot: Any) -> tuple[np.ndarray, np.ndarray]:
 class Camera:
     """Follows the robot of environment 0; needs Newton physics. Raises GraphicsError where nothing can be drawn."""
 
-    def __init__(self, env: Any, width: int = 640, height: int = 480):
+    def __init__(self, env: Any, width: int = 640, height: int = 480) -> None:
         require_graphics()
         self.env = env.unwrapped
         self.shape = (height, width)

@@ -54,7 +54,7 @@ def resolve_task(name: str) -> str:
     Before a colon may stand the module or the ``.py`` file that registers the task.
     """
     import gymnasium
-    import isaaclab_tasks  # pylint: disable=unused-import
+    import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers the tasks
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()
@@ -321,7 +321,7 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     checks_finite = True
     """Whether `step` raises for numbers that are none, so that nobody else need look for them."""
 
-    def __init__(self, env: Any, clip_actions: float | None = None):
+    def __init__(self, env: Any, clip_actions: float | None = None) -> None:
         with quiet():
             super().__init__(env, clip_actions)
         self.stopwatch = Stopwatch(self.device)

@@ -121,7 +121,8 @@ class Evaluation:
         leg: str = "",
         adapting: bool = False,
     ) -> None:
-        """
+        """Share the environments out among the conditions.
+
         Args:
             env: As rsl_rl sees one; of ``len(names) * episodes`` environments, twice as many if ``adapting``.
             names: Of the conditions.
@@ -195,8 +196,9 @@ class Evaluation:
     def run(
         self, policy: Any, tell: Callable[[float], None] = lambda share: None
     ) -> tuple[list[dict[str, dict[str, Any]]], dict[str, Any] | None]:
-        """Results by condition, those of the adapting policy in a second table, and the cost of an action under the first
-        condition; None where it is not known.
+        """Results by condition, those of the adapting policy in a second table, and what an action costs.
+
+        The cost is that under the first condition; None where it is not known.
 
         Args:
             policy: None for random actions, whose firing rate and operations are None.

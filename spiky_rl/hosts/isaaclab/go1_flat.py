@@ -30,7 +30,7 @@ ARMATURES = {".*_hip_joint": 0.004026, ".*_thigh_joint": 0.004026, ".*_calf_join
 class Go1FlatEnvCfg(UnitreeGo1FlatEnvCfg):
     """Isaac Lab's flat velocity task of the Go1 with the robot of mjlab's wheel."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         theirs: Any = UNITREE_GO1_CFG.spawn
         self.scene.robot = replace(

@@ -45,7 +45,8 @@ class Frames:
     """
 
     def __init__(self, age: Tensor, source: Tensor) -> None:
-        """
+        """Say how old each column of an observation is.
+
         Args:
             age: Control steps since each column was read, [C].
             source: For each column the same value's place among those that are new, [C].

@@ -13,7 +13,7 @@ class Measures:
     An environment that is done has already begun its next episode, so its last position is the one of the step before.
     """
 
-    def __init__(self, env: Any):
+    def __init__(self, env: Any) -> None:
         self.env = env.unwrapped
         self.steps = torch.zeros(self.env.num_envs, dtype=torch.long, device=self.env.device)
         articulations = self.env.scene.articulations

@@ -47,7 +47,7 @@ class SpikingModel(MLPModel):
         burn_in: int = 0,
         cnn_cfg: dict[str, Any] | None = None,
     ) -> None:
-        """Arguments as `MLPModel`'s, and:
+        """Arguments as `MLPModel`'s, and the network.
 
         Args:
             network: Settings of the network, as `spiky_rl.config.registry.configure` takes them. Where they name no layers,

@@ -29,7 +29,7 @@ class SpikingPPO(PPO):
         burn_in: int = 0,
         **kwargs: Any,
     ) -> None:
-        """Arguments as `PPO`'s, and:
+        """Arguments as `PPO`'s, and three more.
 
         Args:
             learning_rate_floor: The adaptive schedule never goes below it. One flipped spike moves the action mean by a

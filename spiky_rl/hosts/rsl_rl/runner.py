@@ -50,7 +50,7 @@ class Runner(HostRunner, OnPolicyRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[Iteration], None] | None = None,
     ) -> None:
-        """Arguments as `OnPolicyRunner`'s, and:
+        """Arguments as `OnPolicyRunner`'s, and what is written beside the training.
 
         Args:
             identity: ``task`` and ``agent`` of the run and whatever else its checkpoints should say of themselves.

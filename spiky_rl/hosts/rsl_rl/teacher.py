@@ -35,7 +35,7 @@ class Teacher:
         """The model for what an environment observes. Raises CheckpointError where the weights do not fit that."""
         config = runner_config(complete(self.agent, self.tree, {}))
         groups = config["obs_groups"].get("actor") or ["policy"]
-        missing = [group for group in groups if group not in obs.keys()]
+        missing = [group for group in groups if group not in obs]
         if missing:
             raise CheckpointError(
                 f"{self.path}: the teacher observes {', '.join(missing)}, which the task does not give"

@@ -57,7 +57,8 @@ class Recorder(Wrapper):
     """An environment that films a clip of itself every ``interval`` control steps while it is trained on."""
 
     def __init__(self, env: Any, folder: Path, length: int, interval: int) -> None:
-        """
+        """Open its camera.
+
         Args:
             env: As rsl_rl sees one.
             folder: Where the clips go.

@@ -35,7 +35,8 @@ class Watched(Wrapper):
     picture: SpikePicture | None = None
 
     def __init__(self, env: Any, real_time: bool = False) -> None:
-        """
+        """Look at its first environment.
+
         Args:
             env: As rsl_rl sees one.
             real_time: Whether a control step takes as long as it does in the world, at least.

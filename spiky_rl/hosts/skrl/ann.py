@@ -67,7 +67,7 @@ class Ann(nn.Module):
             return self.mlp(x), ()
         assert state is not None
         # whether an episode began is asked where that waits for no device
-        if keep is None or keep.device.type == "cpu" and bool(keep.all()):
+        if keep is None or (keep.device.type == "cpu" and bool(keep.all())):
             hidden, state = self._recur(x, state)
             return self.mlp(hidden), state
         outputs = []

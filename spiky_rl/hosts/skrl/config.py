@@ -190,7 +190,9 @@ def isaaclab_config(spec: AgentSpec, raw: Mapping[str, Any]) -> dict[str, Any]:
             )
     config["seed"] = raw.get("seed", 42)
     config["agent"]["experiment"] = {
-        **{"experiment_name": "", "write_interval": "auto", "checkpoint_interval": "auto"},
+        "experiment_name": "",
+        "write_interval": "auto",
+        "checkpoint_interval": "auto",
         **raw["agent"].get("experiment", {}),
         "directory": spec.runner.get("experiment_name", ""),
     }

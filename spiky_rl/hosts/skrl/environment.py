@@ -25,7 +25,7 @@ class Environment(Wrapper):
         self._obs = env.get_observations()
         for role, groups in (("actor", self.actor), ("critic", self.critic or ())):
             for group in groups:
-                there = {name for name in self._obs.keys() if self._obs[name].ndim == 2}
+                there = {name for name in self._obs if self._obs[name].ndim == 2}
                 if group not in there:
                     raise UserError(
                         f"agent.obs_groups.{role}: {group!r} is no group of vectors of this task; it has"

@@ -82,8 +82,10 @@ class SequenceModel(Model):
         return [(1, width) for width in self.body.state_sizes] if self.stateful else []
 
     def get_specification(self) -> dict[str, Any]:
-        """skrl's: (layers, environments, width) of every state. The length is there without states too: skrl asks the policy for
-        it on behalf of both models."""
+        """skrl's: (layers, environments, width) of every state.
+
+        The length is there without states too: skrl asks the policy for it on behalf of both models.
+        """
         sizes = [(layers, self.num_envs, width) for layers, width in self.state_shapes]
         return {"rnn": {"sequence_length": self.sequence_length, "sizes": sizes}}
 

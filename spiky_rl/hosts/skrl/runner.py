@@ -50,7 +50,7 @@ class Runner(HostRunner, ComponentRunner):
         notes: dict[str, str] | None = None,
         on_iteration: Callable[[Iteration], None] | None = None,
     ) -> None:
-        """Arguments as the rsl_rl host's runner takes them, and:
+        """Arguments as the rsl_rl host's runner takes them, but for two.
 
         Args:
             env: As rsl_rl sees one; it stays in charge of timing and checks.

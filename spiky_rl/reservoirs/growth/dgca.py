@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import networkx
 import numpy as np
 from scipy.sparse import csgraph, csr_array
+import itertools
 
 STATES = 3
 CHOICES = 15
@@ -94,7 +95,7 @@ def seed_cells(inputs: int = 0, outputs: int = 0) -> Cells:
 def random_rule(generator: np.random.Generator, hidden: int = 0) -> Rule:
     """Weights uniform in [-1, 1]; ``hidden`` neurons in the action network, 0 for a single layer."""
     widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
-    action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in zip(widths, widths[1:], strict=False))
+    action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in itertools.pairwise(widths))
     return Rule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
 
 

@@ -47,7 +47,8 @@ class RayEngine(Engine):
     """Ray's scheduler decides where; a cell takes ``cpus`` and ``gpus`` there."""
 
     def __init__(self, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> None:
-        """
+        """Choose the cluster and what a cell takes of it.
+
         Args:
             address: Of a running cluster, ``auto`` for the one of this machine; None starts one here for the study, which
                 nobody else can use.

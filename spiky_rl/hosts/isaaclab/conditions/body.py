@@ -60,7 +60,7 @@ class Push(Condition):
             velocity = robot.data.joint_vel.torch[ids] + change
             robot.write_joint_velocity_to_sim_index(velocity=velocity, env_ids=ids.int())
             return
-        reach = {axis: (-BASE_PUSH, BASE_PUSH) for axis in ("x", "y")}
+        reach = {"x": (-BASE_PUSH, BASE_PUSH), "y": (-BASE_PUSH, BASE_PUSH)}
         seed = int(torch.randint(2**31, (), generator=self.generator, device=self.generator.device))
         with drawing(seed, env.device):
             mdp.push_by_setting_velocity(env, ids.int(), reach, entity(env, name))

@@ -39,8 +39,10 @@ def robot(subject: Subject) -> str | None:
 
 
 def worlds(subject: Subject) -> str | None:
-    """None: single worlds can be changed. Solvers of Newton's other than MuJoCo-Warp ignore what changes in their model, or
-    share it among all worlds."""
+    """Why single worlds cannot be changed; None where they can.
+
+    Solvers of Newton's other than MuJoCo-Warp ignore what changes in their model, or share it among all worlds.
+    """
     solver = newton_solver(subject.env_cfg)
     if solver in (None, "MJWarpSolverCfg"):
         return None

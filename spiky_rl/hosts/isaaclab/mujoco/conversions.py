@@ -118,13 +118,20 @@ class Conversions:
             "root": solver.mjw_model.body_rootid,
             "compensation": solver.mjw_model.body_gravcomp,
             "world_gravity": solver.mjw_model.opt.gravity,
-            **{"joint_q": state_in.joint_q, "joint_qd": state_in.joint_qd, "body_f": state_in.body_f},
-            **{"next_q": state_out.joint_q, "next_qd": state_out.joint_qd},
-            **{"body_q": state_out.body_q, "body_qd": state_out.body_qd},
-            **{"body_qdd": state_out.body_qdd, "parent_f": state_out.body_parent_f},
+            "joint_q": state_in.joint_q,
+            "joint_qd": state_in.joint_qd,
+            "body_f": state_in.body_f,
+            "next_q": state_out.joint_q,
+            "next_qd": state_out.joint_qd,
+            "body_q": state_out.body_q,
+            "body_qd": state_out.body_qd,
+            "body_qdd": state_out.body_qdd,
+            "parent_f": state_out.body_parent_f,
             "actuator_force": getattr(getattr(state_out, "mujoco", None), "qfrc_actuator", None),
-            **{"joint_f": control.joint_f, "target_q": control.joint_target_q},
-            **{"target_qd": control.joint_target_qd, "input": getattr(own, "ctrl", None)},
+            "joint_f": control.joint_f,
+            "target_q": control.joint_target_q,
+            "target_qd": control.joint_target_qd,
+            "input": getattr(own, "ctrl", None),
         }
         for name, array in arrays.items():
             setattr(struct, name, array.ptr if array is not None and array.size else None)
@@ -147,6 +154,7 @@ class Conversions:
 
 
 def length(array: Any) -> int:
+    """First dimension of an array that may not be there."""
     return 0 if array is None else array.shape[0]
 
 
