@@ -158,8 +158,8 @@ def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[
     frames = {key: theirs[key] for key in ("bins", "binary")}
     if asked.dataset not in (None, theirs["name"], "own"):
         return asked.dataset, dataset_of(asked.dataset, {**frames, **given}).build(data=folder)
+    # whether the user names a folder, and not what lies in it
     in_any_layout = "data" in asked.flags and asked.dataset is None
-    """Whether the user names a folder, and not what lies in it."""
     if asked.dataset != "own" or theirs["name"] == "own":
         options = {key: value for key, value in theirs.items() if key != "name"}
         try:
