@@ -68,7 +68,7 @@ def find(asked: Request, checkpoint: str, log_root: Path) -> Found:
 
 
 def prepare(
-    settings: Settings, found: Found | None, device: str | None, download: bool = False, shown: Shown = unseen
+    settings: Settings, found: Found | None, device: str | None, fetch: bool = False, shown: Shown = unseen
 ) -> Trainer:
     """The data and a network: freshly drawn, or that of a checkpoint. What needs no data is refused before they are read.
 
@@ -76,7 +76,7 @@ def prepare(
         settings: What the run is made from; the dataset's part of them is completed.
         found: The checkpoint that the run goes on from; None: a new run.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one.
-        download: Whether to fetch the dataset where it is not there.
+        fetch: Whether to download the dataset where it is not there.
         shown: Shows how far reading is.
 
     Raises:
@@ -87,7 +87,7 @@ def prepare(
     device = check_device(device)
     batch = settings.flags.batch_size
     sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
-    trainer = _drawn(settings, device, download, shown)
+    trainer = _drawn(settings, device, fetch, shown)
     if found is not None:
         _require_same(trainer, found)
         trainer.restore(dict(found.content))
