@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from benchmarks.common import check_name
 from benchmarks.contenders import Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
-from spiky_rl.cli import common
 from spiky_rl.config import registry, sizes
 from spiky_rl.config.options import UserError, check_number, declared
+from spiky_rl.hosts.common.devices import memory_of
 from spiky_rl.networks.feedforward import FeedForward
 
 
@@ -90,4 +90,4 @@ def check_sizes(args: argparse.Namespace, compared: Sequence[Setting], device: s
     check_number("--threads", args.threads, int, low=1, high=os.cpu_count())
     batch = max(args.batch)
     largest = max(setting.numbers for setting in compared)
-    sizes.require({f"--batch {batch}": sizes.NUMBER * batch * largest}, common.memory_of(device))
+    sizes.require({f"--batch {batch}": sizes.NUMBER * batch * largest}, memory_of(device))

@@ -31,10 +31,10 @@ from benchmarks import plot as bench_plot
 from benchmarks.common import keep_memory
 from spiky_rl.classification import samples
 from spiky_rl.classification.samples import Samples
+from spiky_rl.classification.settings import HOST, dataset_of, dataset_options
 from spiky_rl.classification.split import Split, split, subset
 from spiky_rl.classification.training import EVALUATED, logits, over_time
 from spiky_rl.cli import common
-from spiky_rl.cli.classify_settings import HOST, dataset_of, given_of
 from spiky_rl.config import files, registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
@@ -78,7 +78,6 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=seeds, default=[0, 1, 2], metavar="N,N", help="of weights and order; default: 0,1,2")
     add("--json", type=Path, metavar="FILE", help="result; if not given, logs/bench/<time>_classify.json")
     add("overrides", nargs="*", metavar="key=value", help="dataset.x=v")
-    found.set_defaults(bins=None, binary=None)
     return found
 
 
@@ -345,7 +344,7 @@ def load(args: argparse.Namespace) -> tuple[str, Samples]:
 
     Raises UserError.
     """
-    folder, given = samples.data_folder(args.data), given_of(args)
+    folder, given = samples.data_folder(args.data), dataset_options(args.overrides)
     try:
         name, dataset = args.dataset, dataset_of(args.dataset, given).build(data=folder)
     except MissingData as error:

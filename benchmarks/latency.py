@@ -10,6 +10,7 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ import numpy as np
 import torch
 
 from spiky_rl.cli import common
-from spiky_rl.cli.checkpoint import find_checkpoint
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.stopping import started
 from spiky_rl.config import files, registry
 from spiky_rl.config.plan import Plan
 from spiky_rl.deploy import _calibration
+from spiky_rl.hosts.common.stopping import started
+from spiky_rl.hosts.run.prepare import prepare
 
 LIVE = "live"
 """The policy as it is played, on the backend that it chooses."""
@@ -50,27 +51,21 @@ def bench(argv: Sequence[str]) -> int:
     if args.json:
         files.require_file("--json", args.json, (".json",))
     plans = []
+
+    from spiky_rl.hosts.run.checkpoint import find_checkpoint
+    from spiky_rl.hosts.run.simulate import played, simulated
+
     for agent in args.agents.split(","):
-        own = argparse.Namespace(**vars(args))
-        own.agent = agent.strip()
-        plan = common.prepare(own)
-        plans.append((plan, find_checkpoint(own, plan)))
+        plan = prepare(replace(common.request(args), agent=agent.strip()))
+        plans.append((plan, find_checkpoint(plan)))
     torch.set_num_threads(1)
 
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
-
     first = plans[0][0]
-    launched = simulation(first.env_cfg, task_id=first.gym_id, device="cpu", num_envs=1, seed=first.seed)
-    with started(launched) as gym_env, tempfile.TemporaryDirectory() as folder:
-        env = TimedVecEnv(gym_env, clip_actions=first.setting("clip_actions"))
-        common.settle(first, gym_env)
+    with started(simulated(first)) as env, tempfile.TemporaryDirectory() as folder:
         contenders: dict[tuple[str, str], Callable[[np.ndarray], Any]] = {}
         policies = []
         for plan, checkpoint in plans:
-            runner = common.runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
-            runner.load(str(checkpoint), {"actor": True, "critic": True}, map_location="cpu")
-            runner.get_inference_policy("cpu")
-            policies.append(runner.alg.get_policy())
+            policies.append(played(plan, env, checkpoint)[0].alg.get_policy())
             with Bar("recording", plan.agent) as shown:
                 rollout = _calibration.record(policies[-1], env, shown)
             contenders |= forms(plan, policies[-1], Path(folder) / plan.agent, rollout)

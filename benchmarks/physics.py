@@ -21,7 +21,8 @@ from typing import Any
 from benchmarks.common import ROOT
 from spiky_rl.cli import common
 from spiky_rl.config import files
-from spiky_rl.config.options import check_number
+from spiky_rl.config.extras import require
+from spiky_rl.config.options import UserError, check_number
 
 TASKS = {"Isaac-Cartpole": 4096, "Isaac-Ant": 1024, "Isaac-Humanoid": 512}
 """What is timed, and with how many environments, where nothing else is asked for."""
@@ -60,7 +61,7 @@ def bench(argv: list[str]) -> int:
     if argv[:1] == ["serve"]:
         return serve(json.loads(argv[1]))
     args = parser().parse_args(argv)
-    common.require("isaaclab", "isaaclab")
+    require("isaaclab", "isaaclab")
     common.setup_logging(False)
     for threads in args.threads:
         check_number("--threads", threads, int, low=1, high=len(os.sched_getaffinity(0)))
@@ -134,7 +135,7 @@ class Racer:
         for text in self.process.stdout:
             if text.startswith("{"):
                 return json.loads(text)
-        raise common.UsageError(f"bench.py physics: a simulation ended with exit code {self.process.wait()}")
+        raise UserError(f"bench.py physics: a simulation ended with exit code {self.process.wait()}")
 
     def run(self, steps: int) -> dict[str, float]:
         assert self.process.stdin is not None

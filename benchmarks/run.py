@@ -27,7 +27,9 @@ from benchmarks.contenders import Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
 from spiky_rl.config import files
+from spiky_rl.config.extras import require
 from spiky_rl.config.registry import UserError
+from spiky_rl.hosts.common.devices import check_device
 
 LEAST = 0.02
 """Seconds that one measurement lasts at least."""
@@ -291,7 +293,7 @@ def bench(argv: list[str]) -> int:
 
         return bench_physics.bench(argv[1:])
     args = parser().parse_args(argv)
-    device = common.check_device(args.device)
+    device = check_device(args.device)
     args.networks = list(dict.fromkeys(args.networks))
     compared = settings(args, device)
     names = chosen(vars(args).get("contenders"), args.networks)
@@ -300,7 +302,7 @@ def bench(argv: list[str]) -> int:
     if args.json:
         files.require_file("--json", args.json, (".json",))
     if args.plot or importlib.util.find_spec("matplotlib"):
-        common.require("matplotlib", "isaaclab")
+        require("matplotlib", "isaaclab")
         args.plot = args.plot or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}.png")
         files.require_file("--plot", args.plot, (".png", ".pdf", ".svg"))
     common.setup_logging(False)

@@ -19,12 +19,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from spiky_rl.cli.show import SCHEMAS, schema
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.experiments.analysis.measures import PRICE, Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.design import json_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -244,7 +244,10 @@ def main(arguments: list[str]) -> int:
     check = parser.parse_args(arguments).check
     stale = []
     files = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
-    files |= {ROOT / "schemas" / f"{kind}.json": f"{schema(kind)}\n" for kind in SCHEMAS}
+    files |= {
+        ROOT / "schemas" / f"{kind}.json": f"{json_schema.schema_text(kind)}\n"
+        for kind in json_schema.SCHEMAS
+    }
     for page, new in files.items():
         if not page.is_file() or page.read_text(encoding="utf-8") != new:
             stale.append(page.relative_to(ROOT))

@@ -220,6 +220,19 @@ def test_the_isaac_lab_host_uses_of_the_learners_hosts_what_its_own_command_need
     assert used <= {("spiky_rl/hosts/isaaclab/agents.py", f"spiky_rl.hosts.{name}") for name in needed}
 
 
+READERS = {
+    "spiky_rl/config/arguments.py": "texts as numbers",
+    "spiky_rl/hosts/isaaclab/live/names.py": "texts as names of visualizers",
+    "spiky_rl/hosts/isaaclab/environment.py": "what Isaac Lab's launcher takes",
+}
+"""Who uses argparse besides the commands, and for what."""
+
+
+def test_below_the_commands_nobody_knows_a_command_line():
+    using = {module for module in MODULES if room(module) != "cli" and "argparse" in packages(module)}
+    assert using == set(READERS)
+
+
 def python(*arguments: str) -> str:
     """What a fresh interpreter prints; the checkout is on its path."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])

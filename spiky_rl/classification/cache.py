@@ -20,7 +20,7 @@ import numpy as np
 
 from spiky_rl.config import files
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets._download import Shown, unseen
+from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, check
 from spiky_rl.datasets.base import Dataset, Recording
 

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
 from spiky_rl.classification.training import Trainer, confusion, scores, seen
@@ -27,13 +25,6 @@ def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
 def read(path: Path, device: str) -> dict[str, Any]:
     """A checkpoint's content. Raises CheckpointError for anything else."""
     return read_checkpoint(str(path), device, "classify")
-
-
-def write_spec(folder: Path, spec: AgentSpec) -> None:
-    """What the run was made from, with the origin of every value."""
-    rows = {path: {"value": value, "origin": origin} for path, value, origin in spec.rows()}
-    text = yaml.safe_dump(rows, sort_keys=False)
-    files.write_text(folder / "params" / "spec.yaml", text)
 
 
 def write_recordings(folder: Path, samples: Samples, split: Split) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spiky_rl.classification.cache import PLACE, stored
 from spiky_rl.config import files
-from spiky_rl.datasets._download import Shown, unseen
+from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)

@@ -1,22 +1,30 @@
-"""What commands show while they work: training a live panel or a line per iteration, all others a bar or a line now and then."""
+"""What commands show while they work: training a live panel or a line per step, all others a bar or a line now and then."""
 
 from __future__ import annotations
 
-import datetime
+import importlib.util
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Self, TextIO
 
 from spiky_rl.cli.common import log
+from spiky_rl.config.shown import duration
 
 if TYPE_CHECKING:
-    from spiky_rl.hosts.common.runner import Iteration, Progress
+    from rich.console import RenderableType
+    from rich.live import Live
+    from rich.progress import Progress, TaskID
+
+    from spiky_rl.hosts.run.training import Step
+
 
 QUIET_S = 30.0
 """Seconds between two lines of a `Bar` that has no terminal."""
+WIDTH = 76
+"""Characters of a panel."""
 
 
 class Bar:
@@ -27,11 +35,11 @@ class Bar:
 
     def __init__(self, title: str, detail: str = "") -> None:
         self.title, self.detail = title, detail
-        self.live: Any = None
-        self.task: Any = None
+        self.live: Progress | None = None
+        self.task: TaskID | None = None
         self.started = self.told = time.monotonic()
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> Self:
         self.started = self.told = time.monotonic()
         if sys.stderr.isatty():
             from rich.console import Console
@@ -56,7 +64,7 @@ class Bar:
     def __call__(self, share: float, detail: str | None = None) -> None:
         """Show that ``share`` of the work, in [0, 1], is done, and beside it ``detail`` in the place of what stood there."""
         self.detail = self.detail if detail is None else detail
-        if self.live is not None:
+        if self.live is not None and self.task is not None:
             self.live.update(self.task, completed=min(share, 1.0), detail=self.detail)
         elif (now := time.monotonic()) - self.told > QUIET_S:
             self.told = now
@@ -64,71 +72,69 @@ class Bar:
             log.info("%s: %.0f %%, %s left  %s", self.title, 100.0 * share, duration(left), self.detail)
 
 
-def log_to(stream: Any) -> None:
+def log_to(stream: TextIO) -> None:
     """Let our messages go to ``stream``: one that is drawn on moves them out of its picture's way."""
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(stream)
 
 
-def duration(seconds: float) -> str:
-    """As hours, minutes and seconds."""
-    return str(datetime.timedelta(seconds=round(seconds)))
+class Picture:
+    """Context manager: what stands on stdout and is drawn anew in its place, where that is a terminal."""
 
+    shown = True
+    live: Live | None = None
 
-class Display:
-    """Context manager; call it with every iteration."""
-
-    def __init__(
-        self,
-        title: str,
-        first: int,
-        last: int,
-        shown: bool = True,
-        share: Callable[[Progress], float] | None = None,
-    ) -> None:
-        """``first`` and ``last`` iteration; where a budget ends the run instead, ``share`` tells how much of it is used."""
-        self.title, self.first, self.last, self.shown, self.share = title, first, last, shown, share
-        self.begun: float | None = None
-        self.live: Any = None
-        self.started = time.time()
-
-    def __enter__(self) -> Display:
-        if self.shown and sys.stdout.isatty():
+    def __enter__(self) -> Self:
+        if self.shown and sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
             from rich.live import Live
 
-            self.live = Live(self._panel(None), refresh_per_second=4, transient=False)
+            self.live = Live(self.drawn(), refresh_per_second=4, transient=False)
             self.live.start()
             log_to(sys.stderr)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.live is not None:
+            self.live.update(self.drawn())
             self.live.stop()
             log_to(sys.stderr)
 
-    def __call__(self, iteration: Iteration) -> None:
-        """Show an iteration."""
+    def drawn(self) -> RenderableType:
+        """The picture as it is now."""
+        raise NotImplementedError
+
+
+class Display(Picture):
+    """Shows how a training goes: a panel, or without a terminal a line per step."""
+
+    def __init__(self, title: str, word: str, shown: bool = True) -> None:
+        """``word``: what a step is called."""
+        self.title, self.word, self.shown = title, word, shown
+        self.share, self.remaining = 0.0, ""
+        self.rows: list[tuple[str, str]] = []
+        self.course: list[float] = []
+        """The value that matters most, of every epoch so far."""
+        self.started = time.time()
+
+    def show(self, share: float, line: str, rows: Sequence[tuple[str, str]], begun: float = 0.0) -> None:
+        """Show a step.
+
+        Args:
+            share: Share of what there is to do that is done, in [0, 1].
+            line: The step in one line.
+            rows: Names and values of a panel; the first row counts the steps.
+            begun: The share that was done before this display was made.
+        """
+        seconds = (time.time() - self.started) / max(share - begun, 1e-9) * (1.0 - share)
+        self.share, self.rows, self.remaining = share, list(rows), duration(seconds)
         if self.live is not None:
-            self.live.update(self._panel(iteration))
+            self.live.update(self.drawn())
         elif self.shown:
-            print(line(iteration, self._remaining(iteration), self.share is None), flush=True)
+            print(f"{line}  {self.remaining} left", flush=True)
 
-    def done(self, iteration: Iteration) -> float:
-        """The share of what there was to do that is done, in [0, 1]."""
-        if self.share is None:
-            return (iteration.index - self.first + 1) / (self.last - self.first + 1)
-        return min(self.share(iteration.progress), 1.0)
-
-    def _remaining(self, iteration: Iteration) -> str:
-        done = self.done(iteration)
-        if self.begun is None:
-            # a resumed run has used some of its budget already
-            self.begun = 0.0 if self.share is None else done * (1.0 - 1.0 / len(iteration.progress.steps))
-        seconds = (time.time() - self.started) / max(done - self.begun, 1e-9) * (1.0 - done)
-        return duration(seconds)
-
-    def _panel(self, iteration: Iteration | None) -> Any:
+    def drawn(self) -> RenderableType:
+        """The panel."""
         from rich.panel import Panel
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -136,34 +142,40 @@ class Display:
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", justify="right")
         table.add_column()
-        if iteration is None:
-            table.add_row("", "waiting for the first iteration")
-            return Panel(table, title=self.title, width=76)
-        progress = iteration.progress
-        done = iteration.index - self.first + 1
-        of = f" of {self.last - self.first + 1}" if self.share is None else ""
-        table.add_row("iteration", f"{done}{of}" + (f" (number {iteration.index})" if self.first else ""))
-        table.add_row("", ProgressBar(total=1.0, completed=self.done(iteration), width=48))
-        table.add_row("mean return", f"{number(progress.returns[-1])}   {sparkline(progress.returns)}")
-        table.add_row("episode length", f"{number(progress.lengths[-1])} control steps")
-        if iteration.activity.layers:
-            layers = "  ".join(f"{layer.rate:.1%}" for layer in iteration.activity.layers)
-            table.add_row("firing rate", f"{iteration.activity.rate:.1%}   by layer: {layers}")
-        table.add_row("operations", f"{iteration.activity.operations:,.0f} per control step")
-        table.add_row("speed", f"{iteration.steps_per_second:,.0f} steps/s")
-        table.add_row("remaining", self._remaining(iteration))
-        return Panel(table, title=self.title, width=76)
+        if not self.rows:
+            table.add_row("", f"waiting for the first {self.word}")
+            return Panel(table, title=self.title, width=WIDTH)
+        table.add_row(*self.rows[0])
+        table.add_row("", ProgressBar(total=1.0, completed=self.share, width=48))
+        for row in self.rows[1:]:
+            table.add_row(*row)
+        table.add_row("remaining", self.remaining)
+        return Panel(table, title=self.title, width=WIDTH)
 
 
-def line(iteration: Iteration, remaining: str, counted: bool = True) -> str:
-    """One iteration in one line; ``counted``: out of a known number."""
+def show_iteration(display: Display, step: Step) -> None:
+    """Show an iteration of a training."""
+    iteration, first, counted = step.iteration, step.first, step.begun is None
     progress, activity = iteration.progress, iteration.activity
     firing = f"  firing {activity.rate:5.1%}" if activity.layers else ""
     of = f"/{iteration.last + 1}" if counted else ""
-    return (
+    line = (
         f"iteration {iteration.index + 1:4d}{of}  return {number(progress.returns[-1]):>8}"
-        f"  length {number(progress.lengths[-1]):>7}{firing}  {iteration.steps_per_second:7,.0f} steps/s  {remaining} left"
+        f"  length {number(progress.lengths[-1]):>7}{firing}  {iteration.steps_per_second:7,.0f} steps/s"
     )
+    done = iteration.index - first + 1
+    count = f"{done} of {iteration.last - first + 1}" if counted else str(done)
+    rows = [
+        ("iteration", count + (f" (number {iteration.index})" if first else "")),
+        ("mean return", f"{number(progress.returns[-1])}   {sparkline(progress.returns)}"),
+        ("episode length", f"{number(progress.lengths[-1])} control steps"),
+    ]
+    if activity.layers:
+        layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
+        rows.append(("firing rate", f"{activity.rate:.1%}   by layer: {layers}"))
+    rows.append(("operations", f"{activity.operations:,.0f} per control step"))
+    rows.append(("speed", f"{iteration.steps_per_second:,.0f} steps/s"))
+    display.show(step.share, line, rows, step.begun or 0.0)
 
 
 def number(value: float) -> str:
@@ -171,14 +183,12 @@ def number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def sparkline(values: list[float], width: int = 32) -> str:
+def sparkline(values: Sequence[float], width: int = 32) -> str:
     """The course of a curve in one line of blocks."""
     known = [value for value in values if not math.isnan(value)]
     if len(known) < 2:
         return ""
-    picked = [
-        known[round(i * (len(known) - 1) / (min(width, len(known)) - 1))]
-        for i in range(min(width, len(known)))
-    ]
+    count = min(width, len(known))
+    picked = [known[round(i * (len(known) - 1) / (count - 1))] for i in range(count)]
     low, span = min(picked), (max(picked) - min(picked)) or 1.0
     return "".join("▁▂▃▄▅▆▇█"[int((value - low) / span * 7)] for value in picked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import random
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
 from spiky_rl.config import files, sizes
-from spiky_rl.config.registry import UserError
+from spiky_rl.config.arguments import positive, seed_number
+from spiky_rl.config.options import UserError
 
 if TYPE_CHECKING:
     from spiky_rl.reservoirs.growth.evolution import Progress
@@ -23,42 +25,30 @@ TASKS = ("narma10", "narma30", "memory")
 """Those of `spiky_rl.reservoirs.growth.scoring`, which imports torch."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> common.Parser:
     """The command line."""
     found = common.Parser(
         prog="grow.py", description="Evolve a graph for a spiking reservoir; Ctrl-C keeps the best."
     )
-    found.add_argument(
-        "--out", type=Path, required=True, help="the best graph: FILE.json, written whenever it is bettered"
-    )
-    found.add_argument("--task", default="narma10", choices=TASKS, help="what the reservoir is scored on")
-    found.add_argument("--tournaments", type=common.positive, default=200, help="pairs of rules that compete")
-    found.add_argument("--population", type=common.positive, default=10, help="chromosomes of each kind")
-    found.add_argument(
-        "--hidden",
-        type=common.positive,
-        help="neurons in a hidden layer of the rules; default: no such layer",
-    )
-    found.add_argument(
-        "--min_size",
-        type=common.positive,
-        default=20,
-        help="nodes that its largest connected part has at least",
-    )
-    found.add_argument("--max_size", type=common.positive, default=200, help="nodes that a graph has at most")
-    found.add_argument(
-        "--seed", type=common.seed_number, default=0, help="of rules, reservoirs and task; -1: a random one"
-    )
+    add = found.add_argument
+    add("--out", type=Path, required=True, help="the best graph: FILE.json, written whenever it is bettered")
+    add("--task", default="narma10", choices=TASKS, help="what the reservoir is scored on")
+    add("--tournaments", type=positive, default=200, help="pairs of rules that compete")
+    add("--population", type=positive, default=10, help="chromosomes of each kind")
+    add("--hidden", type=positive, help="neurons in a hidden layer of the rules; default: no such layer")
+    add("--min_size", type=positive, default=20, help="nodes that its largest connected part has at least")
+    add("--max_size", type=positive, default=200, help="nodes that a graph has at most")
+    add("--seed", type=seed_number, default=0, help="of rules, reservoirs and task; -1: a random one")
     return found
 
 
 def check(args: argparse.Namespace) -> None:
-    """Raise UsageError for what does not go together."""
+    """Raise UserError for what does not go together."""
     files.require_file("--out", args.out, (".json",))
     if args.population < 2:
-        raise common.UsageError(f"--population {args.population}: a tournament needs at least 2")
+        raise UserError(f"--population {args.population}: a tournament needs at least 2")
     if not 2 <= args.min_size <= args.max_size:
-        raise common.UsageError(
+        raise UserError(
             f"--min_size {args.min_size}: must be between 2 and --max_size, which is {args.max_size}"
         )
     needed = {f"--max_size {args.max_size}": 8 * args.max_size**2}  # a matrix of all its edges
@@ -72,39 +62,16 @@ def grow(argv: list[str]) -> int:
     args = parser().parse_args(argv)
     common.setup_logging(verbose=False)
     check(args)
-    import numpy as np
-    import torch
 
-    from spiky_rl.reservoirs.graphs.grown import write
-    from spiky_rl.reservoirs.growth.evolution import Limits, evolve
-    from spiky_rl.reservoirs.growth.scoring import Score, as_file
+    from spiky_rl.reservoirs.growth.evolution import Limits
+    from spiky_rl.reservoirs.growth.scoring import Score
+    from spiky_rl.reservoirs.growth.search import search
 
-    torch.set_num_threads(1)  # small reservoirs are slower on more
-    seed = int(np.random.default_rng().integers(2**31)) if args.seed == -1 else args.seed
-    score = Score(args.task, seed)
-
-    def keep(progress: Progress) -> None:
-        if progress.improved and progress.best is not None:
-            best = progress.best
-            write(args.out, as_file(best.cells, best.rule, score, best.fitness))
-        shown(progress)
-
-    limits = Limits(args.min_size, args.max_size)
+    seed = random.randrange(2**31) if args.seed == -1 else args.seed
+    score, limits = Score(args.task, seed), Limits(args.min_size, args.max_size)
     with announced(args.out), Bar("evolving", f"{args.tournaments} tournaments") as tell:
         shown = Shown(tell, args.tournaments, score.settings()["unit"])
-        best = evolve(
-            score,
-            np.random.default_rng(seed),
-            args.tournaments,
-            args.population,
-            args.hidden or 0,
-            limits,
-            keep,
-        )
-    if best is None:
-        raise UserError(
-            f"no rule grew a connected graph of {args.min_size} to {args.max_size} nodes; more --tournaments or another --seed may"
-        )
+        best = search(args.out, score, args.tournaments, args.population, args.hidden or 0, limits, shown)
     print(f"{args.out}: {best.cells.size} nodes, {int(best.cells.adjacency.sum())} edges, seed {seed}")
     return 0
 

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 from spiky_rl.cli import common
+from spiky_rl.cli.cells import require_report
 from spiky_rl.config import files
+from spiky_rl.config.options import UserError
 
 
 def parser() -> common.Parser:
@@ -20,17 +22,11 @@ def report(argv: list[str]) -> int:
     """Write report.html, report.md, figures/ and tensorboard/."""
     folder = parser().parse_args(argv).folder
     if not os.path.isfile(folder / "study.json"):
-        raise common.UsageError(f"{str(folder)!r}: is no study's folder; there is no study.json")
+        raise UserError(f"{str(folder)!r}: is no study's folder; there is no study.json")
     require_report()
     files.require_writable("folder", folder)
     print_report(folder)
     return 0
-
-
-def require_report() -> None:
-    """Raise UsageError where what writes a report is not installed."""
-    for module in ("jinja2", "matplotlib", "tensorboard"):
-        common.require(module, "experiments")
 
 
 def print_report(folder: Path) -> None:

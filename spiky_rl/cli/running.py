@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
-from spiky_rl.config.registry import UserError
-
-PLACES = {
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-}
-"""Errors of a file or folder that was named, or that is not the user's: bad input."""
-DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
-"""Errors of a disk or a terminal that no longer takes what is written."""
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal that no longer asks a command to stop, but stops it at once."""
-
-    def __init__(self, exit_code: int) -> None:
-        super().__init__()
-        self.exit_code = exit_code
-        """What shells call a process that the signal ended."""
+from spiky_rl.config.files import DISKS, PLACES, explained
+from spiky_rl.config.options import UserError
+from spiky_rl.hosts.common.stopping import Stopped
 
 
 def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> int:
@@ -60,11 +38,6 @@ def run(command: Callable[[list[str]], int], argv: list[str] | None = None) -> i
             discard_output()
         sys.stderr.write(f"error: {explained(error)}\n")
         return 2 if error.errno in PLACES else 1
-
-
-def explained(error: OSError) -> str:
-    """What failed, in one line."""
-    return f"{error.filename or 'cannot write'}: {error.strerror}"
 
 
 def prepare_streams() -> None:
@@ -95,7 +68,7 @@ def prepare_libraries() -> None:
     threading.excepthook = leave_to_main_thread
 
 
-def leave_to_main_thread(failure: Any) -> None:
+def leave_to_main_thread(failure: threading.ExceptHookArgs) -> None:
     """Print no traceback of a full disk: TensorBoard's writer hands it to the main thread, which ends with one line."""
     if isinstance(failure.exc_value, OSError) and failure.exc_value.errno in DISKS:
         logging.getLogger("spiky_rl").debug("%s: %s", failure.thread, failure.exc_value)

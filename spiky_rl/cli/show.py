@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
-import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.config import registry
-from spiky_rl.config.options import declared
-from spiky_rl.config.registry import UserError, nearest
+from spiky_rl.cli.tables import print_columns
+from spiky_rl.config import files, registry
+from spiky_rl.config.extras import require
+from spiky_rl.config.options import UserError, declared, nearest
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
@@ -19,10 +19,9 @@ RESERVOIR = "reservoir"
 """Not a kind with entries but one thing to look at: it is measured and drawn."""
 SCHEMA = "schema"
 """Not a kind either: what the files of a kind may hold."""
-SCHEMAS = ("agent", "task", "study")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> common.Parser:
     """The command line."""
     found = common.Parser(prog="show.py", description="List what there is, or what one entry is made of.")
     found.add_argument(
@@ -40,9 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
     )
     found.add_argument("--task", help="with an agent: the merged specification for this task")
-    found.add_argument(
-        "--rl_library", default="rsl_rl", choices=common.LIBRARIES, help="with --task: host library"
-    )
+    common.add_library(found, "with --task: host library")
     found.add_argument(
         "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
     )
@@ -67,18 +64,17 @@ def show(argv: list[str]) -> int:
             raise UserError(
                 "name a reservoir: a grown graph's .json, or an agent, as in: show.py reservoir grown.json"
             )
-        from spiky_rl.cli import show_reservoir
-
-        show_reservoir.show(args.name, args.out, args.compare)
+        show_reservoir(args.name, args.out, args.compare)
     elif args.kind == SCHEMA:
-        print(schema(args.name))
+        from spiky_rl.experiments.design import json_schema
+
+        print(json_schema.schema_text(args.name))
     elif args.name is None:
-        rows = [(name, _summary(args.kind, name)) for name in registry.names(args.kind)]
-        print_columns(rows)
+        print_columns([(name, summary(args.kind, name)) for name in registry.names(args.kind)])
     elif args.source:
         show_source(args.kind, args.name)
     elif args.kind == "agents":
-        show_agent(args.name, args.task, args.overrides, args.rl_library)
+        show_agent(args.name, args.task, args.overrides, args.library)
     elif args.kind == "tasks":
         show_task(args.name)
     elif args.kind == "spaces":
@@ -91,23 +87,6 @@ def show(argv: list[str]) -> int:
     return 0
 
 
-def schema(name: str | None) -> str:
-    """The JSON Schema of agent, task or study files: what editors complete and check them by."""
-    if name not in SCHEMAS:
-        raise UserError(
-            f"schema: {name!r} has none; choose from {', '.join(SCHEMAS)}{nearest(name, SCHEMAS)}"
-        )
-    from spiky_rl.config import json_schema
-    from spiky_rl.experiments.design import json_schema as of_studies
-
-    made = (
-        of_studies.study()
-        if name == "study"
-        else json_schema.agent() if name == "agent" else json_schema.task()
-    )
-    return json.dumps(made, indent=1, ensure_ascii=False)
-
-
 def show_agent(name: str, task: str | None, overrides: list[str], library: str) -> None:
     """An agent's own file, or its merged specification for a task, every value with its origin."""
     _, data, _ = read_agent(name)
@@ -117,31 +96,52 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
         print(f"{registry.data_dir('agents') / name}.yaml" if not name.endswith(".yaml") else name)
         print("\nAdd --task to see every value of a run and where it comes from.")
         return
-    common.require("isaaclab", "isaaclab")
+    require("isaaclab", "isaaclab")
     task_spec = load_task(task)
     from spiky_rl.hosts.isaaclab.environment import resolve_task
+    from spiky_rl.hosts.run.prepare import load_host
 
     gym_id = resolve_task(task_spec.id if task_spec else task)
-    spec = resolve_agent(name, gym_id, common.load_host(library, gym_id)[1], overrides, task_spec)
+    spec = resolve_agent(name, gym_id, load_host(library, gym_id)[1], overrides, task_spec)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
     print_columns([(path, _plain(value), origin) for path, value, origin in spec.rows()])
+
+
+def show_reservoir(name: str, out: Path | None, compare: bool) -> None:
+    """A reservoir's structure and measures, and its picture in a file."""
+    out = out or Path(f"{Path(name).stem}.png")
+    files.require_file("--out", out, (".png", ".pdf", ".svg"))
+    require("matplotlib", "isaaclab")
+    import torch
+
+    from spiky_rl.reservoirs import description
+    from spiky_rl.reservoirs.picture import figure
+
+    torch.set_num_threads(1)
+    named = description.load(name)
+    print(f"{named.name}: {named.title}\n")
+    print_columns(description.structure(named.net.wiring))
+    print()
+    print_columns(description.measures(named.net))
+    if compare:
+        print()
+        print_columns(description.comparison(named.net))
+    files.write(out, lambda beside: figure(named).savefig(beside, dpi=150, format=out.suffix[1:]))
+    print(f"\npicture: {out}")
 
 
 def show_task(name: str) -> None:
     """A task's file."""
     task = load_task(name)
     if task is None:
-        raise registry.RegistryError(
-            f"unknown task {name!r}; known: {', '.join(registry.names('tasks'))}{registry.nearest(name, registry.names('tasks'))}"
-        )
+        known = registry.names("tasks")
+        raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{nearest(name, known)}")
     print_columns([(key, _plain(getattr(task, key))) for key in type(task).model_fields])
 
 
 def show_component(kind: str, name: str) -> None:
     """A component's text and options."""
     cls = registry.resolve(kind, name)
-    import sys
-
     print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
     if about := getattr(cls, "about", None):
         print_columns(about())
@@ -157,7 +157,7 @@ def show_component(kind: str, name: str) -> None:
     print_columns(rows)
 
 
-def _component(default: Any) -> str:
+def _component(default: str | Mapping[str, Any] | None) -> str:
     """The default of a part, as an agent would write it."""
     if isinstance(default, Mapping):
         return f"{{{', '.join(f'{key}: {value}' for key, value in default.items())}}}"
@@ -176,24 +176,14 @@ def show_source(kind: str, name: str) -> None:
     print(program.text.rstrip())
 
 
-def print_columns(rows: list[tuple[str, ...]]) -> None:
-    """Rows in aligned columns."""
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
-    for row in rows:
-        print(
-            "  ".join(
-                [*(str(cell).ljust(width) for cell, width in zip(row, widths, strict=False)), str(row[-1])]
-            ).rstrip()
-        )
-
-
-def _summary(kind: str, name: str) -> str:
+def summary(kind: str, name: str) -> str:
+    """What an entry says of itself in one line."""
     if kind in registry.DATA:
         return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
     return registry.summary(kind, name)
 
 
-def _plain(value: Any) -> str:
+def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

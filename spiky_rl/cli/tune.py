@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
-from spiky_rl.cli.compare import (
-    Resolver, add_cell_arguments, own_gpus, ray_options, settled,
-)  # fmt: skip
-from spiky_rl.cli.report import require_report
-from spiky_rl.cli.stopping import stoppable
+from spiky_rl.cli.cells import add_cell_arguments, require_report
 from spiky_rl.config import files
 from spiky_rl.config.arguments import up_to
+from spiky_rl.config.extras import require
+from spiky_rl.config.plan import split_overrides
 from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.experiments.design import grid, study, tuning_space
-from spiky_rl.experiments.design.budget import Budget
-from spiky_rl.experiments.run import engines, tuning
+from spiky_rl.experiments.design.study import MOST
+from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.engines.base import Order
-from spiky_rl.experiments.run.tuning import ACTIVITIES, SHARE, Pair, Site, Tuning
+from spiky_rl.experiments.run.planning import Place, Resolver
+from spiky_rl.experiments.run.tuning import ACTIVITIES, Pair, Site, Tuning
+from spiky_rl.hosts.common.stopping import stoppable
 
 MOST_TRIALS = 10_000
 SEEDS = "90000"
@@ -29,11 +27,11 @@ FIELDS = ("agents", "tasks", "seeds", "budget", "num_envs", "episodes", "library
 """Keys of a study that are flags here."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> common.Parser:
     """The command line."""
     found = common.Parser(
-        prog="tune.py",
-        description="Tune agents on tasks, all by equally many trials; run it again to go on, or with more trials to add them.",
+        "tune.py",
+        "Tune agents on tasks, all by equally many trials; run it again to go on, or with more trials to add them.",
     )
     add = found.add_argument
     add("--agents", required=True, help="file stems of agents/ or YAML files, as A,B,C")
@@ -55,9 +53,9 @@ def parser() -> argparse.ArgumentParser:
         choices=tuple(ACTIVITIES),
         help="of the actor, to be lowest: a second objective beside the return",
     )
-    add("--num_envs", type=up_to(study.MOST["num_envs"]), help="parallel environments of a training")
-    add("--episodes", type=up_to(study.MOST["episodes"]), default=64, help="of an evaluation")
-    add("--rl_library", dest="library", default="rsl_rl", choices=common.LIBRARIES, help="host library")
+    add("--num_envs", type=up_to(MOST["num_envs"]), help="parallel environments of a training")
+    add("--episodes", type=up_to(MOST["episodes"]), default=64, help="of an evaluation")
+    common.add_library(found, "host library")
     add(
         "--storage",
         metavar="URL",
@@ -68,14 +66,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="the tuning's folder; default: in logs/tune; on many machines, one that all share",
     )
-    add_cell_arguments(found)
-    add(
-        "--dry-run",
-        "--dry_run",
-        action="store_true",
-        help="check everything and show what would be tuned, run nothing",
-    )
-    add("--verbose", action="store_true", help="show the libraries' own messages")
+    add_cell_arguments(found, "check everything and show what would be tuned, run nothing")
     add("overrides", nargs="*", metavar="key=value", help="agent.x.y=v or env.x.y=v, for every trial")
     return found
 
@@ -84,21 +75,19 @@ def tune(argv: list[str]) -> int:
     """Check, run the trials that are left, write the tuned values and the page."""
     args = parser().parse_intermixed_args(argv)
     common.setup_logging(args.verbose)
-    common.require("optuna", "experiments")
+    require("optuna", "experiments")
     require_report()
-    asked = read_tuning(args)
-    agents = "-".join(asked.study.stems)[:40]
-    out = (args.out or Path("logs/tune") / f"{agents}-{grid.digest(asked.data())[:6]}").absolute()
+    split_overrides(args.overrides)
+    data = {key: getattr(args, key) for key in FIELDS if getattr(args, key) is not None}
+    asked = tuning_plan.read(data, args.space, args.trials, args.activity or "", args.storage or "")
+    out = (args.out or tuning_plan.default_folder(asked)).absolute()
     files.require_writable("--out", out)
     asked = tuning.prepare(out, asked)
-    if args.distributed > 1 and asked.study.library != "rsl_rl":
-        raise common.UsageError("--distributed: only with --rl_library rsl_rl")
-    gpus = () if args.dry_run else own_gpus(args)
-    engine = None if args.dry_run else engines.create(args.engine, **ray_options(args))
-    args.assets, robots = settled(args.assets)
-    pairs, facts = checked(asked, args)
-    facts["robots"] = robots
-    print_plan(asked, pairs, out)
+    place = common.picked(Place, args)
+    engine, gpus = place.open(asked.study.library)
+    place, robots = place.settled()
+    found = tuning_plan.checked(asked, place, robots)
+    print_plan(asked, found.pairs, out)
     if engine is None:
         return 0
 
@@ -108,82 +97,24 @@ def tune(argv: list[str]) -> int:
 
     out.mkdir(parents=True, exist_ok=True)
     storage = connect(args.storage or f"sqlite:///{out / 'tuning.db'}")
-    tuning.write(out, asked, facts)
-    site = Site(out, partial(Resolver, args=args), args.device, args.assets, robots, args.distributed)
-    search = Search(asked, pairs, storage, site, args.parallel)
-    with stoppable("stopping; running trials keep a checkpoint") as stopped:
-        engine.run(Order((), out, args.parallel, lambda states: None, stopped, gpus, search.more))
-        interrupted = stopped()
-    for path in write_tuning_page(search, facts):
+    tuning.write(out, asked, found.facts)
+    resolver = partial(Resolver, place=place)
+    site = Site(out, resolver, place.device, place.assets, robots, place.distributed)
+    search = Search(asked, found.pairs, storage, site, place.parallel)
+    with stoppable("stopping; running trials keep a checkpoint") as stop:
+        engine.run(Order((), out, place.parallel, lambda states: None, stop, gpus, search.more))
+        interrupted = stop()
+    for path in write_tuning_page(search, found.facts):
         print(path)
     unfinished = "not all trials have ended: run the same command again to go on"
     print(out / TUNED if write_tuned(search) else unfinished)
-    if interrupted:
-        return stopped.exit_code
-    return 1 if search.broken else 0
-
-
-def read_tuning(args: argparse.Namespace) -> Tuning:
-    """What the flags ask for. Raises UserError."""
-    common.split_overrides(args.overrides)
-    data = {key: getattr(args, key) for key in FIELDS if getattr(args, key) is not None}
-    space = tuning_space.read(args.space)
-    asked = study.build("tuning", {**data, "conditions": ["nominal"]})
-    space.require_equal(asked.agents)
-    given = {text.partition("=")[0] for text in asked.overrides}
-    for dimension in (d for agent in asked.agents for d in space.of(agent)):
-        if both := given & {dimension.key, *dimension.also}:
-            raise common.UsageError(f"{both.pop()}: is a dimension of --space {space.name}; a trial sets it")
-    return Tuning(asked, space, args.trials, args.activity or "", tuning.without_password(args.storage or ""))
-
-
-def checked(asked: Tuning, args: argparse.Namespace) -> tuple[list[Pair], dict[str, str]]:
-    """What has trials of its own, with its budget; and what its trials are made from, by name.
-
-    Raises UserError for a dimension whose ends or choices an agent does not take.
-    """
-    pairs, facts = list[Pair](), dict[str, str]()
-    resolve = Resolver(asked.study, args)
-    for task in asked.study.tasks:
-        found = {agent: resolve(task, agent, {}) for agent in asked.study.agents}
-        whole = asked.study.budget or Budget(
-            "env_steps",
-            max(
-                p.setting("max_iterations") * p.num_envs * p.setting("num_steps_per_env")
-                for p in found.values()
-            )
-            * args.distributed,
-        )
-        for agent, plan in found.items():
-            if asked.activity and plan.spec.network is None:
-                raise common.UsageError(f"--activity {asked.activity}: {agent} does not spike")
-            dimensions = asked.space.of(agent)
-            pair = Pair(
-                task,
-                agent,
-                plan.task,
-                Path(agent).stem,
-                dimensions,
-                Budget(whole.kind, whole.amount * SHARE),
-            )
-            for i in range(max(len(d.ends) for d in dimensions)):
-                values = [text for d in dimensions for text in d.assignments(d.ends[min(i, len(d.ends) - 1)])]
-                Resolver(asked.of(pair, [*asked.space.fixed, *values]), args)(task, agent, {})
-            pairs.append(pair)
-            facts[f"specification of {pair.stem} on {pair.label}"] = plan.spec.digest
-            facts |= {
-                f"budget on {pair.label}": str(pair.budget),
-                f"physics of {pair.label}": plan.physics,
-            }
-    return pairs, facts
+    return stop.exit_code if interrupted else int(bool(search.broken))
 
 
 def print_plan(asked: Tuning, pairs: Sequence[Pair], out: Path) -> None:
     """What is tuned, and how."""
-    agents, tasks = asked.study.agents, asked.study.tasks
-    print(
-        f"{len(agents)} agents x {len(tasks)} tasks x {asked.trials} trials, seeds {', '.join(map(str, asked.study.seeds))}"
-    )
+    agents, tasks, seeds = asked.study.agents, asked.study.tasks, ", ".join(map(str, asked.study.seeds))
+    print(f"{len(agents)} agents x {len(tasks)} tasks x {asked.trials} trials, seeds {seeds}")
     for pair in {pair.label: pair for pair in pairs}.values():
         print(f"{pair.label}: {pair.budget.text} per trial")
     print(f"space {asked.space.name}: {len(asked.space.shared)} shared dimensions, of each agent's own:")

@@ -24,6 +24,17 @@ def seed_number(text: str) -> int:
     return _whole(text, -1, MOST_STEPS)
 
 
+def amount(text: str) -> float:
+    """A finite number of 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+    if not 0.0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
+    return value
+
+
 def _whole(text: str, low: int, high: int) -> int:
     try:
         value = int(text)

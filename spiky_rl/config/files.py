@@ -23,6 +23,17 @@ LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}\.part")
 ABANDONED = 24 * 3600.0
 """Seconds after which a leftover of a writer elsewhere, of which nothing can be asked, counts as abandoned."""
 LONGEST_NAME = 100
+PLACES = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+}
+"""Errors of a file or folder that was named, or that is not the user's: bad input."""
+DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE}
+"""Errors of a disk or a terminal that no longer takes what is written."""
+
+
+def explained(error: OSError) -> str:
+    """What failed, in one line: the file, where it is known, and the system's reason."""
+    return f"{error.filename or 'cannot write'}: {error.strerror}"
 
 
 def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> None:

@@ -13,12 +13,13 @@ import urllib.error
 import urllib.request
 import urllib.response
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.config.shown import Shown, unseen
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +27,6 @@ CHUNK = 1 << 20
 TIMEOUT_S = 30.0
 PARTIAL = ".partial"
 """Behind the name of a file that is not whole yet."""
-Shown = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
-"""Opens a display under a title; what it gives is told which share of a file is there, and that in words."""
-
-
-@contextmanager
-def unseen(title: str) -> Iterator[Callable[[float, str], None]]:  # pylint: disable=unused-argument
-    """No display, whatever its ``title``."""
-    yield lambda share, words: None
 
 
 class DownloadError(UserError):

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
+from spiky_rl.classification.settings import agent_of
 from spiky_rl.classification.training import logits, over_time, seen
-from spiky_rl.cli.classify_settings import agent_of
 from tests.recorded import of_frames
 
 SIZE, CLASSES, BATCH = (6, 2, 34, 34), 10, 8

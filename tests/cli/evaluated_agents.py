@@ -15,6 +15,8 @@ from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import parser
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
+from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.hosts.run.simulate import runner_of
 
 EPISODES, SEED = 4, 2
 NAMES = ["nominal", "observation_noise", "sensor_dropout", "sensor_loss", "push"]
@@ -34,7 +36,9 @@ def planned(library, logs, agent):
         "--log_root",
         logs,
     ]
-    return common.prepare(parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"]))
+    return prepare(
+        common.request(parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"]))
+    )
 
 
 def parts(policy, env, evaluation):
@@ -64,7 +68,7 @@ def main(library, logs, *agents):
                     plan = planned(library, logs, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
                     torch.manual_seed(SEED)
-                    runner = common.runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
+                    runner = runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
                     policy = runner.get_inference_policy("cpu")
                     with torch.inference_mode():
                         evaluation = Evaluation(env, NAMES, EPISODES, ["policy"], SEED)

@@ -13,6 +13,8 @@ from spiky_rl.cli import common
 from spiky_rl.cli.train import parser
 from spiky_rl.hosts.common.silence import expected_to_spike, state_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
+from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.hosts.run.simulate import runner_of
 
 ONCE = "agent.algorithm.num_learning_epochs=1"
 """Each sample is learned from once: in all minibatches, eight times faster with skrl."""
@@ -32,7 +34,7 @@ def planned(library, logs, agent):
         "16",
     ]
     line += ["--rl_library", library, "--log_root", logs, "--seed", "0", ONCE]
-    return common.prepare(parser().parse_args(line))
+    return prepare(common.request(parser().parse_args(line)))
 
 
 def warnings(runner, activity):
@@ -57,7 +59,7 @@ def main(library, logs, *agents):
                     plan = planned(library, logs, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
                     env.reset()
-                    runner = common.runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
+                    runner = runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
                     seen = []
                     runner.on_iteration = seen.append
                     runner.learn(2, True)

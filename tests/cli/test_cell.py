@@ -2,14 +2,18 @@
 
 import json
 import shlex
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
 
-from spiky_rl.cli import cell as step
-from spiky_rl.cli import common, compare, evaluate, train
+from spiky_rl.cli import common, evaluate, train
+from spiky_rl.config.plan import Training
 from spiky_rl.experiments.design import grid, study
+from spiky_rl.experiments.run import steps as steps_of
 from spiky_rl.experiments.run.cells import write_cell
+from spiky_rl.experiments.run.planning import Place, Resolver
+from spiky_rl.hosts.run.prepare import prepare
 
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
@@ -33,6 +37,15 @@ def listed(config):
     return json.loads(json.dumps(config, default=repr))
 
 
+def parsed(script, line):
+    """What a command line asks for: the run, and what else the command takes."""
+    if "train" in script:
+        args = train.parser().parse_intermixed_args(line)
+        return common.request(args), common.picked(Training, args)
+    args = evaluate.parser().parse_intermixed_args(line)
+    return common.request(args), args.episodes, args.conditions, args.out
+
+
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory):
     """A study's folder with its cells, of an agent whose file is gone since, and the plans that their commands gave."""
@@ -41,15 +54,14 @@ def planned(tmp_path_factory):
         patch.chdir(folder)
         (folder / "mine.yaml").write_text(MINE)
         asked = study.build("study", GIVEN)
-        args = compare.parser().parse_intermixed_args(["--device", "cpu", "--assets", "local"])
-        cells = grid.cells(asked, compare.Resolver(asked, args), "cpu", "local")
+        place = Place(device="cpu", assets="local")
+        cells = grid.cells(asked, Resolver(asked, place), place.device, place.assets)
         by_hand = {}
         for cell in cells:
             write_cell(folder, asked, cell, "robots")
             lines = [shlex.split(command.replace(grid.OUT, str(folder))) for command in cell.commands]
-            parsers = {"scripts/train.py": train.parser(), "scripts/evaluate.py": evaluate.parser()}
-            parsed = {line[1]: parsers[line[1]].parse_intermixed_args(line[2:]) for line in lines}
-            by_hand[cell.name] = {name: (given, common.prepare(given)) for name, given in parsed.items()}
+            given = {script: parsed(script, line) for _, script, *line in lines}
+            by_hand[cell.name] = {script: (asked, prepare(asked[0])) for script, asked in given.items()}
         (folder / "mine.yaml").unlink()
         yield folder, by_hand
 
@@ -60,20 +72,17 @@ def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(pl
     for name, steps in by_hand.items():
         for script, (given, wanted) in steps.items():
             own = folder / "cells" / name
-            found = step.training(own) if "train" in script else step.evaluation(own)
-            plan = common.prepare(found)
-            ours, theirs = vars(found) | {"spec": None}, vars(given)
-            if given.checkpoint == "random":  # whose agent does nothing, and which has no run
-                ours |= {"log_root": given.log_root}
+            found, *more = (
+                steps_of.training(own, None, False) if "train" in script else steps_of.evaluation(own)
+            )
+            plan, theirs = prepare(found), given[0]
+            ours = replace(found, spec=None)
+            if theirs.checkpoint == "random":  # whose agent does nothing, and which has no run
+                ours = replace(ours, log_root=theirs.log_root)
             else:
                 assert plan.spec.digest == wanted.spec.digest and plan.spec.rows() == wanted.spec.rows()
                 assert listed(plan.config) == listed(wanted.config)
             assert plan.env_cfg.to_dict() == wanted.env_cfg.to_dict()
             for key in ("task", "gym_id", "agent", "seed", "num_envs", "device", "physics", "experiment"):
                 assert getattr(plan, key) == getattr(wanted, key), key
-            assert ours == theirs
-
-
-def test_an_argument_that_a_command_does_not_have_is_a_slip_of_the_program():
-    with pytest.raises(AssertionError, match="sede"):
-        train.parser().namespace(task="cartpole", sede=3)
+            assert ours == theirs and more == [*given[1:]]

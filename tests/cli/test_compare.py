@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.cli import common
-from spiky_rl.cli.compare import cell_share, compare
+from spiky_rl.cli.compare import compare
+from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
+from spiky_rl.experiments.run.planning import cell_share
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -190,7 +191,7 @@ def test_a_cell_takes_a_core_and_a_gpu_for_each_of_its_processes(given, expected
 
 
 def test_less_than_a_gpu_for_each_process_is_refused():
-    with pytest.raises(common.UsageError, match="--cell_gpus 1: --distributed 4 .* give 4"):
+    with pytest.raises(UserError, match="--cell_gpus 1: --distributed 4 .* give 4"):
         cell_share(True, 4, None, 1.0)
 
 

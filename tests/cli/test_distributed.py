@@ -14,7 +14,7 @@ import pytest
 if find_spec("isaaclab") is None:
     pytest.skip("Isaac Lab is not installed: the extra 'isaaclab'", allow_module_level=True)
 
-from spiky_rl.cli.processes import without
+from spiky_rl.hosts.common.processes import without
 from tests.processes import Command
 
 ROOT = Path(__file__).resolve().parents[2]

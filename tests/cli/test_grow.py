@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.cli import common, show_reservoir
+from spiky_rl.cli import common
 from spiky_rl.cli.grow import TASKS, grow
 from spiky_rl.cli.show import show
 from spiky_rl.config import registry
+from spiky_rl.reservoirs import description
 from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.growth import scoring
+from spiky_rl.reservoirs.picture import packed
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--tournaments", "1", "--population", "2", "--min_size", "5", "--max_size", "40"]
@@ -115,8 +117,8 @@ def test_a_bad_command_line_is_refused(argv, words, capsys, tmp_path, monkeypatc
 
 @drawing
 def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(show_reservoir, "SEEDS", range(1))
-    monkeypatch.setattr(show_reservoir, "REFERENCE", 50)
+    monkeypatch.setattr(description, "SEEDS", range(1))
+    monkeypatch.setattr(description, "REFERENCE", 50)
     monkeypatch.chdir(tmp_path)
     assert run(show, "reservoir", file, "--compare") == 0
     graph, text = grown.read(file), capsys.readouterr().out
@@ -173,6 +175,6 @@ def test_parts_of_a_graph_are_drawn_apart():
 
     there = np.zeros((7, 7), bool)
     there[0, 1] = there[1, 2] = there[4, 5] = there[6, 6] = True
-    place = show_reservoir.packed(there)
+    place = packed(there)
     assert np.isfinite(place).all()
     assert len(np.unique(place.round(6), axis=0)) == 7

@@ -5,8 +5,9 @@ from types import SimpleNamespace
 
 import torch
 
-from spiky_rl.cli.checkpoint import find_checkpoint
+from spiky_rl.config.plan import Request
 from spiky_rl.hosts.common.checkpoints import random_state
+from spiky_rl.hosts.run.checkpoint import find_checkpoint
 
 
 def warnings_of(tmp_path, caplog, trained_on, these):
@@ -16,13 +17,13 @@ def warnings_of(tmp_path, caplog, trained_on, these):
     held = {"actor_state_dict": {}, "critic_state_dict": {}, "iter": 0}
     ours = {"identity": identity, "progress": {}, "random": random_state("cpu")}
     torch.save(held | {"infos": {"spiky_rl": ours}}, path)
-    arguments = SimpleNamespace(checkpoint=str(path), log_root=str(tmp_path), seed=None)
     plan = SimpleNamespace(
+        request=Request("Isaac-Ant", checkpoint=str(path), log_root=tmp_path),
         task="Isaac-Ant", agent="lif_ppo", library="rsl_rl", experiment="ant", spec=None, assets=these,
         identity=identity | {"assets": these},
     )  # fmt: skip
     with caplog.at_level(logging.WARNING):
-        assert find_checkpoint(arguments, plan) == path
+        assert find_checkpoint(plan) == path
     return [record.getMessage() for record in caplog.records]
 
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.cli import common, processes, running
-from spiky_rl.cli.stopping import started, stoppable
+from spiky_rl.cli import common, running
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.run import cells, work
+from spiky_rl.hosts.common import processes
+from spiky_rl.hosts.common.stopping import started, stoppable
 
 ROOT = Path(__file__).parents[2]
 SHOW = [sys.executable, str(ROOT / "scripts" / "show.py")]
@@ -212,7 +213,7 @@ def test_nohup_is_respected():
 HANGUP = """
 import sys, time
 from spiky_rl.cli import common
-from spiky_rl.cli.stopping import stoppable
+from spiky_rl.hosts.common.stopping import stoppable
 
 def command(argv):
     with stoppable("stopping") as asked:

@@ -206,10 +206,10 @@ def test_every_codec_pair_is_repeatable_batch_independent_and_trains(encoder, de
 
 @pytest.mark.parametrize("kind", [*registry.ROOMS, *registry.DATA])
 def test_every_entry_says_what_it_is(kind):
-    from spiky_rl.cli.show import _summary
+    from spiky_rl.cli.show import summary
 
     for name in registry.names(kind):
-        assert len(_summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"
+        assert len(summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"
         if kind in registry.ROOMS:
             cls = registry.resolve(kind, name)
             assert all(option.meaning for option in declared(cls.Options).values())

@@ -9,11 +9,10 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.cli.export import export
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
 from spiky_rl.connections._quantised import multiples, units
-from spiky_rl.deploy import c, c_int8
+from spiky_rl.deploy import _export, c, c_int8
 from spiky_rl.deploy._calibration import Rollout
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._proof import prove
@@ -189,7 +188,7 @@ class Restarted(PointEnv):
 
 def test_an_export_records_an_episode_and_proves_each_file_by_the_policy_that_it_is_to_equal(tmp_path):
     policy, env = agent_runner("lif_ppo").alg.get_policy().eval(), Restarted()
-    found = export(policy, env, tmp_path, ["c", "c_int8"])
+    found = _export.export(policy, env, tmp_path, _export.targets(["c", "c_int8"]))
     single, integers = found[tmp_path / "policy.c"], found[tmp_path / "int8" / "policy.c"]
     assert single.steps == integers.steps == env.max_episode_length and single.flips == integers.flips == 0
     assert single.aside == 0.0 < integers.aside < 0.1

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.cli import common, export
-from spiky_rl.deploy import _chip, c, c_int8
+from spiky_rl.cli import export
 from spiky_rl.config.registry import UserError
+from spiky_rl.deploy import _chip, c, c_int8
 from tests.deploy.test_c import live, walk
 from tests.deploy.test_c_int8 import rollout_of
 from tests.hosts.test_first_minibatch import agent_runner
@@ -78,9 +78,9 @@ def test_on_the_chip_a_policy_acts_as_it_does_here(written, which, tmp_path):
 
 def test_a_report_is_refused_before_a_simulator_starts(monkeypatch):
     line = ["--task", "cartpole", "--to"]
-    with pytest.raises(common.UsageError, match="cortex-m5: not known; choose from cortex-m4; did you mean"):
+    with pytest.raises(UserError, match="cortex-m5: not known; choose from cortex-m4; did you mean"):
         export.run([*line, "c", "--report", "cortex-m5"])
-    with pytest.raises(common.UsageError, match="is for targets in C; choose --to c or c_int8"):
+    with pytest.raises(UserError, match="is for targets in C; choose --to c or c_int8"):
         export.run([*line, "onnx", "--report", CHIP])
     monkeypatch.setattr(c, "compiler", lambda: ["cc"])
     monkeypatch.setenv("PATH", "")

@@ -1,8 +1,8 @@
-"""Plans as `spiky_rl.cli.common.prepare` makes them, of agents that only their settings tell apart."""
+"""Plans as `spiky_rl.hosts.run.prepare` makes them, of agents that only their settings tell apart."""
 
 from typing import Any
 
-from spiky_rl.config.plan import Plan
+from spiky_rl.config.plan import Plan, Request
 from spiky_rl.config.spec import AgentSpec, load_task
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
 
@@ -13,4 +13,4 @@ def plan(task: str, settings: dict[str, Any]) -> Plan:
     assert known is not None
     spec = AgentSpec("mine", {"num_steps_per_env": 8, "max_iterations": 5, **settings}, None, None, {})
     where = ("cpu", 64, 42, "robots", EARLIER_PHYSICS)
-    return Plan(known.label, known.id, "mine", known, spec, "rsl_rl", {}, "", None, *where)
+    return Plan(Request(task), known.label, known.id, "mine", known, spec, {}, "", None, *where)

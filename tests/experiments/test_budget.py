@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from spiky_rl.config.registry import RegistryError
-from spiky_rl.experiments.design.budget import Budget, parse
+from spiky_rl.config.budget import Budget, parse
 
 
 @dataclass

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from spiky_rl.config.spec import load_task
-from spiky_rl.experiments.design.budget import parse
+from spiky_rl.config.budget import parse
 from spiky_rl.experiments.design.grid import Cell, Specification
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.estimate import OVERHEAD, Speeds, estimated

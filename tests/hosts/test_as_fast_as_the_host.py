@@ -133,7 +133,8 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
     environment = pytest.importorskip(
         "spiky_rl.hosts.isaaclab.environment", reason="the isaaclab extra is not installed"
     )
-    from spiky_rl.cli import train
+    from spiky_rl.config.plan import Request, Training
+    from spiky_rl.hosts.run.training import Run
 
     class Begun(Exception):
         """The simulator would start."""
@@ -144,11 +145,18 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
 
     seen, before = [], flags()
     monkeypatch.setattr(environment, "simulation", simulation)
-    args = train.parser().parse_args(["--task", "cartpole", "--agent", "lif_ppo", "--rl_library", library])
     plan = SimpleNamespace(
-        setting=lambda _: 1, env_cfg=None, gym_id="", device=device, num_envs=1, seed=0, rank=0
+        request=Request("cartpole", library=library),
+        library=library,
+        setting=lambda _: 1,
+        env_cfg=None,
+        gym_id="",
+        device=device,
+        num_envs=1,
+        seed=0,
+        rank=0,
     )
     with pytest.raises(Begun):
-        train.run(args, plan, None, None, None)
+        Run(plan, Training()).train(None, None)
     assert seen == [(True, True, False, True) if changed else before]
     assert flags() == before

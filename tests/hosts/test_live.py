@@ -18,7 +18,7 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 from isaaclab.visualizers.base_visualizer import BaseVisualizer
 from isaaclab.visualizers.visualizer_cfg import _VISUALIZER_TYPES, VisualizerCfg
 
-from spiky_rl.cli.watched import Watched
+from spiky_rl.hosts.run.watched import Watched
 from spiky_rl.hosts.isaaclab.live import base, choice
 
 STEPS, DT = 60, 0.02
@@ -221,7 +221,7 @@ def test_an_ann_has_no_spikes_to_show(view):
 
 
 def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeypatch):
-    monkeypatch.setattr("spiky_rl.cli.watched.time", view.clock)
+    monkeypatch.setattr("spiky_rl.hosts.run.watched.time", view.clock)
     env = Watched(SeenEnv(view), real_time=True)
     env.period, begun = 1.0, view.clock.now
     for _ in range(10):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from spiky_rl.cli.play import episodes
+from spiky_rl.hosts.run.playing import episodes
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.rsl_rl.observe import last_activity
 from spiky_rl.hosts.rsl_rl.runner import Runner

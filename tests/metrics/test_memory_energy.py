@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from spiky_rl.cli.evaluate import energy_per_metre
-from spiky_rl.cli.play import Playback
+from spiky_rl.hosts.run.evaluating import energy_per_metre
+from spiky_rl.hosts.run.playing import Playback
 from spiky_rl.config import registry
 from spiky_rl.metrics.energy import DRAM, PRICES, RIVALS, access, mean, per_metre, prices, report, rival_texts
 from spiky_rl.metrics.meter import of_ann, of_network

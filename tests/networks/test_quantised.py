@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 
-from spiky_rl.cli.checkpoint import check_network
-from spiky_rl.cli.common import UsageError
+from spiky_rl.hosts.run.checkpoint import check_network
 from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.connections._quantised import MOST, units
@@ -128,7 +128,7 @@ def test_a_training_goes_on_with_rounding_and_nothing_else_takes_a_checkpoint_fo
     )
     loaded = {"infos": {"spiky_rl": {"identity": {"spec": before.tree()}}}}
     check_network(loaded, after, tmp_path, goes_on=True)
-    with pytest.raises(UsageError, match="was trained with network.quantize=none, not int8"):
+    with pytest.raises(UserError, match="was trained with network.quantize=none, not int8"):
         check_network(loaded, after, tmp_path)
 
 

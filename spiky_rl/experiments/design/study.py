@@ -17,16 +17,15 @@ from spiky_rl.config.plain import Plain, Tree, assignment, section
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
-from spiky_rl.experiments.design.budget import Budget
-from spiky_rl.experiments.design.budget import parse as parse_budget
+from spiky_rl.config.budget import Budget
+from spiky_rl.config.budget import parse as parse_budget
+from spiky_rl.config.plan import RANDOM
 
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
 MOST_CELLS = 100_000
 MOST = {"num_envs": 10**7, "episodes": 10**5}
 """What no machine of today has room for is a slip of the keyboard."""
-RANDOM = "random"
-"""The agent whose actions are noise, measured once per task: what normalised scores count from."""
 
 
 class StudyError(UserError):

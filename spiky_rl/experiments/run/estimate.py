@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -128,6 +127,24 @@ def estimated(
     return timed, sources
 
 
-def duration(seconds: float) -> str:
-    """``seconds`` as people write them: ``1 day, 2:03:04``."""
-    return str(datetime.timedelta(seconds=round(seconds)))
+def left(cells: Mapping[str, Cell], took: Mapping[str, float], ran: Mapping[str, float]) -> float | None:
+    """Seconds of work that are left; None where nothing is known of a cell.
+
+    They are the estimates, corrected by what finished cells took of theirs; without one, what a finished cell took.
+
+    Args:
+        cells: All cells, by name.
+        took: Seconds that finished ones took, by name.
+        ran: Seconds for which the others have run so far, by name.
+    """
+    guesses = {name: cells[name].seconds for name in took}
+    known = [(took[name], guess) for name, guess in guesses.items() if guess]
+    factor = sum(seconds for seconds, _ in known) / sum(guess for _, guess in known) if known else 1.0
+    alike = [seconds for name, seconds in took.items() if cells[name].is_trained]
+    total = 0.0
+    for name, seconds in ran.items():
+        guess = cells[name].seconds
+        if guess is None and not alike:
+            return None
+        total += (statistics.fmean(alike) if guess is None else guess * factor) - seconds
+    return total

@@ -19,7 +19,7 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.spec import flatten
 from spiky_rl.experiments.design import grid
-from spiky_rl.experiments.design.budget import Budget
+from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design.grid import Cell, Resolve
 from spiky_rl.experiments.design.study import Study, StudyError, extended
 from spiky_rl.experiments.design.tuning_space import Dimension, Space

@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
+
 from spiky_rl import __version__
 from spiky_rl.config import files
+from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common.checkpoints import CheckpointError, identity_of, numbered, read_checkpoint
 from spiky_rl.hosts.common.progress import Progress
 
@@ -75,6 +78,17 @@ def new_run(
     }
     files.write_json(folder / "run.json", manifest)
     return folder
+
+
+def write_spec(folder: Path, spec: AgentSpec) -> None:
+    """Write what a run is made from, with the origin of every value, into its folder.
+
+    Args:
+        folder: The run's.
+        spec: The merged specification.
+    """
+    rows = {path: {"value": value, "origin": origin} for path, value, origin in spec.rows()}
+    files.write_text(folder / "params" / "spec.yaml", yaml.safe_dump(rows, sort_keys=False))
 
 
 def find_checkpoint(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, override
+from typing import Any, Protocol, override
 
 import numpy as np
 
@@ -23,6 +23,19 @@ NETWORK: Mapping[str, Any] = {"name": "reservoir", "traces": [10.0, 20.0, 50.0]}
 DELAYS = 30
 
 
+class SpikingReservoir(Protocol):
+    """What is measured and drawn of the network ``reservoir``."""
+
+    wiring: Wiring
+    size: int
+    """N: neurons."""
+    trace_decays: tuple[float, ...]
+
+    def drive(self, u: np.ndarray) -> np.ndarray:
+        """Inputs [series, time, channels] -> traces [series, time, N * traces], each series from rest."""
+        ...
+
+
 class Fixed(Graph):
     """A wiring that is there already."""
 
@@ -35,8 +48,13 @@ class Fixed(Graph):
         return self.wiring
 
 
-def reservoir(wiring: Wiring, settings: Mapping[str, object]) -> Any:
-    """A spiking reservoir of one input, with these ``settings`` of the network and this ``wiring`` for its graph."""
+def reservoir(wiring: Wiring, settings: Mapping[str, object]) -> SpikingReservoir:
+    """A spiking reservoir of one input.
+
+    Args:
+        wiring: Stands in the place of its graph.
+        settings: Of the network, as an agent has them.
+    """
     size = len(wiring.weights)
     configured = registry.configure("networks", {**settings, "size": size}, "network")
     fixed = registry.Configured("fixed", Fixed, None, {"wiring": wiring})

@@ -1,16 +1,32 @@
-"""An environment that is watched live."""
+"""``--visualizer``: an environment that is watched live."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 
-from spiky_rl.cli.wrapper import Wrapper
+from spiky_rl.config.plan import VISIBLE
 from spiky_rl.hosts.common.live import SpikePicture
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.isaaclab.live.choice import look_at_first, views
+from spiky_rl.hosts.run.wrapper import Wrapper
+
+
+@dataclass(frozen=True)
+class Live:
+    """How a run is watched while it goes on."""
+
+    visualizers: Sequence[str] | None = None
+    """Names as Isaac Lab's ``--visualizer`` has them; none for an empty list, and the task's own for None."""
+    visible: int = VISIBLE
+    """Environments that are shown."""
+    real_time: bool = False
+    """Whether a control step takes as long as it does in the world, at least."""
 
 
 class Watched(Wrapper):
@@ -19,7 +35,12 @@ class Watched(Wrapper):
     picture: SpikePicture | None = None
 
     def __init__(self, env: Any, real_time: bool = False) -> None:
-        """``real_time``: a control step takes as long as it does in the world, at least."""
+        """Look at its first environment.
+
+        Args:
+            env: As rsl_rl sees one.
+            real_time: Whether a control step takes as long as it does in the world, at least.
+        """
         super().__init__(env)
         self.period, self.due = env.unwrapped.step_dt if real_time else 0.0, 0.0
         look_at_first(env)
@@ -32,15 +53,15 @@ class Watched(Wrapper):
             for view in shown:
                 view.picture = self.picture
 
-    def get_observations(self) -> Any:
+    def get_observations(self) -> TensorDict:
         """As the environment's; who asks begins an episode."""
         obs = self.env.get_observations()
         if self.picture is not None:
             self.picture.add(obs, torch.ones(1))
         return obs
 
-    def step(self, actions: torch.Tensor) -> Any:
-        """As the environment's."""
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
+        """As the environment's: actions [B, A] -> observations, rewards [B], dones [B], and more."""
         obs, rewards, dones, extras = self.env.step(actions)
         if self.picture is not None:
             self.picture.add(obs, dones[:1])

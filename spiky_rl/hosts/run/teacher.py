@@ -2,60 +2,62 @@
 
 from __future__ import annotations
 
-import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.cli.common import Plan, UsageError, log
+import torch
+
 from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import Plan
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import read_agent
+from spiky_rl.hosts.common import runs
+from spiky_rl.hosts.common.checkpoints import numbered, read_checkpoint
+from spiky_rl.hosts.common.runner import HostRunner
+from spiky_rl.hosts.isaaclab.evaluation import Evaluation
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.rsl_rl.teacher import Teacher, kept_teacher, read_teacher
+
+log = logging.getLogger(__name__)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flag."""
-    parser.add_argument(
-        "--teacher",
-        metavar="RUN",
-        help="run folder or checkpoint of the trained policy that an agent with distillation_cfg learns from before PPO",
-    )
+def find(plan: Plan, named: str | None, checkpoint: Path | None) -> Teacher | None:
+    """The teacher of a run; None for an agent that has none.
 
+    Args:
+        plan: The run's.
+        named: A run folder or checkpoint of the teacher; None: none is named.
+        checkpoint: What the run goes on from, which holds the teacher; None: it begins anew.
 
-def find(args: argparse.Namespace, plan: Plan, checkpoint: Path | None) -> Any:
-    """The `Teacher` of a run; None of an agent that has none. Raises UserError where the two do not go together.
-
-    ``checkpoint``: what the run goes on from; it holds the teacher.
+    Raises:
+        UserError: Agent and teacher do not go together.
     """
     if not plan.spec.runner["algorithm"].get("distillation_cfg"):
-        if args.teacher is not None:
-            raise UsageError(
-                f"--teacher {args.teacher}: --agent {plan.agent} learns from no teacher; take one of"
+        if named is not None:
+            raise UserError(
+                f"--teacher {named}: --agent {plan.agent} learns from no teacher; take one of"
                 f" {', '.join(_students())}, or set agent.algorithm.distillation_cfg"
             )
         return None
-    from spiky_rl.hosts.common import runs
-    from spiky_rl.hosts.common.checkpoints import numbered, read_checkpoint
-    from spiky_rl.hosts.rsl_rl.teacher import kept_teacher, read_teacher
-
     if checkpoint is not None:
-        if args.teacher is not None:
-            raise UsageError(f"--teacher {args.teacher}: {checkpoint} holds its teacher; leave --teacher out")
+        if named is not None:
+            raise UserError(f"--teacher {named}: {checkpoint} holds its teacher; leave --teacher out")
         return kept_teacher(read_checkpoint(str(checkpoint)), checkpoint)
-    if args.teacher is None:
-        raise UsageError(
-            f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN"
-        )
-    path = Path(args.teacher)
+    if named is None:
+        raise UserError(f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN")
+    path = Path(named)
     if not path.is_file() and not (path.is_dir() and numbered(path)):
-        raise UsageError(
-            f"--teacher {args.teacher}: there is no such file, and no run folder with checkpoints of that name"
+        raise UserError(
+            f"--teacher {named}: there is no such file, and no run folder with checkpoints of that name"
         )
-    path = runs.find_checkpoint(str(path), args.log_root, plan.experiment, plan.task, plan.agent)
+    path = runs.find_checkpoint(str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent)
     teacher = read_teacher(path, plan.task)
     for key, default in (("history", 1),):
         theirs, ours = teacher.tree.get(key, default), plan.spec.runner.get(key, default)
         if theirs != ours:
-            raise UsageError(
+            raise UserError(
                 f"{path}: the teacher observes agent.{key}={theirs}, the student {ours}; pass agent.{key}={theirs}"
             )
     log.info("teacher: %s, %s", teacher.agent, path)
@@ -75,16 +77,19 @@ def _students() -> list[str]:
     return found
 
 
-def side_by_side(runner: Any, env: Any, plan: Plan) -> dict[str, Any]:
-    """Noise-free returns of student and teacher by the protocol of evaluate.py: an episode of every environment, from the same states."""
-    import torch
+def side_by_side(runner: HostRunner, env: Any, plan: Plan) -> dict[str, str | float | int]:
+    """Noise-free returns of student and teacher: an episode of every environment, from the same states.
 
-    from spiky_rl.hosts.isaaclab.evaluation import Evaluation
-
+    Args:
+        runner: What trained the student.
+        env: As rsl_rl sees one.
+        plan: The run's.
+    """
+    assert isinstance(runner, Runner)
     log.info("an episode of student and teacher in every environment, without noise")
     groups = plan.config["obs_groups"].get("actor") or ["policy"]
     runner.get_inference_policy(plan.device)
-    found = {}
+    found: dict[str, float] = {}
     with torch.inference_mode():
         for name, policy in (("student", runner.played), ("teacher", runner.teacher_played)):
             evaluation = Evaluation(env, ["nominal"], env.num_envs, groups, plan.seed)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict
 
-from spiky_rl.cli.common import log
-from spiky_rl.cli.display import Bar
-from spiky_rl.cli.wrapper import Wrapper
+from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.isaaclab.camera import Camera
+from spiky_rl.hosts.run.wrapper import Wrapper
 from spiky_rl.metrics.film import Frame, RasterPanel, beside, write_film
 
+log = logging.getLogger(__name__)
 
-def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
-    """Play ``steps`` control steps from a fresh episode; environment 0 with its spikes beside it, or alone for an ANN."""
+
+def film(env: Any, policy: PlayedPolicy, path: Path, steps: int, shown: Shown = unseen) -> list[Path]:
+    """Play from a fresh episode, and film environment 0 with its spikes beside it, or alone for an ANN.
+
+    Args:
+        env: As rsl_rl sees one.
+        policy: Acts in it.
+        path: The film; a GIF is written beside it.
+        steps: Control steps.
+        shown: Shows how far it is.
+
+    Returns:
+        The files.
+    """
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
-    with Bar("filming", f"{steps} control steps") as shown:
+    with shown("filming", f"{steps} control steps") as tell:
         camera = Camera(env)
         with torch.inference_mode():
             env.reset()
@@ -33,7 +47,7 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int) -> list[Path]:
                     frames.append(camera.frame())
                 obs, _, dones, _ = env.step(policy(obs))
                 policy.reset(dones)
-                shown((step + 1) / steps)
+                tell((step + 1) / steps)
         camera.close()
     log.info("writing %s and its GIF", path)
     return write_film(path, frames, 1.0 / env.unwrapped.step_dt)
@@ -43,14 +57,22 @@ class Recorder(Wrapper):
     """An environment that films a clip of itself every ``interval`` control steps while it is trained on."""
 
     def __init__(self, env: Any, folder: Path, length: int, interval: int) -> None:
+        """Open its camera.
+
+        Args:
+            env: As rsl_rl sees one.
+            folder: Where the clips go.
+            length: Control steps of a clip.
+            interval: Control steps from one clip's beginning to the next one's.
+        """
         super().__init__(env)
         self.folder, self.length, self.interval = folder, length, interval
         self.camera = Camera(env)
         self.count = 0
         self.frames: list[Frame] = []
 
-    def step(self, actions: torch.Tensor) -> Any:
-        """As the environment's."""
+    def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
+        """As the environment's: actions [B, A] -> observations, rewards [B], dones [B], and more."""
         if self.count % self.interval < self.length:
             self.frames.append(self.camera.frame())
         self.count += 1

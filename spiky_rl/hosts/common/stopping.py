@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from types import FrameType
 
-from spiky_rl.cli.common import log
-from spiky_rl.cli.running import Stopped
+log = logging.getLogger(__name__)
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal that no longer asks a command to stop, but stops it at once."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__()
+        self.exit_code = exit_code
+        """What shells call a process that the signal ended."""
 
 
 class Asked:
@@ -32,7 +41,11 @@ class Asked:
         """What shells call a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 0 for none."""
         return 128 + self.signal if self.signal else 0
 
-    def ask(self, number: int, *_: Any) -> None:
+    def code_after(self, outcome: str) -> int:
+        """The exit code of a command whose work ended like that: ``finished``, ``stopped`` or ``failed: why``."""
+        return 1 if outcome.startswith("failed") else self.exit_code if outcome == "stopped" else 0
+
+    def ask(self, number: int, _frame: FrameType | None = None) -> None:
         """Take a signal; a second one stops at once. Raises Stopped."""
         if number == signal.SIGHUP:
             self.leave_terminals()
@@ -65,7 +78,7 @@ def stoppable(message: str) -> Iterator[Asked]:
 
 
 @contextmanager
-def started(simulation: AbstractContextManager[Any]) -> Iterator[Any]:
+def started[Simulation](simulation: AbstractContextManager[Simulation]) -> Iterator[Simulation]:
     """A simulation for a command that a signal ends at once; one that comes while it starts does so after the start.
 
     Else it would be lost: what a simulator loads meanwhile catches it.

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.cli.common import Plan, UsageError
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import Plan
 from spiky_rl.config.spec import AgentSpec, flatten
+from spiky_rl.hosts.common import checkpoints, runs
 
 TRAINED_ALONG = (".quantize",)
 """Ends of paths that a training may go on with changed: they decide how weights are trained, and not which there are."""
 
 
-def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path, goes_on: bool = False) -> None:
+def check_network(
+    loaded: Mapping[str, Any], spec: AgentSpec, checkpoint: Path, goes_on: bool = False
+) -> None:
     """Refuse to go on with a checkpoint whose network is described differently, even where the weights would fit.
 
-    ``goes_on``: with the training, which may be finer than the one before.
+    Args:
+        loaded: The checkpoint's content.
+        spec: The agent now.
+        checkpoint: The file, for messages.
+        goes_on: Whether it is trained on, which may be finer than the training before.
     """
-    from spiky_rl.hosts.common.checkpoints import identity_of
-
-    theirs = identity_of(loaded).get("spec")
+    theirs = checkpoints.identity_of(loaded).get("spec")
     if theirs is None:
         return
     old, new = shape(theirs), shape(spec.tree())
@@ -32,12 +38,12 @@ def check_network(loaded: dict[str, Any], spec: AgentSpec, checkpoint: Path, goe
             continue
         if old.get(path) != new.get(path):
             remedy = f"; pass agent.{path}={old[path]}" if path in old else ""
-            raise UsageError(
+            raise UserError(
                 f"{checkpoint}: was trained with {path}={old.get(path)}, not {new.get(path)}{remedy}"
             )
 
 
-def shape(tree: dict[str, Any]) -> dict[str, Any]:
+def shape(tree: Mapping[str, Any]) -> dict[str, Any]:
     """What of a specification decides the function that the weights compute, as dotted paths."""
     kept: dict[str, Any] = {"history": tree.get("history", 1)}
     for network, role in (("network", "actor"), ("critic_network", "critic")):
@@ -58,16 +64,18 @@ def shape(tree: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def find_checkpoint(args: argparse.Namespace, plan: Plan, goes_on: bool = False) -> Path:
-    """The checkpoint that the arguments name, if it is one of this task, agent and network. Raises UserError.
+def find_checkpoint(plan: Plan, goes_on: bool = False) -> Path:
+    """The checkpoint that a plan's request names, if it is one of this task, agent and network. Raises UserError.
 
-    ``goes_on``: with the training, of the seed that was given; else that may be the environments' alone.
+    Args:
+        plan: The plan.
+        goes_on: Whether it is trained on, with the seed that was given; else that may be the environments' alone.
     """
-    from spiky_rl.hosts.common import checkpoints, runs
-
-    seed = None if args.seed == -1 else args.seed
+    asked = plan.request
+    assert asked.checkpoint is not None
+    seed = None if asked.seed == -1 else asked.seed
     checkpoint = runs.find_checkpoint(
-        args.checkpoint, args.log_root, plan.experiment, plan.task, plan.agent, plan.library, seed, goes_on
+        asked.checkpoint, asked.log_root, plan.experiment, plan.task, plan.agent, plan.library, seed, goes_on
     )
     loaded = checkpoints.read_checkpoint(str(checkpoint), library=plan.library)
     checkpoints.check_identity(loaded, plan.identity, str(checkpoint))

@@ -1,0 +1,280 @@
+"""A classifier's training: from its settings to a run folder with checkpoints, result and pictures."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiky_rl.classification import board as boards
+from spiky_rl.classification import result as results
+from spiky_rl.classification import samples
+from spiky_rl.classification.settings import (
+    LIBRARY,
+    Found,
+    Request,
+    Settings,
+    class_of,
+    dataset_of,
+    label,
+    require_state,
+)
+from spiky_rl.classification.split import split, subset
+from spiky_rl.classification.training import Epoch, History, Trainer, seen
+from spiky_rl.classification.training import Settings as Training
+from spiky_rl.config import registry, sizes
+from spiky_rl.config.options import UserError
+from spiky_rl.config.registry import Configured
+from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.datasets.base import Dataset, Recording
+from spiky_rl.hosts.common import runs
+from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.hosts.common.devices import check_device, memory_of
+from spiky_rl.hosts.common.stopping import Asked
+
+log = logging.getLogger(__name__)
+
+TRAINED = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
+"""Flags that say how a network is trained."""
+
+
+def find(asked: Request, checkpoint: str, log_root: Path) -> Found:
+    """A checkpoint and its content. Raises UserError.
+
+    Args:
+        asked: The request, whose dataset, agent and seed tell which run is meant.
+        checkpoint: ``latest`` or ``best`` of the dataset's newest run, a run's folder, or a file.
+        log_root: Folder of all runs.
+    """
+    if asked.dataset is None and checkpoint in ("latest", "best"):
+        raise UserError(f"--checkpoint {checkpoint}: name the --dataset too, or the run's folder instead")
+    name = label(asked.dataset or "any")
+    agent = None if asked.agent is None else Path(asked.agent).stem
+    given = asked.flags.get("seed")
+    seed = given if isinstance(given, int) and given != -1 else None
+    path = runs.find_checkpoint(checkpoint, log_root, name, name, agent, LIBRARY, seed)
+    found = Found(path, read_checkpoint(str(path), "cpu", LIBRARY))
+    if "settings" not in found.identity:
+        raise CheckpointError(
+            f"{path}: says nothing of its settings; it was written by an earlier version, so train again"
+        )
+    return found
+
+
+def prepare(
+    settings: Settings, found: Found | None, device: str | None, fetch: bool = False, shown: Shown = unseen
+) -> Trainer:
+    """The data and a network: freshly drawn, or that of a checkpoint. What needs no data is refused before they are read.
+
+    Args:
+        settings: What the run is made from; the dataset's part of them is completed.
+        found: The checkpoint that the run goes on from; None: a new run.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one.
+        fetch: Whether to download the dataset where it is not there.
+        shown: Shows how far reading is.
+
+    Raises:
+        UserError: Something does not go together, or is not there.
+    """
+    if found is not None:
+        _require_epochs(settings, found)
+    device = check_device(device)
+    batch = settings.flags.batch_size
+    sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
+    trainer = _drawn(settings, device, fetch, shown)
+    if found is not None:
+        _require_same(trainer, found)
+        trainer.restore(dict(found.content))
+        if device != found.identity["device"]:
+            settings.changed["device"] = [found.identity["device"], device]
+        log.info("resumed from %s after %d epochs", found.path, len(trainer.history.loss))
+        for key, (before, now) in settings.changed.items():
+            log.info("  --%s is %s now, and was %s", key, now, before)
+    return trainer
+
+
+def _require_epochs(settings: Settings, found: Found) -> None:
+    """Raise UserError where a run has nothing left to do."""
+    history, flags = History(**found.content["history"]), settings.flags
+    done = len(history.loss)
+    if done >= flags.epochs:
+        raise UserError(
+            f"--epochs {flags.epochs}: {found.path} has seen {done} epochs; --epochs is how many there are in all"
+        )
+    if flags.patience and history.stale >= flags.patience:
+        raise UserError(
+            f"--patience {flags.patience}: {found.path} ended early by it after {done} epochs; 0 or more of it goes on"
+        )
+
+
+def _require_same(trainer: Trainer, found: Found) -> None:
+    """Raise CheckpointError where recordings or split are not those that the run began with."""
+    if found.identity["data"] != trainer.samples.digest:
+        raise CheckpointError(
+            f"{found.path}: was trained on other recordings than --data holds now; name the folder that it began with"
+        )
+    if found.identity["split"] != trainer.split.digest:
+        raise CheckpointError(
+            f"{found.path}: was trained on another split of these recordings, of which some may be tested on now"
+        )
+
+
+def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Trainer:
+    """The data and a network, freshly drawn. Raises UserError."""
+    flags, spec = settings.flags, settings.spec
+    folder = samples.data_folder(None if flags.data is None else Path(flags.data))
+    settings.flags = flags = replace(flags, data=str(folder))
+    configured = dataset_of(
+        settings.dataset["name"], {k: v for k, v in settings.dataset.items() if k != "name"}
+    )
+    if fetch:
+        download(configured, folder, shown)
+    dataset = configured.build(data=folder)
+    settings.dataset |= dataset.settings()
+    settings.window = dataset.window
+    chosen = subset(dataset.recordings, flags.recordings, None if flags.ids is None else Path(flags.ids))
+    _require_classes(dataset, chosen, folder)
+    held = samples.load(settings.dataset["name"], dataset, chosen, flags.skip_bad, shown)
+    how = spec.runner.get("frames", "turn")
+    steps, inputs = seen(held.size, how)
+    require_state(spec, steps)
+    parted = split(held.labels, held.parts, flags.hold_out, flags.validation, flags.split)
+    torch.manual_seed(flags.seed)
+    random.seed(flags.seed)
+    assert spec.network is not None and flags.shift is not None and flags.rotation is not None
+    network = spec.network.build(inputs=inputs, outputs=len(held.classes))
+    rate = spec.runner["algorithm"]["learning_rate"]
+    training = Training(learning_rate=rate, frames=how, **{key: getattr(flags, key) for key in TRAINED})
+    return Trainer(network, held, parted, training, device)
+
+
+def _require_classes(dataset: Dataset, chosen: Sequence[Recording], folder: Path) -> None:
+    """Raise UserError where recordings are nothing to learn classes from."""
+    where = f"{dataset.title} in {str(folder)!r}"
+    learned = {r.label for r in chosen if r.part == "train"}
+    if not learned:
+        raise UserError(
+            f"{where}: all recordings are of the test set, so there is nothing to learn from;"
+            " --evaluate --checkpoint RUN evaluates on them"
+        )
+    if unknown := [r for r in chosen if r.label < 0]:
+        raise UserError(
+            f"{dataset.path(unknown[0])}: has no class; put it into a folder of its class, or --predict it"
+        )
+    if len(learned) < 2:
+        raise UserError(f"{where}: all recordings are of one class, so there is nothing to tell apart")
+
+
+def download(dataset: Configured, folder: Path, shown: Shown = unseen) -> None:
+    """Fetch a dataset's archives. Raises UserError where there are none, or they cannot be had.
+
+    Args:
+        dataset: The dataset with its options.
+        folder: The folder of all datasets.
+        shown: Shows how far it is.
+    """
+    cls = class_of(dataset)
+    if not cls.archives:
+        names = registry.names("datasets")
+        able = [name for name in names if getattr(registry.resolve("datasets", name), "archives", ())]
+        raise UserError(f"--download: goes with {', '.join(able)} only, not with {dataset.name}")
+    for archive in cls.archives:
+        archive.fetch(folder / cls.home, shown)
+
+
+class Run:
+    """A training with its run folder."""
+
+    def __init__(self, trainer: Trainer, settings: Settings, log_root: Path, run_name: str) -> None:
+        """Make the folder, with what the run is made from.
+
+        Args:
+            trainer: Data and network, as `prepare` gives them.
+            settings: What they were made from.
+            log_root: Folder of all runs.
+            run_name: Suffix of the run's folder; empty: none.
+        """
+        held, parted, spec, seed = trainer.samples, trainer.split, settings.spec, settings.flags.seed
+        self.trainer, self.settings = trainer, settings
+        self.identity = {
+            "dataset": held.name, "agent": spec.name, "seed": seed, "data": held.digest, "split": parted.digest,
+            "spec": spec.tree(), "settings": settings.tree(), "shape": list(held.shape), "classes": list(held.classes),
+            "window": list(settings.window), "scale": held.scale, "device": trainer.device,
+        }  # fmt: skip
+        name = label(held.name)
+        self.folder = runs.new_run(log_root, name, run_name, name, spec.name, LIBRARY, seed)
+        runs.write_spec(self.folder, spec)
+        results.write_recordings(self.folder, held, parted)
+        counts = tuple(map(len, (parted.train, parted.validation, parted.test)))
+        words = "%s on %s, %d samples to learn from, %d to choose by, %d to test on, %s, seed %d"
+        log.info(words, spec.name, held.name, *counts, trainer.device, seed)
+        log.info("run folder: %s", self.folder)
+        self.board = boards.writer(self.folder)
+        self.latest: Path | None = None
+        """The last checkpoint; None before the first."""
+
+    @property
+    def title(self) -> str:
+        """Agent and dataset."""
+        return f"{self.settings.spec.name} on {self.trainer.samples.name}"
+
+    def learn(self, asked: Asked, display: Callable[[Epoch], object]) -> str:
+        """Train to the end, or until a stop is asked for.
+
+        Args:
+            asked: Tells whether to stop.
+            display: Is shown every epoch.
+
+        Returns:
+            How it ended: ``finished``, ``stopped`` or ``failed: why``.
+        """
+        try:
+            for epoch in self.trainer.epochs():
+                path = self.folder / f"model_{epoch.index}.pt"
+                results.save(path, self.trainer, self.identity)
+                before, self.latest = self.latest, path
+                if before is not None:
+                    before.unlink()
+                if self.trainer.history.best == epoch.index:
+                    results.save(self.folder / runs.BEST, self.trainer, self.identity)
+                display(epoch)
+                if self.board is not None:
+                    boards.write_epoch(self.board, epoch)
+                if asked() and epoch.index < epoch.last:
+                    return "stopped"
+        except KeyboardInterrupt:
+            return "stopped"
+        except FloatingPointError as error:
+            return f"failed: {error}"
+        return "finished"
+
+    def keep(self, outcome: str) -> dict[str, Any] | None:
+        """Write what came of the run: ``result.json`` and pictures.
+
+        Args:
+            outcome: How it ended, as `learn` says.
+
+        Returns:
+            The result; None where there is no checkpoint yet, and so nothing to tell of.
+        """
+        with ExitStack() as ends:
+            if self.board is not None:
+                ends.callback(self.board.close)
+            if self.latest is None:
+                return None
+            if outcome != "finished":  # perhaps within an epoch, or with weights that are no numbers
+                self.trainer.restore(results.read(self.latest, self.trainer.device))
+            settings = self.settings
+            result = results.write_result(
+                self.folder, self.trainer, settings.tree(), settings.spec, outcome, settings.changed
+            )
+            if result["accuracy"] is not None:
+                title = f"{self.title}: {result['accuracy']:.1%} of {len(self.trainer.split.test)}"
+                boards.write_confusion(self.folder, self.board, result, title)
+            return result

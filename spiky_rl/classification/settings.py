@@ -1,0 +1,299 @@
+"""What a classification is run with: what is given, else what the checkpoint had that it goes on from, else the dataset's defaults."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
+from spiky_rl.config.reading import ReadingError, parse_yaml
+from spiky_rl.config.registry import Configured, short
+from spiky_rl.config.spec import AgentSpec, complete, flatten, parse_overrides, read_agent, resolve_agent
+from spiky_rl.hosts.common.rules import local_rule
+
+if TYPE_CHECKING:
+    from spiky_rl.datasets.base import Dataset
+
+CODE = re.compile(r".+:[A-Za-z_]\w*")
+"""What names a class outside the package."""
+LIBRARY = "classify"
+"""What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
+HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
+"""What stands in the place of Isaac Lab's agent: layers and learning rate of an agent that names none."""
+READ = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
+"""What of an agent is read here."""
+FREE = ("epochs", "patience", "data")
+"""Flags that may change when a run goes on."""
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What makes a run what it is, besides its dataset and agent; the command line has a flag for each."""
+
+    epochs: int = 30
+    patience: int = 0
+    """Epochs without a better validation after which training ends; 0: it never ends early."""
+    seed: int = 0
+    split: int = 0
+    """Seed that draws test and validation set."""
+    hold_out: int | None = None
+    """Recordings to test on; None: the official test set, else a fifth."""
+    validation: int | None = None
+    """Recordings that choose the epoch; None: the official ones, else a tenth."""
+    recordings: int | None = None
+    """How many are used; None: all."""
+    ids: str | None = None
+    """File that lists those that are used; None: all."""
+    skip_bad: bool = False
+    batch_size: int = 50
+    schedule: str = "cosine"
+    label_smoothing: float = 0.1
+    shift: float | None = None
+    """Pixels; None: as the dataset says, and so for the rotation in degrees."""
+    rotation: float | None = None
+    data: str | None = None
+    """Folder of the data; None: `samples.data_folder` tells."""
+
+
+NAMES = tuple(flag.name for flag in fields(Flags))
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks a classification for."""
+
+    dataset: str | None = None
+    """None: the checkpoint's, and so for the agent."""
+    agent: str | None = None
+    flags: Mapping[str, bool | int | float | str | Path] = field(default_factory=dict)
+    """Those of `Flags` that are given, by name."""
+    bins: int | None = None
+    """Frames of a recording; None: not given, and so for ``binary``."""
+    binary: bool | None = None
+    overrides: Sequence[str] = ()
+    """Assignments ``dataset.x=v`` and ``agent.x.y=v``."""
+
+    @property
+    def absolute(self) -> dict[str, Any]:
+        """The flags as a checkpoint keeps them: wherever a later command is called, its paths mean the same."""
+        pairs = self.flags.items()
+        return {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in pairs}
+
+    def dataset_options(self) -> dict[str, Any]:
+        """The dataset's options that are given. Raises UserError for a text that is no value."""
+        return dataset_options(self.overrides, self.bins, self.binary)
+
+    def agent_overrides(self) -> list[str]:
+        """The agent's overrides. Raises UserError for what a classification does not read of an agent."""
+        found = [text for text in self.overrides if not text.startswith("dataset.")]
+        for text in found:
+            key = text.partition("=")[0].removeprefix("agent.")
+            if text.startswith("agent.") and not any(key == k or key.startswith(f"{k}.") for k in READ):
+                raise UserError(f"{text!r}: a classification reads of an agent {', '.join(READ)} only")
+        return found
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that a run goes on from, or that is used."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What it says of its run."""
+        return self.content["infos"]["spiky_rl"]["identity"]
+
+
+@dataclass
+class Settings:
+    """All that a run is made from."""
+
+    flags: Flags
+    dataset: dict[str, Any]
+    """The dataset's name and options."""
+    spec: AgentSpec
+    window: tuple[int, int] = (0, 0)
+    """First and last time that the dataset classifies, once its recordings are there."""
+    changed: dict[str, Any] = field(default_factory=dict)
+    """What is another than in the checkpoint: flag -> [before, now]."""
+
+    def tree(self) -> dict[str, Any]:
+        """Flags and dataset as plain data, as a checkpoint keeps them."""
+        pairs = self.dataset.items()
+        return {
+            "flags": asdict(self.flags),
+            "dataset": {k: list(v) if isinstance(v, tuple) else v for k, v in pairs},
+        }
+
+
+def fresh(asked: Request) -> Settings:
+    """Settings of a new run. Raises UserError."""
+    if asked.dataset is None:
+        raise UserError(
+            f"--dataset: name one of {', '.join(registry.names('datasets'))}, or --checkpoint to go on with a run"
+        )
+    if asked.dataset == "own" and "data" not in asked.flags:
+        raise UserError("--dataset own: name the folder of your recordings with --data")
+    dataset = dataset_of(asked.dataset, asked.dataset_options())
+    cls = class_of(dataset)
+    flags = Flags(**{"shift": cls.shift, "rotation": cls.rotation, **asked.absolute})
+    if flags.seed == -1:
+        flags = replace(flags, seed=random.randrange(10_000))
+    spec = agent_of(asked.agent or cls.agent, asked.dataset, asked.agent_overrides())
+    return Settings(flags, dataset.settings(), spec)
+
+
+def resumed(asked: Request, found: Found) -> Settings:
+    """Settings of a run that goes on: as it was.
+
+    Args:
+        asked: What is given; what may not be another than before is refused by name.
+        found: The checkpoint.
+
+    Raises:
+        UserError: It names the flag, what is given, and what the run has.
+    """
+
+    def refuse(flag: str, now: object, before: object) -> None:
+        raise UserError(
+            f"{flag} {now}: the run of {found.path} has {before}; leave it out, or train anew without --checkpoint"
+        )
+
+    require_named(asked, found)
+    identity = found.identity
+    theirs, overrides = identity["settings"], asked.agent_overrides()
+    flags, changed = {**asdict(Flags()), **theirs["flags"]}, {}
+    for key, now in asked.absolute.items():
+        if now == flags[key] or (key == "seed" and now == -1):
+            continue
+        if key not in FREE:
+            refuse(f"--{key}", now, flags[key])
+        changed[key] = [flags[key], now]
+        flags[key] = now
+    if asked.dataset not in (None, theirs["dataset"]["name"]):
+        refuse("--dataset", asked.dataset, theirs["dataset"]["name"])
+    for key, now in asked.dataset_options().items():
+        if now != (before := theirs["dataset"].get(key)):
+            refuse(f"dataset.{key}", now, before)
+    if asked.agent is not None and read_agent(asked.agent)[0] != identity["agent"]:
+        refuse("--agent", asked.agent, identity["agent"])
+    known = flatten(identity["spec"])
+    for key, now in flatten(parse_overrides(overrides)).items():
+        if now != known.get(key):
+            refuse(f"agent.{key}", now, known.get(key))
+    spec = complete(identity["agent"], identity["spec"], dict.fromkeys(known, "checkpoint"))
+    return Settings(Flags(**flags), dict(theirs["dataset"]), spec, changed=changed)
+
+
+def label(dataset: str) -> str:
+    """What runs on a dataset are called: its name, or that of a class from elsewhere."""
+    return dataset.rpartition(":")[2].lower()
+
+
+def foreign(spec: Mapping[str, Any], dataset: str) -> list[str]:
+    """Code outside the package that a run is made of: ``module:Class`` or ``path/file.py:Class``."""
+    return [value for value in (*_strings(spec), dataset) if CODE.fullmatch(value)]
+
+
+def require_named(asked: Request, found: Found) -> None:
+    """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing."""
+    given = {asked.dataset, *(text.partition("=")[2] for text in asked.overrides)}
+    given |= set(_strings(read_agent(asked.agent)[1])) if asked.agent is not None else set()
+    dataset = found.identity["settings"]["dataset"]["name"]
+    for name in foreign(found.identity["spec"], dataset):
+        if name not in given:
+            flag = "--dataset" if name == dataset else "--agent"
+            raise UserError(
+                f"{found.path}: its run used {name}; pass {flag} as for the run, so that it is you who names that code"
+            )
+
+
+def named_again(asked: Request, settings: Settings) -> list[str]:
+    """The words that a command line must repeat to go on with a run, because they name code."""
+    if not foreign(settings.spec.tree(), settings.dataset["name"]):
+        return []
+    words = ["--dataset", asked.dataset] if asked.dataset else []
+    words += ["--agent", asked.agent] if asked.agent else []
+    return [*words, *(text for text in asked.overrides if CODE.fullmatch(text.partition("=")[2]))]
+
+
+def _strings(tree: object) -> list[str]:
+    """All texts within nested mappings and lists."""
+    if isinstance(tree, Mapping):
+        tree = list(tree.values())
+    if isinstance(tree, list | tuple):
+        return [text for value in tree for text in _strings(value)]
+    return [tree] if isinstance(tree, str) else []
+
+
+def dataset_of(name: str, options: Mapping[str, Any]) -> Configured:
+    """A dataset with options. Raises RegistryError that names the nearest."""
+    try:
+        return registry.configure("datasets", {"name": name, **options}, "dataset")
+    except registry.RegistryError as error:
+        raise registry.RegistryError(str(error).replace("dataset.name: ", "--dataset: ")) from None
+
+
+def class_of(dataset: Configured) -> type[Dataset]:
+    """What the dataset declares before its recordings are looked for."""
+    return cast("type[Dataset]", dataset.cls)
+
+
+def dataset_options(
+    overrides: Sequence[str], bins: int | None = None, binary: bool | None = None
+) -> dict[str, Any]:
+    """The options of a dataset that are given.
+
+    Args:
+        overrides: Assignments; those that begin with ``dataset.`` are read.
+        bins: Frames of a recording; None: not given.
+        binary: Whether frames say only that there were events; None: not given.
+
+    Raises:
+        UserError: A text is no value of YAML.
+    """
+    found: dict[str, Any] = {}
+    for text in overrides:
+        path, equals, value = text.partition("=")
+        if equals and path.startswith("dataset."):
+            try:
+                found[path.removeprefix("dataset.")] = parse_yaml(value)
+            except ReadingError as error:
+                raise UserError(f"{path}: {short(value)} is no value: {error}") from None
+    return found | {k: v for k, v in (("bins", bins), ("binary", binary)) if v is not None}
+
+
+def agent_of(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
+    """The agent that is named, if there is a network in it that can learn classes. Raises UserError."""
+    read_agent(agent)
+    spec = resolve_agent(agent, dataset, HOST, overrides)
+    if spec.network is None:
+        raise UserError(f"--agent {agent}: has no `network`, so nothing in it spikes")
+    if rule := local_rule(spec.network):
+        raise UserError(
+            f"agent.network.learning: {rule!r} learns from what actions were worth, and a class is no action; name a rule"
+            " that is a gradient, such as bptt"
+        )
+    return spec
+
+
+def require_state(spec: AgentSpec, steps: int) -> None:
+    """Raise UserError where frames come one after another and the network forgets each at once.
+
+    Args:
+        spec: The agent.
+        steps: T, frames that its network takes one after another.
+    """
+    assert spec.network is not None
+    if steps > 1 and not getattr(spec.network.options, "stateful", True):
+        raise UserError(
+            f"agent.network.stateful: a recording is {steps} frames, and this network forgets each at once;"
+            " pass agent.network.stateful=true"
+        )

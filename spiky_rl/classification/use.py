@@ -1,0 +1,185 @@
+"""A trained network on recordings that it has not seen: its accuracy, or the class of each."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spiky_rl.classification import result as results
+from spiky_rl.classification import samples, split
+from spiky_rl.classification.samples import Samples
+from spiky_rl.classification.settings import Found, Request, dataset_of, require_named
+from spiky_rl.classification.training import confusion, scores
+from spiky_rl.classification.training import seen as shape_of
+from spiky_rl.config import files
+from spiky_rl.config.options import UserError
+from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.spec import complete
+from spiky_rl.datasets._events import MissingData
+from spiky_rl.datasets.base import Dataset
+from spiky_rl.hosts.common.devices import check_device
+from spiky_rl.networks.base import SpikingNetwork
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best network of a run, and recordings for it."""
+
+    found: Found
+    agent: str
+    network: SpikingNetwork
+    frames: str
+    """How it sees a recording's frames, as `training.Settings` says."""
+    device: str
+    held: Samples
+    seen: np.ndarray
+    """[samples], whether the network was trained with each."""
+
+    def scores(self, indices: np.ndarray) -> np.ndarray:
+        """How much speaks for each class of some samples, [samples, classes]."""
+        return scores(self.network, self.held, indices, self.device, self.frames)
+
+
+def load(
+    asked: Request, found: Found, device: str | None, only_tests: bool, shown: Shown = unseen
+) -> Trained:
+    """Read a run's best network and the recordings that are asked for. Raises UserError.
+
+    Args:
+        asked: Which recordings; what is not said of them is as in the run.
+        found: The run's checkpoint.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one.
+        only_tests: Whether to leave out, where there is a test set, what is not of it.
+        shown: Shows how far reading is.
+    """
+    identity = found.identity
+    require_named(asked, found)
+    device = check_device(device)
+    spec = complete(identity["agent"], identity["spec"], {})
+    held = _recordings(asked, identity, only_tests, shown)
+    how = spec.runner.get("frames", "turn")
+    _, inputs = shape_of(held.size, how)
+    assert spec.network is not None
+    network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
+    network.load_state_dict(found.content["best"])
+    learned = np.isin(held.digests.view(np.int64), found.content["learned"].numpy())
+    return Trained(found, spec.name, network, how, device, held, learned)
+
+
+def predict(trained: Trained, out: Path | None) -> Path:
+    """Write a CSV with the class of each recording; returns where. Raises UserError where it cannot be written.
+
+    Args:
+        trained: Network and recordings.
+        out: The file; None: one in the run's folder.
+    """
+    held, classes = trained.held, trained.held.classes
+    out = out or trained.found.path.parent / f"predictions_{held.digest[:8]}.csv"
+    files.require_file("--out", out)
+    rows: list[tuple[str, ...]] = [
+        ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
+    ]
+    for i, row in enumerate(trained.scores(np.arange(len(held)))):
+        known = classes[held.labels[i]] if held.labels[i] >= 0 else ""
+        seen = "yes" if trained.seen[i] else "no"
+        rows.append((held.names[i], known, classes[row.argmax()], seen, *(f"{v:.6g}" for v in row)))
+    results.write_csv(out, rows)
+    return out
+
+
+def evaluate(trained: Trained, out: Path | None) -> tuple[Path, dict[str, Any]]:
+    """Write the accuracy on the recordings that the network was not trained with; returns where, and what that file says.
+
+    Args:
+        trained: Network and recordings.
+        out: The file; None: one in the run's folder.
+
+    Raises:
+        UserError: There is no such recording, or the file cannot be written.
+    """
+    held, count_seen = trained.held, int(trained.seen.sum())
+    out = out or trained.found.path.parent / f"evaluation_{held.digest[:8]}.json"
+    files.require_file("--out", out)
+    fresh = np.flatnonzero(~trained.seen & (held.labels >= 0))
+    if len(fresh) == 0:
+        raise UserError(
+            f"--evaluate: of {len(held)} recordings the network was trained with {count_seen}, and the others have no class;"
+            " name other ones with --data"
+        )
+    counts = confusion(held.labels[fresh], trained.scores(fresh).argmax(1), len(held.classes))
+    right, count = int(counts.trace()), len(fresh)
+    result = {
+        "checkpoint": str(trained.found.path), "dataset": held.name, "data_hash": held.digest, "accuracy": right / count,
+        "interval_95": list(interval(right, count)), "samples": count, "trained_with": count_seen,
+        "without_class": int((held.labels < 0).sum()), "skipped": list(held.skipped), "classes": list(held.classes),
+        "confusion": counts.tolist(),
+    }  # fmt: skip
+    files.write_json(out, result)
+    return out, result
+
+
+def _recordings(asked: Request, identity: Mapping[str, Any], only_tests: bool, shown: Shown) -> Samples:
+    """The samples that are asked for, labelled as the network counts its classes. Raises UserError."""
+    given = asked.flags
+    folder = samples.data_folder(Path(str(given.get("data") or identity["settings"]["flags"]["data"])))
+    name, dataset = _reader(asked, identity, folder)
+    where, known = f"--data: {dataset.title} in {str(folder)!r}", identity["classes"]
+    if list(dataset.shape) != identity["shape"]:
+        raise UserError(
+            f"{where} has frames of {list(dataset.shape)}, and the network sees {identity['shape']}"
+            " (channels, rows, columns)"
+        )
+    if unknown := [c for c in dataset.classes if c not in known]:
+        raise UserError(
+            f"--data: class {unknown[0]!r} of {dataset.title} is none that the network tells: {', '.join(known)}"
+        )
+    count, ids = given.get("recordings"), given.get("ids")
+    assert count is None or isinstance(count, int)
+    chosen = split.subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
+    if only_tests:
+        chosen = [r for r in chosen if r.part == "test"] or chosen
+    index = [known.index(c) for c in dataset.classes]
+    chosen = [replace(r, label=index[r.label] if r.label >= 0 else r.label) for r in chosen]
+    held = samples.load(name, dataset, chosen, bool(given.get("skip_bad")), shown)
+    return replace(held, scale=identity["scale"], classes=tuple(known))
+
+
+def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
+    """What reads the folder: the dataset that is named, or the checkpoint's, or where its layout is not there, any recordings."""
+    theirs, given = identity["settings"]["dataset"], asked.dataset_options()
+    frames = {key: theirs[key] for key in ("bins", "binary")}
+    if asked.dataset not in (None, theirs["name"], "own"):
+        return asked.dataset, dataset_of(asked.dataset, {**frames, **given}).build(data=folder)
+    # whether the user names a folder, and not what lies in it
+    in_any_layout = "data" in asked.flags and asked.dataset is None
+    if asked.dataset != "own" or theirs["name"] == "own":
+        options = {key: value for key, value in theirs.items() if key != "name"}
+        try:
+            dataset = dataset_of(theirs["name"], {**options, **given}).build(data=folder)
+            # one that reads no files would be itself again, whatever folder is named
+            if not in_any_layout or any(r.store for r in dataset.recordings):
+                return theirs["name"], dataset
+        except MissingData:
+            if not in_any_layout or theirs["name"] == "own":
+                raise
+        log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
+    channels, *sensor = identity["shape"]
+    sees = {"sensor": sensor, "channels": channels, "window": identity["window"]}
+    options = {**frames, **sees, "names": identity["classes"], **given}
+    return "own", dataset_of("own", options).build(data=folder)
+
+
+def interval(right: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share: ``right`` of ``count``."""
+    z, share = 1.959964, right / count
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -1,0 +1,50 @@
+"""How commands print: aligned columns, the facts of a run, tables of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def print_columns(rows: Sequence[Sequence[object]]) -> None:
+    """Rows in aligned columns."""
+    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
+    for *first, last in rows:
+        cells = [str(cell).ljust(width) for cell, width in zip(first, widths, strict=True)]
+        print("  ".join([*cells, str(last)]).rstrip())
+
+
+def print_facts(title: str, *facts: tuple[str, str] | bool) -> None:
+    """What came of a run: a title, and a line of name and value for every fact; False stands for one that there is not."""
+    print(f"\n{title}")
+    for fact in facts:
+        if not isinstance(fact, bool):
+            print(f"  {fact[0]:<17}{fact[1]}")
+
+
+def print_table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    footers: Sequence[str] | None = None,
+    padding: tuple[int, int, int, int] = (0, 1, 0, 1),
+) -> None:
+    """A table of numbers, between lines.
+
+    Args:
+        titles: Of the columns.
+        rows: Cells, a row each.
+        footers: Of the columns, in a table with a box around it; None: a table without, whose first column holds names.
+        padding: Of cells: above, right, below, left.
+    """
+    from rich.box import HEAVY_HEAD, SIMPLE
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    plain = footers is None
+    table = Table(box=SIMPLE if plain else HEAVY_HEAD, padding=padding, show_footer=not plain)
+    for i, (title, footer) in enumerate(zip(titles, footers or [""] * len(titles), strict=True)):
+        justify = "left" if plain and i == 0 else "right"
+        table.add_column(escape(title), footer, justify=justify, no_wrap=plain)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)

@@ -1,0 +1,88 @@
+"""A comparison: a study's cells in its folder, of which those that are not finished are run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from spiky_rl.config import files
+from spiky_rl.config.tuned import FILE as TUNED
+from spiky_rl.config.tuned import read_tuned
+from spiky_rl.experiments.design import grid
+from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.run import cells as folders
+from spiky_rl.experiments.run.engines.base import DONE, Engine, Order
+from spiky_rl.experiments.run.estimate import Speeds, estimated
+from spiky_rl.experiments.run.planning import Place, Resolver, recorded
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A study with its cells."""
+
+    study: Study
+    out: Path
+    """Its folder, absolute."""
+    place: Place
+    robots: str
+    """Which robots all cells have, in words."""
+    resolve: Resolver
+    cells: Sequence[Cell]
+    sources: set[str]
+    """Where the cells' estimated times are from."""
+    finished: set[str]
+    """Names of the cells that have their results."""
+
+    @property
+    def left(self) -> list[Cell]:
+        """The cells that are not finished."""
+        return [cell for cell in self.cells if cell.name not in self.finished]
+
+    def write(self) -> None:
+        """Write the plan: the study, its cells, what their agents are made of. Raises UserError where it is not the folder's."""
+        for digest, spec in self.resolve.specs.items():
+            path = self.out / "specs" / f"{digest}.yaml"
+            files.write_text(path, yaml.safe_dump(spec, sort_keys=False))
+        folders.write_plan(self.out, self.study, self.cells, self.robots)
+        if self.study.tuning:
+            tuned = read_tuned(Path(self.study.tuning)).path
+            files.write(self.out / TUNED, lambda beside: shutil.copyfile(tuned, beside))
+
+    def run(
+        self,
+        engine: Engine,
+        gpus: Sequence[str],
+        changed: Callable[[Mapping[str, str]], None],
+        stop: Callable[[], bool],
+    ) -> dict[str, str]:
+        """Work the cells that are left; returns the states of all, by name.
+
+        Args:
+            engine: Works them.
+            gpus: Of this machine, to spread them over.
+            changed: Called with the states of cells at work.
+            stop: Tells whether to stop.
+        """
+        done = dict.fromkeys(self.finished, DONE)
+        return done | engine.run(Order(self.left, self.out, self.place.parallel, changed, stop, gpus))
+
+
+def planned(study: Study, out: Path, place: Place) -> Comparison:
+    """All cells of a study, with their estimated times. Raises UserError for one that cannot be.
+
+    Args:
+        study: The study, with its baseline.
+        out: Its folder, absolute.
+        place: Where its cells run.
+    """
+    place, robots = place.settled()
+    resolve = Resolver(study, place)
+    found = grid.cells(study, resolve, place.device, place.assets, place.distributed)
+    cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
+    finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
+    return Comparison(study, out, place, robots, resolve, cells, sources, finished)

@@ -1,0 +1,227 @@
+"""Where the cells of a study run, and what each of them is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config.extras import require
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import RANDOM, Plan, Request
+from spiky_rl.config.registry import PACKAGE
+from spiky_rl.config.spec import TaskSpec, load_task
+from spiky_rl.experiments.design import grid
+from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.run import engines
+from spiky_rl.experiments.run.engines.base import Engine, visible
+from spiky_rl.hosts.run.prepare import prepare, subject_of
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how cells run."""
+
+    parallel: int = 1
+    """Cells at once."""
+    device: str | None = None
+    """``cpu``, ``cuda`` or ``cuda:N``; None: the one that is chosen where a cell runs."""
+    assets: str = "auto"
+    """Where robots come from, of all cells: ``auto``, ``local`` or ``nucleus``."""
+    engine: str = "local"
+    """What runs the cells: ``local`` or ``ray``."""
+    ray_address: str | None = None
+    """Of a Ray cluster; None: one on this machine."""
+    cell_cpus: float | None = None
+    """With ray, cores of a cell; None: one for each of its processes."""
+    cell_gpus: float | None = None
+    """With ray, GPUs of a cell; None: one per process on cuda, else 0."""
+    distributed: int = 1
+    """Processes of a training, one per GPU or core."""
+    dry_run: bool = False
+    """Whether everything is only planned, perhaps for a machine with a GPU."""
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether this is the plan for a machine with a GPU, made on one without."""
+        import torch
+
+        return self.dry_run and (self.device or "").startswith("cuda") and not torch.cuda.is_available()
+
+    def open(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
+        """The engine, None where everything is only planned, and this machine's GPUs for it to spread cells over.
+
+        Args:
+            library: The study's host.
+
+        Raises:
+            UserError: The engine or the GPUs are not there, or the host trains in one process only.
+        """
+        if self.distributed > 1 and library != "rsl_rl":
+            raise UserError("--distributed: only with --rl_library rsl_rl")
+        if self.dry_run:
+            return None, ()
+        options: dict[str, Any] = {}
+        if self.engine == "ray":
+            from spiky_rl.hosts.common.devices import check_device
+
+            on_cuda = check_device(self.device).startswith("cuda")
+            cpus, gpus = cell_share(on_cuda, self.distributed, self.cell_cpus, self.cell_gpus)
+            options = {"address": self.ray_address, "cpus": cpus, "gpus": gpus}
+        return engines.create(self.engine, **options), self._gpus()
+
+    def _gpus(self) -> tuple[str, ...]:
+        """None where the device is the CPU or one that was named. Raises UserError for fewer than a cell has processes."""
+        import torch
+
+        if self.engine != "local" or self.device not in (None, "cuda") or not torch.cuda.is_available():
+            return ()
+        gpus = visible(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+        if self.distributed > len(gpus):
+            raise UserError(f"--distributed {self.distributed}: there are {len(gpus)} GPUs here")
+        if self.parallel > 1 and len(gpus) > 1:
+            log.info("cells are spread over %d GPUs: %s", len(gpus), ", ".join(gpus))
+        return gpus
+
+    def settled(self) -> tuple[Place, str]:
+        """The place with the robots that all cells have, asked for once, and which those are, in words.
+
+        ``auto`` remains where the user's environment says it.
+        """
+        require("isaaclab", "isaaclab")
+        from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+        robots = configure_assets(self.assets)
+        source = robots.partition(" ")[0]
+        return replace(self, assets=source if source in ("local", "nucleus") else "auto"), robots
+
+
+def cell_share(
+    on_cuda: bool, processes: int, cpus: float | None = None, gpus: float | None = None
+) -> tuple[float, float]:
+    """Cores and GPUs of a cell.
+
+    Args:
+        on_cuda: Whether it runs on a GPU.
+        processes: Of its training.
+        cpus: What is given; None: one for each process, and so for ``gpus``.
+        gpus: What is given.
+
+    Raises:
+        UserError: Its processes would have less than a GPU each.
+    """
+    cpus = float(processes) if cpus is None else cpus
+    gpus = float(processes if on_cuda else 0) if gpus is None else gpus
+    if on_cuda and 1 < processes > gpus:
+        raise UserError(
+            f"--cell_gpus {gpus:g}: --distributed {processes} takes a GPU for each process; give {processes}"
+        )
+    return cpus, gpus
+
+
+def default_folder(asked: Study, file: Path | None) -> Path:
+    """Where a study lies that was not told where: beside its file, or below logs/compare by name or content.
+
+    Args:
+        asked: The study.
+        file: Its file; None: it was made of flags.
+    """
+    if file is not None:
+        return file.parent if file.stem == "study" else Path("logs/compare") / file.stem
+    design = {key: value for key, value in asked.data().items() if key != "seeds"}
+    return Path("logs/compare") / f"{'-'.join(asked.stems)[:40]}-{grid.digest(design)[:6]}"
+
+
+def recorded() -> list[Path]:
+    """Studies that came with the project: their speeds are a first guess."""
+    return sorted(path for path in (PACKAGE.parent / "studies").glob("*") if (path / "cells").is_dir())
+
+
+class Resolver:
+    """Tells what a combination of task, agent and variation is, by merging it as ``train.py`` does, once."""
+
+    def __init__(self, asked: Study, place: Place) -> None:
+        """Begin with nothing merged.
+
+        Args:
+            asked: The study.
+            place: Where its cells run.
+        """
+        self.asked, self.place = asked, place
+        self.specs: dict[str, dict[str, Any]] = {}
+        """Merged specifications by hash."""
+        self.tasks: dict[str, TaskSpec] = {}
+        """Task files by label."""
+        self.known: dict[tuple[str, str], Plan] = {}
+
+    def __call__(self, task: str, agent: str, variant: Mapping[str, Any]) -> Plan:
+        """The plan of a training; that of random actions is any of the task's.
+
+        Args:
+            task: As the study names it, and so is the agent.
+            agent: Of the study, or `RANDOM`.
+            variant: Values of what varies, by key.
+
+        Raises:
+            UserError: It cannot be, as ``train.py`` or ``evaluate.py`` would say.
+        """
+        if agent == RANDOM:
+            return self(task, self.asked.agents[0], self.asked.variants(self.asked.agents[0])[0])
+        varied = tuple(grid.assignment(key, value) for key, value in variant.items())
+        key = (task, " ".join((agent, *varied)))
+        if key not in self.known:
+            self.known[key] = self._planned(task, agent, varied)
+        return self.known[key]
+
+    def _planned(self, task: str, agent: str, varied: Sequence[str]) -> Plan:
+        asked, place, elsewhere = self.asked, self.place, self.place.is_elsewhere
+        number = asked.num_envs
+        if elsewhere and number is None and (known := load_task(task)) is not None:
+            number = known.num_envs["cuda"]
+        plan = prepare(
+            Request(
+                task,
+                agent,
+                asked.library,
+                Path(asked.tuning) if asked.tuning else None,
+                number,
+                device="cpu" if elsewhere else place.device,
+                assets=place.assets,
+                overrides=[*asked.overrides, *varied],
+            )
+        )
+
+        from spiky_rl.hosts.isaaclab import conditions
+        from spiky_rl.hosts.isaaclab.mujoco import choice
+        from spiky_rl.hosts.run.training import require_whole_minibatches
+
+        require_whole_minibatches(plan)
+        subject = subject_of(plan)
+        conditions.require(conditions.chosen(",".join(asked.conditions), subject), subject)
+        self.specs[plan.spec.digest] = plan.spec.tree()
+        if plan.task_spec is not None:
+            self.tasks[plan.task] = plan.task_spec
+        if elsewhere:
+            assert place.device is not None
+            plan.device = place.device
+            plan.physics = choice.WARP if plan.physics == choice.NATIVE else plan.physics
+        return plan
+
+
+def warn_of_unequal_steps(asked: Study, cells: Sequence[Cell]) -> None:
+    """Say where agents train for different numbers of environment steps: such scores are not to be compared.
+
+    Args:
+        asked: The study.
+        cells: All of its cells.
+    """
+    for task in dict.fromkeys(cell.task for cell in cells):
+        steps = {c.env_steps for c in cells if c.task == task and c.is_trained}
+        if asked.budget is None and len(steps) > 1:
+            log.warning("%s: agents train for different numbers of steps; pass --budget env_steps=N", task)

@@ -1,0 +1,69 @@
+"""The steps of a cell, from the specification in its folder: what its training and its evaluation are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from spiky_rl.config.budget import parse
+from spiky_rl.config.plan import RANDOM, Request, Training
+from spiky_rl.config.spec import complete
+from spiky_rl.config.tuned import FILE as TUNED
+from spiky_rl.experiments.design.grid import EVALUATION, Specification
+
+
+def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[Request, Training]:
+    """What is trained, and how.
+
+    Args:
+        folder: The cell's.
+        checkpoint: What it goes on from; None: it begins anew.
+        distributed: Whether this is one of several processes.
+    """
+    _, given = _read(folder)
+    budget = None if given.budget is None else parse(given.budget, "budget")
+    return _request(folder, given, given.seed, checkpoint, given.num_envs, distributed), Training(budget)
+
+
+def evaluation(folder: Path) -> tuple[Request, int, str, Path]:
+    """What is evaluated, in how many episodes, under which conditions, and the file of the result.
+
+    Args:
+        folder: The cell's.
+    """
+    kind, given = _read(folder)
+    checkpoint = RANDOM if kind == RANDOM else "latest"
+    asked = _request(folder, given, given.evaluation_seed, checkpoint, None, False)
+    return asked, given.episodes, ",".join(given.conditions), folder / EVALUATION
+
+
+def _read(folder: Path) -> tuple[str, Specification]:
+    """A cell's kind and specification."""
+    own = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
+    return own["kind"], Specification(**own["specification"])
+
+
+def _request(
+    folder: Path,
+    given: Specification,
+    seed: int,
+    checkpoint: str | None,
+    num_envs: int | None,
+    distributed: bool,
+) -> Request:
+    """What both steps are asked for; the agent is as it was when the study was planned."""
+    return Request(
+        given.task,
+        given.agent,
+        given.library,
+        folder.parents[1] / TUNED if given.tuned else None,
+        num_envs,
+        seed,
+        given.device,
+        checkpoint,
+        assets=given.assets,
+        log_root=folder / "run",
+        distributed=distributed,
+        overrides=list(given.overrides),
+        spec=complete(Path(given.agent).stem, given.spec, given.origins),
+    )

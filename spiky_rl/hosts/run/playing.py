@@ -1,0 +1,155 @@
+"""Playback: a trained policy's episodes, and what its actions cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spiky_rl.config.plan import Plan
+from spiky_rl.config.schema import MEASURES
+from spiky_rl.config.shown import Tell
+from spiky_rl.hosts.common import runs
+from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.isaaclab.evaluation import finished
+from spiky_rl.hosts.isaaclab.measures import Measures
+from spiky_rl.metrics.energy import Cost, mean, per_metre
+
+
+@dataclass
+class Playback:
+    """Episodes, and what their actions cost."""
+
+    rows: list[dict[str, float]]
+    """One row for each episode."""
+    cost: Cost | None
+    """Of an action, a mean over all of these episodes; None where it is not known."""
+    ann_operations: float
+    """Multiply-accumulates of the ANN in the policy's place."""
+    actions_per_second: float
+    """Actions of all environments together, in each second that the policy itself took."""
+
+    def means(self) -> dict[str, float]:
+        """The mean of every number of an episode, by name."""
+        return {name: statistics.mean(row[name] for row in self.rows) for name in self.rows[0]}
+
+    def energy_per_metre(self) -> dict[str, float] | None:
+        """In µJ by the name of the prices, over all episodes; None where the robot goes nowhere or the cost is not known."""
+        if self.cost is None or "distance" not in self.rows[0]:
+            return None
+        steps, distance = (sum(row[name] for row in self.rows) for name in ("length", "distance"))
+        return per_metre(self.cost.as_dict()["energy_nj"], steps, distance)
+
+    def cost_as_dict(self) -> dict[str, Any] | None:
+        """For ``playback.json``; None where the cost is not known."""
+        if self.cost is None:
+            return None
+        return {
+            **self.cost.as_dict(),
+            "ann_dense_operations": self.ann_operations,
+            "actions_per_second": self.actions_per_second,
+            "effective_operations_per_second": self.cost.throughput(self.actions_per_second),
+        }
+
+    def as_dict(self, plan: Plan, checkpoint: Path) -> dict[str, Any]:
+        """What ``playback.json`` says.
+
+        Args:
+            plan: The run's.
+            checkpoint: The policy's.
+        """
+        means, returns = self.means(), [row["return"] for row in self.rows]
+        return {
+            **plan.description,
+            "checkpoint": str(checkpoint),
+            "episodes": len(self.rows),
+            "mean_return": means["return"],
+            "std_return": statistics.stdev(returns) if len(returns) > 1 else 0.0,
+            "mean_length": means["length"],
+            "firing_rate": means["firing_rate"],
+            "synops_per_step": means["operations"],
+            "measures": {name: means[name] for name in MEASURES if name in means},
+            "cost": self.cost_as_dict(),
+            "energy_per_metre": self.energy_per_metre(),
+            "rows": self.rows,
+            "versions": runs.versions(),
+        }
+
+
+def episodes(
+    env: Any,
+    policy: PlayedPolicy,
+    wanted: int,
+    measures: Measures,
+    tell: Tell = lambda share, detail=None: None,
+) -> Playback:
+    """Play until enough episodes have ended, taking the same number from every environment as far as it goes.
+
+    Counting whichever episodes end first would favour the short ones: environment i gives its first ``wanted // num_envs``
+    episodes, one more where i is below the rest.
+
+    Args:
+        env: As rsl_rl sees one.
+        policy: Acts in it.
+        wanted: Episodes of all environments together.
+        measures: Of the environment.
+        tell: Gets to know what share is done.
+    """
+    count, device = env.num_envs, env.device
+    quota = [wanted // count + (i < wanted % count) for i in range(count)]
+    rows: list[dict[str, float]] = []
+    total, length = (torch.zeros(count, device=device) for _ in range(2))
+    # of the episode at hand, summed over its control steps
+    rate, operations = (torch.zeros(count, dtype=torch.float64, device=device) for _ in range(2))
+    costs, weights, seen = list[Cost](), list[int](), None
+    seconds, steps = 0.0, 0
+    with torch.inference_mode():
+        env.reset()
+        policy.reset()
+        measures.restart()
+        obs = env.get_observations().to(device)
+        while any(quota):
+            running = torch.tensor([i for i in range(count) if quota[i]], device=device)
+            seen = policy.activity(obs, running)
+            rate[running] += seen.rates.to(rate)
+            operations[running] += seen.operations_each.to(rate)
+            if seen.cost is not None:
+                costs.append(seen.cost)
+                weights.append(len(running))
+            began = finished(device)
+            actions = policy(obs)
+            seconds += finished(device) - began
+            obs, rewards, dones, _ = env.step(actions)
+            policy.reset(dones)
+            total += rewards
+            length += 1
+            steps += 1
+            ended = measures.step(dones)
+            for place, i in enumerate(dones.nonzero().flatten().tolist()):
+                if quota[i]:
+                    quota[i] -= 1
+                    row = {"episode": len(rows), "environment": i, "return": float(total[i])}
+                    row["length"] = int(length[i])
+                    row |= {name: float(values[place]) for name, values in ended.items()}
+                    row["firing_rate"] = float(rate[i] / length[i])
+                    row["operations"] = float(operations[i] / length[i])
+                    rows.append(row)
+            for sums in (total, length, rate, operations):
+                sums *= dones == 0
+            tell(_share(len(rows), quota, length.tolist(), env.max_episode_length))
+    return Playback(
+        rows,
+        mean(costs, weights) if costs else None,
+        seen.ann_operations if seen is not None else 0.0,
+        count * steps / seconds,
+    )
+
+
+def _share(ended: int, quota: Sequence[int], lengths: Sequence[float], longest: int) -> float:
+    """What of all wanted episodes is played: those that ended, and of those at hand as much as if none ended early."""
+    parts = sum(min(steps / longest, 1.0) for left, steps in zip(quota, lengths, strict=True) if left)
+    return (ended + parts) / (ended + sum(quota))

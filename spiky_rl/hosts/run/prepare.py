@@ -1,0 +1,179 @@
+"""From a request to a plan: everything that can be refused is refused before a simulator starts."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spiky_rl.config import files, sizes
+from spiky_rl.config.extras import require
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import Plan, Request, split_overrides
+from spiky_rl.config.spec import (
+    TaskSpec,
+    flatten,
+    load_task,
+    parse_overrides,
+    read_agent,
+    resolve_agent,
+    task_id,
+)
+from spiky_rl.config.tuned import read_tuned
+from spiky_rl.hosts.common import processes
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.conditions import Subject
+
+log = logging.getLogger(__name__)
+
+
+def prepare(asked: Request) -> Plan:
+    """Check a request from the cheapest to the dearest, and merge what it names.
+
+    Args:
+        asked: What the user wants.
+
+    Raises:
+        UserError: It names the flag or key, the value and what is allowed.
+    """
+    processes.settle(asked.distributed)
+    if asked.experiment_name:
+        files.require_plain_name("--experiment_name", asked.experiment_name)
+    agent_overrides, env_overrides = split_overrides(asked.overrides)
+    if asked.max_iterations is not None:
+        agent_overrides.append(f"agent.max_iterations={asked.max_iterations}")
+    spec = asked.spec
+    stem, data, file = read_agent(asked.agent) if spec is None else (spec.name, {}, "")
+    parse_overrides(agent_overrides)
+    files.require_writable("--log_root", asked.log_root)
+    task_spec = load_task(asked.task)
+    tuned = None if asked.tuning is None or spec is not None else read_tuned(asked.tuning)
+    require("isaaclab", "isaaclab")
+    if asked.library == "skrl":
+        require("skrl", "skrl")
+    if asked.video:
+        require("av", "video")
+        from spiky_rl.hosts.isaaclab.camera import require_graphics
+
+        require_graphics()
+
+    from spiky_rl.hosts.common.devices import check_device, memory_of
+
+    device = check_device(asked.device, asked.distributed)
+
+    from spiky_rl.hosts.isaaclab.assets import configure_assets
+
+    assets = configure_assets(asked.assets)
+
+    from spiky_rl.hosts.isaaclab import history
+    from spiky_rl.hosts.isaaclab.environment import require_files, resolve_task
+    from spiky_rl.hosts.isaaclab.limits import check_groups
+    from spiky_rl.hosts.isaaclab.mujoco import choice
+
+    gym_id = resolve_task(task_spec.id if task_spec else asked.task)
+    for name in data.get("tasks") or {}:
+        try:
+            resolve_task(task_id(name))
+        except UserError as error:
+            # not this run's task, and perhaps one of a package that is not installed here
+            log.warning("%s: tasks: %s", file, error)
+    wanted, env_overrides = choice.split(env_overrides)
+    env_cfg, host = load_host(asked.library, gym_id, [*_env_of(task_spec), *env_overrides])
+    require_files(env_cfg)
+    label = task_spec.label if task_spec else gym_id
+    if spec is None:
+        layer = ("", {}) if tuned is None else tuned.layer(label, stem)
+        spec = resolve_agent(asked.agent, gym_id, host, agent_overrides, task_spec, layer)
+    groups = spec.runner.get("obs_groups") or {}
+    check_groups(env_cfg, groups)
+    history.lengthen(env_cfg, spec.runner.get("history", 1), groups)
+    config = importlib.import_module(f"spiky_rl.hosts.{asked.library}.config").runner_config(spec)
+    experiment = asked.experiment_name or spec.runner.get("experiment_name", "")
+    if experiment:
+        files.require_plain_name("agent.experiment_name", experiment)
+    if asked.library == "rsl_rl":
+        config["experiment_name"] = experiment
+    seed = host.get("seed", 42) if asked.seed is None else asked.seed
+    seed = random.randrange(10_000) if seed == -1 else seed
+    rank = int(os.environ.get("RANK", "0")) if asked.distributed else 0
+    num_envs = asked.num_envs or default_num_envs(task_spec, env_cfg, device)
+    sizes.check(spec, num_envs, memory_of(device))
+    physics = choice.apply(env_cfg, wanted, device)
+    env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
+    return Plan(
+        asked, label, gym_id, stem, task_spec, spec, config, experiment,
+        env_cfg, device, num_envs, seed, assets, physics, rank,
+    )  # fmt: skip
+
+
+def load_host(library: str, task: str, overrides: list[str] | None = None) -> tuple[Any, dict[str, Any]]:
+    """The task's environment, and the PPO configuration that agents change.
+
+    Args:
+        library: The host.
+        task: Gym id.
+        overrides: Of the environment.
+
+    Returns:
+        Isaac Lab's configuration of the environment, and as a tree the one of PPO that it registers for the host.
+
+    Raises:
+        UserError: It registers none.
+    """
+    from spiky_rl.hosts.isaaclab.environment import load_configs, quiet
+
+    env_cfg, host = load_configs(task, f"{library}_cfg_entry_point", overrides)
+    if library == "skrl" and host:
+        with quiet():
+            host = importlib.import_module("spiky_rl.hosts.skrl.config").host_tree(host, task)
+    if not host.get("actor"):
+        reason = f"Isaac Lab registers no {library} PPO agent for it, on which ours are built"
+        raise UserError(f"--task {task}: {reason}")
+    return env_cfg, host
+
+
+def default_num_envs(task_spec: TaskSpec | None, env_cfg: Any, device: str) -> int:
+    """As many environments as fit the device: the task file's number, else Isaac Lab's on a GPU and 256 on a CPU.
+
+    Args:
+        task_spec: The task file; None: there is none.
+        env_cfg: Isaac Lab's configuration of the environment.
+        device: ``cpu`` or ``cuda:N``.
+    """
+    kind = device.partition(":")[0]
+    if task_spec is not None:
+        return task_spec.num_envs[kind]
+    return env_cfg.scene.num_envs if kind == "cuda" else min(256, env_cfg.scene.num_envs)
+
+
+def subject_of(plan: Plan) -> Subject:
+    """The plan's task and agent, as conditions are asked whether they can be had."""
+    from spiky_rl.hosts.isaaclab.conditions import Subject
+
+    model = plan.spec.runner.get("actor", {}).get("class_name", "MLPModel")
+    return Subject(plan.task, plan.env_cfg, plan.leg, plan.spec.network, model)
+
+
+def write_params(folder: Path, plan: Plan) -> None:
+    """Write what a run is made from: Isaac Lab's two files, and ours with the origin of every value.
+
+    Args:
+        folder: The run's.
+        plan: Its plan.
+    """
+    from spiky_rl.hosts.common.runs import write_spec
+    from spiky_rl.hosts.isaaclab.environment import write_config
+
+    write_spec(folder, plan.spec)
+    write_config(folder / "params" / "env.yaml", plan.env_cfg)
+    write_config(folder / "params" / "agent.yaml", plan.config)
+
+
+def _env_of(task_spec: TaskSpec | None) -> list[str]:
+    """The task file's environment overrides as Isaac Lab writes them."""
+    values = {} if task_spec is None else flatten(task_spec.env)
+    return [f"env.{path}={value}" for path, value in values.items()]

@@ -1,0 +1,314 @@
+"""A training: from its plan to a run folder with checkpoints and result."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from spiky_rl.config import files
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import Plan, Training
+from spiky_rl.hosts.common import runs
+from spiky_rl.hosts.common.observe import Activity
+from spiky_rl.hosts.common.runner import HostRunner, Iteration, Stop
+from spiky_rl.hosts.common.stopping import Asked
+from spiky_rl.hosts.isaaclab import environment
+from spiky_rl.hosts.rsl_rl.teacher import Teacher
+from spiky_rl.hosts.run import teacher as teachers
+from spiky_rl.hosts.run.checkpoint import find_checkpoint
+from spiky_rl.hosts.run.prepare import write_params
+from spiky_rl.hosts.run.simulate import runner_of, seen, simulated
+from spiky_rl.hosts.run.watched import Live, Watched
+
+log = logging.getLogger(__name__)
+
+PROGRESS = "progress.json"
+"""In a run's folder: how far it is, written after every iteration."""
+UNCOUNTED = 1_000_000
+"""Iterations of a run that another budget ends."""
+FRESH = {"actor": True, "critic": True, "optimizer": False, "iteration": True, "rnd": True}
+"""What is taken of a checkpoint where the optimiser begins anew."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """An iteration and how far the training is with it."""
+
+    iteration: Iteration
+    first: int
+    """Number of this process's first iteration."""
+    share: float
+    """Share of all there is to do that is done, in [0, 1]."""
+    begun: float | None
+    """Share of the budget that was used before the first; None: iterations are counted."""
+
+
+type Display = Callable[[], AbstractContextManager[Callable[[Step], None]]]
+"""Opens what is shown every iteration."""
+
+
+def require_whole_minibatches(plan: Plan) -> None:
+    """Raise UserError where rollouts cannot be split into minibatches.
+
+    Recurrent ones are split by environments: rsl_rl's losses need two in each minibatch, skrl the same number.
+    """
+    networks = [network for network in (plan.spec.network, plan.spec.critic_network) if network is not None]
+    if plan.library == "skrl":
+        from spiky_rl.hosts.skrl.config import carries_state
+
+        recurrent = any(carries_state(n) for n in networks)
+    else:
+        recurrent = any(n.cls.replayed(n.options) for n in networks)  # type: ignore[attr-defined]
+    for role, network in (("actor", plan.spec.network), ("critic", plan.spec.critic_network)):
+        recurrent |= network is None and plan.spec.runner[role].get("class_name") == "RNNModel"
+    batches = plan.spec.runner["algorithm"]["num_mini_batches"]
+    samples = plan.num_envs * plan.setting("num_steps_per_env")
+    if samples < batches:
+        raise UserError(
+            f"agent.algorithm.num_mini_batches: {batches} are more than the {samples} samples of a rollout"
+        )
+    if recurrent and plan.library == "rsl_rl" and plan.num_envs < 2 * batches:
+        raise UserError(
+            f"--num_envs {plan.num_envs}: a recurrent agent needs at least {2 * batches}, two per minibatch"
+        )
+    if recurrent and plan.library == "skrl" and plan.num_envs % batches:
+        raise UserError(
+            f"--num_envs {plan.num_envs}: a recurrent agent needs a multiple of {batches} with skrl, whose minibatches"
+            " are whole rollouts of as many environments each; or set agent.algorithm.num_mini_batches"
+        )
+
+
+def begin(plan: Plan, options: Training) -> Run:
+    """A run, with the checkpoint that it goes on from and its teacher. Raises UserError where there is none.
+
+    Args:
+        plan: What is trained.
+        options: How.
+    """
+    require_whole_minibatches(plan)
+    checkpoint = find_checkpoint(plan, goes_on=True) if plan.request.checkpoint else None
+    taught_by = teachers.find(plan, options.teacher, checkpoint)
+    if plan.library == "rsl_rl":
+        plan.config["logger"] = options.logger
+        if options.log_project_name:
+            plan.config["wandb_project"] = plan.config["neptune_project"] = options.log_project_name
+    return Run(plan, options, checkpoint, taught_by)
+
+
+@dataclass
+class Run:
+    """A training with its run folder."""
+
+    plan: Plan
+    options: Training
+    checkpoint: Path | None = None
+    """What it goes on from; None: it begins anew."""
+    teacher: Teacher | None = None
+    folder: Path | None = None
+    """None: another process of a distributed run keeps it."""
+    runner: HostRunner | None = None
+    """Trains; None before the simulator has started."""
+    activity: Activity | None = None
+    """Of the last iteration; None before the first."""
+    returns: dict[str, Any] | None = None
+    """A finished student's beside its teacher's."""
+
+    def make_folder(self) -> None:
+        """Make the run folder, with all that the run is made from. Raises UserError where it cannot be written."""
+        plan = self.plan
+        root = plan.request.log_root
+        if plan.rank != 0:
+            return
+        try:
+            self.folder = runs.new_run(
+                root, plan.experiment, self.options.run_name, plan.task, plan.agent, plan.library, plan.seed
+            )
+            write_params(self.folder, plan)
+        except OSError as error:
+            where = error.filename or str(root)
+            raise UserError(f"cannot write runs to {where!r}: {error.strerror}; see --log_root") from None
+        words = "%s on %s, %d environments, %s, seed %d"
+        log.info(words, plan.agent, plan.task, plan.num_envs, plan.device, plan.seed)
+        log.info("run folder: %s", self.folder)
+
+    def train(self, stop: Asked, display: Display) -> str:
+        """Simulate and train.
+
+        Args:
+            stop: Tells whether to stop.
+            display: Opens what is shown every iteration.
+
+        Returns:
+            How it ended: ``finished``, ``stopped`` or ``failed: why``.
+        """
+        plan, options, asked, recorder = self.plan, self.options, self.plan.request, None
+        live = Live(options.visualizer, options.max_visible_envs)
+        log.info("starting the simulator")
+        with environment.torch_settings(plan.device, plan.library), simulated(plan, live) as env:
+            if asked.video and self.folder is not None:
+                from spiky_rl.hosts.run.film import Recorder
+
+                folder = self.folder / "videos" / "train"
+                env = recorder = Recorder(env, folder, asked.video_length, options.video_interval)
+            env = seen(env, live)
+            self.runner = self._runner(env)
+            if isinstance(env, Watched):
+                env.show(self.runner.played)
+            outcome = self._learn(self.runner, stop, display)
+            if recorder is not None:
+                recorder.finish()
+            if self.teacher is not None and self.folder is not None and outcome == "finished":
+                self.returns = teachers.side_by_side(self.runner, env, plan)
+        return outcome
+
+    def _runner(self, env: Any) -> HostRunner:
+        """The host's runner, where the run begins or goes on."""
+        plan, seed = self.plan, self.plan.seed + self.plan.rank
+        torch.manual_seed(seed)
+        made: Any = runner_of(plan)
+        folder = None if self.folder is None else str(self.folder)
+        notes = {"specification": _specification(plan)}
+        runner = made(
+            env, plan.config, folder, plan.device, plan.identity, plan.setting("picture_interval"), notes
+        )
+        if plan.request.deterministic:
+            environment.make_deterministic(seed)
+        if self.teacher is not None:
+            runner.take_teacher(self.teacher)
+        if self.checkpoint is not None:
+            taken = None if self.options.resume_optimizer_state else FRESH
+            runner.load(str(self.checkpoint), taken, map_location=plan.device)
+            words = "resumed from %s at iteration %d; running %d more"
+            log.info(
+                words, self.checkpoint, runner.current_learning_iteration, plan.setting("max_iterations")
+            )
+        return runner
+
+    def _learn(self, runner: Any, stop: Asked, display: Display) -> str:
+        """Train until the iterations or the budget are over, or a stop is asked for; returns how it ended."""
+        plan = self.plan
+        following = _Following(self, runner, stop)
+        try:
+            stop.message = "stopping after this iteration"
+            with display() as following.show:
+                runner.on_iteration = following
+                stop.signal = _anywhere(stop.signal, plan.device)  # while the simulator started
+                if stop():
+                    raise Stop
+                if following.iterations > 0:  # a resumed run may have spent its budget already
+                    runner.learn(following.iterations, plan.setting("init_at_random_ep_len"))
+        except (Stop, KeyboardInterrupt):
+            return "finished" if following.spent else "stopped"
+        except FloatingPointError as error:
+            return f"failed: {error}"
+        except environment.NonFiniteError as error:  # perhaps the learner's doing
+            return f"failed: {error}; {runner.facts()}"
+        except OSError as error:
+            if error.errno not in files.DISKS:
+                raise
+            return f"failed: {files.explained(error)}; {runner.kept()}"
+        return "finished"
+
+    def keep(self, outcome: str) -> dict[str, Any]:
+        """Write ``result.json`` into the run folder; returns its content.
+
+        Args:
+            outcome: How the training ended, as `train` says.
+        """
+        assert self.folder is not None and self.runner is not None
+        plan, seen_last = self.plan, self.activity
+        try:
+            return runs.write_result(
+                self.folder / "result.json",
+                self.runner.progress,
+                **plan.description,
+                num_envs=plan.num_envs,
+                outcome=outcome,
+                spec_hash=plan.spec.digest,
+                overrides=list(plan.request.overrides),
+                cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.as_dict(),
+                **({"distillation": self.returns} if self.returns else {}),
+            )
+        except OSError:  # the disk is full, still
+            log.error("%s", outcome)
+            raise
+
+
+class _Following:
+    """Follows a training, iteration by iteration: shows it, keeps its best checkpoint, ends it with its budget or on a wish.
+
+    Environments start at random points of their episodes, so the first returns are of cut episodes, and the best of them
+    where rewards are negative: no return is the best before a whole episode's time has passed.
+    """
+
+    show: Callable[[Step], None]
+
+    def __init__(self, run: Run, runner: HostRunner, stop: Asked) -> None:
+        plan, budget = run.plan, run.options.budget
+        self.run, self.runner, self.stop = run, runner, stop
+        self.first: int = runner.current_learning_iteration
+        self.iterations: int = plan.setting("max_iterations")
+        self.budget, self.spent = None, False
+        steps = plan.setting("num_steps_per_env")
+        if budget is not None:
+            ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
+            total = budget.iterations(plan.num_envs * steps * ranks)
+            self.iterations = UNCOUNTED if total is None else total - self.first
+            self.budget = budget if total is None else None
+        self.begun: float | None = None
+        self.best = float("-inf")
+        self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
+
+    def __call__(self, iteration: Iteration) -> None:
+        """Raises Stop where the training is to end."""
+        run, device, progress = self.run, self.run.plan.device, iteration.progress
+        run.activity = iteration.activity
+        if self.budget is None:
+            share = used = (iteration.index - self.first + 1) / self.iterations
+        else:
+            used = self.budget.share(progress)
+            share = min(used, 1.0)
+            if self.begun is None:  # a resumed run has used some of its budget already
+                self.begun = share * (1.0 - 1.0 / len(progress.steps))
+        self.show(Step(iteration, self.first, share, self.begun))
+        value = progress.returns[-1]
+        if run.folder is not None:
+            if iteration.index >= self.whole and value > self.best:
+                self.best = value
+                self.runner.save(str(run.folder / runs.BEST))
+            heartbeat = {
+                "iteration": iteration.index,
+                "env_steps": progress.env_steps,
+                "share": share,
+                "mean_return": None if math.isnan(value) else value,
+                "steps_per_second": iteration.steps_per_second,
+            }
+            files.write_json(run.folder / PROGRESS, heartbeat, durable=False)
+        self.spent = self.budget is not None and bool(_anywhere(used >= 1.0, device))
+        self.stop.signal = _anywhere(self.stop.signal, device)
+        if self.spent or self.stop():
+            raise Stop
+
+
+def _anywhere(number: int, device: str) -> int:
+    """The largest ``number`` of all processes of a distributed run: what one is asked for, all do after the same iteration."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return number
+    largest = torch.tensor(float(number), device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def _specification(plan: Plan) -> str:
+    """The merged specification as a table in Markdown."""
+    rows = (f"| {path} | {value} | {origin} |" for path, value, origin in plan.spec.rows())
+    return "\n".join(["| key | value | origin |", "| --- | --- | --- |", *rows])

@@ -1,0 +1,92 @@
+"""A picture of a reservoir's graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spiky_rl.reservoirs.description import Named
+from spiky_rl.reservoirs.graphs.base import Wiring
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXCITATORY, INHIBITORY = "#d1495b", "#2e6f95"
+
+
+def layout(wiring: Wiring) -> np.ndarray:
+    """Where to draw the neurons, [N, 2]: their own places, seen at a slant, or what springs make of the synapses."""
+    if wiring.position is not None:
+        place = np.asarray(wiring.position, float)
+        if place.shape[1] == 2:
+            return place
+        # the long axis lies across the picture
+        x, y, z = place[:, np.argsort(np.ptp(place, axis=0), kind="stable")].T
+        return np.stack([z + 0.35 * x, y + 0.25 * x], 1)
+    return packed(wiring.weights != 0)
+
+
+def packed(there: np.ndarray) -> np.ndarray:
+    """What springs make of every connected part, the parts laid out in rows from the largest to single neurons."""
+    import networkx
+
+    graph = networkx.from_numpy_array(there | there.T)
+    place = np.zeros((len(there), 2))
+    parts = sorted(
+        (sorted(part) for part in networkx.connected_components(graph)), key=lambda p: (-len(p), p)
+    )
+    width = max(1.3 * np.sqrt(len(there)), 1.3 * np.sqrt(len(parts[0])))
+    left = floor = height = 0.0
+    for part in parts:
+        side = 1.3 * np.sqrt(len(part))
+        if left + side > width * 1.01 and left > 0.0:
+            left, floor, height = 0.0, floor - height, 0.0
+        found = networkx.spring_layout(graph.subgraph(part), seed=0, iterations=200) if len(part) > 1 else {}
+        own = np.array([found.get(i, (0.0, 0.0)) for i in part])
+        low, span = own.min(0), max(float(np.ptp(own, axis=0).max()), 1e-9)
+        place[part] = [left, floor - side] + side * (0.1 + 0.8 * (own - low) / span)
+        left, height = left + side, max(height, side)
+    return place
+
+
+def figure(named: Named) -> Figure:
+    """The graph: neurons by kind, sized by how many they project to, synapses in the colour of their neuron.
+
+    Args:
+        named: The reservoir, and its name for the title.
+    """
+    from matplotlib.collections import LineCollection
+    from matplotlib.figure import Figure
+
+    wiring = named.net.wiring
+    there = wiring.weights != 0
+    place = layout(wiring)
+    found = Figure(figsize=(9, 9.5 if wiring.position is None else 5.5), layout="constrained")
+    axes = found.add_subplot()
+    sources, targets = np.nonzero(there & ~np.eye(len(there), dtype=bool))
+    faint = float(np.clip(60.0 / max(len(sources), 1) ** 0.7, 0.03, 0.6))
+    colours = np.where(wiring.inhibitory, INHIBITORY, EXCITATORY)
+    lines = np.stack([place[sources], place[targets]], 1)
+    axes.add_collection(
+        LineCollection(list(lines), colors=colours[sources], alpha=faint, linewidths=0.8, zorder=1)
+    )
+    sizes = 18.0 + 60.0 * there.sum(1) / max(there.sum(1).max(), 1)
+    for kind, colour, word in ((False, EXCITATORY, "excitatory"), (True, INHIBITORY, "inhibitory")):
+        own = wiring.inhibitory == kind
+        axes.scatter(
+            *place[own].T, s=sizes[own], color=colour, edgecolor="white", linewidth=0.6, zorder=2,
+            label=f"{int(own.sum())} {word}",
+        )  # fmt: skip
+    itself = np.flatnonzero(there.diagonal())
+    if len(itself):
+        axes.scatter(
+            *place[itself].T, s=2.2 * sizes[itself] + 20.0, facecolor="none", edgecolor=colours[itself], linewidth=0.9,
+            zorder=2, label=f"{len(itself)} of them with a synapse onto itself",
+        )  # fmt: skip
+    axes.set_title(f"{named.name}: {len(place)} neurons, {int(there.sum())} synapses", fontsize=12)
+    found.legend(loc="outside lower center", ncols=3, frameon=False)
+    axes.set_aspect("equal" if wiring.position is None else "auto")
+    axes.margins(0.05)
+    axes.axis("off")
+    return found
