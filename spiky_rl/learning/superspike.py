@@ -15,6 +15,7 @@ Source: Zenke & Ganguli (2018).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, override
@@ -29,7 +30,6 @@ from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
 from spiky_rl.learning._wrapped import Unreset
 from spiky_rl.networks._layer import Layer
 from spiky_rl.neurons.base import Neuron
-import itertools
 
 
 class Superspike(Rule):

@@ -149,7 +149,7 @@ def played(net, length=12, batch=BATCH):
     g = torch.Generator().manual_seed(3)
     x, credit = torch.randn(length, batch, SOURCES, generator=g), torch.randn(length, batch, generator=g)
     keep = (torch.rand(length, batch, generator=g) > 0.1).float()
-    signals, ops = [x.unsqueeze(1)], traces.OPS
+    signals, ops = [x.unsqueeze(1)], traces.SPIKELESS
     for layer in net.layers:
         rest = tuple(x.new_zeros(batch, layer.width) for _ in range(layer.states))
         signals.append(layer(ops, signals[-1], 4, rest, keep, None)[0].detach())
@@ -169,7 +169,7 @@ def rollout_of_walks(net, seed):
     x = 0.25 * torch.randn(24, 64, SOURCES, generator=g).cumsum(0) + torch.randn(1, 64, SOURCES, generator=g)
     signals = [x.unsqueeze(1)]
     for layer in net.layers:
-        signals.append(layer(traces.OPS, signals[-1], 4, None, None, None)[0].detach())
+        signals.append(layer(traces.SPIKELESS, signals[-1], 4, None, None, None)[0].detach())
     net.learning.change(net.layers, signals, x.new_zeros(24, 64), None)
     return float(signals[-1].mean())
 
@@ -298,7 +298,7 @@ def test_a_neuron_comes_to_listen_to_the_inputs_that_fire_together(seed):
         lasting = sum(torch.cat([torch.zeros(d, 8), event[: 500 - d]]) for d in range(5)).view(1, 500, 8, 1)
         rate = torch.where(torch.arange(40) < 20, 0.1 * lasting, 0.01)
         x = (torch.rand(1, 500, 8, 40, generator=g) < rate).float()
-        z, _ = layer(traces.OPS, x, 500, None, None, None)
+        z, _ = layer(traces.SPIKELESS, x, 500, None, None, None)
         net.learning.change(net.layers, [x, z], torch.zeros(1, 8), None)
     weight = layer.connection.weight
     assert weight[:20].mean() > 5.0 * weight[20:].mean()
