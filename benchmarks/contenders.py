@@ -22,6 +22,7 @@ from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.networks.feedforward import FeedForward
+from spiky_rl.neurons.base import Params, States
 
 if TYPE_CHECKING:
     from benchmarks.recurrent_contenders import RecurrentSetting
@@ -36,6 +37,8 @@ LIF = {"tau": 2.0, "input_gain": "unit"}
 
 Run = Callable[[Tensor], Tensor]
 """Currents -> outputs."""
+Step = Callable[[TorchOps, Tensor, States, Params], tuple[Tensor, States]]
+"""A neuron's step, on tensors."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,7 @@ class Copy(Contender):
         network = setting.reference
         self.steps, layer = setting.steps, next(iter(network.layers))
         self.neuron = layer.neuron
+        self.step: Step = layer.neuron.step  # type: ignore[assignment]
         self.values = self.neuron.named_params(*layer.parameters_of_neuron())
         self.ops = TorchOps(network.surrogate)
         self.links = torch.nn.ModuleList(copied(layer.connection) for layer in network.layers)
@@ -226,7 +230,7 @@ class PlainLoop(Copy):
         for _ in range(self.steps):
             s = x
             for i, link in enumerate(self.links):
-                s, states[i] = self.neuron.step(self.ops, link(s), states[i], self.values)
+                s, states[i] = self.step(self.ops, link(s), states[i], self.values)
             v = self.read(v, linear(s, self.readout.weight))
         return v + self.readout.bias  # type: ignore[operator]
 

@@ -48,7 +48,7 @@ def sinabs(peer: Holder, decay: float, threshold: float) -> Cell:
     lif, ops = importlib.import_module("sinabs.layers.functional").lif_forward, peer.ops
 
     def derivative(v: Tensor, threshold: float) -> Tensor:
-        return ops.surrogate.derivative(ops, v - threshold, ops.slope)
+        return ops.surrogate.derivative(ops, v - threshold, ops.slope)  # type: ignore[return-value]
 
     settings = (threshold, activation.SingleSpike, activation.MembraneSubtract(), derivative, None, False)
     return lambda x: lif(x, decay, None, {"v_mem": torch.zeros_like(x[:, 0])}, *settings)[0]

@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from benchmarks import peers
-from benchmarks.contenders import Contender, Copy, Setting, copied, firing_rate, fitting_gain, output_major
+from benchmarks.contenders import (
+    Contender,
+    Copy,
+    Setting,
+    Step,
+    copied,
+    firing_rate,
+    fitting_gain,
+    output_major,
+)
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.ops import TorchOps
@@ -170,7 +179,7 @@ class PlainRecurrent(RecurrentCopy):
             for _ in range(self.steps):
                 for i, (link, within) in enumerate(zip(self.links, self.within, strict=True)):
                     drive = (current if i == 0 else link(spikes[i - 1])) + linear(spikes[i], within)
-                    spikes[i], states[i] = self.neuron.step(self.ops, drive, states[i], self.values)
+                    spikes[i], states[i] = self.step(self.ops, drive, states[i], self.values)
                 v = self.read(v, linear(spikes[-1], self.readout.weight))
             features.append(v)
         return torch.stack(features) + self.readout.bias
@@ -228,6 +237,7 @@ class ReservoirCopy(Contender):
         super().__init__()
         network = setting.reference
         self.steps, self.neuron, self.ops = network.steps, network.neuron, network.ops
+        self.step: Step = network.neuron.step  # type: ignore[assignment]
         self.values = network.neuron.named_params(*network.parameters_of_neuron())
         assert network.feedback.decay is not None
         self.synapse, self.trace = network.feedback.decay, network.trace_decays[0]
@@ -257,7 +267,7 @@ class PlainReservoir(ReservoirCopy):
         for current in linear(x, self.inward, self.bias):
             for _ in range(self.steps):
                 arriving = self.synapse * arriving + linear(spikes, self.within)
-                spikes, states = self.neuron.step(self.ops, current + arriving, states, self.values)
+                spikes, states = self.step(self.ops, current + arriving, states, self.values)
                 trace = self.trace * trace + (1.0 - self.trace) * spikes
             found.append(trace)
         return torch.stack(found)
@@ -268,7 +278,7 @@ class PeerReservoir(ReservoirCopy):
 
     def __init__(self, setting: ReservoirSetting, cell: Callable[..., peers.Cell]) -> None:
         super().__init__(setting)
-        decay, threshold = (float(value) for value in self.values)
+        decay, threshold = (float(value) for value in setting.reference.parameters_of_neuron())
         # the cells do not scale their input by 1 - decay: potentials are larger by as much
         self.cell = cell(self, decay, threshold / (1.0 - decay))
 

@@ -12,7 +12,7 @@ Source: Brette & Gerstner (2005), with its conductances divided by that of the l
 """
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import Ode, param, surrogate_scale
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, param, surrogate_scale
 
 LARGEST_EXPONENT = 5.0
 
@@ -36,24 +36,24 @@ class AdEx(Ode):
 
     options: Options
 
-    def drive(self, ops, current, s, p):
+    def drive(self, ops: Ops, current: Value, s: States, p: Params) -> Value:
         """What the membrane decays to, in mV."""
         exponent = ops.min((s.v - p.soft) / p.sharpness, LARGEST_EXPONENT)
         return p.gain * current - s.w + p.sharpness * (ops.exp(exponent) - ops.exp(-p.soft / p.sharpness))
 
-    def flow(self, ops, current, s, p):
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         v = (self.drive(ops, current, s, p) - s.v) / p.tau
         return s.rates(v=v, w=(p.coupling * s.v - s.w) / p.tau_w)
 
-    def integrate(self, ops, current, s, p):
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         h = self.dt / self.substeps
         decay, decay_w = ops.exp(-h / p.tau), ops.exp(-h / p.tau_w)
         target = self.drive(ops, current, s, p)
         v = decay * s.v + (1.0 - decay) * target
         return s.replace(v=v, w=decay_w * s.w + (1.0 - decay_w) * p.coupling * s.v)
 
-    def threshold(self, ops, s, p):
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v - self.options.peak
 
-    def reset(self, ops, spike, s, p):
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         return s.replace(v=s.v * (1.0 - spike), w=s.w + p.jump * spike)

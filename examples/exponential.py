@@ -10,7 +10,7 @@ Source: Fourcaud-Trocme et al. (2003).
 """
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
 
 LARGEST_EXPONENT = 5.0
 
@@ -30,19 +30,19 @@ class Exponential(Ode):
 
     options: Options
 
-    def drive(self, ops, current, s, p):
+    def drive(self, ops: Ops, current: Value, s: States, p: Params) -> Value:
         """What the membrane decays to."""
         exponent = ops.min((s.v - p.soft) / p.sharpness, LARGEST_EXPONENT)
         return p.gain * current + p.sharpness * (ops.exp(exponent) - ops.exp(-p.soft / p.sharpness))
 
-    def flow(self, ops, current, s, p):
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         return s.rates(v=(self.drive(ops, current, s, p) - s.v) / p.tau)
 
-    def integrate(self, ops, current, s, p):
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         return s.replace(v=p.decay * s.v + (1.0 - p.decay) * self.drive(ops, current, s, p))
 
-    def threshold(self, ops, s, p):
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v - self.options.peak
 
-    def reset(self, ops, spike, s, p):
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         return s.replace(v=s.v * (1.0 - spike))

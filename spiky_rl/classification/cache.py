@@ -35,8 +35,8 @@ MEASURED = 16
 
 
 @dataclass(frozen=True)
-class Kept:
-    """What is kept of recordings."""
+class Stored:
+    """What the cache holds of recordings."""
 
     places: np.ndarray
     """[events], of all recordings: index into the flat frames [T, channels, rows, columns] of its own."""
@@ -59,9 +59,9 @@ def placed(events: Events, dataset: Dataset) -> np.ndarray:
     return place[(k >= 0) & (k < dataset.bins)].astype(PLACE)
 
 
-def kept(
+def stored(
     dataset: Dataset, recordings: Sequence[Recording], skip_bad: bool = False, shown: Shown = unseen
-) -> Kept:
+) -> Stored:
     """What the cache holds of recordings, read from their files where it does not hold them yet.
 
     Args:
@@ -83,22 +83,22 @@ def kept(
     text = repr((sees, [(r.name, r.member, r.row) for r in recordings]))
     name = f"{type(dataset).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     path = files.cache_folder() / "frames" / f"{name}.events"
-    found = _held(path)
-    if found is None:
+    held = _held(path)
+    if held is None:
         try:
             _build(path, dataset, recordings, skip_bad, shown)
         except OSError as error:
             raise UserError(
                 f"recordings cannot be kept in {str(path.parent)!r}: {error.strerror or error}; set SPIKY_RL_CACHE to another folder"
             ) from None
-        found = _held(path)
-        assert found is not None
-    if found.skipped and not skip_bad:
-        raise EventFileError(f"{found.skipped[0]}; --skip_bad leaves such recordings out")
-    return found
+        held = _held(path)
+        assert held is not None
+    if held.skipped and not skip_bad:
+        raise EventFileError(f"{held.skipped[0]}; --skip_bad leaves such recordings out")
+    return held
 
 
-def _held(path: Path) -> Kept | None:
+def _held(path: Path) -> Stored | None:
     """What lies on the disk, mapped; None where there is nothing, or something damaged. A use is noted as the files' time."""
     about = path.with_suffix(".npz")
     if not (path.is_file() and about.is_file()):
@@ -115,7 +115,7 @@ def _held(path: Path) -> Kept | None:
         return None
     for file in (path, about):
         os.utime(file)
-    return Kept(places, offsets, digests, index, skipped)
+    return Stored(places, offsets, digests, index, skipped)
 
 
 def _build(

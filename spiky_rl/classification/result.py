@@ -33,7 +33,7 @@ def write_spec(folder: Path, spec: AgentSpec) -> None:
     """What the run was made from, with the origin of every value."""
     rows = {path: {"value": value, "origin": origin} for path, value, origin in spec.rows()}
     text = yaml.safe_dump(rows, sort_keys=False)
-    files.write(folder / "params" / "spec.yaml", lambda beside: beside.write_text(text, encoding="utf-8"))
+    files.write_text(folder / "params" / "spec.yaml", text)
 
 
 def write_recordings(folder: Path, samples: Samples, split: Split) -> None:
@@ -77,8 +77,10 @@ def write_result(
     steps, _ = seen(held.size, trainer.settings.frames)
     counts, accuracy = None, None
     if finished:
-        found = scores(trainer.network, held, split.test, trainer.device, trainer.settings.frames).argmax(1)
-        counts = confusion(held.labels[split.test], found, len(held.classes))
+        predicted = scores(trainer.network, held, split.test, trainer.device, trainer.settings.frames).argmax(
+            1
+        )
+        counts = confusion(held.labels[split.test], predicted, len(held.classes))
         accuracy = float(counts.trace() / counts.sum())
     result = {
         "dataset": held.name,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiky_rl.classification.cache import PLACE, kept
+from spiky_rl.classification.cache import PLACE, stored
 from spiky_rl.config import files
 from spiky_rl.datasets._download import Shown, unseen
 from spiky_rl.datasets.base import Dataset, Recording
@@ -100,10 +100,10 @@ def load(
     skip_bad: bool = False,
     shown: Shown = unseen,
 ) -> Samples:
-    """Some of a dataset's recordings as samples; arguments and errors as of `cache.kept`. ``name``: the dataset's."""
+    """Some of a dataset's recordings as samples; arguments and errors as of `cache.stored`. ``name``: the dataset's."""
     if dataset.synthetic:
         log.warning("synthetic recordings (%s): no result of them is one of real ones", dataset.synthetic)
-    held = kept(dataset, recordings, skip_bad, shown)
+    held = stored(dataset, recordings, skip_bad, shown)
     chosen = [recordings[i] for i in held.index]
     if held.skipped:
         log.warning("skipped %d of %d recordings:", len(held.skipped), len(recordings))

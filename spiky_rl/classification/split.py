@@ -36,11 +36,11 @@ class Split:
 
     def part(self, count: int) -> list[str]:
         """What each of ``count`` recordings is; empty for one that is left alone."""
-        found = [""] * count
+        names = [""] * count
         for part in PARTS:
             for index in getattr(self, part):
-                found[index] = part
-        return found
+                names[index] = part
+        return names
 
 
 def split(
@@ -138,7 +138,7 @@ def listed(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
     by_name |= {
         name.rpartition("/")[2]: r for name, r in list(by_name.items()) if last[name.rpartition("/")[2]] == 1
     }
-    found: dict[str, Recording] = {}
+    chosen: dict[str, Recording] = {}
     for row in rows:
         cells = dict(zip(header, (cell.strip() for cell in row), strict=False))
         name, part = cells["recording"], cells.get("part")
@@ -149,8 +149,8 @@ def listed(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
         if part is not None and part not in PARTS:
             raise UserError(f"--ids {str(ids)!r}: {name!r}: part {part!r} is none of {', '.join(PARTS)}")
         own = by_name[name]
-        found[own.name] = own if part is None else replace(own, part=part)
-    if not found:
+        chosen[own.name] = own if part is None else replace(own, part=part)
+    if not chosen:
         raise UserError(f"--ids {str(ids)!r}: lists no recording")
     order = {r.name: i for i, r in enumerate(recordings)}
-    return sorted(found.values(), key=lambda r: order[r.name])
+    return sorted(chosen.values(), key=lambda r: order[r.name])

@@ -292,23 +292,27 @@ def scores(
     """How much speaks for each class of some samples, [samples, classes]: positive, one in sum."""
     batches = [indices[i : i + EVALUATED] for i in range(0, len(indices), EVALUATED)]
     with torch.no_grad():
-        found = [
+        probabilities = [
             logits(network, over_time(frames, how)).softmax(1)
             for frames, _ in loaded(samples, batches, device)
         ]
-        return torch.cat(found).cpu().numpy() if found else np.zeros((0, len(samples.classes)), np.float32)
+        return (
+            torch.cat(probabilities).cpu().numpy()
+            if probabilities
+            else np.zeros((0, len(samples.classes)), np.float32)
+        )
 
 
 def accuracy(trainer: Trainer, indices: np.ndarray) -> float:
     """Share of some of the trainer's samples that its network tells right."""
-    found = scores(trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frames).argmax(
-        1
-    )
-    return float((found == trainer.samples.labels[indices]).mean())
+    predicted = scores(
+        trainer.network, trainer.samples, indices, trainer.device, trainer.settings.frames
+    ).argmax(1)
+    return float((predicted == trainer.samples.labels[indices]).mean())
 
 
-def confusion(labels: np.ndarray, found: np.ndarray, classes: int) -> np.ndarray:
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """How many samples of each class (rows) were taken for each (columns)."""
     counts = np.zeros((classes, classes), np.int64)
-    np.add.at(counts, (labels, found), 1)
+    np.add.at(counts, (labels, predicted), 1)
     return counts

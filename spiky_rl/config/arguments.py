@@ -10,17 +10,17 @@ from spiky_rl.config.schema import MOST_STEPS
 
 
 def positive(text: str) -> int:
-    """A whole number above zero that counters of 32 bits hold."""
+    """``text`` as a whole number above zero that counters of 32 bits hold. Raises ArgumentTypeError."""
     return _whole(text, 1, MOST_STEPS)
 
 
 def up_to(most: int) -> Callable[[str], int]:
-    """For whole numbers from 1 to ``most``."""
+    """Reads whole numbers from 1 to ``most``."""
     return lambda text: _whole(text, 1, most)
 
 
 def seed_number(text: str) -> int:
-    """A whole number from zero, or -1."""
+    """``text`` as a whole number from zero, or -1, which asks for a random one. Raises ArgumentTypeError."""
     return _whole(text, -1, MOST_STEPS)
 
 

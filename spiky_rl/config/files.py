@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from spiky_rl.config.plain import Plain
 from spiky_rl.config.registry import UserError
 
 LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}\.part")
@@ -25,7 +25,7 @@ ABANDONED = 24 * 3600.0
 LONGEST_NAME = 100
 
 
-def write(path: Path, fill: Callable[[Path], Any], durable: bool = True) -> None:
+def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> None:
     """Let ``fill`` write a file beside ``path``, then move it there: a crash leaves the old file or the new, never half.
 
     Args:
@@ -54,14 +54,18 @@ def write(path: Path, fill: Callable[[Path], Any], durable: bool = True) -> None
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, data: Any, durable: bool = True) -> None:
-    """Write ``data`` as indented JSON."""
-    text = json.dumps(data, indent=2) + "\n"
+def write_text(path: Path, text: str, durable: bool = True) -> None:
+    """Write ``text`` into the file ``path``; ``durable`` as `write` takes it."""
     write(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
 
 
+def write_json(path: Path, data: Plain, durable: bool = True) -> None:
+    """Write ``data`` as indented JSON into the file ``path``; ``durable`` as `write` takes it."""
+    write_text(path, json.dumps(data, indent=2) + "\n", durable)
+
+
 def synchronise(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's list of names."""
+    """Wait until the disk has the file ``path``, or the list of names where it is a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -95,7 +99,13 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def is_abandoned(path: Path, where: str | None, process: int) -> bool:
-    """Whether the writer of a leftover has ended: known of a process here, concluded from its age elsewhere."""
+    """Whether the writer of a leftover has ended: known of a process here, concluded from its age elsewhere.
+
+    Args:
+        path: The leftover.
+        where: What `place` was there; None where the file's name does not say.
+        process: The writer's number there.
+    """
     if where != place():
         return time.time() - path.stat().st_mtime > ABANDONED
     try:
@@ -133,7 +143,10 @@ def require_writable(what: str, folder: Path) -> None:
 
 
 def require_file(what: str, path: Path, endings: Sequence[str] = ()) -> None:
-    """Raise UserError where no file ``path``, which ``what`` gives, can be written: before the work, not after it."""
+    """Raise UserError where no file ``path``, which ``what`` gives, can be written: before the work, not after it.
+
+    Its ending has to be one of ``endings``, such as ``.json``; empty: any.
+    """
     if endings and path.suffix not in endings:
         raise UserError(f"{what} {str(path)!r}: the ending {path.suffix!r} is none of {', '.join(endings)}")
     if path.is_dir():

@@ -7,19 +7,18 @@ checks know.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pydantic.json_schema import JsonSchemaValue
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import Settings
 from spiky_rl.config.schema import DEVICES, NETWORKS, RunnerSettings, TaskSpec
 
-type Schema = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 OWN = {"type": "string", "pattern": ":", "description": "module:Class or path/file.py:Class"}
 """The name of a component that is not in the registry."""
 
 
-def agent() -> Schema:
+def agent() -> JsonSchemaValue:
     """The schema of a file in ``agents/``."""
     layer = _layer()
     definitions = layer.pop("$defs")
@@ -35,7 +34,7 @@ def agent() -> Schema:
     return _document("An agent of spiky_rl", {**layer, "properties": properties}, definitions)
 
 
-def task() -> Schema:
+def task() -> JsonSchemaValue:
     """The schema of a file in ``tasks/``."""
     schema, layer = of(TaskSpec), _layer()
     definitions = layer.pop("$defs")
@@ -49,18 +48,18 @@ def task() -> Schema:
     return _document("A task of spiky_rl", {**schema, "required": ["id"]}, definitions)
 
 
-def of(settings: type[Settings]) -> Schema:
-    """The schema of some settings, with units in the descriptions and without pydantic's titles."""
+def of(settings: type[Settings]) -> JsonSchemaValue:
+    """The schema of ``settings``, with units in the descriptions and without pydantic's titles."""
 
-    def plain(node: Any) -> Any:
+    def plain(node: object) -> object:
         if isinstance(node, list):
             return [plain(each) for each in node]
         if not isinstance(node, dict):
             return node
-        found = {key: plain(value) for key, value in node.items() if key not in (*OURS, "title")}
+        known = {key: plain(value) for key, value in node.items() if key not in (*OURS, "title")}
         if "description" in node and node.get("unit"):
-            found["description"] = f"{node['description']}, in {node['unit']}"
-        return found
+            known["description"] = f"{node['description']}, in {node['unit']}"
+        return known
 
     schema = settings.model_json_schema()
     for part in (schema, *schema.get("$defs", {}).values()):
@@ -74,12 +73,12 @@ OURS = ("unit", "param", "transform")
 """What fields say of themselves besides what JSON Schema knows."""
 
 
-def component(kind: str) -> Schema:
-    """A reference to the schema of a kind, whose entry is a name or a mapping with its options."""
+def component(kind: str) -> JsonSchemaValue:
+    """A reference to the schema of a ``kind``, whose entry is a name or a mapping with its options."""
     return {"$ref": f"#/$defs/{kind}"}
 
 
-def _layer() -> Schema:
+def _layer() -> JsonSchemaValue:
     schema = of(RunnerSettings)
     for key in NETWORKS:
         schema["properties"][key] = {
@@ -89,24 +88,24 @@ def _layer() -> Schema:
     return schema
 
 
-def _document(title: str, schema: Schema, definitions: Schema) -> Schema:
+def _document(title: str, schema: Mapping[str, object], definitions: Mapping[str, object]) -> JsonSchemaValue:
     return {"$schema": DIALECT, "title": title, **schema, "$defs": {**definitions, **_kinds()}}
 
 
-def _kinds() -> Schema:
+def _kinds() -> JsonSchemaValue:
     """Every kind that a network is made of, and the networks."""
-    found: Schema = {}
+    schemas: JsonSchemaValue = {}
     waiting = ["networks"]
     while waiting:
         kind = waiting.pop()
-        if kind not in found:
+        if kind not in schemas:
             classes = {name: registry.resolve(kind, name) for name in registry.names(kind)}
-            found[kind] = _kind(kind, classes)
+            schemas[kind] = _kind(kind, classes)
             waiting += [part for cls in classes.values() for part, _ in cls.parts.values()]
-    return dict(sorted(found.items()))
+    return dict(sorted(schemas.items()))
 
 
-def _kind(kind: str, classes: Mapping[str, type[registry.Component]]) -> Schema:
+def _kind(kind: str, classes: Mapping[str, type[registry.Component]]) -> JsonSchemaValue:
     entries, every = [], {}
     for name, cls in classes.items():
         schema = of(cls.Options)
@@ -127,7 +126,7 @@ def _kind(kind: str, classes: Mapping[str, type[registry.Component]]) -> Schema:
     return {"anyOf": [{"enum": list(classes)}, OWN, *entries, own, nameless]}
 
 
-def _part(kind: str, default: Any, listed: bool) -> Schema:
+def _part(kind: str, default: object, listed: bool) -> JsonSchemaValue:
     choices = [component(kind)]
     choices += [{"type": "array", "items": {"anyOf": [component(kind), {"type": "null"}]}}] if listed else []
     choices += [{"type": "null"}] if default is None else []

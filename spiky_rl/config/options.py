@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NotRequired, Self, TypedDict, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -21,6 +21,7 @@ from pydantic import (
     create_model,
     field_validator,
 )
+from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
 
 LARGEST_INTEGER = 2**63 - 1
@@ -55,7 +56,7 @@ class RegistryError(UserError):
 
 @contextmanager
 def at(path: str) -> Iterator[None]:
-    """Say in an error where in the agent its cause stands."""
+    """Say in a RegistryError that its cause stands at ``path``, such as ``agent.network``."""
     try:
         yield
     except RegistryError as error:
@@ -63,7 +64,7 @@ def at(path: str) -> Iterator[None]:
 
 
 def option(
-    default: Any,
+    default: object,
     meaning: str,
     *,
     low: float | None = None,
@@ -73,7 +74,7 @@ def option(
     least: int | None = None,
     most: int | None = None,
     neutral: bool = False,
-    **extra: Any,
+    **extra: JsonValue,
 ) -> Any:
     """Declare a field of `Settings`.
 
@@ -106,7 +107,7 @@ def option(
 
 
 def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names, if none stands twice."""
+    """The ``names``, if none stands twice. Raises RegistryError."""
     for i, name in enumerate(names):
         if name in names[:i]:
             raise RegistryError(f"{short(name)} stands twice")
@@ -114,7 +115,7 @@ def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def ordered(limits: tuple[float, ...]) -> tuple[float, ...]:
-    """A range: nothing, or two numbers, the lower one first."""
+    """The ``limits`` of a range: nothing, or two numbers, the lower one first. Raises RegistryError."""
     if len(limits) not in (0, 2):
         raise RegistryError(f"{short(list(limits))} has {len(limits)} values; it must have 0 or 2")
     if limits and limits[0] >= limits[1]:
@@ -144,7 +145,7 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _fits(cls, value: Any) -> Any:
+    def _fits[V](cls, value: V) -> V:
         """Refuse numbers that have no place in what computes with them."""
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int | float) and abs(number) > _largest(number):
@@ -152,8 +153,8 @@ class Settings(BaseModel):
         return value
 
     @classmethod
-    def check(cls, path: str, values: Any) -> Self:
-        """The settings that plain data describes. Raises RegistryError that names the key below ``path``."""
+    def check(cls, path: str, values: object) -> Self:
+        """The settings that the plain data ``values`` describe. Raises RegistryError that names the key below ``path``."""
         try:
             return cls.model_validate(values)
         except ValidationError as error:
@@ -161,17 +162,35 @@ class Settings(BaseModel):
 
     @classmethod
     def default(cls, key: str) -> Any:
-        """The default of a field."""
+        """The default of the field ``key``."""
         return declared(cls)[key].default
 
-    def with_changes(self, **changes: Any) -> Self:
-        """The same settings, some of them changed; checked again."""
+    def with_changes(self, **changes: object) -> Self:
+        """The same settings, with ``changes`` by key; checked again."""
         return self.check("", {**self.model_dump(exclude_unset=True), **changes})
 
 
-def check_number(path: str, value: Any, kind: type, **bounds: Any) -> Any:
-    """A single number as a ``kind``, if it lies within `option`'s bounds. Raises RegistryError that names ``path``."""
-    settings: Any = create_model("Number", __base__=Settings, number=(kind, option(kind(), "", **bounds)))
+def check_number[N: (int, float)](
+    path: str,
+    value: object,
+    kind: type[N],
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> N:
+    """A single number as a ``kind``, if it lies within bounds. Raises RegistryError that names ``path``.
+
+    Args:
+        path: Where it stands, for messages.
+        value: What was given.
+        kind: int or float.
+        low: Least number; None: none.
+        high: Largest number.
+        above: A bound that it has to exceed.
+    """
+    declaration = option(kind(), "", low=low, high=high, above=above)
+    settings: Any = create_model("Number", __base__=Settings, number=(kind, declaration))
     try:
         return settings(number=value).number
     except ValidationError as error:
@@ -212,20 +231,20 @@ class Declared:
         what = "a list" if self.many else words.get(self.kind, "anything")
         return f"{what}, {self.bounds}" if self.bounds else what
 
-    def require(self, path: str, value: Any) -> None:
-        """Raise RegistryError that names ``path`` where a number is none of its kind or out of range."""
+    def require(self, path: str, value: object) -> None:
+        """Raise RegistryError that names ``path`` where ``value`` is no number of its kind or out of range."""
         check_number(path, value, self.kind, low=self.low, high=self.high, above=self.above)
 
 
 @cache
 def declared(settings: type[Settings]) -> Mapping[str, Declared]:
-    """Every field of some settings in the order of their declaration, what they inherit last."""
+    """Every field of ``settings`` in the order of their declaration, what they inherit last."""
     fields = sorted(settings.model_fields.items(), key=lambda item: item[0] not in settings.__annotations__)
-    return {key: _declared(field.annotation, field) for key, field in fields}
+    return {key: _declared(field) for key, field in fields}
 
 
-def _declared(annotation: Any, field: FieldInfo) -> Declared:
-    kind, metadata = _bare(annotation), list(field.metadata)
+def _declared(field: FieldInfo) -> Declared:
+    kind, metadata = _bare(field.annotation), list(field.metadata)
     many = get_origin(kind) is tuple
     if many or (get_origin(kind) is dict and get_args(kind)):
         element = get_args(kind)[-1 if not many else 0]
@@ -241,7 +260,7 @@ def _declared(annotation: Any, field: FieldInfo) -> Declared:
     )
 
 
-def _bare(annotation: Any) -> Any:
+def _bare(annotation: object) -> Any:
     """An annotation without what pydantic reads in it, and without the None that may stand for a value."""
     while get_origin(annotation) in (Annotated, Union, UnionType):
         annotation = next(arg for arg in get_args(annotation) if arg is not NoneType)
@@ -250,7 +269,7 @@ def _bare(annotation: Any) -> Any:
 
 def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str:
     """The first of pydantic's errors in one line that names the key; keys that there are not come first."""
-    errors: list[Any] = [*error.errors(include_url=False)]
+    errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
     model, field, keys = settings, None, list(first["loc"])
     element = first["type"] not in UNKNOWN_KEY and bool(keys) and isinstance(keys[-1], int)
@@ -258,29 +277,37 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str
         path = f"{path}.{key}" if path else str(key)
         if isinstance(key, str) and key in model.model_fields:
             field = model.model_fields[key]
-            inner = _declared(field.annotation, field).kind
+            inner = _declared(field).kind
             model = inner if isinstance(inner, type) and issubclass(inner, Settings) else model
     if first["type"] in UNKNOWN_KEY:
         known = list(model.model_fields)
         return f"{path}: no such key{nearest(keys[-1], known) or '; known: ' + ', '.join(known)}"
     if first["type"] == "missing":
         missing = [
-            e["loc"][-1] for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]
+            str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]
         ]
         others = [key for key in first["input"] if key not in model.model_fields]
         place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
         return f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}"
     if first["type"] == "value_error" and (not keys or field is None or model is _bare(field.annotation)):
-        message = str(first["ctx"]["error"])
+        message = str(first.get("ctx", {})["error"])
         names_a_key = re.match(r"[\w.]+: ", message)
         return f"{path}{'.' if names_a_key else ': '}{message}" if path else message
-    return f"{path}: {_reason(first, field and _declared(field.annotation, field), element)}"
+    return f"{path}: {_reason(first, field and _declared(field), element)}"
 
 
-def _reason(error: Any, field: Declared | None, element: bool) -> str:
+class _Error(TypedDict):
+    """What of one of pydantic's errors is told."""
+
+    type: str
+    input: Any
+    msg: str
+    ctx: NotRequired[dict[str, Any]]
+
+
+def _reason(error: _Error, field: Declared | None, element: bool) -> str:
     """What is wrong with a value, and what is allowed."""
-    value: Any = error["input"]
-    kind: str = error["type"]
+    value, kind = error["input"], error["type"]
     if kind in OUT_OF_RANGE and field is not None:
         number = float(value) if field.kind is float else value
         return f"{short(number)} is out of range; it must be {field.bounds}"
@@ -293,7 +320,7 @@ def _reason(error: Any, field: Declared | None, element: bool) -> str:
         names = ", ".join(name or "''" for name in field.choices)
         return f"{short(value)} is not allowed; choose from {names}{nearest(value, field.choices)}"
     if kind in ("too_short", "too_long"):
-        limits, items = error["ctx"], list(error["input"])
+        limits, items = error.get("ctx", {}), list(error["input"])
         allowed = (
             f"at least {limits['min_length']}" if kind == "too_short" else f"at most {limits['max_length']}"
         )
@@ -307,20 +334,20 @@ def _largest(number: float) -> float:
     return LARGEST_INTEGER if isinstance(number, int) else LARGEST_FLOAT
 
 
-def _out_of_range(value: Any, low: float, high: float, field: Declared | None = None) -> str:
+def _out_of_range(value: object, low: float, high: float, field: Declared | None = None) -> str:
     bounds = (field and field.bounds) or f"between {low} and {high}"
     return f"{short(value)} is out of range; it must be {bounds}"
 
 
-def short(value: Any) -> str:
-    """A value as an error message shows it: as Python writes it, cut where it is long."""
+def short(value: object) -> str:
+    """The ``value`` as an error message shows it: as Python writes it, cut where it is long."""
     if isinstance(value, int) and abs(value) >= 10**40:
         return f"a whole number of {int(value.bit_length() * math.log10(2)) + 1} digits"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def nearest(value: Any, valid: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the valid name nearest to ``value``, or nothing."""
+def nearest(value: object, valid: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the one of the ``valid`` names nearest to ``value``, or nothing."""
     match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
     return f"; did you mean '{match[0]}'?" if match else ""

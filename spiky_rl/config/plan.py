@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec, TaskSpec
 
 
@@ -37,8 +36,8 @@ class Plan:
     """Number of this process among those of a distributed run; 0 keeps the run folder."""
 
     def setting(self, key: str) -> Any:
-        """A value of the specification that every host has, or its default."""
-        return self.spec.runner.get(key, RunnerSettings.default(key))
+        """See `AgentSpec.setting`."""
+        return self.spec.setting(key)
 
     @property
     def identity(self) -> dict[str, Any]:

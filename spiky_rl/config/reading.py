@@ -15,11 +15,13 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import yaml
+from yaml import Event, MappingNode, Node, ScalarNode
 
 from spiky_rl.config.options import LARGEST_INTEGER, UserError, short
+from spiky_rl.config.plain import Plain
 
 DEEPEST = 64
 """Lists and mappings inside each other."""
@@ -33,8 +35,8 @@ class ReadingError(UserError):
     """A text that is no YAML or JSON, or holds what a configuration cannot."""
 
 
-def read_file(path: Path, parse: Callable[[str], Any]) -> Any:
-    """What ``parse`` makes of a file's text. Raises ReadingError that names the file, and what is wrong with it."""
+def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
+    """What ``parse`` makes of the text of the file ``path``. Raises ReadingError that names the file, and what is wrong."""
     try:
         if path.exists() and not path.is_file():
             raise ReadingError(f"cannot read {str(path)!r}: it is no file")
@@ -53,7 +55,7 @@ def read_file(path: Path, parse: Callable[[str], Any]) -> Any:
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text, the caller's own. Raises ReadingError that names the key, or the line."""
+    """The value of a YAML ``text``, the caller's own. Raises ReadingError that names the key, or the line."""
     return copy.deepcopy(_parsed(text))
 
 
@@ -67,7 +69,7 @@ def _parsed(text: str) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. Raises ReadingError that names the key, or the line."""
+    """The value of a JSON ``text``. Raises ReadingError that names the key, or the line."""
     try:
         value = json.loads(text, object_pairs_hook=_unique)
     except RecursionError:
@@ -86,7 +88,8 @@ class _Loader(yaml.SafeLoader):
         self.sizes: dict[int, int] = {}
         """Identity of a node that is read -> its values, with those of aliases."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    @override
+    def compose_node(self, parent: Node | None, index: int) -> Node | None:
         """As the parent's, within the limits and without tags."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
@@ -107,12 +110,13 @@ class _Loader(yaml.SafeLoader):
         self.sizes[id(node)] = self.nodes - before
         return node
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+    @override
+    def compose_mapping_node(self, anchor: dict[str, Node]) -> MappingNode:
         """As the parent's, with keys that are text and stand once. Keys are compared before merge keys add theirs."""
-        mapping: Any = super().compose_mapping_node(anchor)
+        mapping = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in mapping.value:
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, ScalarNode):
                 raise _fault("a list or a mapping cannot be a key", key)
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise _fault(f"the key {short(key.value)} is no text; write it in quotes", key)
@@ -121,13 +125,13 @@ class _Loader(yaml.SafeLoader):
             seen.add(key.value)
         return mapping
 
-    def _count(self, nodes: int, event: yaml.Event) -> None:
+    def _count(self, nodes: int, event: Event) -> None:
         self.nodes += nodes
         if self.nodes > MOST_NODES:
             raise _fault(f"more than {MOST_NODES:,} values, with those of aliases", event)
 
 
-def _fault(problem: str, where: Any) -> yaml.MarkedYAMLError:
+def _fault(problem: str, where: Event | Node) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
@@ -151,7 +155,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
     """A JSON object without a key that stands twice."""
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -161,10 +165,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-def _checked(value: Any) -> Any:
+def _checked[T](value: T) -> T:
     """The value, if all that is in it can be a configuration's."""
 
-    def check(node: Any, path: str, depth: int) -> None:
+    def check(node: object, path: str, depth: int) -> None:
         where = f"{path}: " if path else ""
         if depth > DEEPEST:
             raise ReadingError(f"{re.split('[.[]', path)[0]}: nested more than {DEEPEST} deep")

@@ -18,9 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, short
+from spiky_rl.config.plain import Plain, Tree
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -56,20 +58,26 @@ class Component:
 
     Options: ClassVar[type[Settings]] = Settings
     """Its values, each with type, default, meaning and range; one that has any gets them as its constructor's first argument."""
-    parts: ClassVar[Mapping[str, tuple[str, str | Mapping[str, Any] | None]]] = {}
+    parts: ClassVar[Mapping[str, tuple[str, str | Tree | None]]] = {}
     """Its components: key -> (kind, the default: a name or settings); a part without a default may be absent."""
     listed: ClassVar[tuple[str, ...]] = ()
     """Keys of parts that may also be a list of components: one for each of whatever the component has several of."""
 
     @classmethod
-    def of(cls, **values: Any) -> Self:
-        """A component that needs nothing but options, such as a neuron: with these, and the others at their defaults."""
+    def of(cls, **values: object) -> Self:
+        """A component that needs nothing but options, such as a neuron: with these ``values``, the others at their defaults."""
         component: Any = cls
         return component(cls.Options.check(cls.__name__, values))
 
     @classmethod
-    def validate(cls, path: str, options: Any, parts: Mapping[str, Any]) -> None:
-        """Raise RegistryError for options and parts that are well configured but not what this component can take."""
+    def validate(cls, path: str, options: Settings, parts: Mapping[str, Part]) -> None:
+        """Raise RegistryError for options and parts that are well configured but not what this component can take.
+
+        Args:
+            path: Where the component stands in the agent, for messages.
+            options: Its `Options`.
+            parts: Its parts by key, each ready to be built.
+        """
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,9 @@ class Configured:
     options: Any
     """Its `Component.Options`."""
     parts: Mapping[str, Any]
-    """A `Configured` each; None for one that is absent, a tuple for a list."""
+    """A `Part` each."""
 
-    def build(self, **context: Any) -> Any:
+    def build(self, **context: object) -> Any:
         """The instance; ``context`` goes to its constructor as it is, and its parts go there unbuilt."""
         cls: Any = self.cls
         options = (self.options,) if cls.Options.model_fields else ()
@@ -95,6 +103,11 @@ class Configured:
             if ":" not in self.name:
                 raise
             raise RegistryError(f"{self.name!r} cannot be built: {fault(error)}") from error
+
+    def each(self, key: str) -> tuple[Configured, ...]:
+        """The components that the part ``key`` consists of: one, several or none."""
+        part = self.parts[key]
+        return tuple(each for each in (part if isinstance(part, tuple) else (part,)) if each is not None)
 
     def settings(self, neutral: bool = True) -> dict[str, Any]:
         """Everything as plain data, defaults included: what YAML holds and `configure` accepts.
@@ -110,14 +123,18 @@ class Configured:
         return {"name": self.name, **values, **parts}
 
 
-def _settings(part: Any, neutral: bool) -> Any:
+type Part = Configured | tuple[Configured | None, ...] | None
+"""A component's part; None for one that is absent, a tuple for a list."""
+
+
+def _settings(part: Part, neutral: bool) -> Plain:
     if isinstance(part, tuple):
         return [_settings(element, neutral) for element in part]
     return None if part is None else part.settings(neutral)
 
 
 def data_dir(kind: str) -> Path:
-    """The folder of a kind of YAML files: inside an installed package, beside it in a checkout."""
+    """The folder of a ``kind`` of YAML files: inside an installed package, beside it in a checkout."""
     for folder in (PACKAGE / kind, PACKAGE.parent / kind):
         if folder.is_dir():
             return folder
@@ -125,7 +142,7 @@ def data_dir(kind: str) -> Path:
 
 
 def names(kind: str) -> list[str]:
-    """All entries of a kind, sorted. Reads file names only."""
+    """All entries of a ``kind``, sorted. Reads file names only."""
     if kind in DATA:
         return sorted(path.stem for path in data_dir(kind).glob("*.yaml"))
     if kind not in ROOMS:
@@ -148,14 +165,14 @@ def _module(kind: str, name: str = "") -> str:
 
 
 def summary(kind: str, name: str) -> str:
-    """First docstring line of an entry, read without importing it."""
+    """First docstring line of the entry ``name`` of a ``kind`` in a room, read without importing it."""
     tree = ast.parse(_files(kind)[name].read_text(encoding="utf-8"))
     return (ast.get_docstring(tree) or "").partition("\n")[0]
 
 
 @cache
 def resolve(kind: str, name: str) -> type[Component]:
-    """The class that ``name`` stands for. Raises RegistryError that names the nearest entry."""
+    """The class that ``name`` stands for, of that ``kind``. Raises RegistryError that names the nearest entry."""
     target, _, attribute = name.rpartition(":")
     if target:
         try:
@@ -165,50 +182,54 @@ def resolve(kind: str, name: str) -> type[Component]:
         if not hasattr(module, attribute):
             public = [key for key in vars(module) if key[0] != "_"]
             raise RegistryError(f"{name!r}: {target} has no {attribute!r}{nearest(attribute, public)}")
-        found = getattr(module, attribute)
+        cls = getattr(module, attribute)
         base = _base(kind)
-        if not (inspect.isclass(found) and issubclass(found, base)):
+        if not (inspect.isclass(cls) and issubclass(cls, base)):
             raise RegistryError(
                 f"{name!r} is no entry of {kind}: it does not derive from {base.__module__}:{base.__name__}"
             )
-        if missing := [key for key in dir(found) if _abstract(found, key)]:
+        if missing := [key for key in dir(cls) if _abstract(cls, key)]:
             raise RegistryError(
                 f"{name!r} is not whole: it does not define {', '.join(missing)}; see {base.__module__}:{base.__name__}"
             )
-        _check_declarations(name, found)
-        return found
+        _check_declarations(name, cls)
+        return cls
     _require_known(kind, name)
     module = importlib.import_module(_module(kind, name))
     return _only(module, [cls for cls in _own_classes(module) if issubclass(cls, _base(kind))], _base(kind))
 
 
-def configure(kind: str, settings: Any, path: str) -> Configured:
-    """Settings such as ``{name: lif, tau: 5.0}`` or just ``lif``, completed with defaults and checked.
+def configure(kind: str, settings: Plain, path: str) -> Configured:
+    """A component's settings, completed with defaults and checked.
 
-    ``path`` is where the settings stand, for messages. Raises RegistryError for an unknown name or option and for a
-    value of the wrong type or out of range.
+    Args:
+        kind: One of `ROOMS`.
+        settings: Such as ``{name: lif, tau: 5.0}``, or just ``lif``.
+        path: Where they stand, for messages.
+
+    Raises RegistryError for an unknown name or option and for a value of the wrong type or out of range.
     """
-    check_name(kind, settings, path)
-    settings = {"name": settings} if isinstance(settings, str) else settings
-    if not isinstance(settings.get("name"), str):
+    tree = check_name(kind, settings, path)
+    name = tree.get("name")
+    if not isinstance(name, str):
         raise RegistryError(f"{path}.name: name one of {', '.join(names(kind))}")
     try:
-        cls = resolve(kind, settings["name"])
+        cls = resolve(kind, name)
     except RegistryError as error:
         raise RegistryError(f"{path}.name: {error}") from None
     known = ("name", *declared(cls.Options), *cls.parts)
-    for key in settings:
+    for key in tree:
         if key not in known:
             raise RegistryError(
-                f"{path}.{key}: {settings['name']!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
+                f"{path}.{key}: {name!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
             )
-    with from_outside(path, settings["name"]):
+    with from_outside(path, name):
         options = cls.Options.check(
-            path, {key: value for key, value in settings.items() if key != "name" and key not in cls.parts}
+            path, {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
         )
-    parts: dict[str, Any] = {}
+    parts: dict[str, Part] = {}
     for key, (part_kind, default) in cls.parts.items():
-        given, place = settings.get(key, default), f"{path}.{key}"
+        given, place = tree.get(key, default), f"{path}.{key}"
         if given is None and default is None:
             parts[key] = None
         elif isinstance(given, list | tuple) and key in cls.listed:
@@ -222,14 +243,14 @@ def configure(kind: str, settings: Any, path: str) -> Configured:
             )
         else:
             parts[key] = configure(part_kind, _named(given, default), place)
-    with from_outside(path, settings["name"]):
+    with from_outside(path, name):
         cls.validate(path, options, parts)
-    return Configured(settings["name"], cls, options, parts)
+    return Configured(name, cls, options, parts)
 
 
 @contextmanager
 def from_outside(path: str, name: str) -> Iterator[None]:
-    """Turn whatever a component of someone else's raises while it is checked into one line."""
+    """Turn whatever a component of someone else's, called ``name`` at ``path``, raises while it is checked into one line."""
     try:
         yield
     except (UserError, KeyboardInterrupt):
@@ -240,16 +261,21 @@ def from_outside(path: str, name: str) -> Iterator[None]:
         raise RegistryError(f"{path}: {name!r} cannot be checked: {fault(error)}") from error
 
 
-def check_name(kind: str, settings: Any, path: str) -> None:
-    """Refuse settings that are no component's, or of one that the package does not have. Imports and executes nothing."""
-    if not isinstance(settings, str | Mapping):
+def check_name(kind: str, settings: Plain, path: str) -> Tree:
+    """The ``settings`` of a ``kind`` at ``path``, a name or a mapping with one, as a mapping. Imports and executes nothing.
+
+    Raises RegistryError for what are no component's settings, and for a component that the package does not have.
+    """
+    tree = {"name": settings} if isinstance(settings, str) else settings
+    if not isinstance(tree, Mapping):
         raise RegistryError(f"{path}: expected a name or a mapping, got {short(settings)}")
-    name = settings if isinstance(settings, str) else settings.get("name")
+    name = tree.get("name")
     if isinstance(name, str) and ":" not in name:
         try:
             _require_known(kind, name)
         except RegistryError as error:
             raise RegistryError(f"{path}.name: {error}") from None
+    return tree
 
 
 def _require_known(kind: str, name: str) -> None:
@@ -259,14 +285,14 @@ def _require_known(kind: str, name: str) -> None:
         )
 
 
-def _named(settings: Any, default: str | Mapping[str, Any] | None) -> Any:
+def _named(settings: Plain, default: str | Tree | None) -> Plain:
     """A part's settings; those that name no component are the default's, over its own."""
     if not isinstance(settings, Mapping) or default is None or "name" in settings:
         return settings
     return {**({"name": default} if isinstance(default, str) else default), **settings}
 
 
-def _own_classes(module: Any) -> list[type[Any]]:
+def _own_classes(module: ModuleType) -> list[type]:
     """The public classes that a module defines, as opposed to those it imports."""
     return [
         cls
@@ -278,7 +304,7 @@ def _own_classes(module: Any) -> list[type[Any]]:
     ]
 
 
-def _only(module: Any, classes: list[type[Any]], base: type[Component]) -> type[Component]:
+def _only(module: ModuleType, classes: list[type[Component]], base: type[Component]) -> type[Component]:
     """The one class of a file. Raises RegistryError where there is none or more than one."""
     if len(classes) == 1:
         return classes[0]
@@ -316,11 +342,12 @@ def _abstract(cls: type, key: str) -> bool:
 def _base(kind: str) -> type[Component]:
     """What every entry of a kind derives from: the one component of its room's ``base.py`` that derives from nothing else of ours."""
     module = importlib.import_module(_module(kind, BASE))
-    return _only(module, [cls for cls in _own_classes(module) if Component in cls.__bases__], Component)
+    bases = [cls for cls in _own_classes(module) if issubclass(cls, Component) and Component in cls.__bases__]
+    return _only(module, bases, Component)
 
 
-def load_module(target: str) -> Any:
-    """The module of that name, or in that ``.py`` file. Raises RegistryError in one line, whatever importing it does."""
+def load_module(target: str) -> ModuleType:
+    """The module ``target``, or in that ``.py`` file. Raises RegistryError in one line, whatever importing it does."""
     if target.endswith(".py"):
         return _load_file(Path(target))
     if target.startswith("."):
@@ -338,7 +365,10 @@ def load_module(target: str) -> Any:
 
 
 def fault(error: BaseException, file: str | None = None) -> str:
-    """Where and how code that is not ours went wrong, in one line; the line is that of ``file``, or of what raised it."""
+    """Where and how code that is not ours went wrong, which raised ``error``; in one line.
+
+    The line number that it names is that of ``file``, or of what raised it.
+    """
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
     text = f"{type(error).__name__}: {error}"
@@ -348,7 +378,7 @@ def fault(error: BaseException, file: str | None = None) -> str:
     return where + " ".join(text.split())
 
 
-def _load_file(path: Path) -> Any:
+def _load_file(path: Path) -> ModuleType:
     if not os.path.isfile(path):
         raise RegistryError(f"there is no file {short(str(path))}")
     key = f"spiky_rl_file_{path.resolve()}"

@@ -7,13 +7,13 @@ certain, and what is refused cannot run. Numbers of 32 bits throughout.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from spiky_rl.config.registry import Configured, UserError
-from spiky_rl.config.schema import ModelSettings, RunnerSettings
+from spiky_rl.config.schema import ModelSettings
 from spiky_rl.config.spec import AgentSpec
 
 NUMBER = 4
@@ -26,7 +26,7 @@ UNITS = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def readable(count: int) -> str:
-    """An amount of memory for people."""
+    """``count`` bytes of memory as people write them."""
     size = float(min(count, 2**200))
     for unit in UNITS:
         if size < 1000 or unit == UNITS[-1]:
@@ -58,8 +58,11 @@ def require(parts: Mapping[str, int], have: int) -> None:
 
 
 def check(spec: AgentSpec, num_envs: int, have: int) -> None:
-    """Refuse a run that cannot fit into ``have`` bytes. Raises UserError that names what is largest, and its memory."""
-    steps = spec.runner.get("num_steps_per_env", RunnerSettings.default("num_steps_per_env"))
+    """Refuse a run of ``spec`` with ``num_envs`` environments that cannot fit into ``have`` bytes.
+
+    Raises UserError that names what is largest, and its memory.
+    """
+    steps = spec.setting("num_steps_per_env")
     rollout = f"--num_envs {num_envs} with agent.num_steps_per_env {steps}"
     stored = {rollout: STORED * NUMBER * num_envs * steps}
     require({**stored, **models(spec, f"--num_envs {num_envs}", num_envs)}, have)
@@ -72,7 +75,7 @@ def models(spec: AgentSpec, rows: str, count: int) -> dict[str, int]:
         ("actor", "network", spec.network),
         ("critic", "critic_network", spec.critic_network),
     ):
-        model = spec.runner.get(role) or {}
+        model: _Model = spec.runner.get(role) or {}
         name = f"agent.{role}" if network is None else f"agent.{key}"
         weights, width = _ann(model) if network is None else _network(network)
         parts[f"{name} with {weights:,} weights"] = NUMBER * LEARNED * weights
@@ -86,14 +89,23 @@ def _chain(widths: Iterable[int]) -> int:
     return sum(widths) + sum(above * below for above, below in pairwise(widths))
 
 
-def _ann(model: Mapping[str, Any]) -> tuple[int, int]:
+class _Model(TypedDict, total=False):
+    """What of a model's settings decides its size, as `ModelSettings` checks it; Isaac Lab's have more keys."""
+
+    class_name: str
+    hidden_dims: Sequence[int]
+    rnn_type: str
+    rnn_hidden_dim: int
+    rnn_num_layers: int
+
+
+def _ann(model: _Model) -> tuple[int, int]:
     """(weights, neurons) of an ANN."""
     widths = model.get("hidden_dims") or ()
     weights, width = _chain(widths), sum(widths)
     if model.get("class_name") == "RNNModel":
-        state, layers = (
-            model.get(key, ModelSettings.default(key)) for key in ("rnn_hidden_dim", "rnn_num_layers")
-        )
+        state = model.get("rnn_hidden_dim", ModelSettings.default("rnn_hidden_dim"))
+        layers = model.get("rnn_num_layers", ModelSettings.default("rnn_num_layers"))
         gates = 3 if model.get("rnn_type", "gru") == "gru" else 4
         weights += gates * state * (state * (2 * layers - 1) + 2)
         width += state * layers

@@ -15,13 +15,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import registry, together
 from spiky_rl.config.options import RegistryError, declared, nearest, short
+from spiky_rl.config.plain import Plain, Tree, section
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.schema import NETWORKS, RunnerSettings, TaskSpec
@@ -42,6 +43,10 @@ class AgentSpec:
     critic_network: Configured | None
     origins: Mapping[str, str]
     """Dotted path -> the layer that set the value."""
+
+    def setting(self, key: str) -> Any:
+        """The value of the runner's ``key``, or the default of `RunnerSettings`."""
+        return self.runner.get(key, RunnerSettings.default(key))
 
     def tree(self, neutral: bool = True) -> dict[str, Any]:
         """The whole specification as plain data.
@@ -66,28 +71,28 @@ class AgentSpec:
 
 
 def load_task(name: str) -> TaskSpec | None:
-    """The task file for a file stem, a path, or a gym id with or without ``-v0``; None where there is none.
+    """The task file called ``name``, a file stem, a path, or a gym id with or without ``-v0``; None where there is none.
 
     Where several files describe one gym id, the id means the one that leaves the environment as it is.
     """
-    stripped, found = re.sub(r"-v\d+$", "", name), None
+    stripped, by_id = re.sub(r"-v\d+$", "", name), None
     for path in [Path(name)] if name.endswith(".yaml") else sorted(registry.data_dir("tasks").glob("*.yaml")):
         task = _task(path)
         if name.endswith(".yaml") or path.stem == name:
             return task
-        if task.id in (name, stripped) and (found is None or (found.env and not task.env)):
-            found = task
-    return found
+        if task.id in (name, stripped) and (by_id is None or (by_id.env and not task.env)):
+            by_id = task
+    return by_id
 
 
 def task_id(name: str) -> str:
-    """The gym id for a task's file stem, or for a gym id with or without ``-v0``."""
+    """The gym id that ``name`` stands for: a task's file stem, or a gym id with or without ``-v0``."""
     known = load_task(name)
     return known.id if known else re.sub(r"-v\d+$", "", name)
 
 
 def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
-    """(name, file content, file name) of an agent given by its file stem or by a path."""
+    """(name, file content, file name) of the agent ``name``, a file stem or a path. Raises SpecError."""
     if name.endswith(".yaml"):
         path = Path(name)
     elif name in registry.names("agents"):
@@ -95,7 +100,8 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
     else:
         known = registry.names("agents")
         raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-    data = _with_paths(read_yaml(path), path.parent.absolute())
+    folder = path.parent.absolute()
+    data = {key: _with_paths(value, folder) for key, value in read_yaml(path).items()}
     layer = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     _check_layer(layer, path.name)
     if not isinstance(data.get("summary", ""), str):
@@ -111,10 +117,10 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
 def resolve_agent(
     name: str,
     task: str,
-    host: Mapping[str, Any],
+    host: Tree,
     overrides: Iterable[str] = (),
     task_spec: TaskSpec | None = None,
-    tuned: tuple[str, Mapping[str, Any]] = ("", {}),
+    tuned: tuple[str, Tree] = ("", {}),
 ) -> AgentSpec:
     """Merge all layers into one checked specification.
 
@@ -128,7 +134,7 @@ def resolve_agent(
     """
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
-    layers: list[tuple[str, Mapping[str, Any]]] = [
+    layers: list[tuple[str, Tree]] = [
         ("Isaac Lab", {k: host[k] for k in host if k in declared(RunnerSettings)})
     ]
     if task_spec is not None:
@@ -142,8 +148,14 @@ def resolve_agent(
     return complete(stem, *merge(layers))
 
 
-def complete(name: str, tree: Mapping[str, Any], origins: Mapping[str, str]) -> AgentSpec:
-    """The agent of merged layers, checked; that of an `AgentSpec.tree` is the same again. Raises SpecError."""
+def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
+    """The agent of merged layers, checked; that of an `AgentSpec.tree` is the same again. Raises SpecError.
+
+    Args:
+        name: The agent's.
+        tree: The layers, merged.
+        origins: Dotted path -> the layer that set the value; empty where that is not known.
+    """
     try:
         networks = {
             key: (
@@ -162,7 +174,7 @@ def complete(name: str, tree: Mapping[str, Any], origins: Mapping[str, str]) -> 
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
-    """``agent.x.y=value`` arguments as a nested layer. Raises SpecError for anything else."""
+    """The ``overrides``, ``agent.x.y=value`` each, as a nested layer. Raises SpecError for anything else."""
     layer: dict[str, Any] = {}
     for text in overrides:
         path, equals, value = text.partition("=")
@@ -182,32 +194,32 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     return layer
 
 
-def merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Nested mappings, later over earlier, and the origin of every leaf.
+def merge(layers: Iterable[tuple[str, Tree]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The ``layers``, (origin, values) each, as one nested mapping, later over earlier, and the origin of every leaf.
 
     A component (a mapping with a ``name``) that a later layer names anew loses the earlier one's options.
     """
-    tree: dict[str, Any] = {}
+    tree: dict[str, Plain] = {}
     origins: dict[str, str] = {}
 
-    def put(node: dict[str, Any], layer: Mapping[str, Any], prefix: str, origin: str) -> None:
+    def put(node: dict[str, Plain], layer: Tree, prefix: str, origin: str) -> None:
         for key, value in layer.items():
             path = f"{prefix}{key}"
-            below = node.get(key)
+            below: Plain = node.get(key)
             if isinstance(below, dict) and "name" in below and isinstance(value, str):
                 value = {"name": value}
             if isinstance(below, str) and isinstance(value, Mapping) and value:
-                below = node[key] = {"name": below}
+                below = node[key] = dict[str, Plain](name=below)
                 origins[f"{path}.name"] = origins.pop(path)
             if isinstance(value, Mapping) and value:
                 renamed = isinstance(below, dict) and value.get("name", below.get("name")) != below.get(
                     "name"
                 )
                 if not isinstance(below, dict) or renamed:
-                    node[key] = {}
+                    below = node[key] = {}
                     for stale in [p for p in origins if p == path or p.startswith(f"{path}.")]:
                         del origins[stale]
-                put(node[key], value, f"{path}.", origin)
+                put(below, value, f"{path}.", origin)
             else:
                 node[key] = value
                 origins[path] = origin
@@ -218,7 +230,7 @@ def merge(layers: Iterable[tuple[str, Mapping[str, Any]]]) -> tuple[dict[str, An
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises SpecError that names the file, and the key or the line."""
+    """The mapping in the YAML file ``path``. Raises SpecError that names the file, and the key or the line."""
     try:
         data = read_file(path, parse_yaml)
     except ReadingError as error:
@@ -236,23 +248,24 @@ def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
     return task_id(name) == task
 
 
-def _check_layer(layer: Mapping[str, Any], origin: str) -> None:
+def _check_layer(layer: Plain, origin: str) -> None:
     """Refuse unknown keys, wrong types and values out of range of the runner's part, in one layer."""
     try:
         RunnerSettings.check("agent", layer)
         for key in NETWORKS:
-            if key in layer and not layer[key]:
+            if not isinstance(layer, Mapping) or key not in layer:
+                continue
+            if not layer[key]:
                 raise RegistryError(
                     f"agent.{key}: {json.dumps(layer[key])} names no network; write a name such as feedforward, or take an agent"
                     f" without one, such as mlp_ppo, and leave {key} out"
                 )
-            if key in layer:
-                registry.check_name("networks", layer[key], f"agent.{key}")
+            registry.check_name("networks", layer[key], f"agent.{key}")
     except RegistryError as error:
         raise SpecError(f"{origin}: {error}") from None
 
 
-def _with_paths(node: Any, folder: Path) -> Any:
+def _with_paths(node: Plain, folder: Path) -> Plain:
     """A file's content, in which ``file.py:Class`` and ``file.json`` mean a file beside it where there is one."""
     if isinstance(node, Mapping):
         return {key: _with_paths(value, folder) for key, value in node.items()}
@@ -283,19 +296,20 @@ def _task(path: Path) -> TaskSpec:
     return task
 
 
-def _with_layers(tree: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _with_layers(tree: Tree, key: str) -> Tree:
     """A network's settings; without layers of its own it takes those of the ANN in its place."""
-    named = tree[key]
-    settings: dict[str, Any] = {"name": named} if isinstance(named, str) else dict(named)
-    role = "actor" if key == "network" else "critic"
-    hidden_dims = tree.get(role, {}).get("hidden_dims", ())
-    return with_layers(settings, hidden_dims, f"agent.{key}")
+    settings = registry.check_name("networks", tree[key], f"agent.{key}")
+    hidden_dims = section(tree, "actor" if key == "network" else "critic").get("hidden_dims")
+    return with_layers(settings, hidden_dims if isinstance(hidden_dims, Sequence) else (), f"agent.{key}")
 
 
-def with_layers(
-    settings: Mapping[str, Any], hidden_dims: Iterable[int], path: str = "network"
-) -> dict[str, Any]:
-    """A network's settings with ``hidden_dims`` for its layers, where it has layers and names none.
+def with_layers(settings: Tree, hidden_dims: Sequence[Plain], path: str = "network") -> dict[str, Any]:
+    """A network's settings, with layers where it has layers and names none.
+
+    Args:
+        settings: With their ``name``.
+        hidden_dims: Neurons of the layers that it takes then.
+        path: Where the settings stand, for messages.
 
     Raises RegistryError for one that has none at all: nothing of it would spike.
     """
@@ -312,7 +326,7 @@ def with_layers(
     return {**settings, "layers": layers}
 
 
-def _options(network: Any) -> Iterable[str]:
+def _options(network: Plain) -> Iterable[str]:
     """The options of a network; none of one that is not there, of which `registry.configure` says so."""
     try:
         return registry.resolve("networks", network).Options.model_fields if isinstance(network, str) else ()
@@ -320,9 +334,9 @@ def _options(network: Any) -> Iterable[str]:
         return ()
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted paths."""
-    flat: dict[str, Any] = {}
+def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
+    """The nested ``tree`` by dotted paths, each behind ``prefix``."""
+    flat: dict[str, Plain] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")

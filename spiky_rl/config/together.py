@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from spiky_rl.config.options import RegistryError
+from spiky_rl.config.plain import Plain, Tree, section
 
 NEEDED = {
     "rnd_cfg": ("num_outputs", "predictor_hidden_dims", "target_hidden_dims", "weight"),
@@ -20,37 +20,39 @@ SCHEDULES = {
 """Mode of RND's weight schedule -> what it needs."""
 
 
-def check(runner: Mapping[str, Any]) -> None:
-    """Refuse a merged specification whose values contradict each other. Raises RegistryError that names the key."""
-    actor = runner.get("actor", {})
-    if "distribution_cfg" in actor and not (actor["distribution_cfg"] or {}).get("class_name"):
+def check(runner: Tree) -> None:
+    """Refuse a merged specification ``runner`` whose values contradict each other. Raises RegistryError that names the key."""
+    actor, algorithm = section(runner, "actor"), section(runner, "algorithm")
+    distribution = section(actor, "distribution_cfg")
+    if "distribution_cfg" in actor and not distribution.get("class_name"):
         raise RegistryError(
             "agent.actor.distribution_cfg.class_name: is missing; name one, such as GaussianDistribution"
         )
-    _check_distribution(actor.get("distribution_cfg") or {})
-    algorithm = runner.get("algorithm", {})
+    limits, first = _numbers(distribution.get("std_range")), _numbers(distribution.get("init_std"))
+    if limits and first and not limits[0] <= first[0] <= limits[1]:
+        raise RegistryError(
+            f"agent.actor.distribution_cfg.init_std: {first[0]} is out of std_range: {limits}"
+        )
     for group, keys in NEEDED.items():
-        settings = algorithm.get(group)
-        if settings is not None:
-            _need(f"agent.algorithm.{group}", settings, keys)
-    schedule = (algorithm.get("rnd_cfg") or {}).get("weight_schedule")
-    if schedule is not None:
-        path = "agent.algorithm.rnd_cfg.weight_schedule"
-        _need(path, schedule, ("mode", *SCHEDULES.get(schedule.get("mode"), ())))
-        if schedule["mode"] == "linear" and schedule["initial_step"] >= schedule["final_step"]:
-            raise RegistryError(
-                f"{path}.final_step: {schedule['final_step']} has to be above initial_step: {schedule['initial_step']}"
-            )
+        if algorithm.get(group) is not None:
+            _need(f"agent.algorithm.{group}", section(algorithm, group), keys)
+    noise = section(algorithm, "rnd_cfg")
+    if noise.get("weight_schedule") is not None:
+        path, schedule = "agent.algorithm.rnd_cfg.weight_schedule", section(noise, "weight_schedule")
+        mode = str(schedule.get("mode"))
+        _need(path, schedule, ("mode", *SCHEDULES.get(mode, ())))
+        steps = _numbers([schedule.get("initial_step"), schedule.get("final_step")])
+        if mode == "linear" and steps[0] >= steps[1]:
+            raise RegistryError(f"{path}.final_step: {steps[1]} has to be above initial_step: {steps[0]}")
 
 
-def _check_distribution(distribution: Mapping[str, Any]) -> None:
-    path = "agent.actor.distribution_cfg"
-    limits, first = distribution.get("std_range"), distribution.get("init_std")
-    if limits and first is not None and not limits[0] <= first <= limits[1]:
-        raise RegistryError(f"{path}.init_std: {first} is out of std_range: {list(limits)}")
+def _numbers(value: Plain) -> list[float]:
+    """A number or the numbers of a list; none of anything else."""
+    listed = value if isinstance(value, Sequence) else [value]
+    return [number for number in listed if isinstance(number, int | float)]
 
 
-def _need(path: str, settings: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+def _need(path: str, settings: Tree, keys: tuple[str, ...]) -> None:
     for key in keys:
         if settings.get(key) in (None, ""):
             raise RegistryError(f"{path}.{key}: is missing; it has no default")

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
 from spiky_rl.config.options import RegistryError, Settings, nearest
+from spiky_rl.config.plain import Tree
 from spiky_rl.config.spec import SpecError, read_yaml
 
 FILE = "tuned.yaml"
@@ -43,8 +43,8 @@ class Tuned(Settings):
     """Budget of one trial, in words."""
     tasks: dict[str, dict[str, TunedAgent]]
 
-    def layer(self, task: str, agent: str) -> tuple[str, Mapping[str, Any]]:
-        """Where an agent's values on a task come from, and the values. Raises SpecError where it was not tuned there."""
+    def layer(self, task: str, agent: str) -> tuple[str, Tree]:
+        """Where an ``agent``'s values on a ``task`` come from, and the values. Raises SpecError where it was not tuned there."""
         agents = self.tasks.get(task)
         if agents is None:
             there = f"{', '.join(self.tasks)}{nearest(task, self.tasks)}"
@@ -56,7 +56,7 @@ class Tuned(Settings):
 
 
 def read_tuned(path: Path) -> Tuned:
-    """The values in a tuning's file, or in its folder. Raises SpecError that names the file and the key."""
+    """The values in the file of a tuning at ``path``, or in its folder. Raises SpecError that names the file and the key."""
     if path.is_dir():
         if not (path / FILE).exists():
             raise SpecError(f"{str(path)!r}: holds no finished tuning; there is no {FILE}")

@@ -16,13 +16,13 @@ MOST = 127
 
 
 def units(*weights: Tensor) -> Tensor:
-    """The unit of every output neuron, [N], of all matrices [inputs, N] that lead to it; 1 where all weights are 0."""
+    """The unit of every output neuron, [N], of all ``weights`` [inputs, N] that lead to it; 1 where all of them are 0."""
     largest = torch.stack([weight.detach().abs().amax(0) for weight in weights]).amax(0)
     return torch.where(largest > 0.0, largest / MOST, torch.ones_like(largest))
 
 
 def multiples(weight: Tensor, unit: Tensor) -> Tensor:
-    """Weights [inputs, N] as the nearest whole multiples of their neuron's unit, still floats."""
+    """A ``weight`` [inputs, N] as the nearest whole multiples of its neurons' ``unit`` [N], still floats."""
     return (weight.detach() / unit).round().clamp(-MOST, MOST)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import ClassVar, override
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config.registry import Component, RegistryError
 from spiky_rl.connections._quantised import Quantiser
+from spiky_rl.kernels import dispatch
 
 Shape = tuple[int, ...]
 """Shape of a signal without T, K and B: (C,) for vectors, (C, H, W) for maps, flat in memory with W fastest."""
@@ -35,10 +36,17 @@ class Connection(Component, torch.nn.Module):
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        """Signal [..., C] -> current [..., N], both flat; the arguments are `spiky_rl.kernels.dispatch.linear`'s."""
+        """Signal -> current [..., N], flat.
+
+        Args:
+            x: The signal [..., C], flat.
+            backend: What computes it.
+            binary: x is 0 or 1.
+            bfloat16: The gradient of x may be computed in bfloat16.
+        """
 
     def in_force(self, weight: Tensor) -> Tensor:
-        """What works of a weight [inputs, N]: itself, or what the quantiser makes of it."""
+        """What works of a ``weight`` [inputs, N]: itself, or what the quantiser makes of it."""
         return weight if self.quantiser is None else self.quantiser(weight)
 
     @abstractmethod
@@ -57,28 +65,37 @@ class IntraLayerConnection(Connection):
     def synapses(self) -> Tensor:
         """The weights in force, [D N, N]: a block for every delay from 1 on, input-major."""
 
+    @override
+    def forward(
+        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
+    ) -> Tensor:
+        return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
+
 
 def strengths(size: int, inhibitory: float) -> Tensor:
     """What a synapse of each of ``size`` presynaptic neurons is multiplied with under Dale's law, [size, 1].
 
-    1 for an excitatory neuron; the last ones inhibit, as many as the fraction says, and as much stronger as it takes for the
-    two to cancel on the mean.
+    1 for an excitatory neuron; the last ones inhibit, as many as the fraction ``inhibitory`` says, and as much stronger as it
+    takes for the two to cancel on the mean.
     """
     count = round(size * inhibitory)
-    found = torch.ones(size, 1)
-    found[size - count :] = -(size - count) / count if 0 < count < size else -1.0
-    return found
+    factors = torch.ones(size, 1)
+    factors[size - count :] = -(size - count) / count if 0 < count < size else -1.0
+    return factors
 
 
 def vector(inputs: Shape | int) -> int:
-    """The number of channels, of maps too: what does not look at places takes them as a vector."""
+    """The number of channels of ``inputs``, of maps too: what does not look at places takes them as a vector."""
     return inputs if isinstance(inputs, int) else math.prod(inputs)
 
 
 def sparse(shape: tuple[int, int], density: float, diagonal: bool = True) -> Tensor:
-    """A mask of 0 and 1 in which every column (neuron) has the same number of synapses, at least one: [C, N].
+    """A mask of 0 and 1 in which every column (neuron) has the same number of synapses, at least one.
 
-    Without ``diagonal``, none of a neuron with itself.
+    Args:
+        shape: (C, N).
+        density: Fraction of the synapses that there could be.
+        diagonal: Whether a neuron may have one with itself.
     """
     drawn = torch.rand(shape)
     if not diagonal:
@@ -88,7 +105,7 @@ def sparse(shape: tuple[int, int], density: float, diagonal: bool = True) -> Ten
 
 
 def require_neurons(path: str, count: int) -> None:
-    """Raise RegistryError where a layer has too few neurons to be linked among themselves."""
+    """Raise RegistryError that names ``path`` where ``count`` neurons are too few to be linked among themselves."""
     if count < 2:
         raise RegistryError(
             f"{path}: {count} neuron has no other to be connected to; the layer needs at least 2"

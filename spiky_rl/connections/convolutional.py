@@ -18,7 +18,7 @@ Source: LeCun et al. (1989); spiking and pooled by current as in Eshraghian et a
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Literal, Self, override
 
 import torch
 from pydantic import model_validator
@@ -93,6 +93,7 @@ class Convolutional(Connection):
         )
         self.fan_out: Tensor
 
+    @override
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
@@ -106,7 +107,7 @@ class Convolutional(Connection):
         return current.reshape(*x.shape[:-1], self.width)
 
     def operations(self, events: Tensor) -> Tensor:
-        """Per non-zero input: the kernel's places that cover it, times the output channels; pooling is not counted.
+        """Per non-zero input of ``events``: the kernel's places that cover it, times the output channels; pooling is not counted.
 
         Fewer at the border, and none for a place that pooling leaves out.
         """

@@ -10,12 +10,13 @@ Source: lateral inhibition as in Diehl & Cook (2015); learned intra-layer connec
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
 from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, vector
-from spiky_rl.kernels import dispatch
 
 
 class Lateral(IntraLayerConnection):
@@ -58,10 +59,6 @@ class Lateral(IntraLayerConnection):
         """The weights behind their rounding, [N, N]."""
         return self.sign * self.weight.abs() * self.mask
 
-    def forward(
-        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
-    ) -> Tensor:
-        return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
-
+    @override
     def operations(self, events: Tensor) -> Tensor:
         return (events != 0).to(self.mask) @ self.mask.sum(1)

@@ -15,6 +15,7 @@ Dale's law in trained networks: Song, Yang & Wang (2016).
 from __future__ import annotations
 
 import math
+from typing import override
 
 import torch
 from torch import Tensor
@@ -83,11 +84,13 @@ class Linear(Connection):
             return self.weight
         return self.weight.abs() * self.mask if self.dale else self.weight * self.mask
 
+    @override
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         return dispatch.linear(backend, x, self.synapses().t(), self.bias, binary, bfloat16)
 
+    @override
     def operations(self, events: Tensor) -> Tensor:
         if self.mask is None:
             return (events != 0).sum(-1) * self.out_features
@@ -98,5 +101,5 @@ def _mask(inputs: int, outputs: int, density: float, inhibitory: float | None) -
     """What stored weights are multiplied with: 0 where there is no synapse, else a sign and a strength; None: nothing."""
     if density == 1.0 and inhibitory is None:
         return None
-    found = torch.ones(inputs, outputs) if density == 1.0 else sparse((inputs, outputs), density)
-    return found if inhibitory is None else found * strengths(inputs, inhibitory)
+    mask = torch.ones(inputs, outputs) if density == 1.0 else sparse((inputs, outputs), density)
+    return mask if inhibitory is None else mask * strengths(inputs, inhibitory)

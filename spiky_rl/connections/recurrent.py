@@ -18,7 +18,6 @@ from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
 from spiky_rl.connections.base import Shape, IntraLayerConnection, require_neurons, sparse, strengths, vector
-from spiky_rl.kernels import dispatch
 
 
 class Recurrent(IntraLayerConnection):
@@ -71,12 +70,7 @@ class Recurrent(IntraLayerConnection):
         weight = self.weight.abs() if self.dale else self.weight
         return weight.repeat(self.delays, 1) * self.mask
 
-    def forward(
-        self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
-    ) -> Tensor:
-        return dispatch.linear(backend, x, self.synapses().t(), None, binary, bfloat16)
-
     def operations(self, events: Tensor) -> Tensor:
-        """Operations that spikes [..., N] cause: each reaches its synapses once, whatever their delays."""
+        """Operations that ``events``, spikes [..., N], cause: each reaches its synapses once, whatever their delays."""
         fan_out = (self.mask != 0).to(events.dtype).view(self.delays, self.width, self.width).sum((0, 2))
         return (events != 0).to(events.dtype) @ fan_out

@@ -32,7 +32,7 @@ Shown = Callable[[str], AbstractContextManager[Callable[[float, str], None]]]
 
 @contextmanager
 def unseen(title: str) -> Iterator[Callable[[float, str], None]]:  # pylint: disable=unused-argument
-    """No display."""
+    """No display, whatever its ``title``."""
     yield lambda share, words: None
 
 
@@ -52,7 +52,10 @@ class Archive:
     """What it unpacks to; empty: any number of folders."""
 
     def fetch(self, folder: Path, shown: Shown = unseen) -> None:
-        """Download it into ``folder``, unless it or what it unpacks to is there. Raises DownloadError, with what to do by hand."""
+        """Download it into ``folder``, unless it or what it unpacks to is there. Raises DownloadError, with what to do by hand.
+
+        ``shown`` opens a display of how far it is.
+        """
         if self.folder and (folder / self.folder).is_dir():
             return
         path = folder / self.name
@@ -89,9 +92,9 @@ class Archive:
         """How a file's checksums differ from what they have to be; nothing where they do not."""
         for algorithm, wanted in self.checksums.items():
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, algorithm).hexdigest()
-            if found != wanted:
-                return f"{algorithm} is {found}, not {wanted}"
+                digest = hashlib.file_digest(file, algorithm).hexdigest()
+            if digest != wanted:
+                return f"{algorithm} is {digest}, not {wanted}"
         return ""
 
     def _download(self, file: IO[bytes], tell: Callable[[float, str], None]) -> None:
@@ -144,7 +147,7 @@ def _open(url: str, start: int) -> Iterator[Any]:
         yield answer
 
 
-def _chunks(answer: Any) -> Iterator[bytes]:
+def _chunks(answer: io.BufferedIOBase) -> Iterator[bytes]:
     """The answer, piece by piece. Raises _NetError."""
     while True:
         try:

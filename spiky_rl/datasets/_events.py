@@ -12,9 +12,9 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from spiky_rl.config.registry import UserError
 
@@ -75,9 +75,7 @@ def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int
         if kind == "csv":
             return of_columns(_table(data.decode("utf-8-sig")), path, unit)
         held = np.load(io.BytesIO(data), allow_pickle=False)
-        if kind == "npz":
-            return of_columns({key: held[key] for key in COLUMNS}, path, unit)
-        if held.dtype.names:
+        if kind == "npz" or held.dtype.names:
             return of_columns({key: held[key] for key in COLUMNS}, path, unit)
         if held.ndim == 2 and held.shape[1] == len(COLUMNS):
             return of_columns(dict(zip(COLUMNS, held.T, strict=True)), path, unit)
@@ -94,7 +92,7 @@ def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int
 
 
 def of_bytes(data: bytes, path: str) -> Events:
-    """The events of N-MNIST's format, 5 bytes each: x, y, then polarity and time. Raises EventFileError that names the byte."""
+    """The events in ``data`` in N-MNIST's format, 5 bytes each: x, y, then polarity and time. Raises EventFileError that names ``path`` and byte."""
     if len(data) % SIZE:
         whole = len(data) // SIZE * SIZE
         raise EventFileError(
@@ -103,12 +101,12 @@ def of_bytes(data: bytes, path: str) -> Events:
     raw = np.frombuffer(data, np.uint8).reshape(-1, SIZE)
     x, y, high, middle, low = (column.astype(np.int64) for column in raw.T)
     t = ((high & 0x7F) << 16 | middle << 8 | low) + OVERFLOW_US * np.cumsum(y == OVERFLOW)
-    kept = y != OVERFLOW
-    return Events(x[kept], y[kept], high[kept] >> 7, t[kept])
+    is_event = y != OVERFLOW
+    return Events(x[is_event], y[is_event], high[is_event] >> 7, t[is_event])
 
 
 def of_tensor(held: np.ndarray, path: str) -> Events:
-    """The events that a tensor [time, channels, rows, columns] counts, their times in steps. Raises EventFileError."""
+    """The events that a tensor ``held`` [time, channels, rows, columns] counts, times in steps. Raises EventFileError that names ``path``."""
     if held.ndim != 4 or held.dtype.kind not in "biuf":
         raise EventFileError(
             f"{path}: holds {held.dtype} of shape {list(held.shape)}; expected counts [time, channels, rows, columns], or events"
@@ -125,8 +123,11 @@ def of_tensor(held: np.ndarray, path: str) -> Events:
     return Events(x, y, p, t)
 
 
-def of_columns(columns: Mapping[str, Any], path: str, unit: float) -> Events:
-    """Events of columns t, x, y, p, where p is 0 and 1, or -1 and 1. Raises EventFileError that names the event."""
+def of_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Events:
+    """Events of ``columns`` t, x, y, p, where p is 0 and 1, or -1 and 1, and t is in ``unit`` microseconds.
+
+    Raises EventFileError that names ``path`` and event.
+    """
     held = {key: np.asarray(columns[key], np.float64) for key in COLUMNS}
     sizes = {key: values.shape for key, values in held.items()}
     if len(set(sizes.values())) > 1 or held["t"].ndim != 1:
@@ -157,7 +158,10 @@ def _table(text: str) -> dict[str, list[float]]:
 
 
 def check(events: Events, path: str, shape: tuple[int, int, int]) -> None:
-    """Raise EventFileError for a recording without events, and at the first event outside the sensor [channels, rows, columns]."""
+    """Raise EventFileError that names ``path`` for ``events`` that cannot be a recording.
+
+    Those are no events, and, at the first of them, events outside the sensor of this ``shape`` [channels, rows, columns].
+    """
     if len(events) == 0:
         raise EventFileError(f"{path}: holds no events")
     for what, values, most in zip(

@@ -41,22 +41,22 @@ class Store:
         )
 
     def path(self, name: str) -> str:
-        """Where a file lies, for messages."""
+        """Where the file ``name`` lies, for messages."""
         return str(self.root / name.removeprefix(self.prefix))
 
     def stamp(self, name: str) -> str:
-        """What changes when the file does: size and time of a file, size and checksum in an archive."""
+        """What changes when the file ``name`` does: size and time of a file, size and checksum in an archive."""
         if self.archive is not None:
             info = self.archive.getinfo(name.removeprefix(self.prefix))
             return f"{info.file_size} {info.CRC:x}"
         try:
-            found = os.stat(self.path(name))
+            status = os.stat(self.path(name))
         except OSError as error:
             raise EventFileError(f"{self.path(name)}: cannot be read: {error.strerror}") from None
-        return f"{found.st_size} {found.st_mtime_ns}"
+        return f"{status.st_size} {status.st_mtime_ns}"
 
     def open(self, name: str) -> IO[bytes]:
-        """The file, to be read from any place. Raises EventFileError."""
+        """The file ``name``, to be read from any place. Raises EventFileError."""
         try:
             if self.archive is not None:
                 return self.archive.open(name.removeprefix(self.prefix))
@@ -66,7 +66,7 @@ class Store:
             raise EventFileError(f"{self.path(name)}: cannot be read: {reason}") from None
 
     def read(self, name: str) -> bytes:
-        """The file's bytes. Raises EventFileError where it cannot be read, or is empty."""
+        """The bytes of the file ``name``. Raises EventFileError where it cannot be read, or is empty."""
         try:
             with self.open(name) as file:
                 data = file.read()

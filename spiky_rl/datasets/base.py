@@ -44,7 +44,7 @@ class Recording:
 
 
 def counted(bins: int) -> Any:
-    """Declare into how many frames a dataset's events are counted."""
+    """Declare into how many frames a dataset's events are counted: ``bins`` where nothing else is said."""
     return option(bins, "T: frames of a recording, control steps of the network", low=1, high=100_000)
 
 
@@ -57,6 +57,7 @@ class Dataset(Component):
         bins: int = counted(10)
         binary: bool = option(False, "whether a frame says that there were events, or how many")
 
+    options: Options
     title: ClassVar[str] = "recordings"
     """As its authors write it."""
     licence: ClassVar[str] = "not said"
@@ -85,7 +86,7 @@ class Dataset(Component):
 
     def __init__(self, options: Options, data: Path) -> None:
         """``data``: the folder of the datasets. Raises MissingData where this one is not there."""
-        self.options: Any = options
+        self.options = options
         self.data, self.bins, self.binary = data, options.bins, options.binary
         self.recordings = self.find()
         start, end = self.window
@@ -109,10 +110,10 @@ class Dataset(Component):
 
     @abstractmethod
     def read(self, recording: Recording) -> Events:
-        """The events of a recording. Raises EventFileError where it is damaged."""
+        """The events of a ``recording``. Raises EventFileError where it is damaged."""
 
     def path(self, recording: Recording) -> str:
-        """Where a recording lies, for messages."""
+        """Where a ``recording`` lies, for messages."""
         return recording.store.path(recording.member) if recording.store else f"{self.title} {recording.name}"
 
     def stamps(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterator
+from typing import override
 
 import numpy as np
 
@@ -55,5 +56,6 @@ class Digits(Dataset):
     def stamps(self) -> Iterator[str]:
         yield hashlib.sha256(self.images.tobytes()).hexdigest()
 
+    @override
     def read(self, recording: Recording) -> Events:
         return of_tensor(self.images[recording.row][np.newaxis, np.newaxis], self.path(recording))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import re
+from typing import override
 
 import numpy as np
 
@@ -44,19 +45,20 @@ class EvObjects(Dataset):
                 (re.search(r"(?:^|/)((train|test)/sample_\d+_label_(\d+))\.npy$", name), name)
                 for name in names
             ]
-            found = [Recording(m[1], int(m[3]), m[2], store, name) for m, name in matches if m]
-            for recording in found:
+            recordings = [Recording(m[1], int(m[3]), m[2], store, name) for m, name in matches if m]
+            for recording in recordings:
                 if recording.label >= OBJECTS:
                     raise EventFileError(
                         f"{self.path(recording)}: label {recording.label} is none of 0 to {OBJECTS - 1}"
                     )
-            if found:
-                return found
+            if recordings:
+                return recordings
         raise MissingData(
             f"Ev-Objects is not in {str(self.data)!r}: get it from {self.source} and put it there as 'ev_objects.zip', or unpacked as"
             " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
         )
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         path = self.path(recording)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import override
 
 import numpy as np
 
@@ -62,9 +63,9 @@ class NMnist(Dataset):
 
     def find(self) -> list[Recording]:
         for folder in (self.data / name for name in FOLDERS):
-            found = [r for archive in ARCHIVES for r in _part(folder, archive)]
-            if found:
-                return found
+            recordings = [r for archive in ARCHIVES for r in _part(folder, archive)]
+            if recordings:
+                return recordings
             if held := sorted(folder.glob("nmnist_*.npz")):
                 self.packed = _Packed(held[0])
                 return self.packed.recordings()
@@ -74,6 +75,7 @@ class NMnist(Dataset):
             f" {self.source} and put them into {str(self.data / self.home)!r}, packed or unpacked"
         )
 
+    @override
     def read(self, recording: Recording) -> Events:
         if self.packed is not None:
             return self.packed.read(recording.row)
@@ -91,10 +93,10 @@ def _part(folder: Path, archive: Archive) -> list[Recording]:
         return []
     part = "test" if archive.folder == "Test" else "train"
     names = [(re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.names()]
-    found = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
-    if not found:
+    recordings = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
+    if not recordings:
         raise MissingData(f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it")
-    return found
+    return recordings
 
 
 class _Packed:
@@ -155,7 +157,7 @@ class _Packed:
         return arrays
 
     def read(self, row: int) -> Events:
-        """A recording."""
+        """The recording in that ``row``."""
         address, gaps, offsets = self.events
         own = slice(offsets[row], offsets[row + 1])
         place, p = np.divmod(address[own].astype(np.int64), 2)

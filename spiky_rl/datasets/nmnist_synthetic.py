@@ -21,6 +21,7 @@ import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import override
 
 import numpy as np
 
@@ -61,7 +62,7 @@ SACCADES_MS = (50.0, 150.0, 255.0)
 
 
 def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
-    """A recording of an image [28, 28] from 0 to 255, in the order of its times."""
+    """A recording of an ``image`` [28, 28] from 0 to 255, in the order of its times; noise is drawn from the ``generator``."""
     light = np.log(DARK + np.clip(image, 0.0, 255.0) / 255.0) - np.log(DARK)
     seen = _moved(light, _path(generator))
     threshold = np.maximum(generator.normal(CONTRAST, CONTRAST_DEVIATION, (SIDE, SIDE)), 0.0)
@@ -69,17 +70,17 @@ def simulate(image: np.ndarray, generator: np.random.Generator) -> Events:
     follow = 1.0 - np.exp(-1.0 / LOW_PASS_MS)
     followed, told = seen[0].copy(), seen[0].copy()
     last = np.full((SIDE, SIDE), -REFRACTORY_MS)
-    found: list[np.ndarray] = []
+    spikes: list[np.ndarray] = []
     for step in range(STEPS):
         followed += follow * (seen[step] - followed)
         difference = followed - told
         fired = (np.abs(difference) > threshold) & (step - last >= REFRACTORY_MS)
         told[fired], last[fired] = followed[fired], step
         y, x = fired.nonzero()
-        found.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
+        spikes.append(np.stack([np.full_like(x, step), y, x, difference[fired] < 0.0]))
     step, y, x = noisy.nonzero()
-    found.append(np.stack([step, y, x, generator.integers(2, size=len(x))]))
-    step, y, x, p = np.concatenate(found, 1)
+    spikes.append(np.stack([step, y, x, generator.integers(2, size=len(x))]))
+    step, y, x, p = np.concatenate(spikes, 1)
     t = 1000 * step + generator.integers(1000, size=len(step))
     order = np.argsort(t, kind="stable")
     return Events(x[order], y[order], p[order], t[order])
@@ -113,6 +114,7 @@ class NMnistSynthetic(Dataset):
     class Options(Dataset.Options):
         count: int = option(1000, "how many of the digits are simulated, the first ones", low=1, high=60_000)
 
+    options: Options
     shift, rotation = 2.0, 10.0
 
     def find(self) -> list[Recording]:
@@ -132,12 +134,16 @@ class NMnistSynthetic(Dataset):
         yield repr((STEPS, NOISE_HZ, JITTER_MS, SACCADES_MS, model))
         yield hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
 
+    @override
     def read(self, recording: Recording) -> Events:
         return simulate(self.images[recording.row], np.random.default_rng([0, recording.row]))
 
 
 def like_mnist(data: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """Images [images, 28, 28] from 0 to 255, labels, and whose they are: MNIST's own, else scikit-learn's enlarged."""
+    """Images [images, 28, 28] from 0 to 255, labels, and whose they are.
+
+    MNIST's own where they lie in the folder ``data``, else scikit-learn's, enlarged.
+    """
     held = [_idx(data / "mnist" / name) for name in (IMAGES, LABELS)]
     if held[0] is not None and held[1] is not None:
         if held[0].shape != (*held[1].shape, MNIST_SIDE, MNIST_SIDE):

@@ -20,7 +20,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, override
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -110,10 +110,11 @@ class Own(Dataset):
                 )
         self.classes = self.classes or tuple(there)
         label_of = {None: UNKNOWN, **{name: i for i, name in enumerate(self.classes)}}
-        found = [Recording(name, label_of[label], part, store, name) for name, label, part in rows]
-        self._settle(found)
-        return found
+        recordings = [Recording(name, label_of[label], part, store, name) for name, label, part in rows]
+        self._settle(recordings)
+        return recordings
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)
@@ -131,11 +132,15 @@ class Own(Dataset):
             key = hashlib.sha256("\n".join([str(self.data), self.unit, *stamps]).encode()).hexdigest()[:16]
             path = files.cache_folder() / "frames" / f"own-{key}.json"
             try:
-                found = json.loads(path.read_text(encoding="ascii"))
+                measured = json.loads(path.read_text(encoding="ascii"))
             except (OSError, ValueError):
-                found = self._measured(recordings)
-                files.write_json(path, found, durable=False)
-            channels, sensor, window = channels or found[0], sensor or found[1:3], window or (0, found[3])
+                measured = self._measured(recordings)
+                files.write_json(path, measured, durable=False)
+            channels, sensor, window = (
+                channels or measured[0],
+                sensor or measured[1:3],
+                window or (0, measured[3]),
+            )
             log.info(
                 "%s: %d channels, %d x %d pixels, times from %d to %d, unless dataset.channels, .sensor and .window say otherwise",
                 *(self.data, channels, *sensor, *window),
@@ -194,17 +199,17 @@ def _of_manifest(store: Store, manifest: str) -> list[tuple[str, str | None, str
         raise EventFileError(
             f"{path}: expected columns recording, label and split, and a row for each recording"
         )
-    found: list[tuple[str, str | None, str]] = []
+    listed: list[tuple[str, str | None, str]] = []
     for number, row in enumerate(rows, start=1):
         split = (row.get("split") or "train").strip().lower()
         if split not in SPLITS:
             raise EventFileError(
                 f"{path}: row {number}: split {split!r} is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
             )
-        found.append(
+        listed.append(
             ((row["recording"] or "").strip(), (row.get("label") or "").strip() or None, SPLITS[split])
         )
-    return found
+    return listed
 
 
 def _natural(name: str) -> tuple[bool, int, str]:

@@ -14,7 +14,7 @@ import io
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, override
 
 import numpy as np
 
@@ -54,9 +54,9 @@ class Stemnist(Dataset):
 
     def find(self) -> list[Recording]:
         for store in stores(self.data, FOLDERS):
-            found = [r for name in store.names() for r in self._part(store, name)]
-            if found:
-                return found
+            recordings = [r for name in store.names() for r in self._part(store, name)]
+            if recordings:
+                return recordings
         raise MissingData(
             f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
             " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they lie elsewhere"
@@ -93,6 +93,7 @@ class Stemnist(Dataset):
         """The opened spikes of each part."""
         return {}
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         name = recording.member

@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+from typing import override
 
 import numpy as np
 
@@ -28,7 +29,7 @@ FOLDERS = ("stmnist", "STMNIST", f"stmnist/{ARCHIVE}", ARCHIVE, ".")
 
 
 def decode(data: bytes, path: str) -> Events:
-    """The events in a recording's bytes. Raises EventFileError that names ``path`` and the byte, row or column."""
+    """The events in the ``data`` of a recording's file. Raises EventFileError that names ``path`` and the byte, row or column."""
     from scipy.io import loadmat
 
     _check_whole(data, path)
@@ -91,13 +92,14 @@ class StMnist(Dataset):
                 n for n in store.names() if "LUT" not in n
             ]  # a table of the taxels lies among the recordings
             matches = [(re.search(r"(?:^|/)(([0-9])/[^/]+)\.mat$", name), name) for name in names]
-            if found := [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches if m]:
-                return found
+            if recordings := [Recording(m[1], int(m[2]), "train", store, name) for m, name in matches if m]:
+                return recordings
         raise MissingData(
             f"ST-MNIST is not in {str(self.data)!r}, and its authors ask for a form to be filled in: get {ARCHIVE!r} from"
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"
         )
 
+    @override
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         return decode(recording.store.read(recording.member), self.path(recording))

@@ -18,13 +18,13 @@ class Fields:
         self.free: dict[int, list[str]] = {}
 
     def element(self, value: Value, index: Index) -> str:
-        """An element of a value in the struct."""
+        """C of the element of a ``value`` in the struct at an ``index``."""
         whole, start = self.parts.get(id(memory(value)), (memory(value), 0))
         place = flat(value.shape, index)
         return f"s->{self.names[id(whole)]}[{plus(place, start)}]"
 
     def take(self, value: Value) -> None:
-        """Give a value an array."""
+        """Give a ``value`` an array."""
         size = count(value.shape)
         free = self.free.setdefault(size, [])
         name = free.pop() if free else f"a{len(self.sizes)}"
@@ -32,12 +32,12 @@ class Fields:
         self.names[id(value)] = name
 
     def give_back(self, value: Value) -> None:
-        """Nothing reads the value any more."""
+        """Let another value have the array of a ``value`` that nothing reads any more."""
         self.free[count(value.shape)].append(self.names[id(value)])
 
 
 def fields_of(program: Program) -> Fields:
-    """The arrays that a program needs, each for as long as something reads it."""
+    """The arrays that a ``program`` needs, each for as long as something reads it."""
     last: dict[int, int] = {}
     for i, loop in enumerate(program.loops):
         for x in (x for value in loop.values for x in value.operands):
@@ -89,7 +89,7 @@ def _place_parts(fields: Fields, join: Value) -> None:
 
 
 def plus(term: str, number: int) -> str:
-    """An index moved by a number of elements."""
+    """C of an index, a ``term``, moved by a ``number`` of elements."""
     if term.isdigit():
         return str(int(term) + number)
     return f"{term} + {number}" if number else term

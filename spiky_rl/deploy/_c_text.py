@@ -7,7 +7,6 @@ import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -38,21 +37,25 @@ CALLS = {"abs": "absolute", "maximum": "larger", "minimum": "smaller", "round": 
 CALLS |= {name: name for name in ("exp", "expm1", "tanh", "tan", "sqrt", "sigmoid")}
 
 
-def write(program: Program, folder: Path, described: Mapping[str, Any], width: int) -> tuple[Path, Path]:
-    """Write ``policy.c`` and ``policy.h`` into a folder; returns both paths.
+def write(program: Program, folder: Path, usage: str, width: int) -> Path:
+    """Write ``policy.c`` and ``policy.h`` into a folder; returns the path of the former.
 
     Args:
         program: Of a control step with the inputs ``observation`` and, if anything is carried, ``state``, and outputs
             ``action`` and ``next``.
         folder: Made if it is not there.
-        described: What the policy is, as `hosts.rsl_rl.export.about` says it; its usage goes into the header.
+        usage: What goes in and comes out, in words, for the header.
         width: Floats in a vector of the `cpu` backend here: products with fewer outputs are not fused there.
     """
     text = _Text(program, width)
-    source, header = text.source(), text.header(described)
-    files.write(folder / "policy.c", lambda beside: beside.write_text(source, encoding="utf-8"))
-    files.write(folder / "policy.h", lambda beside: beside.write_text(header, encoding="utf-8"))
-    return folder / "policy.c", folder / "policy.h"
+    return write_files(folder, text.source(), text.header(usage))
+
+
+def write_files(folder: Path, source: str, header: str) -> Path:
+    """Write ``source`` and ``header`` as ``policy.c`` and ``policy.h`` into ``folder``; returns the path of the former."""
+    files.write_text(folder / "policy.c", source)
+    files.write_text(folder / "policy.h", header)
+    return folder / "policy.c"
 
 
 class _Text:
@@ -83,12 +86,12 @@ class _Text:
             body="\n".join([*filter(None, self.loops), self.results]),
         )
 
-    def header(self, described: Mapping[str, Any]) -> str:
-        """``policy.h``: what the file is for, the sizes, the struct."""
+    def header(self, usage: str) -> str:
+        """``policy.h``: its ``usage``, in words, the sizes, the struct."""
         inputs, outputs = self.sizes()
         arrays = {"carried": self.carried, **self.fields.sizes}
         return HEADER.format(
-            usage=textwrap.fill(described["usage"], 110, initial_indent="// ", subsequent_indent="// "),
+            usage=comment(usage),
             inputs=inputs,
             outputs=outputs,
             floats=sum(arrays.values()),
@@ -113,7 +116,7 @@ class _Text:
         return "".join(lines).rstrip("\n")
 
     def loop(self, loop: Loop) -> str:
-        """C of one loop."""
+        """C of a ``loop``."""
         value = loop.values[0]
         kinds = {
             "product": self.product,
@@ -125,7 +128,7 @@ class _Text:
         return f"\n  // {value.place}\n{text}" if text else ""
 
     def pointwise(self, loop: Loop) -> str:
-        """All values of a loop for each element."""
+        """C of all values of a ``loop`` for each element."""
         variables, open_, close = _nest(loop.values[0].shape, "  ")
         indent = "  " * (len(variables) + 1)
         inside = {id(value): value for value in loop.values}
@@ -145,16 +148,25 @@ class _Text:
     def number(self, value: Value) -> str:
         return f"(float){value.name}" if value.boolean else value.name
 
-    def operand(self, value: Value, x: Any, variables: list[str], inside: Mapping[int, Value]) -> str:
-        """An operand of a pointwise value: a number, a name of the same loop, or an element of an array."""
+    def operand(
+        self, value: Value, x: View | float | None, variables: list[str], inside: Mapping[int, Value]
+    ) -> str:
+        """C of an operand of a pointwise value: a number, a name of the same loop, or an element of an array.
+
+        Args:
+            value: That is computed.
+            x: The operand; None: nothing.
+            variables: Of the loops over the value's elements.
+            inside: Values of the same loop by identity.
+        """
         if not isinstance(x, View):
-            return "" if x is None else literal(float(x)) if isinstance(x, int | float) else str(x)
+            return "" if x is None else literal(float(x))
         if id(x.value) in inside:
             return x.value.name
         return self.read(x.value, element(value, x, variables))
 
     def read(self, value: Value, index: Index) -> str:
-        """An element of an array."""
+        """C of the element of a ``value`` at an ``index``."""
         held, place = memory(value), flat(value.shape, index)
         if held.kind == "input":
             return f"{'s->carried' if held.name == 'state' else held.name}[{place}]"
@@ -167,20 +179,20 @@ class _Text:
         return self.fields.element(value, index)
 
     def constant(self, name: str, numbers: Tensor) -> str:
-        """The name of an array of constants."""
+        """Declare an array of constant ``numbers``, called ``name`` but for what torch puts before it; returns what it is called."""
         name = name.removeprefix("p_").removeprefix("b_").replace("core_", "", 1).lstrip("_")
         self.constants[name] = numbers
         return name
 
     def function(self, name: str) -> str:
-        """The name of a function of the preamble, which then belongs to the file."""
+        """What the function ``name`` of the preamble is called in C; it then belongs to the file."""
         for needed in NEEDS.get(name, ()):
             self.functions[needed] = None
         self.functions[name] = None
         return SPELLED.get(name, name)
 
     def expression(self, value: Value, terms: list[str]) -> str:
-        """C of one operation."""
+        """C of the operation of a ``value`` on operands, ``terms`` in C."""
         name = value.operation
         if name in INFIX:
             return f"{terms[0]} {INFIX[name]} {terms[1]}"
@@ -207,7 +219,7 @@ class _Text:
         raise ExportError(f"{value.place}: torch's operation {name!r} has no C form with these arguments")
 
     def product(self, value: Value) -> str:
-        """Rows of weights, added for inputs that are not zero."""
+        """C of a ``value`` that is a product: rows of weights, added for inputs that are not zero."""
         (x,), weight, bias = value.operands, value.settings["weight"], value.settings["bias"]
         assert isinstance(x, View)
         (rows, inputs), outputs = x.shape, value.shape[1]
@@ -237,23 +249,22 @@ class _Text:
         return textwrap.indent(body, "  ")
 
     def reduction(self, value: Value) -> str:
-        """A sum, mean, product or extreme over some axes."""
+        """C of a ``value`` that is a sum, mean, product or extreme over some axes."""
         (x,) = value.operands
         assert isinstance(x, View)
         axes = value.settings["axes"]
         outer = [f"i{axis}" for axis in range(len(x.shape)) if axis not in axes and x.shape[axis] != 1]
         names = ["0" if size == 1 else f"i{axis}" for axis, size in enumerate(x.shape)]
-        kept = [name for axis, name in enumerate(names) if axis not in axes]
+        start = tuple("0" if axis in axes else name for axis, name in enumerate(names))
         whole = (
-            tuple(names[axis] if axis not in axes else "0" for axis in range(len(x.shape)))
+            start
             if value.settings["keep"]
-            else tuple(kept)
+            else tuple(name for axis, name in enumerate(names) if axis not in axes)
         )
         target = self.fields.element(value, whole)
         over = [(names[axis], x.shape[axis]) for axis in axes if x.shape[axis] != 1]
         first = {"sum": "0.0f", "mean": "0.0f", "prod": "1.0f"}.get(
-            value.operation,
-            self.read(x.value, x.at(tuple("0" if a in axes else n for a, n in enumerate(names)))),
+            value.operation, self.read(x.value, x.at(start))
         )
         read = self.read(x.value, x.at(tuple(names)))
         step = {"sum": f"sum += {read};", "mean": f"sum += {read};", "prod": f"sum *= {read};"}.get(
@@ -273,7 +284,7 @@ class _Text:
         return f"  {loops}{{\n{textwrap.indent(chr(10).join(lines), '    ')}\n  }}"
 
     def convolution(self, value: Value) -> str:
-        """Maps: what is not zero is multiplied with every kernel that reaches it."""
+        """C of a ``value`` that is a convolution of maps, output by output."""
         (x,), weight, bias = value.operands, value.settings["weight"], value.settings["bias"]
         assert isinstance(x, View)
         (sr, sc), (pr, pc) = value.settings["stride"], value.settings["padding"]
@@ -309,7 +320,7 @@ class _Text:
         return textwrap.indent(body, "  ")
 
     def join(self, value: Value) -> str:
-        """Parts one after the other along an axis."""
+        """C of a ``value`` that is a join: parts one after the other along an axis."""
         axis, start, lines = value.settings["axis"], 0, []
         for part in value.operands:
             assert isinstance(part, View)
@@ -335,8 +346,13 @@ def _nest(shape: Iterable[int], indent: str) -> tuple[list[str], str, str]:
     return variables, "".join(opened), "".join(closed)
 
 
+def comment(text: str) -> str:
+    """The ``text`` as lines of a C comment."""
+    return textwrap.fill(text, 110, initial_indent="// ", subsequent_indent="// ")
+
+
 def array(name: str, numbers: Tensor) -> str:
-    """A constant array with exactly these floats."""
+    """C of a constant array ``name`` with exactly these ``numbers``, as floats."""
     values = numbers.float().reshape(-1).numpy()
     texts = (_number(x) for x in values)
     rows = [", ".join(row) for row in itertools.batched(texts, 12)]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from spiky_rl.networks.base import Record
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
+    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 
 ROBOTS = 64
 """Environments whose observations are kept, at most."""
@@ -39,8 +43,16 @@ class Ranges:
     """What they were taken from, in words."""
 
 
-def record(model: Any, env: Any, progress: Callable[[float], None] = lambda share: None) -> Rollout:
-    """What up to `ROBOTS` environments observe until the first one's episode is over."""
+def record(
+    model: MLPModel, env: TimedVecEnv, progress: Callable[[float], None] = lambda share: None
+) -> Rollout:
+    """What up to `ROBOTS` environments observe until the first one's episode is over.
+
+    Args:
+        model: The policy, which acts.
+        env: Where it does; at rest and the policy too when this begins.
+        progress: Told after every control step which share of the longest episode is over.
+    """
     seen, keep = [], []
     with torch.inference_mode():
         env.reset()
@@ -55,13 +67,13 @@ def record(model: Any, env: Any, progress: Callable[[float], None] = lambda shar
             dones = env.step(model(obs))[2]
             model.reset(dones)
             begins, over = (dones[:ROBOTS] > 0).float(), bool(dones[0])
-            progress(len(seen) / env.max_episode_length)
+            progress(float(len(seen) / env.max_episode_length))
         model.reset()
     return Rollout(torch.stack(seen).cpu(), torch.stack(keep).cpu())
 
 
-def ranges(model: Any, rollout: Rollout) -> Ranges:
-    """The ranges that a spiking model's network has over a rollout."""
+def ranges(model: SpikingModel, rollout: Rollout) -> Ranges:
+    """The ranges that the network of a ``model`` has over a ``rollout``."""
     network, device = model.network, model.network.readout.weight.device
     rows = rollout.seen.shape[1]
     observed, states = 0.0, [torch.zeros(width) for width in network.widths]

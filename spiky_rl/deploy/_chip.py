@@ -35,14 +35,14 @@ class Footprint:
 
 
 def require(chip: str) -> None:
-    """Raise UserError where a chip's compiler is missing."""
+    """Raise UserError where the compiler of a ``chip`` is missing."""
     prefix, _, packages = CHIPS[chip]
     if not all(shutil.which(f"{prefix}-{program}") for program in ("gcc", "size")):
         raise UserError(f"--report {chip}: {prefix}-gcc is not installed; Debian has it in {packages}")
 
 
 def footprint(policy: Path, chip: str) -> Footprint:
-    """What ``policy.c`` takes of a chip. Raises UserError with what the compiler says where it refuses the file."""
+    """What ``policy``, the path of a policy.c, takes of a ``chip``. Raises UserError with what the compiler says if it refuses it."""
     require(chip)
     prefix, machine, _ = CHIPS[chip]
     with tempfile.TemporaryDirectory() as name:

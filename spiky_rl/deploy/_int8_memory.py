@@ -52,25 +52,33 @@ class Memory:
         )
 
     def field(self, kind: str, name: str, size: int, text: str, carried: bool = False) -> str:
-        """The name of an array of the struct, which is as large as its largest use."""
+        """C of an array of the struct, which is as large as its largest use.
+
+        Args:
+            kind: C type of its elements.
+            name: Of the array.
+            size: Elements that this use needs.
+            text: What it holds, for a comment.
+            carried: Whether it belongs to what the policy remembers.
+        """
         held = self.fields.get(name)
         if held is None or held.size < size:
             self.fields[name] = Field(kind, name, size, text, carried)
         return f"s->{name}"
 
     def numbers(self, name: str, values: Tensor) -> str:
-        """C of one of several integers: the number itself where all are equal, else an element of a constant array."""
+        """C of one of several integers ``values`` [N]: the number itself where all are equal, else an element of an array ``name``."""
         flat = values.reshape(-1)
         if bool((flat == flat[0]).all()):
             return str(int(flat[0]))
         return f"{self.add(name, flat)}[n]"
 
     def weight(self, name: str, values: Tensor) -> str:
-        """The name of a matrix."""
+        """The ``name`` of a matrix with these ``values``, [C, N]."""
         return self.add(name, values, "int8_t")
 
     def add(self, name: str, values: Tensor, kind: str = "") -> str:
-        """The name of a constant array, which is declared once."""
+        """The ``name`` of a constant array of ``values``, of ``kind`` as for `integer_array`; it is declared once."""
         text = integer_array(name, values.reshape(-1), kind)
         if text not in self.constants:
             self.constants.append(text)
@@ -78,7 +86,13 @@ class Memory:
 
 
 def integer_array(name: str, values: Tensor, kind: str = "") -> str:
-    """A constant array of the smallest type that holds its numbers, or of the one that is named."""
+    """C of a constant array.
+
+    Args:
+        name: Of the array.
+        values: Its integers, [numbers].
+        kind: C type of its elements; empty: the smallest that holds all.
+    """
     most = int(values.abs().max())
     kind = kind or next(
         k for k, limit in (("int8_t", 127), ("int16_t", NARROW), ("int32_t", 2**31 - 1)) if most <= limit

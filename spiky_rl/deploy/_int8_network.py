@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, override
 
 import torch
 from torch import Tensor
 
 from spiky_rl.kernels import dispatch
+from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy._int8_stages import Changes, Encoding, Readout, Spiking
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks.feedforward import FeedForward
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.rsl_rl.model import SpikingModel
+
+type Notes = tuple[list[list[Tensor]], list[list[Tensor]]]
+"""Of one control step: the signals that encoder and layers send, then the layers' potentials, one for each inner step."""
 
 
 class IntegerNetwork(SpikingNetwork):
@@ -50,30 +57,37 @@ class IntegerNetwork(SpikingNetwork):
         )
 
     @classmethod
-    def replayed(cls, options: Mapping[str, Any]) -> bool:
+    @override
+    def replayed(cls, options: Settings) -> bool:
         """It is not trained."""
         return False
 
     @property
+    @override
     def widths(self) -> tuple[int, ...]:
         return self.origin.widths
 
     @property
+    @override
     def readout(self) -> torch.nn.Linear:
         return self.origin.readout
 
+    @override
     def disturb(self, channels: Sequence[Channel]) -> None:
         """Refused: spikes that are lost or come from nowhere are no part of what a chip runs."""
         raise UserError(
             "a quantised policy cannot be disturbed; leave the conditions on spikes and neurons out"
         )
 
+    @override
     def run_on(self, backend: str) -> None:
         """Nothing: there is one way to run it."""
 
+    @override
     def zero_state(self, batch: int, like: Tensor) -> State:
         return tuple(like.new_zeros(1, batch, size, dtype=torch.int64) for size in self.state_sizes)
 
+    @override
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:
@@ -83,14 +97,14 @@ class IntegerNetwork(SpikingNetwork):
         for t, observed in enumerate(x):
             if keep is not None:
                 held = [s * keep[t].long().unsqueeze(-1) for s in held]
-            found, held, notes = self._step(observed, held)
-            features.append(found)
+            output, held, notes = self._step(observed, held)
+            features.append(output)
             seen.append(notes)
         if record is not None:
             self._record(record, x, seen)
         return torch.stack(features), () if state is None else tuple(s.unsqueeze(0) for s in held)
 
-    def _step(self, x: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor], tuple[Any, Any]]:
+    def _step(self, x: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor], Notes]:
         """One control step: features [B, F], the new states, and signals and potentials of every inner step."""
         parts = _split(held, self.counts)
         signals, parts[0] = self.encoding(x, parts[0], self.steps)
@@ -106,10 +120,10 @@ class IntegerNetwork(SpikingNetwork):
             potentials.append(levels)
             if i + 1 < len(self.stages):
                 currents = [self.stages[i + 1].current(output) for output in outputs]
-        found, parts[-1] = self.decoding(read[-1], parts[-1])
-        return found, [s for part in parts for s in part], (read, potentials)
+        features, parts[-1] = self.decoding(read[-1], parts[-1])
+        return features, [s for part in parts for s in part], (read, potentials)
 
-    def _record(self, record: Record, x: Tensor, seen: list[tuple[Any, Any]]) -> None:
+    def _record(self, record: Record, x: Tensor, seen: list[Notes]) -> None:
         sources = [self.stages[0].source, *(stage.sent for stage in self.stages)]
         for i, source in enumerate(sources):
             record.signal.append(
@@ -140,10 +154,10 @@ def _split(held: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
     return parts
 
 
-def with_network(model: Any, network: IntegerNetwork) -> Any:
-    """A copy of one of our models, at rest, with a network in integers in the place of its own."""
-    found = copy.copy(model)
-    found._modules = dict(model._modules)  # pylint: disable=protected-access  # the copy's own
-    found.network, found.state = network, None
-    found.is_recurrent = network.stateful
-    return found
+def with_network(model: SpikingModel, network: IntegerNetwork) -> SpikingModel:
+    """A copy of a ``model``, at rest, with a ``network`` in integers in the place of its own."""
+    changed = copy.copy(model)
+    changed._modules = dict(model._modules)  # pylint: disable=protected-access  # the copy's own
+    changed.network, changed.state = network, None
+    changed.is_recurrent = network.stateful
+    return changed

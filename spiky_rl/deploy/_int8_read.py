@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -21,9 +21,12 @@ from spiky_rl.deploy._int8_stages import (
     CURRENT, DECAY_BITS, NARROW, SUM, WIDE, Changes, Encoding, Readout, Source, Spiking,
 )  # fmt: skip
 from spiky_rl.deploy._program import ExportError
+from spiky_rl.networks._layer import Layer
+from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.neurons import alif, lif
 from spiky_rl.neurons import sigma_delta as changes
+from spiky_rl.neurons.base import Neuron
 
 ENCODERS = {
     direct.Direct: "direct",
@@ -55,12 +58,28 @@ MOST_CHANNELS = 2**16
 """Channels that an event's number of 16 bits cannot tell apart."""
 DELTA_STEPS = 256
 """Integers that a threshold of the delta encoder is."""
+NO_SPIKES = "c_int8: an ANN has no spikes to add weights for; export it with --to c"
 NOISE = 2.0**16
 """Integers that a probability of 1 is."""
 
 
+class Part(TypedDict):
+    """What every layer in integers has: fields of `Stage`."""
+
+    source: Source
+    weight: Tensor
+    within: Tensor | None
+    place: str
+
+
 def refuse(key: str, cls: type, name: str = "") -> None:
-    """Raise ExportError where a part of a network has no form in integers."""
+    """Raise ExportError where a part of a network has no form in integers.
+
+    Args:
+        key: One of `KNOWN`.
+        cls: The part's class.
+        name: What an agent calls it; empty: as the room does.
+    """
     if cls in KNOWN[key]:
         return
     room = ROOMS.get(key, "connections")
@@ -70,24 +89,23 @@ def refuse(key: str, cls: type, name: str = "") -> None:
 
 
 def refuse_configured(network: Configured | None) -> None:
-    """Raise ExportError for an agent's network that has no form in integers, before anything is built."""
+    """Raise ExportError for an agent's ``network`` (None: an ANN) that has no form in integers, before anything is built."""
     if network is None:
-        raise ExportError("c_int8: an ANN has no spikes to add weights for; export it with --to c")
+        raise ExportError(NO_SPIKES)
     refuse("network", network.cls, network.name)
     for key in KNOWN.keys() & network.parts.keys():
-        part = network.parts[key]
-        for each in part if isinstance(part, tuple) else (part,):
-            if each is not None:
-                refuse(key, each.cls, each.name)
+        for part in network.each(key):
+            refuse(key, part.cls, part.name)
     if network.parts["recurrent"] is not None:
-        neuron = network.parts["neuron"]
-        for each in neuron if isinstance(neuron, tuple) else (neuron,):
-            _refuse_graded_feedback(each.cls.graded, each.name)
+        for neuron in network.each("neuron"):
+            assert issubclass(neuron.cls, Neuron)
+            _refuse_graded_feedback(neuron.cls.graded, neuron.name)
 
 
-def refuse_built(network: Any) -> None:
-    """As `refuse_configured`, of a network that is there."""
+def require_known(network: SpikingNetwork) -> FeedForward:
+    """The ``network``, if it has a form in integers; else raise ExportError, as `refuse_configured` does for one not yet built."""
     refuse("network", type(network))
+    assert isinstance(network, FeedForward)
     for key in ("encoder", "decoder"):
         refuse(key, type(getattr(network, key)))
     for layer in network.layers:
@@ -100,23 +118,24 @@ def refuse_built(network: Any) -> None:
         raise ExportError(
             f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
         )
+    return network
 
 
-def integers(network: Any, ranges: Ranges) -> IntegerNetwork:
-    """The network, one that `refuse_built` lets pass, with weights of 8 bits and states in fixed point."""
+def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
+    """The ``network``, one that `require_known` lets pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
     matrices = []
     for layer in network.layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
         matrices.append([link.synapses().detach().cpu() for link in links])
     matrices.append([network.decoder.synapses().t().detach().cpu()])
     rounded = [_rounded(each) for each in matrices]
-    largest = [max(1, int(found[0].abs().sum(0).max())) for found, _ in rounded]
+    largest = [max(1, int(weights[0].abs().sum(0).max())) for weights, _ in rounded]
     encoding, source = _encoding(network, ranges, largest[0])
     stages: list[Spiking | Changes] = []
     for i, layer in enumerate(network.layers):
-        found, unit = rounded[i]
-        part = {
-            "source": source, "weight": found[0], "within": found[1] if len(found) > 1 else None,
+        weights, unit = rounded[i]
+        part: Part = {
+            "source": source, "weight": weights[0], "within": weights[1] if len(weights) > 1 else None,
             "place": f"layer {i}: {layer.width} neurons",
         }  # fmt: skip
         values = dict(zip(layer.neuron.params, layer.parameters_of_neuron(), strict=True))
@@ -179,13 +198,12 @@ def _bits(limit: float, size: float, most: int) -> int:
 
 
 def _spiking(
-    layer: Any, part: dict[str, Any], unit: Tensor, bias: Tensor, params: dict[str, Tensor], seen: Tensor
+    layer: Layer, part: Part, unit: Tensor, bias: Tensor, params: dict[str, Tensor], seen: Tensor
 ) -> Spiking:
     neuron, decay = layer.neuron, params["tau"]
     if neuron.chosen["input_gain"] == "ode":
         unit, bias = unit * (1.0 - decay), bias * (1.0 - decay)
-    source: Source = part["source"]
-    threshold = params["threshold"]
+    source, threshold = part["source"], params["threshold"]
     adaptation = params.get("adaptation", torch.zeros_like(unit))
     reach = torch.maximum(seen.double(), threshold + adaptation)
     sums_of_spikes = [
@@ -194,8 +212,8 @@ def _spiking(
     largest = torch.cat([*sums_of_spikes, torch.ones(1, layer.width, dtype=torch.int64)]).abs().sum(0)
 
     def fraction(state: int, room: float, most: int) -> Tensor:
-        found = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT / largest).log2()).floor()
-        return found.clamp(-16, most).long()
+        bits = torch.minimum((state / (room * reach / unit)).log2(), (CURRENT / largest).log2()).floor()
+        return bits.clamp(-16, most).long()
 
     narrow = fraction(NARROW, STATE_ROOM, 8)
     leak = threshold / unit * 2.0**narrow * (1.0 - decay)
@@ -229,16 +247,15 @@ def _spiking(
 
 
 def _changes(
-    layer: Any,
-    part: dict[str, Any],
+    layer: Layer,
+    part: Part,
     unit: Tensor,
     bias: Tensor,
     params: dict[str, Tensor],
     seen: Tensor,
     next_largest: int,
 ) -> Changes:
-    source: Source = part["source"]
-    own = unit * source.unit
+    own = unit * part["source"].unit
     rectified = layer.neuron.chosen["activation"] == "relu"
     # what is sent is a difference of two values
     limit = min(NARROW, SUM // next_largest) // (1 if rectified else 2)

@@ -32,7 +32,7 @@ class Source:
 
     @property
     def unit(self) -> float:
-        """What 1 is worth."""
+        """The value that the integer 1 stands for."""
         return 2.0**-self.exponent
 
 
@@ -130,7 +130,7 @@ class Spiking(Stage):
         return (self.width,) * (1 + self.adaptive + self.delays)
 
     def current(self, signal: Tensor) -> Tensor:
-        """Signal [B, C] -> what it and the bias add to a membrane, [B, N]."""
+        """``signal`` [B, C] -> what it and the bias add to a membrane, [B, N]."""
         total = product(signal, self.weight)
         if not self.source.graded:
             return total * 2**self.fraction + self.bias
@@ -156,7 +156,7 @@ class Spiking(Stage):
         return spike, [v.clamp(-most, most), *after, *([spike, *past] if self.delays else [])[: self.delays]]
 
     def potential(self, held: list[Tensor]) -> Tensor:
-        """The membrane as a float."""
+        """The membrane in the states ``held`` as a float, [B, N]."""
         return (held[0] * self.unit * 2.0**-self.fraction).float()
 
 
@@ -178,7 +178,7 @@ class Changes(Stage):
         return (self.width, self.width)
 
     def current(self, signal: Tensor) -> Tensor:
-        """Signal [B, C] -> what it and the bias add to the sum, [B, N]."""
+        """``signal`` [B, C] -> what it and the bias add to the sum, [B, N]."""
         return product(signal, self.weight) + self.bias
 
     def __call__(self, current: Tensor, held: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -190,7 +190,7 @@ class Changes(Stage):
         return event, [total, held[1] + event]
 
     def potential(self, held: list[Tensor]) -> Tensor:
-        """The sum as a float."""
+        """The sum in the states ``held`` as a float, [B, N]."""
         return (held[0] * self.unit).float()
 
 
@@ -206,7 +206,7 @@ class Readout:
     weight: Tensor
     """[N, F]."""
     scale: Tensor
-    """[F] float: what 1 of the result is worth."""
+    """[F] float: the value that 1 of the result stands for."""
     bias: Tensor
     """[F] float."""
     decay: int
@@ -235,26 +235,26 @@ class Readout:
         if self.kind == "sigma_delta" or self.read == "last":
             return self._features(total), [total]
         whole_step = torch.stack(seen)
-        found = whole_step.sum(0) if self.read == "mean" else whole_step.amax(0)
-        return self._features(found), [total]
+        potential = whole_step.sum(0) if self.read == "mean" else whole_step.amax(0)
+        return self._features(potential), [total]
 
-    def _features(self, found: Tensor) -> Tensor:
-        return found.float() * self.scale + self.bias
+    def _features(self, total: Tensor) -> Tensor:
+        return total.float() * self.scale + self.bias
 
 
 def whole(x: Tensor, limit: int) -> Tensor:
-    """Floats as the nearest integers, halves away from 0, no larger than a limit; what is no number is 0."""
+    """Floats ``x`` as the nearest integers, halves away from 0, no larger than a ``limit``; what is no number is 0."""
     x = x.nan_to_num(nan=0.0, posinf=float(limit), neginf=-float(limit)).clamp(-limit, limit)
     return (x + torch.where(x < 0, -0.5, 0.5)).trunc().long()
 
 
 def shifted(x: Tensor, bits: int) -> Tensor:
-    """Integers divided by 2^bits, rounded to the nearest, halves up."""
+    """Integers ``x`` divided by 2^``bits``, rounded to the nearest, halves up."""
     return (x + (1 << (bits - 1))) >> bits
 
 
 def scaled(x: Tensor, bits: Tensor) -> Tensor:
-    """Integers [B, N] times 2^bits, bits [N] of either sign; rounded, and clamped before they grow."""
+    """Integers ``x`` [B, N] times 2^``bits``, [N] of either sign; rounded, and clamped before they grow."""
     up, down = bits.clamp(min=0), (-bits).clamp(min=0)
     most = CURRENT >> up
     half = torch.where(down > 0, 1 << (down - 1).clamp(min=0), 0)
@@ -262,5 +262,5 @@ def scaled(x: Tensor, bits: Tensor) -> Tensor:
 
 
 def product(signal: Tensor, weight: Tensor) -> Tensor:
-    """Integers [B, C] times integers [C, N]: in float64, which holds every sum exactly."""
+    """Integers ``signal`` [B, C] times integers ``weight`` [C, N]: in float64, which holds every sum exactly."""
     return (signal.double() @ weight.double()).long()

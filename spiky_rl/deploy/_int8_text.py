@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import textwrap
-from typing import Any
 
 import torch
 
 from spiky_rl.deploy._c_text import array as floats
+from spiky_rl.deploy._c_text import comment
 from spiky_rl.deploy._int8_frame import FUNCTIONS, HEADER, SOURCE
 from spiky_rl.deploy._int8_memory import Memory
 from spiky_rl.deploy._int8_network import IntegerNetwork
 from spiky_rl.deploy._int8_stages import DECAY_BITS, NARROW, WIDE, Changes, Spiking
+from spiky_rl.deploy.base import Normaliser
 from spiky_rl.kernels.emit import literal
 
 
 class Text:
     """The text of one policy."""
 
-    def __init__(self, network: IntegerNetwork, normalizer: Any) -> None:
-        """``normalizer``: rsl_rl's, of the observations."""
-        self.network, self.normalizer = network, normalizer
+    def __init__(self, network: IntegerNetwork, normaliser: Normaliser | torch.nn.Identity) -> None:
+        """``normaliser``: of the observations; the identity where they are taken as they are."""
+        self.network, self.normaliser = network, normaliser
         self.memory = Memory()
         self.field, self.numbers, self.weight = self.memory.field, self.memory.numbers, self.memory.weight
         self.functions: dict[str, None] = {}
@@ -35,7 +36,7 @@ class Text:
     def header(self, usage: str) -> str:
         """``policy.h``; ``usage``: what goes in and comes out, in words."""
         return HEADER.format(
-            usage=textwrap.fill(usage, 110, initial_indent="// ", subsequent_indent="// "),
+            usage=comment(usage),
             calibrated=self.network.calibrated,
             inputs=self.inputs,
             outputs=self.outputs,
@@ -59,7 +60,7 @@ class Text:
         return "\n".join(filter(None, [rest, before, begin, loop, end]))
 
     def call(self, name: str) -> str:
-        """The name of a function, which then belongs to the file."""
+        """The ``name`` of a function, which then belongs to the file."""
         self.functions[name] = None
         return name
 
@@ -123,13 +124,11 @@ class Text:
 
     def observed(self) -> str:
         """C of one observation, normalised."""
-        if not hasattr(self.normalizer, "_std"):
+        if isinstance(self.normaliser, torch.nn.Identity):
             return "observation[i]"
-        # the buffers themselves: what is public are copies of another shape
-        # pylint: disable-next=protected-access
-        mean, deviation = self.normalizer._mean, self.normalizer._std + self.normalizer.eps
+        deviation = self.normaliser.std + self.normaliser.eps
         self.memory.constants += [
-            floats("mean", mean.detach().cpu()),
+            floats("mean", self.normaliser.mean.detach().cpu()),
             floats("deviation", deviation.detach().cpu()),
         ]
         return "(observation[i] - mean[i]) / deviation[i]"
@@ -146,18 +145,18 @@ class Text:
     # layers
 
     def bias(self, i: int, stage: Spiking | Changes) -> str:
-        """C of a neuron's bias."""
+        """C of a neuron's bias in layer ``i``, a ``stage``."""
         return self.numbers(f"bias{i}", stage.bias)
 
     def scaled(self, i: int, stage: Spiking | Changes, total: str) -> str:
-        """C of a sum of weights times graded inputs in a membrane's unit."""
+        """C of ``total``, a sum of weights times graded inputs of layer ``i``, a ``stage``, in a membrane's unit."""
         if isinstance(stage, Changes):
             return f"{total}[n]"
         bits = stage.fraction - stage.source.exponent
         return f"{self.call('scaled')}({total}[n], {self.numbers(f'bits{i}', bits)})"
 
     def added(self, i: int, stage: Spiking | Changes) -> tuple[list[str], str]:
-        """C that adds up what arrives at a layer in an inner step, and C of what a neuron gets of it."""
+        """C that adds up what arrives at layer ``i``, a ``stage``, in an inner step, and C of what a neuron gets of it."""
         source, width, lines, terms = stage.source, stage.width, [], []
         once = i == 0 and self.network.encoding.kind in ("direct", "sigma_delta")
         matrices = [] if once or source.graded else [stage.weight]
@@ -201,7 +200,7 @@ class Text:
         return lines, " + ".join(terms)
 
     def stage(self, i: int, stage: Spiking | Changes) -> str:
-        """One inner step of a layer."""
+        """C of an inner step of layer ``i``, a ``stage``."""
         width = stage.width
         if stage.delays:
             self.field(
@@ -233,7 +232,7 @@ class Text:
         return "\n".join([f"\n// {stage.place}", *lines])
 
     def spiking(self, i: int, stage: Spiking, current: str) -> str:
-        """A LIF or ALIF neuron's step."""
+        """C of a LIF or ALIF neuron's step in layer ``i``, a ``stage``, for its ``current``."""
         bits, kind = DECAY_BITS[stage.wide], "int32_t" if stage.wide else "int16_t"
         low, high = int(stage.fraction.min()), int(stage.fraction.max())
         shown = f"{low}" if low == high else f"{low} to {high}"
@@ -270,13 +269,20 @@ class Text:
         return "\n".join(lines)
 
     def decayed(self, x: str, factor: str, wide: bool, bits: int) -> str:
-        """C of a product, shifted right and rounded."""
+        """C of a product, shifted right and rounded.
+
+        Args:
+            x: C of a state.
+            factor: C of what it is multiplied by.
+            wide: Whether the state has 32 bits, and the product 64.
+            bits: To shift by.
+        """
         if wide:
             return f"{self.call('multiplied')}({x}, {factor}, {bits}, {WIDE})"
         return f"(({x} * {factor} + {1 << (bits - 1)}) >> {bits})"
 
     def changes(self, i: int, stage: Changes, current: str) -> str:
-        """A sigma-delta neuron's step."""
+        """C of a sigma-delta neuron's step in layer ``i``, a ``stage``, for its ``current``."""
         total = self.field(
             "int32_t", f"total{i}", stage.width, f"layer {i}: sums, in a neuron's own unit", True
         )
@@ -323,8 +329,8 @@ class Text:
             drive = self.field("int32_t", "drive", count, "what arrives at the readout")
             lines = [f"memset({drive}, 0, sizeof {drive});", add.format(drive)]
             if readout.kind == "membrane":
-                kept = self.decayed(f"{total}[f]", str(readout.decay), True, DECAY_BITS[True])
-                update = f"{self.call('clamped')}({kept} + {drive}[f] * {2 ** readout.fraction}, {WIDE})"
+                decayed = self.decayed(f"{total}[f]", str(readout.decay), True, DECAY_BITS[True])
+                update = f"{self.call('clamped')}({decayed} + {drive}[f] * {2 ** readout.fraction}, {WIDE})"
             else:
                 update = f"{self.call('clamped')}({total}[f] + {drive}[f], {2 * WIDE})"
             lines.append(f"{each} {total}[f] = {update};")

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from spiky_rl.config import registry
-from spiky_rl.config.registry import UserError
+from spiky_rl.config.registry import Configured, UserError
 from spiky_rl.deploy._nir_policy import Maps, Policy, Stage
 from spiky_rl.deploy._nir_write import LAYOUT
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.runs import Feedback
 
+if TYPE_CHECKING:
+    from nir import LIF, Affine, Conv2d, Linear, NIRGraph
+
 CHAIN = ("Input", "Affine", "Conv2d", "AvgPool2d", "Flatten", "LIF", "Linear", "Output")
 
 
 def read(path: Path | str) -> Policy:
-    """The policy in a file of ours.
+    """The policy in the file ``path``, one of ours.
 
     Raises UserError for what is no NIR file, was not written by ``export.py``, or holds other nodes or numbers than it writes.
     """
@@ -40,15 +43,16 @@ def read(path: Path | str) -> Policy:
     if said.get("producer") != "spiky_rl" or int(said.get("layout", 0)) != LAYOUT:
         raise UserError(f"{path}: was not written by export.py --to nir (metadata layout {LAYOUT})")
     try:
-        return _policy(graph, said)
+        return _policy(graph)
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, StopIteration) as error:
         raise UserError(
             f"{path}: is damaged: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
         ) from None
 
 
-def _policy(graph: Any, said: Mapping[str, Any]) -> Policy:
-    for name, node in graph.nodes.items():
+def _policy(graph: NIRGraph) -> Policy:
+    said, nodes = graph.metadata, dict[str, Any](graph.nodes)
+    for name, node in nodes.items():
         for key, value in vars(node).items():
             if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"{name}.{key} is not finite")
@@ -56,8 +60,8 @@ def _policy(graph: Any, said: Mapping[str, Any]) -> Policy:
     stages: list[Stage] = []
     normalisation, link, pool, flat = None, None, 1, None
     for name, following in zip(chain, [*chain[1:], ""], strict=True):
-        node, kind = graph.nodes[name], type(graph.nodes[name]).__name__
-        if kind == "Affine" and not stages and type(graph.nodes[following]).__name__ != "LIF":
+        node, kind = nodes[name], type(nodes[name]).__name__
+        if kind == "Affine" and not stages and type(nodes[following]).__name__ != "LIF":
             scale = 1.0 / np.diag(node.weight)
             normalisation = _float32(-node.bias * scale), _float32(scale)
         elif kind in ("Affine", "Conv2d"):
@@ -65,7 +69,7 @@ def _policy(graph: Any, said: Mapping[str, Any]) -> Policy:
         elif kind == "AvgPool2d":
             pool = int(node.kernel_size[0])
         elif kind == "LIF":
-            stages.append(_stage(graph, name, link, pool, back, float(said["dt"])))
+            stages.append(_stage(name, node, link, pool, back.get(name, []), float(said["dt"])))
             pool = 1
         elif kind == "Linear":
             flat = node
@@ -85,7 +89,7 @@ def _policy(graph: Any, said: Mapping[str, Any]) -> Policy:
     return Policy(stages, encoder, decoder, normalisation, inputs, steps, bool(said["stateful"]))
 
 
-def _component(kind: str, text: str) -> Any:
+def _component(kind: str, text: str) -> Configured:
     """A component of the package's own. Raises ValueError where its settings name code of somebody's."""
     settings = json.loads(text)
     if ":" in text.replace('": ', ""):
@@ -93,7 +97,7 @@ def _component(kind: str, text: str) -> Any:
     return registry.configure(kind, settings, kind)
 
 
-def _walk(graph: Any) -> tuple[list[str], dict[str, list[tuple[int, Any]]]]:
+def _walk(graph: NIRGraph) -> tuple[list[str], dict[str, list[tuple[int, Linear]]]]:
     """Names from input to output, and by the name of a `nir.LIF` what returns to it: after how many steps, by which node.
 
     Raises ValueError for a graph that is no such chain.
@@ -103,7 +107,8 @@ def _walk(graph: Any) -> tuple[list[str], dict[str, list[tuple[int, Any]]]]:
         after.setdefault(source, []).append(target)
     kinds = {name: type(node).__name__ for name, node in graph.nodes.items()}
     chain: list[str] = []
-    back: dict[str, list[tuple[int, Any]]] = {}
+    nodes = dict[str, Any](graph.nodes)
+    back: dict[str, list[tuple[int, Linear]]] = {}
     name = next(iter(graph.inputs))
     while True:
         if kinds[name] not in CHAIN or name in chain:
@@ -113,11 +118,11 @@ def _walk(graph: Any) -> tuple[list[str], dict[str, list[tuple[int, Any]]]]:
         for target in after.pop(name, []):
             delay, link = 0.0, target
             if kinds[target] == "Delay":
-                delay = float(graph.nodes[target].delay.flat[0])
+                delay = float(nodes[target].delay.flat[0])
                 link = _only(after.pop(target))
             if kinds[name] == "LIF" and after.get(link) == [name]:
                 steps = 1 + round(delay / float(graph.metadata["dt"]))
-                back.setdefault(name, []).append((steps, graph.nodes[link]))
+                back.setdefault(name, []).append((steps, nodes[link]))
                 del after[link]
             else:
                 ahead.append(target)
@@ -136,9 +141,13 @@ def _only(names: list[str]) -> str:
 
 
 def _stage(
-    graph: Any, name: str, link: Any, pool: int, back: Mapping[str, list[tuple[int, Any]]], dt: float
+    name: str, node: LIF, link: Affine | Conv2d | None, pool: int, back: list[tuple[int, Linear]], dt: float
 ) -> Stage:
-    node = graph.nodes[name]
+    """The neurons of a `nir.LIF`, what leads to them, the side of the blocks it pools, and what returns after how many steps."""
+    import nir
+
+    if link is None:
+        raise ValueError(f"nothing leads to {name}")
     said, width = node.metadata, node.tau.size
     chosen = {
         "name": "lif",
@@ -150,7 +159,9 @@ def _stage(
     if said["input_gain"] == "unit":
         gain = gain * dt / node.tau.reshape(-1)
     maps = None
-    if type(link).__name__ == "Conv2d":
+    if isinstance(link, nir.Conv2d):
+        if link.input_shape is None:
+            raise ValueError(f"what leads to {name} has no input_shape")
         stride, padding = (tuple(int(side) for side in np.atleast_1d(x)) for x in (link.stride, link.padding))
         maps = Maps((link.weight.shape[1], *map(int, link.input_shape)), stride, padding, pool)
         weight, bias = _float32(link.weight * gain[0]), _float32(link.bias * gain[0])
@@ -159,7 +170,7 @@ def _stage(
         weight = _float32((link.weight * gain[:, None]).T).t()
         bias = _float32(link.bias * gain)
     feedback, synapses = None, None
-    if returning := dict(back.get(name, [])):
+    if returning := dict(back):
         feedback = Feedback(max(returning), binary=True)
         blocks = [
             (returning[d].weight * gain[:, None]).T if d in returning else np.zeros((width, width))
@@ -176,5 +187,5 @@ def _number(values: np.ndarray) -> Tensor | float:
     return _float32(values) if np.ptp(values) else float(values[0])
 
 
-def _float32(values: Any) -> Tensor:
+def _float32(values: ArrayLike) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values, np.float32))

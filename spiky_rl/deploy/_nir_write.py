@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,13 +13,20 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.membrane import Membrane
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
+from spiky_rl.config.plain import Plain
 from spiky_rl.config.registry import Configured
 from spiky_rl.connections.convolutional import Convolutional
+from spiky_rl.connections.linear import Linear
 from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy.base import Normaliser
 from spiky_rl.hosts.rsl_rl.export import about
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.networks._layer import Layer
 from spiky_rl.networks.feedforward import FeedForward, signal_shape
 from spiky_rl.neurons.lif import Lif
+
+if TYPE_CHECKING:
+    from nir import LIF, NIRGraph, NIRNode
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +40,18 @@ CONNECTIONS = ("convolutional", "linear")
 
 
 def unsayable(network: Configured | None) -> str:
-    """Why a network has no NIR form, empty where it has one; None stands for an ANN."""
+    """Why a ``network`` has no NIR form, empty where it has one; None stands for an ANN."""
     if network is None:
         return "an ANN has activation functions, for which NIR has no primitive"
     if network.name != "feedforward":
         return f"network {network.name!r} has no NIR form; feedforward has"
     parts = network.parts
-    for neuron in _each(parts["neuron"]):
+    for neuron in network.each("neuron"):
         if neuron.name != "lif":
             return f"neuron {neuron.name!r} has no NIR primitive; lif has"
         if parts["learning"].build().neuron(neuron.build()).graded:
             return f"learning {parts['learning'].name!r} divides a spike between two steps, for which NIR has no primitive"
-    for connection in _each(parts["connection"]):
+    for connection in network.each("connection"):
         if connection.name not in CONNECTIONS:
             return f"connection {connection.name!r} has no NIR form; {' and '.join(CONNECTIONS)} have"
         if getattr(connection.options, "pool", 1) > 1 and connection.options.pooling == "max":
@@ -56,22 +63,18 @@ def unsayable(network: Configured | None) -> str:
     return ""
 
 
-def _each(part: Any) -> tuple[Configured, ...]:
-    return part if isinstance(part, tuple) else (part,)
-
-
-def _names(settings: Any) -> list[str]:
+def _names(settings: Plain) -> list[str]:
     """Names of a component and its parts."""
     if not isinstance(settings, Mapping):
         return []
-    return [settings["name"], *(name for part in settings.values() for name in _names(part))]
+    return [str(settings["name"]), *(name for part in settings.values() for name in _names(part))]
 
 
-def graph_of(model: Any) -> Any:
-    """A `nir.NIRGraph` of one of our models. Raises ExportError where it cannot be, or a number is not finite."""
+def graph_of(model: SpikingModel) -> NIRGraph:
+    """The graph of a ``model``. Raises ExportError where it cannot be, or a number is not finite."""
     import nir
 
-    network: FeedForward = model.network
+    network = _feedforward(model)
     if not _is_mean(model):
         raise ExportError(
             f"--to nir: the actions of {type(model.distribution).__name__} are no output of the network"
@@ -97,14 +100,14 @@ def graph_of(model: Any) -> Any:
 class _Chain:
     """Nodes one after the other, each with an edge from the last."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: SpikingModel) -> None:
         import nir
 
-        self.nodes: dict[str, Any] = {}
+        self.nodes: dict[str, NIRNode] = {}
         self.edges: list[tuple[str, str]] = []
         self.last = ""
-        network, maps = model.network, model.input_shape
-        first = network.layers[0].connection
+        network, maps = _feedforward(model), model.input_shape
+        first = next(iter(network.layers)).connection
         normaliser, direct = model.obs_normalizer, _direct(model)
         self.shape = signal_shape(network.encoder, maps)
         if (
@@ -118,14 +121,14 @@ class _Chain:
             mean, scale = normalisation(normaliser)
             self.add("normaliser", nir.Affine(np.diag(1.0 / scale), -mean / scale))
 
-    def add(self, name: str, node: Any) -> None:
-        """Put a node behind the last."""
+    def add(self, name: str, node: NIRNode) -> None:
+        """Put a ``node`` of that ``name`` behind the last."""
         if self.last:
             self.edges.append((self.last, name))
         self.nodes[name], self.last = node, name
 
     def flatten(self, name: str) -> None:
-        """Make a vector of maps."""
+        """Make a vector of maps, for what is called ``name``."""
         import nir
 
         if len(self.shape) > 1:
@@ -133,7 +136,7 @@ class _Chain:
             self.shape = (int(np.prod(self.shape)),)
 
     def add_layer(self, name: str, layer: Layer) -> None:
-        """A connection, its neurons, and what they send one another."""
+        """Put the connection of a ``layer`` behind the last node, then its neurons, with what they send one another; ``name`` is its."""
         import nir
 
         neuron, gain = _neuron(name, layer)
@@ -141,6 +144,7 @@ class _Chain:
         if isinstance(link, Convolutional):
             self._convolve(name, link, gain)
         else:
+            assert isinstance(link, Linear)
             self.flatten(name)
             weight, bias = _numbers(name, link.synapses().t()), _numbers(name, link.bias)
             self.add(f"{name}.current", nir.Affine(weight / gain[:, None], bias / gain))
@@ -183,7 +187,7 @@ class _Chain:
             self.add(f"{name}.pool", nir.AvgPool2d(block, block, np.array([0, 0])))
 
 
-def _neuron(name: str, layer: Layer) -> tuple[Any, np.ndarray]:
+def _neuron(name: str, layer: Layer) -> tuple[LIF, np.ndarray]:
     """A layer's neurons as a `nir.LIF`, and by what the weights are to be divided that lead to them, [N].
 
     Where all neurons have one decay, r is 1 and weights make up for it: Norse takes no other r. Where decays differ, r does,
@@ -220,9 +224,15 @@ def _neuron(name: str, layer: Layer) -> tuple[Any, np.ndarray]:
     return nir.LIF(**{key: value.reshape(shape) for key, value in numbers.items()}, metadata=said), gain
 
 
-def _metadata(model: Any) -> dict[str, Any]:
+def _feedforward(model: SpikingModel) -> FeedForward:
+    """The network of a model, which `unsayable` has let pass."""
+    assert isinstance(model.network, FeedForward)
+    return model.network
+
+
+def _metadata(model: SpikingModel) -> dict[str, Any]:
     """What no node says; docs/deploying.md has the layout."""
-    network: FeedForward = model.network
+    network = _feedforward(model)
     settings, decoder = model.settings, network.decoder
     held = [{"of": "every neuron, encoder and decoder", "rest": 0.0}] if network.stateful else []
     shape = {"input": [1, *model.input_shape]}
@@ -236,7 +246,7 @@ def _metadata(model: Any) -> dict[str, Any]:
         else 0.0 if settings["decoder"]["name"] == "linear" else 1.0
     )
     last = isinstance(decoder, Membrane) or settings["decoder"]["name"] == "linear"
-    found: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "producer": said["producer"],
         "usage": said["usage"],
         "episode_begins": said["episode_begins"],
@@ -258,20 +268,20 @@ def _metadata(model: Any) -> dict[str, Any]:
     values = {f"encoder_{key}": _numbers(key, value) for key, value in network.encoder.state_dict().items()}
     if not _direct(model) and not isinstance(model.obs_normalizer, torch.nn.Identity):
         values["normaliser_mean"], values["normaliser_scale"] = normalisation(model.obs_normalizer)
-    return {**found, **values}
+    return {**metadata, **values}
 
 
-def normalisation(normaliser: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What rsl_rl's normaliser subtracts from an observation, and what it divides by then, [O]."""
+def normalisation(normaliser: Normaliser) -> tuple[np.ndarray, np.ndarray]:
+    """What a ``normaliser`` subtracts from an observation, and what it divides by then, [O]."""
     scale = normaliser.std + normaliser.eps
     return _numbers("normaliser", normaliser.mean), _numbers("normaliser", scale)
 
 
-def _direct(model: Any) -> bool:
+def _direct(model: SpikingModel) -> bool:
     return model.settings["encoder"]["name"] == "direct"
 
 
-def _is_mean(model: Any) -> bool:
+def _is_mean(model: SpikingModel) -> bool:
     """Whether actions are the network's features as they are."""
     if model.distribution is None:
         return True
@@ -281,7 +291,7 @@ def _is_mean(model: Any) -> bool:
 
 def _numbers(name: str, values: Tensor) -> np.ndarray:
     """In double precision. Raises ExportError where one is not finite."""
-    found = values.detach().cpu().double().numpy()
-    if not np.isfinite(found).all():
+    numbers = values.detach().cpu().double().numpy()
+    if not np.isfinite(numbers).all():
         raise ExportError(f"--to nir: {name} holds a number that is not finite (nan or infinite)")
-    return found
+    return numbers

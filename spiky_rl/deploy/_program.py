@@ -82,18 +82,18 @@ class Program:
 
 
 def extents(shape: Sequence[int]) -> tuple[int, ...]:
-    """A shape without its axes of one element."""
+    """A ``shape`` without its axes of one element."""
     return tuple(size for size in shape if size != 1)
 
 
 def indices(shape: Sequence[int], variables: Sequence[str]) -> Index:
-    """A whole index from the variables of the axes that have more than one element."""
+    """A whole index into a ``shape`` from the ``variables`` of the axes that have more than one element."""
     remaining = iter(variables)
     return tuple("0" if size == 1 else next(remaining) for size in shape)
 
 
 def flat(shape: Sequence[int], index: Index) -> str:
-    """The place of an index in memory, row-major."""
+    """C of the place of an ``index`` into a ``shape`` in memory, row-major."""
     parts, stride = [], 1
     for size, term in zip(reversed(shape), reversed(index), strict=True):
         if term != "0":
@@ -109,23 +109,23 @@ def flat(shape: Sequence[int], index: Index) -> str:
 
 
 def wrapped(term: str) -> str:
-    """A term in parentheses where it is more than a name or a number."""
+    """A ``term`` in parentheses where it is more than a name or a number."""
     return f"({term})" if any(sign in term for sign in "+-*/%") else term
 
 
 def needed(values: Sequence[Value], outputs: Sequence[View]) -> list[Value]:
-    """The values on which the outputs depend."""
-    found, waiting = set(), [memory(view.value) for view in outputs]
+    """Those of the ``values`` on which the ``outputs`` depend."""
+    reached, waiting = set(), [memory(view.value) for view in outputs]
     while waiting:
         value = waiting.pop()
-        if id(value) not in found:
-            found.add(id(value))
+        if id(value) not in reached:
+            reached.add(id(value))
             waiting += [memory(x.value) for x in value.operands if isinstance(x, View)]
-    return [value for value in values if id(value) in found]
+    return [value for value in values if id(value) in reached]
 
 
 def grouped(values: Sequence[Value]) -> list[Loop]:
-    """Values in loops; marks those that another loop than their own reads."""
+    """The ``values`` in loops; marks those that another loop than their own reads."""
     loops: list[Loop] = []
     for value in values:
         last = loops[-1] if loops else None
@@ -154,12 +154,12 @@ def grouped(values: Sequence[Value]) -> list[Loop]:
 
 
 def memory(value: Value) -> Value:
-    """Whose memory a value lies in."""
+    """Whose memory a ``value`` lies in."""
     return value.settings.get("memory", value)
 
 
 def same_element(value: Value, x: View) -> bool:
-    """Whether computing an element of a value takes the same element of what it looks at."""
+    """Whether computing an element of a ``value`` takes the same element of its operand ``x``."""
     if extents(x.value.shape) != extents(value.shape):
         return False
     variables = letters(value.shape)
@@ -167,16 +167,22 @@ def same_element(value: Value, x: View) -> bool:
 
 
 def element(value: Value, x: View, variables: Sequence[str]) -> Index:
-    """The index of an operand's value for an element of a pointwise value, broadcast as torch does."""
+    """The index into what an operand looks at for an element of a pointwise value, broadcast as torch does.
+
+    Args:
+        value: That is computed.
+        x: The operand.
+        variables: Of the loops over the value's elements.
+    """
     whole = indices(value.shape, variables)[len(value.shape) - len(x.shape) :]
     return x.at(tuple("0" if size == 1 else term for size, term in zip(x.shape, whole, strict=True)))
 
 
 def letters(shape: Sequence[int]) -> list[str]:
-    """Names of the loop variables over a shape."""
+    """Names of the loop variables over a ``shape``."""
     return [f"i{axis}" for axis in range(len(extents(shape)))]
 
 
 def count(shape: Sequence[int]) -> int:
-    """Elements of an array."""
+    """Elements of an array of that ``shape``."""
     return math.prod(shape)

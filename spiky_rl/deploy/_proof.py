@@ -6,15 +6,18 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from spiky_rl.config.registry import UserError
 from spiky_rl.deploy.base import Target
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 from spiky_rl.kernels import dispatch
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 
 log = logging.getLogger(__name__)
 type Progress = Callable[[float], None]
@@ -35,7 +38,7 @@ class Agreement:
     """Mean difference of the policy that the target made of the live one from the live one; 0 where it is the live one."""
 
     def add(self, worst: float, allowed: float) -> None:
-        """Count a control step whose numbers differ by ``worst`` at most."""
+        """Count a control step whose numbers differ by ``worst`` at most; it is equal where no more is ``allowed``."""
         self.steps += 1
         if worst <= allowed:
             self.difference = max(self.difference, worst)
@@ -44,17 +47,25 @@ class Agreement:
             self.apart = max(self.apart, worst)
 
 
-def prove(model: Any, env: Any, targets: Mapping[Path, Target], progress: Progress) -> dict[Path, Agreement]:
+def prove(
+    model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], progress: Progress
+) -> dict[Path, Agreement]:
     """Run files beside the policy they were written from, each over an episode of the first environment.
+
+    Args:
+        model: The policy.
+        env: Where it acts.
+        targets: Each file's.
+        progress: Told after every control step which share of the longest episode is over.
 
     Raises UserError for a file that differs from the live policy by more than its target allows.
     """
-    found: dict[Path, Agreement] = {}
+    agreements: dict[Path, Agreement] = {}
     for compiled in dict.fromkeys(target.compiled for target in targets.values()):
         group = {path: target for path, target in targets.items() if target.compiled == compiled}
         backend = dispatch.compiled()["cpu"] if compiled else dispatch.REFERENCE
-        found |= _episode(model, env, group, backend, progress)
-    for path, agreement in found.items():
+        agreements |= _episode(model, env, group, backend, progress)
+    for path, agreement in agreements.items():
         target = targets[path]
         allowed = f"equal within {limit:.1g}" if (limit := target.allowed(model)) else "equal to the last bit"
         if agreement.flips > target.flips * agreement.steps:
@@ -72,14 +83,14 @@ def prove(model: Any, env: Any, targets: Mapping[Path, Target], progress: Progre
             "exported %s: %s in %d of %d control steps of an episode%s",
             *(path, allowed, same, agreement.steps, changed),
         )
-    return found
+    return agreements
 
 
 def _episode(
-    model: Any, env: Any, targets: Mapping[Path, Target], backend: str, progress: Progress
+    model: MLPModel, env: TimedVecEnv, targets: Mapping[Path, Target], backend: str, progress: Progress
 ) -> dict[Path, Agreement]:
     sessions = {path: session for path, target in targets.items() if (session := target.open(path))}
-    found = {path: Agreement() for path in sessions}
+    agreements = {path: Agreement() for path in sessions}
     references = {path: targets[path].reference(model) for path in sessions}
     network = model.network if isinstance(model, SpikingModel) else None
     device, before_backend = next(model.parameters()).device, network.backend if network else ""
@@ -101,26 +112,26 @@ def _episode(
                 returned, wanted = session(x.numpy(), before), expected
                 if references[path] is not model:
                     wanted = [references[path](obs).numpy()]
-                    found[path].aside += float(np.abs(wanted[0] - expected[0]).mean())
+                    agreements[path].aside += float(np.abs(wanted[0] - expected[0]).mean())
                 worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
-                found[path].add(worst, targets[path].allowed(model))
+                agreements[path].add(worst, targets[path].allowed(model))
             steps += 1
             whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
             whole[:1] = action.to(env.device)
             if env.step(whole)[2][0]:
                 break
-            progress(steps / env.max_episode_length)
-    for agreement in found.values():
+            progress(float(steps / env.max_episode_length))
+    for agreement in agreements.values():
         agreement.aside /= max(steps, 1)
     if network:
         network.run_on(before_backend)
     model.to(device)
     model.reset()
-    return found
+    return agreements
 
 
-def state_of(model: Any) -> list[np.ndarray]:
-    """What is carried, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
+def state_of(model: MLPModel) -> list[np.ndarray]:
+    """What a ``model`` carries, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
     if isinstance(model, SpikingModel):
         if not model.network.stateful:
             return []
@@ -130,7 +141,8 @@ def state_of(model: Any) -> list[np.ndarray]:
         return []
     state = model.get_hidden_state()
     if state is None:
-        rnn = model.rnn.rnn
+        recurrent: Any = model.rnn
+        rnn = recurrent.rnn
         shape = (rnn.num_layers, 1, rnn.hidden_size)
         return [np.zeros(shape, np.float32)] * (2 if isinstance(rnn, torch.nn.LSTM) else 1)
     return [part.numpy() for part in (state if isinstance(state, tuple) else (state,))]

@@ -28,7 +28,13 @@ SAME = {"alias", "clone", "detach", "lift_fresh_copy", "contiguous", "expand", "
 def program(
     module: nn.Module, inputs: Sequence[str], outputs: Sequence[str], example: tuple[Tensor, ...]
 ) -> Program:
-    """The loops of a module that maps ``example``, [1, ...] each, to tensors.
+    """The loops of a module that maps tensors to tensors.
+
+    Args:
+        module: One control step.
+        inputs: Names of what goes in.
+        outputs: Names of what comes out.
+        example: What goes in, [1, ...] each.
 
     Raises ExportError that names the operation for which there is none.
     """
@@ -68,27 +74,27 @@ class _Reader:
     """Nodes of a graph to values and views of them."""
 
     def __init__(self) -> None:
-        self.views: dict[Node, Any] = {}
+        self.views: dict[Node, View] = {}
         self.values: list[Value] = []
         self.numbers: dict[Node, Any] = {}
         """What depends on nothing but constants."""
 
-    def view(self, x: Any) -> Any:
-        """A node's view; numbers are themselves."""
+    def view(self, x: object) -> Any:
+        """The view of ``x``, a node; numbers are themselves."""
         return self.views[x] if isinstance(x, Node) else x
 
     def add(self, node: Node, value: Value) -> Value:
-        """Let a node stand for a value as it is."""
+        """Let a ``node`` stand for a ``value`` as it is; returns the value."""
         self.views[node] = View(value, value.shape, lambda index: index)
         return value
 
     def constant(self, node: Node, data: Tensor) -> None:
-        """Let a node stand for numbers that are known."""
+        """Let a ``node`` stand for ``data`` that are known."""
         self.numbers[node] = data
         self.add(node, Value(node.name, "constant", tuple(data.shape), data=data))
 
     def read(self, node: Node) -> None:
-        """Take up one operation."""
+        """Take up one operation, a ``node``."""
         args: Any = node.args
         name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
         if name in ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"):
@@ -98,11 +104,11 @@ class _Reader:
             operation: Any = node.target
             arguments: Any = map_arg((args, node.kwargs), lambda x: self.numbers[x])
             with torch.no_grad():
-                found = operation(*arguments[0], **arguments[1])
-            if isinstance(found, Tensor):
-                self.constant(node, found)
+                result = operation(*arguments[0], **arguments[1])
+            if isinstance(result, Tensor):
+                self.constant(node, result)
             else:
-                self.numbers[node] = found
+                self.numbers[node] = result
             return
         if name in ("split_with_sizes", "split"):
             return
@@ -261,7 +267,7 @@ def _resqueezed(shape: Sequence[int], before: Sequence[int]) -> Callable[[Index]
     return lambda index: indices(before, [t for size, t in zip(shape, index, strict=True) if size != 1])
 
 
-def _is_one(x: Any) -> bool:
+def _is_one(x: object) -> bool:
     return isinstance(x, int | float) and x == 1
 
 

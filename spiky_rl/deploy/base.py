@@ -5,16 +5,36 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from spiky_rl.config.registry import Component, Configured
 from spiky_rl.deploy._calibration import Rollout
 
+if TYPE_CHECKING:
+    from spiky_rl.hosts.rsl_rl.model import MLPModel
+
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 """One control step from rest on: the observation [1, ...] and the live policy's state before it, to the action [1, A] and, where
 the file gives it, the state after it. What holds a state of its own ignores the one that it is given."""
+
+
+class Normaliser(Protocol):
+    """What of rsl_rl's normalisation of observations a file needs: x - mean by std + eps."""
+
+    eps: float
+
+    @property
+    def mean(self) -> Tensor:
+        """[O]."""
+        ...
+
+    @property
+    def std(self) -> Tensor:
+        """[O]."""
+        ...
 
 
 class Target(Component):
@@ -36,23 +56,23 @@ class Target(Component):
     """Whether it has to see what the policy observes before it writes."""
 
     def refuse(self, network: Configured | None) -> None:
-        """Raise ExportError for an agent's network (None: an ANN) that it cannot express, before a simulator starts."""
+        """Raise ExportError for an agent's ``network`` (None: an ANN) that it cannot express, before a simulator starts."""
 
     def calibrate(self, rollout: Rollout) -> None:
-        """Take in what the policy observes; called before `write` where the target ``observes``."""
+        """Take in the ``rollout`` that the policy observes; called before `write` where the target ``observes``."""
 
-    def reference(self, model: Any) -> Any:
-        """The policy that the file is to be equal to: the live one, unless the target changes it."""
+    def reference(self, model: MLPModel) -> MLPModel:
+        """The policy that the file is to be equal to: the live ``model``, unless the target changes it."""
         return model
 
-    def allowed(self, model: Any) -> float:  # pylint: disable=unused-argument
-        """The largest difference for this policy."""
+    def allowed(self, model: MLPModel) -> float:  # pylint: disable=unused-argument
+        """The largest difference of an action from that of this ``model`` which counts as equal."""
         return self.tolerance
 
     @abstractmethod
-    def write(self, model: Any, folder: Path) -> Path:
-        """Write one of rsl_rl's models or ours into a folder; returns the file. Raises ExportError where it cannot be."""
+    def write(self, model: MLPModel, folder: Path) -> Path:
+        """Write a ``model``, rsl_rl's or ours, into a ``folder``; returns the file. Raises ExportError where it cannot be."""
 
     @abstractmethod
     def open(self, path: Path) -> Session | None:
-        """What runs the file; None where its runtime is not installed."""
+        """What runs the file ``path``; None where its runtime is not installed."""

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._reader import program
 from spiky_rl.deploy.base import Session, Target
 from spiky_rl.hosts.rsl_rl.export import about
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 
 STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 """What the file compiles under without a warning."""
@@ -36,18 +36,18 @@ class C(Target):
     compiled = True
     in_c = True
 
-    def allowed(self, model: Any) -> float:
+    @override
+    def allowed(self, model: MLPModel) -> float:
         """None; but the layers of an ANN and a reservoir's readout are torch's, which sums in an order of its own."""
         return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else 1e-6
 
+    @override
     def require(self) -> None:
-        if not compiler():
-            raise UserError(
-                "--to c: there is no C compiler (cc) for the proof; install one, or name it in CC"
-            )
+        require_compiler("c")
 
-    def write(self, model: Any, folder: Path) -> Path:
-        wrapped = model.as_onnx(verbose=False).to("cpu").eval()
+    @override
+    def write(self, model: MLPModel, folder: Path) -> Path:
+        wrapped: Any = model.as_onnx(verbose=False).to("cpu").eval()
         example = wrapped.get_dummy_inputs()
         if len(example) > 2:
             raise ExportError(
@@ -56,21 +56,21 @@ class C(Target):
         step = program(
             wrapped, ("observation", "state")[: len(example)], ("action", "next")[: len(example)], example
         )
-        described = about(model, {}, {}, [], "", "")
-        return write(step, folder, described, lanes())[0]
+        return write(step, folder, about(model, {}, {}, [], "", "")["usage"], lanes())
 
+    @override
     def open(self, path: Path) -> Session:
         return session(path, sizes(path)["FLOATS"])
 
 
 def sizes(path: Path) -> dict[str, int]:
-    """What the header of a policy says of its sizes."""
+    """What the header beside ``path``, a policy.c, says of its sizes, by name."""
     text = path.with_suffix(".h").read_text(encoding="utf-8")
     return {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", text)}
 
 
 def session(path: Path, state: int) -> Session:
-    """What runs a policy in C whose struct is as large as ``state`` floats."""
+    """What runs the policy in C in the file ``path``, whose struct is as large as ``state`` floats."""
     library, told = load(path), sizes(path)
     held, observation, action = (
         np.zeros(size, np.float32) for size in (state, told["OBSERVATIONS"], told["ACTIONS"])
@@ -97,6 +97,14 @@ def compiler() -> list[str]:
     return words if shutil.which(words[0]) else []
 
 
+def require_compiler(target: str) -> None:
+    """Raise UserError where there is no C compiler to prove a ``target`` with."""
+    if not compiler():
+        raise UserError(
+            f"--to {target}: there is no C compiler (cc) for the proof; install one, or name it in CC"
+        )
+
+
 def lanes() -> int:
     """Floats in a vector of the `cpu` backend, which decides what it fuses."""
     told = subprocess.run(
@@ -110,7 +118,10 @@ def lanes() -> int:
 
 
 def load(path: Path, flags: tuple[str, ...] = ("-O3", "-march=native")) -> ctypes.CDLL:
-    """Compile a policy into a library of this process. Raises UserError with what the compiler says."""
+    """Compile the policy.c in ``path``, with these ``flags``, into a library of this process.
+
+    Raises UserError with what the compiler says where it refuses the file.
+    """
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "policy.so"
         line = [*compiler(), *STANDARD, *flags, "-shared", "-fPIC", "-o", str(library), str(path), "-lm"]

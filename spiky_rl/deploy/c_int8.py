@@ -10,19 +10,19 @@ Source: Jacob et al. (2018), integers alone at inference; Davies et al. (2018), 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import override
 
-from spiky_rl.config import files
-from spiky_rl.config.registry import Configured, UserError
+from spiky_rl.config.registry import Configured
 from spiky_rl.deploy import _calibration, _int8_read
+from spiky_rl.deploy._c_text import write_files
 from spiky_rl.deploy._calibration import Rollout
 from spiky_rl.deploy._int8_network import IntegerNetwork, with_network
 from spiky_rl.deploy._int8_text import Text
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import Session, Target
-from spiky_rl.deploy.c import compiler, session, sizes
+from spiky_rl.deploy.c import require_compiler, session, sizes
 from spiky_rl.hosts.rsl_rl.export import about
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 
 PLAIN = ("_IdentityDeterministicOutput",)
 """rsl_rl's modules between features and action that change nothing."""
@@ -37,23 +37,21 @@ class CInt8(Target):
         self.rollout: Rollout | None = None
         self.network: IntegerNetwork | None = None
 
+    @override
     def require(self) -> None:
-        if not compiler():
-            raise UserError(
-                "--to c-int8: there is no C compiler (cc) for the proof; install one, or name it in CC"
-            )
+        require_compiler("c-int8")
 
+    @override
     def refuse(self, network: Configured | None) -> None:
         _int8_read.refuse_configured(network)
 
+    @override
     def calibrate(self, rollout: Rollout) -> None:
         self.rollout = rollout
 
-    def quantised(self, model: Any) -> IntegerNetwork:
-        """The model's network in integers. Raises ExportError where it has no such form."""
-        if not isinstance(model, SpikingModel):
-            _int8_read.refuse_configured(None)
-        _int8_read.refuse_built(model.network)
+    def quantised(self, model: SpikingModel) -> IntegerNetwork:
+        """The network of a ``model`` in integers. Raises ExportError where it has no such form."""
+        network = _int8_read.require_known(model.network)
         if self.rollout is None:
             raise ExportError(
                 "c_int8: ranges are not known; let the target see a rollout first (`calibrate`)"
@@ -64,19 +62,27 @@ class CInt8(Target):
                 raise ExportError(
                     f"c_int8: distribution {type(model.distribution).__name__!r} computes with what it gets; choose GaussianDistribution"
                 )
-        return _int8_read.integers(model.network, _calibration.ranges(model, self.rollout))
+        return _int8_read.integers(network, _calibration.ranges(model, self.rollout))
 
-    def reference(self, model: Any) -> Any:
+    @override
+    def reference(self, model: MLPModel) -> SpikingModel:
+        model = spiking(model)
         return with_network(model, self.network or self.quantised(model))
 
-    def write(self, model: Any, folder: Path) -> Path:
-        self.network, folder = self.quantised(model), folder / "int8"
+    @override
+    def write(self, model: MLPModel, folder: Path) -> Path:
+        self.network = self.quantised(spiking(model))
         text = Text(self.network, model.obs_normalizer)
-        usage = about(model, {}, {}, [], "", "")["usage"]
-        header, source = text.header(usage), text.source()
-        files.write(folder / "policy.c", lambda beside: beside.write_text(source, encoding="utf-8"))
-        files.write(folder / "policy.h", lambda beside: beside.write_text(header, encoding="utf-8"))
-        return folder / "policy.c"
+        header = text.header(about(model, {}, {}, [], "", "")["usage"])
+        return write_files(folder / "int8", text.source(), header)
 
+    @override
     def open(self, path: Path) -> Session:
         return session(path, sizes(path)["BYTES"] // 4)
+
+
+def spiking(model: MLPModel) -> SpikingModel:
+    """The ``model``, if it spikes; else raise ExportError."""
+    if not isinstance(model, SpikingModel):
+        raise ExportError(_int8_read.NO_SPIKES)
+    return model

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import override
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from spiky_rl.deploy._nir_read import read
 from spiky_rl.deploy._nir_write import graph_of, unsayable
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import Session, Target
-from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 
 __all__ = ["Nir", "Policy", "read"]
 
@@ -32,23 +32,28 @@ __all__ = ["Nir", "Policy", "read"]
 class Nir(Target):
     """Weights, LIF neurons and delays as NIR's nodes; encoder and decoder as metadata."""
 
+    @override
     def require(self) -> None:
         if find_spec("nir") is None:
             raise UserError("--to nir: nir is not installed; install it with: pip install nir")
 
+    @override
     def refuse(self, network: Configured | None) -> None:
         if reason := unsayable(network):
             raise ExportError(f"--to nir: {reason}")
 
-    def write(self, model: Any, folder: Path) -> Path:
+    @override
+    def write(self, model: MLPModel, folder: Path) -> Path:
         import nir
 
-        spiking = isinstance(model, SpikingModel)
-        self.refuse(registry.configure("networks", model.settings, "network") if spiking else None)
+        if not isinstance(model, SpikingModel):
+            raise ExportError(f"--to nir: {unsayable(None)}")
+        self.refuse(registry.configure("networks", model.settings, "network"))
         graph = graph_of(model)
         files.write(folder / "policy.nir", lambda beside: nir.write(str(beside), graph))
         return folder / "policy.nir"
 
+    @override
     def open(self, path: Path) -> Session:
         policy = read(path)
 

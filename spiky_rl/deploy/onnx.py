@@ -7,12 +7,15 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, override
 
 import numpy as np
 
 from spiky_rl.deploy.base import Session, Target
 from spiky_rl.hosts.rsl_rl.export import write_onnx
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.rsl_rl.model import MLPModel
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +26,14 @@ class Onnx(Target):
     tolerance = 1e-4
     flips = 0.01
 
-    def write(self, model: Any, folder: Path) -> Path:
+    @override
+    def write(self, model: MLPModel, folder: Path) -> Path:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's exporter about itself
             write_onnx(model, folder / "policy.onnx")
         return folder / "policy.onnx"
 
+    @override
     def open(self, path: Path) -> Session | None:
         try:
             import onnxruntime

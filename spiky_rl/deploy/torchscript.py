@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, override
 
 import numpy as np
 import torch
@@ -11,15 +11,20 @@ import torch
 from spiky_rl.config import files
 from spiky_rl.deploy.base import Session, Target
 
+if TYPE_CHECKING:
+    from spiky_rl.hosts.rsl_rl.model import MLPModel
+
 
 class TorchScript(Target):
     """The torch reference of every neuron, traced."""
 
-    def write(self, model: Any, folder: Path) -> Path:
+    @override
+    def write(self, model: MLPModel, folder: Path) -> Path:
         scripted = torch.jit.script(model.as_jit().to("cpu").eval())
         files.write(folder / "policy.pt", lambda beside: scripted.save(str(beside)))
         return folder / "policy.pt"
 
+    @override
     def open(self, path: Path) -> Session:
         scripted = torch.jit.load(path)
         scripted.reset()

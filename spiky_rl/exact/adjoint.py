@@ -19,8 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 import torch
 from scipy.integrate import DOP853
@@ -30,6 +28,8 @@ from spiky_rl.exact import solver
 from spiky_rl.exact.solver import Event, Integrand, Problem, Solver, Spike, Trajectory
 from spiky_rl.exact.terms import Array, Terms
 from spiky_rl.neurons.base import Neuron, Ode
+
+type Numbers = float | Sequence[float] | Array
 
 SMALLEST_SLOPE = 1e-6
 """Distance to threshold per ms below which a spike counts as a touch: its time, known to 1e-5 ms at best, has no derivative."""
@@ -71,10 +71,10 @@ class Solution:
         return np.array([spike.time for spike in self.spikes if spike.neuron == neuron])
 
     def integral(self, integrand: Integrand) -> float:
-        """The integral of a function of time and states, from 0 to the end. See `Solution.gradient`."""
+        """The integral of the ``integrand``, a function of time and states, from 0 to the end. See `Solution.gradient`."""
         return solver.integral(self.segments, integrand)
 
-    def gradient(self, of_spikes: Any = 0.0, integrand: Integrand | None = None) -> Gradients:
+    def gradient(self, of_spikes: Numbers = 0.0, integrand: Integrand | None = None) -> Gradients:
         """Gradients of a loss of spike times plus the integral of a function of the states.
 
         Args:
@@ -91,14 +91,14 @@ class Solution:
 
 def solve(
     neuron: Neuron,
-    weights: Any,
-    input_times: Sequence[Any],
+    weights: Sequence[Sequence[float]] | Array,
+    input_times: Sequence[Sequence[float] | Array],
     duration: float,
-    tau_synapse: Any = 5.0,
+    tau_synapse: Numbers = 5.0,
     *,
-    parameters: Mapping[str, Any] | None = None,
+    parameters: Mapping[str, Numbers] | None = None,
     readouts: Sequence[int] = (),
-    start: Any = 0.0,
+    start: Numbers | Sequence[Sequence[float]] = 0.0,
     tolerance: float = 1e-11,
     max_spikes: int = 10_000,
 ) -> Solution:
@@ -147,9 +147,9 @@ def solve(
         tolerance,
     )
     states = solver.fitting("start", start, (len(neuron.states), width))
-    found = Solver(problem, np.concatenate([states, np.zeros((1, width))]), max_spikes)
-    found.run()
-    return Solution(tuple(found.spikes), tuple(found.events), tuple(found.segments), problem)
+    forward = Solver(problem, np.concatenate([states, np.zeros((1, width))]), max_spikes)
+    forward.run()
+    return Solution(tuple(forward.spikes), tuple(forward.events), tuple(forward.segments), problem)
 
 
 class _Backward:
@@ -167,7 +167,7 @@ class _Backward:
         self.segments: list[Trajectory] = []
 
     def run(self, of_spikes: Array) -> Gradients:
-        """dL/d everything, given dL/dt of every spike."""
+        """dL/d everything, given dL/dt of every spike, ``of_spikes`` in 1/ms."""
         parts = list(self.solution.segments)
         self._back(parts.pop())
         for event in reversed(self.solution.events):

@@ -80,12 +80,12 @@ class Trajectory:
         self._starts: list[float] = []
 
     def add(self, start: float, end: float, interpolant: Callable[[float], Array]) -> None:
-        """Continue by a piece."""
+        """Continue by a piece from ``start`` to ``end``, in ms; its ``interpolant`` gives the values at a time."""
         self.pieces.append((start, end, interpolant))
         self._starts.append(start)
 
     def __call__(self, time: float) -> Array:
-        """The values at a time, in ``shape``."""
+        """The values at a ``time`` in ms, in ``shape``."""
         piece = max(0, bisect.bisect_right(self._starts, time) - 1)
         return self.pieces[piece][2](time).reshape(self.shape)
 
@@ -103,15 +103,15 @@ class Problem:
     tolerance: float
 
     def slope(self, values: Array) -> Array:
-        """d/dt of states and currents, [S + 1, N]."""
+        """d/dt of states and currents, the ``values`` [S + 1, N]."""
         return np.concatenate([self.terms.flow(values[-1], values[:-1]), -values[-1:] / self.tau_synapse])
 
     def distance(self, values: Array) -> Array:
-        """[..., N]: distances to the threshold of states [S + 1, ..., N]; readouts are infinitely far from it."""
+        """[..., N]: distances to the threshold of ``values`` [S + 1, ..., N]; readouts are infinitely far from it."""
         return np.where(self.spiking, self.terms.threshold(values[:-1]), -np.inf)
 
     def rise(self, values: Array) -> Array:
-        """[..., N]: d distance/dt."""
+        """[..., N]: d distance/dt of ``values`` [S + 1, ..., N]."""
         gradient, _ = self.terms.threshold_gradient(values[:-1])
         return (gradient * self.slope(values)[:-1]).sum(0)
 
@@ -180,11 +180,11 @@ class Solver:
                     f"the network cannot be solved beyond {stepper.t:.6g} ms: {message} (do states grow without bound?)"
                 )
             before, interpolant = stepper.t_old, stepper.dense_output()
-            found, time = self._look(float(before or 0.0), float(stepper.t), interpolant)
+            event, time = self._look(float(before or 0.0), float(stepper.t), interpolant)
             segment.add(float(before or 0.0), time, interpolant)
-            if found is not None:
+            if event is not None:
                 self.time, self.values = time, interpolant(time).reshape(shape)
-                return found
+                return event
         self.time, self.values = end, stepper.y.reshape(shape)
         return None
 
@@ -256,7 +256,7 @@ class Solver:
 
 
 def integral(segments: Sequence[Trajectory], integrand: Integrand) -> float:
-    """Over time, by Gauss and Legendre's quadrature over each of the solver's steps."""
+    """The ``integrand`` over the time of ``segments``, by Gauss and Legendre's quadrature over each of the solver's steps."""
     total = 0.0
     for start, end, interpolant, shape in (
         (*piece, part.shape) for part in segments for piece in part.pieces
@@ -269,22 +269,22 @@ def integral(segments: Sequence[Trajectory], integrand: Integrand) -> float:
 
 
 def parameters_of(neuron: Ode, width: int, instead: Mapping[str, object]) -> Array:
-    """[P, N]: the neuron's own parameters, or those given instead: one number, or [N]. Raises UserError for a bad one."""
+    """[P, N], N = ``width``: the ``neuron``'s own parameters, or those given ``instead``: one number, or [N]. Raises UserError for a bad one."""
     for name in instead:
         if name not in neuron.params:
             raise UserError(
                 f"parameters: {name!r} is no parameter of this neuron; it has {', '.join(neuron.params)}{nearest(name, neuron.params)}"
             )
-    found = np.empty((len(neuron.params), width))
+    table = np.empty((len(neuron.params), width))
     for row, (name, param) in enumerate(neuron.params.items()):
-        found[row] = fitting(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
-        for value in (found[row].min(), found[row].max()) if width else ():
+        table[row] = fitting(f"parameters.{name}", instead.get(name, neuron.chosen[name]), (width,))
+        for value in (table[row].min(), table[row].max()) if width else ():
             param.require(f"parameters.{name}", float(value))
-    return found
+    return table
 
 
 def fitting(name: str, values: object, shape: tuple[int, ...]) -> Array:
-    """Values as finite doubles of a shape, to which they may be broadcast. Raises UserError that names them."""
+    """The ``values`` as finite doubles of a ``shape``, to which they may be broadcast. Raises UserError that names them by ``name``."""
     array = np.asarray(values, float)
     if not np.isfinite(array).all():
         raise UserError(f"{name}: expected finite numbers, got {array.tolist()}")

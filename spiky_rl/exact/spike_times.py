@@ -17,6 +17,7 @@ Sources: Bohte, Kok & La Poutre (2002); several spikes per neuron: Booij & Nguye
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -54,13 +55,13 @@ class Kernels:
                 raise UserError(f"{field.name}: {value!r} is out of range; it must be above 0 and finite")
 
     def postsynaptic(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """eps and its derivative."""
+        """eps and its derivative at ``s`` ms after an arrival."""
         x = s.clamp(min=0.0) / self.tau
         rise = torch.exp(1.0 - x)
         return x * rise, torch.where(s > 0.0, (1.0 - x) * rise / self.tau, 0.0)
 
     def refractory(self, s: Tensor) -> tuple[Tensor, Tensor]:
-        """eta and its derivative."""
+        """eta and its derivative at ``s`` ms after the neuron's own spike."""
         value = torch.where(
             s > 0.0, -self.threshold * torch.exp(-s.clamp(min=0.0) / self.tau_refractory), 0.0
         )
@@ -86,8 +87,8 @@ def spike_times(times: Tensor, weights: Tensor, delays: Tensor, kernels: Kernels
     for name, values in (("times", times), ("delays", delays)):
         if not bool((values >= 0.0).all()):
             raise UserError(f"{name}: {values.min().item()!r} is out of range; it must be at least 0 ms")
-    found = _SpikeTimes.apply(times.double(), weights.double(), delays.double(), kernels)
-    return found.to(weights.dtype)  # type: ignore[union-attr]
+    spikes = _SpikeTimes.apply(times.double(), weights.double(), delays.double(), kernels)
+    return spikes.to(weights.dtype)  # type: ignore[union-attr]
 
 
 class SpikeTimes(torch.nn.Module):
@@ -112,8 +113,8 @@ class SpikeTimes(torch.nn.Module):
         neurons: int,
         generator: torch.Generator,
         scale: float = 0.25,
-        delays: Any = tuple(range(1, 17)),
-        signs: Any = None,
+        delays: Sequence[float] | Tensor = tuple(range(1, 17)),
+        signs: Sequence[float] | Tensor | None = None,
         kernels: Kernels = Kernels(),
     ) -> None:
         super().__init__()
@@ -125,7 +126,7 @@ class SpikeTimes(torch.nn.Module):
         self.weights = torch.nn.Parameter(weights if self.signs is None else weights * self.signs[:, None])
 
     def forward(self, times: Tensor) -> Tensor:
-        """Spike times [B, I, S] -> [B, J, spikes]."""
+        """Spike ``times`` [B, I, S] in ms -> [B, J, spikes]."""
         return spike_times(times, self.weights, self.delays, self.kernels)
 
     @torch.no_grad()
@@ -154,14 +155,14 @@ class _SpikeTimes(torch.autograd.Function):
         # [B, I, M, grid]: the spikes of an input add up before they are weighed
         driven = sum(kernels.postsynaptic(grid - part[..., None])[0] for part in arrivals.unbind(2))
         potential = torch.einsum("bimg,jim->bjg", driven, weights)
-        found: list[Tensor] = []
+        spikes: list[Tensor] = []
         for _ in range(kernels.spikes):
-            found.append(_next(grid, potential, found, arrivals, weights, kernels))
-            since = grid - found[-1][..., None]
+            spikes.append(_next(grid, potential, spikes, arrivals, weights, kernels))
+            since = grid - spikes[-1][..., None]
             potential = potential + kernels.refractory(since)[0]
             # what was before this spike is over
             potential = torch.where(since > 0.0, potential, -math.inf)
-        located = torch.stack(found, -1)
+        located = torch.stack(spikes, -1)
         ctx.save_for_backward(times, weights, delays, located)
         ctx.kernels = kernels
         return located

@@ -13,8 +13,8 @@ import numpy as np
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Graph, Node, TraceOps, Value
-from spiky_rl.neurons.base import Ode, States, decays
+from spiky_rl.kernels.trace import Graph, Node, TraceOps
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, decays
 
 Array = np.ndarray
 
@@ -55,10 +55,10 @@ class Program:
         slots = [*inputs, *self.slots[len(inputs) :]]
         for place, function, args in self.steps:
             slots[place] = function(*[slots[i] for i in args])
-        found = np.empty((len(self.outputs), *inputs[0].shape))
+        values = np.empty((len(self.outputs), *inputs[0].shape))
         for row, i in enumerate(self.outputs):
-            found[row] = slots[i]
-        return found
+            values[row] = slots[i]
+        return values
 
 
 class Terms:
@@ -87,53 +87,52 @@ class Terms:
         }
 
     def flow(self, current: Array, states: Array) -> Array:
-        """d state / dt per ms, [S, ..., N]."""
+        """d state / dt per ms, [S, ..., N], by the ``current`` [..., N] and the ``states`` [S, ..., N]."""
         return self._flow[0](current, *states, *self.parameters)
 
     def flow_transposed(self, current: Array, states: Array, adjoint: Array) -> tuple[Array, Array, Array]:
-        """What an adjoint [S, N] of the flow is for current [N], states [S, N] and parameters [P, N]."""
+        """What an ``adjoint`` [S, N] of the flow is for ``current`` [N], ``states`` [S, N] and parameters [P, N]."""
         return self._split(self._flow[1](current, *states, *self.parameters, *adjoint))
 
     def threshold(self, states: Array) -> Array:
-        """Distance to the threshold, [..., N]."""
+        """Distance to the threshold, [..., N], of ``states`` [S, ..., N]."""
         return self._threshold[0](states[0], *states, *self.parameters)[0]
 
     def threshold_gradient(self, states: Array) -> tuple[Array, Array]:
-        """Derivatives of the distance for states [S, N] and parameters [P, N]."""
+        """Derivatives of the distance for ``states`` [S, N] and parameters [P, N]."""
         one = np.ones_like(states[0])
         return self._split(self._threshold[1](one, *states, *self.parameters, one))[1:]
 
     def reset(self, states: Array, spike: float = 1.0) -> Array:
-        """The states after a spike, or after none."""
+        """The ``states`` after a ``spike`` (1), or after none (0)."""
         return self._reset[spike][0](states[0], *states, *self.parameters)
 
     def reset_transposed(self, states: Array, adjoint: Array, spike: float = 1.0) -> tuple[Array, Array]:
-        """What an adjoint [S, N] of the states after the reset is for those before it and for parameters [P, N]."""
+        """What an ``adjoint`` [S, N] of the states after the reset is for ``states`` before it and parameters [P, N]; ``spike`` as there."""
         return self._split(self._reset[spike][1](states[0], *states, *self.parameters, *adjoint))[1:]
 
-    def _split(self, found: Array) -> tuple[Array, Array, Array]:
-        return found[0], found[1 : 1 + self.count], found[1 + self.count :]
+    def _split(self, values: Array) -> tuple[Array, Array, Array]:
+        return values[0], values[1 : 1 + self.count], values[1 + self.count :]
 
 
-Definition = Callable[[TraceOps, Node, States, Any, Any], Sequence[Value]]
+Definition = Callable[[Ops, Value, States, Params, Params], Sequence[Value]]
 
 
 def _programs(neuron: Ode, definition: Definition) -> tuple[Program, Program]:
     """A function of the neuron, and its transposed derivative: both take current, states and parameters."""
     graph = Graph()
-    ops = TraceOps(graph)
     current = graph.input("current")
     states = [graph.input(f"state {name}") for name in neuron.states]
     params = [graph.input(name) for name in neuron.params]
     # only the flow takes time constants in ms
     times = [
-        ops.exp(-neuron.dt / node) if decays(param) else node
+        graph.make("exp", -neuron.dt / node) if decays(param) else node
         for node, param in zip(params, neuron.params.values(), strict=True)
     ]
     outputs = trace.call(
         neuron,
         definition,
-        *(ops, current, neuron.named_states(*states)),
+        *(TraceOps(graph), current, neuron.named_states(*states)),
         *(neuron.named_times(*params), neuron.named_params(*times)),
     )
     seeds = [graph.input(f"adjoint {i}") for i in range(len(outputs))]

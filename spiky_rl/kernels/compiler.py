@@ -61,8 +61,8 @@ def command() -> tuple[str, ...] | None:
         except ValueError:  # a quote that is not closed
             return None
         return words if shutil.which(words[0]) else None
-    found = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
-    return (found,) if found else None
+    first = next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), None)
+    return (first,) if first else None
 
 
 def missing() -> str:
@@ -152,7 +152,13 @@ def library(text: str, of: str, flags: tuple[str, ...] = ()) -> ctypes.CDLL:
 
 
 def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
-    """Compile, with OpenMP where the compiler has it, and load what came out, so that only what loads is kept."""
+    """Compile, with OpenMP where the compiler has it, and load what came out, so that only what loads is kept.
+
+    Args:
+        path: Where the shared object is put.
+        text: C++.
+        flags: Of the compiler, besides `FLAGS`.
+    """
     words = command()
     assert words is not None
     last = ""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from spiky_rl.kernels import emit, trace
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, Ode, States
+from spiky_rl.kernels.ops import TorchOps, reference
+from spiky_rl.neurons.base import Neuron, Ode
 from spiky_rl.surrogates.base import Surrogate
 
 REST = 1e-6
@@ -42,7 +42,7 @@ _AGREED: set[tuple[type, str]] = set()
 
 
 def check(neuron: Neuron, surrogate: Surrogate) -> None:
-    """Raise `TraceError` that names the neuron and says what it lacks.
+    """Raise `TraceError` that names the ``neuron`` and says what it lacks, with the ``surrogate`` of its spikes.
 
     A text and the units of its parameters; functions that take states and parameters by name; a step within the op vocabulary
     that returns an output and every state; silence at rest: zero for every state is a fixed point without
@@ -57,7 +57,7 @@ def check(neuron: Neuron, surrogate: Surrogate) -> None:
 
 
 def check_surrogate(surrogate: Surrogate) -> None:
-    """Raise `TraceError` that names the surrogate if its derivative leaves the op vocabulary."""
+    """Raise `TraceError` that names the ``surrogate`` if its derivative leaves the op vocabulary."""
     graph = trace.Graph()
     x, slope = graph.input("x"), graph.input("slope", False)
     trace.call(surrogate, surrogate.derivative, trace.TraceOps(graph), x, slope)
@@ -118,7 +118,7 @@ def _check_rest(neuron: Neuron, surrogate: Surrogate) -> None:
     zero = torch.zeros(1, dtype=torch.float64)
     params = neuron.named_params(*map(neuron.number, neuron.params))
     rest = neuron.named_states(*(zero for _ in neuron.states))
-    output, states = trace.call(neuron, neuron.step, TorchOps(surrogate), zero, rest, params)
+    output, states = trace.call(neuron, reference(neuron), TorchOps(surrogate), zero, rest, params)
     for name, value in zip(neuron.states, states, strict=True):
         if not abs(float(value)) < REST:
             raise trace.error(
@@ -138,18 +138,21 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
         return
     ops = TorchOps(surrogate)
     current, states = _driven(neuron, ops)
-    times = neuron.named_times(*(neuron.chosen[name] for name in neuron.params))
+    named, times = neuron.named_states, neuron.named_times(*(neuron.chosen[name] for name in neuron.params))
     errors, sizes, rates, flow, h = [], [], [], [], 1.0
     below = torch.ones(SAMPLES, dtype=torch.bool)
     for step in FINER:
         finer = type(neuron).of(**{**neuron.chosen, "dt": step * neuron.dt})
         h, numbers = finer.dt / finer.substeps, neuron.named_params(*map(finer.number, neuron.params))
-        flow = trace.call(neuron, finer.flow, ops, current, states, times)
-        after = trace.call(neuron, finer.integrate, ops, current, states, numbers)
+        flow = trace.call(neuron, finer.flow, ops, current, named(*states), times)
+        after = trace.call(neuron, finer.integrate, ops, current, named(*states), numbers)
         for what, values, form in (("flow", flow, "rates"), ("integrate", after, "replace")):
-            if not isinstance(values, neuron.named_states):
+            if not isinstance(values, named):
                 raise trace.error(neuron, f"its {what} must return its states, as s.{form}(v=...)")
-        flow, after = ([x + torch.zeros_like(current) for x in values] for values in (flow, after))
+        flow, after = (
+            [torch.as_tensor(x, dtype=current.dtype).expand_as(current) for x in values]
+            for values in (flow, after)
+        )
         rates = [(new - old) / h for new, old in zip(after, states, strict=True)]
         sizes = [
             torch.maximum(rate.abs(), wanted.abs()).clamp_min(TINY)
@@ -157,7 +160,7 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
         ]
         errors.append([(rate - x).abs() / size for rate, x, size in zip(rates, flow, sizes, strict=True)])
         for place in (states, after):  # beyond the threshold nothing has to be integrated
-            below &= trace.call(neuron, finer.threshold, ops, neuron.named_states(*place), numbers) < 0.0
+            below &= torch.as_tensor(trace.call(neuron, finer.threshold, ops, named(*place), numbers)) < 0.0
     for name, old, rate, wanted, size, coarse, fine in zip(
         neuron.states, states, rates, flow, sizes, *errors, strict=True
     ):
@@ -178,13 +181,14 @@ def _check_flow(neuron: Neuron, surrogate: Surrogate) -> None:
     _AGREED.add(key)
 
 
-def _driven(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, States]:
+def _driven(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Currents of all sizes, and the states that they bring the neuron to."""
     generator = torch.Generator().manual_seed(0)
     size, sign = torch.rand(2, SAMPLES, generator=generator, dtype=torch.float64)
     current = 10.0 ** (3.0 * size - 1.0) * torch.where(sign < 0.3, -1.0, 1.0)
-    states = neuron.named_states(*(torch.zeros_like(current) for _ in neuron.states))
+    states = (torch.zeros_like(current),) * len(neuron.states)
     numbers = neuron.named_params(*map(neuron.number, neuron.params))
     for _ in range(STEPS):
-        _, states = trace.call(neuron, neuron.step, ops, current, states, numbers)
+        named = neuron.named_states(*states)
+        _, states = trace.call(neuron, reference(neuron), ops, current, named, numbers)
     return current, states

@@ -39,11 +39,11 @@ def blocks(shape: Sequence[int]) -> int:
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]) -> None:
     """Raise `ValueError` where the kernel would read beyond what it is given."""
     channels, height, width, outputs, kernel, *_ = shape
-    found = (x.shape[-1], [*weight.shape], [*bias.shape])
+    given = (x.shape[-1], [*weight.shape], [*bias.shape])
     wanted = (channels * height * width, [outputs, channels, kernel, kernel], [outputs])
-    if found != wanted or not x.dtype == weight.dtype == bias.dtype:
+    if given != wanted or not x.dtype == weight.dtype == bias.dtype:
         raise ValueError(
-            f"signal, weight and bias do not fit maps of {channels} x {height} x {width}: found {found} in {x.dtype},"
+            f"signal, weight and bias do not fit maps of {channels} x {height} x {width}: found {given} in {x.dtype},"
             f" {weight.dtype} and {bias.dtype}; {wanted} is wanted, in one type"
         )
 
@@ -62,11 +62,11 @@ def _forward_fake(
     x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, count = x.numel() // x.shape[-1], blocks(shape)
-    kept = (rows, words_of(x.shape[-1])) if binary else (0,)
+    packed = (rows, words_of(x.shape[-1])) if binary else (0,)
     return (
         x.new_empty(*x.shape[:-1], weight.shape[0] * count),
         x.new_empty(rows, count, weight.shape[0], dtype=torch.uint8),
-        x.new_empty(kept, dtype=torch.int64),
+        x.new_empty(packed, dtype=torch.int64),
     )
 
 
@@ -79,9 +79,9 @@ def _backward(
     binary: bool,
     inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    found = _backward_fake(saved, place, weight, grad, shape, binary, inputs)
-    dispatch.on(grad.device.type).convolution_backward(saved, place, weight, grad, found, shape)
-    return found
+    gradients = _backward_fake(saved, place, weight, grad, shape, binary, inputs)
+    dispatch.on(grad.device.type).convolution_backward(saved, place, weight, grad, gradients, shape)
+    return gradients
 
 
 def _backward_fake(
@@ -105,7 +105,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+def _gradient(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
     wanted = ctx.needs_input_grad[:3]
@@ -126,7 +126,15 @@ torch.library.register_autograd("spiky_rl::convolution_backward", operators.no_s
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool) -> Tensor:
-    """Signal x [..., C H W] -> pooled currents [..., C' H' W'], flat; ``shape`` is `convolution.h`'s struct."""
+    """The pooled currents [..., C' H' W'] of a signal, flat.
+
+    Args:
+        x: The signal [..., C H W].
+        weight: [C', C, kernel, kernel].
+        bias: [C'].
+        shape: `convolution.h`'s struct, as `blocks` takes it.
+        binary: x is 0 or 1.
+    """
     if operators.as_operator(x, weight, bias):
         return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary)[0]
     _check(x, weight, bias, shape)

@@ -39,9 +39,9 @@ def names() -> list[str]:
 def built(name: str) -> Backend:
     """The backend called ``name``, whether or not it is available: always the same object."""
     if name not in _BUILT:
-        found = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
-        found.stand_in = found if name == REFERENCE else built(REFERENCE)
-        _BUILT[name] = found
+        made = registry.Configured(name, registry.resolve("backends", name), {}, {}).build()
+        made.stand_in = made if name == REFERENCE else built(REFERENCE)
+        _BUILT[name] = made
     return _BUILT[name]
 
 
@@ -51,10 +51,10 @@ def backend(name: str) -> Backend:
     if ":" not in name and name not in names():
         known = (AUTO, *names())
         raise RegistryError(f"unknown backend {name!r}; choose from {', '.join(known)}{nearest(name, known)}")
-    found = built(name)
-    if reason := found.available():
+    chosen = built(name)
+    if reason := chosen.available():
         raise RegistryError(f"backend {name!r} is not available: {reason}")
-    return found
+    return chosen
 
 
 def check(name: str) -> None:
@@ -71,26 +71,26 @@ def check(name: str) -> None:
 @cache
 def compiled() -> dict[str, str]:
     """Names of the package's backends that compute on a kind of device, by that kind. Raises `RegistryError` for two of one kind."""
-    found: dict[str, str] = {}
+    names_by_device: dict[str, str] = {}
     for name in names():
         device = built(name).device
-        if device in found:
+        if device in names_by_device:
             raise RegistryError(
-                f"backends {found[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
+                f"backends {names_by_device[device]!r} and {name!r} both compute on {device}; auto can mean one alone: one names no device"
             )
         if device is not None:
-            found[device] = name
-    return found
+            names_by_device[device] = name
+    return names_by_device
 
 
 def on(device: str) -> Compiled:
-    """The backend whose kernels compute on a kind of device: what a torch operator runs."""
+    """The backend whose kernels compute on a kind of ``device``: what a torch operator runs."""
     return built(compiled()[device])  # type: ignore[return-value]
 
 
 @cache
 def automatic(device: str) -> str:
-    """What ``auto`` means for a kind of device: its compiled backend, or the torch reference."""
+    """What ``auto`` means for a kind of ``device``: its compiled backend, or the torch reference."""
     name = compiled().get(device)
     reason = f"no backend compiles for {device}" if name is None else built(name).available()
     if name is None or reason:
@@ -127,21 +127,26 @@ for function in (_meant, _say_fall):
 def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
     """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
 
+    Args:
+        name: Of a backend, or ``auto``.
+        x: What it is to take.
+        ops: The vocabulary that neurons will run on, if any do.
+
     Raises `RegistryError` where the backend that is named cannot take it: its kernels would read something else.
     """
     device = x.device.type
     meant = _meant(name, device)
-    found, reason = _BUILT[meant], None
-    if found.device is None:
-        return found
-    if found.device != device:
-        reason = f"computes on {found.device}, the tensor lies on {device}"
+    chosen, reason = _BUILT[meant], None
+    if chosen.device is None:
+        return chosen
+    if chosen.device != device:
+        reason = f"computes on {chosen.device}, the tensor lies on {device}"
     elif x.dtype != torch.float32:
         reason = f"computes in float32, not in {x.dtype}"
     elif ops is not None and ops.soft_spike:
         reason = "has no smooth spikes"
     if reason is None:
-        return found
+        return chosen
     if name != AUTO:
         raise RegistryError(f"backend {name!r} {reason}; backend: {REFERENCE} does")
     _say_fall(device, f"backend {meant!r} {reason}")
@@ -161,9 +166,20 @@ def unroll(
     feedback: Feedback | None = None,
     synapses: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Neurons over time on the backend that ``name`` means, with a ``feedback`` by its `recurrent`; arguments as a `Run`'s.
+    """Neurons over time: outputs [T, K, B, N] and the states after the last step.
 
-    Outputs [T, K, B, N] and the states after the last step.
+    Args:
+        name: Of a backend, or ``auto``.
+        neuron: Whose step is run; like all that follow, a field of `Run`, where its shape is.
+        ops: The vocabulary, with surrogate and slope.
+        current: Its input.
+        steps: K.
+        state: Before the first step; None: rest, and none comes out.
+        params: As the step takes them.
+        keep: Where episodes begin.
+        trace: Gets the first state after every step.
+        feedback: With one the backend's `recurrent` runs.
+        synapses: Its weights.
     """
     run = Run(neuron, ops, current, steps, state, params, keep, trace, feedback, synapses)
     chosen = choose(name, current, ops)
@@ -173,5 +189,8 @@ def unroll(
 def linear(
     name: str, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
 ) -> Tensor:
-    """A linear map on the backend that ``name`` means; arguments as `Backend.linear`'s."""
+    """A linear map on the backend that ``name`` means.
+
+    ``x``, ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
+    """
     return choose(name, x).linear(x, weight, bias, binary, bfloat16)

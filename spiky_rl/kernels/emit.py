@@ -11,10 +11,9 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Graph, Node, TraceError, TraceOps, Value
+from spiky_rl.kernels.trace import Expression, Graph, Node, TraceError, TraceOps
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
@@ -29,7 +28,7 @@ class Program:
     """Its name, for messages."""
     text: str
     """C: constants and functions."""
-    slots: tuple[Value, ...]
+    slots: tuple[Node, ...]
     """Expressions of numbers that the kernel takes as ``u``."""
     names: tuple[str, ...]
     """The neuron's parameters; ``slope`` is the surrogate's."""
@@ -39,7 +38,7 @@ class Program:
     substeps: int
 
     def uniforms(self, numbers: dict[str, float]) -> list[float]:
-        """The values of ``u`` for parameters that are numbers, and the slope."""
+        """The values of ``u`` for the ``numbers`` that parameters are, by name, and the slope."""
         try:
             return trace.evaluate(self.slots, numbers)
         except (ArithmeticError, ValueError) as error:
@@ -48,6 +47,11 @@ class Program:
 
 def program(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> Program:
     """Trace a neuron, derive its adjoint, write both down.
+
+    Args:
+        neuron: Whose step it is.
+        surrogate: Gives the derivative of its spike.
+        varying: Which of its parameters differ between neurons, in their order.
 
     Raises `TraceError` if the step leaves the op vocabulary or returns something else than an output and its states.
     """
@@ -88,8 +92,15 @@ class _Writer:
         self.graph = Graph()
         self.slots: list[Node] = []
 
-    def function(self, name: str, step: Callable[..., Any], has_current: bool, has_peak: bool) -> str:
-        """C text of one function and its adjoint."""
+    def function(self, name: str, step: Callable[..., object], has_current: bool, has_peak: bool) -> str:
+        """C text of one function and its adjoint.
+
+        Args:
+            name: What it is called there.
+            step: The neuron's function.
+            has_current: It takes the current.
+            has_peak: It takes the highest distance to threshold so far.
+        """
         graph, ops = self.graph, TraceOps(self.graph)
         params = [
             graph.input(f"p[{sum(self.varying[:i])}]" if varies else key, varies)
@@ -108,11 +119,11 @@ class _Writer:
         seeds += [(x, graph.input("go")) for x in outputs]
         lanes = [p for p in params if p.lane]
         wrt = [*states, *peak, *lanes, *current]
-        found = trace.gradients(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
+        gradients = trace.gradients(graph, self.surrogate, graph.input("slope", False), seeds, wrt)
         width = count + len(peak)
-        targets = [(f"g[{i}] =", x) for i, x in enumerate(found[:width])]
-        targets += [(f"gp[{i}] +=", x) for i, x in enumerate(found[width : width + len(lanes)])]
-        targets += [("gi +=", x) for x in found[width + len(lanes) :]]
+        targets = [(f"g[{i}] =", x) for i, x in enumerate(gradients[:width])]
+        targets += [(f"gp[{i}] +=", x) for i, x in enumerate(gradients[width : width + len(lanes)])]
+        targets += [("gi +=", x) for x in gradients[width + len(lanes) :]]
         arguments = "F i, " if has_current else ""
         forward = self.body(
             [(f"s[{i}] =", x) for i, x in enumerate(updates)] + [("out =", x) for x in outputs]
@@ -125,14 +136,15 @@ class _Writer:
             f"{'F go, ' if outputs else ''}F *g, F *gp, F &gi) {{\n{adjoint}}}\n"
         )
 
-    def checked(self, name: str, returned: Any) -> tuple[Node, Sequence[Node]]:
-        """What a step returned, if it is an output (or peak) and every state, each of them a value per neuron."""
-        pair = isinstance(returned, tuple | list) and len(returned) == 2
-        if not pair or not isinstance(returned[1], self.neuron.named_states):
+    def checked(self, name: str, returned: object) -> tuple[Node, Sequence[Node]]:
+        """What the function ``name`` has ``returned``, if it is an output (or peak) and every state, each of them a value per neuron."""
+        pair = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (None, None)
+        first, new = pair
+        if not isinstance(new, self.neuron.named_states):
             raise trace.error(
                 self.neuron, f"its {name} must return a pair: its output, and its states, as s.replace(v=...)"
             )
-        first, new = returned
+        nodes = []
         for what, x in zip(
             ("output", *(f"state {n!r}" for n in self.neuron.states)), (first, *new), strict=True
         ):
@@ -145,13 +157,14 @@ class _Writer:
                 raise trace.error(
                     self.neuron, f"its {what} is a comparison; use ops.where(condition, 1.0, 0.0)"
                 )
-        return first, new
+            nodes.append(x)
+        return nodes[0], nodes[1:]
 
-    def body(self, targets: Sequence[tuple[str, Value]]) -> str:
-        """Assignments of what the targets need, then the targets, in one order that reads before it writes."""
+    def body(self, targets: Sequence[tuple[str, Expression]]) -> str:
+        """Assignments of what the ``targets`` need, then the targets, in one order that reads before it writes."""
         needed: set[int] = set()
 
-        def visit(x: Value) -> None:
+        def visit(x: Expression) -> None:
             if isinstance(x, Node) and x.lane and x.index not in needed:
                 needed.add(x.index)
                 for argument in x.args:
@@ -169,9 +182,9 @@ class _Writer:
         return "".join(line + "\n" for line in lines)
 
     def expression(self, node: Node, names: dict[int, str]) -> str:
-        """C of one node."""
+        """C of one ``node``, by the ``names`` of those before it."""
         if node.op == "input":
-            return str(node.args[0])
+            return node.name
         args = [self.operand(x, names) for x in node.args]
         if node.op in INFIX:
             return f" {node.op} ".join(args)
@@ -182,8 +195,8 @@ class _Writer:
         name = {"where": "select", "spike": "heaviside"}.get(node.op, node.op)
         return f"lane_{name}({', '.join(args)})"
 
-    def operand(self, x: Value, names: dict[int, str]) -> str:
-        """C of an argument: a name, a uniform, or a number rounded to float as torch rounds it."""
+    def operand(self, x: Expression, names: dict[int, str]) -> str:
+        """C of an argument ``x``: one of the ``names``, a uniform, or a number rounded to float as torch rounds it."""
         if isinstance(x, Node) and x.lane:
             return names[x.index]
         if isinstance(x, Node):

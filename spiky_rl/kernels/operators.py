@@ -10,7 +10,7 @@ gradient is wanted.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ def _launch(arguments: Sequence[Any]) -> Launch:
     current, state, params, keep, *others = arguments
     synapses = others.pop(0) if isinstance(others[0], Tensor) else None
     numbers, steps, key, *loop = others
-    key, uniforms = programs.found(key, tuple(numbers))
+    key, uniforms = programs.resolved(key, tuple(numbers))
     T, _, B, N = current.shape
     given, states = (key, current, state, params, keep, uniforms, steps), programs.KNOWN[key].states
     if synapses is None:
@@ -104,13 +104,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
+def _gradient(ctx: Any, grad_output: Tensor | None, grad_last: Tensor | None) -> tuple[Tensor | None, ...]:
     current, state, params, _, *synapses = tensors = ctx.saved_tensors
     kernels = torch.ops.spiky_rl.recurrent_backward if synapses else torch.ops.spiky_rl.unroll_backward
     grads = kernels(*tensors, *ctx.others, grad_output, grad_last)
     wanted = (current, state, params, *synapses)
-    found = [None if x is None else grad for x, grad in zip(wanted, grads, strict=True)]
-    return *found[:3], None, *found[3:], *(None,) * (len(ctx.others) + 1)
+    due = [None if x is None else grad for x, grad in zip(wanted, grads, strict=True)]
+    return *due[:3], None, *due[3:], *(None,) * (len(ctx.others) + 1)
 
 
 def fit(
@@ -122,7 +122,10 @@ def fit(
     keep: Tensor | None,
     states: int,
 ) -> None:
-    """Raise `ValueError` where a kernel would read beyond what it is given."""
+    """Raise `ValueError` where a kernel would read beyond what it is given.
+
+    ``state`` must be [``states``, ``B``, ``N``], ``params`` [any, N] and ``keep`` [``T``, B], or None.
+    """
     if state is not None and state.shape != (states, B, N):
         raise ValueError(f"states of shape {[*state.shape]} do not fit: {[states, B, N]} is wanted")
     if params is not None and params.shape[1:] != (N,):
@@ -132,7 +135,7 @@ def fit(
 
 
 def refuse_unfit(weight: Tensor) -> None:
-    """Raise `TypeError` for weights that the kernels would read as something else, as torch does for unlike types."""
+    """Raise `TypeError` for a ``weight`` that the kernels would read as something else, as torch does for unlike types."""
     if weight.dtype != torch.float32:
         raise TypeError(
             f"the signal is torch.float32, the weights are {weight.dtype}; convert one to the other's type"
@@ -147,8 +150,8 @@ def _fit_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Raise `ValueError` for what does not fit together."""
     biased = bias is None or (bias.dtype == weight.dtype and bias.shape == weight.shape[:1])
     if x.dtype != weight.dtype or x.shape[-1:] != weight.shape[1:] or not biased:
-        found = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
-        raise ValueError(f"signal, weight and bias do not fit together: {', '.join(found)}")
+        shapes = [f"{[*t.shape]} in {t.dtype}" for t in (x, weight, bias) if t is not None]
+        raise ValueError(f"signal, weight and bias do not fit together: {', '.join(shapes)}")
 
 
 def _linear(
@@ -203,7 +206,7 @@ def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) 
     ctx.set_materialize_grads(False)
 
 
-def _linear_gradient(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
+def _linear_gradient(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None, None, None
     saved, weight = ctx.saved_tensors
@@ -214,14 +217,14 @@ def _linear_gradient(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Any, ...]:
     return *(x if keep else None for x, keep in zip(grads, wanted, strict=True)), None, None
 
 
-def refuse_second_derivative(*_: Any) -> None:
+def refuse_second_derivative() -> None:
     """Raise `RuntimeError` within a backward pass that is itself to be differentiated."""
     if torch.is_grad_enabled():
         raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
-def no_second_derivative(*_: Any) -> Any:
-    """The gradient of an operator that is itself a gradient."""
+def no_second_derivative(*_: object) -> NoReturn:
+    """The gradient of an operator that is itself a gradient, whatever its arguments ``_``: there is none."""
     raise RuntimeError(NO_SECOND_DERIVATIVE)
 
 
@@ -246,7 +249,7 @@ for name, gradient, save in (
 
 
 def unroll(run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`Backend.unroll`, or `Backend.recurrent`, by the kernels of a compiled backend."""
+    """`Backend.unroll`, or `Backend.recurrent`, of a ``run`` by the kernels of a compiled backend."""
     neuron, ops, current, steps, state, params, keep, trace, loop, synapses = run
     call = programs.call(neuron, ops, params, current.shape[-1])
     tensors = [current, None if state is None else torch.stack(state), call.params, keep]
@@ -269,7 +272,10 @@ def unroll(run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat16: bool) -> Tensor:
-    """A linear layer by a compiled backend: x [..., C] -> [..., N]; ``binary``: x is 0 or 1."""
+    """A linear layer by a compiled backend: [..., N].
+
+    ``x`` [..., C], ``weight``, ``bias``, ``binary`` and ``bfloat16`` are those of `Backend.linear`.
+    """
     if as_operator(x, weight, bias):
         return torch.ops.spiky_rl.linear(x, weight, bias, binary, bfloat16)[0]
     _fit_linear(x, weight, bias)
@@ -279,6 +285,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
 
 
 def as_operator(*tensors: Tensor | None) -> bool:
-    """Whether somebody has to see the call: autograd, or a compiler."""
+    """Whether somebody has to see a call with these ``tensors``: autograd, or a compiler."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return learned or torch.compiler.is_compiling()

@@ -1,7 +1,7 @@
 """The op vocabulary of a neuron's step, and its torch twin.
 
-A step may use ``+ - * /``, squares and cubes, comparison, and the functions of `TorchOps`; each of its arguments may be a tensor or
-a number. Calling the step with `TorchOps` is the reference: autograd is the definition of a right gradient.
+A step may use ``+ - * /``, squares and cubes, comparison, and the functions of `spiky_rl.neurons.base.Ops`; each of its arguments
+may be a tensor or a number. Calling the step with `TorchOps` is the reference: autograd is the definition of a right gradient.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spiky_rl.neurons.base import Neuron, Params, ReferenceOps, States
 from spiky_rl.surrogates.base import Surrogate
+from spiky_rl.surrogates.rectangle import Rectangle
+
+type Number = Tensor | float
+"""A value of the reference."""
+type Step = Callable[[ReferenceOps, Tensor, States, Params], tuple[Tensor, tuple[Tensor, ...]]]
+"""A neuron's step on tensors: output and new states."""
 
 
 def _function(name: str) -> Any:
@@ -23,33 +30,35 @@ def _function(name: str) -> Any:
     return staticmethod(lambda x: on_tensor(x) if isinstance(x, Tensor) else on_number(x))
 
 
-class TorchOps:
-    """The vocabulary on torch tensors.
+def reference(neuron: Neuron) -> Step:
+    """The step of a ``neuron`` as `TorchOps` runs it: tensors come in, so tensors come out."""
+    return neuron.step  # type: ignore[return-value]
+
+
+class TorchOps(ReferenceOps):
+    """The vocabulary on torch tensors; a number may stand for one.
 
     ``soft_spike`` replaces the Heaviside step by the surrogate's primitive, so that the coded backward equals finite
     differences of the forward: the debugging mode in which a gradient can be checked exactly.
     """
-
-    atan, erf = torch.atan, torch.erf
 
     def __init__(self, surrogate: Surrogate, slope: float | None = None, soft_spike: bool = False) -> None:
         self.surrogate = surrogate
         self.slope = surrogate.slope if slope is None else slope
         self.soft_spike = soft_spike
 
+    atan, erf = torch.atan, torch.erf  # type: ignore[assignment]
     exp = _function("exp")
     tanh = _function("tanh")
     tan = _function("tan")
     sqrt = _function("sqrt")
 
     @staticmethod
-    def abs(x: Any) -> Any:
-        """|x|; the derivative at 0 is 0."""
+    def abs(x: Number) -> Number:
         return torch.abs(x) if isinstance(x, Tensor) else builtins.abs(x)
 
     @staticmethod
-    def max(x: Any, y: Any) -> Any:
-        """Elementwise maximum; where two tensors are equal, each takes half of the gradient."""
+    def max(x: Number, y: Number) -> Number:
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             return torch.maximum(x, y)
         if isinstance(y, Tensor):
@@ -57,8 +66,7 @@ class TorchOps:
         return x.clamp(min=y) if isinstance(x, Tensor) else builtins.max(x, y)
 
     @staticmethod
-    def min(x: Any, y: Any) -> Any:
-        """Elementwise minimum; where two tensors are equal, each takes half of the gradient."""
+    def min(x: Number, y: Number) -> Number:
         if isinstance(x, Tensor) and isinstance(y, Tensor):
             return torch.minimum(x, y)
         if isinstance(y, Tensor):
@@ -66,29 +74,27 @@ class TorchOps:
         return x.clamp(max=y) if isinstance(x, Tensor) else builtins.min(x, y)
 
     @staticmethod
-    def where(condition: Any, x: Any, y: Any) -> Any:
-        """x where the condition holds, y elsewhere."""
+    def where(condition: Tensor | bool, x: Number, y: Number) -> Number:
         return torch.where(condition, x, y) if isinstance(condition, Tensor) else (x if condition else y)
 
     @staticmethod
-    def detach(x: Any) -> Any:
-        """x, as a constant for the gradient."""
+    def detach(x: Number) -> Number:
         return x.detach() if isinstance(x, Tensor) else x
 
     @staticmethod
-    def heaviside(x: Any) -> Any:
-        """1 where x >= 0, else 0, as a constant for the gradient."""
+    def heaviside(x: Number) -> Number:
         return (x >= 0).to(x.dtype) if isinstance(x, Tensor) else float(x >= 0)
 
     def spike(self, x: Tensor) -> Tensor:
-        """1 where x >= 0, else 0; the gradient is the surrogate's derivative at x."""
         if x.requires_grad and torch.is_grad_enabled():
             return _Spike.apply(x, self)  # type: ignore[return-value]
         return self.forward_spike(x)
 
     def forward_spike(self, x: Tensor) -> Tensor:
-        """The spike's value alone."""
-        return self.surrogate.primitive(self, x, self.slope) if self.soft_spike else (x >= 0).to(x.dtype)
+        """The spike's value at ``x`` alone."""
+        if self.soft_spike:
+            return self.surrogate.primitive(self, x, self.slope)  # type: ignore[return-value]
+        return (x >= 0).to(x.dtype)
 
 
 class _Spike(torch.autograd.Function):
@@ -106,3 +112,7 @@ class _Spike(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         derivative, ops, slope = ctx.derivative
         return grad[0] * derivative(ops, x, slope), None
+
+
+SPIKELESS = TorchOps(Rectangle.of())
+"""For neurons that never spike: nobody asks for the surrogate."""

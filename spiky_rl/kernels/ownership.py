@@ -15,7 +15,7 @@ PRIVATE = 0o700
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder that is this user's alone. Raises UserError as `refuse_foreign`, OSError where it cannot be made."""
+    """Make a ``folder`` that is this user's alone. Raises UserError as `refuse_foreign`, OSError where it cannot be made."""
     folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     refuse_foreign(folder)
     folder.chmod(PRIVATE)
@@ -23,15 +23,15 @@ def make_private(folder: Path) -> None:
 
 def refuse_foreign(path: Path) -> None:
     """Raise UserError where code in ``path`` may be another user's: it belongs to one, or others may write to it."""
-    found, own = path.stat(), os.geteuid()
+    status, own = path.stat(), os.geteuid()
     remedy = "set SPIKY_RL_CACHE to a folder of your own"
-    if found.st_uid != own:
+    if status.st_uid != own:
         raise UserError(
-            f"{path} belongs to user {_named(found.st_uid)}; user {_named(own)} loads no code from it: {remedy}"
+            f"{path} belongs to user {_named(status.st_uid)}; user {_named(own)} loads no code from it: {remedy}"
         )
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UserError(
-            f"{path} may be written by other users (mode {stat.S_IMODE(found.st_mode):o}), so no code is loaded from it: remove"
+            f"{path} may be written by other users (mode {stat.S_IMODE(status.st_mode):o}), so no code is loaded from it: remove"
             f" it (rm -r {shlex.quote(str(path))}) and run again, or {remedy}"
         )
 

@@ -30,9 +30,9 @@ def fast() -> bool:
     Intel's AVX-512 multiplies bfloat16 in half as many places as float32, so that it gains nothing (400-200 neurons: an update takes 1.2
     times as long); its tiles (AMX) do, as AMD's and ARM's instructions do.
     """
-    found = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in words() else set())).isdisjoint(words())
-    log.info("input gradients on the CPU are computed in %s", "bfloat16" if found else "float32")
-    return found
+    gains = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in words() else set())).isdisjoint(words())
+    log.info("input gradients on the CPU are computed in %s", "bfloat16" if gains else "float32")
+    return gains
 
 
 def require() -> None:

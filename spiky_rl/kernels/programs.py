@@ -39,11 +39,18 @@ class Call:
     @property
     def uniforms(self) -> tuple[float, ...]:
         """What the kernel computes with instead of the numbers."""
-        return found(self.key, self.numbers)[1]
+        return resolved(self.key, self.numbers)[1]
 
 
 def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], width: int) -> Call:
-    """Trace the neuron, or find what was traced before, and sort its parameters."""
+    """Trace the neuron, or find what was traced before, and sort its parameters.
+
+    Args:
+        neuron: Whose program it is.
+        ops: Gives surrogate and slope.
+        params: The neuron's parameters in their order: numbers or [N] tensors.
+        width: N.
+    """
     varying = tuple(isinstance(p, Tensor) for p in params)
     name = in_words if torch.compiler.is_compiling() else _key
     numbers = (*[p for p in params if not isinstance(p, Tensor)], ops.slope)
@@ -52,8 +59,8 @@ def call(neuron: Neuron, ops: TorchOps, params: tuple[Tensor | float, ...], widt
 
 
 @lru_cache(maxsize=4096)
-def found(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
-    """The key in `KNOWN` of a call, and its uniforms. Raises `TraceError` where the numbers have none."""
+def resolved(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]:
+    """The ``key`` in `KNOWN` of a call, and its uniforms by its ``numbers``. Raises `TraceError` where they have none."""
     key = key if key in KNOWN else _read(key)
     program = KNOWN[key]
     names = [name for name, varies in zip(program.names, program.varying, strict=True) if not varies]
@@ -62,7 +69,7 @@ def found(key: str, numbers: tuple[float, ...]) -> tuple[str, tuple[float, ...]]
 
 
 def states(key: str) -> int:
-    """How many states a neuron has."""
+    """How many states the neuron of the program ``key`` has."""
     return KNOWN[key if key in KNOWN else _read(key)].states
 
 
@@ -87,7 +94,7 @@ def _know(neuron: Neuron, surrogate: Surrogate, varying: tuple[bool, ...]) -> st
 
 
 def in_words(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
-    """A key that says all that a program is made from.
+    """A key that says all that a program is made from: ``neuron``, the surrogate of ``ops``, and which parameters are ``varying``.
 
     For compiled graphs: it is plain Python on plain values, which a compiler can trace and guard, and a graph that was
     exported finds its kernels by it in a process that has never seen the neuron.
@@ -98,7 +105,7 @@ def in_words(neuron: Neuron, ops: TorchOps, varying: tuple[bool, ...]) -> str:
     return _literal((kinds[0], _shape(neuron), kinds[1], options, varying))
 
 
-def _literal(value: Any) -> str:
+def _literal(value: object) -> str:
     """As ``repr``, which a compiler cannot trace."""
     # only here: the import is slow, and within a compilation it has been done
     from torch.fx.experimental.symbolic_shapes import guard_scalar
@@ -120,21 +127,21 @@ def _read(words: str) -> str:
 
 
 def component(room: str, name: str) -> Any:
-    """The class of a room's component, by its module and name, also one whose module is a file."""
+    """The class of a ``room``'s component, by its module and ``name``, also one whose module is a file."""
     return registry.resolve(room, name.removeprefix(FILE))
 
 
 @cache
 def header(name: str) -> str:
-    """Text of one of the C headers of this room."""
+    """Text of the C header called ``name`` of this room."""
     return (Path(__file__).parent / f"{name}.h").read_text(encoding="utf-8").replace("#pragma once\n", "")
 
 
 def source(program: emit.Program) -> str:
-    """The complete text of a neuron's kernels: lanes, step, loops; for the GPU where GPU is defined."""
+    """The complete text of the kernels of a ``program``: lanes, step, loops; for the GPU where GPU is defined."""
     return "\n".join([header("lanes"), header("job"), program.text, header("loops")])
 
 
 def words_of(inputs: int) -> int:
-    """64-bit words that hold the events of a row."""
+    """64-bit words that hold the events of a row of so many ``inputs``."""
     return (inputs + 63) // 64

@@ -42,17 +42,17 @@ class _Recomputed(torch.autograd.Function):
     ) -> Any:
         ctx.run, ctx.packs, ctx.learned = run, packs, learned
         ctx.shape, ctx.dtype = signal.shape, signal.dtype
-        kept = signal if packs is None else packs.pack(signal.reshape(-1, signal.shape[-1]))
-        ctx.save_for_backward(kept, *others)
+        saved = signal if packs is None else packs.pack(signal.reshape(-1, signal.shape[-1]))
+        ctx.save_for_backward(saved, *others)
         return run(signal, *others[: len(others) - learned])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         operators.refuse_second_derivative()
-        kept, *others = ctx.saved_tensors
-        signal = kept
+        saved, *others = ctx.saved_tensors
+        signal = saved
         if ctx.packs is not None:
-            signal = ctx.packs.unpack(kept, ctx.shape[-1]).view(ctx.shape).to(ctx.dtype)
+            signal = ctx.packs.unpack(saved, ctx.shape[-1]).view(ctx.shape).to(ctx.dtype)
         count = len(others) - ctx.learned
         inputs = [x.detach().requires_grad_() for x in (signal, *others[:count])]
         wanted = [*inputs, *others[count:]]
@@ -60,9 +60,9 @@ class _Recomputed(torch.autograd.Function):
         inputs[0].requires_grad_(needs[0])
         with torch.enable_grad():
             outputs = ctx.run(*inputs)
-        found = iter(
+        gradients = iter(
             torch.autograd.grad(
                 outputs, [x for x, need in zip(wanted, needs, strict=True) if need], grads, allow_unused=True
             )
         )
-        return None, None, None, *(next(found) if need else None for need in needs)
+        return None, None, None, *(next(gradients) if need else None for need in needs)

@@ -65,7 +65,7 @@ class Libraries(Protocol):
 
     @staticmethod
     def kernels(key: str) -> ctypes.CDLL:
-        """A neuron's compiled program."""
+        """The compiled program that ``key`` names."""
         ...
 
 
@@ -94,9 +94,14 @@ class Stack:
     def __call__(
         self, x: Tensor, steps: int, ops: TorchOps, states: Sequence[Tensor] | None, keep: Tensor | None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Signal [T, K or 1, B, C] -> output [T, K, B, N] of the last stage and the states [B, N] of all, in order.
+        """Signal -> output [T, K, B, N] of the last stage and the states [B, N] of all, in order.
 
-        From rest where ``states`` is None; then none come out.
+        Args:
+            x: Signal [T, K or 1, B, C].
+            steps: K.
+            ops: The network's vocabulary.
+            states: Before the first step, [B, N] each; None: from rest, and none come out.
+            keep: [T, B]; 0 where an episode begins with this step.
         """
         if states is not None and len(states) < self.states:
             raise _misfit("states", len(states), self.states)
@@ -115,9 +120,15 @@ class Stack:
         return output, [s for layer in last for s in layer.unbind(0)]
 
     def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
-        """Signal [T, K or 1, B, C] -> output of the last stage's last inner step plus ``offset`` [N]: [T, B, N].
+        """The output of the last stage's last inner step plus ``offset``: [T, B, N].
 
         From rest, without gradients, learned neurons or recurrence: what a rollout wants, and what can be set up once.
+
+        Args:
+            x: Signal [T, K or 1, B, C].
+            steps: K.
+            ops: The network's vocabulary.
+            offset: [N].
         """
         maps = self._maps
         seen = (ops.slope, *[m["weight"].data_ptr() for m in maps], *[m["bias"].data_ptr() for m in maps])
@@ -129,19 +140,19 @@ class Stack:
         T, K, B, C = x.shape
         if C != self.inputs:
             raise _misfit("channels", C, self.inputs)
-        found = x.new_empty(T, B, offset.shape[0])
+        features = x.new_empty(T, B, offset.shape[0])
         if B == 0:
-            return found
+            return features
         stack = structures.Stack.from_buffer_copy(
             self._stack
         )  # of its own: other threads may be running the same network
-        stack.x, stack.last_step, stack.offset = x.data_ptr(), found.data_ptr(), offset.data_ptr()
+        stack.x, stack.last_step, stack.offset = x.data_ptr(), features.data_ptr(), offset.data_ptr()
         stack.T, stack.K, stack.B = T, steps, B
         stack.constant, stack.threads = K == 1, torch.get_num_threads()
         if self._forward(ctypes.addressof(stack)):
             raise MemoryError(f"no memory to run {B} samples")
         self.kernels.launches["stack"] += 1
-        return found
+        return features
 
     def _prepare(self, ops: TorchOps) -> None:
         self._held = []
@@ -180,8 +191,8 @@ def _fill(
     return [numbers, weight, params, state, bias, synapses]
 
 
-def _misfit(what: str, found: int, wanted: int) -> ValueError:
-    return ValueError(f"{found} {what} do not fit: {wanted} are wanted")
+def _misfit(what: str, given: int, wanted: int) -> ValueError:
+    return ValueError(f"{given} {what} do not fit: {wanted} are wanted")
 
 
 def _pointer(x: Tensor | None) -> int | None:
@@ -229,9 +240,9 @@ class _Run(torch.autograd.Function):
                 signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
                 layer.input = _pointer(signals[-1])
             # the first current is cheap to compute again where it is constant over the step
-            kept = wanted and not stack.recompute and not (i == 0 and K == 1 and stage.feedback is None)
+            saves = wanted and not stack.recompute and not (i == 0 and K == 1 and stage.feedback is None)
             shape = (T, inner if stage.feedback is None else steps, B, stage.map.out_features)
-            currents.append(x.new_empty(shape) if kept else None)
+            currents.append(x.new_empty(shape) if saves else None)
             layer.current = _pointer(currents[-1])
         c = structures.Stack(
             *(ctypes.addressof(layers), x.data_ptr(), _pointer(keep), output.data_ptr()),
@@ -269,7 +280,7 @@ class _Run(torch.autograd.Function):
         if grad_output is None:
             grad_output = like.new_zeros(T, ctx.steps, B, stack.stages[-1].map.out_features)
         grad_output = grad_output.contiguous()
-        found: list[Tensor | None] = []
+        gradients: list[Tensor | None] = []
         layers, held = (Layer * n)(), []
         for i, (layer, stage, call) in enumerate(zip(layers, stack.stages, calls, strict=True)):
             weight, bias, params, state, synapses = tensors[_PER_STAGE * i : _PER_STAGE * (i + 1)]
@@ -288,7 +299,7 @@ class _Run(torch.autograd.Function):
             layer.grad_weight, layer.grad_bias = grad_weight.data_ptr(), _pointer(grad_bias)
             layer.grad_params, layer.grad_state = _pointer(grad_params), _pointer(grad_state)
             layer.within.grad_weight = _pointer(grad_synapses)
-            found += [
+            gradients += [
                 grad_weight.t() if stage.output_major else grad_weight,
                 grad_bias,
                 grad_params,
@@ -309,8 +320,8 @@ class _Run(torch.autograd.Function):
             threads=torch.get_num_threads(),
         )
         if B == 0:
-            found = [None if t is None else torch.zeros_like(t) for t in found]
+            gradients = [None if t is None else torch.zeros_like(t) for t in gradients]
         elif stack.kernels.core().spiky_stack_backward(ctypes.addressof(c)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
         stack.kernels.launches["stack backward"] += 1
-        return None, None, None, None, grad_x, None, *found
+        return None, None, None, None, grad_x, None, *gradients

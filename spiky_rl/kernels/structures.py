@@ -36,7 +36,7 @@ class Within(ctypes.Structure):
     ]
 
     def fill(self, feedback: Feedback, synapses: Tensor) -> None:
-        """Take over what does not change with the direction; ``synapses`` [D N, N] must outlive it."""
+        """Take over what does not change with the direction from ``feedback``; ``synapses`` [D N, N] must outlive it."""
         self.weight, self.delays, self.binary = synapses.data_ptr(), feedback.delays, feedback.binary
         self.decay, self.filtered = feedback.decay or 0.0, feedback.decay is not None
         self.cut = feedback.cut

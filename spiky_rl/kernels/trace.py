@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from spiky_rl.config.registry import Component, RegistryError, nearest
+from spiky_rl.neurons.base import Ops, Value
 from spiky_rl.surrogates.base import Surrogate
 
-Value = Any
-"""A `Node`, or a number."""
+type Expression = Node | float
+"""What an operation on values gives: a number where all of them are numbers."""
 
 COMPARISONS = {"<", "<=", ">", ">="}
 FUNCTIONS: Mapping[str, Callable[[float], float]] = {
@@ -79,13 +80,13 @@ class TraceError(RegistryError):
 
 
 def error(owner: Component, message: str) -> TraceError:
-    """What is wrong with a neuron or a surrogate, with its name."""
+    """The error of a neuron or a surrogate, the ``owner``, with its name and a ``message``."""
     kind = "surrogate" if isinstance(owner, Surrogate) else "neuron"
     return TraceError(f"{kind} {type(_written(owner)).__name__!r}: {message}")
 
 
 def files(owner: Component) -> list[str]:
-    """Where the author of a neuron or surrogate wrote it, its own file first."""
+    """Where the author of a neuron or surrogate, the ``owner``, wrote it, its own file first."""
     modules = [
         sys.modules.get(cls.__module__)
         for cls in type(_written(owner)).__mro__
@@ -99,10 +100,15 @@ def _written(owner: Component) -> Component:
     return getattr(owner, "declared", owner)
 
 
-def call(owner: Component, function: Callable[..., Any], *args: Any) -> Any:
-    """What a function of a neuron or surrogate returns. Raises `TraceError` with its line for all that goes wrong in it."""
+def call[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
+    """What a function of a neuron or surrogate returns. Raises `TraceError` with its line for all that goes wrong in it.
+
+    Args:
+        owner: The neuron or surrogate.
+        function: Called with all further arguments.
+    """
     try:
-        return function(*args)
+        return function(*args, **named)
     except Exception as reason:  # pylint: disable=broad-exception-caught
         # numpy wraps a refusal in an error of its own
         refusal = next((e for e in (reason, reason.__cause__) if isinstance(e, TraceError)), None)
@@ -116,79 +122,79 @@ def call(owner: Component, function: Callable[..., Any], *args: Any) -> Any:
 
 
 class Node:
-    """One expression: an operation and its arguments, or an input."""
+    """One expression: an operation and its arguments, or an input, which has a name instead."""
 
-    def __init__(self, graph: Graph, op: str, args: tuple[Value, ...], lane: bool) -> None:
-        self.graph, self.op, self.args, self.lane = graph, op, args, lane
+    def __init__(self, graph: Graph, op: str, args: tuple[Expression, ...], lane: bool, name: str) -> None:
+        self.graph, self.op, self.args, self.lane, self.name = graph, op, args, lane, name
         self.index = len(graph.nodes)
 
     def __repr__(self) -> str:
         return f"<{self.op} {self.index}>"
 
-    def __add__(self, other: Value) -> Value:
+    def __add__(self, other: Value) -> Expression:
         return self.graph.make("+", self, other)
 
-    def __radd__(self, other: Value) -> Value:
+    def __radd__(self, other: Value) -> Expression:
         return self.graph.make("+", other, self)
 
-    def __sub__(self, other: Value) -> Value:
+    def __sub__(self, other: Value) -> Expression:
         return self.graph.make("-", self, other)
 
-    def __rsub__(self, other: Value) -> Value:
+    def __rsub__(self, other: Value) -> Expression:
         return self.graph.make("-", other, self)
 
-    def __mul__(self, other: Value) -> Value:
+    def __mul__(self, other: Value) -> Expression:
         return self.graph.make("*", self, other)
 
-    def __rmul__(self, other: Value) -> Value:
+    def __rmul__(self, other: Value) -> Expression:
         return self.graph.make("*", other, self)
 
-    def __truediv__(self, other: Value) -> Value:
+    def __truediv__(self, other: Value) -> Expression:
         if not self.lane and isinstance(other, Node):
             return other.__rtruediv__(self)
         return self.graph.make("/", self, other)
 
-    def __rtruediv__(self, other: Value) -> Value:
+    def __rtruediv__(self, other: Value) -> Expression:
         if not self.lane:
             return self.graph.make("/", other, self)
         # torch computes number / tensor as number * (1 / tensor): the same two roundings here
         return self.graph.make("*", self.graph.make("/", 1.0, self), other)
 
-    def __neg__(self) -> Value:
+    def __neg__(self) -> Expression:
         return self.graph.make("neg", self)
 
-    def __pow__(self, exponent: Value) -> Value:
+    def __pow__(self, exponent: Value) -> Expression:
         if not isinstance(exponent, Node) and exponent in (2, 3):
             if not self.lane:
                 return self.graph.make("**", self, exponent)
             return self * self if exponent == 2 else self * self * self
         raise TraceError(f"'** {exponent}' is not in the op vocabulary; squares and cubes are")
 
-    def __lt__(self, other: Value) -> Value:
+    def __lt__(self, other: Value) -> Expression:
         return self.graph.make("<", self, other)
 
-    def __le__(self, other: Value) -> Value:
+    def __le__(self, other: Value) -> Expression:
         return self.graph.make("<=", self, other)
 
-    def __gt__(self, other: Value) -> Value:
+    def __gt__(self, other: Value) -> Expression:
         return self.graph.make(">", self, other)
 
-    def __ge__(self, other: Value) -> Value:
+    def __ge__(self, other: Value) -> Expression:
         return self.graph.make(">=", self, other)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("__"):
             raise AttributeError(name)
         raise TraceError(f"'.{name}' of a value {unknown(name)}")
 
     @classmethod
-    def __torch_function__(cls, function: Any, *_: Any) -> NoReturn:
+    def __torch_function__(cls, function: Callable[..., object], *_: object) -> NoReturn:
         name = function.__name__
         raise TraceError(f"'torch.{name}', or a tensor in a step, {unknown(name)}")
 
 
 def _refusal(message: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any) -> NoReturn:
+    def refuse(*_: object) -> NoReturn:
         raise TraceError(message)
 
     return refuse
@@ -203,40 +209,46 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = []
-        self.known: dict[tuple[Any, ...], Node] = {}
+        self.known: dict[tuple[object, ...], Node] = {}
 
     def input(self, name: str, lane: bool = True) -> Node:
-        """A symbol: an argument of the step."""
-        return self._node(("input", name), "input", (name,), lane)
+        """A symbol: the argument of the step called ``name``; ``lane``: it differs between neurons."""
+        return self._node(("input", name), "input", (), lane, name)
 
-    def make(self, op: str, *args: Value) -> Value:
-        """The expression ``op(*args)``; a number if it is one."""
+    def make(self, op: str, *given: object) -> Expression:
+        """The expression of an operation ``op`` on the values ``given``, which are checked; a number if it is one."""
         conditions = 1 if op == "where" else 0
-        args = (*args[:conditions], *(_checked(x) for x in args[conditions:]))
-        if conditions and not isinstance(args[0], Node):
-            return args[1] if args[0] else args[2]
-        if conditions and args[0].op not in COMPARISONS:
-            raise TraceError("the condition of ops.where must be a comparison")
+        args = tuple(_checked(x) for x in given[conditions:])
+        if conditions:
+            condition = given[0]
+            if not isinstance(condition, Node):
+                return args[0] if condition else args[1]
+            if condition.op not in COMPARISONS:
+                raise TraceError("the condition of ops.where must be a comparison")
+            args = (condition, *args)
         if not any(isinstance(x, Node) for x in args):
             return NUMBERS[op](*args)
         if op == "*":
             for x, y in (args, args[::-1]):
                 if not isinstance(x, Node) and x == 1.0:
                     return y
-        if op == "detach" and args[0].op in ("input", "detach", "heaviside") and not args[0].lane:
-            return args[0]
+        x = args[0]
+        if op == "detach" and isinstance(x, Node) and x.op in ("input", "detach", "heaviside") and not x.lane:
+            return x
         key = (op, *(x.index if isinstance(x, Node) else ("number", float(x).hex()) for x in args))
         lane = any(isinstance(x, Node) and x.lane for x in args)
         return self._node(key, op, args, lane)
 
-    def _node(self, key: tuple[Any, ...], op: str, args: tuple[Value, ...], lane: bool) -> Node:
+    def _node(
+        self, key: tuple[object, ...], op: str, args: tuple[Expression, ...], lane: bool, name: str = ""
+    ) -> Node:
         if key not in self.known:
-            self.known[key] = Node(self, op, args, lane)
+            self.known[key] = Node(self, op, args, lane, name)
             self.nodes.append(self.known[key])
         return self.known[key]
 
 
-def _checked(x: Value) -> Value:
+def _checked(x: object) -> Expression:
     """An argument, if it is one to compute with."""
     if isinstance(x, Node):
         if x.op in COMPARISONS:
@@ -247,7 +259,7 @@ def _checked(x: Value) -> Value:
     return float(x) if isinstance(x, bool) else x
 
 
-class TraceOps:
+class TraceOps(Ops):
     """The op vocabulary on symbols. Anything else is refused by name."""
 
     vocabulary = (*FUNCTIONS, "max", "min", "where", "heaviside", "spike", "detach")
@@ -269,7 +281,7 @@ class TraceOps:
 
 
 def unknown(name: str) -> str:
-    """Why a function is refused, with the vocabulary and the nearest of it."""
+    """Why the function called ``name`` is refused, with the vocabulary and the nearest of it."""
     return (
         f"is not in the op vocabulary: {', '.join(TraceOps.vocabulary)}{nearest(name, TraceOps.vocabulary)}"
     )
@@ -278,15 +290,25 @@ def unknown(name: str) -> str:
 def gradients(
     graph: Graph,
     surrogate: Surrogate,
-    slope: Value,
+    slope: Expression,
     seeds: Iterable[tuple[Value, Node]],
     wrt: Sequence[Node],
-) -> list[Value]:
-    """Reverse mode: gradients of ``wrt``, given that of every output: (output, its gradient) pairs."""
-    ops = TraceOps(graph)
-    adjoints: dict[int, Value] = {}
+) -> list[Expression]:
+    """Reverse mode.
 
-    def add(x: Value, gradient: Value) -> None:
+    Args:
+        graph: The forward; gets the nodes of the adjoint.
+        surrogate: Gives the derivative of a spike.
+        slope: Of the surrogate.
+        seeds: Every output, and its gradient.
+        wrt: What gradients are wanted of, in this order.
+    """
+    adjoints: dict[int, Expression] = {}
+
+    def where(condition: object, x: Expression, y: Expression) -> Expression:
+        return graph.make("where", condition, x, y)
+
+    def add(x: Value, gradient: Expression) -> None:
         if isinstance(x, Node) and x.lane:
             adjoints[x.index] = adjoints[x.index] + gradient if x.index in adjoints else gradient
 
@@ -321,38 +343,39 @@ def gradients(
             case "sqrt", x:
                 add(x, g / (2.0 * node))
             case "abs", x:
-                add(x, ops.where(x > 0.0, g, ops.where(x < 0.0, -g, 0.0)))
+                add(x, where(x > 0.0, g, where(x < 0.0, -g, 0.0)))
             case ("max" | "min") as op, x, y:
                 for a, b in ((x, y), (y, x)):
-                    add(a, _share(ops, op, g, a, b))
+                    add(a, _share(graph, op, g, a, b))
             case "where", condition, x, y:
-                add(x, ops.where(condition, g, 0.0))
-                add(y, ops.where(condition, 0.0, g))
+                add(x, where(condition, g, 0.0))
+                add(y, where(condition, 0.0, g))
             case "spike", x:
-                add(x, g * call(surrogate, surrogate.derivative, ops, x, slope))
+                derivative = call(surrogate, surrogate.derivative, TraceOps(graph), x, slope)
+                add(x, graph.make("*", g, derivative))
     return [adjoints.get(x.index, 0.0) for x in wrt]
 
 
-def _share(ops: TraceOps, op: str, g: Value, x: Value, y: Value) -> Value:
+def _share(graph: Graph, op: str, g: Expression, x: Expression, y: Expression) -> Expression:
     """Gradient of one argument of a maximum or minimum: all, or nothing, or half of it where two lanes are equal."""
     if not (isinstance(x, Node) and x.lane):
         return 0.0
     if not (isinstance(y, Node) and y.lane):
-        return ops.where(x >= y if op == "max" else x <= y, g, 0.0)
+        return graph.make("where", x >= y if op == "max" else x <= y, g, 0.0)
     ahead, behind = (x > y, x < y) if op == "max" else (x < y, x > y)
-    return ops.where(ahead, g, ops.where(behind, 0.0, 0.5 * g))
+    return graph.make("where", ahead, g, graph.make("where", behind, 0.0, 0.5 * g))
 
 
-def evaluate(nodes: Sequence[Value], inputs: Mapping[str, float]) -> list[float]:
-    """Uniform expressions as numbers."""
+def evaluate(nodes: Sequence[Expression], inputs: Mapping[str, float]) -> list[float]:
+    """Uniform expressions, ``nodes``, as numbers, given those of all ``inputs`` by name."""
     values: dict[int, float] = {}
 
-    def value(x: Value) -> float:
+    def value(x: Expression) -> float:
         if not isinstance(x, Node):
             return x
         if x.index not in values:
             values[x.index] = (
-                inputs[x.args[0]] if x.op == "input" else NUMBERS[x.op](*(value(a) for a in x.args))
+                inputs[x.name] if x.op == "input" else NUMBERS[x.op](*(value(a) for a in x.args))
             )
         return values[x.index]
 

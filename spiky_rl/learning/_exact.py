@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, override
 
 import torch
 from torch import Tensor
@@ -10,17 +10,18 @@ from torch import Tensor
 from spiky_rl.config.options import Settings, option
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning._timed import Timed
+from spiky_rl.networks._layer import Layer
 from spiky_rl.neurons.base import Neuron
 
 
 def slope(default: float) -> Any:
-    """Declare the least slope."""
+    """Declare the least slope, with its ``default`` in 1/ms."""
     meaning = "least slope of the distance to threshold that a gradient is divided by"
     return option(default, meaning, low=1e-9, unit="1/ms")
 
 
 def regularization(who: str) -> Any:
-    """Declare the push that keeps neurons within the band."""
+    """Declare the push that keeps neurons within the band; ``who`` is pushed, in words."""
     return option(0.05, f"push of neurons that {who}; 0: none", low=0.0)
 
 
@@ -46,11 +47,13 @@ class Exact(Rule):
         self.own = {"tau_synapse": options.tau_synapse, "slope": options.slope}
         self.regularization, self.lowest, self.highest = options.regularization, options.lowest, highest
 
+    @override
     def neuron(self, neuron: Neuron) -> Neuron:
         return self.timed.wrap(neuron, type(self).__name__.lower(), **self.own)
 
+    @override
     def after(
-        self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
         if not self.regularization or not current.requires_grad:
             return output

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, override
 
 import torch
 from torch import Tensor
 
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, States, param
-from spiky_rl.surrogates.rectangle import Rectangle
-
-OPS = TorchOps(Rectangle.of())
+from spiky_rl.kernels.ops import SPIKELESS
+from spiky_rl.networks._layer import Layer
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
 
 
 class Smooth(Neuron):
@@ -28,14 +26,15 @@ class Smooth(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         e1 = p.decay_rise * s.e1 + (1.0 - p.decay_rise) * current
         e2 = p.decay_fall * s.e2 + (1.0 - p.decay_fall) * e1
         return e2, s.replace(e1=e1, e2=e2)
 
 
 def smoothed(output: Tensor, smooth: Smooth, keep: Tensor | None, backend: str) -> Tensor:
-    """The output [T, K, B, N] as it is, whose gradient is correlated with the double exponential.
+    """The ``output`` [T, K, B, N] as it is, whose gradient is correlated with the double exponential ``smooth`` by a ``backend``.
 
     That of a moment then counts the errors after it, within its episode (``keep`` [T, B]; 0 where one begins).
     """
@@ -53,8 +52,10 @@ class _Smoothed(torch.autograd.Function):
         flipped, keep = grads[0].flip(0, 1), going_back(ctx.keep)
         parameters = tuple(ctx.smooth.number(name) for name in ctx.smooth.params)
         steps = flipped.shape[1]
-        found, _ = dispatch.unroll(ctx.backend, ctx.smooth, OPS, flipped, steps, None, parameters, keep)
-        return found.flip(0, 1), None, None, None
+        filtered, _ = dispatch.unroll(
+            ctx.backend, ctx.smooth, SPIKELESS, flipped, steps, None, parameters, keep
+        )
+        return filtered.flip(0, 1), None, None, None
 
 
 def going_back(keep: Tensor | None) -> Tensor | None:
@@ -63,7 +64,7 @@ def going_back(keep: Tensor | None) -> Tensor | None:
 
 
 def fed_back(output: Tensor, signal: Tensor, way: Callable[[Tensor], Tensor]) -> Tensor:
-    """The output [T, K, B, N] as it is; its gradient is that of the signal [T, K or 1, B, C] too, by ``way``."""
+    """The ``output`` [T, K, B, N] as it is; its gradient is that of the ``signal`` [T, K or 1, B, C] too, by ``way``."""
     return _FedBack.apply(output, signal, way)  # type: ignore[return-value]
 
 
@@ -79,8 +80,8 @@ class _FedBack(torch.autograd.Function):
         return grads[0], ctx.way(error), None
 
 
-def transposed(layer: Any, signal: Tensor) -> Callable[[Tensor], Tensor]:
-    """Error at a layer's current -> error at its signal: its connection's own weights, in the other direction.
+def transposed(layer: Layer, signal: Tensor) -> Callable[[Tensor], Tensor]:
+    """Error at a ``layer``'s current -> error at its ``signal``: its connection's own weights, in the other direction.
 
     Where a connection pools, through the currents that were the largest for this signal.
     """
@@ -89,7 +90,7 @@ def transposed(layer: Any, signal: Tensor) -> Callable[[Tensor], Tensor]:
         with torch.enable_grad():
             x = signal.detach().requires_grad_()
             current = layer.connection(x, layer.backend, layer.binary)
-            (found,) = torch.autograd.grad(current, x, error)
-        return found
+            (errors,) = torch.autograd.grad(current, x, error)
+        return errors
 
     return way

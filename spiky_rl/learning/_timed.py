@@ -19,10 +19,9 @@ and go; one that goes at the end of an unrolled time goes continuously.
 from __future__ import annotations
 
 import math
-from typing import Any
-
+from typing import override
 from spiky_rl.learning._wrapped import Wrapped
-from spiky_rl.neurons.base import States
+from spiky_rl.neurons.base import Ops, Params, States, Value
 
 
 class Timed(Wrapped):
@@ -34,13 +33,14 @@ class Timed(Wrapped):
     once = False
     """Whether a neuron sends its first spike alone."""
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         named, parts = self.inner.named_states, self.inner.substeps
         states = named(*s[: len(self.inner.states)])
         dt, tau = self.dt / parts, self.chosen["tau_synapse"]
         decay = math.exp(-dt / tau)
         synapse, sent = s.timed_synapse + current, s.timed_late
-        late, spent = 0.0 * sent, s.timed_spent if self.once else None
+        late, has_fired = 0.0 * sent, s.timed_spent if self.once else None
         for part in range(parts):
             drive = (tau / dt * (1.0 - decay)) * synapse
             synapse = decay * synapse
@@ -58,10 +58,10 @@ class Timed(Wrapped):
                 )
             )
             place, spike = (part + fraction) / parts, ops.where(beyond >= 0.0, 1.0, 0.0)
-            new = spike if spent is None else spike * (1.0 - spent)
-            spent = None if spent is None else ops.max(spent, spike)
+            new = spike if has_fired is None else spike * (1.0 - has_fired)
+            has_fired = None if has_fired is None else ops.max(has_fired, spike)
             sent, late = sent + new * (1.0 - place), late + new * place
-        own = {} if spent is None else {"timed_spent": spent}
+        own = {} if has_fired is None else {"timed_spent": has_fired}
         return sent, s.replace(**states._asdict(), timed_synapse=synapse, timed_late=late, **own)
 
 

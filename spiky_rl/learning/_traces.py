@@ -25,18 +25,21 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, override
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from spiky_rl.config.options import RegistryError, Settings, option
+from spiky_rl.config.registry import Configured
 from spiky_rl.connections.linear import Linear
 from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.ops import SPIKELESS
 from spiky_rl.learning.base import Rule
-from spiky_rl.learning._filters import OPS, going_back
-from spiky_rl.neurons.base import Neuron, States, param
+from spiky_rl.learning._filters import going_back
+from spiky_rl.networks._layer import Layer
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class Trace(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         left = p.decay * s.r
         if self.options.nearest:
             return left, s.replace(r=ops.where(ops.abs(current) > 0.0, current, left))
@@ -100,15 +104,34 @@ class Trace(Neuron):
 def trace(
     signal: Tensor, keep: Tensor | None, tau: float, dt: float, nearest: bool = False, backend: str = "auto"
 ) -> Tensor:
-    """The trace [S, B, C] of a signal [S, B, C], from zero where ``keep`` [S, B] is 0, before each step's own events."""
+    """The trace [S, B, C] of a signal, before each step's own events.
+
+    Args:
+        signal: [S, B, C], S inner steps.
+        keep: [S, B]; from zero where it is 0.
+        tau: Time constant in ms.
+        dt: Inner step in ms.
+        nearest: An event replaces what was there.
+        backend: What runs it.
+    """
     neuron = Trace.of(tau=tau, nearest=nearest, dt=dt)
     parameters, current = (neuron.number("tau"),), signal.unsqueeze(1)
-    return dispatch.unroll(backend, neuron, OPS, current, 1, None, parameters, keep)[0].squeeze(1)
+    return dispatch.unroll(backend, neuron, SPIKELESS, current, 1, None, parameters, keep)[0].squeeze(1)
 
 
 @torch.no_grad()
-def worth(credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto") -> Tensor:
-    """M [S, B]: what events of each step are worth, given the credit d [S, B] that falls due in each; ``tau``: tau_e."""
+def modulation_by_credit(
+    credit: Tensor, keep: Tensor | None, tau: float, dt: float, backend: str = "auto"
+) -> Tensor:
+    """The modulation M [S, B] of the events of each step.
+
+    Args:
+        credit: d [S, B], which falls due in each step.
+        keep: [S, B]; 0 where an episode begins.
+        tau: tau_e in ms.
+        dt: Inner step in ms.
+        backend: What runs it.
+    """
     flipped = credit.flip(0).unsqueeze(-1)
     return (flipped + trace(flipped, going_back(keep), tau, dt, backend=backend)).flip(0).squeeze(-1)
 
@@ -121,7 +144,7 @@ def change(
     weights: Tensor,
     window: Window,
     bounds: tuple[Tensor | float, Tensor | float] = (0.0, 1.0),
-    worths: Tensor | None = None,
+    modulation: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """dw [C, N].
@@ -133,14 +156,14 @@ def change(
         weights: [C, N], for weight dependence.
         window: The rule.
         bounds: low and high, numbers or what broadcasts to the weights; read for mu > 0 only.
-        worths: M [S, B]; None: 1.
+        modulation: M [S, B]; None: 1.
         backend: What runs the traces.
     """
 
     def traced(signal: Tensor, tau: float) -> Tensor:
         return trace(signal, keep, tau, window.dt, window.nearest, backend)
 
-    def met(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
+    def paired(left: Tensor, events: Tensor, pair: float, triplet: float, tau: float) -> Tensor:
         if not triplet:
             return pair * correlated(left, events)
         return correlated(left, traced(events, tau).mul_(triplet).add_(pair).mul_(events))
@@ -148,10 +171,10 @@ def change(
     r1, o1 = traced(pre, window.tau_plus), traced(post, window.tau_minus)
     if window.causal:
         r1 = torch.where(pre != 0.0, pre, r1) if window.nearest else r1.add_(pre)
-    if worths is not None:
-        r1, o1 = (left.mul_(worths.unsqueeze(-1)) for left in (r1, o1))
-    up = met(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
-    down = met(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
+    if modulation is not None:
+        r1, o1 = (left.mul_(modulation.unsqueeze(-1)) for left in (r1, o1))
+    up = paired(r1, post, window.potentiation, window.triplet_potentiation, window.tau_y)
+    down = paired(o1, pre, window.depression, window.triplet_depression, window.tau_x).t()
     if window.mu:
         low, high = bounds
         up = up * ((high - weights) / (high - low)).clamp(min=0.0) ** window.mu
@@ -160,7 +183,7 @@ def change(
 
 
 def correlated(left: Tensor, events: Tensor) -> Tensor:
-    """sum over steps of left [S, B, L] times events [S, B, E], mean over environments: [L, E]."""
+    """sum over steps of ``left`` [S, B, L] times ``events`` [S, B, E], mean over environments: [L, E]."""
     return left.flatten(0, 1).t() @ events.flatten(0, 1) / left.shape[1]
 
 
@@ -172,7 +195,7 @@ Normalisation = Literal["none", "subtractive", "multiplicative"]
 
 
 def normalisation(default: Normalisation) -> Any:
-    """Declare what becomes of a neuron's incoming weights after a change."""
+    """Declare what becomes of a neuron's incoming weights after a change, with its ``default``."""
     meaning = (
         "of a neuron's incoming weights: subtractive keeps their sum, multiplicative that of their sizes"
     )
@@ -233,14 +256,16 @@ class Local(Rule):
         nearest, causal = options.neighbours == "nearest", options.same_step == "causal"
         self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
+    @override
+    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         count = len(layers)
         for index in self.chosen:
             if index >= count:
                 raise RegistryError(f"layers: {index} is out of range; the layers are 0 to {count - 1}")
         self.chosen = self.chosen or tuple(range(count))
-        links = [layers[index].connection for index in self.chosen]
-        for index, link in zip(self.chosen, links, strict=True):
+        links: list[Linear] = []
+        for index in self.chosen:
+            link = layers[index].connection
             if not isinstance(link, Linear):
                 kind = type(link).__module__.rpartition(".")[2]
                 raise RegistryError(
@@ -250,17 +275,19 @@ class Local(Rule):
             link.requires_grad_(False)
             if self.normalisation == "multiplicative":
                 self.register_buffer(f"sums_{index}", link.synapses().abs().sum(0))
+            links.append(link)
         # of the first weights, which a checkpoint's network no longer has
         self.register_buffer("sizes", torch.tensor([float(link.weight.abs().max()) for link in links]))
         self.sizes: Tensor
 
     @abstractmethod
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor | None:
-        """M [S, B] of credit [T, B] and keep [S, B], S = T ``steps``; None: all events are worth the same."""
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor | None:
+        """M [S, B] of ``credit`` [T, B] and ``keep`` [S, B] in a ``layer``, S = T ``steps``; None: that of all events is the same."""
 
+    @override
     @torch.no_grad()
     def change(
-        self, layers: Sequence[Any], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+        self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
         steps = signals[-1].shape[1]
         if keep is not None:
@@ -269,18 +296,19 @@ class Local(Rule):
             keep = starts.flatten(0, 1)
         for index, size in zip(self.chosen, self.sizes, strict=True):
             layer, link = layers[index], layers[index].connection
+            assert isinstance(link, Linear)
             pre, post = (s.expand(-1, steps, -1, -1).flatten(0, 1) for s in signals[index : index + 2])
             sign, places = _signs(link), link.weight.new_ones(()) if link.mask is None else link.mask != 0
             weights = (link.weight.abs() * sign if link.dale else link.weight) * places
             top = self.limit * size
             bounds = (sign.clamp(max=0.0) * top, sign.clamp(min=0.0) * top) if link.dale else (-top, top)
             window = replace(self.window, dt=layer.neuron.dt)
-            worths = self.worths(credit, keep, layer, steps)
-            found = change(pre, post, keep, weights, window, bounds, worths, layer.backend)
-            found = self.rate * size * _shared(found) * places
+            modulation = self.modulation(credit, keep, layer, steps)
+            delta = change(pre, post, keep, weights, window, bounds, modulation, layer.backend)
+            delta = self.rate * size * _shared(delta) * places
             if self.normalisation == "subtractive":
-                found = (found - found.sum(0) / (places * torch.ones_like(found)).sum(0)) * places
-            weights = (weights + found).clamp(*bounds)
+                delta = (delta - delta.sum(0) / (places * torch.ones_like(delta)).sum(0)) * places
+            weights = (weights + delta).clamp(*bounds)
             if self.normalisation == "multiplicative":
                 strengths = weights.abs() if link.mask is None else (weights * link.mask).abs()
                 sums = getattr(self, f"sums_{index}")
@@ -293,9 +321,9 @@ def _signs(link: Linear) -> Tensor:
     return torch.ones_like(link.weight) if link.mask is None else torch.where(link.mask < 0, -1.0, 1.0)
 
 
-def _shared(found: Tensor) -> Tensor:
+def _shared(values: Tensor) -> Tensor:
     """The mean over the ranks of a distributed run, which have the same weights."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(found)
-        found = found / torch.distributed.get_world_size()
-    return found
+        torch.distributed.all_reduce(values)
+        values = values / torch.distributed.get_world_size()
+    return values

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, override
 
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.programs import component
-from spiky_rl.neurons.base import Neuron, Ode, States, naming
+from spiky_rl.neurons.base import Neuron, Ode, Ops, Params, States, Value, naming
 
 
 class Wrapped(Neuron):
@@ -28,13 +28,16 @@ class Wrapped(Neuron):
 
     @classmethod
     def of(cls, inner: str, **values: Any) -> Self:
-        """The same again, from what it was chosen to be: the neuron's class, its options, and the wrapper's own numbers."""
+        """The same again, from what it was chosen to be: the class ``inner``, and ``values``, its options and the wrapper's own numbers."""
         own = {name: values.pop(name) for name in cls.own}
         return cls(component("neurons", inner).of(**values), **own)
 
     @classmethod
     def wrap(cls, neuron: Neuron, rule: str, **own: float) -> Self:
-        """In the place of ``neuron``. Raises RegistryError for one that is no ODE with a threshold and a reset."""
+        """In the place of ``neuron``, with numbers of its ``own``.
+
+        Raises RegistryError, in which ``rule`` names who needs it, for a neuron that is no ODE with a threshold and a reset.
+        """
         if not isinstance(neuron, Ode):
             raise RegistryError(
                 f"name: {type(neuron).__name__.lower()!r} has no threshold and reset of its own, which {rule!r} needs"
@@ -45,6 +48,7 @@ class Wrapped(Neuron):
     def declared(self) -> Neuron:
         return self.inner
 
+    @override
     def limits(self, name: str) -> tuple[float | None, float | None]:
         return self.inner.limits(name)
 
@@ -56,20 +60,23 @@ class Unreset(Wrapped):
         super().__init__(inner)
         self.substeps = inner.substeps
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.inner.integrate(ops, current, s, p)
         spike = ops.spike(self.inner.distance(ops, s, p))
         return spike, self._reset(ops, ops.detach(spike), s, p)
 
-    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.inner.integrate(ops, current, s, p)
         distance = self.inner.distance(ops, s, p)
         return ops.max(distance, peak), self._reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         return ops.spike(peak), s
 
-    def _reset(self, ops: Any, spike: Any, s: States, p: Any) -> States:
+    def _reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         after = self.inner.reset(ops, spike, s, p)
         # the value after the reset, the gradient before it: the difference is zero
         return self.named_states(

@@ -8,12 +8,14 @@ the output's error reaches the layers. What is left after that are gradients as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from spiky_rl.config.registry import Component
+from spiky_rl.codecs.decoders.base import Decoder
+from spiky_rl.config.registry import Component, Configured
+from spiky_rl.networks._layer import Layer
 from spiky_rl.neurons.base import Neuron
 from spiky_rl.surrogates.base import Surrogate
 
@@ -36,41 +38,53 @@ class Rule(Component, torch.nn.Module):
     truncate: int = 0
     """Control steps after which a replayed rollout's gradient is cut; 0: never."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.plain = (cls.before, cls.after, cls.read) == (Rule.before, Rule.after, Rule.read)
         if cls.local != (cls.change is not Rule.change):
             raise TypeError(f"{cls.__name__}: a local rule defines change, and one that defines it is local")
 
     def surrogate(self, surrogate: Surrogate) -> Surrogate:
-        """The surrogate that is used where the agent names this one."""
+        """The surrogate that is used where the agent names this ``surrogate``."""
         return surrogate
 
     def neuron(self, neuron: Neuron) -> Neuron:
-        """The neuron that runs where the agent names this one. Raises RegistryError where the rule has no gradient for it."""
+        """The neuron that runs where the agent names this ``neuron``. Raises RegistryError where the rule has no gradient for it."""
         return neuron
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
-        """Make what the rule needs for these layers, and a configured decoder with ``outputs`` features."""
+    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
+        """Make what the rule needs for these ``layers``, and a configured ``decoder`` with ``outputs`` features."""
 
     def before(self, signal: Tensor) -> Tensor:
-        """What a layer reads of its signal."""
+        """What a layer reads of its ``signal`` [T, K or 1, B, C]."""
         return signal
 
     def after(  # pylint: disable=unused-argument
-        self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
-        """A layer's output [T, K, B, N], equal to ``output``, with the gradient that the rule gives it."""
+        """A layer's output, with the gradient that the rule gives it.
+
+        Args:
+            layer: Whose output it is.
+            signal: Its input, [T, K or 1, B, C].
+            current: What its connection makes of that, [T, K or 1, B, N].
+            output: What comes back, in value: [T, K, B, N].
+            keep: [T, B]; 0 where an episode begins with this step.
+        """
         return output
 
     def read(
-        self, decoder: Any, outputs: Sequence[Tensor], state: Any, keep: Tensor | None
-    ) -> tuple[Tensor, Any]:
-        """Features [T, B, F] and the decoder's new state, from the outputs of all layers."""
+        self,
+        decoder: Decoder,
+        outputs: Sequence[Tensor],
+        state: tuple[Tensor, ...] | None,
+        keep: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Features [T, B, F] of the ``decoder`` and its new ``state``, from the ``outputs`` of all layers; ``keep`` as in `after`."""
         return decoder(outputs[-1], state, keep)
 
     def change(
-        self, layers: Sequence[Any], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
+        self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
         """What a `local` rule makes of a rollout: weights that have no gradient, changed in place.
 

@@ -15,13 +15,16 @@ Source: Bellec et al. (2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, override
 
 import torch
 from torch import Tensor
 
+from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import RegistryError, Settings, option
+from spiky_rl.config.registry import Configured
 from spiky_rl.learning.base import Rule
+from spiky_rl.networks._layer import Layer
 from spiky_rl.neurons.base import Neuron
 
 
@@ -40,6 +43,7 @@ class Eprop(Rule):
         self.feedback = options.feedback
         self.mirrors: Any = torch.nn.ModuleList()
 
+    @override
     def neuron(self, neuron: Neuron) -> Neuron:
         if not neuron.chosen.get("detach_reset", True):
             raise RegistryError(
@@ -47,18 +51,25 @@ class Eprop(Rule):
             )
         return neuron
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
+    @override
+    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         for layer in layers if self.feedback == "random" else layers[:-1]:
             mirror = decoder.build(inputs=layer.width, outputs=outputs).requires_grad_(False)
             mirror.connect(layer.backend, not layer.neuron.graded)
             self.mirrors.append(mirror)
 
+    @override
     def before(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
+    @override
     def read(
-        self, decoder: Any, outputs: Sequence[Tensor], state: Any, keep: Tensor | None
-    ) -> tuple[Tensor, Any]:
+        self,
+        decoder: Decoder,
+        outputs: Sequence[Tensor],
+        state: tuple[Tensor, ...] | None,
+        keep: Tensor | None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         last = outputs[-1].detach() if self.feedback == "random" else outputs[-1]
         features, new = decoder(last, state, keep)
         if torch.is_grad_enabled():

@@ -9,12 +9,13 @@ mean of about zero in every state, as an advantage has: what STDP does by itself
 Source: Florian (2007); Izhikevich (2007); computed as `spiky_rl.learning._traces` says.
 """
 
-from typing import Any
+from typing import override
 
 from torch import Tensor
 
 from spiky_rl.config.options import option
-from spiky_rl.learning._traces import Local, worth
+from spiky_rl.learning._traces import Local, modulation_by_credit
+from spiky_rl.networks._layer import Layer
 
 
 class Rstdp(Local):
@@ -27,7 +28,8 @@ class Rstdp(Local):
         super().__init__(options)
         self.tau = options.tau_eligibility
 
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> Tensor:
+    @override
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> Tensor:
         due = credit.new_zeros(credit.shape[0], steps, credit.shape[1])
         due[:, -1] = credit
-        return worth(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)
+        return modulation_by_credit(due.flatten(0, 1), keep, self.tau, layer.neuron.dt, layer.backend)

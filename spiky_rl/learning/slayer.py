@@ -9,6 +9,8 @@ a reset, and so it runs on the same kernels, and layers of neurons with more tha
 Source: Shrestha & Orchard (2018).
 """
 
+from typing import override
+
 from spiky_rl.config.registry import Configured
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning._wrapped import Unreset
@@ -25,8 +27,10 @@ class Slayer(Rule):
         super().__init__()
         self.density: Surrogate = density.build()
 
+    @override
     def surrogate(self, surrogate: Surrogate) -> Surrogate:
         return self.density
 
+    @override
     def neuron(self, neuron: Neuron) -> Neuron:
         return Unreset.wrap(neuron, "slayer")

@@ -10,11 +10,12 @@ it does not; therefore each neuron's incoming weights keep their sum (``normalis
 Source: Song, Miller & Abbott (2000); Pfister & Gerstner (2006); normalisation: Miller & MacKay (1994).
 """
 
-from typing import Any
+from typing import override
 
 from torch import Tensor
 
 from spiky_rl.learning._traces import Local, Normalisation, normalisation
+from spiky_rl.networks._layer import Layer
 
 
 class Stdp(Local):
@@ -23,5 +24,6 @@ class Stdp(Local):
     class Options(Local.Options):
         normalisation: Normalisation = normalisation("subtractive")
 
-    def worths(self, credit: Tensor, keep: Tensor | None, layer: Any, steps: int) -> None:
+    @override
+    def modulation(self, credit: Tensor, keep: Tensor | None, layer: Layer, steps: int) -> None:
         return None

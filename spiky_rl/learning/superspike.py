@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
+from spiky_rl.config.registry import Configured
 from spiky_rl.learning.base import Rule
 from spiky_rl.learning._filters import Smooth, fed_back, smoothed, transposed
 from spiky_rl.learning._wrapped import Unreset
+from spiky_rl.networks._layer import Layer
 from spiky_rl.neurons.base import Neuron
 import itertools
 
@@ -44,10 +46,12 @@ class Superspike(Rule):
         super().__init__()
         self.tau_rise, self.tau_decay, self.feedback = options.tau_rise, options.tau_decay, options.feedback
 
+    @override
     def neuron(self, neuron: Neuron) -> Neuron:
         return Unreset.wrap(neuron, "superspike")
 
-    def attach(self, layers: Sequence[Any], decoder: Any, outputs: int) -> None:
+    @override
+    def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         if self.feedback == "symmetric":
             return
         for below, layer in itertools.pairwise(layers):
@@ -57,18 +61,20 @@ class Superspike(Rule):
             )
             layer.register_buffer("feedback", way)
 
+    @override
     def before(self, signal: Tensor) -> Tensor:
         return signal.detach()
 
+    @override
     def after(
-        self, layer: Any, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
+        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None
     ) -> Tensor:
         if not torch.is_grad_enabled():
             return output
         smooth = Smooth.of(tau_rise=self.tau_rise, tau_fall=self.tau_decay, dt=layer.neuron.dt)
-        found = smoothed(output, smooth, keep, layer.backend)
+        filtered = smoothed(output, smooth, keep, layer.backend)
         if not signal.requires_grad:
-            return found
+            return filtered
         fixed = getattr(layer, "feedback", None)
         way = transposed(layer, signal) if fixed is None else lambda error: error @ fixed
-        return fed_back(found, signal, way)
+        return fed_back(filtered, signal, way)

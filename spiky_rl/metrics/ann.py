@@ -10,14 +10,13 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spiky_rl.metrics.updates import Arithmetic, of_activation, of_recurrent_cell
 
-Hook = Callable[[nn.Module, Any, Any], None]
+Hook = Callable[..., None]
 """As torch calls it after a forward pass: module, inputs, output."""
 
 
@@ -35,7 +34,7 @@ class Tally:
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
 
     def synapses(self, effective: Tensor, dense: float, inputs: Tensor) -> None:
-        """Add a layer's operations on its inputs."""
+        """Add a layer's ``effective`` and ``dense`` operations on its ``inputs``."""
         if bool(((inputs == 0) | (inputs.abs() == 1)).all()):
             self.acs += float(effective)
         else:
@@ -43,7 +42,7 @@ class Tally:
         self.dense += dense
 
     def values(self, outputs: Tensor, each: Arithmetic) -> None:
-        """Add a layer's activations."""
+        """Add a layer's activations, its ``outputs``, and the arithmetic of ``each``."""
         self.updates += outputs.numel()
         self.zeros += int((outputs == 0).sum())
         self.arithmetic += each * outputs.numel()
@@ -66,13 +65,13 @@ def watched(body: nn.Module) -> Iterator[Tally]:
 
 def weights(body: nn.Module) -> list[Tensor]:
     """The weights of all connections in ``body``."""
-    found: list[Tensor] = []
+    matrices: list[Tensor] = []
     for module in body.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
-            found.append(module.weight.detach())
+            matrices.append(module.weight.detach())
         elif isinstance(module, nn.RNNBase):
-            found += [p.detach() for name, p in module.named_parameters() if name.startswith("weight")]
-    return found
+            matrices += [p.detach() for name, p in module.named_parameters() if name.startswith("weight")]
+    return matrices
 
 
 def state_values(body: nn.Module) -> int:
@@ -95,7 +94,7 @@ def _hook(tally: Tally, module: nn.Module) -> Hook | None:
 def _linear(tally: Tally, module: nn.Linear) -> Hook:
     fan_out = (module.weight.detach() != 0).float().sum(0)
 
-    def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
         effective = ((x != 0).float() @ fan_out).double().sum()
         tally.synapses(effective, output.numel() * module.in_features, x)
@@ -111,7 +110,7 @@ def _convolution(tally: Tally, module: nn.Conv2d) -> Hook:
         binary.weight.copy_(module.weight != 0)
         full.weight.fill_(1.0)
 
-    def hook(_: nn.Module, inputs: Any, __: Any) -> None:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
         x = inputs[0].detach()
         with torch.no_grad():
             effective, dense = binary((x != 0).to(x)), full(torch.ones_like(x))
@@ -126,7 +125,7 @@ def _recurrent(tally: Tally, module: nn.RNNBase) -> Hook:
     hidden = sum(int((w != 0).sum()) for w in rest)
     each = of_recurrent_cell(module) * module.num_layers
 
-    def hook(_: nn.Module, inputs: Any, outputs: Any) -> None:
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> None:
         x, last = inputs[0].detach(), outputs[0].detach()
         rows = x.numel() // x.shape[-1]
         tally.macs += float(((x != 0).float() @ fan_out).double().sum()) + rows * hidden

@@ -100,7 +100,7 @@ RIVALS = ("int8", "int8_sram", "int8_dram")
 
 
 def prices(name: str) -> Prices:
-    """The assumption of that name. Raises RegistryError for one that there is not."""
+    """The assumption called ``name``. Raises RegistryError for one that there is not."""
     if name not in PRICES:
         raise RegistryError(
             f"prices: {name!r} is not known; choose from {', '.join(PRICES)}{nearest(name, PRICES)}"
@@ -146,7 +146,7 @@ class Cost:
         return self.effective_macs + self.effective_acs
 
     def energy(self, price: Prices) -> float:
-        """In pJ. An encoder's operations count as multiplications, the dearer ones."""
+        """In pJ at a ``price``. An encoder's operations count as multiplications, the dearer ones."""
         return (
             price.multiply_accumulate * self.effective_macs
             + price.accumulate * self.effective_acs
@@ -158,17 +158,17 @@ class Cost:
         )
 
     def traffic(self, price: Prices) -> float:
-        """What memory takes of it, in pJ."""
+        """What memory takes of it at that ``price``, in pJ."""
         weight = DRAM if price.outside else access(self.footprint_bytes * price.word // WORD)
         state = access(self.state_bytes * price.word // WORD)
         return price.word / 8 * (weight * self.effective_operations + state * self.state_accesses)
 
     def throughput(self, per_second: float) -> float:
-        """Effective operations per second at so many actions or samples per second."""
+        """Effective operations per second at so many actions or samples ``per_second``."""
         return self.effective_operations * per_second
 
     def times(self, passes: int) -> Cost:
-        """The cost of so many passes, one after another: counts multiply, shares and memory stay."""
+        """The cost of so many ``passes``, one after another: counts multiply, shares and memory stay."""
         rival = None if self.rival is None else self.rival.times(passes)
         return dataclasses.replace(
             self, rival=rival, **{name: getattr(self, name) * passes for name in COUNTS}
@@ -178,10 +178,10 @@ class Cost:
         """For a result file: all numbers, and ``energy_nj`` by assumption."""
         energies = {name: self.energy(price) / 1000.0 for name, price in PRICES.items()}
         numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rival"}
-        found = {**numbers, "effective_operations": self.effective_operations, "energy_nj": energies}
+        data = {**numbers, "effective_operations": self.effective_operations, "energy_nj": energies}
         if self.rival is not None:
-            found["ann_skipping_zeros_energy_nj"] = self.rival_energies()
-        return found
+            data["ann_skipping_zeros_energy_nj"] = self.rival_energies()
+        return data
 
     def rival_energies(self) -> dict[str, float]:
         """Energy in nJ of the ANN beside it, by the name of the prices; empty where there is none."""
@@ -198,7 +198,7 @@ COUNTS = (
 
 
 def access(size: int) -> float:
-    """Energy in pJ of an access to 8 bytes of the smallest memory that holds so many bytes."""
+    """Energy in pJ of an access to 8 bytes of the smallest memory that holds ``size`` bytes."""
     return next((energy for most, energy in SRAM if size <= most), DRAM)
 
 
@@ -216,7 +216,7 @@ def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> 
 
 
 def mean(costs: Sequence[Cost], weights: Sequence[float] | None = None) -> Cost:
-    """The mean cost of passes of one model, each counted by its weight. Raises ValueError where there are none."""
+    """The mean of the ``costs`` of a model's passes, each counted by its own of the ``weights``. Raises ValueError for no costs."""
     if not costs:
         raise ValueError("the mean of no costs")
     moving = (*COUNTS, "activation_sparsity", "connection_sparsity")
@@ -248,7 +248,7 @@ def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
 
 
 def energy_text(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
-    """The energy in words, with the assumption and, where there is one, the ANN's products beside it."""
+    """The energy of ``cost`` in words, with the assumption; the other arguments are those of `report`: ``name`` and ``ann_operations``."""
     price = prices(name)
     text = f"{cost.energy(price) / 1000.0:,.1f} nJ"
     if ann_operations:
@@ -257,7 +257,7 @@ def energy_text(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> 
 
 
 def rival_texts(cost: Cost) -> list[str]:
-    """The energy beside that of an ANN of the same sizes which skips zeros, in words, for each of `RIVALS`; none without one."""
+    """The energy of ``cost`` beside that of an ANN of the same sizes which skips zeros, in words, for each of `RIVALS`; none without one."""
     return [
         f"{cost.energy(PRICES[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {other:,.1f} nJ"
         f" ({PRICES[name].text})"

@@ -29,7 +29,7 @@ class RasterPanel:
         self.past: deque[list[np.ndarray]] = deque(maxlen=self.columns // steps)
 
     def add(self, spikes: Sequence[Tensor]) -> None:
-        """One control step: spikes [K, N] of every layer."""
+        """One control step: ``spikes`` [K, N] of every layer."""
         self.past.append([(layer != 0).cpu().numpy() for layer in spikes])
 
     def frame(self) -> Frame:
@@ -66,12 +66,12 @@ class RasterPanel:
 
 
 def beside(left: Frame, right: Frame) -> Frame:
-    """Two frames of equal height as one."""
+    """Two frames of equal height, ``left`` and ``right``, as one."""
     return np.concatenate([left, right], axis=1)
 
 
 def write_film(path: Path, frames: Sequence[Frame], fps: float) -> list[Path]:
-    """Write an mp4 and, beside it, a GIF of half the size and rate; returns both paths."""
+    """Write ``frames``, ``fps`` of them a second, as an mp4 to ``path`` and, beside it, as a GIF of half the size and rate; gives both paths."""
     gif = path.with_suffix(".gif")
     files.write(path, lambda part: _mp4(part, frames, fps))
     files.write(gif, lambda part: _gif(part, frames, fps))
@@ -105,5 +105,5 @@ def _gif(path: Path, frames: Sequence[Frame], fps: float) -> None:
 
 
 def spikes_of(signal: Sequence[Tensor], environment: int = 0) -> list[Tensor]:
-    """Spikes [K, N] of every layer of one environment, from the signals of a recorded single control step."""
+    """Spikes [K, N] of every layer in one ``environment``, from the ``signal`` of a recorded single control step."""
     return [layer[0, :, environment].detach() for layer in signal[1:]]

@@ -7,7 +7,6 @@ its samples. Plasticity is not counted: it is at rest where a network is measure
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,16 +32,16 @@ class Meter:
         self.rival = _rival(network, self.links)
 
     def __call__(self, record: Record) -> Cost:
-        """The cost of one control step, as a mean over all of a recorded pass."""
-        found = synops.counted(self.links, record)
+        """The cost of one control step, as a mean over all of a pass, from its ``record``."""
+        counts = synops.counted(self.links, record)
         return Cost(
-            effective_macs=found.effective_macs,
-            effective_acs=found.effective_acs,
-            dense_operations=found.dense,
+            effective_macs=counts.effective_macs,
+            effective_acs=counts.effective_acs,
+            dense_operations=counts.dense,
             encoder_operations=float(record.operations[0].double().mean()),
             neuron_updates=self.updates,
             **vars(self.arithmetic),
-            activation_sparsity=found.activation_sparsity,
+            activation_sparsity=counts.activation_sparsity,
             connection_sparsity=self.sparsity,
             parameters=self.parameters,
             footprint_bytes=self.footprint,
@@ -53,24 +52,25 @@ class Meter:
 
 
 def meter_of(network: SpikingNetwork) -> Meter | None:
-    """The meter of a network; None for one from elsewhere, whose connections are not known."""
+    """The meter of a ``network``; None for one from elsewhere, whose connections are not known."""
     return Meter(network) if isinstance(network, FeedForward | Reservoir) else None
 
 
-def of_network(
-    network: SpikingNetwork, x: Tensor, state: State | None = None, keep: Tensor | None = None
-) -> Cost:
-    """The cost of one sample: all T control steps of x [T, B, O], as a mean over B; the other arguments are the network's.
+def of_network(network: SpikingNetwork, x: Tensor, state: State | None = None) -> Cost:
+    """The cost of one sample: all T control steps, as a mean over B.
 
-    Raises RegistryError for a network whose connections are not known.
+    Args:
+        network: Whose it is. Raises RegistryError for one whose connections are not known.
+        x: Samples [T, B, O].
+        state: Before the first step; None: rest.
     """
     record = Record()
     with torch.no_grad():
-        network(x, state, keep, record)
+        network(x, state, None, record)
     return Meter(network)(record).times(x.shape[0])
 
 
-def of_ann(body: nn.Module, run: Callable[[], Any], samples: int) -> Cost:
+def of_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Cost:
     """The cost of one sample (or action) of an ANN, as a mean over the ``samples`` that ``run`` sends through ``body`` once."""
     with ann.watched(body) as tally, torch.no_grad():
         run()

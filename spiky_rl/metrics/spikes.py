@@ -28,18 +28,18 @@ class Firing:
 
 
 def firing(record: Record) -> list[Firing]:
-    """Firing of every layer of a recorded pass."""
+    """Firing of every layer of a pass, from its ``record``."""
     return [_firing(spikes) for spikes in record.signal[1:]]
 
 
 def mean_rate(layers: Sequence[Firing], record: Record) -> float:
-    """Mean rate over all neurons of all layers."""
+    """Mean rate over all neurons of all ``layers`` of a ``record``."""
     widths = [spikes.shape[-1] for spikes in record.signal[1:]]
     return sum(layer.rate * width for layer, width in zip(layers, widths, strict=True)) / sum(widths)
 
 
 def rate_by_environment(record: Record) -> Tensor:
-    """Mean rate over all neurons of all layers, of every environment, [B]."""
+    """Mean rate over all neurons of all layers of a ``record``, of every environment, [B]."""
     layers = record.signal[1:]
     fired = torch.stack([(spikes != 0).sum((0, 1, 3)) for spikes in layers]).sum(0)
     return fired / sum(spikes[:, :, 0].numel() for spikes in layers)
@@ -53,9 +53,9 @@ def _firing(spikes: Tensor) -> Firing:
 
 
 def timelines(record: Record, stateful: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Spikes and potentials of every layer over all inner steps of one environment, [steps, N] each.
+    """Spikes and potentials of every layer of a ``record`` over all inner steps of one environment, [steps, N] each.
 
-    A stateful pass is [T, K, 1, N]; a stateless one holds the control steps in its batch, [1, K, T, N].
+    A ``stateful`` pass is [T, K, 1, N]; a stateless one holds the control steps in its batch, [1, K, T, N].
     """
 
     def flat(x: Tensor) -> Tensor:

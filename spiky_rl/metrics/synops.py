@@ -68,18 +68,18 @@ class Operations:
 
 
 def synapses(network: SpikingNetwork) -> list[Synapses]:
-    """All connections of a network, its readout among them, with the weights as they are now.
+    """All connections of a ``network``, its readout among them, with the weights as they are now.
 
     Raises RegistryError for a network of which it is not known where its connections are.
     """
     if isinstance(network, FeedForward):
-        found, count = [], 0
+        links, count = [], 0
         for i, layer in enumerate(network.layers):
-            found.append(of_connection(layer.connection, i))
+            links.append(of_connection(layer.connection, i))
             if layer.recurrent is not None:
-                found.append(of_connection(layer.recurrent, i + 1))
+                links.append(of_connection(layer.recurrent, i + 1))
             count = i + 1
-        return [*found, _of_readout(network.decoder, count)]
+        return [*links, _of_readout(network.decoder, count)]
     if isinstance(network, Reservoir):
         readout = [m.weight.detach() for m in network.decoder if isinstance(m, torch.nn.Linear)]
         return [
@@ -93,7 +93,7 @@ def synapses(network: SpikingNetwork) -> list[Synapses]:
 
 
 def of_connection(connection: Connection, signal: int = 0) -> Synapses:
-    """A connection that reads `Record.signal` number ``signal``."""
+    """A ``connection`` that reads `Record.signal` number ``signal``."""
     if isinstance(connection, IntraLayerConnection):
         # every synapse has one delay
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
@@ -158,12 +158,12 @@ def _zeros(weight: Tensor) -> int:
 
 
 def connection_sparsity(links: Sequence[Synapses]) -> float:
-    """Zero weights over all weights."""
+    """Zero weights over all weights of the connections ``links``."""
     return sum(link.zeros for link in links) / sum(link.weights for link in links)
 
 
 def counted(links: Sequence[Synapses], record: Record) -> Operations:
-    """Operations of a recorded pass of the network whose connections are ``links``."""
+    """Operations of a pass, by its ``record``, of the network whose connections are ``links``."""
     accumulated = multiplied = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
     dense = 0.0
     for link in links:
@@ -186,17 +186,17 @@ def counted(links: Sequence[Synapses], record: Record) -> Operations:
 
 
 def effective_operations(record: Record) -> float:
-    """Mean effective operations per control step of a recorded pass, as its parts say: encoder, connections and decoder."""
+    """Mean effective operations per control step of a ``record``, as its parts say: encoder, connections and decoder."""
     return float(sum(operations.float().mean().item() for operations in record.operations))
 
 
 def operations_by_environment(record: Record) -> Tensor:
-    """As `effective_operations`, of every environment, [B]."""
+    """As `effective_operations` of a ``record``, of every environment, [B]."""
     return torch.stack([operations.double().mean(0) for operations in record.operations]).sum(0)
 
 
 def dense_operations(model: torch.nn.Module) -> int:
-    """Multiply-accumulates of one pass through an ANN's linear and recurrent modules, and of the CNNs of rsl_rl's CNNModel."""
+    """Multiply-accumulates of one pass through the linear and recurrent modules of an ANN, ``model``, and the CNNs of rsl_rl's CNNModel."""
     total = 0
     for i, cnn in enumerate(getattr(model, "cnns", {}).values()):
         total += convolution_operations(cnn, (model.obs_channels_2d[i], *model.obs_dims_2d[i]))  # type: ignore
@@ -209,11 +209,11 @@ def dense_operations(model: torch.nn.Module) -> int:
 
 
 def convolution_operations(cnn: torch.nn.Module, shape: tuple[int, ...]) -> int:
-    """Multiply-accumulates of one pass of an image [C, H, W] through a network's two-dimensional convolutions."""
-    found: list[int] = []
+    """Multiply-accumulates of one image of ``shape`` [C, H, W] in the two-dimensional convolutions of the network ``cnn``."""
+    operations: list[int] = []
 
     def count(module: torch.nn.Conv2d, _: object, output: torch.Tensor) -> None:
-        found.append(output[0, 0].numel() * module.weight.numel())
+        operations.append(output[0, 0].numel() * module.weight.numel())
 
     cnn = copy.deepcopy(cnn).eval()
     for module in cnn.modules():
@@ -221,4 +221,4 @@ def convolution_operations(cnn: torch.nn.Module, shape: tuple[int, ...]) -> int:
             module.register_forward_hook(count)
     with torch.no_grad():
         cnn(next(cnn.parameters()).new_zeros(1, *shape))
-    return sum(found)
+    return sum(operations)

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeGuard
 
 from torch import nn
 
 from spiky_rl.kernels import trace
-from spiky_rl.kernels.trace import Graph, Node, TraceOps, Value
-from spiky_rl.neurons.base import Neuron
+from spiky_rl.kernels.trace import Graph, Node, TraceOps
+from spiky_rl.neurons.base import Neuron, Ops, States, Value
 
 COMPARING = {*trace.COMPARISONS, "max", "min"}
 ITERATED = {"exp", "tanh", "tan", "sqrt"}
@@ -50,9 +50,9 @@ class Arithmetic:
 
 
 def of_neuron(neuron: Neuron) -> Arithmetic:
-    """One update of one neuron, with all of its sub-steps. Raises `TraceError` where its step leaves the vocabulary."""
+    """One update of one ``neuron``, with all of its sub-steps. Raises `TraceError` where its step leaves the vocabulary."""
 
-    def of(function: Callable[..., Any], *before: str) -> Arithmetic:
+    def of(function: Callable[..., tuple[Value, States]], *before: str) -> Arithmetic:
         graph = Graph()
         inputs = [graph.input(name) for name in before]
         states = neuron.named_states(*(graph.input(f"state {name}") for name in neuron.states))
@@ -66,9 +66,11 @@ def of_neuron(neuron: Neuron) -> Arithmetic:
 
 
 def of_synapse_and_traces(traces: int) -> Arithmetic:
-    """One inner step of what stands around a reservoir's neuron: its exponential synapse, and its spikes' traces."""
+    """One inner step of what stands around a reservoir's neuron: its exponential synapse, and so many ``traces`` of its spikes."""
 
-    def step(_: Any, decay: Any, driven: Any, synapse: Any, spike: Any, *before: Any) -> list[Any]:
+    def step(
+        _: Ops, decay: Value, driven: Value, synapse: Value, spike: Value, *before: Value
+    ) -> list[Value]:
         # what arrives is added to the synapse by the synaptic operations themselves
         synapse = decay * synapse
         return [synapse, driven + synapse, *(spike + decay * (r - spike) for r in before)]
@@ -77,13 +79,13 @@ def of_synapse_and_traces(traces: int) -> Arithmetic:
 
 
 def of_activation(module: nn.Module) -> Arithmetic | None:
-    """One value of an ANN's activation; None of a module that is none."""
+    """One value of an ANN's activation, the ``module``; None of a module that is none."""
     known = next((kind for kind in ACTIVATIONS if isinstance(module, kind)), None)
     return None if known is None else _of_function(ACTIVATIONS[known], 1)
 
 
 def of_recurrent_cell(module: nn.RNNBase) -> Arithmetic:
-    """One hidden unit's gates in one step of a GRU, an LSTM or a plain recurrent layer, after the matrix products."""
+    """One hidden unit's gates in one step of a GRU, an LSTM or a plain recurrent ``module``, after the matrix products."""
     if isinstance(module, nn.GRU):
         return _of_function(_gru, 7)
     if isinstance(module, nn.LSTM):
@@ -91,37 +93,37 @@ def of_recurrent_cell(module: nn.RNNBase) -> Arithmetic:
     return _of_function(lambda ops, x, h: [ops.tanh(x + h)], 2)
 
 
-def _sigmoid(ops: Any, x: Any) -> Any:
+def _sigmoid(ops: Ops, x: Value) -> Value:
     return 0.5 + 0.5 * ops.tanh(0.5 * x)
 
 
-def _gru(ops: Any, h: Any, *products: Any) -> list[Any]:
+def _gru(ops: Ops, h: Value, *products: Value) -> list[Value]:
     xr, hr, xz, hz, xn, hn = products
     z = _sigmoid(ops, xz + hz)
     n = ops.tanh(xn + _sigmoid(ops, xr + hr) * hn)
     return [n + z * (h - n)]
 
 
-def _lstm(ops: Any, c: Any, *products: Any) -> list[Any]:
+def _lstm(ops: Ops, c: Value, *products: Value) -> list[Value]:
     i, f, g, o = (products[k] + products[k + 4] for k in range(4))
     c = _sigmoid(ops, f) * c + _sigmoid(ops, i) * ops.tanh(g)
     return [c, _sigmoid(ops, o) * ops.tanh(c)]
 
 
-def _exponential(ops: Any, x: Any) -> list[Any]:
+def _exponential(ops: Ops, x: Value) -> list[Value]:
     return [ops.where(x > 0.0, x, ops.exp(x) - 1.0)]
 
 
-def _scaled(ops: Any, x: Any) -> list[Any]:
+def _scaled(ops: Ops, x: Value) -> list[Value]:
     return [1.05 * ops.where(x > 0.0, x, 1.67 * (ops.exp(x) - 1.0))]
 
 
-def _softplus(ops: Any, x: Any) -> list[Any]:
+def _softplus(ops: Ops, x: Value) -> list[Value]:
     # its logarithm costs what an exponential costs
     return [ops.exp(1.0 + ops.exp(x))]
 
 
-ACTIVATIONS: dict[type[nn.Module], Callable[..., list[Any]]] = {
+ACTIVATIONS: dict[type[nn.Module], Callable[[Ops, Value], list[Value]]] = {
     nn.ELU: _exponential,
     nn.CELU: _exponential,
     nn.SELU: _scaled,
@@ -146,15 +148,15 @@ def _of_function(function: Callable[..., Iterable[Value]], inputs: int, constant
 
 def _counted(outputs: Iterable[Value]) -> Arithmetic:
     """The arithmetic of all that the outputs need."""
-    graph, known, seen, found = Graph(), {}, set(), Arithmetic()
+    graph, known, seen, total = Graph(), {}, set(), Arithmetic()
     ahead = [_forward(graph, x, known) for x in outputs]
     while ahead:
         node = ahead.pop()
         if _varies(node) and node.index not in seen:
             seen.add(node.index)
-            found += _cost(node)
+            total += _cost(node)
             ahead += node.args
-    return found
+    return total
 
 
 def _forward(graph: Graph, x: Value, known: dict[int, Value]) -> Value:
@@ -163,7 +165,7 @@ def _forward(graph: Graph, x: Value, known: dict[int, Value]) -> Value:
         return x
     if x.index not in known:
         if x.op == "input":
-            known[x.index] = graph.input(x.args[0], x.lane)
+            known[x.index] = graph.input(x.name, x.lane)
             return known[x.index]
         args = [_forward(graph, a, known) for a in x.args]
         known[x.index] = _simplified(graph, x.op, args)
@@ -198,7 +200,7 @@ def _cost(node: Node) -> Arithmetic:
     return Arithmetic()
 
 
-def _varies(x: Value) -> bool:
+def _varies(x: Value) -> TypeGuard[Node]:
     return isinstance(x, Node) and x.lane
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Declared
 from spiky_rl.connections._quantised import Quantiser
-from spiky_rl.connections.base import IntraLayerConnection
+from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.kernels import dispatch
 from spiky_rl.kernels.runs import Feedback
 from spiky_rl.kernels.stack import Stage
@@ -58,19 +59,32 @@ class Parameters(torch.nn.Module):
         return stored if low is None and high is None else stored.clamp(low, high)
 
 
+class LayerRule(Protocol):
+    """What a layer asks of a learning rule; see `spiky_rl.learning.base.Rule`."""
+
+    plain: bool
+    cut_recurrent: bool
+
+    def before(self, signal: Tensor, /) -> Tensor: ...
+
+    def after(
+        self, layer: Layer, signal: Tensor, current: Tensor, output: Tensor, keep: Tensor | None, /
+    ) -> Tensor: ...
+
+
 class Layer(torch.nn.Module):
     """Connection -> neuron, run over time by a backend."""
 
     def __init__(
         self,
-        connection: Any,
+        connection: Connection,
         neuron: Neuron,
         recurrent: IntraLayerConnection | None,
         backend: str,
         binary: bool,
         bfloat16: bool,
         recompute: bool,
-        rule: Any,
+        rule: LayerRule,
     ) -> None:
         """Join a connection, a neuron and what runs them.
 
@@ -87,7 +101,7 @@ class Layer(torch.nn.Module):
         """
         super().__init__()
         object.__setattr__(self, "rule", rule)  # the network's, not this layer's: saved once
-        self.rule: Any
+        self.rule: LayerRule
         self.connection = connection
         self.neuron = neuron
         self.recurrent = recurrent
@@ -118,9 +132,18 @@ class Layer(torch.nn.Module):
         keep: Tensor | None,
         trace: list[Tensor] | None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Signal [T, K or 1, B, C] -> output [T, K, B, N] and the states [B, N] after the last step.
+        """Run over time.
 
-        From rest where ``state`` is None; then no state comes out.
+        Args:
+            ops: The vocabulary that the neuron runs on.
+            signal: [T, K or 1, B, C].
+            steps: K.
+            state: [B, N] each, before the first step; None: from rest, and no state comes out.
+            keep: [T, B]; 0 where an episode begins with this step.
+            trace: Gets the first state after every inner step, if given.
+
+        Returns:
+            The output [T, K, B, N], and the states after the last step.
         """
 
         def run(signal: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
@@ -151,22 +174,22 @@ class Layer(torch.nn.Module):
             synapses=None if self.recurrent is None else self.recurrent.synapses,
         )
 
-    def fan_out(self, reader: Any) -> float:
-        """Synapses that one of this layer's events reaches, on the mean, given the next layer's connection or the decoder."""
+    def fan_out(self, reader: Connection | Decoder) -> float:
+        """Synapses that one of this layer's events reaches, on the mean; ``reader``: the next layer's connection, or the decoder."""
         events = torch.ones(1, 1, 1, self.width)
         within = 0.0 if self.recurrent is None else float(self.recurrent.operations(events).sum())
         return (float(reader.operations(events).sum()) + within) / self.width
 
     def operations(self, signal: Tensor, output: Tensor) -> Tensor:
-        """Effective operations of the connections for signal [T, K or 1, B, C] and output [T, K, B, N]: [T, B]."""
-        found = self.connection.operations(signal).sum(1)
-        return found if self.recurrent is None else found + self.recurrent.operations(output).sum(1)
+        """Effective operations of the connections for ``signal`` [T, K or 1, B, C] and ``output`` [T, K, B, N]: [T, B]."""
+        total = self.connection.operations(signal).sum(1)
+        return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
-def quantise(layers: Sequence[Layer], decoder: Any) -> None:
-    """Round the weights of layers and decoder from now on, those that lead to the same neurons in the same unit."""
+def quantise(layers: Sequence[Layer], decoder: Decoder) -> None:
+    """Round the weights of ``layers`` and ``decoder`` from now on, those that lead to the same neurons in the same unit."""
     for layer in layers:
-        links: list[Any] = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
+        links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
         quantiser = Quantiser(*(link.exact for link in links))
         for link in links:
             link.quantiser = quantiser
@@ -187,7 +210,12 @@ def fired(
     loop: Feedback | None,
     synapses: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """`dispatch.unroll`, with a channel that the output passes through: before it returns, in every inner step."""
+    """`dispatch.unroll`, with a channel that the output passes through: before it returns, in every inner step.
+
+    Args:
+        channel: None: the output stays as it is.
+        loop: `dispatch.unroll`'s ``feedback``; the other arguments are its own, too.
+    """
     if channel is None or loop is None:
         output, new = dispatch.unroll(
             *(backend, neuron, ops, current, steps, state, params, keep, trace, loop, synapses)

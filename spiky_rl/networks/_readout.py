@@ -9,7 +9,7 @@ from torch import nn
 
 
 def small_readout(inputs: int, hidden: tuple[int, ...], outputs: int) -> nn.Sequential:
-    """Linear layers with ELU between them, the last of which begins near zero."""
+    """Linear layers of ``inputs``, ``hidden`` and ``outputs`` values with ELU between them, the last of which begins near zero."""
     widths = [inputs, *hidden, outputs]
     parts: list[nn.Module] = []
     for a, b in itertools.pairwise(widths):

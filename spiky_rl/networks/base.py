@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from spiky_rl.config.options import Settings
 from spiky_rl.config.registry import Component
 
 State = tuple[Tensor, ...]
@@ -52,12 +52,12 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @classmethod
     @abstractmethod
-    def replayed(cls, options: Any) -> bool:
-        """Whether a network with these options is trained by replaying a rollout from its stored states."""
+    def replayed(cls, options: Settings) -> bool:
+        """Whether a network with these ``options`` is trained by replaying a rollout from its stored states."""
 
     @classmethod
-    def cached(cls, options: Any) -> bool:  # pylint: disable=unused-argument
-        """Whether a host may keep what `extract` gives, because only what `read` does is trained."""
+    def cached(cls, options: Settings) -> bool:  # pylint: disable=unused-argument
+        """Whether a host may keep what `extract` gives, because with these ``options`` only what `read` does is trained."""
         return False
 
     @property
@@ -67,7 +67,7 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @abstractmethod
     def disturb(self, channels: Sequence[Channel]) -> None:
-        """Let the spikes of every layer pass through a channel from now on; for acting only, not for training."""
+        """Let the spikes of every layer pass through its own of the ``channels`` from now on; for acting, not for training."""
 
     @property
     @abstractmethod
@@ -78,27 +78,41 @@ class SpikingNetwork(Component, torch.nn.Module):
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:
-        """Observations [T, B, O] -> features [T, B, F] and the state after the last step.
+        """Observations -> features [T, B, F] and the state after the last step.
 
-        ``state`` None: from rest, and no state comes out. ``keep`` [T, B] is 0 where an episode begins with that step: its
-        states start from rest. A stateless network takes T = 1 only. ``record``, if given, is filled.
+        Args:
+            x: [T, B, O]. A stateless network takes T = 1 only.
+            state: Before the first step; None: from rest, and no state comes out.
+            keep: [T, B]; 0 where an episode begins with that step: its states start from rest.
+            record: If given, is filled.
         """
 
     def extract(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
-        """The part of `forward` that is not trained: observations [T, B, O] -> [T, B, `features`] and the new state.
+        """The part of `forward` that is not trained -> [T, B, `features`] and the new state.
 
-        ``adapt``: what is plastic changes by what it sees, as in a rollout; `forward` never changes anything.
+        Args:
+            x: Observations [T, B, O].
+            state: As `forward`'s.
+            keep: As `forward`'s.
+            adapt: What is plastic changes by what it sees, as in a rollout; `forward` never changes anything.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no extract; a network with features must")
 
     def read(self, cached: Tensor) -> Tensor:
-        """The rest of it: what `extract` gave, [..., `features`] -> features [..., F]."""
+        """The rest of it: ``cached``, what `extract` gave, [..., `features`] -> features [..., F]."""
         raise NotImplementedError(f"{type(self).__name__} defines no read; a network with features must")
 
     def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
-        """Let local rules change the weights that are theirs, by a rollout [T, B, O] and what its steps were worth [T, B]."""
+        """Let local rules change the weights that are theirs, by a rollout.
+
+        Args:
+            x: Its observations [T, B, O].
+            state: Before its first step.
+            keep: [T, B]; 0 where an episode begins with that step.
+            credit: What its steps were worth, [T, B].
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no learn; a local network must")
 
     def zero_state(self, batch: int, like: Tensor) -> State:
@@ -107,7 +121,7 @@ class SpikingNetwork(Component, torch.nn.Module):
 
     @abstractmethod
     def run_on(self, backend: str) -> None:
-        """Let another backend run everything from now on."""
+        """Let another ``backend`` run everything from now on."""
 
     def advance(self) -> None:
         """Count one update: slope schedules and the noise of random encoders go by it."""
@@ -118,10 +132,10 @@ class SpikingNetwork(Component, torch.nn.Module):
         return torch.tensor(self.updates, device=self.readout.weight.device)
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Take the number of updates over from a checkpoint."""
+        """Take the number of updates over from a checkpoint's ``state``."""
         self.updates = int(state)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
         # in older checkpoints the number of updates is a buffer of this name
         if prefix + "updates" in state_dict:
             state_dict[prefix + "_extra_state"] = state_dict.pop(prefix + "updates")

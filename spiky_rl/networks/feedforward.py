@@ -9,7 +9,7 @@ one per inner step, and the first layer's current is computed once per control s
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, override
 
 import torch
 from pydantic import field_validator
@@ -28,7 +28,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import Stack
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks._layer import Layer, quantise
-from spiky_rl.penalties.base import charged
+from spiky_rl.penalties.base import Penalty, charged
 
 CPU_ROWS = 2048
 """Samples of a stateless network that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of
@@ -37,7 +37,7 @@ memory is new)."""
 
 
 def check_place(path: str, connection: Configured, within: bool) -> None:
-    """Raise RegistryError for a connection between layers where one within a layer belongs, and the reverse."""
+    """Raise RegistryError at ``path`` for a ``connection`` between layers where one ``within`` a layer belongs, and the reverse."""
     if getattr(connection.cls, "within", False) != within:
         fit = [
             n for n in names("connections") if getattr(resolve("connections", n), "within", False) == within
@@ -49,20 +49,24 @@ def check_place(path: str, connection: Configured, within: bool) -> None:
 
 
 def signal_shape(encoder: Encoder, inputs: Shape | int) -> Shape:
-    """Shape of an encoder's signal: maps where observations are maps and the encoder keeps their places."""
+    """Shape of an ``encoder``'s signal: maps where ``inputs``, the observations, are maps and the encoder keeps their places."""
     if isinstance(inputs, int) or len(inputs) == 1 or not encoder.topographic:
         return (encoder.width,)
     return (encoder.width // vector(inputs[1:]), *inputs[1:])
 
 
-def _places(path: str, part: Any) -> list[tuple[str, Configured]]:
+type Part = Configured | tuple[Configured | None, ...] | None
+"""A component for all layers, or one for each."""
+
+
+def _places(path: str, part: Part) -> list[tuple[str, Configured]]:
     """The components of a part, each with where it stands."""
     if isinstance(part, tuple):
         return [(f"{path}[{i}]", each) for i, each in enumerate(part) if each is not None]
     return [] if part is None else [(path, part)]
 
 
-def _of(part: Any, layer: int) -> Configured | None:
+def _of(part: Part, layer: int) -> Configured | None:
     """A layer's component of a part."""
     return part[layer] if isinstance(part, tuple) else part
 
@@ -115,10 +119,12 @@ class FeedForward(SpikingNetwork):
     }
     listed = ("connection", "recurrent", "neuron")
 
+    @override
     @classmethod
     def replayed(cls, options: Options) -> bool:
         return options.stateful
 
+    @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         with at(f"{path}.backend"):
@@ -206,10 +212,11 @@ class FeedForward(SpikingNetwork):
         self.state_sizes += tuple(layer.width for layer in stack for _ in range(layer.states))
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.learning.attach(stack, decoder, outputs)
-        self.sparsity: Any = None if sparsity is None else sparsity.build()
+        self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
 
+    @override
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:
@@ -226,8 +233,8 @@ class FeedForward(SpikingNetwork):
         for t in range(0, steps, span):
             own = tuple(s.detach() for s in state) if t else state
             part, episodes = x[t : t + span], None if keep is None else keep[t : t + span]
-            found, state = self._forward(part, own, episodes, None, len(part) / steps)
-            features.append(found)
+            output, state = self._forward(part, own, episodes, None, len(part) / steps)
+            features.append(output)
         return torch.cat(features), state
 
     def _by_sample(self) -> bool:
@@ -330,6 +337,7 @@ class FeedForward(SpikingNetwork):
     def widths(self) -> tuple[int, ...]:
         return tuple(layer.width for layer in self.layers)
 
+    @override
     def disturb(self, channels: Sequence[Channel]) -> None:
         for layer, channel in zip(self.layers, channels, strict=True):
             layer.channel = channel
@@ -351,7 +359,7 @@ class FeedForward(SpikingNetwork):
             self.run_on(dispatch.REFERENCE)
 
     def run_on(self, backend: str) -> None:
-        """Let another backend run everything from now on."""
+        """Let another ``backend`` run everything from now on."""
         dispatch.check(backend)
         for part in (self, *self.layers, self.decoder, *getattr(self.learning, "mirrors", ())):
             part.backend = backend
@@ -378,6 +386,7 @@ class FeedForward(SpikingNetwork):
         """Whether `learn` is to be called after every rollout."""
         return self.learning.local
 
+    @override
     def learn(self, x: Tensor, state: State | None, keep: Tensor | None, credit: Tensor) -> None:
         record = Record(only_signal=True)
         with torch.no_grad():

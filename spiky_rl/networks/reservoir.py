@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, override
 
 import numpy as np
 import torch
@@ -100,14 +100,17 @@ class Reservoir(SpikingNetwork):
     }
     stateful = True
 
+    @override
     @classmethod
     def replayed(cls, options: Options) -> bool:
         return options.train_input
 
+    @override
     @classmethod
     def cached(cls, options: Options) -> bool:
         return not options.train_input
 
+    @override
     @classmethod
     def validate(cls, path: str, options: Options, parts: Mapping[str, Any]) -> None:
         with at(f"{path}.backend"):
@@ -193,6 +196,7 @@ class Reservoir(SpikingNetwork):
             self.state_sizes += changing.state_sizes
         self.backend = options.backend
 
+    @override
     def forward(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, record: Record | None = None
     ) -> tuple[Tensor, State]:
@@ -200,24 +204,22 @@ class Reservoir(SpikingNetwork):
             traces, new = self._run(x, state, keep, record)
         return self.read(traces), new
 
+    @override
     def extract(
         self, x: Tensor, state: State | None, keep: Tensor | None = None, adapt: bool = False
     ) -> tuple[Tensor, State]:
-        """Observations [T, B, O] -> features of the readout [T, B, `features`] and the state after the last step.
-
-        ``adapt``: the reservoir's plasticity is at work.
-        """
         with torch.no_grad():
             return self._run(x, state, keep, None, self.plasticity if adapt else None)
 
+    @override
     def read(self, cached: Tensor) -> Tensor:
-        """What `extract` gave, [..., `features`] -> features [..., F]; the part that is trained."""
         return self.decoder((cached - self.mean) / self.deviation)
 
     @property
     def widths(self) -> tuple[int, ...]:
         return (self.size,)
 
+    @override
     def disturb(self, channels: Sequence[Channel]) -> None:
         (self.channel,) = channels
 
@@ -229,6 +231,7 @@ class Reservoir(SpikingNetwork):
         super().advance()
         self.encoder.redraw(self.updates)
 
+    @override
     def run_on(self, backend: str) -> None:
         dispatch.check(backend)
         self.backend = backend
@@ -236,7 +239,7 @@ class Reservoir(SpikingNetwork):
             self.plasticity.backend = backend
 
     def drive(self, u: np.ndarray) -> np.ndarray:
-        """Inputs [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
+        """Inputs ``u`` [series, time, O] -> traces [series, time, N x traces], each series from rest: as a reservoir's metrics ask.
 
         One value of a series is one control step.
         """
@@ -299,10 +302,10 @@ class Reservoir(SpikingNetwork):
         )
         features, after = [], [*new]
         for trace, decay in zip(traces, self.trace_decays, strict=True):
-            found, last = dispatch.unroll(
+            filtered, last = dispatch.unroll(
                 self.backend, self.filter, self.ops, spikes, self.steps, (trace,), (decay,), keep
             )
-            features.append(found[:, -1])
+            features.append(filtered[:, -1])
             after += last
         if keep is not None:
             extra = [s * keep.prod(0).unsqueeze(-1) for s in extra]
@@ -310,7 +313,7 @@ class Reservoir(SpikingNetwork):
         return spikes, torch.cat(features, -1), after
 
     def _record(
-        self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, found: Tensor
+        self, record: Record, x: Tensor, signal: Tensor, spikes: Tensor, potentials: Tensor, features: Tensor
     ) -> None:
         fan_out = (self.weight != 0).to(x.dtype).sum(1)
         width = self.readout_widths[0]
@@ -321,7 +324,7 @@ class Reservoir(SpikingNetwork):
             self.encoder.operations(x),
             (signal != 0).sum((1, 3)) * self.size,
             ((spikes != 0).to(x.dtype) @ fan_out).sum(1),
-            (found != 0).sum(-1) * width + later,
+            (features != 0).sum(-1) * width + later,
         ]
 
     @property

@@ -17,10 +17,10 @@ Source: Bellec et al. (2018), LSNN; Bellec et al. (2020).
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from typing import Any, Literal
+from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, States, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
 
 
 class Alif(Ode):
@@ -41,24 +41,24 @@ class Alif(Ode):
 
     options: Options
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         # as every ODE's, but the spike reaches the reset undetached: the trace keeps its gradient
         s = self.integrate(ops, current, s, p)
         spike = ops.spike(self.distance(ops, s, p))
         return spike, self.reset(ops, spike, s, p)
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         gain = 1.0 if self.options.input_gain == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
         return s.rates(v=(gain * current - s.v) / p.tau, a=-s.a / p.tau_adaptation)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         gain = 1.0 - p.decay if self.options.input_gain == "ode" else 1.0
         return s.replace(v=p.decay * s.v + gain * current, a=p.decay_adaptation * s.a)
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v - (p.threshold + p.adaptation * s.a)
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         jump = ops.detach(spike) if self.options.detach_reset else spike
         subtract = self.options.reset == "subtract"
         v = s.v - jump * p.threshold if subtract else s.v * (1.0 - jump)

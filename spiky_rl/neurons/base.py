@@ -10,7 +10,8 @@ zeros to reset.
 
 States come as ``s`` and parameters as ``p``, by name: ``s.v``, ``p.threshold``. A parameter with ``transform="decay"`` is a time constant
 that enters as its decay exp(-dt / value), ``p.decay`` for ``tau`` and ``p.decay_w`` for ``tau_w``; in `flow` alone it comes in ms, as
-``p.tau``. New states are the old ones with changes: ``s.replace(v=...)``. So the order of a declaration means nothing.
+``p.tau``. New states are the old ones with changes: ``s.replace(v=...)``. So the order of a declaration means nothing. What ``s.v`` and
+``p.decay`` are, and what may be done with them, is the type `Value`; a neuron's file imports it and its like from here.
 """
 
 from __future__ import annotations
@@ -25,12 +26,40 @@ from pydantic import model_validator
 
 from spiky_rl.config.options import Declared, Names, RegistryError, Settings, declared, nearest, option
 from spiky_rl.config.registry import Component
+from spiky_rl.neurons._values import Ops, ReferenceOps, Value
+
+__all__ = [
+    "BELOW_ANY",
+    "DETACH_RESET",
+    "DT",
+    "Neuron",
+    "Ode",
+    "Ops",
+    "Params",
+    "ReferenceOps",
+    "States",
+    "Value",
+    "decays",
+    "inner_step",
+    "naming",
+    "param",
+    "surrogate_scale",
+]
 
 BELOW_ANY = -1e30
 """Where a maximum over sub-steps starts."""
 
 
-def param(default: float, meaning: str, *, unit: str = "", transform: str = "", **bounds: Any) -> Any:
+def param(
+    default: float,
+    meaning: str,
+    *,
+    unit: str = "",
+    transform: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
     """Declare an option that is a parameter: a number of the neuron that enters its step and may be learned.
 
     Args:
@@ -38,13 +67,17 @@ def param(default: float, meaning: str, *, unit: str = "", transform: str = "", 
         meaning: What it is.
         unit: Must be said; ``1`` is that of a pure number, or of one measured in other parameters.
         transform: ``decay``: a time constant, which enters the step as exp(-dt / value).
-        bounds: ``low``, ``high`` and ``above`` of `spiky_rl.config.options.option`.
+        low: Least value.
+        high: Largest value.
+        above: A bound that the value has to exceed.
     """
-    return option(default, meaning, unit=unit, param=True, transform=transform, **bounds)
+    return option(
+        default, meaning, low=low, high=high, above=above, unit=unit, param=True, transform=transform
+    )
 
 
 def inner_step(default: float) -> Any:
-    """Declare the option ``dt``."""
+    """Declare the option ``dt``, in ms, with a ``default`` of the neuron's own."""
     return option(default, "inner time step", low=1e-6, high=1000.0, unit="ms")
 
 
@@ -53,14 +86,14 @@ DETACH_RESET = option(True, "whether gradients stop at the reset")
 
 
 def surrogate_scale(default: float, unit: str = "1") -> Any:
-    """Declare the option ``scale`` of a neuron whose potential is not measured in thresholds."""
+    """Declare the option ``scale``, a ``default`` in this ``unit``, of a neuron whose potential is not measured in thresholds."""
     return option(
         default, "distance to the threshold that counts as one for the surrogate", low=1e-3, unit=unit
     )
 
 
 def decays(declared_param: Declared) -> bool:
-    """Whether a parameter is a time constant that enters the step as its decay."""
+    """Whether the parameter that ``declared_param`` declares is a time constant that enters the step as its decay."""
     return declared_param.extra.get("transform") == "decay"
 
 
@@ -68,7 +101,7 @@ def _params(options: type[Settings]) -> dict[str, Declared]:
     return {name: each for name, each in declared(options).items() if each.extra.get("param")}
 
 
-class Named(tuple[Any, ...]):
+class Named(tuple[Value, ...]):
     """Values by name."""
 
     __slots__ = ()
@@ -76,12 +109,12 @@ class Named(tuple[Any, ...]):
 
     if TYPE_CHECKING:
 
-        def __new__(cls, *_: Any, **__: Any) -> Self: ...
+        def __new__(cls, *values: Value, **named: Value) -> Self: ...
 
-        def _asdict(self) -> dict[str, Any]: ...
+        def _asdict(self) -> dict[str, Value]: ...
 
-    def __getattr__(self, name: str) -> Any:
-        """What is asked for in vain. A value of any kind otherwise: a tensor, a number, or a symbol."""
+    def __getattr__(self, name: str) -> Value:
+        """The value of that name; at run time this is what is asked for in vain."""
         decay = decay_of(name)
         hint = f"; a time constant enters a step as its decay: p.{decay}" if decay in self._fields else ""
         raise AttributeError(f"{self._unknown(name)}{hint}")
@@ -90,13 +123,19 @@ class Named(tuple[Any, ...]):
         return f"there is no {name!r}, but {', '.join(self._fields)}{nearest(name, self._fields)}"
 
 
+class Params(Named):
+    """A neuron's parameters."""
+
+    __slots__ = ()
+
+
 class States(Named):
     """A neuron's states."""
 
     __slots__ = ()
 
-    def replace(self, **changed: Any) -> Self:
-        """These states, some of them changed."""
+    def replace(self, **changed: Value) -> Self:
+        """These states, those that are ``changed`` by name as they are then."""
         if len(changed) < len(self):
             changed = {**dict(zip(self._fields, self, strict=True)), **changed}
         try:
@@ -105,19 +144,19 @@ class States(Named):
             unknown = next(name for name in changed if name not in self._fields)
             raise AttributeError(self._unknown(unknown)) from None
 
-    def rates(self, **changes: Any) -> Self:
-        """The rate of every state, for `flow`; those that are not named do not change."""
+    def rates(self, **changes: Value) -> Self:
+        """The rate of every state per ms, for `Ode.flow`: its ``changes`` by name, 0 where none is named."""
         return self.__class__(*[0.0] * len(self)).replace(**changes)
 
 
 def naming[Kind: Named](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
-    """States or parameters of these names, in this order."""
+    """The ``kind``, states or parameters, of these ``names`` in this order."""
     fields = namedtuple(kind.__name__, tuple(names))  # type: ignore[misc]
     return type(kind.__name__, (kind, fields), {"__slots__": ()})  # type: ignore[return-value]
 
 
 def decay_of(name: str) -> str:
-    """What a time constant is called where it enters as its decay: ``decay_w`` for ``tau_w``."""
+    """What the time constant ``name`` is called where it enters as its decay: ``decay_w`` for ``tau_w``."""
     return name.replace("tau", "decay", 1) if "tau" in name else f"decay_{name}"
 
 
@@ -144,6 +183,7 @@ class Neuron(Component):
                     )
             return self
 
+    options: Options
     states: ClassVar[tuple[str, ...]]
     params: Mapping[str, Declared]
     """Those options that are declared with `param`."""
@@ -154,17 +194,17 @@ class Neuron(Component):
 
     named_states: type[States]
     """The states, in the order of their declaration -> by name."""
-    named_params: type[Named]
+    named_params: type[Params]
     """The parameters as a step takes them -> by name."""
-    named_times: type[Named]
+    named_times: type[Params]
     """The parameters as `flow` takes them, time constants in ms -> by name."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.params = _params(cls.Options)
         cls.named_states = naming(States, getattr(cls, "states", ()))
-        cls.named_params = naming(Named, [decay_of(n) if decays(p) else n for n, p in cls.params.items()])
-        cls.named_times = naming(Named, cls.params)
+        cls.named_params = naming(Params, [decay_of(n) if decays(p) else n for n, p in cls.params.items()])
+        cls.named_times = naming(Params, cls.params)
 
     @property
     def declared(self) -> Neuron:
@@ -172,41 +212,51 @@ class Neuron(Component):
         return self
 
     def __init__(self, options: Options) -> None:
-        self.options: Any = options
+        self.options = options
         self.chosen: Mapping[str, Any] = options.model_dump()
         """The options as plain values: what a graph that is being compiled can read, and what identifies a program."""
         self.dt, self.learn = options.dt, options.learn
         self.substeps = self.chosen.get("substeps", self.substeps)
 
     @classmethod
-    def validate(cls, path: str, options: Any, parts: Mapping[str, Any]) -> None:
+    def validate(cls, path: str, options: object, parts: Mapping[str, object]) -> None:
         if not hasattr(cls, "states"):
             raise RegistryError(
                 f"{path}: neuron {cls.__name__!r} declares no 'states'; see spiky_rl/neurons/base.py"
             )
 
     def number(self, name: str) -> float:
-        """A parameter as the step takes it: a time constant as its decay over one step."""
+        """The parameter called ``name`` as the step takes it: a time constant as its decay over one step."""
         value = self.chosen[name]
         return math.exp(-self.dt / value) if decays(self.params[name]) else value
 
     def limits(self, name: str) -> tuple[float | None, float | None]:
-        """Range in which a learned parameter is kept."""
+        """Range in which the learned parameter called ``name`` is kept; None: no bound."""
         return self.params[name].low, self.params[name].high
 
     @abstractmethod
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
-        """Advance by ``dt``: input current, states, parameters -> output and the new states.
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        """Advance by ``dt`` -> output and the new states. Every value has the shape [..., N] or broadcasts to it.
 
-        Every value has the shape [..., N] or broadcasts to it. Time constants come as decays, all else in its unit.
+        Args:
+            ops: The functions that it may use.
+            current: Input of this step, in units of the network's.
+            s: States before it, by name.
+            p: Parameters, by name: time constants as decays, all else in its unit.
         """
 
-    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
-        """One of several sub-steps -> the highest distance to threshold so far in this step, and the new states."""
+    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+        """One of several sub-steps, with `step`'s arguments ``ops``, ``current``, ``s`` and ``p``.
+
+        ``peak`` is the highest distance to threshold so far in this step; what it then is comes back, and the new states.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no advance; a neuron with substeps must")
 
-    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
-        """After the sub-steps: output and the states that the next step starts from."""
+    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
+        """After the sub-steps: output, and the states that the next step starts from.
+
+        From the highest distance to threshold, ``peak``, with `step`'s ``ops``, ``s`` and ``p``.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no emit; a neuron with substeps must")
 
 
@@ -217,32 +267,35 @@ class Ode(Neuron):
     solve; a neuron that is not for them may leave it out.
     """
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
-        """d state / dt, per ms, which `integrate` must follow, as ``s.rates(v=...)``. Unlike in `step`, time constants come in ms."""
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
+        """d state / dt, per ms, which `integrate` must follow, as ``s.rates(v=...)``.
+
+        Takes what `step` takes, ``ops``, ``current``, states ``s`` and parameters ``p``, but time constants come in ms.
+        """
         raise NotImplementedError(
             f"{type(self).__name__} defines no flow; an exact engine needs its equation"
         )
 
     @abstractmethod
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
-        """Distance to the threshold in the potential's unit: the neuron spikes where it is 0 or more."""
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
+        """Distance to the threshold in the potential's unit: the neuron spikes where it is 0 or more.
 
-    @abstractmethod
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
-        """The states after a spike (1) or none (0)."""
-
-    @abstractmethod
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
-        """The states after ``dt / substeps``, before any reset."""
-
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
-        """Integrate, spike at or above the threshold, reset in the same step.
-
-        With sub-steps each is followed by its own reset, and the step spikes if one of them reached the threshold; the
-        gradient goes to the one that came highest.
+        By the states ``s`` after `integrate`; ``ops`` and ``p`` are `step`'s.
         """
+
+    @abstractmethod
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
+        """The states that ``s`` become by a ``spike`` (1) or none (0); ``ops`` and ``p`` are `step`'s."""
+
+    @abstractmethod
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
+        """The states after ``dt / substeps``, before any reset; ``ops``, ``current``, ``s`` and ``p`` are `step`'s."""
+
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
+        # the spike is at or above the threshold, and the reset in the same step; with sub-steps each is followed by its own reset,
+        # the step spikes if one of them reached the threshold, and the gradient goes to the one that came highest
         if self.substeps > 1:
-            peak: Any = BELOW_ANY
+            peak: Value = BELOW_ANY
             for _ in range(self.substeps):
                 peak, s = self.advance(ops, current, peak, s, p)
             return self.emit(ops, peak, s, p)
@@ -251,15 +304,15 @@ class Ode(Neuron):
         reset = ops.detach(spike) if self.chosen.get("detach_reset", True) else spike
         return spike, self.reset(ops, reset, s, p)
 
-    def advance(self, ops: Any, current: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
+    def advance(self, ops: Ops, current: Value, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         s = self.integrate(ops, current, s, p)
         distance = self.distance(ops, s, p)
         return ops.max(distance, peak), self.reset(ops, ops.heaviside(distance), s, p)
 
-    def emit(self, ops: Any, peak: Any, s: Any, p: Any) -> tuple[Any, States]:
+    def emit(self, ops: Ops, peak: Value, s: States, p: Params) -> tuple[Value, States]:
         return ops.spike(peak), s
 
-    def distance(self, ops: Any, s: Any, p: Any) -> Any:
-        """The distance to the threshold as the surrogate sees it: measured in the option ``scale``, where there is one."""
+    def distance(self, ops: Ops, s: States, p: Params) -> Value:
+        """`threshold` of ``ops``, ``s`` and ``p`` as the surrogate sees it: measured in the option ``scale``, where there is one."""
         distance, scale = self.threshold(ops, s, p), self.chosen.get("scale", 1.0)
         return distance if scale == 1.0 else distance / scale

@@ -25,10 +25,9 @@ Source: Hodgkin & Huxley (1952), in today's sign; Rush & Larsen (1978).
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import BELOW_ANY, Ode, States, param, surrogate_scale
+from spiky_rl.neurons.base import BELOW_ANY, Ode, Ops, Params, States, Value, param, surrogate_scale
 
 CHANNELS = ("sodium", "potassium", "leak")
 SERIES = 0.1
@@ -64,26 +63,26 @@ class HodgkinHuxley(Ode):
         super().__init__(options)
         self.rest, self.gates = self._find_rest()
 
-    def _find_rest(self) -> tuple[float, list[float]]:
+    def _find_rest(self) -> tuple[float, list[Value]]:
         """The potential at which the ionic currents cancel, by bisection, and the gates there."""
         low, high = (pick(self.chosen[f"{name}_reversal"] for name in CHANNELS) for pick in (min, max))
         maxima = [self.chosen[name] for name in CHANNELS]
         rest, gates = low, []
         for _ in range(100):
             rest = 0.5 * (low + high)
-            gates = [alpha / (alpha + beta) for alpha, beta in _rates(_Numbers, rest)]
+            gates = [alpha / (alpha + beta) for alpha, beta in _rates(_Numbers(), rest)]
             _, pull = self._membrane(gates, maxima, rest)
             low, high = (rest, high) if pull > 0.0 else (low, rest)
         return rest, gates
 
-    def _membrane(self, gates: Sequence[Any], maxima: Sequence[Any], origin: float) -> tuple[Any, Any]:
+    def _membrane(self, gates: list[Value], maxima: Sequence[Value], origin: float) -> tuple[Value, Value]:
         """Conductance, and ionic current at the potential ``origin``: C dv/dt = pull - conductance v from there."""
         m, h, n = gates
         open_channels = maxima[0] * m**3 * h, maxima[1] * (n**2) ** 2, maxima[2]
         reversals = (self.chosen[f"{name}_reversal"] - origin for name in CHANNELS)
         return sum(open_channels), sum(g * e for g, e in zip(open_channels, reversals, strict=True))
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         gates = [x + x0 for x, x0 in zip((s.m, s.h, s.n), self.gates, strict=True)]
         rates = _rates(ops, s.v + self.rest)
         conductance, pull = self._membrane(gates, (p.sodium, p.potassium, p.leak), self.rest)
@@ -91,9 +90,9 @@ class HodgkinHuxley(Ode):
         m, h, n = (alpha * (1.0 - x) - beta * x for x, (alpha, beta) in zip(gates, rates, strict=True))
         return s.rates(v=v, m=m, h=h, n=n)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         dt = self.dt / self.substeps
-        moved: list[Any] = []
+        moved: list[Value] = []
         rates = _rates(ops, s.v + self.rest)
         for x, x0, (alpha, beta) in zip((s.m, s.h, s.n), self.gates, rates, strict=True):
             target = alpha / (alpha + beta) - x0
@@ -104,20 +103,20 @@ class HodgkinHuxley(Ode):
         decay = ops.exp(-dt / self.options.capacitance * conductance)
         return s.replace(v=target + (s.v - target) * decay, m=moved[0], h=moved[1], n=moved[2])
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v - (self.options.threshold - self.rest)
 
-    def distance(self, ops: Any, s: Any, p: Any) -> Any:
+    def distance(self, ops: Ops, s: States, p: Params) -> Value:
         # as every ODE's, but a neuron that is refractory is far from its threshold
         distance = self.threshold(ops, s, p) * (1.0 / self.options.scale)
         return ops.where(s.refractory > 0.5, BELOW_ANY, distance)
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         fallen = self.options.threshold - self.options.hysteresis - self.rest
         return s.replace(refractory=ops.where(s.v < fallen, 0.0, s.refractory + spike))
 
 
-def _rates(ops: Any, potential: Any) -> tuple[tuple[Any, Any], ...]:
+def _rates(ops: Ops, potential: Value) -> tuple[tuple[Value, Value], ...]:
     """Opening and closing rates per ms of the gates m, h and n at a potential in mV.
 
     Six exponentials by three: two of them are powers of others, two are multiples.
@@ -132,17 +131,17 @@ def _rates(ops: Any, potential: Any) -> tuple[tuple[Any, Any], ...]:
     )
 
 
-def _rectified(ops: Any, y: Any, fall: Any) -> Any:
+def _rectified(ops: Ops, y: Value, fall: Value) -> Value:
     """y / (1 - fall) with fall = exp(-y); a series around 0, where both are 0."""
     near, z = ops.abs(y) < SERIES, y**2
     series = 1.0 + 0.5 * y + z * (1 / 12 + z * (-1 / 720))
     return ops.where(near, series, y / ops.where(near, 1.0, 1.0 - fall))
 
 
-class _Numbers:
+class _Numbers(Ops):
     """What the rates need of the op vocabulary, on plain numbers."""
 
-    exp, abs, max = staticmethod(math.exp), staticmethod(abs), staticmethod(max)
+    exp, abs, max = staticmethod(math.exp), staticmethod(abs), staticmethod(max)  # type: ignore[assignment]
 
     @staticmethod
     def where(condition: bool, x: float, y: float) -> float:

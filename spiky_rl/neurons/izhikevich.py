@@ -17,12 +17,12 @@ Source: Izhikevich (2003); patterns after its figure 2.
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import Ode, States, param, surrogate_scale
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, param, surrogate_scale
 
 PATTERNS = {
     "custom": {},
@@ -82,33 +82,33 @@ class Izhikevich(Ode):
     def __init__(self, options: Options) -> None:
         super().__init__(options.model_copy(update=PATTERNS[options.pattern]))
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         return s.rates(v=_upstroke(ops, s.v, s.u, p.b, p.gain * current), u=p.a * (p.b * s.v - s.u))
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         dt = self.dt / self.substeps
         v, u = s.v, s.u
         for _ in range(2):
             v = v + 0.5 * dt * _upstroke(ops, v, u, p.b, p.gain * current)
         return s.replace(v=v, u=u + dt * (p.a * (p.b * v - u)))
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v - (self.options.peak - _rest(ops, p.b))
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         return s.replace(v=s.v + spike * (p.c - _rest(ops, p.b) - s.v), u=s.u + spike * p.d)
 
 
-def _upstroke(ops: Any, v: Any, u: Any, b: Any, current: Any) -> Any:
+def _upstroke(ops: Ops, v: Value, u: Value, b: Value, current: Value) -> Value:
     """dv/dt in mV/ms."""
     return (0.04 * v + (b - _root(ops, b))) * v - u + current
 
 
-def _root(ops: Any, b: Any) -> Any:
+def _root(ops: Ops, b: Value) -> Value:
     """Half the distance in mV between the two fixed points without input, times 0.08."""
     return ops.sqrt((5.0 - b) ** 2 - 22.4)
 
 
-def _rest(ops: Any, b: Any) -> Any:
+def _rest(ops: Ops, b: Value) -> Value:
     """The stable fixed point without input, in mV."""
     return -(5.0 - b + _root(ops, b)) / 0.08

@@ -15,10 +15,10 @@ Source: Gerstner et al., Neuronal Dynamics (2014), chapter 1; exact step: Rotter
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from typing import Any, Literal
+from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, States, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
 
 
 class Lif(Ode):
@@ -35,17 +35,17 @@ class Lif(Ode):
 
     options: Options
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         gain = 1.0 if self.options.input_gain == "ode" else 1.0 / (1.0 - ops.exp(-self.dt / p.tau))
         return s.rates(v=(gain * current - s.v) / p.tau)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         ode = self.options.input_gain == "ode"
         return s.replace(v=p.decay * s.v + ((1.0 - p.decay) * current if ode else current))
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v - p.threshold
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         subtract = self.options.reset == "subtract"
         return s.replace(v=s.v - spike * p.threshold if subtract else s.v * (1.0 - spike))

@@ -22,12 +22,12 @@ Source: Ermentrout & Kopell (1986); Gerstner et al., Neuronal Dynamics (2014), c
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from typing import Any, Self
+from typing import Self
 
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import DETACH_RESET, Ode, States, param
+from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value, param
 
 SERIES = 1e-4
 """|J h^2| below which m is a series: both branches are right to 1e-13 there."""
@@ -64,10 +64,10 @@ class Quadratic(Ode):
         low, high = super().limits(name)
         return (low, self.options.peak) if name == "critical" else (low, high)
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         return s.rates(v=(s.v * (s.v - p.critical) + current) / p.tau)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         h, half, peak = self.dt / p.tau, 0.5 * p.critical, self.options.peak
         m = h * _tangent_ratio(ops, (current - half**2) * h**2)
         above, below = s.v * (1.0 - half * m) + current * m, 1.0 + half * m - s.v * m
@@ -75,14 +75,14 @@ class Quadratic(Ode):
         excess = above - peak * below
         return s.replace(v=ops.where(excess < 0.0, above / ops.max(below, SMALLEST), peak + excess))
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.v / self.options.peak - 1.0
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         return s.replace(v=s.v + spike * (self.options.reset - s.v))
 
 
-def _tangent_ratio(ops: Any, z: Any) -> Any:
+def _tangent_ratio(ops: Ops, z: Value) -> Value:
     """tan(sqrt(z))/sqrt(z) for z > 0, tanh(sqrt(-z))/sqrt(-z) for z < 0: one smooth function."""
     z = ops.min(z, LARGEST_ANGLE**2)
     up, down = ops.sqrt(ops.max(z, SERIES)), ops.sqrt(ops.max(-z, SERIES))

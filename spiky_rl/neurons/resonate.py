@@ -19,12 +19,12 @@ Source: Higuchi et al. (2024), Balanced Resonate-and-Fire Neurons; Izhikevich (2
 
 # pylint: disable=unused-argument  # every function of a neuron gets the vocabulary, states and parameters
 
-from typing import Any, Self
+from typing import Self
 
 from pydantic import model_validator
 
 from spiky_rl.config.options import RegistryError, option
-from spiky_rl.neurons.base import Ode, States, inner_step, param
+from spiky_rl.neurons.base import Ode, Ops, Params, States, Value, inner_step, param
 
 SECOND = 1000.0
 """ms."""
@@ -61,12 +61,12 @@ class Resonate(Ode):
         low, high = super().limits(name)
         return (low, 0.99 * SECOND / self.dt) if name == "omega" else (low, high)
 
-    def flow(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def flow(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         b = -p.damping - s.q
         to_u, to_v = b * s.u - p.omega * s.v + p.gain * current, p.omega * s.u + b * s.v
         return s.rates(u=to_u / SECOND, v=to_v / SECOND, q=-s.q / p.tau_refractory)
 
-    def integrate(self, ops: Any, current: Any, s: Any, p: Any) -> States:
+    def integrate(self, ops: Ops, current: Value, s: States, p: Params) -> States:
         dt = self.dt / SECOND
         q = p.decay_refractory * s.q
         boundary = (ops.sqrt(1.0 - (dt * p.omega) ** 2) - 1.0) / dt
@@ -74,8 +74,8 @@ class Resonate(Ode):
         u = s.u + dt * (b * s.u - p.omega * s.v + p.gain * current)
         return s.replace(u=u, v=s.v + dt * (p.omega * s.u + b * s.v), q=q)
 
-    def threshold(self, ops: Any, s: Any, p: Any) -> Any:
+    def threshold(self, ops: Ops, s: States, p: Params) -> Value:
         return s.u - p.threshold - s.q
 
-    def reset(self, ops: Any, spike: Any, s: Any, p: Any) -> States:
+    def reset(self, ops: Ops, spike: Value, s: States, p: Params) -> States:
         return s.replace(q=s.q + spike * p.refractory)

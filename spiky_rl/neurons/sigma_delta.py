@@ -17,10 +17,10 @@ included: quantised events, and lava-dl's bias behind the sum.
 Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from spiky_rl.config.options import option
-from spiky_rl.neurons.base import Neuron, States, param
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
 
 
 class SigmaDelta(Neuron):
@@ -35,7 +35,7 @@ class SigmaDelta(Neuron):
 
     options: Options
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         total = s.s + current
         y = ops.max(total, 0.0) if self.options.activation == "relu" else total
         change = y - s.sent

@@ -20,15 +20,20 @@ class Penalty(Component):
     """A term of the loss."""
 
     def __init__(self, options: Settings | None = None) -> None:
-        self.options: Any = options
+        self.options = options
 
     @abstractmethod
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
-        """The term, from every layer's output [T, K, B, N] and how many synapses each of its events reaches, on the mean."""
+        """The term, from the ``outputs`` [T, K, B, N] of all layers.
+
+        Args:
+            outputs: One for each layer.
+            fan_out: Synapses that one of its events reaches, on the mean, for each layer.
+        """
 
 
 def charged(features: Tensor, cost: Tensor) -> Tensor:
-    """The features as they are; a backward pass through them goes through the cost as well."""
+    """The ``features`` as they are; a backward pass through them goes through the ``cost`` as well."""
     return _Charged.apply(features, cost)  # type: ignore[return-value]
 
 

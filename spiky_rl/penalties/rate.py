@@ -8,7 +8,7 @@ r_n is in events per inner step, over the minibatch. Source: Zenke & Vogels (202
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Self, override
 
 import torch
 from pydantic import model_validator
@@ -36,6 +36,7 @@ class Rate(Penalty):
 
     options: Options
 
+    @override
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         terms = []
         for output in outputs:

@@ -9,6 +9,7 @@ costs more than one that reaches few. Source: Sorbaro et al. (2020), a synaptic-
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import override
 
 import torch
 from torch import Tensor
@@ -26,7 +27,10 @@ class Synops(Penalty):
 
     options: Options
 
+    @override
     def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         dense = [output.shape[-1] * fan for output, fan in zip(outputs, fan_out, strict=True)]
-        spent = torch.stack([output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]).sum()
-        return self.options.weight * (spent / sum(dense) - self.options.upper).clamp(min=0.0)
+        operations = torch.stack(
+            [output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]
+        ).sum()
+        return self.options.weight * (operations / sum(dense) - self.options.upper).clamp(min=0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +29,10 @@ CORRELATION = 0.9
 
 
 def rheobase(neuron: Neuron, ops: TorchOps) -> float:
-    """The smallest constant current at which a neuron spikes within `PATIENCE`, found to 1 %; in the neuron's own unit."""
+    """The smallest constant current at which a ``neuron`` spikes within `PATIENCE`, found to 1 %; in the neuron's own unit.
+
+    ``ops`` is the vocabulary that it runs on.
+    """
     params = tuple(neuron.number(name) for name in neuron.params)
     steps = math.ceil(PATIENCE / neuron.dt)
     grid = torch.logspace(-3, 3, 601).view(1, 1, 1, -1)
@@ -43,28 +46,40 @@ def rheobase(neuron: Neuron, ops: TorchOps) -> float:
 
 
 def observations(series: int, steps: int, channels: int, generator: torch.Generator) -> Tensor:
-    """Random observations that change slowly, standard normal: [steps, series, channels]."""
+    """Random observations that change slowly, standard normal: [steps, series, channels], drawn from the ``generator``."""
     noise = torch.randn(steps, series, channels, generator=generator)
-    found = [noise[0]]
+    filtered = [noise[0]]
     for n in noise[1:]:
-        found.append(CORRELATION * found[-1] + math.sqrt(1.0 - CORRELATION**2) * n)
-    return torch.stack(found)
+        filtered.append(CORRELATION * filtered[-1] + math.sqrt(1.0 - CORRELATION**2) * n)
+    return torch.stack(filtered)
 
 
 def bisect(rate: Callable[[float], float], target: float, low: float, high: float) -> float | None:
-    """The value in [low, high] at which ``rate``, which grows with it, is nearest to ``target``; None: it never gets there."""
+    """The value at which ``rate``, which grows with it, is nearest to ``target``; None: it never gets there.
+
+    It is looked for from ``low`` to ``high``.
+    """
     if rate(high) < target or rate(low) > target:
         return None
     for _ in range(HALVINGS):
         middle = 0.5 * (low + high)
-        found = rate(middle)
-        if abs(found / target - 1.0) < TOLERANCE:
+        attained = rate(middle)
+        if abs(attained / target - 1.0) < TOLERANCE:
             return middle
-        low, high = (middle, high) if found < target else (low, middle)
+        low, high = (middle, high) if attained < target else (low, middle)
     return 0.5 * (low + high)
 
 
-def reach(net: Any, weight: Tensor, target: float, rate: Callable[[], float]) -> None:
+class Calibrated(Protocol):
+    """What a calibration changes of a reservoir, and the rheobase, in which it does."""
+
+    bias: Tensor
+    input_weight: torch.nn.Parameter
+    weight: Tensor
+    unit: float
+
+
+def reach(net: Calibrated, weight: Tensor, target: float, rate: Callable[[], float]) -> None:
     """Bring neurons to the target rate: the current alone to a part of it at most, input to more, recurrence to all.
 
     Each of the three is taken as it was asked for where that does not fire too much, and reduced where it does. Where
@@ -99,9 +114,9 @@ def reach(net: Any, weight: Tensor, target: float, rate: Callable[[], float]) ->
         with_bias(bisect(with_bias, BIAS_SHARE * target, -LARGEST_SHIFT, 0.0) or 0.0)
     if with_input(1.0) > INPUT_SHARE * target:
         with_input(bisect(with_input, INPUT_SHARE * target, 0.0, 1.0) or 1.0)
-    found = bisect(with_strength, target, 0.0, LARGEST_GAIN)
-    if found is not None:
-        with_strength(found)
+    gain = bisect(with_strength, target, 0.0, LARGEST_GAIN)
+    if gain is not None:
+        with_strength(gain)
         return
     with_strength(1.0)
     bias = net.bias.clone()

@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+DENSITY = 0.1
+"""Share of the possible synapses that a random network has."""
 Drive = Callable[[np.ndarray], np.ndarray]
 """What every reservoir's metric takes: inputs [series, time, channels] -> states [series, time, N], each series from rest."""
 
@@ -20,7 +22,13 @@ def echo_state(
     input_weights: np.ndarray,
     activation: Callable[[np.ndarray], np.ndarray] = np.tanh,
 ) -> Drive:
-    """The drive of a network with ``weights`` [N, N], from row to column, and ``input_weights`` [channels, N]."""
+    """The drive of a network.
+
+    Args:
+        weights: [N, N], from row to column.
+        input_weights: [channels, N].
+        activation: Of every neuron.
+    """
 
     def drive(u: np.ndarray) -> np.ndarray:
         arriving = u @ input_weights
@@ -35,7 +43,7 @@ def echo_state(
 
 
 def scaled(weights: np.ndarray, spectral_radius: float) -> np.ndarray:
-    """``weights`` times what gives them this spectral radius. Raises ValueError where they have no cycles to scale."""
+    """The ``weights`` times what gives them this ``spectral_radius``. Raises ValueError where they have no cycles to scale."""
     largest = np.abs(np.linalg.eigvals(weights)).max()
     if largest < 1e-9:
         raise ValueError("a graph without cycles has spectral radius 0 and keeps it")
@@ -47,10 +55,15 @@ def random_echo_state(
     generator: np.random.Generator,
     spectral_radius: float = 0.9,
     input_scaling: float = 0.4,
-    density: float = 0.1,
-    channels: int = 1,
 ) -> Drive:
-    """A network of ``size`` neurons as they are commonly drawn: sparse normal weights, uniform input weights."""
-    weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < density)
-    input_weights = generator.uniform(-input_scaling, input_scaling, (channels, size))
+    """The drive of a network of one input as they are commonly drawn: sparse normal weights, uniform input weights.
+
+    Args:
+        size: N.
+        generator: Of the weights.
+        spectral_radius: Of the recurrent ones.
+        input_scaling: Largest size of an input weight.
+    """
+    weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < DENSITY)
+    input_weights = generator.uniform(-input_scaling, input_scaling, (1, size))
     return echo_state(scaled(weights, spectral_radius), input_weights)

@@ -41,36 +41,39 @@ class MemoryCapacity:
 
     correlations: np.ndarray
     """[delays]: squared correlation on the test series of readout and input k = 1, 2, ... steps ago."""
-    floor: float
 
     @property
     def total(self) -> float:
-        """The capacity: sum of what lies above the floor. At most N."""
-        return float(self.correlations[self.correlations >= self.floor].sum())
+        """The capacity: sum of what lies above `FLOOR`. At most N."""
+        return float(self.correlations[self.correlations >= FLOOR].sum())
 
 
 def standardised(drive: Drive, low: float, high: float) -> Drive:
-    """A drive that takes inputs uniform in [low, high] and hands them on with mean 0 and variance 1."""
+    """The ``drive`` for inputs uniform from ``low`` to ``high``, which it then gets with mean 0 and variance 1."""
     mean, deviation = 0.5 * (low + high), (high - low) / np.sqrt(12.0)
     return lambda u: drive((u - mean) / deviation)
 
 
 def rank(states: np.ndarray) -> Rank:
-    """Numerical rank of [samples, N]: the fewest singular values that sum to 99 % of them all."""
+    """Numerical rank of the ``states`` [samples, N]: the fewest singular values that sum to 99 % of them all."""
     s = np.linalg.svd(np.asarray(states, np.float64), compute_uv=False)
     total = s.sum()
     value = int(np.searchsorted(np.cumsum(s), ENERGY * total) + 1) if total > 0.0 else 0
     return Rank(value, states.shape[-1])
 
 
-def kernel_rank(
-    drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100, channels: int = 1
-) -> Rank:
+def kernel_rank(drive: Drive, generator: np.random.Generator, series: int = 100, steps: int = 100) -> Rank:
     """Rank of the last states under different inputs: into how many directions the reservoir tells them apart.
 
-    ``series`` bounds what is found; take at least N. Source: Legenstein & Maass (2007), as linear separation.
+    Source: Legenstein & Maass (2007), as linear separation.
+
+    Args:
+        drive: The reservoir.
+        generator: Of the inputs.
+        series: How many inputs: a bound of what is found; take at least N.
+        steps: Length of each.
     """
-    return rank(drive(generator.uniform(-1.0, 1.0, (series, steps, channels)))[:, -1])
+    return rank(drive(generator.uniform(-1.0, 1.0, (series, steps, 1)))[:, -1])
 
 
 def generalisation_rank(
@@ -78,14 +81,20 @@ def generalisation_rank(
     generator: np.random.Generator,
     series: int = 100,
     steps: int = 100,
-    channels: int = 1,
     shared: int = 50,
 ) -> Rank:
-    """Rank of the last states under inputs that differ in the past alone and agree in the ``shared`` last steps.
+    """Rank of the last states under inputs that differ in the past alone and agree in their last steps.
 
     Low is good: what ought to be one class spans few directions. Source: Legenstein & Maass (2007).
+
+    Args:
+        drive: The reservoir, of one input; this and the next three as in `kernel_rank`.
+        generator: Of the inputs.
+        series: How many.
+        steps: Length of each.
+        shared: How many of the last steps agree.
     """
-    u = generator.uniform(-1.0, 1.0, (series, steps, channels))
+    u = generator.uniform(-1.0, 1.0, (series, steps, 1))
     u[:, steps - shared :] = u[:1, steps - shared :]
     return rank(drive(u)[:, -1])
 
@@ -99,21 +108,20 @@ def memory_capacity(
     washout: int = 200,
     series: int = 1,
     ridge: float | None = None,
-    floor: float = FLOOR,
 ) -> MemoryCapacity:
     """Linear memory: how well ridge readouts recall u(t-k) for k = 1..``delays``, on series of their own.
 
     States at time t have seen u(t), so k = 1 is the input before the present one. A common choice of ``delays`` is 2N.
-    Samples, washout, series and ridge are as in `spiky_rl.reservoirs.narma.narma`; the washout is at least ``delays``.
-    Source: Jaeger (2001), short-term memory in echo state networks.
+    ``drive``, ``generator``, ``train``, ``test``, ``washout``, ``series`` and ``ridge`` are as in `spiky_rl.reservoirs.narma.narma`;
+    the washout is at least ``delays``. Source: Jaeger (2001), short-term memory in echo state networks.
     """
     washout, longest = max(washout, delays), -(-max(train, test) // series)
     u = generator.uniform(-1.0, 1.0, (2 * series, washout + longest, 1))
     states = drive(u)[:, washout:]
     past = np.stack([u[:, washout - k : u.shape[1] - k, 0] for k in range(1, delays + 1)], -1)
     readout = ridge_regression(samples(states[:series], train), samples(past[:series], train), ridge)
-    found = readout(samples(states[series:], test))
-    return MemoryCapacity(_squared_correlation(found, samples(past[series:], test)), floor)
+    estimate = readout(samples(states[series:], test))
+    return MemoryCapacity(_squared_correlation(estimate, samples(past[series:], test)))
 
 
 def _squared_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -130,16 +138,22 @@ def lyapunov(
     washout: int = 100,
     steps: int = 20,
     perturbation: float = 1e-6,
-    channels: int = 1,
 ) -> float:
     """Largest Lyapunov exponent per step, by the growth of a perturbation: above 0 differences grow, below they fade.
 
-    A drive always begins at rest, so trajectories cannot be renormalised as Benettin's are. Each of ``series`` inputs runs
-    twice instead, the second time with ``perturbation`` added to one step after the washout; the exponent is the mean
-    logarithm by which the distance of the two states changes a step, over ``steps`` steps or as long as it is more than
-    rounding. It is -inf where no state ever differs. Discontinuous reservoirs need a perturbation that can move a spike.
+    A drive always begins at rest, so trajectories cannot be renormalised as Benettin's are. Each input runs twice instead, the
+    second time perturbed in one step; the exponent is the mean logarithm by which the distance of the two states changes a step,
+    over ``steps`` steps or as long as it is more than rounding. It is -inf where no state ever differs.
+
+    Args:
+        drive: The reservoir.
+        generator: Of the inputs.
+        series: How many of them.
+        washout: Steps before the perturbed one.
+        steps: Steps after it.
+        perturbation: What is added to it. Discontinuous reservoirs need one that can move a spike.
     """
-    u = generator.uniform(-1.0, 1.0, (series, washout + steps + 1, channels))
+    u = generator.uniform(-1.0, 1.0, (series, washout + steps + 1, 1))
     moved = u.copy()
     moved[:, washout] += perturbation
     states = drive(np.concatenate([u, moved]))
@@ -156,15 +170,19 @@ def lyapunov(
     return logarithms / lasted if lasted else -np.inf
 
 
-def separation(
-    drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100, channels: int = 1
-) -> float:
+def separation(drive: Drive, generator: np.random.Generator, pairs: int = 50, steps: int = 100) -> float:
     """Mean distance of the last states under two unrelated inputs, in mean lengths of a state.
 
     0: the reservoir cannot tell inputs apart; about 1.4: their states have nothing in common. Source: Maass, Natschlaeger &
     Markram (2002), whose distance is not divided by the states' length.
+
+    Args:
+        drive: The reservoir.
+        generator: Of the inputs.
+        pairs: How many pairs of them.
+        steps: Length of each.
     """
-    states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, channels)))[:, -1].astype(np.float64)
+    states = drive(generator.uniform(-1.0, 1.0, (2 * pairs, steps, 1)))[:, -1].astype(np.float64)
     length = float(np.linalg.norm(states, axis=-1).mean())
     apart = float(np.linalg.norm(states[:pairs] - states[pairs:], axis=-1).mean())
     return apart / length if length > 0.0 else 0.0

@@ -45,7 +45,7 @@ class Narma:
 
 
 def target(u: np.ndarray, order: int = 10) -> np.ndarray:
-    """y(t+1) for every u(t) of [time], with y = u = 0 before the first: what is to be read out at time t."""
+    """y(t+1) of this ``order`` for every u(t) of ``u`` [time], with y = u = 0 before the first: what is to be read out at time t."""
     a, b, c, d = COEFFICIENTS[order]
     y = np.zeros(order + len(u))
     past = np.concatenate([np.zeros(order - 1), u])
@@ -59,7 +59,13 @@ def target(u: np.ndarray, order: int = 10) -> np.ndarray:
 
 
 def draw(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs [time] and their targets [time]. Draws that diverge are thrown away and drawn again."""
+    """Inputs [time] and their targets [time]. Draws that diverge are thrown away and drawn again.
+
+    Args:
+        steps: Length.
+        generator: Of the inputs.
+        order: 10 or 30.
+    """
     if order not in COEFFICIENTS:
         raise ValueError(f"order {order}: NARMA is defined here for {', '.join(map(str, COEFFICIENTS))}")
     for _ in range(DRAWS):

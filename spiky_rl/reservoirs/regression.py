@@ -54,22 +54,17 @@ def _solve(x: np.ndarray, y: np.ndarray, ridges: np.ndarray) -> list[Readout]:
     mean, middle = x.mean(0), y.mean(0)
     u, s, v = np.linalg.svd(x - mean, full_matrices=False)
     # directions without variance hold nothing to learn from
-    kept = s > s.max(initial=0.0) * 1e-12
-    s, v, projected = s[kept], v[kept].T, u[:, kept].T @ (y - middle)
+    significant = s > s.max(initial=0.0) * 1e-12
+    s, v, projected = s[significant], v[significant].T, u[:, significant].T @ (y - middle)
     weights = [v @ ((s / (s**2 + ridge))[:, None] * projected) for ridge in ridges]
     return [Readout(w, middle - mean @ w) for w in weights]
 
 
 def samples(values: np.ndarray, count: int) -> np.ndarray:
-    """The first ``count`` rows of all series [series, time, N], one after another."""
+    """The first ``count`` rows of all series of ``values`` [series, time, N], one after another."""
     return values.reshape(-1, values.shape[-1])[:count]
 
 
-def nmse(target: np.ndarray, found: np.ndarray) -> float:
-    """Mean squared error over the variance of the target: 1 is what its mean achieves."""
-    return float(np.mean((target - found) ** 2) / np.var(target))
-
-
-def nrmse(target: np.ndarray, found: np.ndarray) -> float:
-    """Root of `nmse`: the error in standard deviations of the target."""
-    return float(np.sqrt(nmse(target, found)))
+def nmse(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean squared error of what is ``predicted`` over the variance of the ``target``: 1 is what its mean achieves."""
+    return float(np.mean((target - predicted) ** 2) / np.var(target))

@@ -6,7 +6,6 @@ Peak k/2. Source: Fang et al. (2021), with k their alpha; SpikingJelly's and snn
 """
 
 import math
-from typing import Any
 
 from spiky_rl.surrogates import base
 
@@ -19,8 +18,8 @@ class Arctangent(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.declare_slope(2.0, "k: twice the peak")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
+    def derivative(self, ops: base.Ops, x: base.Value, slope: base.Value) -> base.Value:
         return 0.5 * slope / (1.0 + (HALF_PI * slope * x) ** 2)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
+    def primitive(self, ops: base.ReferenceOps, x: base.Value, slope: base.Value) -> base.Value:
         return 0.5 + ops.atan(HALF_PI * slope * x) / (2.0 * HALF_PI)

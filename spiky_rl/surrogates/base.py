@@ -3,6 +3,8 @@
 ``x`` is the distance to the threshold; the spike is emitted at x >= 0. ``primitive`` is a function whose derivative is
 ``derivative``: the forward of the ``soft_spike`` debugging mode, in which the coded backward equals finite differences.
 The primitive may also use ``ops.atan`` and ``ops.erf``, which only the torch reference offers.
+
+A surrogate's file imports the types of ``ops``, ``x`` and ``slope`` from here; they are those of a neuron's step.
 """
 
 from abc import abstractmethod
@@ -12,10 +14,11 @@ from pydantic import field_validator
 
 from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.config.registry import Component
+from spiky_rl.neurons.base import Ops, ReferenceOps, Value
 
 
 def declare_slope(default: float, meaning: str) -> Any:
-    """Declare a surrogate's slope."""
+    """Declare a surrogate's slope with its ``default`` and its ``meaning``."""
     return option(default, meaning, low=1e-3)
 
 
@@ -51,9 +54,9 @@ class Surrogate(Component):
         return self.slope + (final - self.slope) * min(1.0, updates / max(1, duration))
 
     @abstractmethod
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
-        """d spike / d x at distance x to the threshold."""
+    def derivative(self, ops: Ops, x: Value, slope: Value) -> Value:
+        """d spike / d x at distance ``x`` to the threshold, by the surrogate's ``slope`` and the functions of ``ops``."""
 
     @abstractmethod
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
-        """A function of x whose derivative is ``derivative``; 1/2 at x = 0."""
+    def primitive(self, ops: ReferenceOps, x: Value, slope: Value) -> Value:
+        """A function of ``x`` whose derivative is ``derivative``, of the same ``ops`` and ``slope``; 1/2 at x = 0."""

@@ -5,8 +5,6 @@
 Its integral is the scale. Source: Shrestha & Orchard (2018).
 """
 
-from typing import Any
-
 from spiky_rl.config.options import option
 from spiky_rl.surrogates import base
 
@@ -22,9 +20,9 @@ class Exponential(base.Surrogate):
         super().__init__(options)
         self.scale = options.scale
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
+    def derivative(self, ops: base.Ops, x: base.Value, slope: base.Value) -> base.Value:
         return 0.5 * self.scale * slope * ops.exp(-slope * ops.abs(x))
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
+    def primitive(self, ops: base.ReferenceOps, x: base.Value, slope: base.Value) -> base.Value:
         half = 0.5 * self.scale * (1.0 - ops.exp(-slope * ops.abs(x)))
         return 0.5 + ops.where(x > 0.0, half, -half)

@@ -5,8 +5,6 @@
 Peak 1 whatever the slope. Source: Zenke & Ganguli (2018).
 """
 
-from typing import Any
-
 from spiky_rl.surrogates import base
 
 
@@ -16,8 +14,8 @@ class FastSigmoid(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.declare_slope(2.0, "k: decline per unit of potential")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
+    def derivative(self, ops: base.Ops, x: base.Value, slope: base.Value) -> base.Value:
         return 1.0 / (1.0 + slope * ops.abs(x)) ** 2
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
+    def primitive(self, ops: base.ReferenceOps, x: base.Value, slope: base.Value) -> base.Value:
         return 0.5 + x / (1.0 + slope * ops.abs(x))

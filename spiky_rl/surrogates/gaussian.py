@@ -6,7 +6,6 @@ Area 1, peak 0.399 k. Source: Yin et al. (2021), the central lobe alone.
 """
 
 import math
-from typing import Any
 
 from spiky_rl.surrogates import base
 
@@ -20,8 +19,8 @@ class Gaussian(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.declare_slope(2.0, "k: inverse standard deviation")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
+    def derivative(self, ops: base.Ops, x: base.Value, slope: base.Value) -> base.Value:
         return slope * INVERSE_SQRT_2PI * ops.exp(-0.5 * (slope * x) ** 2)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
+    def primitive(self, ops: base.ReferenceOps, x: base.Value, slope: base.Value) -> base.Value:
         return 0.5 + 0.5 * ops.erf(slope * x * INVERSE_SQRT_2)

@@ -5,8 +5,6 @@
 Area 1, peak k/4; written with tanh, which does not overflow. Source: Zenke & Vogels (2021).
 """
 
-from typing import Any
-
 from spiky_rl.surrogates import base
 
 
@@ -16,8 +14,8 @@ class Sigmoid(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.declare_slope(4.0, "k: steepness of the logistic function")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
+    def derivative(self, ops: base.Ops, x: base.Value, slope: base.Value) -> base.Value:
         return 0.25 * slope * (1.0 - ops.tanh(0.5 * slope * x) ** 2)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
+    def primitive(self, ops: base.ReferenceOps, x: base.Value, slope: base.Value) -> base.Value:
         return 0.5 + 0.5 * ops.tanh(0.5 * slope * x)

@@ -5,8 +5,6 @@
 Peak 1, zero beyond 1/k. Source: Bellec et al. (2018), without their dampening factor.
 """
 
-from typing import Any
-
 from spiky_rl.surrogates import base
 
 
@@ -16,9 +14,9 @@ class Triangle(base.Surrogate):
     class Options(base.Surrogate.Options):
         slope: float = base.declare_slope(1.0, "k: inverse half-width")
 
-    def derivative(self, ops: Any, x: Any, slope: Any) -> Any:
+    def derivative(self, ops: base.Ops, x: base.Value, slope: base.Value) -> base.Value:
         return ops.max(1.0 - slope * ops.abs(x), 0.0)
 
-    def primitive(self, ops: Any, x: Any, slope: Any) -> Any:
+    def primitive(self, ops: base.ReferenceOps, x: base.Value, slope: base.Value) -> base.Value:
         inside = ops.min(ops.max(x, -1.0 / slope), 1.0 / slope)
         return 0.5 + inside - 0.5 * slope * inside * ops.abs(inside)

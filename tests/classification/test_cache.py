@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spiky_rl.classification import cache, samples
-from spiky_rl.classification.cache import kept, make_room, placed
+from spiky_rl.classification.cache import make_room, placed, stored
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._events import EventFileError, Events, decode
 from spiky_rl.datasets.base import Dataset, Recording
@@ -92,38 +92,38 @@ def test_counting_equals_a_loop_over_events():
 
 def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_cache):
     first = Drawn(0, count=40)
-    one = kept(first, first.recordings)
+    one = stored(first, first.recordings)
     assert first.reads == 40 + cache.MEASURED
     warm = Drawn(0, count=40)
-    again = kept(warm, warm.recordings)
+    again = stored(warm, warm.recordings)
     assert warm.reads == 0 and (one.places == again.places).all() and (one.digests == again.digests).all()
     other, finer = Drawn(1, count=40), Drawn(0, count=40, bins=5)
-    assert (kept(other, other.recordings).digests != one.digests).any()
-    assert (kept(finer, finer.recordings).digests == one.digests).all(), "the same recordings"
+    assert (stored(other, other.recordings).digests != one.digests).any()
+    assert (stored(finer, finer.recordings).digests == one.digests).all(), "the same recordings"
     assert len(list(own_cache.glob("*.events"))) == 3
 
 
 def test_what_is_kept_takes_four_bytes_an_event_however_many_frames(own_cache):
     for bins in (3, 300):
         found = Drawn(0, bins=bins)
-        kept(found, found.recordings)
+        stored(found, found.recordings)
     assert [path.stat().st_size for path in own_cache.glob("*.events")] == [4 * 6 * 50] * 2
 
 
 def test_a_recording_that_is_bad_ends_in_its_name_or_is_skipped_and_named(own_cache, caplog):
     found = Drawn(0, bad=(2, 3))
     with pytest.raises(EventFileError, match="r2: damaged; --skip_bad leaves such recordings out"):
-        kept(found, found.recordings)
+        stored(found, found.recordings)
     assert not list(own_cache.iterdir())
     held = samples.load("drawn", found, found.recordings, skip_bad=True)
     assert held.skipped == ("r2: damaged", "r3: damaged") and held.names == ["r0", "r1", "r4", "r5"]
     assert held.labels.tolist() == [0, 1, 4, 5]
     assert "skipped 2 of 6 recordings" in caplog.text and "r3: damaged" in caplog.text
     with pytest.raises(EventFileError, match="r2: damaged"):
-        kept(found, found.recordings)  # from the cache too
+        stored(found, found.recordings)  # from the cache too
     nothing = Drawn(0, bad=tuple(range(6)))
     with pytest.raises(EventFileError, match="r0: damaged; no recording is left"):
-        kept(nothing, nothing.recordings, skip_bad=True)
+        stored(nothing, nothing.recordings, skip_bad=True)
 
 
 def test_a_recording_without_events_in_the_window_is_bad():
@@ -132,18 +132,18 @@ def test_a_recording_without_events_in_the_window_is_bad():
     with pytest.raises(
         EventFileError, match="drawn r0: all its events lie from .*, none in the window from 500 to 900"
     ):
-        kept(found, found.recordings)
+        stored(found, found.recordings)
 
 
 def test_damaged_files_of_the_cache_are_made_anew(own_cache):
     found = Drawn(0)
-    whole = np.array(kept(found, found.recordings).places)
+    whole = np.array(stored(found, found.recordings).places)
     for pattern in ("*.events", "*.npz"):
         for left in (0, 20, -1):
             (path,) = own_cache.glob(pattern)
             with path.open("r+b") as file:
                 file.truncate(left if left >= 0 else path.stat().st_size - 1)
-            assert np.array_equal(kept(found, found.recordings).places, whole)
+            assert np.array_equal(stored(found, found.recordings).places, whole)
 
 
 def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
@@ -154,34 +154,34 @@ def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
         UserError,
         match="100000 recordings of drawn take about 0.02 GB, and at most 0.001 GB are kept; .* --recordings",
     ):
-        kept(many, many.recordings)
+        stored(many, many.recordings)
     assert many.reads == cache.MEASURED
     for value in ("much", "0", "nan"):
         monkeypatch.setenv("SPIKY_RL_CACHE_GB", value)
         with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' is no number"):
-            kept(few, few.recordings)
+            stored(few, few.recordings)
     monkeypatch.delenv("SPIKY_RL_CACHE_GB")
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", Path("/proc/cache")):
         monkeypatch.setenv("SPIKY_RL_CACHE", str(place))
         with pytest.raises(UserError, match="recordings cannot be kept in .* SPIKY_RL_CACHE"):
-            kept(few, few.recordings)
+            stored(few, few.recordings)
 
 
 def test_what_was_not_used_for_longest_makes_room(own_cache, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     for seed in range(3):
         found = Drawn(seed)
-        kept(found, found.recordings)
+        stored(found, found.recordings)
         for path in own_cache.iterdir():
             os.utime(path, (path.stat().st_mtime - 100,) * 2)
-    kept(Drawn(0), Drawn(0).recordings)  # used again: now the youngest
+    stored(Drawn(0), Drawn(0).recordings)  # used again: now the youngest
     sizes = sum(path.stat().st_size for path in own_cache.iterdir())
     make_room(own_cache, sizes - 1)
     make_room(own_cache, 0.4 * sizes)
     warm, cold = Drawn(0), Drawn(1)
     for found in (warm, cold):
-        assert kept(found, found.recordings).places.size == 300
+        assert stored(found, found.recordings).places.size == 300
     assert warm.reads == 0 < cold.reads
     assert "removed, to make room in the cache" in caplog.text
 
@@ -195,7 +195,7 @@ def test_equal_recordings_are_known_by_their_events_whatever_file_they_come_from
     digests = []
     for name in "ab":
         found = dataset("own", tmp_path / name)
-        digests += kept(found, found.recordings).digests.tolist()
+        digests += stored(found, found.recordings).digests.tolist()
     assert digests[0] == digests[1]
 
 

@@ -168,17 +168,17 @@ def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: Analysi
 
 def test_shares_that_are_kept_are_those_of_the_truth(analysis: Analysis):
     for condition in ("push", "sensor_loss", "mass"):
-        share = analysis.kept["mlp_ppo", CARTPOLE, condition].share
+        share = analysis.remaining["mlp_ppo", CARTPOLE, condition].share
         assert share is not None
         assert share.estimate == pytest.approx(KEPT[condition], abs=0.01), "noise of 5 x 64 episodes"
         assert share.low < KEPT[condition] < share.high
-    assert not any(condition == "nominal" for _, _, condition in analysis.kept)
+    assert not any(condition == "nominal" for _, _, condition in analysis.remaining)
 
 
 def test_an_agent_that_learned_nothing_has_nothing_to_keep(tmp_path: Path):
     truths = {"mlp_ppo": TRUTHS["mlp_ppo"], "lif_ppo": replace(TRUTHS["lif_ppo"], score=0.2)}
     study = write_study(tmp_path / "study", tuple(truths), (CARTPOLE,), truths=truths)
-    kept = analyse(study).kept["lif_ppo", CARTPOLE, "push"]
+    kept = analyse(study).remaining["lif_ppo", CARTPOLE, "push"]
     assert kept.share is None and math.isfinite(kept.score.estimate)
 
 

@@ -8,14 +8,13 @@ import pytest
 from scipy import stats
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
 from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
     bca_interval,
-    common_steps,
     interquartile_mean,
     intervals,
-    learning_curve,
     mean,
     normalise,
     performance_profile,
@@ -128,10 +127,9 @@ def test_the_mean_is_rliables_mean_of_means():
 
 
 def test_normalised_scores_are_0_for_random_actions_and_1_for_the_reference():
-    scores = {"a": [1.0, 3.0, 5.0], "b": {7: 10.0}}
-    found = normalise(scores, {"a": 1.0, "b": -10.0}, {"a": 3.0, "b": 30.0})
-    assert found["a"].tolist() == [0.0, 1.0, 2.0]
-    assert found["b"] == {7: 0.5}
+    scores = {"a": {0: 1.0, 1: 3.0, 2: 5.0}, "b": {7: 10.0}}
+    normalised = normalise(scores, {"a": 1.0, "b": -10.0}, {"a": 3.0, "b": 30.0})
+    assert normalised == {"a": {0: 0.0, 1: 1.0, 2: 2.0}, "b": {7: 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +143,7 @@ def test_normalised_scores_are_0_for_random_actions_and_1_for_the_reference():
 )
 def test_an_anchor_that_normalises_nothing_is_refused_by_the_tasks_name(random, reference, words):
     with pytest.raises(StatisticsError, match=words):
-        normalise({"ant": [1.0]}, random, reference)
+        normalise({"ant": {0: 1.0}}, random, reference)
 
 
 def test_neither_the_order_of_seeds_nor_that_of_tasks_matters():

@@ -78,7 +78,8 @@ def test_the_page_names_what_matters(whole):
     for words in (
         "Default, tuned and sensitivity",
         "Importance of parameters",
-        "lif_ppo from 2.22 to",
+        "tuning changed 2 of 2 agents; 0 without a complete trial",
+        "| lif_ppo | 2.22 |",
         "of sticks",
     ):
         assert words in said, words

@@ -108,7 +108,7 @@ def test_a_neuron_in_words_is_its_program(name, varying):
     neuron, ops, call = called(name, varying)
     words = programs.in_words(neuron, ops, (varying,) * len(neuron.params))
     assert words not in programs.KNOWN
-    assert programs.found(words, call.numbers) == programs.found(call.key, call.numbers)
+    assert programs.resolved(words, call.numbers) == programs.resolved(call.key, call.numbers)
     assert programs.states(words) == len(neuron.states)
 
 

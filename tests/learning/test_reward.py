@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
-from spiky_rl.learning._traces import correlated, trace, worth
+from spiky_rl.learning._traces import correlated, modulation_by_credit, trace
 
 TAU = 12.0
 
@@ -17,7 +17,9 @@ def test_credit_stays_within_its_episode():
     keep, credit = torch.ones(6, 1).double(), torch.zeros(6, 1).double()
     keep[3], credit[4] = 0.0, 2.0
     decay = math.exp(-1.0 / TAU)
-    assert worth(credit, keep, TAU, 1.0).flatten().tolist() == pytest.approx([0, 0, 0, 2 * decay, 2, 0])
+    assert modulation_by_credit(credit, keep, TAU, 1.0).flatten().tolist() == pytest.approx(
+        [0, 0, 0, 2 * decay, 2, 0]
+    )
 
 
 def test_a_control_steps_credit_falls_due_at_its_last_inner_step():
@@ -27,7 +29,7 @@ def test_a_control_steps_credit_falls_due_at_its_last_inner_step():
         .build(inputs=2, outputs=1)
         .layers[0]
     )
-    found = rule.worths(torch.tensor([[1.0], [3.0]]), None, layer, 2).flatten()
+    found = rule.modulation(torch.tensor([[1.0], [3.0]]), None, layer, 2).flatten()
     d = math.exp(-1.0 / TAU)
     assert found.tolist() == pytest.approx([d + 3 * d**3, 1 + 3 * d**2, 3 * d, 3.0])
 

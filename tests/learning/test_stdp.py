@@ -8,7 +8,7 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.learning import _traces as traces
-from spiky_rl.learning._traces import PAIRS, TRIPLETS, Window, change, worth
+from spiky_rl.learning._traces import PAIRS, TRIPLETS, Window, change, modulation_by_credit
 
 WINDOW = {1: 0.009512294, 5: 0.007788008, 10: 0.006065307, 20: 0.003678794, 50: 0.000820850, 0: 0.0,
           -1: -0.009987909, -5: -0.008177408, -10: -0.006368572, -20: -0.003862734, -50: -0.000861892}  # fmt: skip
@@ -123,7 +123,9 @@ def test_credit_filtered_backwards_is_an_eligibility_in_every_synapse(window):
     for event, k, d in zip(events(pre, post, keep, weights, window), keep, credit, strict=True):
         eligibility = k.view(-1, 1, 1) * math.exp(-window.dt / tau) * eligibility + event
         expected = expected + (d.view(-1, 1, 1) * eligibility).mean(0)
-    found = change(pre, post, keep, weights, window, worths=worth(credit, keep, tau, window.dt))
+    found = change(
+        pre, post, keep, weights, window, modulation=modulation_by_credit(credit, keep, tau, window.dt)
+    )
     assert torch.allclose(found, expected, rtol=1e-10, atol=1e-14)
     assert found.abs().max() > 1e-4
 

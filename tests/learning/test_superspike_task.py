@@ -11,8 +11,8 @@ import torch
 
 from spiky_rl.config import registry
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.learning._filters import OPS, Smooth
+from spiky_rl.kernels.ops import SPIKELESS, TorchOps
+from spiky_rl.learning._filters import Smooth
 from spiky_rl.neurons.base import DETACH_RESET, Ode, param
 
 INPUTS, TIME, DT_MS, RATE_HZ, EPOCHS = 100, 500.0, 0.5, 10.0, 600
@@ -73,7 +73,9 @@ def network(seed, gain=2.0):
 def filtered(z):
     """alpha * z, of unit area; z [1, S, 1, 1]."""
     smooth = Smooth.of(tau_rise=5.0, tau_fall=10.0, dt=DT_MS)
-    return dispatch.unroll("auto", smooth, OPS, z, STEPS, None, tuple(map(smooth.number, smooth.params)))[0]
+    return dispatch.unroll(
+        "auto", smooth, SPIKELESS, z, STEPS, None, tuple(map(smooth.number, smooth.params))
+    )[0]
 
 
 def run(net, x, target):

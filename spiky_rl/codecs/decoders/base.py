@@ -42,7 +42,13 @@ class Decoder(Component, torch.nn.Module):
     """What rounds the readout's weights while they are trained; None: nothing does."""
 
     def connect(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
-        """Take over what runs it and what it reads. Raises `RegistryError` where that is not 0 or 1 and would have to be."""
+        """Take over what runs it and what it reads.
+
+        Args:
+            backend: What runs it.
+            binary: What it reads is 0 or 1. Raises `RegistryError` where that is not so and would have to be.
+            bfloat16_gradient: The gradient of what it reads may be computed in bfloat16.
+        """
         if self.spikes_only and not binary:
             name = type(self).__module__.rpartition(".")[2]
             raise RegistryError(f"decoder {name!r} reads spikes; the last layer's neurons send graded values")
@@ -52,9 +58,12 @@ class Decoder(Component, torch.nn.Module):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Features [T, B, F] and the new state, from the state before ([B, F] each) and keep [T, B].
+        """Features [T, B, F] and the new state.
 
-        From rest where ``state`` is None; then no state comes out.
+        Args:
+            spikes: [T, K, B, N].
+            state: Before the first step, [B, F] each; None: from rest, and no state comes out.
+            keep: [T, B]; 0 where an episode begins with this step.
         """
 
     def synapses(self) -> Tensor:
@@ -79,9 +88,9 @@ class Decoder(Component, torch.nn.Module):
         )
 
     def read(self, potentials: Tensor) -> Tensor:
-        """Potentials [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
+        """The ``potentials`` [T, K, B, F] of a decoder that has them -> features [T, B, F]."""
         raise NotImplementedError(f"{type(self).__name__} defines no read; a decoder with a potential must")
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """Effective operations for spikes [T, K, B, N]: non-zero inputs times F, [T, B]."""
+        """Effective operations for ``spikes`` [T, K, B, N]: non-zero inputs times F, [T, B]."""
         return (spikes != 0).sum((1, 3)) * self.readout.out_features

@@ -12,6 +12,8 @@ Source: Bohte, Kok & La Poutre (2002); Thorpe, Fize & Marlot (1996) for the code
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ class FirstSpike(Decoder):
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -39,5 +42,5 @@ class FirstSpike(Decoder):
         return dispatch.linear(self.backend, earliness, self.synapses(), self.readout.bias), ()
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """F for each neuron that spikes at all."""
+        """F for each neuron that spikes at all, by ``spikes`` [T, K, B, N]: [T, B]."""
         return (spikes != 0).any(1).sum(-1) * self.readout.out_features

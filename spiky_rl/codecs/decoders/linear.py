@@ -9,6 +9,8 @@ Source: van den Berghe et al. (2025), with one inner step per control step.
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -23,6 +25,7 @@ class Linear(Decoder):
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -30,5 +33,6 @@ class Linear(Decoder):
         last = spikes[:, -1]
         return dispatch.linear(self.backend, last, weight, bias, self.binary, self.bfloat16_gradient), ()
 
+    @override
     def operations(self, spikes: Tensor) -> Tensor:
         return super().operations(spikes[:, -1:])

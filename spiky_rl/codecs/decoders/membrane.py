@@ -9,7 +9,7 @@ stateful network. Source: Chen et al. (2024), ILC-SAN.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
@@ -17,9 +17,8 @@ from torch import Tensor
 from spiky_rl.codecs.decoders.base import Decoder
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import DT, Neuron, States, param
-from spiky_rl.surrogates.rectangle import Rectangle
+from spiky_rl.kernels.ops import SPIKELESS, TorchOps
+from spiky_rl.neurons.base import DT, Neuron, Ops, Params, States, Value, param
 
 
 class Membrane(Decoder):
@@ -39,8 +38,9 @@ class Membrane(Decoder):
         self.which, self.last_step = options.read, options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
         self.potential = Potential.of(dt=options.dt, tau=options.tau)
-        self.ops = TorchOps(Rectangle.of())
+        self.ops = SPIKELESS
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -57,6 +57,7 @@ class Membrane(Decoder):
     def parameters_of_potential(self) -> tuple[float]:
         return (self.decay,)
 
+    @override
     def read(self, potentials: Tensor) -> Tensor:
         v = potentials
         if self.which == "last":
@@ -77,6 +78,7 @@ class Potential(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         v = p.decay * s.v + (1.0 - p.decay) * current
         return v, s.replace(v=v)

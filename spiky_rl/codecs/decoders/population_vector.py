@@ -11,6 +11,8 @@ Source: Georgopoulos, Schwartz & Kettner (1986); Tang et al. (2020), the output 
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,7 @@ class PopulationVector(Decoder):
         self.register_buffer("mask", mask)
         self.mask: Tensor
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -59,5 +62,5 @@ class PopulationVector(Decoder):
         return (self.readout.weight * self.mask).t()
 
     def operations(self, spikes: Tensor) -> Tensor:
-        """One per spike: it reaches the feature of its group alone."""
+        """One for each of the ``spikes`` [T, K, B, N]: it reaches the feature of its group alone."""
         return (spikes != 0).sum((1, 3))

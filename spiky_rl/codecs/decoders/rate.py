@@ -7,6 +7,8 @@ With K inner steps a rate takes K + 1 values. Source: Tang et al. (2020), withou
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ class Rate(Decoder):
         super().__init__()
         self.readout = torch.nn.Linear(inputs, outputs)
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

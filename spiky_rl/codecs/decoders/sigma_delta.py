@@ -11,6 +11,8 @@ Source: O'Connor & Welling (2016).
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -26,6 +28,7 @@ class SigmaDelta(Decoder):
         self.readout = torch.nn.Linear(inputs, outputs)
         self.state_width = outputs
 
+    @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:

@@ -24,7 +24,7 @@ class Encoder(Component, torch.nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """Observation [T, B, O] -> signal [T, K, B, C], or [T, 1, B, C] where it is constant over the control step.
+        """Observation ``x`` [T, B, O] -> signal [T, K, B, C], or [T, 1, B, C] where it is constant over the control step.
 
         Repeatable: the same observation gives the same signal until the next `redraw`, because PPO compares the
         probability of an action in the rollout with that in the update. An encoder with a state starts from rest.
@@ -33,25 +33,37 @@ class Encoder(Component, torch.nn.Module):
     def encode(  # pylint: disable=unused-argument
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `forward`, and the new state, from the state before ([B, size] each) and keep [T, B], 0 where an episode begins.
+        """As `forward`, and the new state.
 
-        From rest in every control step where ``state`` is None; then no state comes out.
+        Args:
+            x: Observations [T, B, O].
+            state: Before the first step, [B, size] each; None: from rest in every control step, and no state comes out.
+            keep: [T, B]; 0 where an episode begins with this step.
         """
         return self(x), ()
 
     def redraw(self, updates: int) -> None:
-        """Draw the noise of a random encoder anew, in place: a captured graph reads the same memory. Once per PPO update."""
+        """Draw the noise of a random encoder anew, in place: a captured graph reads the same memory. Once per PPO update.
+
+        ``updates``: how many there have been, which seeds it.
+        """
 
     def operations(self, x: Tensor) -> Tensor:
-        """Operations of the encoder itself for x [T, B, O]: [T, B]. Arithmetic, whatever its result; no comparisons."""
+        """Operations of the encoder itself for ``x`` [T, B, O]: [T, B]. Arithmetic, whatever its result; no comparisons."""
         return torch.zeros(x.shape[:2], device=x.device)
 
 
 def uniform_noise(seed: int, steps: int, width: int) -> Tensor:
-    """Noise of a random encoder, uniform in [0, 1), [K, C]: one row for all environments, from a generator of its own."""
+    """Noise of a random encoder, uniform in [0, 1): [K, C], one row for all environments.
+
+    Args:
+        seed: Of a generator of its own.
+        steps: K.
+        width: C.
+    """
     return torch.rand(steps, width, generator=torch.Generator().manual_seed(seed))
 
 
 def redraw_noise(noise: Tensor, seed: int) -> None:
-    """Draw `uniform_noise` anew, in place."""
+    """Draw the ``noise`` of `uniform_noise` anew, in place, from another ``seed``."""
     noise.copy_(uniform_noise(seed, *noise.shape))

@@ -10,6 +10,8 @@ Source: Johansson & Flanagan (2009), slowly and fast adapting afferents.
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -31,9 +33,11 @@ class ConcatEncoder(Encoder):
         self.topographic = self.first.topographic and self.second.topographic
         self.state_sizes = (*self.first.state_sizes, *self.second.state_sizes)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return _joined(self.first(x), self.second(x))
 
+    @override
     def encode(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -42,10 +46,12 @@ class ConcatEncoder(Encoder):
         two, rest = self.second.encode(x, None if state is None else state[count:], keep)
         return _joined(one, two), (*after, *rest)
 
+    @override
     def redraw(self, updates: int) -> None:
         self.first.redraw(updates)
         self.second.redraw(updates)
 
+    @override
     def operations(self, x: Tensor) -> Tensor:
         return self.first.operations(x) + self.second.operations(x)
 

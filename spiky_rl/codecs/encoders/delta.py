@@ -15,7 +15,7 @@ No gradient reaches x. Source: Miskowicz (2006), send-on-delta; Lichtsteiner et 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
@@ -46,9 +46,11 @@ class Delta(Encoder):
         self.register_buffer("step", torch.arange(1, steps + 1).unsqueeze(-1).unsqueeze(-1))  # [K, 1, 1]
         self.step: Tensor
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return self._events(self._count(x.detach()))
 
+    @override
     def encode(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -77,5 +79,5 @@ class Delta(Encoder):
         return (signed.unsqueeze(1) >= self.step).to(count.dtype)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Two per observation and inner step: the difference and the reference's move."""
+        """Two per observation of ``x`` and inner step: the difference and the reference's move."""
         return torch.full(x.shape[:2], 2.0 * self.steps * x.shape[-1], device=x.device)

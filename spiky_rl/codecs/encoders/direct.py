@@ -4,6 +4,8 @@ The current is constant over the inner steps, so the first layer costs one dense
 Source: Rueckauer et al. (2017), analog input; van den Berghe et al. (2025) reach parity with an ANN on a drone with it.
 """
 
+from typing import override
+
 from torch import Tensor
 
 from spiky_rl.codecs.encoders.base import Encoder
@@ -18,5 +20,6 @@ class Direct(Encoder):
         super().__init__()
         self.width = inputs
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return x.unsqueeze(1)

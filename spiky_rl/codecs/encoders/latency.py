@@ -13,6 +13,8 @@ Source: Bohte, Kok & La Poutre (2002), with their sharpness of 1.5 and their cut
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -43,10 +45,11 @@ class Latency(Encoder):
         self.step: Tensor
 
     def activity(self, x: Tensor) -> Tensor:
-        """Receptive field activities in (0, 1]: [T, B, O] -> [T, B, O P]."""
+        """Receptive field activities in (0, 1] for ``x`` [T, B, O]: [T, B, O P]."""
         distance = (x.clamp(-self.span, self.span).unsqueeze(-1) - self.centre) * self.scale
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         activity = self.activity(x.detach())
         latency = torch.round((self.steps - 1) * (1.0 - activity))
@@ -54,5 +57,5 @@ class Latency(Encoder):
         return spikes.to(x.dtype)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Five per field: difference, scaling and square, and the two that make a time of an activity."""
+        """Five per field and control step of ``x``: difference, scaling and square, and the two that make a time of an activity."""
         return torch.full(x.shape[:2], 5.0 * self.width, device=x.device)

@@ -14,7 +14,7 @@ Source: Tang et al. (2020), PopSAN.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, override
 
 import torch
 from torch import Tensor
@@ -50,10 +50,11 @@ class Population(Encoder):
         self.noise: Tensor
 
     def activity(self, x: Tensor) -> Tensor:
-        """Receptive field activities in (0, 1]: [T, B, O] -> [T, B, O P]."""
+        """Receptive field activities in (0, 1] for ``x`` [T, B, O]: [T, B, O P]."""
         distance = (x.unsqueeze(-1) - self.centre) / self.log_deviation.exp()
         return torch.exp(-0.5 * distance**2).flatten(-2)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         activity = self.activity(x)
         if self.mode == "poisson":
@@ -65,9 +66,10 @@ class Population(Encoder):
             v = v - spikes[-1].detach()
         return torch.stack(spikes, dim=1)
 
+    @override
     def redraw(self, updates: int) -> None:
         redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Three operations per field: difference, scaling, square (the exponential is not counted)."""
+        """Three per field and control step of ``x``: difference, scaling, square (the exponential is not counted)."""
         return torch.full(x.shape[:2], 3.0 * self.width, device=x.device)

@@ -16,6 +16,8 @@ Source: Adrian (1926), the rate code; as Bernoulli trials in Diehl & Cook (2015)
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -43,15 +45,17 @@ class Rate(Encoder):
         self.register_buffer("noise", uniform_noise(options.seed, steps, self.width))
         self.noise: Tensor
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         scaled = x * (self.max_rate / self.span)
         probability = torch.cat([scaled, -scaled], dim=-1).clamp(max=self.max_rate)
         # strictly: no spike where the probability is 0
         return (self.noise[:, None] < probability.unsqueeze(1)).to(x.dtype)
 
+    @override
     def redraw(self, updates: int) -> None:
         redraw_noise(self.noise, self.seed + updates)
 
     def operations(self, x: Tensor) -> Tensor:
-        """One per observation: its scaling."""
+        """One per observation of ``x``: its scaling."""
         return torch.full(x.shape[:2], 1.0 * x.shape[-1], device=x.device)

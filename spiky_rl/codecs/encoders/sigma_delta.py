@@ -15,6 +15,8 @@ Source: O'Connor & Welling (2016); Orchard et al. (2021), lava-dl's sigma_delta.
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 
@@ -35,9 +37,11 @@ class SigmaDelta(Encoder):
         self.width, self.steps, self.threshold = inputs, steps, options.threshold
         self.state_sizes = (inputs,)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return self._first(self._event(x))
 
+    @override
     def encode(
         self, x: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -59,5 +63,5 @@ class SigmaDelta(Encoder):
         return torch.stack([events, *[torch.zeros_like(events)] * (self.steps - 1)], dim=1)
 
     def operations(self, x: Tensor) -> Tensor:
-        """Two per observation: the difference and the reference's move."""
+        """Two per observation of ``x``: the difference and the reference's move."""
         return torch.full(x.shape[:2], 2.0 * x.shape[-1], device=x.device)

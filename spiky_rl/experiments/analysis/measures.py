@@ -92,7 +92,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Kept:
+class Remaining:
     """What is left of an agent's score under a condition."""
 
     text: str
@@ -101,12 +101,17 @@ class Kept:
     """Share of the undisturbed score, the mean of each seed's; None where a seed's is hardly above zero."""
 
 
-def _over(found: Sequence[Result], value: Callable[[Result], float | None]) -> Interval | None:
+def bare(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
+    """The ``scores`` without the names of their seeds."""
+    return {task: list(seeds.values()) for task, seeds in scores.items()}
+
+
+def _over(results: Sequence[Result], value: Callable[[Result], float | None]) -> Interval | None:
     """The mean over seeds; None where a seed has no value."""
-    values = [value(result) for result in found]
-    if any(v is None for v in values):
+    values = [v for result in results if (v := value(result)) is not None]
+    if len(values) < len(results):
         return None
-    return statistics.aggregate_interval({found[0].task: values}, statistics.mean, agent=found[0].label)
+    return statistics.aggregate_interval({results[0].task: values}, statistics.mean, agent=results[0].label)
 
 
 def _known(interval: Interval | None) -> Interval:
@@ -115,41 +120,47 @@ def _known(interval: Interval | None) -> Interval:
     return interval
 
 
-def row_of(found: Sequence[Result], random: Mapping[str, float], reference: Mapping[str, float]) -> Row:
-    """``reference`` is empty where scores of the task cannot be normalised."""
-    first, scores = found[0], {found[0].task: [result.score for result in found]}
+def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Mapping[str, float]) -> Row:
+    """The row of an agent on a task.
+
+    Args:
+        results: Of its cells, one for each seed.
+        random: Score of random actions by task.
+        reference: The baseline's mean score by task; empty where scores of the task cannot be normalised.
+    """
+    first, scores = results[0], {results[0].task: {result.seed: result.score for result in results}}
     normalised = statistics.normalise(scores, random, reference) if reference else None
 
     def energy(name: str, steps: Callable[[Result], float]) -> Interval | None:
-        return _over(found, lambda r: None if name not in _prices(r) else _prices(r)[name] * steps(r))
+        return _over(results, lambda r: None if name not in _prices(r) else _prices(r)[name] * steps(r))
 
-    counts = {name: _over(found, lambda r, n=name: _counted(r, n)) for name in COUNTS}
-    counts["arithmetic"] = _over(found, lambda r: _counted(r, *ARITHMETIC))
+    counts = {name: _over(results, lambda r, n=name: _counted(r, n)) for name in COUNTS}
+    counts["arithmetic"] = _over(results, lambda r: _counted(r, *ARITHMETIC))
     return Row(
         label=first.label,
         task=first.task,
-        by_seed={result.seed: result.score for result in found},
-        mean=_known(_over(found, lambda r: r.score)),
-        iqm=statistics.aggregate_interval(scores, agent=first.label),
-        normalised=None if normalised is None else statistics.aggregate_interval(normalised),
-        training=_over(found, lambda r: r.training and r.training.mean_return_final),
-        rise=_over(found, _rise),
-        threshold=_threshold(found),
-        seconds=_over(found, lambda r: r.training and r.training.seconds_total),
-        processor=_over(found, lambda r: r.training and r.training.seconds_cpu),
-        length=_known(_over(found, lambda r: r.nominal.mean_length)),
-        firing_rate=_over(found, lambda r: r.nominal.firing_rate),
+        by_seed=scores[first.task],
+        mean=_known(_over(results, lambda r: r.score)),
+        iqm=statistics.aggregate_interval(bare(scores), agent=first.label),
+        normalised=None if normalised is None else statistics.aggregate_interval(bare(normalised)),
+        training=_over(results, lambda r: r.training and r.training.mean_return_final),
+        rise=_over(results, _rise),
+        threshold=_threshold(results),
+        seconds=_over(results, lambda r: r.training and r.training.seconds_total),
+        processor=_over(results, lambda r: r.training and r.training.seconds_cpu),
+        length=_known(_over(results, lambda r: r.nominal.mean_length)),
+        firing_rate=_over(results, lambda r: r.nominal.firing_rate),
         counts={name: interval for name, interval in counts.items() if interval is not None},
         episode_operations=_over(
-            found, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
+            results, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
         ),
         energy={
             name: Energy(step, _known(energy(name, lambda r: r.nominal.mean_length)))
             for name in _prices(first)
             if (step := energy(name, lambda r: 1.0)) is not None
         },
-        rival=_each(found, lambda r: r.cost and r.cost.ann_skipping_zeros_energy_nj),
-        metre=_each(found, _of_a_metre),
+        rival=_each(results, lambda r: r.cost and r.cost.ann_skipping_zeros_energy_nj),
+        metre=_each(results, _of_a_metre),
     )
 
 
@@ -159,11 +170,11 @@ def _of_a_metre(result: Result) -> Mapping[str, float] | None:
 
 
 def _each(
-    found: Sequence[Result], values: Callable[[Result], Mapping[str, float] | None]
+    results: Sequence[Result], values: Callable[[Result], Mapping[str, float] | None]
 ) -> dict[str, Interval]:
     """The mean over seeds of every value by name that all seeds have."""
-    names = values(found[0]) or {}
-    means = {name: _over(found, lambda r, n=name: (values(r) or {}).get(n)) for name in names}
+    names = values(results[0]) or {}
+    means = {name: _over(results, lambda r, n=name: (values(r) or {}).get(n)) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
@@ -178,9 +189,9 @@ def _prices(result: Result) -> Mapping[str, float]:
 
 
 def steps_to_threshold(result: Result) -> int | None:
-    """The first environment step at which the mean return of the last `WINDOW` iterations reaches the task's threshold.
+    """The first environment step of a ``result`` at which the mean return of the last `WINDOW` iterations reaches the threshold.
 
-    None: it never did, or there is no threshold or no training.
+    None: it never did, or the task has no threshold, or there was no training.
     """
     if result.solved is None or result.curve is None:
         return None
@@ -193,16 +204,16 @@ def steps_to_threshold(result: Result) -> int | None:
     return None
 
 
-def _threshold(found: Sequence[Result]) -> Threshold | None:
-    solved = found[0].solved
+def _threshold(results: Sequence[Result]) -> Threshold | None:
+    solved = results[0].solved
     if solved is None:
         return None
-    reached = [steps_to_threshold(result) for result in found]
+    reached = [steps_to_threshold(result) for result in results]
     ordered = sorted(math.inf if step is None else step for step in reached)
     median = (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-    longest = max(result.curve.env_steps[-1] for result in found if result.curve and result.curve.env_steps)
+    longest = max(result.curve.env_steps[-1] for result in results if result.curve and result.curve.env_steps)
     steps = tuple(step for step in reached if step is not None)
-    return Threshold(solved, len(found), steps, None if math.isinf(median) else median, longest)
+    return Threshold(solved, len(results), steps, None if math.isinf(median) else median, longest)
 
 
 def _rise(result: Result) -> float | None:
@@ -211,9 +222,15 @@ def _rise(result: Result) -> float | None:
     return plain.fmean(known[-tenth:]) - plain.fmean(known[-2 * tenth : -tenth]) if tenth else None
 
 
-def kept_of(found: Sequence[Result], condition: str, reference: float | None) -> Kept | None:
-    """None where the condition was not measured; ``reference`` is the baseline's mean score, if there is one."""
-    measured = [result for result in found if condition in result.conditions]
+def remaining_of(results: Sequence[Result], condition: str, reference: float | None) -> Remaining | None:
+    """What is left of an agent's score on a task under a condition; None where that was not measured.
+
+    Args:
+        results: Of its cells, one for each seed.
+        condition: Its name.
+        reference: The baseline's mean score, if there is one.
+    """
+    measured = [result for result in results if condition in result.conditions]
     if not measured:
         return None
     least = LEAST * max(reference or 0.0, 0.0)
@@ -221,12 +238,15 @@ def kept_of(found: Sequence[Result], condition: str, reference: float | None) ->
     if all(result.score > least for result in measured):
         share = _over(measured, lambda r: r.conditions[condition].mean_return / r.score)
     score = _known(_over(measured, lambda r: r.conditions[condition].mean_return))
-    return Kept(measured[0].conditions[condition].text, score, share)
+    return Remaining(measured[0].conditions[condition].text, score, share)
 
 
-def recovery_of(found: Sequence[Result], condition: str) -> Interval | None:
-    """Share of the reward that is there again at an episode's end; None where a seed has none."""
-    measured = [result for result in found if condition in result.conditions]
+def recovery_of(results: Sequence[Result], condition: str) -> Interval | None:
+    """Share of the reward that is there again at an episode's end, over ``results`` of an agent on a task under a ``condition``.
+
+    None where a seed has none.
+    """
+    measured = [result for result in results if condition in result.conditions]
     return _over(measured, lambda r: _recovered(r.conditions[condition])) if measured else None
 
 
@@ -234,14 +254,18 @@ def _recovered(condition: Condition) -> float | None:
     return condition.recovery and condition.recovery.share
 
 
-def adapting_of(found: Sequence[Result], condition: str) -> tuple[Interval, Interval, Interval] | None:
+def adapting_of(results: Sequence[Result], condition: str) -> tuple[Interval, Interval, Interval] | None:
     """Score with frozen weights, with weights that change as the policy acts, and what that gains, paired by seed.
+
+    Args:
+        results: Of an agent's cells on a task, one for each seed.
+        condition: Its name.
 
     None where a seed was not measured so.
     """
-    if not all(condition in result.adapting and condition in result.conditions for result in found):
+    if not all(condition in result.adapting and condition in result.conditions for result in results):
         return None
-    frozen = _over(found, lambda r: r.conditions[condition].mean_return)
-    moving = _over(found, lambda r: r.adapting[condition].mean_return)
-    gain = _over(found, lambda r: r.adapting[condition].mean_return - r.conditions[condition].mean_return)
+    frozen = _over(results, lambda r: r.conditions[condition].mean_return)
+    moving = _over(results, lambda r: r.adapting[condition].mean_return)
+    gain = _over(results, lambda r: r.adapting[condition].mean_return - r.conditions[condition].mean_return)
     return _known(frozen), _known(moving), _known(gain)

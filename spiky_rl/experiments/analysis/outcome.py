@@ -12,14 +12,17 @@ import statistics as plain
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
-from spiky_rl.experiments.analysis.measures import PRICE, Kept, Row, adapting_of, kept_of, recovery_of, row_of
+from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
+from spiky_rl.experiments.analysis.measures import (
+    PRICE, Remaining, Row, adapting_of, bare, recovery_of, remaining_of, row_of,
+)  # fmt: skip
 from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.design.study import Study
@@ -81,7 +84,7 @@ class Analysis:
     """All with all: over all tasks, or by task where scores have no common scale."""
     fronts: Mapping[str, tuple[str, ...]]
     """By task: agents that no other one beats in score and in energy."""
-    kept: Mapping[tuple[str, str, str], Kept]
+    remaining: Mapping[tuple[str, str, str], Remaining]
     """By label, task and condition."""
     recovery: Mapping[tuple[str, str, str], Interval]
     """By label, task and condition: see `measures.recovery_of`."""
@@ -91,7 +94,7 @@ class Analysis:
 
 
 def analyse(folder: Path) -> Analysis:
-    """The analysis of a study's folder. Raises ResultsError where it holds no study."""
+    """The analysis of a study's ``folder``. Raises ResultsError where it holds no study."""
     design = files.read_design(folder)
     try:
         planned, problem = files.read_plan(folder), ""
@@ -107,7 +110,15 @@ def analysis_of(
     planned: Sequence[Planned] = (),
     plan_problem: str = "",
 ) -> Analysis:
-    """The analysis of results in hand."""
+    """The analysis of results in hand.
+
+    Args:
+        design: The study.
+        results: Of its cells.
+        skipped: Cells that give no numbers.
+        planned: Cells that there have to be.
+        plan_problem: Why those are not known, or nothing.
+    """
     trained = [result for result in results if result.kind == "trained"]
     cells: dict[tuple[str, str], list[Result]] = {}
     for result in sorted(trained, key=lambda result: result.seed):
@@ -123,7 +134,7 @@ def analysis_of(
         if baseline is not None and (baseline, task) in cells
     }
     known = [task for task in tasks if task in random and reference.get(task, -math.inf) > random[task]]
-    rows = {key: row_of(found, random, reference if key[1] in known else {}) for key, found in cells.items()}
+    rows = {key: row_of(runs, random, reference if key[1] in known else {}) for key, runs in cells.items()}
     normalised = bool(tasks) and known == list(tasks)
     scores: dict[str, dict[str, dict[int, float]]] = {}
     if normalised or len(tasks) == 1:
@@ -154,8 +165,8 @@ def analysis_of(
         normalised=normalised,
         rows=rows,
         scores=scores,
-        overall={label: statistics.aggregate_interval(bare(found)) for label, found in scores.items()},
-        curves={key: band for key, found in cells.items() if (band := _curve(found)) is not None},
+        overall={label: statistics.aggregate_interval(bare(seeds)) for label, seeds in scores.items()},
+        curves={key: band for key, runs in cells.items() if (band := _curve(runs)) is not None},
         profiles=_profiles(scores),
         comparisons={
             name: _compared(family, baseline)
@@ -164,32 +175,34 @@ def analysis_of(
         },
         pairs={name: _compared(families[name]) for name in ([ALL] if ALL in families else families)},
         fronts={task: _front({label: r for (label, t), r in rows.items() if t == task}) for task in tasks},
-        kept={
-            (*key, name): kept
-            for key, found in cells.items()
+        remaining={
+            (*key, name): rest
+            for key, runs in cells.items()
             for name in conditions
-            if name != "nominal" and (kept := kept_of(found, name, reference.get(key[1]))) is not None
+            if name != "nominal" and (rest := remaining_of(runs, name, reference.get(key[1]))) is not None
         },
         recovery={
             (*key, name): share
-            for key, found in cells.items()
+            for key, runs in cells.items()
             for name in conditions
-            if (share := recovery_of(found, name)) is not None
+            if (share := recovery_of(runs, name)) is not None
         },
         adapting={
             (*key, name): pair
-            for key, found in cells.items()
+            for key, runs in cells.items()
             for name in conditions
-            if (pair := adapting_of(found, name)) is not None
+            if (pair := adapting_of(runs, name)) is not None
         },
         memory=tuple(_memory(rows, labels, tasks)),
     )
 
 
-def _ordered(items: Iterable[Any], name: str, among: set[str] | None = None) -> tuple[str, ...]:
+def _ordered(
+    items: Iterable[Planned | Result], name: Literal["task", "label"], among: set[str] | None = None
+) -> tuple[str, ...]:
     """Values of an attribute in the order in which they first occur."""
-    found = dict.fromkeys(getattr(item, name) for item in items)
-    return tuple(value for value in found if among is None or value in among)
+    values = dict.fromkeys(item.task if name == "task" else item.label for item in items)
+    return tuple(value for value in values if among is None or value in among)
 
 
 def _baseline(agent: str, labels: Sequence[str]) -> str | None:
@@ -205,19 +218,14 @@ def _spikes(result: Result) -> bool:
     return any(rates)
 
 
-def bare(scores: Mapping[str, Mapping[int, float]]) -> dict[str, list[float]]:
-    """Scores without the names of their seeds."""
-    return {task: list(seeds.values()) for task, seeds in scores.items()}
-
-
 def _compared(family: Mapping[str, SeededScores], baseline: str | None = None) -> tuple[Comparison, ...]:
     """With the baseline, or all with all; agents that share a single pair with another, too few for a test, stand back."""
-    kept: list[str] = []
+    testable: list[str] = []
     for label in sorted(family, key=lambda label: label != baseline):
-        others = kept if baseline is None else kept[:1]
+        others = testable if baseline is None else testable[:1]
         if not any(_common(family[label], family[other]) == 1 for other in others):
-            kept.append(label)
-    scores = {label: family[label] for label in family if label in kept}
+            testable.append(label)
+    scores = {label: family[label] for label in family if label in testable}
     return tuple(compare(scores, baseline)) if len(scores) > 1 else ()
 
 
@@ -227,25 +235,25 @@ def _common(first: SeededScores, second: SeededScores) -> int:
 
 
 def _profiles(scores: Mapping[str, Mapping[str, Mapping[int, float]]]) -> dict[str, Band]:
-    values = [v for found in scores.values() for seeds in found.values() for v in seeds.values()]
+    values = [v for tasks in scores.values() for seeds in tasks.values() for v in seeds.values()]
     if not values:
         return {}
     spare = 0.03 * (max(values) - min(values)) or 0.5
     at = np.linspace(min(values) - spare, max(values) + spare, POINTS + 1).tolist()
     return {
-        label: statistics.performance_profile(bare(found), at, agent=label) for label, found in scores.items()
+        label: statistics.performance_profile(bare(tasks), at, agent=label) for label, tasks in scores.items()
     }
 
 
-def _curve(found: Sequence[Result]) -> Band | None:
+def _curve(results: Sequence[Result]) -> Band | None:
     """None where a run has no return at all."""
-    curves = [result.curve for result in found if result.curve is not None]
+    curves = [result.curve for result in results if result.curve is not None]
     if not all(any(value is not None for value in curve.returns) for curve in curves):
         return None
-    runs = {found[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
+    runs = {results[0].task: [(curve.env_steps, curve.returns) for curve in curves]}
     points = min(POINTS, max(len(curve.returns) for curve in curves))
-    steps = statistics.common_steps(runs, points, agent=found[0].label)
-    return statistics.learning_curve(runs, steps, agent=found[0].label)
+    steps = common_steps(runs, points, agent=results[0].label)
+    return learning_curve(runs, steps, agent=results[0].label)
 
 
 def _front(rows: Mapping[str, Row]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, ConfigDict, Field, create_model, model_validator
 
 from spiky_rl.config.options import RegistryError, Settings, UserError, declared
+from spiky_rl.config.plain import Tree
 from spiky_rl.config.reading import ReadingError, parse_json
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
 from spiky_rl.experiments.design.study import Spending, Study
@@ -38,7 +39,7 @@ class Record(Settings):
 
 
 def folder_name(name: str) -> str:
-    """The name, if it is that of a file or folder and leads nowhere else."""
+    """The ``name``, if it is that of a file or folder and leads nowhere else. Raises RegistryError."""
     if Path(name).name != name or name in ("", "..") or "\0" in name:
         raise RegistryError(f"expected a folder's name, got {name!r}")
     return name
@@ -236,7 +237,7 @@ class Skipped:
 
 
 def read_design(folder: Path) -> Study:
-    """The design. Raises ResultsError where study.json is not one."""
+    """The design of the study in ``folder``. Raises ResultsError where study.json is not one."""
     data = {key: value for key, value in _read(folder / "study.json").items() if key in declared(Study)}
     with _of("study.json"):
         if missing := [key for key in declared(Study) if key not in data and key != "tuning"]:
@@ -245,14 +246,14 @@ def read_design(folder: Path) -> Study:
 
 
 def read_plan(folder: Path) -> tuple[Planned, ...]:
-    """The cells that there have to be. Raises ResultsError where plan.json is not one."""
+    """The cells that there have to be in a study's ``folder``. Raises ResultsError where plan.json is no plan."""
     data = _read(folder / "plan.json")
     with _of("plan.json"):
         return PlanFile.check("", data).cells
 
 
 def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
-    """What the cells measured, in the plan's order, and those that give no numbers with the reason.
+    """What the cells in a study's ``folder`` measured, in the plan's order, and those that give no numbers with the reason.
 
     A plan that cannot be read only means that cells that never started are not known; see `read_plan`.
     """
@@ -260,12 +261,12 @@ def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]
         planned = {cell.cell: cell for cell in read_plan(folder)}
     except ResultsError:
         planned = {}
-    found = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())
+    folders = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())
     results: list[Result] = []
     skipped: list[Skipped] = []
     taken: dict[tuple[str, str, int], str] = {}
     physics: dict[str, str] = {}
-    for cell in [*planned, *(name for name in found if name not in planned)]:
+    for cell in [*planned, *(name for name in folders if name not in planned)]:
         plan = planned.get(cell)
         outcome = _read_cell(folder / "cells" / cell, plan, bool(planned))
         if isinstance(outcome, Result):
@@ -312,8 +313,8 @@ def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result 
     return result
 
 
-def result_from(data: Mapping[str, Any]) -> Result:
-    """The result that a file's content stands for. Raises ResultsError that names the key."""
+def result_from(data: Tree) -> Result:
+    """The result that the content ``data`` of a file stands for. Raises ResultsError that names the key."""
     with _of("result.json"):
         return Result.check("", data)
 

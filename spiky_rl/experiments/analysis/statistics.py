@@ -12,19 +12,17 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from spiky_rl.config.registry import UserError, nearest
 
-type Scores = Mapping[str, Any]
+type Scores = Mapping[str, ArrayLike]
 """By task, the scores of its seeds: anything that becomes an array [seeds]."""
 type Statistic = Callable[[np.ndarray, np.ndarray | None], np.ndarray]
 """Values [..., runs] and the runs' weights, None for equal ones, to [...]."""
-type Run = tuple[Sequence[float] | np.ndarray, Sequence[float | None] | np.ndarray]
-"""The learning curve of a seed: env steps, ascending, and what was measured at each, None where nothing was."""
 
 LEVEL, RESAMPLES, TRIMMED = 0.95, 5000, 0.25
 CHUNK = 4_000_000
@@ -46,11 +44,11 @@ class Interval:
     level: float = LEVEL
 
     def excludes(self, value: float) -> bool:
-        """Whether the value lies outside; a bound itself is inside, and no interval excludes nothing."""
+        """Whether the ``value`` lies outside; a bound itself is inside, and no interval excludes nothing."""
         return value < self.low or value > self.high
 
     def differs(self, other: Interval, share: float = 0.1) -> bool:
-        """Whether a bound of the other one is further away than that share of this one's width."""
+        """Whether a bound of the ``other`` one is further away than that ``share`` of this one's width."""
         apart = max(abs(self.low - other.low), abs(self.high - other.high))
         return bool(apart > share * (self.high - self.low))
 
@@ -71,10 +69,10 @@ class Band:
 
 
 def check(scores: Scores, agent: str) -> dict[str, np.ndarray]:
-    """The scores as sorted arrays in the order of the tasks' names. Raises StatisticsError that names agent and task."""
+    """The ``scores`` as sorted arrays in the order of the tasks' names. Raises StatisticsError that names ``agent`` and task."""
     if not scores:
         raise StatisticsError(f"{agent}: there are no scores of any task")
-    found = {}
+    arrays = {}
     for task in sorted(scores):
         values = np.asarray(scores[task], dtype=float)
         if values.ndim != 1 or not values.size:
@@ -82,18 +80,26 @@ def check(scores: Scores, agent: str) -> dict[str, np.ndarray]:
         if not np.isfinite(values).all():
             wrong = values[~np.isfinite(values)][0]
             raise StatisticsError(f"{agent}, {task}: {wrong} is no score; leave out seeds that have none")
-        found[task] = np.sort(values)
-    return found
+        arrays[task] = np.sort(values)
+    return arrays
 
 
-def normalise(scores: Scores, random: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, Any]:
+def normalise[Seed](
+    scores: Mapping[str, Mapping[Seed, float]], random: Mapping[str, float], reference: Mapping[str, float]
+) -> dict[str, dict[Seed, float]]:
     """(x - random) / (reference - random) of each task: 0 is a random policy's score, 1 the reference's.
 
-    Seeds may be given by name, and are then returned so. Both anchors count as known: intervals of normalised scores do not tell how
-    uncertain they are. Raises StatisticsError that names the task for an anchor that is missing or not finite, and for a reference
-    that is not above random.
+    Both anchors count as known: intervals of normalised scores do not tell how uncertain they are.
+
+    Args:
+        scores: By task and seed.
+        random: Score of random actions by task.
+        reference: Score by task that counts as 1.
+
+    Raises StatisticsError that names the task for an anchor that is missing or not finite, and for a reference that is not above
+    random.
     """
-    found: dict[str, Any] = {}
+    normalised = {}
     for task, seeds in scores.items():
         for what, anchors in (("random", random), ("reference", reference)):
             if task not in anchors or not np.isfinite(anchors[task]):
@@ -104,22 +110,23 @@ def normalise(scores: Scores, random: Mapping[str, float], reference: Mapping[st
             raise StatisticsError(
                 f"{task}: the reference's score {high:g} is not above the random one, {low:g}"
             )
-        if isinstance(seeds, Mapping):
-            found[task] = {seed: (score - low) / (high - low) for seed, score in seeds.items()}
-        else:
-            found[task] = (np.asarray(seeds, dtype=float) - low) / (high - low)
-    return found
+        normalised[task] = {seed: (score - low) / (high - low) for seed, score in seeds.items()}
+    return normalised
 
 
-def mean(values: Any, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean of [..., runs]; with equal weights of the tasks, rliable's mean of the tasks' means."""
+def mean(values: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of ``values`` [..., runs]; with ``weights`` [runs] that are equal by task, rliable's mean of the tasks' means."""
     return np.average(np.asarray(values, dtype=float), axis=-1, weights=weights)
 
 
-def interquartile_mean(values: Any, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean of the middle half of all runs' scores [..., runs], as rliable: a quarter of the runs, rounded down, is cut at either end.
+def interquartile_mean(values: ArrayLike, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of the middle half of all runs' scores, as rliable: a quarter of the runs, rounded down, is cut at either end.
 
     With weights the runs cut are those that make up at most a quarter of the weight, which is the same where all are equal.
+
+    Args:
+        values: Scores [..., runs].
+        weights: Of the runs, [runs]; None: equal ones.
     """
     values = np.asarray(values, dtype=float)
     if weights is None:
@@ -131,8 +138,8 @@ def interquartile_mean(values: Any, weights: np.ndarray | None = None) -> np.nda
     below = np.cumsum(share, axis=-1)
     above = 1 - below + share
     # the tolerance is for sums of shares that make up a quarter but for rounding
-    kept = np.where((below > TRIMMED + 1e-9) & (above > TRIMMED + 1e-9), share, 0.0)
-    return (values * kept).sum(axis=-1) / kept.sum(axis=-1)
+    inner = np.where((below > TRIMMED + 1e-9) & (above > TRIMMED + 1e-9), share, 0.0)
+    return (values * inner).sum(axis=-1) / inner.sum(axis=-1)
 
 
 def aggregate_interval(
@@ -147,6 +154,14 @@ def aggregate_interval(
     """A statistic of all runs, and a stratified bootstrap interval over seeds within each task: see `intervals`.
 
     Identical scores give an interval of no width: what a sample does not show, no bootstrap finds.
+
+    Args:
+        scores: Of one agent, by task.
+        statistic: Of all runs.
+        agent: Whose, for messages.
+        level: Confidence of the interval.
+        resamples: Of the bootstrap.
+        seed: Of the resamples.
     """
     checked = check(scores, agent)
     sizes = [len(values) for values in checked.values()]
@@ -167,6 +182,14 @@ def bca_interval(
     """The same with SciPy's BCa bootstrap, resampled within each task and not corrected for few seeds: to stand beside ours.
 
     Bounds are infinite where a task has one seed, and nan where SciPy has none because resamples hardly vary.
+
+    Args:
+        scores: Of one agent, by task.
+        statistic: Of all runs.
+        agent: Whose, for messages.
+        level: Confidence of the interval.
+        resamples: Of the bootstrap.
+        seed: Of the resamples.
     """
     checked = check(scores, agent)
     samples = list(checked.values())
@@ -175,7 +198,7 @@ def bca_interval(
         return Interval(estimate, -np.inf, np.inf, level)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", (stats.DegenerateDataWarning, RuntimeWarning))  # those bounds are nan
-        found = stats.bootstrap(
+        bounds = stats.bootstrap(
             samples,
             # SciPy's jackknife leaves out a run, after which tasks differ in size
             lambda *drawn, axis: statistic(
@@ -186,7 +209,7 @@ def bca_interval(
             vectorized=True,
             rng=np.random.default_rng(seed),
         ).confidence_interval
-    return Interval(estimate, float(found.low), float(found.high), level)
+    return Interval(estimate, float(bounds.low), float(bounds.high), level)
 
 
 def intervals(
@@ -209,6 +232,14 @@ def intervals(
     5 seeds of one task at skewness -1.4, 90 % at -2, and 88 to 91 % where one run in ten fails by five standard deviations, since many
     studies see no such run (the interquartile mean's: 96 to 97 %); and for the interquartile mean of 5 seeds on tasks whose levels lie many
     standard deviations apart, 90 to 94 %, because whole runs are cut, one fifth where it should be a quarter.
+
+    Args:
+        values: Scores [..., runs].
+        sizes: Runs of each task.
+        statistic: Of all runs.
+        level: Confidence of the intervals.
+        resamples: Of the bootstrap.
+        seed: Of the resamples.
     """
     values, sizes = np.asarray(values, dtype=float), list(sizes)
     weights = _weights(sizes)
@@ -287,12 +318,19 @@ def performance_profile(
 
     Bounds are Wilson's of each task's share, combined as in `recovered`, and not a bootstrap's: that one holds the truth in 66 % of cases with
     one task and 5 seeds, since runs that are all above a threshold stay so when resampled; these in 96 %, and 90 % at the worst.
+
+    Args:
+        scores: Of one agent, by task.
+        thresholds: [points].
+        agent: Whose, for messages.
+        level: Confidence of the bounds.
     """
     from statsmodels.stats.proportion import proportion_confint
 
     at = np.asarray(thresholds, dtype=float)
-    above = [(values > at[:, None]).sum(axis=1) for values in check(scores, agent).values()]
-    sizes = [len(scores[task]) for task in sorted(scores)]
+    checked = check(scores, agent)
+    above = [(values > at[:, None]).sum(axis=1) for values in checked.values()]
+    sizes = [len(values) for values in checked.values()]
     shares = np.array([count / n for count, n in zip(above, sizes, strict=True)])
     bounds = np.array(
         [
@@ -306,76 +344,14 @@ def performance_profile(
 
 
 def recovered(estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bounds of the mean over tasks [tasks, ...] from bounds of each task: Zou and Donner's (2008) recovery of variances (MOVER)."""
+    """Bounds of the mean over tasks from bounds of each task: Zou and Donner's (2008) recovery of variances (MOVER).
+
+    Args:
+        estimates: Of each task, [tasks, ...].
+        lows: Their lower bounds.
+        highs: Their upper ones.
+    """
     middle, tasks = estimates.mean(axis=0), len(estimates)
     below = np.sqrt(((estimates - lows) ** 2).sum(axis=0)) / tasks
     above = np.sqrt(((highs - estimates) ** 2).sum(axis=0)) / tasks
     return middle - below, middle + above
-
-
-def common_steps(
-    runs: Mapping[str, Sequence[Run]], points: int = 100, *, agent: str = "curves"
-) -> np.ndarray:
-    """Evenly spaced env steps from the first at which some run has a value to the last at which all do."""
-    measured = [steps for task in _curves(runs, agent).values() for steps, _ in task if len(steps)]
-    if not measured:
-        raise StatisticsError(f"{agent}: no learning curve has a value")
-    return np.linspace(min(steps[0] for steps in measured), min(steps[-1] for steps in measured), points)
-
-
-def learning_curve(
-    runs: Mapping[str, Sequence[Run]],
-    env_steps: Sequence[float] | np.ndarray,
-    statistic: Statistic = interquartile_mean,
-    *,
-    agent: str = "curves",
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Band:
-    """A statistic of all runs at each of these env steps, with the intervals of `aggregate_interval`.
-
-    Each curve is interpolated between its values, not continued beyond them. Where one run has none, because no episode has finished yet
-    or its curve has ended, there is no estimate: the mean of the others would be one of those that fail, or finish, first.
-    """
-    at = np.asarray(env_steps, dtype=float)
-    tasks = [
-        np.array(
-            [np.interp(at, *run, left=np.nan, right=np.nan) if len(run[0]) else at * np.nan for run in curves]
-        )
-        for curves in _curves(runs, agent).values()
-    ]
-    values = np.concatenate(tasks).T
-    there = np.isfinite(values)
-    complete = there.all(axis=1)
-    ordered = np.concatenate([np.sort(task, axis=0) for task in tasks]).T
-    estimate, low, high = np.full((3, len(at)), np.nan)
-    if complete.any():
-        sizes = [len(task) for task in tasks]
-        estimate[complete], low[complete], high[complete] = intervals(
-            ordered[complete], sizes, statistic, level, resamples, seed
-        )
-    return Band(at, estimate, low, high, there.sum(axis=1), level)
-
-
-def _curves(runs: Mapping[str, Sequence[Run]], agent: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """What was measured of each run, by task in the order of names. Raises StatisticsError that names agent, task and run."""
-    found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for task in sorted(runs):
-        if not runs[task]:
-            raise StatisticsError(f"{agent}, {task}: there are no learning curves")
-        found[task] = []
-        for number, (steps, values) in enumerate(runs[task]):
-            x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-            where = f"{agent}, {task}, run {number}"
-            if x.shape != y.shape or x.ndim != 1:
-                raise StatisticsError(f"{where}: {x.size} env steps do not go with {y.size} values")
-            if not np.isfinite(x).all() or (np.diff(x) <= 0).any():
-                raise StatisticsError(f"{where}: env steps must be numbers that ascend")
-            if np.isinf(y).any():
-                raise StatisticsError(f"{where}: a value is infinite")
-            known = ~np.isnan(y)
-            found[task].append((x[known], y[known]))
-    if not found:
-        raise StatisticsError(f"{agent}: there are no learning curves of any task")
-    return found

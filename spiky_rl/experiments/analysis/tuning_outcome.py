@@ -65,16 +65,16 @@ class Outcome:
     def firsts(self) -> dict[int, float]:
         """Return at the first rung by number, of the trials in the space, which the agent as it is is not."""
         sampled = [trial for trial in self.trials if trial.number > 0]
-        found = {t.number: t.intermediate_values.get(0, t.values[0] if t.values else None) for t in sampled}
-        return {number: value for number, value in found.items() if value is not None}
+        returns = {t.number: t.intermediate_values.get(0, t.values[0] if t.values else None) for t in sampled}
+        return {number: value for number, value in returns.items() if value is not None}
 
     @property
     def sensitivity(self) -> Interval | None:
         """Median and quartiles of returns at the first rung; None of fewer than two."""
-        found = list(self.firsts.values())
-        if len(found) < 2:
+        returns = list(self.firsts.values())
+        if len(returns) < 2:
             return None
-        low, median, high = statistics.quantiles(found, n=4, method="inclusive")
+        low, median, high = statistics.quantiles(returns, n=4, method="inclusive")
         return Interval(median, low, high)
 
     def importances(self) -> Mapping[str, float]:
@@ -93,22 +93,22 @@ class Outcome:
 
 
 def outcomes(search: Search) -> list[Outcome]:
-    """All trials that there are."""
+    """All trials of a ``search`` that there are."""
     return [Outcome(pair, study.get_trials(deepcopy=False)) for pair, study in search.studies.items()]
 
 
 def overrides(search: Search, pair: Pair, trial: FrozenTrial) -> list[str]:
-    """What a trial changes of the agent."""
+    """What a ``trial`` of a ``pair`` changes of the agent, in the space of a ``search``."""
     known = [d for d in pair.dimensions if d.key in trial.params]
     chosen = [text for d in known for text in d.assignments(trial.params[d.key])]
     return [*search.tuning.space.fixed, *chosen] if trial.number else []
 
 
 def write_tuned(search: Search) -> bool:
-    """Write the tuned values, if every agent has had all of its trials on every task; whether it has."""
-    tuning, found = search.tuning, outcomes(search)
+    """Write the values that a ``search`` tuned, if every agent has had all of its trials on every task; whether it has."""
+    tuning, pairs = search.tuning, outcomes(search)
     tasks: dict[str, dict[str, object]] = {}
-    for outcome in found:
+    for outcome in pairs:
         if (best := outcome.best) is None or len(outcome.ended) < tuning.trials:
             return False
         layer = parse_overrides(overrides(search, outcome.pair, best))
@@ -124,7 +124,7 @@ def write_tuned(search: Search) -> bool:
         "trials": tuning.trials,
         "seeds": list(tuning.study.seeds),
     }
-    budget = "; ".join(dict.fromkeys(f"{o.pair.label}: {o.pair.budget.text}" for o in found))
+    budget = "; ".join(dict.fromkeys(f"{o.pair.label}: {o.pair.budget.text}" for o in pairs))
     text = yaml.safe_dump({**head, "budget": budget, "tasks": tasks}, sort_keys=False)
-    files.write(search.out / FILE, lambda beside: beside.write_text(text, encoding="utf-8"))
+    files.write_text(search.out / FILE, text)
     return True

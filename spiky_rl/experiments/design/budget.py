@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from spiky_rl.config.registry import RegistryError, nearest
 
@@ -19,8 +19,8 @@ MOST = {"env_steps": 1e15, "wall": 1e9, "synops": 1e24}
 """Decades of any machine's time."""
 
 
-class Spent(Protocol):
-    """What a training has spent so far, such as `spiky_rl.hosts.common.runner.Progress`."""
+class Progress(Protocol):
+    """How far a training is, such as `spiky_rl.hosts.common.runner.Progress`."""
 
     env_steps: int
 
@@ -51,18 +51,23 @@ class Budget:
         """How many iterations of ``steps`` environment steps that is; None where only the run itself can tell."""
         return math.ceil(self.amount / steps) if self.kind == "env_steps" else None
 
-    def share(self, spent: Spent) -> float:
-        """Share of the budget that is spent, in [0, ...); 1 and more: it is used up."""
+    def share(self, progress: Progress) -> float:
+        """Share of the budget that is used up after this ``progress``, in [0, ...); 1 and more: all of it."""
         used = {
-            "env_steps": lambda: spent.env_steps,
-            "wall": lambda: spent.seconds_total,
-            "synops": lambda: spent.total_operations,
+            "env_steps": lambda: progress.env_steps,
+            "wall": lambda: progress.seconds_total,
+            "synops": lambda: progress.total_operations,
         }
         return used[self.kind]() / self.amount
 
 
-def parse(data: Any, path: str = "") -> Budget:
-    """A budget from ``KIND=AMOUNT``, such as ``env_steps=1e6``, or from ``{KIND: AMOUNT}``. Raises RegistryError."""
+def parse(data: object, path: str = "") -> Budget:
+    """A budget from plain data. Raises RegistryError.
+
+    Args:
+        data: ``KIND=AMOUNT``, such as ``env_steps=1e6``, or ``{KIND: AMOUNT}``.
+        path: Where it stands, for messages.
+    """
     place = f"{path}: " if path else ""
     if isinstance(data, str):
         kind, _, amount = data.partition("=")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from spiky_rl.config.plain import Tree, assignment
 from spiky_rl.config.plan import Plan
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.config.tuned import FILE as TUNED
@@ -27,7 +28,7 @@ EARLIER_PHYSICS = "newton_mjwarp"
 """Physics of cells that do not say what stepped their worlds."""
 
 
-type Resolve = Callable[[str, str, Mapping[str, Any]], Plan]
+type Resolve = Callable[[str, str, Tree], Plan]
 """Tells what a combination of task, agent and variation is; raises UserError for one that cannot be."""
 
 
@@ -52,7 +53,7 @@ class Specification:
     """Whether ``spec`` has values of the study's tuning."""
     episodes: int
     conditions: tuple[str, ...]
-    spec: Mapping[str, Any]
+    spec: Tree
     """The agent: all layers merged, complete."""
     origins: Mapping[str, str]
 
@@ -75,7 +76,7 @@ class Cell:
     task: str
     """The task's label."""
     seed: int
-    variant: Mapping[str, Any]
+    variant: Tree
     hash: str
     spec_hash: str | None
     env_steps: int | None
@@ -156,7 +157,13 @@ def cells(
 ) -> list[Cell]:
     """All cells, a seed of every agent before the next seed, so that a study cut short is still balanced.
 
-    ``device`` and ``assets`` are those that cells ask for; a device None lets them choose. ``title`` goes in the place of labels.
+    Args:
+        study: What is compared.
+        resolve: Tells what its combinations are.
+        device: That cells ask for; None lets each choose.
+        assets: Robots that cells ask for.
+        processes: How many train a cell.
+        title: Goes in the place of labels; empty: agents and variations are named.
     """
     given = _Given(study, device, assets, processes, title)
     combinations = [
@@ -165,25 +172,20 @@ def cells(
         for agent in study.agents
         for variant in study.variants(agent)
     ]
-    found = [_random(given, task, resolve(task, RANDOM, {})) for task in study.tasks]
+    planned = [_random(given, task, resolve(task, RANDOM, {})) for task in study.tasks]
     for seed in study.seeds:
-        found += [_trained(given, *combination, seed) for combination in combinations]
-    return found
+        planned += [_trained(given, *combination, seed) for combination in combinations]
+    return planned
 
 
-def label_of(agent: str, variant: Mapping[str, Any]) -> str:
-    """``lif_ppo network.steps=2``: an agent's file stem and what varies of it."""
+def label_of(agent: str, variant: Tree) -> str:
+    """``lif_ppo network.steps=2``: the file stem of an ``agent``, and the values of its ``variant``."""
     parts = [assignment(key.removeprefix("agent."), value) for key, value in variant.items()]
     return " ".join((Path(agent).stem, *parts))
 
 
-def assignment(key: str, value: Any) -> str:
-    """``key=value`` as a command line takes it."""
-    return f"{key}={_text(value)}"
-
-
 def quoted(arguments: Iterable[str]) -> str:
-    """Arguments as a shell takes them; `OUT` stays a variable."""
+    """The ``arguments`` as a shell takes them; `OUT` stays a variable."""
     return " ".join(f'"{a}"' if a.startswith(OUT) else shlex.quote(a) for a in arguments)
 
 
@@ -211,7 +213,7 @@ class _Given:
         )  # fmt: skip
 
 
-def _trained(given: _Given, task: str, agent: str, variant: Mapping[str, Any], plan: Plan, seed: int) -> Cell:
+def _trained(given: _Given, task: str, agent: str, variant: Tree, plan: Plan, seed: int) -> Cell:
     study, processes = given.study, given.processes
     label = given.title or label_of(agent, variant)
     varied = [assignment(key, value) for key, value in variant.items()]
@@ -259,19 +261,15 @@ def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _task_data(found: TaskSpec | None) -> dict[str, Any]:
+def _task_data(task: TaskSpec | None) -> dict[str, Any]:
     """What of a task's file decides a result."""
-    return {} if found is None else {"id": found.id, "env": dict(found.env), "agent": dict(found.agent)}
+    return {} if task is None else {"id": task.id, "env": dict(task.env), "agent": dict(task.agent)}
 
 
-def digest(data: Any) -> str:
-    """16 hexadecimal digits of plain data."""
+def digest(data: object) -> str:
+    """16 hexadecimal digits that stand for plain ``data``."""
     text = json.dumps(data, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _folder_name(text: str) -> str:

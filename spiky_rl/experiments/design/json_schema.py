@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pydantic.json_schema import JsonSchemaValue
 
 from spiky_rl.config.json_schema import DIALECT, of
 from spiky_rl.experiments.design.study import Study
 
 
-def study() -> dict[str, Any]:
+def study() -> JsonSchemaValue:
     """The schema of a file in ``studies/``."""
     schema = of(Study)
     del schema["properties"]["name"]  # the file's

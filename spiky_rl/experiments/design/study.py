@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections import Counter
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, option, short
+from spiky_rl.config.plain import Plain, Tree, assignment, section
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
@@ -33,23 +33,23 @@ class StudyError(UserError):
     """A study that does not describe a comparison."""
 
 
-def names(value: Any) -> Any:
-    """Names as a list: a command line writes them with commas."""
+def names(value: object) -> tuple[str, ...]:
+    """The names that ``value`` lists; a command line writes them with commas. Raises RegistryError."""
     listed = value.split(",") if isinstance(value, str) else value
     if not isinstance(listed, list | tuple) or not all(isinstance(n, str) and n.strip() for n in listed):
         raise RegistryError(f"expected a list of names, got {short(value)}")
     return tuple(name.strip() for name in listed)
 
 
-def some(listed: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The list, if it is not empty."""
+def some[T](listed: tuple[T, ...]) -> tuple[T, ...]:
+    """What is ``listed``, if it is not empty. Raises RegistryError."""
     if not listed:
         raise RegistryError("name at least one; there would be no cell")
     return listed
 
 
-def parse_seeds(value: Any) -> tuple[int, ...]:
-    """``0-9``, ``0,3,7``, ``0-4,10`` or a list of whole numbers. Raises StudyError."""
+def parse_seeds(value: object) -> tuple[int, ...]:
+    """The seeds that ``value`` names: ``0-9``, ``0,3,7``, ``0-4,10`` or a list of whole numbers. Raises StudyError."""
     parts = value if isinstance(value, list | tuple) else str(value).split(",")
     seeds: list[int] = []
     for part in parts:
@@ -69,7 +69,7 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _plain_text(value: Any) -> Any:
+def _plain_text(value: object) -> object:
     return " ".join(value.split()) if isinstance(value, str) else value
 
 
@@ -120,7 +120,7 @@ class Study(Settings):
 
     @field_validator("vary")
     @classmethod
-    def _values_of_agents(cls, vary: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+    def _values_of_agents(cls, vary: dict[str, tuple[Plain, ...]]) -> dict[str, tuple[Plain, ...]]:
         for key, values in vary.items():
             if not key.startswith("agent.") or not values:
                 raise RegistryError(f"{key}: expected agent.key: [value, value], got {short(values)}")
@@ -130,8 +130,10 @@ class Study(Settings):
 
     def data(self) -> dict[str, Any]:
         """As plain data: what `study.json` holds."""
-        kept = {"version": 1, **self.model_dump(mode="json")}
-        return kept if self.tuning else {key: value for key, value in kept.items() if key != "tuning"}
+        data = {"version": 1, **self.model_dump(mode="json")}
+        if not self.tuning:
+            del data["tuning"]
+        return data
 
     @property
     def stems(self) -> list[str]:
@@ -139,7 +141,7 @@ class Study(Settings):
         return [Path(agent).stem for agent in self.agents]
 
     def variants(self, agent: str) -> list[dict[str, Any]]:
-        """All combinations of what varies. What varies in a network leaves an agent without one as it is."""
+        """All combinations of what varies of an ``agent``; what varies in a network leaves one without any as it is."""
         data = read_agent(agent)[1]
         roots = {"network", "critic_network"}
         keys = [key for key in self.vary if key.split(".")[1] not in roots or data.get(key.split(".")[1])]
@@ -152,8 +154,8 @@ class Study(Settings):
 KEYS = tuple(key for key in declared(Study) if key != "name")
 
 
-def read(path: Path, flags: Mapping[str, Any] | None = None, overrides: Sequence[str] = ()) -> Study:
-    """The study in a YAML file, with ``flags`` in the place of its keys and more ``overrides`` behind its own.
+def read(path: Path, flags: Tree | None = None, overrides: Sequence[str] = ()) -> Study:
+    """The study in the YAML file ``path``, with ``flags`` in the place of its keys and more ``overrides`` behind its own.
 
     Raises UserError that names the key, and the file where it is the file's.
     """
@@ -169,8 +171,8 @@ def read(path: Path, flags: Mapping[str, Any] | None = None, overrides: Sequence
         raise StudyError(f"{path}: {error}") from None
 
 
-def build(name: str, data: Mapping[str, Any]) -> Study:
-    """A study from plain data, checked as far as that is possible without Isaac Lab. Raises UserError."""
+def build(name: str, data: Tree) -> Study:
+    """The study called ``name`` from plain ``data``, checked as far as that is possible without Isaac Lab. Raises UserError."""
     if "name" in data:
         raise StudyError(f"name: no such key; known: {', '.join(KEYS)}")
     try:
@@ -183,7 +185,7 @@ def build(name: str, data: Mapping[str, Any]) -> Study:
 
 
 def check(study: Study) -> None:
-    """Refuse what names nothing, or twice the same. Raises UserError."""
+    """Refuse a ``study`` that names what is not there, or twice the same. Raises UserError."""
     for agent in study.agents:
         if agent == RANDOM:
             raise StudyError("agents: 'random' is measured in every study; it need not be named")
@@ -206,7 +208,7 @@ def check(study: Study) -> None:
         )
     for key, values in study.vary.items():
         for value in values:
-            parse_overrides([f"{key}={_plain(value)}"])
+            parse_overrides([assignment(key, value)])
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
@@ -221,7 +223,7 @@ def _check_tuned(study: Study, labels: Sequence[str]) -> None:
 
 
 def with_baseline(study: Study) -> Study:
-    """The study with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
+    """The ``study`` with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
     if not study.baseline:
         return study.with_changes(baseline=BASELINE if BASELINE in study.stems else study.stems[0])
     if Path(study.baseline).stem not in study.stems:
@@ -232,23 +234,27 @@ def with_baseline(study: Study) -> Study:
     return study
 
 
-def parse_vary(texts: Iterable[str]) -> dict[str, list[Any]]:
-    """``agent.key=v1,v2`` arguments; lists and mappings may stand among the values. Raises StudyError."""
-    found: dict[str, list[Any]] = {}
+def parse_vary(texts: Iterable[str]) -> dict[str, list[Plain]]:
+    """What ``texts`` vary, ``agent.key=v1,v2`` each; lists and mappings may stand among the values. Raises StudyError."""
+    values_by_key: dict[str, list[Plain]] = {}
     for text in texts:
         key, equals, values = text.partition("=")
         try:
             listed = parse_yaml(f"[{values}]") if equals else None
         except ReadingError as error:
             raise StudyError(f"vary: {short(text)}: {error}") from None
-        if not listed or key in found:
+        if not listed or key in values_by_key:
             raise StudyError(f"vary: {text!r}: write every key once, as agent.key=value,value")
-        found[key] = listed
-    return found
+        values_by_key[key] = listed
+    return values_by_key
 
 
-def extended(old: Mapping[str, Any], study: Study) -> Study:
+def extended(old: Tree, study: Study) -> Study:
     """The study that a folder holds, grown by what the new one adds: agents, tasks, seeds, values.
+
+    Args:
+        old: `Study.data` of the folder's.
+        study: The new one.
 
     Raises StudyError where the two ask different things, naming the key: their cells are not comparable.
     """
@@ -262,33 +268,31 @@ def extended(old: Mapping[str, Any], study: Study) -> Study:
                 f"the folder holds a study with {key}: {old.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
                 " --out"
             )
-    if set(old.get("vary", {})) != set(new["vary"]):
+    varied = section(old, "vary")
+    if set(varied) != set(new["vary"]):
         raise StudyError(
-            f"the folder holds a study that varies {sorted(old.get('vary', {})) or 'nothing'},"
+            f"the folder holds a study that varies {sorted(varied) or 'nothing'},"
             f" not {sorted(new['vary']) or 'nothing'}; choose another --out"
         )
     if old.get("question") and new["question"] and old["question"] != new["question"]:
         raise StudyError(f"the folder holds a study that asks {old['question']!r}; choose another --out")
 
-    def union(first: Sequence[Any], second: Sequence[Any]) -> tuple[Any, ...]:
+    def union(first: Plain, second: Sequence[Plain]) -> tuple[Plain, ...]:
+        assert isinstance(first, Sequence) and not isinstance(first, str)
         return (*first, *(item for item in second if item not in first))
 
+    seeds = union(old["seeds"], study.seeds)
     return study.with_changes(
         question=new["question"] or old.get("question", ""),
         agents=union(old["agents"], study.agents),
         tasks=union(old["tasks"], study.tasks),
-        seeds=tuple(sorted(union(old["seeds"], study.seeds))),
-        vary={key: union(old["vary"][key], values) for key, values in study.vary.items()},
+        seeds=tuple(sorted(seed for seed in seeds if isinstance(seed, int))),
+        vary={key: union(varied[key], values) for key, values in study.vary.items()},
     )
 
 
-def read_budget(value: Any) -> Any:
-    """A budget from what a file says of it: ``KIND=AMOUNT``, {KIND: AMOUNT}, or as `Study.data` keeps it."""
+def read_budget(value: object) -> Budget | None:
+    """The budget that ``value`` stands for: ``KIND=AMOUNT``, {KIND: AMOUNT}, or as `Study.data` holds it; None: none."""
     if isinstance(value, Mapping) and set(value) == {"kind", "amount"}:
         value = {value["kind"]: value["amount"]}
     return value if value is None or isinstance(value, Budget) else parse_budget(value)
-
-
-def _plain(value: Any) -> str:
-    """A value as a command line writes it."""
-    return value if isinstance(value, str) else json.dumps(value)

@@ -9,16 +9,16 @@ A dimension's key is one of an agent's overrides; ``also`` lists keys that take 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest, short
+from spiky_rl.config.plain import Plain, Tree, assignment, section, written
 from spiky_rl.config.spec import parse_overrides, read_yaml
-from spiky_rl.experiments.design.grid import assignment
 from spiky_rl.experiments.design.study import StudyError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KEYS = ("summary", "set", "shared", "own")
 NUMBER, FLAG, LIST = (int | float, "a number"), (bool, "true or false"), (list, "a list")
-KINDS: dict[str, tuple[Any, str]] = {
+KINDS: dict[str, tuple[type | UnionType, str]] = {
     "low": NUMBER,
     "high": NUMBER,
     "log": FLAG,
@@ -51,16 +51,16 @@ class Dimension:
     also: tuple[str, ...] = ()
 
     @property
-    def ends(self) -> tuple[Any, ...]:
+    def ends(self) -> tuple[Plain, ...]:
         """Values that all have to be right for the dimension to be: the ends of its range, or all choices."""
         return self.choices or (self.low, self.high)
 
-    def assignments(self, value: Any) -> list[str]:
-        """Overrides that give an agent this value."""
+    def assignments(self, value: Plain) -> list[str]:
+        """Overrides that give an agent this ``value``."""
         return [assignment(key, value) for key in (self.key, *self.also)]
 
-    def suggest(self, trial: Trial) -> Any:
-        """The trial's value: what the storage holds of it, else what the sampler draws."""
+    def suggest(self, trial: Trial) -> Plain:
+        """The value of a ``trial``: what the storage holds of it, else what the sampler draws."""
         if self.choices:
             return trial.suggest_categorical(self.key, self.choices)
         assert self.low is not None and self.high is not None
@@ -74,7 +74,7 @@ class Space:
     """A file of ``spaces/``."""
 
     name: str
-    data: Mapping[str, Any]
+    data: Tree
     """The file's content."""
     fixed: tuple[str, ...]
     """Overrides of every trial but the first."""
@@ -82,7 +82,7 @@ class Space:
     own: Mapping[str, tuple[Dimension, ...]]
 
     def of(self, agent: str) -> tuple[Dimension, ...]:
-        """The dimensions of an agent. Raises StudyError where the space has none of its own for it."""
+        """The dimensions of an ``agent``. Raises StudyError where the space has none of its own for it."""
         stem = Path(agent).stem
         if stem not in self.own:
             raise StudyError(
@@ -92,20 +92,20 @@ class Space:
         return (*self.shared, *self.own[stem])
 
     def require_equal(self, agents: Sequence[str]) -> None:
-        """Raise StudyError where one of the agents has more dimensions than another: their tuning would be unequal."""
+        """Raise StudyError where one of the ``agents`` has more dimensions than another: their tuning would be unequal."""
         counts = {Path(agent).stem: len(self.of(agent)) for agent in agents}
         if len(set(counts.values())) > 1:
             listed = ", ".join(f"{agent} {count - len(self.shared)}" for agent, count in counts.items())
             raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {listed}")
 
-    def part(self, agents: Sequence[str]) -> dict[str, Any]:
-        """What of the file these agents are tuned in, as plain data."""
-        own = {Path(agent).stem: self.data["own"][Path(agent).stem] for agent in agents}
-        return {"set": self.data.get("set", {}), "shared": self.data.get("shared", {}), "own": own}
+    def part(self, agents: Sequence[str]) -> dict[str, Tree]:
+        """What of the file these ``agents`` are tuned in, as plain data."""
+        own = {Path(agent).stem: section(self.data, "own")[Path(agent).stem] for agent in agents}
+        return {"set": section(self.data, "set"), "shared": section(self.data, "shared"), "own": own}
 
 
 def read(name: str) -> Space:
-    """The space of a file stem of ``spaces/``, or in a YAML file. Raises UserError that names the file and the key."""
+    """The space ``name``, a file stem of ``spaces/`` or a YAML file. Raises UserError that names the file and the key."""
     if not name.endswith(".yaml") and name not in (known := registry.names("spaces")):
         raise StudyError(f"--space {name!r}: unknown; choose from {', '.join(known)}{nearest(name, known)}")
     path = Path(name) if name.endswith(".yaml") else registry.data_dir("spaces") / f"{name}.yaml"
@@ -116,8 +116,8 @@ def read(name: str) -> Space:
         raise StudyError(f"{path.name}: {error}") from None
 
 
-def build(name: str, data: Mapping[str, Any]) -> Space:
-    """A space from plain data, checked as far as that is possible without knowing the agents. Raises UserError."""
+def build(name: str, data: Tree) -> Space:
+    """The space ``name`` from plain ``data``, checked as far as that is possible without knowing the agents. Raises UserError."""
     for key, value in data.items():
         if key not in KEYS:
             raise StudyError(
@@ -125,23 +125,23 @@ def build(name: str, data: Mapping[str, Any]) -> Space:
             )
         if key != "summary":
             _mapping(key, value)
-    fixed = tuple(assignment(key, value) for key, value in data.get("set", {}).items())
+    fixed = tuple(assignment(key, value) for key, value in section(data, "set").items())
     parse_overrides(fixed)
-    shared = _dimensions("shared", data.get("shared", {}))
-    own = {agent: _dimensions(f"own.{agent}", value) for agent, value in data.get("own", {}).items()}
+    shared = _dimensions("shared", section(data, "shared"))
+    own = {agent: _dimensions(f"own.{agent}", value) for agent, value in section(data, "own").items()}
     space = Space(name, data, fixed, shared, own)
     for agent in own:
-        keys = [key for d in space.of(agent) for key in (d.key, *d.also)] + list(data.get("set", {}))
+        keys = [key for d in space.of(agent) for key in (d.key, *d.also)] + list(section(data, "set"))
         if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
             raise StudyError(f"own.{agent}: {twice[0]!r} is set twice, there or in set or shared")
     return space
 
 
-def _dimensions(path: str, data: Any) -> tuple[Dimension, ...]:
+def _dimensions(path: str, data: Plain) -> tuple[Dimension, ...]:
     return tuple(_dimension(f"{path}.{key}", key, value) for key, value in _mapping(path, data).items())
 
 
-def _dimension(path: str, key: str, data: Any) -> Dimension:
+def _dimension(path: str, key: str, data: Plain) -> Dimension:
     given = dict(_mapping(path, data))
     for name, value in given.items():
         if name not in KINDS:
@@ -149,29 +149,28 @@ def _dimension(path: str, key: str, data: Any) -> Dimension:
         kind, words = KINDS[name]
         if not isinstance(value, kind) or isinstance(value, bool) != (name == "log"):
             raise StudyError(f"{path}.{name}: expected {words}, got {short(value)}")
-    also = tuple(given.pop("also", []))
+    listed = given.pop("also", [])
     if set(given) not in FORMS:
         raise StudyError(f"{path}: expected low and high (and log), or choices; got {short(data)}")
-    if "choices" in given:
-        texts = (value if isinstance(value, str) else json.dumps(value) for value in given["choices"])
-        dimension = Dimension(key, choices=tuple(texts), also=also)
+    low, high, choices = given.get("low"), given.get("high"), given.get("choices")
+    assert isinstance(listed, list)
+    also = tuple(map(str, listed))
+    if isinstance(choices, list):
+        dimension = Dimension(key, choices=tuple(map(written, choices)), also=also)
         if len(set(dimension.choices)) < max(2, len(dimension.choices)):
-            raise StudyError(
-                f"{path}.choices: expected at least two, all different, got {short(given['choices'])}"
-            )
+            raise StudyError(f"{path}.choices: expected at least two, all different, got {short(choices)}")
     else:
-        dimension = Dimension(key, **given, also=also)
-        if not given["low"] < given["high"] or (dimension.log and given["low"] <= 0):
+        assert isinstance(low, int | float) and isinstance(high, int | float)
+        dimension = Dimension(key, low, high, bool(given.get("log")), also=also)
+        if not low < high or (dimension.log and low <= 0):
             above = " and low above 0" if dimension.log else ""
-            raise StudyError(
-                f"{path}: low {given['low']} and high {given['high']}: expected low < high{above}"
-            )
+            raise StudyError(f"{path}: low {low} and high {high}: expected low < high{above}")
     for value in dimension.ends:
         parse_overrides(dimension.assignments(value))
     return dimension
 
 
-def _mapping(path: str, value: Any) -> Mapping[str, Any]:
+def _mapping(path: str, value: Plain) -> Tree:
     if not isinstance(value, Mapping):
         raise StudyError(f"{path}: expected a mapping, got {short(value)}")
     return value

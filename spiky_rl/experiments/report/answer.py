@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from spiky_rl.experiments.analysis.comparisons import ALPHA, Comparison
-from spiky_rl.experiments.analysis.measures import PRICE
+from spiky_rl.experiments.analysis.measures import PRICE, Row
 from spiky_rl.experiments.analysis.outcome import Analysis
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report.blocks import (
@@ -31,7 +31,7 @@ SHOWN = 8
 
 
 def answer(analysis: Analysis) -> Iterable[Block]:
-    """The answer in short."""
+    """The answer of an ``analysis`` in short."""
     if not analysis.rows:
         yield paragraph("No cell has a result yet, so there is no answer.")
         return
@@ -41,17 +41,17 @@ def answer(analysis: Analysis) -> Iterable[Block]:
             f"{count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
         )
     yield verdicts(analysis) if analysis.comparisons else paragraph("Nothing is compared.")
-    found = {
+    rows = {
         title: [measure(analysis, task) for task in analysis.tasks] for title, measure in MEASURES.items()
     }
-    found = {title: cells for title, cells in found.items() if any(cell != NONE for cell in cells)}
+    rows = {title: cells for title, cells in rows.items() if any(cell != NONE for cell in cells)}
     columns = (
-        (Column(task, is_text=True), [cells[i] for cells in found.values()])
+        (Column(task, is_text=True), [cells[i] for cells in rows.values()])
         for i, task in enumerate(analysis.tasks)
     )
     yield table(
         "What was measured, which no test backs",
-        list(found),
+        list(rows),
         *columns,
         first="measure",
         note=f"Energy is that of a control step's arithmetic ({PRICE}), without any memory traffic.",
@@ -59,7 +59,7 @@ def answer(analysis: Analysis) -> Iterable[Block]:
 
 
 def verdicts(analysis: Analysis) -> Block:
-    """Who is better and worse than the baseline, over all tasks and on each; a family without a test has one pair."""
+    """Who is better and worse than the baseline in an ``analysis``, over all tasks and on each; a family without a test has one pair."""
     families = analysis.comparisons.values()
     return table(
         f"Verdicts against {analysis.baseline}",
@@ -67,18 +67,18 @@ def verdicts(analysis: Analysis) -> Block:
         *(
             (
                 Column(verdict, is_text=True),
-                [listed(told(found, verdict), SHOWN) or "none" for found in families],
+                [listed(told(family, verdict), SHOWN) or "none" for family in families],
             )
             for verdict in ("better", "worse")
         ),
         (
             Column("undecided", "agents"),
-            [str(len(told(found, "undecided"))) if found else "all" for found in families],
+            [str(len(told(family, "undecided"))) if family else "all" for family in families],
         ),
-        (Column("pairs"), [str(max((c.pairs for c in found), default=1)) for found in families]),
+        (Column("pairs"), [str(max((c.pairs for c in family), default=1)) for family in families]),
         (
             Column("lowest p", "Holm, attainable"),
-            [probability(min((c.attainable for c in found), default=1.0)) for found in families],
+            [probability(min((c.attainable for c in family), default=1.0)) for family in families],
         ),
         first="scores of",
         note=(
@@ -89,54 +89,62 @@ def verdicts(analysis: Analysis) -> Block:
     )
 
 
-def told(found: Sequence[Comparison], verdict: str) -> list[str]:
-    """Agents of a verdict with their differences, the largest first."""
-    those = sorted((c for c in found if c.verdict == verdict), key=lambda c: -abs(c.difference.estimate))
+def told(family: Sequence[Comparison], verdict: str) -> list[str]:
+    """Agents of a ``verdict`` in a ``family`` of comparisons with their differences, the largest first."""
+    those = sorted((c for c in family if c.verdict == verdict), key=lambda c: -abs(c.difference.estimate))
     return [f"{c.agent} ({spell(c.difference)})" for c in those]
 
 
 def reached(analysis: Analysis, task: str) -> str:
-    """How many runs came to the task's threshold."""
-    found = [row.threshold for (_, other), row in analysis.rows.items() if other == task and row.threshold]
-    runs = sum(threshold.reached for threshold in found), sum(threshold.runs for threshold in found)
-    return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if found else NONE
+    """How many runs of an ``analysis`` came to the threshold of a ``task``."""
+    ends = [row.threshold for (_, other), row in analysis.rows.items() if other == task and row.threshold]
+    runs = sum(threshold.reached for threshold in ends), sum(threshold.runs for threshold in ends)
+    return f"{runs[0]} of {runs[1]} (return {analysis.solved[task]:g})" if ends else NONE
 
 
 def soonest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
-    """The lowest median of environment steps to the threshold among agents."""
-    rows = [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
-    known = {row.label: row.threshold.median for row in rows if row.threshold and row.threshold.median}
+    """The lowest median of environment steps to a ``task``'s threshold among agents of these ``labels`` in an ``analysis``."""
+    known = {
+        row.label: row.threshold.median
+        for row in rows_of(analysis, task, labels)
+        if row.threshold and row.threshold.median
+    }
     first = min(known, key=known.__getitem__, default=None)
     return NONE if first is None else f"{short(known[first])} ({first})"
 
 
 def hardest(analysis: Analysis, task: str) -> str:
-    """The condition under which agents keep the least of their score, and what the baseline keeps."""
+    """The condition on a ``task`` under which agents of an ``analysis`` keep the least of their score, and what the baseline keeps."""
     shares: dict[str, dict[str, Interval]] = {}
-    for (label, other, condition), found in analysis.kept.items():
-        if other == task and found.share is not None:
-            shares.setdefault(condition, {})[label] = found.share
+    for (label, other, condition), remaining in analysis.remaining.items():
+        if other == task and remaining.share is not None:
+            shares.setdefault(condition, {})[label] = remaining.share
     if not shares:
         return NONE
-    means = {name: sum(s.estimate for s in found.values()) / len(found) for name, found in shares.items()}
+    means = {name: sum(s.estimate for s in own.values()) / len(own) for name, own in shares.items()}
     worst = min(means, key=means.__getitem__)
-    own = shares[worst].get(str(analysis.baseline))
-    kept = "" if own is None else f", {spell(own, 0, 100)} % ({analysis.baseline})"
-    return f"{worst}: {plain(100 * means[worst], 0)} % in the mean of agents{kept}"
+    share = shares[worst].get(str(analysis.baseline))
+    of_baseline = "" if share is None else f", {spell(share, 0, 100)} % ({analysis.baseline})"
+    return f"{worst}: {plain(100 * means[worst], 0)} % in the mean of agents{of_baseline}"
 
 
-def forgotten(analysis: Analysis, task: str) -> str:
-    """What the baseline loses on the task's twins."""
+def lost_without_memory(analysis: Analysis, task: str) -> str:
+    """What the baseline of an ``analysis`` loses on the twins of a ``task`` whose observations lack something."""
     own = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
     return "; ".join(f"{spell(m.drop)} ({m.masked})" for m in own) or NONE
 
 
 def thriftiest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
-    """The least energy of a control step among agents."""
-    rows = [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
+    """The least energy of a control step on a ``task`` among agents of these ``labels`` in an ``analysis``."""
+    rows = rows_of(analysis, task, labels)
     steps = {row.label: row.energy[PRICE].step for row in rows if PRICE in row.energy}
     first = min(steps, key=lambda label: steps[label].estimate, default=None)
     return NONE if first is None else f"{spelled([steps[first]], each=True)[0]} nJ ({first})"
+
+
+def rows_of(analysis: Analysis, task: str, labels: Iterable[str]) -> list[Row]:
+    """The rows of an ``analysis`` for a ``task`` and those of the ``labels`` that have one."""
+    return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
 
 
 MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
@@ -144,7 +152,7 @@ MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
     "steps to it, median of the baseline": lambda a, task: soonest(a, task, [str(a.baseline)]),
     "steps to it, lowest median": lambda a, task: soonest(a, task, a.labels),
     "score kept under the hardest condition": hardest,
-    "return that the baseline loses": forgotten,
+    "return that the baseline loses": lost_without_memory,
     "energy of the baseline": lambda a, task: thriftiest(a, task, [str(a.baseline)]),
     "least energy of an agent that spikes": lambda a, task: thriftiest(
         a, task, [label for label in a.labels if label not in a.anns]

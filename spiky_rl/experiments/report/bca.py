@@ -22,7 +22,14 @@ class BcaColumns:
     def column(
         self, title: str, ours: Sequence[Interval | None], theirs: Sequence[Interval | None], least: int = 0
     ) -> tuple[Column, list[str]]:
-        """The column, with as many digits as ours has; ``least`` as `blocks.spelled` takes it."""
+        """The column of theirs, with as many digits as ours has.
+
+        Args:
+            title: Of the column.
+            ours: Our intervals, row by row; None: the row has none.
+            theirs: SciPy's.
+            least: Digits after the point, at least.
+        """
         digits, cells = shared_digits(ours, least=least), []
         for own, other in zip(ours, theirs, strict=True):
             if own is None or other is None or not math.isfinite(other.low + other.high):

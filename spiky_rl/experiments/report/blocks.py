@@ -59,7 +59,7 @@ def paragraph(text: str) -> Block:
 
 
 def folded(title: str, *blocks: Block) -> Block:
-    """Blocks that a reader opens."""
+    """``blocks`` below a ``title`` that a reader opens."""
     return Block("details", title=title, blocks=blocks)
 
 
@@ -70,32 +70,40 @@ def table(
     first: str = "agent",
     note: str = "",
 ) -> Block:
-    """A row for each name; columns in which no row has anything are left out."""
-    kept = [(column, cells) for column, cells in parts if any(cell != NONE for cell in cells)]
-    rows = [[name, *(cells[i] for _, cells in kept)] for i, name in enumerate(named)]
-    return Block("table", note, title, columns=[Column(first), *(column for column, _ in kept)], rows=rows)
+    """A table with a row for each name; columns in which no row has anything are left out.
+
+    Args:
+        title: What it shows.
+        named: Names of its rows.
+        parts: Its columns, each with a cell for every row.
+        first: Title of the names' column.
+        note: Text below it.
+    """
+    shown = [(column, cells) for column, cells in parts if any(cell != NONE for cell in cells)]
+    rows = [[name, *(cells[i] for _, cells in shown)] for i, name in enumerate(named)]
+    return Block("table", note, title, columns=[Column(first), *(column for column, _ in shown)], rows=rows)
 
 
 def count(number: int, noun: str) -> str:
-    """1 seed, 5 seeds."""
+    """The ``number`` with its ``noun``: 1 seed, 5 seeds."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(names: Iterable[str], most: int = 6) -> str:
-    """``a, b and c``; of many the first ones, and how many others there are."""
-    found = list(names)
-    if len(found) > most:
-        found = [*found[: most - 1], f"{len(found) - most + 1} others"]
-    return " and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
+    """``a, b and c``; of more ``names`` than ``most`` the first ones, and how many others there are."""
+    texts = list(names)
+    if len(texts) > most:
+        texts = [*texts[: most - 1], f"{len(texts) - most + 1} others"]
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def slug(task: str) -> str:
-    """A task's name in a file's."""
+    """The name of a ``task`` as a part of a file's."""
     return "".join(letter if letter.isalnum() else "_" for letter in task.lower())
 
 
 def plain(value: float | None, digits: int = 2) -> str:
-    """A number as text, without a minus before a zero."""
+    """The ``value`` with ``digits`` after the point, without a minus before a zero; a dash for None and nan."""
     if value is None or math.isnan(value):
         return NONE
     if math.isinf(value):
@@ -110,7 +118,13 @@ def probability(p: float) -> str:
 
 
 def spell(interval: Interval | None, digits: int = 2, scale: float = 1.0) -> str:
-    """``4.89 [4.85, 4.92]``; the estimate alone where nothing varies, or where there is no interval."""
+    """``4.89 [4.85, 4.92]``; the estimate alone where nothing varies, or where there are no bounds.
+
+    Args:
+        interval: None: a dash.
+        digits: After the point.
+        scale: What all three are multiplied by.
+    """
     if interval is None or math.isnan(interval.estimate):
         return NONE
     low, middle, high = (plain(v * scale, digits) for v in (interval.low, interval.estimate, interval.high))
@@ -121,7 +135,14 @@ def spell(interval: Interval | None, digits: int = 2, scale: float = 1.0) -> str
 def spelled(
     intervals: Sequence[Interval | None], scale: float = 1.0, *, least: int = 0, each: bool = False
 ) -> list[str]:
-    """A column of intervals, all with as many digits as the largest estimate asks for, or ``each`` with its own."""
+    """A column of intervals, all with as many digits as the largest estimate asks for.
+
+    Args:
+        intervals: Row by row; None: a dash.
+        scale: What they are multiplied by.
+        least: Digits after the point, at least.
+        each: Give each as many digits as its own size asks for.
+    """
     shared = shared_digits(intervals, scale, least)
     return [
         spell(i, digits_of(i, scale, True) if each and i is not None else shared, scale) for i in intervals
@@ -129,12 +150,24 @@ def spelled(
 
 
 def shared_digits(intervals: Sequence[Interval | None], scale: float = 1.0, least: int = 0) -> int:
-    """After the point, of a column of intervals: as many as the largest estimate asks for."""
+    """Digits after the point of a column of intervals: as many as the largest estimate asks for.
+
+    Args:
+        intervals: Row by row; None: the row has none.
+        scale: What they are multiplied by.
+        least: Digits, at least.
+    """
     return max(least, min((digits_of(i, scale, False) for i in intervals if i is not None), default=0))
 
 
 def digits_of(interval: Interval, scale: float, alone: bool) -> int:
-    """After the point: three that count; none of a whole number that stands alone."""
+    """Digits after the point: three that count; none of a whole number that stands alone.
+
+    Args:
+        interval: Whose estimate is written.
+        scale: What it is multiplied by.
+        alone: Whether it is not one of a column, whose numbers have equally many.
+    """
     size = abs(interval.estimate * scale)
     varies = math.isfinite(interval.low) and interval.low < interval.high
     if not math.isfinite(size) or (alone and not varies and size == round(size)):
@@ -145,6 +178,13 @@ def digits_of(interval: Interval, scale: float, alone: bool) -> int:
 
 
 def figure(name: str, title: str, caption: str, draw: Callable[[], Sheet | None]) -> list[Block]:
-    """The figure, or nothing where there is nothing to draw."""
+    """The figure, or nothing where there is nothing to draw.
+
+    Args:
+        name: Stem of its file.
+        title: What it shows, also read aloud.
+        caption: Text below it.
+        draw: Draws it; None: there is nothing to draw.
+    """
     svg = drawing.svg(name, title, draw)
     return [] if svg is None else [Block("figure", caption, title, name=name, svg=svg)]

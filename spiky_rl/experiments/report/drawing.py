@@ -67,7 +67,7 @@ class Sheet:
         self.figure = Figure(figsize=(WIDTH, height))
 
     def panel(self, left: float, top: float, width: float, height: float) -> Axes:
-        """Axes whose upper left corner lies at (left, top) from the sheet's."""
+        """Axes of that ``width`` and ``height`` whose upper left corner lies at (``left``, ``top``) from the sheet's, in inches."""
         bottom = (self.height - top - height) / self.height
         return self.figure.add_axes((left / WIDTH, bottom, width / WIDTH, height / self.height))
 
@@ -75,7 +75,10 @@ class Sheet:
 def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
     """What ``draw`` makes, as SVG that scales with its column; None where it makes nothing.
 
-    ``name`` keeps its identifiers apart from those of other figures on the page.
+    Args:
+        name: Keeps its identifiers apart from those of other figures on the page.
+        title: What is read aloud for it.
+        draw: Makes it.
     """
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
@@ -86,12 +89,19 @@ def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
         )
     text = re.sub(r"\A.*?(?=<svg)|<metadata>.*?</metadata>\s*", "", file.getvalue(), flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text).replace("'DejaVu Sans'", FONTS)
-    text = re.sub(r' d="[^"]*"', lambda found: re.sub(r"(\.\d\d)\d+", r"\1", found[0]), text)
+    text = re.sub(r' d="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1).rstrip()
 
 
 def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:
-    """A dot at the estimate and a line over its interval, where it has one."""
+    """Draw a dot at the estimate and a line over its interval, where it has bounds.
+
+    Args:
+        axes: To draw in.
+        y: How high.
+        interval: Along x.
+        colour: Of both.
+    """
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")
     axes.plot(
@@ -106,7 +116,7 @@ def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:
 
 
 def short(value: float, _place: object = None) -> str:
-    """A count for an axis: 800 k, 1.6 M."""
+    """The count ``value`` for an axis: 800 k, 1.6 M. matplotlib gives its ``_place`` too."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
@@ -114,7 +124,7 @@ def short(value: float, _place: object = None) -> str:
 
 
 def text_width(text: str, size: float = SIZE) -> float:
-    """Inches that a line of text takes at most."""
+    """Inches that a line of ``text`` takes at most, ``size`` in points."""
     return 0.62 * size * len(text) / 72.0
 
 
@@ -137,12 +147,19 @@ def spread(wanted: Mapping[str, float], gap: float, highest: float) -> dict[str,
 def beside(
     points: Mapping[str, tuple[float, float]], drawn: Sequence[Box], width: float, height: float
 ) -> dict[str, tuple[float, float]]:
-    """Where each label's left middle goes, in inches from its point: on no point, no other label, and nothing drawn."""
+    """Where each label's left middle goes, in inches from its point: on no point, no other label, and nothing drawn.
+
+    Args:
+        points: By label, in inches from the lower left corner.
+        drawn: Boxes to keep clear of.
+        width: Inches of the panel.
+        height: Likewise.
+    """
     boxes = [(x - 0.06, y - 0.06, x + 0.06, y + 0.06) for x, y in points.values()]
     boxes += [(a - 0.015, b - 0.015, c + 0.015, d + 0.015) for a, b, c, d in drawn]
     offsets: dict[str, tuple[float, float]] = {}
     for label, (x, y) in sorted(points.items(), key=lambda item: (-item[1][1], item[1][0])):
-        wide, found = text_width(fitted(label), 8.0), []
+        wide, candidates = text_width(fitted(label), 8.0), []
         for step in range(1, 21):
             for angle in range(0, 360, 30):
                 dx, dy = (0.12 * step * f(math.radians(angle)) for f in (math.cos, math.sin))
@@ -150,13 +167,13 @@ def beside(
                 box = (x + dx, y + dy - 0.075, x + dx + wide, y + dy + 0.075)
                 outside = max(-box[0], 0) + max(box[2] - width, 0) + max(-box[1], 0) + max(box[3] - height, 0)
                 covered = outside + sum(overlap(box, other) for other in boxes)
-                found.append((covered, step, angle, box))
-        *_, box = min(found)
+                candidates.append((covered, step, angle, box))
+        *_, box = min(candidates)
         boxes.append(box)
         offsets[label] = (box[0] - x, (box[1] + box[3]) / 2 - y)
     return offsets
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Area that two boxes share."""
+    """Area that the boxes ``a`` and ``b`` share."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))

@@ -54,7 +54,7 @@ class Named(Protocol):
 
 
 def colours(analysis: Named) -> dict[str, str]:
-    """One colour per label, the same in all figures."""
+    """One colour per label of an ``analysis``, the same in all figures."""
     anns = sorted(analysis.anns, key=lambda label: label != analysis.baseline)
     spiking = [label for label in analysis.labels if label not in anns]
     grey = {label: GREYS[min(i, len(GREYS) - 1)] for i, label in enumerate(anns)}
@@ -62,7 +62,7 @@ def colours(analysis: Named) -> dict[str, str]:
 
 
 def learning_curves(analysis: Analysis, task: str) -> Sheet | None:
-    """Return while training, over environment steps, with its interval over seeds."""
+    """Return while training on a ``task``, over environment steps, with its interval over seeds, as ``analysis`` has it."""
     bands = {label: band for (label, other), band in analysis.curves.items() if other == task}
     bands = {label: bands[label] for label in analysis.labels if label in bands}
     return lines(
@@ -71,7 +71,7 @@ def learning_curves(analysis: Analysis, task: str) -> Sheet | None:
 
 
 def profiles(analysis: Analysis) -> Sheet | None:
-    """Share of runs that score above, over the score."""
+    """Share of runs of an ``analysis`` that score above, over the score."""
     unit = "normalised score" if analysis.normalised else "score (return)"
     left = min((float(band.at[0]) for band in analysis.profiles.values()), default=0.0)
     return lines(analysis, analysis.profiles, unit, "share of runs above", left, most=0)
@@ -86,7 +86,17 @@ def lines(
     mark: float | None = None,
     most: int = MANY,
 ) -> Sheet | None:
-    """One panel with labels beside up to ``most`` lines, else a panel for each; from ``left`` on, ``mark`` is to be reached."""
+    """One panel with labels beside its lines, or a panel for each line where there are many.
+
+    Args:
+        analysis: Whose agents have the lines.
+        bands: Lines by label.
+        across: What x is.
+        up: What y is.
+        left: Where x begins.
+        mark: A value of y that is to be reached; None: none.
+        most: Lines of a single panel.
+    """
     values = [
         v for b in bands.values() for ends in (b.low, b.estimate, b.high) for v in ends if math.isfinite(v)
     ]
@@ -139,7 +149,7 @@ def lines(
 
 
 def aggregate(analysis: Analysis) -> Sheet:
-    """Interquartile means over all tasks and per task, best first."""
+    """Interquartile means of an ``analysis`` over all tasks and per task, best first."""
     panels = {}
     if ALL in analysis.comparisons or (len(analysis.tasks) > 1 and analysis.overall):
         panels[ALL, "normalised score"] = analysis.overall
@@ -151,11 +161,11 @@ def aggregate(analysis: Analysis) -> Sheet:
 
 
 def improvement(analysis: Analysis) -> Sheet | None:
-    """Probability that a run of an agent scores above one of the baseline, best first."""
+    """Probability that a run of an agent scores above one of the baseline of an ``analysis``, best first."""
     panels = {
-        (name, "P(above the baseline)"): {c.agent: c.improvement for c in found}
-        for name, found in analysis.comparisons.items()
-        if found
+        (name, "P(above the baseline)"): {c.agent: c.improvement for c in family}
+        for name, family in analysis.comparisons.items()
+        if family
     }
     return dots(analysis, panels, 0.5, (-0.02, 1.02)) if panels else None
 
@@ -166,7 +176,14 @@ def dots(
     mark: float | None,
     limits: tuple[float, float] | None = None,
 ) -> Sheet:
-    """Estimates with whiskers, a panel for each title and unit, in the first panel's order; ``mark`` stands in the first."""
+    """Estimates with whiskers in panels beside each other, in the first panel's order.
+
+    Args:
+        analysis: Whose agents they are of.
+        panels: By title and unit, estimates by label.
+        mark: A value of x to draw a line at, in the first panel, or in all where there are ``limits``.
+        limits: Ends of x; None: as the estimates ask for.
+    """
     first = next(iter(panels.values()))
     named = [label for label in analysis.labels if any(label in panel for panel in panels.values())]
     named.sort(key=lambda label: -first[label].estimate if label in first else math.inf)
@@ -182,26 +199,26 @@ def dots(
 
 
 def thresholds(analysis: Analysis) -> Sheet | None:
-    """Environment steps until training reached what counts as solved: every run, the median, and how many never did."""
+    """Environment steps until trainings of an ``analysis`` reached what counts as solved: runs, medians, and how many never did."""
     tasks = [task for task in analysis.tasks if task in analysis.solved]
-    found = {key: row.threshold for key, row in analysis.rows.items() if row.threshold is not None}
-    if not tasks or not found:
+    ends = {key: row.threshold for key, row in analysis.rows.items() if row.threshold is not None}
+    if not tasks or not ends:
         return None
 
     def order(label: str) -> list[float]:
-        rows = [found[label, task] for task in tasks if (label, task) in found]
+        rows = [ends[label, task] for task in tasks if (label, task) in ends]
         return [v for row in rows for v in (math.inf if row.median is None else row.median, -row.reached)]
 
     named = sorted((label for label in analysis.labels if order(label)), key=order)
     panels = [(task, f"environment steps to a return of {analysis.solved[task]:g}") for task in tasks]
     sheet, axes = listing(analysis, named, panels)
     for panel, task in zip(axes, tasks, strict=True):
-        end = max(row.budget for (_, other), row in found.items() if other == task)
+        end = max(row.budget for (_, other), row in ends.items() if other == task)
         panel.set_xlim(0, end * 1.16)
         panel.xaxis.set_major_formatter(lambda value, _, end=end: short(value) if value <= end else "")
         panel.axvline(end, color="#b4bac1", linewidth=0.8)
         for y, label in enumerate(named):
-            if (row := found.get((label, task))) is None:
+            if (row := ends.get((label, task))) is None:
                 continue
             colour, missed = colours(analysis)[label], row.runs - row.reached
             panel.plot(
@@ -218,9 +235,15 @@ def thresholds(analysis: Analysis) -> Sheet | None:
 def listing(
     analysis: Named, named: Sequence[str], panels: Sequence[tuple[str, str]]
 ) -> tuple[Sheet, list[Axes]]:
-    """Panels (title, unit) beside each other with a row for each label, named once; the first label stands on top."""
+    """A sheet with panels beside each other and a row for each label, named once.
+
+    Args:
+        analysis: Whose agents they are.
+        named: Labels of the rows, from the top.
+        panels: Title and unit of each.
+    """
     left, height = max(text_width(fitted(label)) for label in named) + 0.15, LINE * len(named) + 0.1
-    sheet, found = Sheet(height + 0.85), []
+    sheet, drawn = Sheet(height + 0.85), []
     width = (WIDTH - left - 0.15 - (len(panels) - 1) * 0.25) / len(panels)
     for i, (title, across) in enumerate(panels):
         axes = sheet.panel(left + i * (width + 0.25), 0.32, width, height)
@@ -230,12 +253,20 @@ def listing(
         name_rows(analysis, axes, named, i == 0)
         for y in range(0, len(named), 2):
             axes.axhspan(y - 0.5, y + 0.5, color=PALE, linewidth=0, zorder=0)
-        found.append(axes)
-    return sheet, found
+        drawn.append(axes)
+    return sheet, drawn
 
 
 def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, middle: float = 0.0) -> None:
-    """Labels in their colours beside rows that are 1 high."""
+    """Write labels in their colours beside rows that are 1 high.
+
+    Args:
+        analysis: Whose agents they are.
+        axes: The panel.
+        named: Labels of the rows.
+        shown: Whether to write them; else there is room for none.
+        middle: Where in a row its label stands.
+    """
     axes.set_yticks(
         [y + middle for y in range(len(named))], [fitted(label) if shown else "" for label in named]
     )
@@ -245,7 +276,7 @@ def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, mi
 
 
 def pareto(analysis: Analysis, task: str) -> Sheet | None:
-    """Score over the energy of a control step, and the front of agents that no other one beats in both."""
+    """Score on a ``task`` over the energy of a control step, and the front of agents of an ``analysis`` that no other beats in both."""
     rows = {
         label: row for (label, other), row in analysis.rows.items() if other == task and PRICE in row.energy
     }
@@ -290,9 +321,9 @@ def pareto(analysis: Analysis, task: str) -> Sheet | None:
 
 
 def robustness(analysis: Analysis) -> Sheet | None:
-    """Share of the undisturbed score that is left under each condition, as a map of agents and conditions."""
+    """Share of the undisturbed score that is left under each condition, as a map of the agents and conditions of an ``analysis``."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
-    if not analysis.kept:
+    if not analysis.remaining:
         return None
     named, left = analysis.labels, max(text_width(fitted(label)) for label in analysis.labels) + 0.15
     columns = min(len(analysis.tasks), max(1, int((WIDTH - left) / (0.66 * len(conditions) + 0.2))))
@@ -313,8 +344,8 @@ def robustness(analysis: Analysis) -> Sheet | None:
         name_rows(analysis, axes, named, across == 0, 0.5)
         for y, label in enumerate(named):
             for x, condition in enumerate(conditions):
-                kept = analysis.kept.get((label, task, condition))
-                share = None if kept is None or kept.share is None else kept.share.estimate
+                left_over = analysis.remaining.get((label, task, condition))
+                share = None if left_over is None or left_over.share is None else left_over.share.estimate
                 axes.add_patch(Rectangle((x + 0.02, y + 0.04), 0.96, 0.92, color=shade(share), linewidth=0))
                 text = "–" if share is None else f"{share:.0%}"
                 axes.text(x + 0.5, y + 0.5, text, ha="center", va="center", fontsize=8)
@@ -322,7 +353,7 @@ def robustness(analysis: Analysis) -> Sheet | None:
 
 
 def shade(share: float | None) -> str:
-    """Nearly white where all is kept, orange where nothing is; grey where there was nothing to keep."""
+    """Nearly white where a ``share`` of 1 is left, orange where nothing is; grey for None, where there was nothing to keep."""
     if share is None:
         return "#e6e9ec"
     lost = min(max(1.0 - share, 0.0), 1.0)

@@ -17,9 +17,9 @@ LACKING = {
 
 
 def robustness(analysis: Analysis) -> Iterable[Block]:
-    """What is left of scores under each condition."""
+    """What is left of scores under each condition of an ``analysis``."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
-    if not analysis.kept:
+    if not analysis.remaining:
         return
     yield Block("terms", items=[(name, analysis.conditions[name]) for name in conditions])
     least = f" or less than {100 * LEAST:g} % of the baseline's mean score" if analysis.reference else ""
@@ -30,23 +30,28 @@ def robustness(analysis: Analysis) -> Iterable[Block]:
         lambda: figures.robustness(analysis),
     )  # fmt: skip
     for task in analysis.tasks:
-        named = [label for label in analysis.labels if any(key[:2] == (label, task) for key in analysis.kept)]
-        found = {c: [analysis.kept.get((label, task, c)) for label in named] for c in conditions}
+        named = [
+            label for label in analysis.labels if any(key[:2] == (label, task) for key in analysis.remaining)
+        ]
+        columns = {c: [analysis.remaining.get((label, task, c)) for label in named] for c in conditions}
         yield folded(
             f"Scores and shares on {task}",
             table(
                 f"Share of the score that is kept on {task}, in %",
                 named,
                 *(
-                    (Column(c, "%"), [spell(k and k.share, 0, 100) for k in kept])
-                    for c, kept in found.items()
+                    (Column(c, "%"), [spell(cell and cell.share, 0, 100) for cell in cells])
+                    for c, cells in columns.items()
                 ),
             ),
             table(
                 f"Score on {task}, return",
                 named,
                 (Column("nominal"), spelled([analysis.rows[label, task].mean for label in named])),
-                *((Column(c), spelled([k and k.score for k in kept])) for c, kept in found.items()),
+                *(
+                    (Column(c), spelled([cell and cell.score for cell in cells]))
+                    for c, cells in columns.items()
+                ),
             ),
         )
         yield from recovery(analysis, task)
@@ -54,17 +59,17 @@ def robustness(analysis: Analysis) -> Iterable[Block]:
 
 
 def recovery(analysis: Analysis, task: str) -> Iterable[Block]:
-    """How policies go on after what happens in mid-episode."""
-    found = {key: share for key, share in analysis.recovery.items() if key[1] == task}
-    named = [label for label in analysis.labels if any(key[0] == label for key in found)]
-    conditions = [name for name in analysis.conditions if any(key[2] == name for key in found)]
+    """How policies of an ``analysis`` go on after what happens in mid-episode on a ``task``."""
+    shares = {key: share for key, share in analysis.recovery.items() if key[1] == task}
+    named = [label for label in analysis.labels if any(key[0] == label for key in shares)]
+    conditions = [name for name in analysis.conditions if any(key[2] == name for key in shares)]
     if len(conditions) < 2:
         return
     yield table(
         f"Recovery on {task}, in %",
         named,
         *(
-            (Column(name, "%"), [spell(found.get((label, task, name)), 0, 100) for label in named])
+            (Column(name, "%"), [spell(shares.get((label, task, name)), 0, 100) for label in named])
             for name in conditions
         ),
         note=(
@@ -76,10 +81,10 @@ def recovery(analysis: Analysis, task: str) -> Iterable[Block]:
 
 
 def adapting(analysis: Analysis, task: str) -> Iterable[Block]:
-    """What plastic policies gain by changing as they act."""
-    found = {key: pair for key, pair in analysis.adapting.items() if key[1] == task}
-    for label in dict.fromkeys(key[0] for key in found):
-        own = {key[2]: pair for key, pair in found.items() if key[0] == label}
+    """What plastic policies of an ``analysis`` gain on a ``task`` by changing as they act."""
+    scores = {key: pair for key, pair in analysis.adapting.items() if key[1] == task}
+    for label in dict.fromkeys(key[0] for key in scores):
+        own = {key[2]: pair for key, pair in scores.items() if key[0] == label}
         yield table(
             f"{label} on {task} with plasticity at work",
             list(own),
@@ -92,14 +97,14 @@ def adapting(analysis: Analysis, task: str) -> Iterable[Block]:
 
 
 def memory(analysis: Analysis) -> Iterable[Block]:
-    """What hiding velocities or old observations cost."""
+    """What hiding velocities or old observations cost in an ``analysis``."""
     for task, masked in dict.fromkeys((m.task, m.masked) for m in analysis.memory):
-        found = [m for m in analysis.memory if (m.task, m.masked) == (task, masked)]
+        losses = [m for m in analysis.memory if (m.task, m.masked) == (task, masked)]
         yield table(
             f"Loss from {task} to {masked}",
-            [m.label for m in found],
-            (Column("n", "seeds"), [str(m.seeds) for m in found]),
-            (Column("loss", "return"), spelled([m.drop for m in found], least=2)),
+            [m.label for m in losses],
+            (Column("n", "seeds"), [str(m.seeds) for m in losses]),
+            (Column("loss", "return"), spelled([m.drop for m in losses], least=2)),
             note=(
                 f"{masked} is {task} with {LACKING[masked.rpartition('_')[2]]}. Who scores as well has remembered it, or can do"
                 " without it: what an agent without memory loses tells how much it is needed."

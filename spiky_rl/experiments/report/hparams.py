@@ -7,13 +7,13 @@ but the results decides them.
 from __future__ import annotations
 
 import importlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
+from spiky_rl.config.plain import Plain, Tree, written
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.measures import PRICE, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import Analysis, analyse
@@ -34,7 +34,7 @@ CURVE = "curve/return"
 
 
 def write_hparams(folder: Path) -> Path:
-    """Write FOLDER/tensorboard anew and return it. Raises ResultsError where the folder holds no study."""
+    """Write ``folder``/tensorboard anew and return it. Raises ResultsError where the folder holds no study."""
     analysis = analyse(folder)
     root = folder / FOLDER
     for old in [*root.glob(f"*/{FILE}"), root / FILE]:
@@ -42,7 +42,7 @@ def write_hparams(folder: Path) -> Path:
         if old.parent != root and not any(old.parent.iterdir()):
             old.parent.rmdir()
     named = [cell for cell in analysis.skipped if cell.label is not None and cell.status != "missing"]
-    cells: dict[str, dict[str, Any]] = {
+    cells: dict[str, Tree] = {
         cell.cell: {
             "agent": str(cell.label).partition(" ")[0],
             "task": cell.task,
@@ -54,8 +54,8 @@ def write_hparams(folder: Path) -> Path:
     kinds = _kinds(cells.values())
     _write(root / FILE, [(0, _experiment(cells.values(), kinds, analysis.design.question))])
     for result in analysis.results:
-        found = measures(result, analysis)
-        scalars = [(0, _scalar(tag, value)) for tag in METRICS if (value := found[tag]) is not None]
+        measured = measures(result, analysis)
+        scalars = [(0, _scalar(tag, value)) for tag in METRICS if (value := measured[tag]) is not None]
         if result.curve is not None:
             points = zip(result.curve.env_steps, result.curve.returns, strict=True)
             scalars += [(step, _scalar(CURVE, value)) for step, value in points if value is not None]
@@ -67,12 +67,13 @@ def write_hparams(folder: Path) -> Path:
 
 
 def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
-    """What a cell comes to, by the names of `METRICS`; None where there is nothing."""
+    """What the ``result`` of a cell comes to in its study's ``analysis``, by the names of `METRICS`; None where there is nothing."""
     cost, task = result.cost, result.task
     low, high = analysis.random.get(task, math.nan), analysis.reference.get(task, math.nan)
     normalised = None
     if high > low:
-        (normalised,) = statistics.normalise({task: [result.score]}, {task: low}, {task: high})[task]
+        scores = {task: {result.seed: result.score}}
+        normalised = statistics.normalise(scores, {task: low}, {task: high})[task][result.seed]
     return {
         "score": result.score,
         "normalised_score": normalised,
@@ -83,23 +84,23 @@ def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
     }
 
 
-def _kinds(cells: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+def _kinds(cells: Iterable[Tree]) -> dict[str, str]:
     """Type of every hyper-parameter, ``bool``, ``number`` or ``string``, as protobuf names them; a mixed one is text."""
-    found: dict[str, set[str]] = {}
+    kinds_by_key: dict[str, set[str]] = {}
     for cell in cells:
         for key, value in cell.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             kind = "bool" if isinstance(value, bool) else "number" if is_number else "string"
-            found.setdefault(key, set()).add(kind)
-    return {key: kinds.pop() if len(kinds) == 1 else "string" for key, kinds in found.items()}
+            kinds_by_key.setdefault(key, set()).add(kind)
+    return {key: kinds.pop() if len(kinds) == 1 else "string" for key, kinds in kinds_by_key.items()}
 
 
-def _plain(value: Any, kind: str) -> Any:
+def _plain(value: Plain, kind: str) -> Plain:
     """The value as its kind asks."""
-    return value if kind != "string" or isinstance(value, str) else json.dumps(value)
+    return written(value) if kind == "string" else value
 
 
-def _experiment(cells: Iterable[Mapping[str, Any]], kinds: Mapping[str, str], question: str) -> Any:
+def _experiment(cells: Iterable[Tree], kinds: Mapping[str, str], question: str) -> Any:
     """What there is to see: hyper-parameters with the values they take, and metrics."""
     api, struct = _proto("api_pb2"), importlib.import_module("google.protobuf.struct_pb2")
     types = {"bool": api.DATA_TYPE_BOOL, "number": api.DATA_TYPE_FLOAT64, "string": api.DATA_TYPE_STRING}
@@ -114,7 +115,7 @@ def _experiment(cells: Iterable[Mapping[str, Any]], kinds: Mapping[str, str], qu
     return _hidden("EXPERIMENT_TAG", experiment=experiment)
 
 
-def _start(cell: str, chosen: Mapping[str, Any], kinds: Mapping[str, str]) -> Any:
+def _start(cell: str, chosen: Tree, kinds: Mapping[str, str]) -> Any:
     info = _proto("plugin_data_pb2").SessionStartInfo(group_name=cell)
     for key, value in chosen.items():
         setattr(info.hparams[key], f"{kinds[key]}_value", _plain(value, kinds[key]))
@@ -129,7 +130,7 @@ def _end(succeeded: bool) -> Any:
     return _hidden("SESSION_END_INFO_TAG", session_end_info=info)
 
 
-def _hidden(tag: str, **data: Any) -> Any:
+def _hidden(tag: str, **data: object) -> Any:
     """A summary for the plugin alone, its maps sorted: protobuf's own have no order."""
     metadata, summary = _proto("metadata"), importlib.import_module("tensorboard.compat.proto.summary_pb2")
     content = _proto("plugin_data_pb2").HParamsPluginData(version=metadata.PLUGIN_DATA_VERSION, **data)
@@ -151,7 +152,7 @@ def _proto(name: str) -> Any:
     return importlib.import_module(f"tensorboard.plugins.hparams.{name}")
 
 
-def _write(path: Path, summaries: Iterable[tuple[int, Any]]) -> None:
+def _write(path: Path, summaries: Iterable[tuple[int, object]]) -> None:
     """An event file of (step, summary) pairs, all at time 0."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 

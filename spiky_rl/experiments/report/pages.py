@@ -33,28 +33,24 @@ def write_pages(
     """
     from jinja2 import Environment, PackageLoader
 
-    kept = [section for section in sections if section.blocks]
+    filled = [section for section in sections if section.blocks]
     context = {
         "title": title,
         "subtitle": subtitle,
         "date": f"Report of {date or datetime.date.today().isoformat()}",
-        "sections": kept,
+        "sections": filled,
         "colours": colours,
         "fonts": drawing.FONTS,
     }
-    drawn = {block.name: block.svg for section in kept for block in section.blocks if block.svg}
+    drawn = {block.name: block.svg for section in filled for block in section.blocks if block.svg}
     for old in (folder / FIGURES).glob("*.svg"):
         if old.stem not in drawn:
             old.unlink()
     for stem, svg in drawn.items():
-        _write(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
+        files.write_text(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
     loader = PackageLoader("spiky_rl.experiments.report")
     for file, is_html in ((MARKDOWN, False), (HTML, True)):
         templates = Environment(loader=loader, autoescape=is_html, keep_trailing_newline=True)
         templates.filters |= {"plain": markdown.plain, "cell": markdown.cell, "fence": markdown.fence}
-        _write(folder / file, templates.get_template(f"{file}.j2").render(context))
+        files.write_text(folder / file, templates.get_template(f"{file}.j2").render(context))
     return folder / HTML, folder / MARKDOWN
-
-
-def _write(path: Path, text: str) -> None:
-    files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -40,7 +40,7 @@ from spiky_rl.experiments.report.threats import threats
 
 
 def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
-    """Write report.html, report.md and figures/ into a study's folder; returns the two pages.
+    """Write report.html, report.md and figures/ into a study's ``folder``; returns the two pages.
 
     ``date`` is the one line that differs between two reports of the same results; None: today. Raises ResultsError where the
     folder holds no study; cells without a readable result are named in the report.
@@ -53,7 +53,7 @@ def write_report(folder: Path, date: str | None = None) -> tuple[Path, Path]:
 
 
 def report(analysis: Analysis) -> list[Section]:
-    """All sections in their order; one without blocks has nothing to say."""
+    """All sections of an ``analysis`` in their order; one without blocks has nothing to say."""
     return [
         Section("answer", "The answer in short", list(answer(analysis))),
         Section("design", "Design", list(design(analysis))),
@@ -77,12 +77,12 @@ def report(analysis: Analysis) -> list[Section]:
 
 
 def scores(analysis: Analysis) -> Iterable[Block]:
-    """The main table, and every seed."""
+    """The main table of an ``analysis``, and every seed."""
     order = sorted(
         analysis.labels,
         key=lambda label: -analysis.overall[label].estimate if label in analysis.overall else 1e300,
     )
-    verdict = {(name, c.agent): c.verdict for name, found in analysis.comparisons.items() for c in found}
+    verdict = {(name, c.agent): c.verdict for name, family in analysis.comparisons.items() for c in family}
     several = len(analysis.tasks) > 1
     parts: list[tuple[Column, list[str]]] = []
     shown = BcaColumns()
@@ -129,7 +129,7 @@ def scores(analysis: Analysis) -> Iterable[Block]:
 
 
 def pictures(analysis: Analysis) -> Iterable[Block]:
-    """Scores and how they came about."""
+    """Scores of an ``analysis`` and how they came about, as figures."""
     dashed = f" Dashed: {analysis.baseline}." if analysis.baseline else ""
     for task in analysis.tasks:
         mark = " Dotted: the return that counts as solved." if task in analysis.solved else ""
@@ -158,39 +158,39 @@ def pictures(analysis: Analysis) -> Iterable[Block]:
 
 
 def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
-    """A table for each family of comparisons."""
+    """A table for each of the ``families`` of comparisons."""
     if any(families.values()):
         yield paragraph(
             "n: pairs of equal task and seed. p: two-sided sign-flip test, raw and corrected by Holm. d: Hedges' d of paired"
             " differences. P: probability that a run scores higher than the other's, not paired. Seeds needed: per task, for a power"
             " of 80 % if the effect is as large as it looks."
         )
-    for name, found in families.items():
-        if not found:
+    for name, family in families.items():
+        if not family:
             continue
         unit, shown = "normalised score" if name == ALL else "return", BcaColumns()
-        theirs = [bca_interval(c.differences, mean) if c.differences else None for c in found]
+        theirs = [bca_interval(c.differences, mean) if c.differences else None for c in family]
         where = "over all tasks" if name == ALL else f"on {name}"
-        against = {c.baseline for c in found}
-        to = f" to {found[0].baseline}" if len(against) == 1 else ""
-        note = f"{count(len(found), 'comparison')}: the lowest corrected p there can be is {probability(min(c.attainable for c in found))}."
-        if left_out := sum(c.left_out for c in found):
+        against = {c.baseline for c in family}
+        to = f" to {family[0].baseline}" if len(against) == 1 else ""
+        note = f"{count(len(family), 'comparison')}: the lowest corrected p there can be is {probability(min(c.attainable for c in family))}."
+        if left_out := sum(c.left_out for c in family):
             note += f" {count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
-        beside = shown.column("difference", [c.difference for c in found], theirs, least=2)
+        beside = shown.column("difference", [c.difference for c in family], theirs, least=2)
         yield table(
             f"Difference{to} {where}",
-            [c.agent if to else f"{c.agent} − {c.baseline}" for c in found],
-            (Column("n", "pairs"), [str(c.pairs) for c in found]),
-            (Column("difference", unit), spelled([c.difference for c in found], least=2)),
+            [c.agent if to else f"{c.agent} − {c.baseline}" for c in family],
+            (Column("n", "pairs"), [str(c.pairs) for c in family]),
+            (Column("difference", unit), spelled([c.difference for c in family], least=2)),
             beside,
-            (Column("d"), [plain(c.effect) for c in found]),
-            (Column("P"), spelled([c.improvement for c in found])),
-            (Column("p", "raw"), [probability(c.p_value) for c in found]),
-            (Column("p", "Holm"), [probability(c.corrected) for c in found]),
-            (Column("verdict", is_text=True), [c.verdict for c in found]),
+            (Column("d"), [plain(c.effect) for c in family]),
+            (Column("P"), spelled([c.improvement for c in family])),
+            (Column("p", "raw"), [probability(c.p_value) for c in family]),
+            (Column("p", "Holm"), [probability(c.corrected) for c in family]),
+            (Column("verdict", is_text=True), [c.verdict for c in family]),
             (
                 Column("seeds", "needed"),
-                [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in found],
+                [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in family],
             ),
             note=f"{note} {shown.note}".strip(),
             first="agent" if to else "pair",
@@ -198,7 +198,7 @@ def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
 
 
 def efficiency(analysis: Analysis) -> Iterable[Block]:
-    """How soon, how long, and with how many spikes."""
+    """How soon agents of an ``analysis`` learned, how long it took, and with how many spikes."""
     yield from figure(
         "thresholds", "Environment steps to the task's threshold",
         f"First environment step at which the return while training, averaged over {WINDOW} iterations, reaches the threshold:"
@@ -235,7 +235,7 @@ def efficiency(analysis: Analysis) -> Iterable[Block]:
 
 
 def missing(analysis: Analysis) -> Iterable[Block]:
-    """Cells without numbers, each with the reason."""
+    """Cells of an ``analysis`` without numbers, each with the reason."""
     if not analysis.skipped:
         yield paragraph(f"None: all {count(len(analysis.results), 'cell')} have a result.")
     absent = [cell for cell in analysis.skipped if cell.status == "missing"]
@@ -248,27 +248,29 @@ def missing(analysis: Analysis) -> Iterable[Block]:
 
 
 def versions(analysis: Analysis) -> Iterable[Block]:
-    """What each cell was obtained with: letters stand for software, machine and robots."""
-    found = analysis.results
-    software = [", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())) for r in found]
-    places = [f"{r.machine}; {r.device}; robots: {r.assets}; physics: {r.physics}" for r in found]
+    """What each cell of an ``analysis`` was obtained with: letters stand for software, machine and robots."""
+    results = analysis.results
+    software = [
+        ", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())) for r in results
+    ]
+    places = [f"{r.machine}; {r.device}; robots: {r.assets}; physics: {r.physics}" for r in results]
     setups = [f"{packages}; {place}" for packages, place in zip(software, places, strict=True)]
     named = {setup: chr(ord("A") + i) if i < 26 else str(i) for i, setup in enumerate(dict.fromkeys(setups))}
-    if found:
+    if results:
         yield Block("terms", items=[(name, setup) for setup, name in named.items()])
         parts = (
-            (Column("hash", is_text=True), [r.hash for r in found]),
-            (Column("specification", is_text=True), [r.spec_hash or NONE for r in found]),
+            (Column("hash", is_text=True), [r.hash for r in results]),
+            (Column("specification", is_text=True), [r.spec_hash or NONE for r in results]),
             (Column("obtained with", is_text=True), [named[setup] for setup in setups]),
-            (Column("date", is_text=True), [r.date for r in found]),
-            (Column("environments"), [f"{r.num_envs:,}" for r in found]),
-            (Column("resumed", "times"), [str(r.resumed) for r in found]),
+            (Column("date", is_text=True), [r.date for r in results]),
+            (Column("environments"), [f"{r.num_envs:,}" for r in results]),
+            (Column("resumed", "times"), [str(r.resumed) for r in results]),
         )
-        yield folded("Every cell", table("Cells", [r.cell for r in found], *parts, first="cell"))
+        yield folded("Every cell", table("Cells", [r.cell for r in results], *parts, first="cell"))
 
 
 def commands(analysis: Analysis) -> Iterable[Block]:
-    """What reproduces each cell by hand."""
+    """What reproduces each cell of an ``analysis`` by hand."""
     if analysis.results:
         yield paragraph(
             "OUT is the study's folder. The same seed on the same CPU gives the same result, to the last bit."

@@ -10,7 +10,7 @@ from spiky_rl.experiments.report.blocks import Block, Column, count, listed, pla
 
 
 def design(analysis: Analysis) -> Iterable[Block]:
-    """The terms, and what normalised scores count from."""
+    """The terms of an ``analysis``, and what normalised scores count from."""
     yield Block("terms", items=list(terms(analysis)))
     raw = "raw: a score is missing, or that of the baseline is not above that of random actions"
     ends = {
@@ -18,8 +18,8 @@ def design(analysis: Analysis) -> Iterable[Block]:
         (analysis.design.baseline, "1, mean"): analysis.reference,
     }
     columns = (
-        (Column(*title), [plain(found[task]) if task in found else "no result" for task in analysis.tasks])
-        for title, found in ends.items()
+        (Column(*title), [plain(scores[task]) if task in scores else "no result" for task in analysis.tasks])
+        for title, scores in ends.items()
     )
     yield table(
         f"Scores are {'normalised' if analysis.normalised else raw}", analysis.tasks, *columns, first="task"
@@ -27,7 +27,7 @@ def design(analysis: Analysis) -> Iterable[Block]:
 
 
 def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
-    """(Term, what it was)."""
+    """(Term, what it was) for every term of an ``analysis``."""
     asked = analysis.design
     yield "Agents", ", ".join(f"{a} (baseline)" if a == asked.baseline else a for a in asked.agents)
     for key, values in asked.vary.items():

@@ -32,25 +32,25 @@ FIXED = (
 
 
 def threats(analysis: Analysis) -> Iterable[Block]:
-    """The table, from the strongest threat on; one of which there is nothing has no row."""
-    found = [(what, told, why) for what, (why, look) in THREATS.items() if (told := look(analysis))]
+    """The table of an ``analysis``, from the strongest threat on; one of which there is nothing has no row."""
+    rows = [(what, told, why) for what, (why, look) in THREATS.items() if (told := look(analysis))]
     yield table(
         "What was found that may make the answer wrong",
-        [what for what, _, _ in found],
-        (Column("found", is_text=True), [told for _, told, _ in found]),
-        (Column("what that means", is_text=True), [why for _, _, why in found]),
+        [what for what, _, _ in rows],
+        (Column("found", is_text=True), [told for _, told, _ in rows]),
+        (Column("what that means", is_text=True), [why for _, _, why in rows]),
         first="threat",
     )
     yield paragraph(FIXED)
 
 
-def by_name(found: Mapping[str, str]) -> str:
-    """``task: text; task: text`` of those that have a text."""
-    return "; ".join(f"{name}: {text}" for name, text in found.items() if text)
+def by_name(texts: Mapping[str, str]) -> str:
+    """``task: text; task: text`` of those ``texts`` that are not empty."""
+    return "; ".join(f"{name}: {text}" for name, text in texts.items() if text)
 
 
 def seeds(analysis: Analysis) -> str:
-    """How many each agent has."""
+    """How many each agent of an ``analysis`` has."""
     sizes = sorted({len(row.by_seed) for row in analysis.rows.values()})
     if not sizes:
         return ""
@@ -58,7 +58,7 @@ def seeds(analysis: Analysis) -> str:
 
 
 def undecidable(analysis: Analysis) -> str:
-    """The lowest p of families of tests in which none can be low enough."""
+    """The lowest p of families of tests of an ``analysis`` in which none can be low enough."""
     lowest = {
         name: (min(c.attainable for c in family), family[0].alpha)
         for name, family in analysis.comparisons.items()
@@ -68,13 +68,13 @@ def undecidable(analysis: Analysis) -> str:
 
 
 def without_numbers(analysis: Analysis) -> str:
-    """Cells by what became of them."""
+    """Cells of an ``analysis`` that gave no numbers, by what became of them."""
     statuses = dict.fromkeys(cell.status for cell in analysis.skipped)
     return by_name({s: listed(cell.cell for cell in analysis.skipped if cell.status == s) for s in statuses})
 
 
 def alone(analysis: Analysis) -> str:
-    """Agents that stand in no comparison."""
+    """Agents of an ``analysis`` that stand in no comparison."""
     left = {}
     for name, family in analysis.comparisons.items():
         compared = {analysis.baseline, *(c.agent for c in family)}
@@ -84,7 +84,7 @@ def alone(analysis: Analysis) -> str:
 
 
 def rising(analysis: Analysis) -> str:
-    """Agents whose training return had not flattened."""
+    """Agents of an ``analysis`` whose training return had not flattened."""
 
     def rises(row: Row) -> bool:
         way = abs(row.mean.estimate - analysis.random.get(row.task, 0.0))
@@ -94,16 +94,22 @@ def rising(analysis: Analysis) -> str:
 
 
 def span(tolerated: float, unit: str, value: Callable[[Result], float | None]) -> Look:
-    """Tells, task by task, from the least to the most that agents have, where those are further apart than tolerated."""
+    """Tells, task by task, from the least to the most that agents have.
+
+    Args:
+        tolerated: How many times the least the most may be without being told.
+        unit: Of the value.
+        value: Tells a cell's; None: it has none.
+    """
 
     def look(analysis: Analysis) -> str:
         told = {}
         for task in analysis.tasks:
-            found = {r.label: v for r in analysis.results if r.task == task and (v := value(r)) is not None}
-            least, most = (f(found, key=found.__getitem__, default="") for f in (min, max))
-            if found and found[most] > tolerated * found[least]:
+            sizes = {r.label: v for r in analysis.results if r.task == task and (v := value(r)) is not None}
+            least, most = (f(sizes, key=sizes.__getitem__, default="") for f in (min, max))
+            if sizes and sizes[most] > tolerated * sizes[least]:
                 told[task] = " to ".join(
-                    f"{plain(found[label], 0)} {unit} ({label})" for label in (least, most)
+                    f"{plain(sizes[label], 0)} {unit} ({label})" for label in (least, most)
                 )
         return by_name(told)
 
@@ -111,19 +117,24 @@ def span(tolerated: float, unit: str, value: Callable[[Result], float | None]) -
 
 
 def differing(values: Callable[[Result], Mapping[str, str | None]], absent: str | None = None) -> Look:
-    """Tells by name the values that cells which are compared have, where they differ."""
+    """Tells by name the values that cells which are compared have, where they differ.
+
+    Args:
+        values: Tells a cell's, by name.
+        absent: What stands for one that a cell does not have; None: nothing does.
+    """
 
     def look(analysis: Analysis) -> str:
         held = [values(result) for result in analysis.results]
-        names = dict.fromkeys(name for found in held for name in found)
-        sets = {name: {str(v) for f in held if (v := f.get(name, absent)) is not None} for name in names}
+        names = dict.fromkeys(name for own in held for name in own)
+        sets = {name: {str(v) for own in held if (v := own.get(name, absent)) is not None} for name in names}
         return by_name({name: " / ".join(sorted(those)) for name, those in sets.items() if len(those) > 1})
 
     return look
 
 
 def look_alike(analysis: Analysis) -> str:
-    """Robots that are not Isaac Lab's own."""
+    """Robots of an ``analysis`` that are not Isaac Lab's own."""
     robots = sorted({result.assets for result in analysis.results})
     return "; ".join(name for name in robots if "look-alike" in name or "derived" in name)
 

@@ -36,6 +36,8 @@ from spiky_rl.experiments.report.sections import figure
 from spiky_rl.experiments.run.tuning import ACTIVITIES, SHARE
 from spiky_rl.experiments.run.tuning_search import Search
 
+FIXED = "The best of many trials looks better than it is: a study with other seeds tells what it is worth."
+
 
 @dataclass(frozen=True)
 class Names:
@@ -47,62 +49,66 @@ class Names:
 
 
 def write_tuning_page(search: Search, facts: Mapping[str, str]) -> tuple[Path, Path]:
-    """Write report.html, report.md and figures/ from the trials that there are; ``facts`` are what they are made from."""
-    found = outcomes(search)
-    dimensions = {o.pair.stem: o.pair.dimensions for o in found}
+    """Write report.html, report.md and figures/ from the trials of a ``search`` that there are; returns the two pages.
+
+    ``facts`` are what the trials are made from, by name.
+    """
+    pairs = outcomes(search)
+    dimensions = {o.pair.stem: o.pair.dimensions for o in pairs}
     anns = [stem for stem, own in dimensions.items() if not any("network." in d.key for d in own)]
     names = Names(list(dimensions), anns)
-    by_task = {o.pair.label: [p for p in found if p.pair.label == o.pair.label] for o in found}
+    by_task = {o.pair.label: [p for p in pairs if p.pair.label == o.pair.label] for o in pairs}
     failed = {
         f"{o.pair.stem} trial{t.number} on {o.pair.label}": t.user_attrs["diverged"]
-        for o in found
+        for o in pairs
         for t in o.diverged
     }
     failed |= search.broken
-    answers = [(f"{task}.", answer(own)) for task, own in by_task.items()]
-    answers += [
-        (
-            "What this is not.",
-            "The best of many trials looks better than it is: a study with other seeds tells what it is worth.",
-        )
-    ]
+    activity = search.tuning.activity
+    answers = [block for task, own in by_task.items() for block in answer(task, own, activity)]
     sections = [
-        Section("answer", "In short", [Block("list", items=answers)]),
-        Section("design", "Design", [Block("terms", items=[*design(search, found), *made_from(facts)])]),
+        Section("answer", "In short", [*answers, paragraph(FIXED)]),
+        Section("design", "Design", [Block("terms", items=[*design(search, pairs), *made_from(facts)])]),
         *(Section(slug(task), task, list(blocks(search, names, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
     ]  # fmt: skip
-    ended, wanted = sum(len(o.ended) for o in found), search.tuning.trials * len(found)
+    ended, wanted = sum(len(o.ended) for o in pairs), search.tuning.trials * len(pairs)
     subtitle = f"Tuning in the space {search.tuning.space.name}: {ended} of {count(wanted, 'trial')} ended"
     title = f"What does tuning change of {listed(names.labels)}?"
     return write_pages(search.out, title, subtitle, sections, figures.colours(names), None)
 
 
-def answer(found: Sequence[Outcome]) -> str:
-    """From what to what tuning took the agents of a task."""
-    parts = []
-    for outcome in found:
-        stem, best, default = outcome.pair.stem, outcome.best, outcome.default
-        if best is None or default is None:
-            parts.append(f"{stem} has no complete trial yet")
-        elif best.number == 0:
-            parts.append(f"{stem} stays as it is, at {plain(best.values[0])}")
-        else:
-            parts.append(
-                f"{stem} from {plain(default.values[0])} to {plain(best.values[0])} (trial {best.number})"
-            )
-            if len(best.values) > 1:
-                parts[-1] += f" at an activity of {best.values[1]:.3g} instead of {default.values[1]:.3g}"
-    return f"Return of tuning seeds after a trial's budget: {'; '.join(parts)}."
+def answer(task: str, pairs: Sequence[Outcome], activity: str) -> Iterable[Block]:
+    """How many agents tuning changed, and from what to what.
+
+    Args:
+        task: The task's label.
+        pairs: The agents on it.
+        activity: The second objective; empty: there is none.
+    """
+    complete = [best for o in pairs if (best := o.best) is not None]
+    changed = sum(best.number > 0 for best in complete)
+    yield paragraph(
+        f"{task}: tuning changed {changed} of {count(len(pairs), 'agent')}; {len(pairs) - len(complete)} without a complete trial."
+    )
+    yield table(
+        f"What tuning changed on {task}", [o.pair.stem for o in pairs],
+        (Column("default", "return"), [objective(o.default, 0) for o in pairs]),
+        (Column("tuned", "return"), [objective(o.best, 0) for o in pairs]),
+        (Column("default", activity), [objective(o.default, 1) for o in pairs]),
+        (Column("tuned", activity), [objective(o.best, 1) for o in pairs]),
+        (Column("tuned", "trial"), [NONE if o.best is None else str(o.best.number) for o in pairs]),
+        note="Return of tuning seeds after a trial's budget. Trial 0 is the agent as it is.",
+    )  # fmt: skip
 
 
-def design(search: Search, found: Sequence[Outcome]) -> Iterable[tuple[str, str]]:
-    """What was tuned, under which terms."""
+def design(search: Search, pairs: Sequence[Outcome]) -> Iterable[tuple[str, str]]:
+    """What a ``search`` tunes, under which terms; ``pairs`` are all agents on all tasks."""
     tuning = search.tuning
     yield "Agents", ", ".join(tuning.study.agents)
     yield "Trials", f"{tuning.trials} of every agent on every task; the first is the agent as it is"
     yield "Seeds", f"{', '.join(map(str, tuning.study.seeds))}, in every trial; studies that use the values have others"
-    for pair in {o.pair.label: o.pair for o in found}.values():
+    for pair in {o.pair.label: o.pair for o in pairs}.values():
         yield f"Trial on {pair.label}", f"{pair.budget.text}, {SHARE:.0%} of a whole training"
     if tuning.activity:
         least = f"tuned is the least activity whose return lacks at most {KEEP:.0%} of the highest"
@@ -117,40 +123,47 @@ def design(search: Search, found: Sequence[Outcome]) -> Iterable[tuple[str, str]
 
 
 def made_from(facts: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    """What trials are made from, as a page says it; budgets stand there already."""
+    """The ``facts`` that trials are made from, as a page says them; budgets stand there already."""
     return ((f"{k[0].upper()}{k[1:]}", v) for k, v in facts.items() if not k.startswith("budget"))
 
 
-def blocks(search: Search, names: Names, task: str, found: Sequence[Outcome]) -> Iterable[Block]:
-    """The three figures of a task, in numbers and drawn; the importance of every parameter; the tuned values."""
-    stems, activity = [o.pair.stem for o in found], search.tuning.activity
+def blocks(search: Search, names: Names, task: str, pairs: Sequence[Outcome]) -> Iterable[Block]:
+    """The three figures of a task, in numbers and drawn; the importance of every parameter; the tuned values.
+
+    Args:
+        search: The tuning's.
+        names: All agents.
+        task: The task's label.
+        pairs: The agents on it.
+    """
+    stems, activity = [o.pair.stem for o in pairs], search.tuning.activity
     share = search.tuning.rungs[0]
     first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
     yield table(
         f"Return on {task}", stems,
-        (Column("default"), [objective(o.default, 0) for o in found]),
-        (Column("tuned"), [objective(o.best, 0) for o in found]),
-        (Column("sensitivity", "median and quartiles"), [spell(o.sensitivity) for o in found]),
-        (Column("default", activity), [objective(o.default, 1) for o in found]),
-        (Column("tuned", activity), [objective(o.best, 1) for o in found]),
-        (Column("trials"), [str(len(o.ended)) for o in found]),
-        (Column("complete"), [str(len(o.complete)) for o in found]),
-        (Column("diverged"), [str(len(o.diverged)) for o in found]),
+        (Column("default"), [objective(o.default, 0) for o in pairs]),
+        (Column("tuned"), [objective(o.best, 0) for o in pairs]),
+        (Column("sensitivity", "median and quartiles"), [spell(o.sensitivity) for o in pairs]),
+        (Column("default", activity), [objective(o.default, 1) for o in pairs]),
+        (Column("tuned", activity), [objective(o.best, 1) for o in pairs]),
+        (Column("trials"), [str(len(o.ended)) for o in pairs]),
+        (Column("complete"), [str(len(o.complete)) for o in pairs]),
+        (Column("diverged"), [str(len(o.diverged)) for o in pairs]),
         note=f"Sensitivity: return of every trial {first}. Trials that are not complete were ended early or diverged.",
     )  # fmt: skip
     yield from figure(
         f"tuning_{slug(task)}", f"Default, tuned and sensitivity on {task}",
         f"Return of the agent as it is, of the best trial, and of every trial {first}, with median and quartiles.",
-        lambda: three(names, found),
+        lambda: three(names, pairs),
     )  # fmt: skip
     if activity:
         yield from figure(
             f"activity_{slug(task)}", f"Return and activity on {task}",
             f"Trials by return and {ACTIVITIES[activity]}. Rings: the agents as they are; large dots: tuned.",
-            lambda: scatter(search, names, found),
+            lambda: scatter(search, names, pairs),
         )  # fmt: skip
-    shares = {o.pair.stem: o.importances() for o in found}
-    keys = list(dict.fromkeys(d.key for o in found for d in o.pair.dimensions))
+    shares = {o.pair.stem: o.importances() for o in pairs}
+    keys = list(dict.fromkeys(d.key for o in pairs for d in o.pair.dimensions))
     if any(shares.values()):
         cells = ([plain(100 * own[k], 0) if k in own else NONE for k in keys] for own in shares.values())
         yield table(
@@ -160,7 +173,7 @@ def blocks(search: Search, names: Names, task: str, found: Sequence[Outcome]) ->
         )  # fmt: skip
     else:
         yield paragraph(f"The importance of parameters is estimated from {LEAST} trials on.")
-    best = {o.pair.stem: [] if o.best is None else overrides(search, o.pair, o.best) for o in found}
+    best = {o.pair.stem: [] if o.best is None else overrides(search, o.pair, o.best) for o in pairs}
     tuned = {stem: dict(text.split("=", 1) for text in own) for stem, own in best.items()}
     if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):
         columns = (
@@ -172,35 +185,35 @@ def blocks(search: Search, names: Names, task: str, found: Sequence[Outcome]) ->
 
 
 def objective(trial: FrozenTrial | None, index: int) -> str:
-    """A trial's return or, at index 1, its activity, if it has one."""
+    """The return of a ``trial`` or, at ``index`` 1, its activity, if it has one."""
     if trial is None or len(trial.values) <= index:
         return NONE
     return plain(trial.values[index]) if index == 0 else f"{trial.values[index]:.3g}"
 
 
 def readable(text: str) -> str:
-    """An override's value, a number with three digits that count."""
+    """The ``text`` of an override's value, a number with three digits that count."""
     try:
         return f"{float(text):.3g}"
     except ValueError:
         return text
 
 
-def three(names: Names, found: Sequence[Outcome]) -> Sheet | None:
-    """Default, tuned and sensitivity beside each other, a row for each agent."""
-    shown = {o.pair.stem: o for o in found if o.complete}
+def three(names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
+    """Default, tuned and sensitivity of ``pairs`` beside each other, a row for each agent, in the colours of ``names``."""
+    shown = {o.pair.stem: o for o in pairs if o.complete}
     if not shown:
         return None
     sheet, panels = figures.listing(
         names, list(shown), [(what, "return") for what in ("default", "tuned", "sensitivity")]
     )
-    ends = [v for o in found for v in (*o.firsts.values(), *(t.values[0] for t in o.complete))]
+    ends = [v for o in pairs for v in (*o.firsts.values(), *(t.values[0] for t in o.complete))]
     spare = 0.06 * (max(ends) - min(ends) or 1.0)
     for panel in panels:
         panel.set_xlim(min(ends) - spare, max(ends) + spare)
     for y, (stem, outcome) in enumerate(shown.items()):
         colour, firsts = figures.colours(names)[stem], list(outcome.firsts.values())
-        for panel, trial in zip(panels, (outcome.default, outcome.best), strict=True):
+        for panel, trial in zip(panels[:2], (outcome.default, outcome.best), strict=True):
             if trial is not None:
                 whiskers(panel, y, Interval(trial.values[0], nan, nan), colour)
         panels[2].plot(
@@ -214,9 +227,9 @@ def three(names: Names, found: Sequence[Outcome]) -> Sheet | None:
     return sheet
 
 
-def scatter(search: Search, names: Names, found: Sequence[Outcome]) -> Sheet | None:
-    """Return over activity, a dot for each trial."""
-    shown = {o.pair.stem: o for o in found if o.complete}
+def scatter(search: Search, names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
+    """Return over activity of ``pairs``, a dot for each trial of the ``search``, in the colours of ``names``."""
+    shown = {o.pair.stem: o for o in pairs if o.complete}
     if not shown:
         return None
     margin = max(text_width(fitted(stem)) for stem in shown) + 0.25

@@ -85,7 +85,14 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
 
 
 def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
-    """Write a cell's own line, which is all that who works it needs to know."""
+    """Write a cell's own line, which is all that who works it needs to know.
+
+    Args:
+        folder: The study's.
+        study: What is compared.
+        cell: One of its cells.
+        assets: Which robots it runs with, in words.
+    """
     own = {**cell.data(), "specification": vars(cell.specification)}
     own["budget"] = None if study.budget is None else vars(study.budget)
     own |= {"library": study.library, "assets": assets, "goes_on": cell.goes_on}
@@ -94,6 +101,10 @@ def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
 
 def begun_with(folder: Path, what: str) -> str | None:
     """Which assets or physics a cell was measured with, or has begun to train with.
+
+    Args:
+        folder: The cell's.
+        what: ``assets`` or ``physics``.
 
     None where it has not begun, or does not say. Before cells said which physics they had, that was always Isaac Lab's.
     """
@@ -105,7 +116,7 @@ def begun_with(folder: Path, what: str) -> str | None:
 
 
 def read_json(path: Path) -> Any:
-    """A file's content; None for one that is no JSON."""
+    """The content of the file ``path``; None for one that is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
@@ -113,7 +124,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_finished(folder: Path, wanted: str) -> bool:
-    """Whether a cell's folder holds a result of the hash ``wanted``."""
+    """Whether a cell's ``folder`` holds a result of the hash ``wanted``."""
     if not (folder / RESULT).exists():
         return False
     held = read_json(folder / RESULT)
@@ -121,7 +132,7 @@ def is_finished(folder: Path, wanted: str) -> bool:
 
 
 def set_aside(folder: Path) -> Path | None:
-    """Move a result that cannot be read out of the way, and keep it; where it went."""
+    """Move a result that cannot be read out of the way in a cell's ``folder``, and keep it; where it went."""
     path = folder / RESULT
     if not path.exists():
         return None
@@ -134,7 +145,12 @@ def set_aside(folder: Path) -> Path | None:
 
 @contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[int]:
-    """Hold a cell; gives the lock's file descriptor, for children to inherit. Raises BlockingIOError where it is held."""
+    """Hold a cell; gives the lock's file descriptor, for children to inherit.
+
+    Args:
+        folder: The cell's; made where there is none.
+        wait: Until nobody else holds it; else raise BlockingIOError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
@@ -145,9 +161,12 @@ def locked(folder: Path, wait: bool = True) -> Iterator[int]:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """How far a cell's training is, as ``train.py`` last said; empty before its first iteration, and where that is damaged."""
-    found = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
-    held = read_json(found[-1]) if found else None
+    """How far the training in a cell's ``folder`` is, as ``train.py`` last said.
+
+    Empty before its first iteration, and where that is damaged.
+    """
+    reports = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
+    held = read_json(reports[-1]) if reports else None
     if isinstance(held, dict) and all(isinstance(held.get(key), int | float) for key in HEARTBEAT):
         return held
     return {}

@@ -21,7 +21,7 @@ REFERENCE = "mlp_ppo"
 """The agent that the tasks' files speak of."""
 
 
-class Spent(Record):
+class Duration(Record):
     """What of a training tells its speed."""
 
     seconds_total: float
@@ -35,7 +35,7 @@ class Timed(Record):
     agent: str
     task: str
     device: str
-    training: Spent | None
+    training: Duration | None
 
 
 @dataclass
@@ -53,18 +53,27 @@ class Speeds:
                     held = Timed.check("", read_json(path))
                 except RegistryError:
                     continue
-                if (spent := held.training) is not None and spent.env_steps > 0:
-                    kind, seconds = held.device.partition(":")[0], spent.seconds_total
-                    if kind == "cpu" and spent.seconds_cpu:  # a busy machine's wall says little of the next
-                        seconds = min(seconds, spent.seconds_cpu)
+                if (training := held.training) is not None and training.env_steps > 0:
+                    kind, seconds = held.device.partition(":")[0], training.seconds_total
+                    if (
+                        kind == "cpu" and training.seconds_cpu
+                    ):  # a busy machine's wall says little of the next
+                        seconds = min(seconds, training.seconds_cpu)
                     key = (held.agent, held.task, kind)
-                    self.known.setdefault(key, []).append(seconds / spent.env_steps)
+                    self.known.setdefault(key, []).append(seconds / training.env_steps)
         return self
 
     def of(
         self, agent: str, task: str, device: str, specs: Mapping[str, TaskSpec]
     ) -> tuple[float, str] | None:
-        """(seconds per environment step, where the number is from); None where nothing is known of the task."""
+        """(seconds per environment step, where the number is from); None where nothing is known of the task.
+
+        Args:
+            agent: File stem.
+            task: The task's label.
+            device: Such as ``cpu`` or ``cuda:0``.
+            specs: Tasks' files by label.
+        """
         kind = device.partition(":")[0]
         if own := self.known.get((agent, task, kind)):
             return statistics.median(own), "results of the same agent and task"
@@ -96,8 +105,15 @@ class Speeds:
 def estimated(
     cells: Iterable[Cell], study: Study, speeds: Speeds, specs: Mapping[str, TaskSpec]
 ) -> tuple[list[Cell], set[str]]:
-    """The cells with their seconds, None where nothing is known; and where the numbers are from."""
-    found, sources = [], set()
+    """The cells with their seconds, None where nothing is known; and where the numbers are from.
+
+    Args:
+        cells: Of the study.
+        study: Whose budget each has.
+        speeds: What results tell.
+        specs: Tasks' files by label.
+    """
+    timed, sources = list[Cell](), set[str]()
     for cell in cells:
         seconds: float | None = OVERHEAD
         if cell.is_trained and study.budget is not None and study.budget.kind == "wall":
@@ -108,10 +124,10 @@ def estimated(
             sources |= set() if speed is None else {speed[1]}
         elif cell.is_trained:
             seconds = None
-        found.append(replace(cell, seconds=seconds))
-    return found, sources
+        timed.append(replace(cell, seconds=seconds))
+    return timed, sources
 
 
 def duration(seconds: float) -> str:
-    """``1 day, 2:03:04``."""
+    """``seconds`` as people write them: ``1 day, 2:03:04``."""
     return str(datetime.timedelta(seconds=round(seconds)))

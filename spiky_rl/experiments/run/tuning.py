@@ -91,21 +91,35 @@ class Tuning:
         return (1.0,) if self.activity else RUNGS
 
     def of(self, pair: Pair, overrides: Sequence[str], share: float = 1.0) -> Study:
-        """The study of a pair's trial up to a share of its budget; what the command line says stands behind its values."""
+        """The study of a pair's trial; what the command line says stands behind its values.
+
+        Args:
+            pair: Agent and task.
+            overrides: What the trial changes of the agent.
+            share: Of the trial's budget, up to which it goes.
+        """
         budget = replace(pair.budget, amount=pair.budget.amount * share)
         own = (*overrides, *self.study.overrides)
         return self.study.with_changes(agents=(pair.agent,), tasks=(pair.task,), budget=budget, overrides=own)
 
     def cells(self, site: Site, pair: Pair, overrides: Sequence[str], rung: int, name: str) -> list[Cell]:
-        """The cells of a trial at a rung, one for each seed, each with its folder."""
-        given, found = self.of(pair, overrides, self.rungs[rung]), []
+        """The cells of a trial at a rung, one for each seed, each with its folder.
+
+        Args:
+            site: Where they run.
+            pair: Agent and task.
+            overrides: What the trial changes of the agent.
+            rung: Place in `rungs`; each goes on from the one before.
+            name: The trial's.
+        """
+        given, written = self.of(pair, overrides, self.rungs[rung]), list[Cell]()
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
         for cell in grid.cells(given, site.resolver(given), site.device, site.assets, site.processes, title):
             if cell.is_trained:
                 goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
-                found.append(replace(cell, goes_on=goes_on))
-                write_cell(site.out, given, found[-1], site.robots)
-        return found
+                written.append(replace(cell, goes_on=goes_on))
+                write_cell(site.out, given, written[-1], site.robots)
+        return written
 
     def data(self) -> dict[str, Any]:
         """As plain data."""
@@ -121,7 +135,7 @@ class Tuning:
 
 
 def prepare(folder: Path, asked: Tuning) -> Tuning:
-    """The tuning to work on in ``folder``: the asked one, with the agents, tasks and trials that it has already.
+    """The tuning to work on in ``folder``: the ``asked`` one, with the agents, tasks and trials that it has already.
 
     Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared.
     """
@@ -150,9 +164,14 @@ def prepare(folder: Path, asked: Tuning) -> Tuning:
 
 
 def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
-    """Write tuning.json. ``facts`` are what its trials are made from, by name: hashes of agents on tasks, robots, physics.
+    """Write tuning.json.
 
-    Raises StudyError where one was another when the tuning began.
+    Args:
+        folder: The tuning's.
+        tuning: What is tuned.
+        facts: What its trials are made from, by name: hashes of agents on tasks, robots, physics.
+
+    Raises StudyError where one of the facts was another when the tuning began.
     """
     held = read_json(folder / FILE) if (folder / FILE).exists() else {"facts": {}}
     for key, value in held["facts"].items():
@@ -164,5 +183,5 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
 
 
 def without_password(url: str) -> str:
-    """A storage's URL as it may be shown."""
+    """The ``url`` of a storage as it may be shown."""
     return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)

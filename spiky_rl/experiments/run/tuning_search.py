@@ -52,7 +52,7 @@ class Open:
 
 
 def connect(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage. Raises StudyError where there is none at the URL, without its password."""
+    """Optuna's storage at a ``url``. Raises StudyError, without the password, where there is none."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     wait = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
@@ -89,13 +89,13 @@ class Search:
     def more(self, states: Mapping[str, str]) -> list[Cell]:
         """Cells to begin now; ``states`` are those of all cells so far."""
         busy = {name for name, state in states.items() if state in (WAITING, RUNNING)}
-        found: list[Cell] = []
+        cells: list[Cell] = []
         for trial in list(self.open):
             if busy.isdisjoint(cell.name for cell in trial.cells):
-                found += self.ended(trial)
-        while len(busy) + len(found) < self.parallel and (trial := self.begin()) is not None:
-            found += self.enter(trial)
-        return found
+                cells += self.ended(trial)
+        while len(busy) + len(cells) < self.parallel and (trial := self.begin()) is not None:
+            cells += self.enter(trial)
+        return cells
 
     def begin(self) -> Open | None:
         """The next trial: one that was left, else a new one of the pair that has the fewest."""
@@ -117,7 +117,7 @@ class Search:
         return None
 
     def hold(self, pair: Pair, number: int) -> ExitStack | None:
-        """A trial's lock, for as long as this process works on it; None where another one does."""
+        """The lock of a ``pair``'s trial ``number``, for as long as this process works on it; None where another one does."""
         stack = ExitStack()
         try:
             stack.enter_context(
@@ -128,9 +128,14 @@ class Search:
         return stack
 
     def take(self, pair: Pair, number: int, lock: ExitStack, left: FrozenTrial | None = None) -> Open:
-        """A new trial, or one that was ``left`` and of whose values the storage may hold all, some or none.
+        """A new trial, or one that was left.
 
-        Its sampler is made of its number, so that it draws the same from the same trials before it, whoever was killed in between.
+        Args:
+            pair: Agent and task.
+            number: The trial's. Its sampler is made of it, so that it draws the same from the same trials before it, whoever
+                was killed in between.
+            lock: Held until the trial is closed.
+            left: As the storage has one that was left, and which may hold all, some or none of its values.
         """
         study, overrides = self.studies[pair], list[str]()
         seed = int(digest([self.tuning.study.seeds, pair.label, pair.stem, number])[:8], 16)
@@ -186,7 +191,13 @@ class Search:
     def close(
         self, trial: Open, values: Sequence[float] | None = None, state: TrialState | None = None
     ) -> Sequence[Cell]:
-        """Tell the storage how a trial ended, if it did, and let go of it."""
+        """Tell the storage how a trial ended, if it did, and let go of it; nothing follows.
+
+        Args:
+            trial: The trial.
+            values: Its objectives, where it is complete.
+            state: Else how it ended; None: it failed, and the next command tries it again.
+        """
         if values is not None or state is not None:
             trial.trial.study.tell(trial.trial, values, state)
         self.open.remove(trial)
@@ -195,11 +206,11 @@ class Search:
         return ()
 
     def measured(self, cells: Sequence[Cell]) -> list[float]:
-        """The objectives: means over the seeds."""
+        """The objectives, means over the ``cells`` of all seeds."""
         held = [read_json(self.out / "cells" / cell.name / RESULT) for cell in cells]
         nominal = [result["evaluation"]["conditions"]["nominal"] for result in held]
         keys = ["mean_return", *([self.tuning.activity] if self.tuning.activity else [])]
-        return [fmean(found[key] for found in nominal) for key in keys]
+        return [fmean(evaluation[key] for evaluation in nominal) for key in keys]
 
     def is_finished(self, cell: Cell) -> bool:
         """Whether a cell has its result."""
@@ -218,5 +229,5 @@ class Search:
 
 
 def frozen(study: optuna.Study, number: int) -> FrozenTrial:
-    """A trial as the storage has it."""
+    """Trial ``number`` of a ``study`` as the storage has it."""
     return next(t for t in study.get_trials(deepcopy=False) if t.number == number)

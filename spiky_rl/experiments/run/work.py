@@ -18,9 +18,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from spiky_rl.config import files
+from spiky_rl.config.plain import Tree
 from spiky_rl.experiments.design.grid import EVALUATION
 from spiky_rl.experiments.design.study import RANDOM
 from spiky_rl.experiments.run import cells
@@ -50,6 +51,14 @@ SPENT = (
 """What a cell's result takes from its training's."""
 MEASURED = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
 """What it takes from its evaluation's."""
+
+
+class Line(TypedDict):
+    """What of a cell's own line tells how to train it."""
+
+    library: str
+    processes: int
+    goes_on: NotRequired[str]
 
 
 class Failed(Exception):
@@ -89,21 +98,28 @@ def work(folder: Path, out: Path) -> int:
         except Interrupted:
             return INTERRUPTED
         except Failed as failure:
-            text = f"{failure}\n"
-            files.write(folder / ERROR, lambda beside: beside.write_text(text, encoding="utf-8"))
+            files.write_text(folder / ERROR, f"{failure}\n")
             return FAILED
         files.write_json(folder / RESULT, result(cell, folder, trained, evaluated))
         return FINISHED
 
 
-def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
-    """The training's result, from an earlier attempt where that got so far; an interrupted one goes on."""
-    found = finished_training(folder)
-    if found is not None and record(folder / EVALUATION, MEASURED) is not None:
-        return found
+def train(cell: Line, folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+    """The training's result, from an earlier attempt where that got so far; an interrupted one goes on.
+
+    Args:
+        cell: Its own line.
+        folder: Its folder.
+        out: The study's folder.
+        lock: File descriptor of the cell's lock, for the training to inherit.
+        asked: Signals that asked for an end, so far.
+    """
+    trained = finished_training(folder)
+    if trained is not None and record(folder / EVALUATION, MEASURED) is not None:
+        return trained
     can_go_on = resumable(folder, cell["library"])
-    if (found := finished_training(folder)) is not None:
-        return found
+    if (trained := finished_training(folder)) is not None:
+        return trained
     arguments = ["train", str(folder)]
     if can_go_on:
         arguments += ["--checkpoint", "latest"]
@@ -119,15 +135,15 @@ def train(cell: dict[str, Any], folder: Path, out: Path, lock: int, asked: list[
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     step("training", command, folder, lock, asked)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    files.write_json(folder / CPU, {"seconds": spent})
-    if (found := finished_training(folder)) is None:
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    files.write_json(folder / CPU, {"seconds": seconds})
+    if (trained := finished_training(folder)) is None:
         raise Interrupted  # it was asked to stop, and kept a checkpoint
-    return found
+    return trained
 
 
 def finished_training(folder: Path) -> dict[str, Any] | None:
-    """The result of a training that ran to its end."""
+    """The result of the training in a cell's ``folder``, if it ran to its end."""
     for path in sorted(folder.glob("run/*/*/*/result.json")):
         held = record(path, (*SPENT, "curve"))
         if held is not None and held.get("outcome") == "finished":
@@ -136,7 +152,7 @@ def finished_training(folder: Path) -> dict[str, Any] | None:
 
 
 def resumable(folder: Path, library: str) -> bool:
-    """Whether a training of an earlier attempt can go on from a checkpoint; what is damaged of it is put out of the way.
+    """Whether a training of ``library`` in ``folder`` can go on from a checkpoint; what is damaged of it is put out of the way.
 
     A run whose last checkpoint is damaged has not finished, whatever its result says: its final policy is lost. Runs without
     any checkpoint that is whole are kept in ``run.damaged``, and training begins again.
@@ -168,7 +184,7 @@ def resumable(folder: Path, library: str) -> bool:
 
 
 def newest(folder: Path, library: str) -> Path | None:
-    """The last checkpoint of a cell that can be gone on from."""
+    """The last checkpoint in a cell's ``folder`` from which a training of ``library`` can go on."""
     from spiky_rl.hosts.common.checkpoints import numbered
 
     runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")}, reverse=True)
@@ -177,7 +193,7 @@ def newest(folder: Path, library: str) -> Path | None:
 
 
 def is_whole(path: Path, library: str) -> bool:
-    """Whether a checkpoint can be gone on from."""
+    """Whether a training of ``library`` can go on from the checkpoint ``path``."""
     from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
 
     try:
@@ -188,24 +204,32 @@ def is_whole(path: Path, library: str) -> bool:
 
 
 def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
-    """The evaluation, from an earlier attempt where that got so far."""
+    """The evaluation, from an earlier attempt where that got so far; ``folder``, ``lock`` and ``asked`` as for `train`."""
     path = folder / EVALUATION
-    if (found := record(path, MEASURED)) is None:
+    if (evaluated := record(path, MEASURED)) is None:
         step("evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, asked)
-        found = record(path, MEASURED)
-    if found is None:
+        evaluated = record(path, MEASURED)
+    if evaluated is None:
         raise Failed(f"the evaluation left no result in {path}")
-    return found
+    return evaluated
 
 
 def record(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
-    """A file's mapping; None where there is none, or one that is damaged or lacks a key."""
+    """The mapping in the file ``path``; None where there is none, or one that is damaged or lacks one of the ``keys``."""
     held = cells.read_json(path) if path.exists() else None
     return held if isinstance(held, dict) and all(key in held for key in keys) else None
 
 
 def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list[int]) -> None:
-    """Run a command, its output in the log. Raises Failed with the log's last lines, Interrupted where it was stopped."""
+    """Run a command, its output in the log. Raises Failed with the log's last lines, Interrupted where it was stopped.
+
+    Args:
+        what: It is, in a word for messages.
+        command: Its line.
+        folder: The cell's, with the log.
+        lock: File descriptor that it inherits.
+        asked: Signals that asked for an end; SIGTERM is passed on.
+    """
     if asked:
         raise Interrupted
     note(folder, " ".join(command))
@@ -235,16 +259,23 @@ def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list
 
 
 def note(folder: Path, text: str) -> None:
-    """A line of the cell's log."""
+    """Write ``text`` as a line of the log in a cell's ``folder``."""
     now = datetime.datetime.now().isoformat(" ", "seconds")
     with open(folder / LOG, "a", encoding="utf-8") as log:
         log.write(f"== {now} {text}\n")
 
 
-def result(
-    cell: dict[str, Any], folder: Path, trained: dict[str, Any] | None, evaluated: dict[str, Any]
-) -> dict[str, Any]:
-    """A cell's result, from what its steps found."""
+def result(cell: Tree, folder: Path, trained: Tree | None, evaluated: Tree) -> dict[str, Any]:
+    """A cell's result, from what its steps measured.
+
+    Args:
+        cell: Its own line.
+        folder: Its folder.
+        trained: Its training's result; None where actions were random.
+        evaluated: Its evaluation's.
+    """
+    processes = cell["processes"]
+    assert isinstance(processes, int)
     keys = ("cell", "agent", "label", "variant", "task", "seed", "kind", "hash", "spec_hash", "commands")
     attempts = len(list(folder.glob("run/*/*/*/run.json")))
     training = None
@@ -269,13 +300,13 @@ def result(
         "physics": evaluated["physics"],
         "library": cell["library"],
         "versions": evaluated["versions"],
-        "machine": machine(gpus(evaluated["device"], cell["processes"])),
+        "machine": machine(gpus(str(evaluated["device"]), processes)),
         "date": datetime.date.today().isoformat(),
     }
 
 
 def machine(cards: Sequence[str] = ()) -> str:
-    """The processor, how many of its cores, how many cells at once, and the GPUs that were used, by name."""
+    """The processor, how many of its cores, how many cells at once, and the GPUs that were used, ``cards``."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -289,7 +320,7 @@ def machine(cards: Sequence[str] = ()) -> str:
 
 
 def gpus(device: str, processes: int) -> list[str]:
-    """Names of the GPUs that a cell ran on: one for each of its processes, from the device's number on; none on the CPU."""
+    """Names of the GPUs that a cell ran on: one for each of its ``processes``, from the ``device``'s number on; none on the CPU."""
     if not device.startswith("cuda"):
         return []
     import torch

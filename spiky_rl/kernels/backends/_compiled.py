@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, override
 
 from torch import Tensor
 
@@ -29,36 +29,65 @@ class Compiled(Backend):
 
     @abstractmethod
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs [T, K, B, N], the last states [S, B, N] and the traced potentials [T, K, B, N] (empty: not asked for)."""
+        """Outputs [T, K, B, N], the last states [S, B, N] and the potentials [T, K, B, N]; what is not asked for is empty.
+
+        Args:
+            run: What runs.
+            last: The states after the last step are wanted.
+            trace: The first state after every step is.
+        """
 
     @abstractmethod
     def backward(
         self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """Gradients of current, state and params, as large as they are (empty: there is none)."""
+        """Gradients of current, state and params, as large as they are (empty: there is none).
+
+        Args:
+            run: What has run.
+            grad_output: Of the outputs [T, K, B, N]; None: 0.
+            grad_last: Of the states after the last step, [S, B, N]; None: 0.
+        """
 
     @abstractmethod
     def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, of neurons whose output returns into their current."""
+        """As `forward`, with its ``last`` and ``trace``, for a ``run`` whose output returns into its current."""
 
     @abstractmethod
     def recurrent_backward(
         self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """Gradients of current, state, params and synapses, as large as they are (empty: there is none)."""
+        """As `backward`, of ``run``, ``grad_output`` and ``grad_last``; the gradient of the synapses comes last."""
 
     @abstractmethod
     def linear_forward(
         self, x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """x [rows, C] times weight [N, C] -> [rows, N]; with ``bits``, fills them."""
+        """A linear layer: [rows, N].
+
+        Args:
+            x: [rows, C].
+            bits: Gets the events of x, a bit each, [rows, words]; None: they are not kept.
+            weight: [N, C].
+            bias: [N]; None: 0.
+            binary: x is 0 or 1.
+        """
 
     @abstractmethod
     def linear_backward(self, bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
-        """Gradients of weight [N, C] and bias [N] from events [rows, words] and the gradient [rows, N] of the output."""
+        """Gradients of weight [N, C] and bias [N] of a linear layer.
 
+        Args:
+            bits: Its events, [rows, words].
+            grad: Of its output, [rows, N].
+            inputs: C.
+            bias: Whether it has one; else its gradient is empty.
+        """
+
+    @override
     def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         return operators.unroll(run)
 
+    @override
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         return operators.unroll(run)

@@ -43,10 +43,10 @@ class Backend(Component):
 
     @abstractmethod
     def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Neurons over time, without a feedback: outputs [T, K, B, N] and the states after the last step."""
+        """The neurons of a ``run`` over time, without a feedback: outputs [T, K, B, N] and the states after the last step."""
 
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """As `unroll`, of neurons with a feedback."""
+        """As `unroll`, of a ``run`` with a feedback."""
         return self.stand_in.recurrent(run)
 
     def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack | None:
@@ -62,27 +62,35 @@ class Backend(Component):
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        """x [..., C] times weight [N, C] plus bias -> [..., N].
+        """x times weight plus bias, [..., N].
 
-        ``binary``: x is 0 or 1, and a backend may follow the ones alone. ``bfloat16``: the gradient of x may be computed in
-        bfloat16.
+        Args:
+            x: [..., C].
+            weight: [N, C].
+            bias: [N]; None: 0.
+            binary: x is 0 or 1, and a backend may follow the ones alone.
+            bfloat16: The gradient of x may be computed in bfloat16.
         """
         return self.stand_in.linear(x, weight, bias, binary, bfloat16)
 
     def convolution(
         self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
     ) -> Tensor:
-        """Maps x [..., C H W] under weight [C', C, kernel, kernel] plus bias [C'], of every P x P block the largest current.
+        """The currents of maps, pooled: of every P x P block the largest, [..., C' H' W']. The first of equal ones takes the gradient.
 
-        The first of equal currents takes the gradient. Maps are flat, columns fastest; so is what comes out, [..., C' H' W'].
-        ``binary``: x is 0 or 1.
+        Args:
+            x: Maps [..., C H W], flat, columns fastest, as is what comes out.
+            weight: [C', C, kernel, kernel].
+            bias: [C'].
+            geometry: Of maps, kernel and blocks.
+            binary: x is 0 or 1.
         """
         return self.stand_in.convolution(x, weight, bias, geometry, binary)
 
     def pack(self, x: Tensor) -> Tensor:
-        """Non-zero elements of x [rows, C] as bits, [rows, words] of 64."""
+        """The non-zero elements of ``x`` [rows, C] as bits, [rows, words] of 64."""
         return self.stand_in.pack(x)
 
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
-        """The inverse of `pack`: [rows, inputs], 0 and 1, in torch.float32."""
+        """The inverse of `pack`: ``bits`` [rows, words] -> [rows, ``inputs``], 0 and 1, in torch.float32."""
         return self.stand_in.unpack(bits, inputs)

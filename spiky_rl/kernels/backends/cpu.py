@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, override
 
 import torch
 from torch import Tensor
@@ -37,39 +37,39 @@ def core() -> ctypes.CDLL:
         programs.header(name)
         for name in ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack")
     )
-    found = compiler.library(text, "linear layers and stacks")
+    library = compiler.library(text, "linear layers and stacks")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    found.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
-    found.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
-    found.spiky_pack.argtypes = found.spiky_unpack.argtypes = [pointer, pointer, long, long]
-    found.spiky_stack_forward.argtypes = found.spiky_stack_backward.argtypes = [pointer]
+    library.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
+    library.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
+    library.spiky_pack.argtypes = library.spiky_unpack.argtypes = [pointer, pointer, long, long]
+    library.spiky_stack_forward.argtypes = library.spiky_stack_backward.argtypes = [pointer]
     for name in ("linear_gradient", "pack", "unpack"):
-        getattr(found, f"spiky_{name}").restype = None
-    return found
+        getattr(library, f"spiky_{name}").restype = None
+    return library
 
 
 @cache
 def convolutions() -> ctypes.CDLL:
     """The kernels of convolutions, which not every network has."""
     text = "\n".join(programs.header(name) for name in ("lanes", "events", "convolution"))
-    found = compiler.library(text, "convolutions")
+    library = compiler.library(text, "convolutions")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
-    found.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
-    found.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
-    return found
+    library.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
+    library.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
+    return library
 
 
 @cache
 def kernels(key: str) -> ctypes.CDLL:
-    """A neuron's compiled program. Raises `CompileError` that names the neuron."""
+    """The compiled program that ``key`` names. Raises `CompileError` that names the neuron."""
     name = key.partition("-")[0]
     try:
-        found = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
+        library = compiler.library(programs.source(programs.KNOWN[key]), f"neuron {name!r}")
     except CompileError as error:
         raise CompileError(f"neuron {name!r} cannot be compiled: {error}; backend: torch runs it") from error
-    found.spiky_forward.argtypes = found.spiky_backward.argtypes = [ctypes.POINTER(Job)]
-    found.spiky_forward.restype = None
-    return found
+    library.spiky_forward.argtypes = library.spiky_backward.argtypes = [ctypes.POINTER(Job)]
+    library.spiky_forward.restype = None
+    return library
 
 
 class Cpu(Compiled):
@@ -81,11 +81,13 @@ class Cpu(Compiled):
     def available(self) -> str | None:
         return missing()
 
+    @override
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         return operators.linear(x, weight, bias, binary, bfloat16)
 
+    @override
     def convolution(
         self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
     ) -> Tensor:
@@ -95,9 +97,11 @@ class Cpu(Compiled):
         shape = [*maps, weight.shape[0], weight.shape[-1], *others, pool]
         return event_driven.convolution(x, weight, bias, shape, binary)
 
+    @override
     def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack:
         return Stack(self, stages, bfloat16, recompute)
 
+    @override
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         job, held = _job(run)
         key, current, steps = run.key, run.current, run.steps
@@ -114,6 +118,7 @@ class Cpu(Compiled):
         del held
         return output, final, potentials
 
+    @override
     def backward(
         self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
@@ -135,6 +140,7 @@ class Cpu(Compiled):
         self.launches[f"{run.key} backward"] += 1
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
+    @override
     def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         current, steps = run.current, run.steps
         T, _, B, N = current.shape
@@ -151,6 +157,7 @@ class Cpu(Compiled):
         del held
         return output, final, potentials
 
+    @override
     def recurrent_backward(
         self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -180,7 +187,7 @@ class Cpu(Compiled):
     def linear_forward(
         self, x: Tensor | None, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """x [rows, C] times weight [N, C] -> [rows, N]; with ``bits``, fills them, or reads them where x is None."""
+        """As `Compiled.linear_forward` of ``weight``, ``bias`` and ``binary``, but ``bits`` are read where ``x`` is None."""
         operators.refuse_unfit(weight)
         inputs_major = weight.t().contiguous()
         rows = x.shape[0] if x is not None else bits.shape[0]  # type: ignore[union-attr]
@@ -195,6 +202,7 @@ class Cpu(Compiled):
         self.launches["linear"] += 1
         return y
 
+    @override
     def linear_backward(self, bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
         grad = grad.contiguous()
         grad_weight = grad.new_empty(inputs, grad.shape[1])
@@ -238,11 +246,11 @@ class Cpu(Compiled):
         place: Tensor,
         weight: Tensor,
         grad: Tensor,
-        found: Sequence[Tensor],
+        gradients: Sequence[Tensor],
         shape: Sequence[int],
     ) -> None:
         x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
-        grad_x, grad_weight, grad_bias = found
+        grad_x, grad_weight, grad_bias = gradients
         held = (x, bits, place, weight.contiguous(), grad.contiguous(), grad_weight, grad_bias)
         failed = convolutions().spiky_convolution_gradient(
             (ctypes.c_long * len(shape))(*shape),
@@ -254,12 +262,14 @@ class Cpu(Compiled):
             raise MemoryError(f"no memory for the gradients of {place.shape[0]} samples")
         self.launches["convolution backward"] += 1
 
+    @override
     def pack(self, x: Tensor) -> Tensor:
         x = x.contiguous()
         bits = x.new_empty(x.shape[0], programs.words_of(x.shape[1]), dtype=torch.int64)
         core().spiky_pack(x.data_ptr(), bits.data_ptr(), *x.shape)
         return bits
 
+    @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
         core().spiky_unpack(bits.data_ptr(), x.data_ptr(), *x.shape)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ def missing() -> str | None:
 
 @cache
 def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
-    """A neuron's compiled forward and backward on one device; ``recurrent``: those of its recurrent run."""
+    """The compiled forward and backward of the neuron ``key`` on a ``device``; ``recurrent``: those of its recurrent run."""
     import cupy
 
     with cupy.cuda.Device(device):
@@ -75,7 +75,7 @@ def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
 
 @cache
 def bit_kernels(device: int) -> dict[str, Any]:
-    """The kernels of `bits_gpu.h` on one device, by name."""
+    """The kernels of `bits_gpu.h` on one ``device``, by name."""
     import cupy
 
     with cupy.cuda.Device(device):
@@ -84,7 +84,7 @@ def bit_kernels(device: int) -> dict[str, Any]:
 
 
 def source(key: str, recurrent: bool = False) -> str:
-    """The text that `kernels` compiles."""
+    """The text that `kernels` compiles for ``key`` and ``recurrent``."""
     text = programs.source(programs.KNOWN[key])
     return f"{text}\n{programs.header('recurrent_gpu')}" if recurrent else text
 
@@ -97,6 +97,7 @@ class Cupy(Compiled):
     def available(self) -> str | None:
         return missing()
 
+    @override
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
@@ -105,6 +106,7 @@ class Cupy(Compiled):
             return operators.linear(x, weight, bias, binary, bfloat16=False)  # that is for CPUs
         return torch.nn.functional.linear(x, weight, bias)
 
+    @override
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         key, steps = run.key, run.steps
         current, state, params, keep = _whole(run.current, run.state, run.params, run.keep)
@@ -117,6 +119,7 @@ class Cupy(Compiled):
         self._launch(key, 0, arguments(pointers, current, steps, run.uniforms), current, blocks(B * N))
         return output, final, potentials
 
+    @override
     def backward(
         self, run: Launch, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, ...]:
@@ -139,8 +142,9 @@ class Cupy(Compiled):
             self._launch(key, 1, values, current, blocks(lanes))
         return grad_current, grad_state, grad_params if params is None else grad_params.sum(1)
 
+    @override
     def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """As `forward`, of a neuron whose output returns into its current: one launch."""
+        # one launch
         key, steps, feedback = run.key, run.steps, run.feedback
         tensors = current, *_ = _whole(run.current, run.state, run.params, run.keep, run.synapses)
         T, _, B, N = current.shape
@@ -154,10 +158,11 @@ class Cupy(Compiled):
         self._launch(f"{key} recurrent", 0, values, current, B, threads(N), shared(N, feedback))
         return output, final, potentials
 
+    @override
     def recurrent_backward(
         self, run: Loop, grad_output: Tensor | None, grad_last: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of current, state, params and synapses: a launch, and a matrix product per delay, for every chunk of rows."""
+        # a launch, and a matrix product per delay, for every chunk of rows
         key, steps, feedback = run.key, run.steps, run.feedback
         current, state, params, keep, synapses, grad_output, grad_last = _whole(
             *(run.current, run.state, run.params, run.keep, run.synapses, grad_output, grad_last)
@@ -214,11 +219,11 @@ class Cupy(Compiled):
                 )
             )
         if not parts:
-            found = (
+            zeros = (
                 torch.zeros_like(x) if x is not None else current.new_empty(0)
                 for x in (current, state, params)
             )
-            return next(found), next(found), next(found), torch.zeros_like(synapses)
+            return next(zeros), next(zeros), next(zeros), torch.zeros_like(synapses)
         of_currents, of_states, all_params, all_weights = zip(*parts, strict=True)
         return (
             recall.joined(of_currents, 2),
@@ -227,24 +232,26 @@ class Cupy(Compiled):
             recall.added(all_weights),
         )
 
+    @override
     def linear_forward(  # pylint: disable=unused-argument
         self, x: Tensor, bits: Tensor | None, weight: Tensor, bias: Tensor | None, binary: bool
     ) -> Tensor:
-        """x [rows, C] times weight [N, C] -> [rows, N], by torch; with ``bits``, fills them."""
         if bits is not None:
             self.pack(x, bits)
         return torch.nn.functional.linear(x, weight, bias)
 
+    @override
     def linear_backward(self, bits: Tensor, grad: Tensor, inputs: int, bias: bool) -> tuple[Tensor, Tensor]:
         x = self.unpack(bits, inputs)
         return (x.t() @ grad).t(), grad.sum(0) if bias else grad.new_empty(0)
 
     def pack(self, x: Tensor, bits: Tensor | None = None) -> Tensor:
-        """Non-zero elements of x [rows, C] as bits, [rows, words]; into ``bits``, if given."""
-        found = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
-        self._bits("spiky_pack", x.contiguous(), found, x.shape, found.numel() * 64)
-        return found
+        """As `Backend.pack` of ``x``; into ``bits``, if given."""
+        packed = x.new_empty(x.shape[0], (x.shape[1] + 63) // 64, dtype=torch.int64) if bits is None else bits
+        self._bits("spiky_pack", x.contiguous(), packed, x.shape, packed.numel() * 64)
+        return packed
 
+    @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         x = bits.new_empty(bits.shape[0], inputs, dtype=torch.float32)
         self._bits("spiky_unpack", bits.contiguous(), x, x.shape, x.numel())
@@ -260,7 +267,7 @@ class Cupy(Compiled):
         self,
         key: str,
         which: int,
-        values: tuple[Any, ...],
+        values: tuple[np.generic | int, ...],
         current: Tensor,
         grid: int,
         block: int = BLOCK,
@@ -278,9 +285,9 @@ class Cupy(Compiled):
 
     def _run(
         self,
-        function: Any,
+        function: Callable[..., None],
         label: str,
-        values: tuple[Any, ...],
+        values: tuple[np.generic | int, ...],
         device: torch.device,
         grid: int,
         block: int,
@@ -294,19 +301,19 @@ class Cupy(Compiled):
         self.launches[label] += 1
 
 
-def _told(feedback: Feedback) -> tuple[Any, ...]:
+def _told(feedback: Feedback) -> tuple[np.generic, ...]:
     """What the kernels of a recurrent loop are told of it."""
     filtered, decay = np.int32(feedback.decay is not None), np.float32(feedback.decay or 0.0)
     return np.int64(feedback.delays), filtered, decay, np.int32(feedback.binary)
 
 
 def threads(N: int) -> int:
-    """Threads of the block that has a row of N neurons."""
+    """Threads of the block that has a row of ``N`` neurons."""
     return min(MOST_THREADS, (N + 31) // 32 * 32)
 
 
 def shared(N: int, feedback: Feedback) -> int:
-    """Bytes that they share: the output of the last inner steps and of the one that is being computed."""
+    """Bytes that they share for ``N`` neurons and a ``feedback``: the output of the last inner steps and of the one at work."""
     return 4 * (feedback.delays + 1) * ((N + 31) // 32 if feedback.binary else N)
 
 
@@ -322,9 +329,17 @@ def arguments(
     current: Tensor,
     steps: int,
     uniforms: Sequence[float],
-    others: tuple[Any, ...] = (),
-) -> tuple[Any, ...]:
-    """What a kernel is launched with, in the order of its text: addresses, sizes and numbers."""
+    others: tuple[np.generic, ...] = (),
+) -> tuple[np.generic | int, ...]:
+    """What a kernel is launched with, in the order of its text: addresses, sizes and numbers.
+
+    Args:
+        pointers: Whose addresses; None: 0.
+        current: [T, K or 1, B, N], for the sizes.
+        steps: K.
+        uniforms: What the kernel computes with besides, the last of all.
+        others: What stands before them.
+    """
     T, K, B, N = current.shape
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in pointers]
     # CuPy passes a Python int as 64 bits, which suits an address, and a float as a double: numbers have their type
@@ -338,7 +353,7 @@ def arguments(
 
 
 def blocks(lanes: int) -> int:
-    """How many blocks of `BLOCK` threads have a thread for every lane."""
+    """How many blocks of `BLOCK` threads have a thread for every one of so many ``lanes``."""
     return (lanes + BLOCK - 1) // BLOCK
 
 

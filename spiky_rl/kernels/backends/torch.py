@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import override
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.kernels.backends.base import Backend, Geometry
+from spiky_rl.kernels.ops import reference
 from spiky_rl.kernels.programs import words_of
 from spiky_rl.kernels.runs import Run
 
@@ -14,10 +17,11 @@ from spiky_rl.kernels.runs import Run
 class Torch(Backend):
     """Every neuron step by step, every map as torch has it."""
 
+    @override
     def unroll(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, *_ = run
         outputs, carried = [], state is not None
-        named, values = neuron.named_states, neuron.named_params(*params)
+        step, named, values = reference(neuron), neuron.named_states, neuron.named_params(*params)
         if state is None:
             state = tuple(torch.zeros_like(current[0, 0]) for _ in neuron.states)
         for t in range(current.shape[0]):
@@ -25,18 +29,19 @@ class Torch(Backend):
                 state = tuple(s * keep[t].unsqueeze(-1) for s in state)
             for k in range(steps):
                 drive = current[t, k if current.shape[1] > 1 else 0]
-                output, state = neuron.step(ops, drive, named(*state), values)
+                output, state = step(ops, drive, named(*state), values)
                 outputs.append(output)
                 if trace is not None:
                     trace.append(state[0])
-        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return found, state if carried else ()
+        whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return whole, state if carried else ()
 
+    @override
     def recurrent(self, run: Run) -> tuple[Tensor, tuple[Tensor, ...]]:
         neuron, ops, current, steps, state, params, keep, trace, feedback, synapses = run
         assert feedback is not None and synapses is not None
         count, D, outputs = len(neuron.states), feedback.delays, []
-        named, values = neuron.named_states, neuron.named_params(*params)
+        step, named, values = reference(neuron), neuron.named_states, neuron.named_params(*params)
         rest = torch.zeros_like(current[0, 0])
         states = (rest,) * (count + feedback.states) if state is None else state
         for t in range(current.shape[0]):
@@ -49,22 +54,25 @@ class Torch(Backend):
                     arriving = feedback.decay * arrived[0] + arriving
                     arrived = (arriving,)
                 drive = current[t, k if current.shape[1] > 1 else 0] + arriving
-                output, own = neuron.step(ops, drive, named(*own), values)
+                output, own = step(ops, drive, named(*own), values)
                 outputs.append(output)
                 if trace is not None:
                     trace.append(own[0])
                 states = (*own, output.detach() if feedback.cut else output, *past[:-1], *arrived)
-        found = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
-        return found, () if state is None else states
+        whole = torch.stack(outputs).view(current.shape[0], steps, *current.shape[2:])
+        return whole, () if state is None else states
 
+    @override
     def stack(self, stages: object, bfloat16: bool, recompute: bool) -> None:
-        """None: one layer after the other is the reference."""
+        return None  # one layer after the other is the reference
 
+    @override
     def linear(
         self, x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
         return functional.linear(x, weight, bias)
 
+    @override
     def convolution(
         self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
     ) -> Tensor:
@@ -72,12 +80,14 @@ class Torch(Backend):
         current = functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)
         return functional.max_pool2d(current, pool).reshape(*x.shape[:-1], -1)
 
+    @override
     def pack(self, x: Tensor) -> Tensor:
         count = words_of(x.shape[1])
         padded = functional.pad(x != 0, (0, count * 64 - x.shape[1]))
         place = torch.arange(64, device=x.device)
         return (padded.view(-1, count, 64).long() << place).sum(-1)
 
+    @override
     def unpack(self, bits: Tensor, inputs: int) -> Tensor:
         place = torch.arange(64, device=bits.device)
         return ((bits.unsqueeze(-1) >> place) & 1).flatten(1)[:, :inputs].float()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -34,11 +33,11 @@ class Graph(Component):
     """A rule that wires N neurons."""
 
     def __init__(self, options: Settings | None = None) -> None:
-        self.options: Any = options
+        self.options = options
 
     def check(self, size: int) -> None:
         """Raise RegistryError where there is no wiring of ``size`` neurons; most rules wire any number."""
 
     @abstractmethod
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
-        """The wiring of ``size`` neurons. The same generator state gives the same wiring."""
+        """The wiring of ``size`` neurons. The same state of the ``generator`` gives the same wiring."""

@@ -8,6 +8,8 @@ Source: Erdos & Renyi (1959); the balance is that of Brunel (2000).
 
 from __future__ import annotations
 
+from typing import override
+
 import numpy as np
 
 from spiky_rl.config.options import Settings, option
@@ -25,6 +27,7 @@ class ErdosRenyi(Graph):
 
     options: Options
 
+    @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         there = generator.random((size, size)) < self.options.density
         np.fill_diagonal(there, False)

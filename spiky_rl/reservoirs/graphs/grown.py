@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 from pydantic import field_validator
@@ -57,12 +57,12 @@ class GrownGraph:
     @property
     def adjacency(self) -> np.ndarray:
         """bool [N, N], from row to column."""
-        found = np.zeros((self.size, self.size), bool)
-        found[self.edges[:, 0], self.edges[:, 1]] = True
-        return found
+        adjacency = np.zeros((self.size, self.size), bool)
+        adjacency[self.edges[:, 0], self.edges[:, 1]] = True
+        return adjacency
 
     def wiring(self, strength: float = 1.0) -> Wiring:
-        """The graph as neurons and synapses."""
+        """The graph as neurons and synapses; an inhibitory one has ``strength`` times an excitatory one's weight."""
         inhibits = self.states == INHIBITORY
         weights = self.adjacency.astype(np.float32)
         weights[inhibits] *= -strength
@@ -85,9 +85,11 @@ class Grown(Graph):
 
     options: Options
 
+    @override
     def check(self, size: int) -> None:
         self._read(size)
 
+    @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         return self._read(size).wiring(self.options.strength)
 
@@ -103,13 +105,13 @@ class Grown(Graph):
 
 
 def find(file: str) -> Path:
-    """Where a graph lies: at its path, or, one of ours, beside the agents."""
+    """Where the graph ``file`` lies: at its path, or, one of ours, beside the agents."""
     shipped = registry.data_dir("agents") / file
     return shipped if os.path.isfile(shipped) and not os.path.isfile(file) else Path(file)
 
 
 def write(path: Path, graph: GrownGraph) -> None:
-    """Save a graph as text, whole or not at all."""
+    """Save a ``graph`` as text at ``path``, whole or not at all."""
     lists = json.dumps
     rule = ",\n".join(
         f"    {lists(name)}: [\n" + ",\n".join(f"      {_rows(matrix)}" for matrix in chromosome) + "\n    ]"
@@ -132,16 +134,16 @@ def write(path: Path, graph: GrownGraph) -> None:
   }}
 }}
 """
-    files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    files.write_text(path, text)
 
 
-def _rows(matrix: Any) -> str:
+def _rows(matrix: object) -> str:
     rows = ",\n       ".join(json.dumps(row) for row in np.asarray(matrix).tolist())
     return f"[{rows}]"
 
 
 def read(path: Path) -> GrownGraph:
-    """The graph of a file. Raises RegistryError that names file, key, value and what is allowed."""
+    """The graph of the file at ``path``. Raises RegistryError that names file, key, value and what is allowed."""
     try:
         data = read_file(path, parse_json)
     except ReadingError as error:
@@ -169,27 +171,30 @@ def read(path: Path) -> GrownGraph:
     )  # fmt: skip
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _whole(value: Any, below: int | None = None) -> bool:
-    inside = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    return inside and (below is None or value < below)
+def _whole(value: object, below: int | None = None) -> bool:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return False
+    return value >= 0 and (below is None or value < below)
 
 
-def _edge(value: Any) -> bool:
+def _edge(value: object) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(_whole(end) for end in value)
 
 
-def _matrix(value: Any) -> bool:
-    rows = isinstance(value, list) and bool(value) and all(isinstance(row, list) and row for row in value)
-    return rows and len({len(row) for row in value}) == 1 and all(_number(x) for row in value for x in row)
+def _matrix(value: object) -> bool:
+    if not (isinstance(value, list) and value and all(isinstance(row, list) and row for row in value)):
+        return False
+    return len({len(row) for row in value}) == 1 and all(_number(x) for row in value for x in row)
 
 
-def _rule(value: Any) -> bool:
-    chromosomes = isinstance(value, dict) and set(value) == {"action", "state"}
-    return chromosomes and all(isinstance(c, list) and c and all(map(_matrix, c)) for c in value.values())
+def _rule(value: object) -> bool:
+    if not (isinstance(value, dict) and set(value) == {"action", "state"}):
+        return False
+    return all(isinstance(c, list) and c and all(map(_matrix, c)) for c in value.values())
 
 
 CHECKS = {

@@ -11,6 +11,8 @@ Source: Maass, Natschlaeger & Markram (2002).
 
 from __future__ import annotations
 
+from typing import override
+
 import numpy as np
 
 from spiky_rl.config.options import Settings, option
@@ -31,6 +33,7 @@ class Maass(Graph):
 
     options: Options
 
+    @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         side = self.options.cross_section
         place = np.arange(size)

@@ -21,7 +21,6 @@ import itertools
 STATES = 3
 CHOICES = 15
 """Outputs of the action network: 3 for remove, stay, divide; 4 each for forward, backward and new-new wiring."""
-HIDDEN = 64
 REMOVE, DIVIDE = 0, 2
 NONE, IDENTITY, ADJACENT, TRANSPOSED = range(4)
 MAX_STEPS = 100
@@ -84,7 +83,7 @@ class Actions:
 
 
 def seed_cells(inputs: int = 0, outputs: int = 0) -> Cells:
-    """One node without edges; with inputs or outputs, these as well, and edges inputs -> node -> outputs."""
+    """One node without edges; with ``inputs`` or ``outputs``, so many of these as well, and edges inputs -> node -> outputs."""
     size = inputs + outputs + 1
     adjacency = np.zeros((size, size), bool)
     adjacency[:inputs, -1] = True
@@ -93,14 +92,14 @@ def seed_cells(inputs: int = 0, outputs: int = 0) -> Cells:
 
 
 def random_rule(generator: np.random.Generator, hidden: int = 0) -> Rule:
-    """Weights uniform in [-1, 1]; ``hidden`` neurons in the action network, 0 for a single layer."""
+    """Weights uniform in [-1, 1] from the ``generator``; ``hidden`` neurons in the action network, 0 for a single layer."""
     widths = [3 * STATES, hidden, CHOICES] if hidden else [3 * STATES, CHOICES]
     action = tuple(generator.uniform(-1.0, 1.0, shape) for shape in itertools.pairwise(widths))
     return Rule(action, (generator.uniform(-1.0, 1.0, (3 * STATES, STATES)),))
 
 
 def neighbourhood(cells: Cells) -> np.ndarray:
-    """G [N, 9]: own state, states of in-neighbours, states of out-neighbours."""
+    """G [N, 9] of ``cells``: own state, states of in-neighbours, states of out-neighbours."""
     one_hot = np.eye(STATES)[cells.states]
     adjacency = cells.adjacency.astype(float)
     seen = np.concatenate([one_hot, adjacency.T @ one_hot, adjacency @ one_hot], 1)
@@ -114,7 +113,7 @@ def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
 
 
 def choose(rule: Rule, cells: Cells) -> Actions:
-    """The largest output of each group decides."""
+    """What every node of ``cells`` does by the ``rule``: the largest output of each group decides."""
     output = _forward(rule.action, neighbourhood(cells))
     what = output[:, :3].argmax(1)
     wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))
@@ -124,7 +123,7 @@ def choose(rule: Rule, cells: Cells) -> Actions:
 
 
 def restructure(cells: Cells, actions: Actions) -> Cells:
-    """The graph after all nodes have acted: survivors in their order, then children in theirs, which inherit the state."""
+    """The graph after the ``actions`` of all ``cells``: survivors in their order, then children in theirs, which inherit the state."""
     A = cells.adjacency
     f, b, n = actions.forward, actions.backward, actions.new
     loop = np.eye(cells.size, dtype=bool)
@@ -134,42 +133,51 @@ def restructure(cells: Cells, actions: Actions) -> Cells:
         for k in (b, n)
     )
     wired = (f != NONE) | (b != NONE) | (n != NONE)
-    kept = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
-    adjacency = np.block([[A, ahead], [back, among]])[np.ix_(kept, kept)]
-    return Cells(adjacency, np.concatenate([cells.states] * 2)[kept], cells.inputs, cells.outputs)
+    staying = np.flatnonzero(np.concatenate([~actions.remove, actions.divide & wired]))
+    adjacency = np.block([[A, ahead], [back, among]])[np.ix_(staying, staying)]
+    return Cells(adjacency, np.concatenate([cells.states] * 2)[staying], cells.inputs, cells.outputs)
 
 
 def prune(cells: Cells) -> Cells:
-    """With inputs and more than one part: without the nodes that no input reaches, but for inputs and outputs."""
+    """The ``cells``, with inputs and more than one part: without those that no input reaches, but for inputs and outputs."""
     if not cells.inputs:
         return cells
     sparse = csr_array(cells.adjacency)
     if csgraph.connected_components(sparse, connection="weak")[0] == 1:
         return cells
-    kept = np.arange(cells.size) < cells.inputs + cells.outputs
+    staying = np.arange(cells.size) < cells.inputs + cells.outputs
     for i in range(cells.inputs):
-        kept[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
-    return Cells(cells.adjacency[np.ix_(kept, kept)], cells.states[kept], cells.inputs, cells.outputs)
+        staying[csgraph.breadth_first_order(sparse, i, return_predecessors=False)] = True
+    return Cells(
+        cells.adjacency[np.ix_(staying, staying)], cells.states[staying], cells.inputs, cells.outputs
+    )
 
 
 def largest_part(cells: Cells) -> Cells:
-    """The nodes that hang together most numerously (weakly connected; of equals the first), without inputs and outputs."""
+    """Those of the ``cells`` that hang together most numerously (weakly connected; of equals the first), without inputs and outputs."""
     if cells.size == 0:
         return cells
     labels = csgraph.connected_components(csr_array(cells.adjacency), connection="weak")[1]
-    kept = labels == np.bincount(labels).argmax()
-    return Cells(cells.adjacency[np.ix_(kept, kept)], cells.states[kept])
+    staying = labels == np.bincount(labels).argmax()
+    return Cells(cells.adjacency[np.ix_(staying, staying)], cells.states[staying])
 
 
 def step(rule: Rule, cells: Cells) -> Cells:
-    """One step of development. Without nodes in, or left, there are none out."""
+    """One step of development of ``cells`` by a ``rule``. Without nodes in, or left, there are none out."""
     cells = prune(restructure(cells, choose(rule, cells)))
     states = _forward(rule.state, neighbourhood(cells)).argmax(1)
     return Cells(cells.adjacency, states, cells.inputs, cells.outputs)
 
 
 def grow(rule: Rule, max_size: int = 200, max_steps: int = MAX_STEPS, seed: Cells | None = None) -> Growth:
-    """Develop a graph from its seed until it dies, comes back to a former graph, gets too large or has had its steps."""
+    """Develop a graph until it dies, comes back to a former graph, gets too large or has had its steps.
+
+    Args:
+        rule: What develops it.
+        max_size: Most nodes.
+        max_steps: Most steps.
+        seed: Where it begins; None: at one node.
+    """
     cells = seed_cells() if seed is None else seed
     seen: dict[bytes, list[Cells]] = {_fingerprint(cells): [cells]}
     for count in range(1, max_steps + 1):
@@ -193,7 +201,7 @@ def _fingerprint(cells: Cells) -> bytes:
 
 
 def isomorphic(a: Cells, b: Cells) -> bool:
-    """Whether a renumbering of the nodes makes one graph, states included, the other."""
+    """Whether a renumbering of the nodes makes one graph, states included, the other: ``a`` and ``b``."""
     if a.size != b.size or a.adjacency.sum() != b.adjacency.sum():
         return False
     if np.array_equal(a.adjacency, b.adjacency) and np.array_equal(a.states, b.states):

@@ -111,11 +111,11 @@ def evolve(
             for action, state in pair:
                 individuals.append(_individual(action, state, fitness, limits, known))
                 growths += 1
-            if any(math.isfinite(found.fitness) for found in individuals):
+            if any(math.isfinite(individual.fitness) for individual in individuals):
                 break
-        for found in individuals:
-            if math.isfinite(found.fitness) and (best is None or found.fitness < best.fitness):
-                best = found
+        for individual in individuals:
+            if math.isfinite(individual.fitness) and (best is None or individual.fitness < best.fitness):
+                best = individual
         won = int(individuals[1].fitness < individuals[0].fitness)
         if math.isfinite(individuals[won].fitness):
             for winner, loser in zip(pair[won], pair[1 - won], strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, override
 
 import numpy as np
 
@@ -30,12 +30,13 @@ class Fixed(Graph):
         super().__init__()
         self.wiring = wiring
 
+    @override
     def wire(self, size: int, generator: np.random.Generator) -> Wiring:
         return self.wiring
 
 
-def reservoir(wiring: Wiring, settings: Mapping[str, Any]) -> Any:
-    """A spiking reservoir of one input, with these settings of the network and this wiring for its graph."""
+def reservoir(wiring: Wiring, settings: Mapping[str, object]) -> Any:
+    """A spiking reservoir of one input, with these ``settings`` of the network and this ``wiring`` for its graph."""
     size = len(wiring.weights)
     configured = registry.configure("networks", {**settings, "size": size}, "network")
     fixed = registry.Configured("fixed", Fixed, None, {"wiring": wiring})
@@ -60,7 +61,7 @@ class Score:
         return self.of(net.drive)
 
     def of(self, drive: Drive) -> float:
-        """The score of any reservoir that expects standardised inputs."""
+        """The score of any reservoir that expects standardised inputs, by its ``drive``."""
         generator = np.random.default_rng(self.seed)
         if self.task == "memory":
             drive = standardised(drive, -1.0, 1.0)
@@ -80,7 +81,7 @@ class Score:
 
 
 def as_file(cells: Cells, rule: Rule, score: Score, fitness: float) -> GrownGraph:
-    """What the file of a grown graph holds."""
+    """What the file of a grown graph holds: its ``cells``, the ``rule`` that grew them, the ``score`` and what ``fitness`` that gave."""
     chromosomes = {"action": list(rule.action), "state": list(rule.state)}
     return GrownGraph(
         cells.states,

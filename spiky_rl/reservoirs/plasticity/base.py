@@ -24,8 +24,8 @@ class Plasticity(Component, torch.nn.Module):
 
     @abstractmethod
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The inner steps of one control step: spikes [K, B, N] and the state before -> the state after."""
+        """The inner steps of one control step: ``spikes`` [K, B, N] and the ``state`` before -> the state after."""
 
     @abstractmethod
     def adapt(self, weight: Tensor, bias: Tensor) -> None:
-        """After a control step: change the reservoir's weights [N, N] and biases [N], in place, by what was seen since then."""
+        """After a control step: change the reservoir's ``weight`` [N, N] and ``bias`` [N], in place, by what was seen since the last."""

@@ -17,19 +17,16 @@ Source: Song, Miller & Abbott (2000), additive STDP; Lazar, Pipa & Triesch (2009
 
 from __future__ import annotations
 
-from typing import Any
+from typing import override
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config.options import Settings, option
 from spiky_rl.kernels import dispatch
-from spiky_rl.kernels.ops import TorchOps
-from spiky_rl.neurons.base import Neuron, States, param
+from spiky_rl.kernels.ops import SPIKELESS
+from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
 from spiky_rl.reservoirs.plasticity.base import Plasticity
-from spiky_rl.surrogates.rectangle import Rectangle
-
-OPS = TorchOps(Rectangle.of())
 
 
 class Stdp(Plasticity):
@@ -74,9 +71,18 @@ class Stdp(Plasticity):
         self._change: Tensor | None = None
         self._excess: Tensor | None = None
 
+    @override
     def observe(self, spikes: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         traces, after = dispatch.unroll(
-            *(self.backend, self.recent, OPS, spikes[None], len(spikes), state, (self.recent.number("tau"),))
+            *(
+                self.backend,
+                self.recent,
+                SPIKELESS,
+                spikes[None],
+                len(spikes),
+                state,
+                (self.recent.number("tau"),),
+            )
         )
         # row: presynaptic; the pair of a neuron with itself has no synapse
         some, z = (x[:, : self.environments].flatten(0, 1) for x in (traces[0], spikes))
@@ -89,6 +95,7 @@ class Stdp(Plasticity):
         self._excess = excess if self._excess is None else self._excess + excess
         return after
 
+    @override
     def adapt(self, weight: Tensor, bias: Tensor) -> None:
         if self._change is None or self._excess is None:
             return
@@ -118,5 +125,6 @@ class Recent(Neuron):
     options: Options
     graded = True
 
-    def step(self, ops: Any, current: Any, s: Any, p: Any) -> tuple[Any, States]:
+    @override
+    def step(self, ops: Ops, current: Value, s: States, p: Params) -> tuple[Value, States]:
         return s.y, s.replace(y=p.decay * s.y + current)

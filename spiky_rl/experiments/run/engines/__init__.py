@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any
 
 from spiky_rl.experiments.run.engines.base import Engine, EngineError
 
 
-def create(name: str, **options: Any) -> Engine:
-    """The engine of that name. Raises EngineError with the install line where it is not there."""
+def create(name: str, address: str | None = None, cpus: float = 1.0, gpus: float = 0.0) -> Engine:
+    """The engine of that name. Raises EngineError with the install line where it is not there.
+
+    Args:
+        name: ``local`` or ``ray``.
+        address: Of a Ray cluster, as `RayEngine` takes it.
+        cpus: Cores of a cell; for Ray alone.
+        gpus: GPUs of a cell; for Ray alone.
+    """
     if name == "local":
         from spiky_rl.experiments.run.engines.local import LocalEngine
 
@@ -18,4 +24,4 @@ def create(name: str, **options: Any) -> Engine:
         raise EngineError(f"--engine {name}: ray is missing; pip install 'spiky-rl[ray]'")
     from spiky_rl.experiments.run.engines.ray import RayEngine
 
-    return RayEngine(**options)
+    return RayEngine(address, cpus, gpus)

@@ -41,7 +41,12 @@ class Order:
     """Called as often with the states: cells to take besides."""
 
     def has_more(self, waiting: list[Cell], states: dict[str, str]) -> bool:
-        """Add what there is besides; whether a cell is left to begin, which none is after a stop."""
+        """Add what there is besides; whether a cell is left to begin, which none is after a stop.
+
+        Args:
+            waiting: Cells to begin; more are put behind them.
+            states: States of all cells by name; more are put beside them.
+        """
         for cell in () if self.asked() else self.more(states):
             waiting.append(cell)
             states[cell.name] = WAITING
@@ -53,17 +58,23 @@ class Engine(ABC):
 
     @abstractmethod
     def run(self, order: Order) -> dict[str, str]:
-        """Work all cells to their ends, or until it is asked to stop; their states, by name."""
+        """Work all cells of an ``order`` to their ends, or until it is asked to stop; their states, by name."""
 
 
 def command(order: Order, cell: Cell) -> list[str]:
-    """What works a cell; the number of the process that starts it goes behind."""
+    """The command that works a ``cell`` of an ``order``; the number of the process that starts it goes behind."""
     work = [sys.executable, "-m", "spiky_rl.experiments.run.work"]
     return [*work, str(order.out / "cells" / cell.name), str(order.out)]
 
 
 def environment(parallel: int, available: int, gpus: str | None = None) -> dict[str, str]:
-    """A cell's environment: its part of the available cores, unless the user gave a number of threads; its GPUs, if any."""
+    """A cell's environment: its part of the cores, unless the user gave a number of threads; its GPUs, if any.
+
+    Args:
+        parallel: Cells at once.
+        available: Cores that they share.
+        gpus: The cell's, as CUDA_VISIBLE_DEVICES names them; None leaves that variable as it is.
+    """
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, available // parallel))
     own = {} if gpus is None else {"CUDA_VISIBLE_DEVICES": gpus}
     return {**os.environ, "OMP_NUM_THREADS": threads, "SPIKY_RL_CELLS": str(parallel), **own}
@@ -76,16 +87,16 @@ def visible(count: int, shown: str) -> tuple[str, ...]:
 
 
 def shares(gpus: Sequence[str], processes: int) -> list[str]:
-    """GPUs in shares of one for each process of a cell, as CUDA_VISIBLE_DEVICES takes them; none are left over for a part."""
+    """The ``gpus`` in shares of one for each of a cell's ``processes``, as CUDA_VISIBLE_DEVICES takes them; none for a part."""
     whole = len(gpus) // processes
     return [",".join(gpus[i * processes : (i + 1) * processes]) for i in range(whole)]
 
 
-def least_busy(found: Sequence[str], taken: Iterable[str | None]) -> str | None:
-    """The share among ``found`` whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
+def least_busy(offered: Sequence[str], taken: Iterable[str | None]) -> str | None:
+    """The share among ``offered`` whose GPUs the fewest running cells use, by the shares ``taken``; None without any."""
     used = [set(share.split(",")) for share in taken if share]
     return min(
-        found, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
+        offered, key=lambda share: sum(not own.isdisjoint(share.split(",")) for own in used), default=None
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from typing import override
 
 from spiky_rl.experiments.run.engines.base import (
     RUNNING,
@@ -27,6 +28,7 @@ PAUSE = 0.25
 class LocalEngine(Engine):
     """Child processes of this one, which end with it."""
 
+    @override
     def run(self, order: Order) -> dict[str, str]:
         states = {cell.name: WAITING for cell in order.cells}
         waiting, running = list(order.cells), dict[str, subprocess.Popen[bytes]]()

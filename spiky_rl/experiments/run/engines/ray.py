@@ -10,7 +10,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, override
 
 from spiky_rl.experiments.run.cells import is_finished
 from spiky_rl.experiments.run.engines.base import (
@@ -26,6 +26,9 @@ from spiky_rl.experiments.run.engines.base import (
     environment,
     state_of,
 )
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 RETRIES = 5
 """How often a cell is begun again after the machine that worked it was lost; it goes on from its last checkpoint."""
@@ -57,6 +60,7 @@ class RayEngine(Engine):
         """
         self.address, self.cpus, self.gpus = address, cpus, gpus
 
+    @override
     def run(self, order: Order) -> dict[str, str]:
         with guarded() if self.address is None else nullcontext():
             import ray  # after that, for it reads its environment once
@@ -79,9 +83,9 @@ class RayEngine(Engine):
                 " -U 'spiky-rl[ray]'"
             )
         try:
-            if self.address and (found := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.address)):
+            if self.address and (place := re.fullmatch(r"(?:ray://)?(.+):(\d+)", self.address)):
                 # Ray itself would wait for minutes
-                socket.create_connection((found[1], int(found[2])), timeout=PATIENCE).close()
+                socket.create_connection((place[1], int(place[2])), timeout=PATIENCE).close()
             ray.init(
                 address=self.address or "local",  # None would join whatever RAY_ADDRESS names
                 log_to_driver=False,
@@ -111,11 +115,11 @@ class RayEngine(Engine):
             )
 
     def follow(self, order: Order) -> dict[str, str]:
-        """Hand out at most ``parallel`` cells at a time and wait for them."""
+        """Hand out the cells of an ``order``, at most its ``parallel`` at a time, and wait for them; their states, by name."""
         import ray
 
         states = {cell.name: WAITING for cell in order.cells}
-        waiting, running = list(order.cells), dict[Any, str]()
+        waiting, running = list(order.cells), dict["ObjectRef[int]", str]()
         hashes = dict[str, str]()
         threads = max(1, int(self.cpus))
         given = environment(order.parallel, threads * order.parallel)
@@ -158,7 +162,12 @@ def guarded() -> Iterator[None]:
 
 
 def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
-    """On the machine that Ray chose: the exit code of a cell's process, which ends with this one and has no token."""
+    """On the machine that Ray chose: the exit code of a cell's process, which ends with this one and has no token.
+
+    Args:
+        arguments: Its command line, as `command` has it.
+        variables: Environment variables of its own.
+    """
     line, env = [*arguments, str(os.getpid())], {**os.environ, **variables}
     env.pop(TOKEN, None)
     with subprocess.Popen(line, env=env, stdin=subprocess.DEVNULL) as process:
@@ -169,8 +178,8 @@ def work(arguments: Sequence[str], variables: dict[str, str]) -> int:
             raise
 
 
-def outcome(task: Any) -> str:
-    """A cell's state after its task ended."""
+def outcome(task: ObjectRef[int]) -> str:
+    """A cell's state after its ``task`` ended."""
     import ray
     from ray.exceptions import RayError, TaskCancelledError
 

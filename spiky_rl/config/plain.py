@@ -1,0 +1,27 @@
+"""Plain data: what YAML and JSON hold, and what settings are before they are checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+type Plain = bool | int | float | str | Sequence[Plain] | Mapping[str, Plain] | None
+"""A value to be read, not changed; a list and a tuple are the same to it."""
+type Tree = Mapping[str, Plain]
+"""Values by key."""
+
+
+def section(tree: Tree, key: str) -> Tree:
+    """What ``tree`` holds below ``key``; empty where that is nothing or no mapping."""
+    below = tree.get(key)
+    return below if isinstance(below, Mapping) else {}
+
+
+def written(value: Plain) -> str:
+    """The ``value`` as a command line writes it: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def assignment(key: str, value: Plain) -> str:
+    """``key=value`` as a command line takes it."""
+    return f"{key}={written(value)}"

@@ -1,0 +1,103 @@
+"""Learning curves: what was measured of each seed over environment steps, as a band over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spiky_rl.experiments.analysis.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Band,
+    Statistic,
+    StatisticsError,
+    interquartile_mean,
+    intervals,
+)
+
+type Run = tuple[Sequence[float] | np.ndarray, Sequence[float | None] | np.ndarray]
+"""The learning curve of a seed: env steps, ascending, and what was measured at each, None where nothing was."""
+
+
+def common_steps(
+    runs: Mapping[str, Sequence[Run]], points: int = 100, *, agent: str = "curves"
+) -> np.ndarray:
+    """Evenly spaced env steps from the first at which some run has a value to the last at which all do.
+
+    Args:
+        runs: Learning curves of each task's seeds.
+        points: How many steps.
+        agent: Whose, for messages.
+    """
+    measured = [steps for task in _curves(runs, agent).values() for steps, _ in task if len(steps)]
+    if not measured:
+        raise StatisticsError(f"{agent}: no learning curve has a value")
+    return np.linspace(min(steps[0] for steps in measured), min(steps[-1] for steps in measured), points)
+
+
+def learning_curve(
+    runs: Mapping[str, Sequence[Run]],
+    env_steps: Sequence[float] | np.ndarray,
+    statistic: Statistic = interquartile_mean,
+    *,
+    agent: str = "curves",
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Band:
+    """A statistic of all runs at each of these env steps, with the intervals of `aggregate_interval`.
+
+    Each curve is interpolated between its values, not continued beyond them. Where one run has none, because no episode has finished yet
+    or its curve has ended, there is no estimate: the mean of the others would be one of those that fail, or finish, first.
+
+    Args:
+        runs: Learning curves of each task's seeds.
+        env_steps: Where to look.
+        statistic: Of all runs.
+        agent: Whose, for messages.
+        level: Confidence of the intervals.
+        resamples: Of the bootstrap.
+        seed: Of the resamples.
+    """
+    at = np.asarray(env_steps, dtype=float)
+    tasks = [
+        np.array(
+            [np.interp(at, *run, left=np.nan, right=np.nan) if len(run[0]) else at * np.nan for run in curves]
+        )
+        for curves in _curves(runs, agent).values()
+    ]
+    values = np.concatenate(tasks).T
+    there = np.isfinite(values)
+    complete = there.all(axis=1)
+    ordered = np.concatenate([np.sort(task, axis=0) for task in tasks]).T
+    estimate, low, high = np.full((3, len(at)), np.nan)
+    if complete.any():
+        sizes = [len(task) for task in tasks]
+        estimate[complete], low[complete], high[complete] = intervals(
+            ordered[complete], sizes, statistic, level, resamples, seed
+        )
+    return Band(at, estimate, low, high, there.sum(axis=1), level)
+
+
+def _curves(runs: Mapping[str, Sequence[Run]], agent: str) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """What was measured of each run, by task in the order of names. Raises StatisticsError that names agent, task and run."""
+    curves: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for task in sorted(runs):
+        if not runs[task]:
+            raise StatisticsError(f"{agent}, {task}: there are no learning curves")
+        curves[task] = []
+        for number, (steps, values) in enumerate(runs[task]):
+            x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+            where = f"{agent}, {task}, run {number}"
+            if x.shape != y.shape or x.ndim != 1:
+                raise StatisticsError(f"{where}: {x.size} env steps do not go with {y.size} values")
+            if not np.isfinite(x).all() or (np.diff(x) <= 0).any():
+                raise StatisticsError(f"{where}: env steps must be numbers that ascend")
+            if np.isinf(y).any():
+                raise StatisticsError(f"{where}: a value is infinite")
+            known = ~np.isnan(y)
+            curves[task].append((x[known], y[known]))
+    if not curves:
+        raise StatisticsError(f"{agent}: there are no learning curves of any task")
+    return curves
