@@ -92,16 +92,16 @@ def load_configs(
     with quiet():
         presets = collect_presets(load_cfg_from_registry(task_id, "env_cfg_entry_point"), "env")
         choices, values = [], []
-        for override in overrides or []:
-            key, _, value = override.partition("=")
+        for asked in overrides or []:
+            key, _, value = asked.partition("=")
             if not value or not (key in SELECTORS or key.startswith("env.")):
                 allowed = "".join(f"{selector}=NAME, " for selector in SELECTORS)
-                raise OverrideError(f"override {override!r}: expected {allowed}or env.KEY=VALUE")
+                raise OverrideError(f"override {asked!r}: expected {allowed}or env.KEY=VALUE")
             if key in SELECTORS or value in presets.get(key, ()):
-                choices.append(override)
+                choices.append(asked)
             elif key in presets and value.isidentifier():
                 raise OverrideError(
-                    f"{override}: {key} has the presets {', '.join(presets[key])}{nearest(value, presets[key])}"
+                    f"{asked}: {key} has the presets {', '.join(presets[key])}{nearest(value, presets[key])}"
                 )
             else:
                 values.append((key, value))
