@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
@@ -24,7 +25,6 @@ from spiky_rl.experiments.report.drawing import (
     text_width,
     whiskers,
 )
-import itertools
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
