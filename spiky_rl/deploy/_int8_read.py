@@ -114,11 +114,16 @@ def require_known(network: SpikingNetwork) -> FeedForward:
         if layer.recurrent is not None:
             refuse("recurrent", type(layer.recurrent))
             _refuse_graded_feedback(layer.neuron.graded, type(layer.neuron.declared).__name__)
-    if max(layer.connection.in_features for layer in network.layers) >= MOST_CHANNELS:
+    if max(_linear(layer).in_features for layer in network.layers) >= MOST_CHANNELS:
         raise ExportError(
             f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
         )
     return network
+
+
+def _linear(layer: Layer) -> linear.Linear:
+    assert isinstance(layer.connection, linear.Linear)
+    return layer.connection
 
 
 def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
@@ -143,7 +148,7 @@ def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
             name: torch.as_tensor(value).detach().cpu().double().expand(layer.width)
             for name, value in values.items()
         }
-        bias = layer.connection.bias.detach().cpu().double()
+        bias = _linear(layer).bias.detach().cpu().double()
         if isinstance(layer.neuron.declared, changes.SigmaDelta):
             stage: Spiking | Changes = _changes(
                 layer, part, unit, bias, params, ranges.states[i], largest[i + 1]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config import registry, spec
+from spiky_rl.config.plain import Tree
 from spiky_rl.hosts.isaaclab import command
 from spiky_rl.hosts.isaaclab.tasks import register_tasks
 
@@ -91,7 +92,7 @@ def _host_entry(library: str) -> str:
     return f"{library}_cfg_entry_point"
 
 
-def _merged(task: str, agent: str, host: Mapping[str, object], library: str, action: str) -> spec.AgentSpec:
+def _merged(task: str, agent: str, host: Tree, library: str, action: str) -> spec.AgentSpec:
     merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
     if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
@@ -122,7 +123,7 @@ def _rsl_rl(task: str, agent: str, host: RslRlOnPolicyRunnerCfg, action: str) ->
     return host
 
 
-def _skrl(task: str, agent: str, host: Mapping[str, object], action: str) -> dict[str, Any]:
+def _skrl(task: str, agent: str, host: Tree, action: str) -> dict[str, Any]:
     """A nested dict, as Isaac Lab's is."""
     from spiky_rl.hosts.skrl.components import offer_to_isaaclab
     from spiky_rl.hosts.skrl.config import host_tree

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
 from typing import Any, override
 
 import torch
@@ -15,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from spiky_rl.config import registry, spec
+from spiky_rl.config.plain import Tree
 from spiky_rl.hosts.common.playing import rested
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.hosts.rsl_rl.flat_state import FlatState
@@ -45,7 +45,7 @@ class SpikingModel(MLPModel):
         activation: str = "elu",
         obs_normalization: bool = False,
         distribution_cfg: dict | None = None,
-        network: Mapping[str, object] | str = "feedforward",
+        network: Tree | str = "feedforward",
         burn_in: int = 0,
         cnn_cfg: dict[str, object] | None = None,
     ) -> None:

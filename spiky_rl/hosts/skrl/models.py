@@ -18,6 +18,7 @@ from skrl.models.torch import DeterministicMixin, GaussianMixin, Model
 from torch import Tensor, nn
 
 from spiky_rl.config import registry
+from spiky_rl.config.plain import Tree
 from spiky_rl.config.schema import ModelSettings
 from spiky_rl.hosts.skrl.ann import Ann
 from spiky_rl.networks.base import SpikingNetwork, State
@@ -42,7 +43,7 @@ class SequenceModel(Model):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Mapping[str, object] | None,
+        network: Tree | None,
         ann: Mapping[str, object],
         spaces: Spaces,
     ) -> None:
@@ -134,7 +135,7 @@ class SpikingPolicy(GaussianMixin, SequenceModel):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Mapping[str, object] | None = None,
+        network: Tree | None = None,
         ann: Mapping[str, object] | None = None,
         init_std: float = 1.0,
         std_range: Sequence[float] = (),
@@ -167,7 +168,7 @@ class SpikingValue(DeterministicMixin, SequenceModel):
         num_envs: int,
         sequence_length: int,
         hidden_dims: Sequence[int],
-        network: Mapping[str, object] | None = None,
+        network: Tree | None = None,
         ann: Mapping[str, object] | None = None,
         source: str = "observations",
         **spaces: Unpack[Spaces],

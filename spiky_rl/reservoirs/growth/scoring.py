@@ -9,6 +9,7 @@ from typing import Any, Protocol, override
 import numpy as np
 
 from spiky_rl.config import registry
+from spiky_rl.config.plain import Tree
 from spiky_rl.reservoirs import narma as narma_task
 from spiky_rl.reservoirs.echo_state import Drive
 from spiky_rl.reservoirs.graphs.base import Graph, Wiring
@@ -48,7 +49,7 @@ class Fixed(Graph):
         return self.wiring
 
 
-def reservoir(wiring: Wiring, settings: Mapping[str, object]) -> SpikingReservoir:
+def reservoir(wiring: Wiring, settings: Tree) -> SpikingReservoir:
     """A spiking reservoir of one input.
 
     Args:
