@@ -134,7 +134,7 @@ def quantised(folder: str) -> str:
     if not pairs:
         raise UserError(f"{folder}: has no seed*/evaluation.json")
     lines = [
-        f"| return, mean of {len(pairs)} seeds | single precision | integers | difference | of the seed that loses most |",
+        f"| return, mean of seeds ({len(pairs)}) | single precision | integers | difference | of the seed that loses most |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name in pairs[0][0]:

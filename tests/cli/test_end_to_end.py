@@ -139,7 +139,7 @@ def test_resuming_goes_on_from_the_next_iteration(trained):
         "--checkpoint", str(trained / f"model_{ITERATIONS - 1}.pt"), "--experiment_name", "resumed",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    assert f"at iteration {ITERATIONS}; running 2 more" in done.stderr
+    assert f"at iteration {ITERATIONS}" in done.stderr and "running 2 more iterations" in done.stderr
     run = Path(done.stdout.strip().splitlines()[-1]).parent
     assert result_of(run)["iterations"] == ITERATIONS + 2
     assert (run / f"model_{ITERATIONS + 1}.pt").is_file()

@@ -187,16 +187,15 @@ class Run:
         if self.checkpoint is not None:
             taken = None if self.options.resume_optimizer_state else FRESH
             runner.load(str(self.checkpoint), taken, map_location=plan.device)
-            words = "resumed from %s at iteration %d; running %d more"
-            log.info(
-                words, self.checkpoint, runner.current_learning_iteration, plan.setting("max_iterations")
-            )
+            log.info("resumed from %s at iteration %d", self.checkpoint, runner.current_learning_iteration)
         return runner
 
     def _learn(self, runner: Any, stop: Asked, display: Display) -> str:
         """Train until the iterations or the budget are over, or a stop is asked for; returns how it ended."""
         plan = self.plan
         following = _Following(self, runner, stop)
+        if following.first and following.iterations != UNCOUNTED:
+            log.info("running %d more iterations", max(following.iterations, 0))
         try:
             stop.message = "stopping after this iteration"
             with display() as following.show:
