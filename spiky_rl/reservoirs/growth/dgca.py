@@ -11,12 +11,12 @@ ties go to the first choice.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import networkx
 import numpy as np
 from scipy.sparse import csgraph, csr_array
-import itertools
 
 STATES = 3
 CHOICES = 15
