@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     )
     from isaaclab_experimental.envs import ManagerBasedRLEnvWarp
 
-type Env = ManagerBasedRLEnv | DirectRLEnv | ManagerBasedRLEnvWarp
+type Env = "ManagerBasedRLEnv | DirectRLEnv | ManagerBasedRLEnvWarp"
 """A simulation without wrappers."""
-type EnvCfg = ManagerBasedRLEnvCfg | DirectRLEnvCfg | DirectMARLEnvCfg
+type EnvCfg = "ManagerBasedRLEnvCfg | DirectRLEnvCfg | DirectMARLEnvCfg"
 """The configuration of a task's simulation."""
 
 

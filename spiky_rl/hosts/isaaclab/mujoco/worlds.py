@@ -55,7 +55,7 @@ CONTACTS = {
 
 SOURCES = ("as_warp.h", "newton.h", "pairs.h", "worlds.h")
 
-type Array = wp.array | np.ndarray
+type Array = "wp.array | np.ndarray"
 type Group = tuple[Mapping[str, Array], Sequence[object]]
 """Arrays of all worlds by name, and who holds that name in each thread."""
 INTEGER, POINTER = ctypes.c_int, ctypes.c_void_p
