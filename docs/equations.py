@@ -118,7 +118,7 @@ def _row(tokens: list[tuple[str, str]], inner: bool = False) -> str:
     """Factors one after the other; at the outside a quotient is a fraction, where it is clear what is divided."""
     found: list[str] = []
     groups: list[str | None] = []
-    """Of every factor: what stands in its brackets, if it is in brackets."""
+    """What stands in the brackets of every factor that is in brackets."""
     i = 0
     while i < len(tokens):
         kind, token = tokens[i]

@@ -264,7 +264,7 @@ def connection(name: str, configured: Configured) -> Figure:
 
 
 NEURONS = 151
-"""Of the graphs' pictures: as many as the grown graph beside our agents has, whose file says so."""
+"""Neurons in the pictures of graphs: as many as the grown graph beside our agents has, whose file says so."""
 
 
 def graph(name: str, configured: Configured) -> Figure:

@@ -107,7 +107,7 @@ def lost(folder: str, agent: str) -> str:
 
 
 def energy(folder: str, task: str, agent: str) -> str:
-    """Of the arithmetic of a control step, in nJ."""
+    """Energy of the arithmetic of a control step, in nJ."""
     return f"{row(folder, task, agent).energy[PRICE].step.estimate:,.0f}"
 
 

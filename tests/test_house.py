@@ -350,3 +350,13 @@ def test_most_public_functions_say_what_their_arguments_are():
         if names and text and not function.name.startswith("_"):
             described.append("Args:" in text or all(name in text for name in names))
     assert len(described) > 500 and sum(described) / len(described) > 0.6
+
+
+def test_no_docstring_begins_with_of():
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                text = str(node.value.value)
+                assert not text.startswith(
+                    "Of "
+                ), f"{path}:{node.lineno}: {text}: say what it is, in a whole phrase"

@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -79,7 +80,7 @@ def log_to(stream: TextIO) -> None:
             handler.setStream(stream)
 
 
-class Picture:
+class Picture(ABC):
     """Context manager: what stands on stdout and is drawn anew in its place, where that is a terminal."""
 
     shown = True
@@ -100,9 +101,9 @@ class Picture:
             self.live.stop()
             log_to(sys.stderr)
 
+    @abstractmethod
     def drawn(self) -> RenderableType:
         """The picture as it is now."""
-        raise NotImplementedError
 
 
 class Display(Picture):

@@ -37,7 +37,7 @@ class Request:
     num_envs: int | None = None
     """Parallel environments; None: what the task says for the device."""
     seed: int | None = None
-    """Of environment and agent; -1: a random one, None: Isaac Lab's."""
+    """Seed of environment and agent; -1: a random one, None: Isaac Lab's."""
     device: str | None = None
     """``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one."""
     checkpoint: str | None = None
@@ -57,7 +57,7 @@ class Request:
     distributed: bool = False
     """Whether this is one of several processes, which torchrun started."""
     max_iterations: int | None = None
-    """Of a training; None: the agent's."""
+    """Iterations of a training; None: as many as the agent says."""
     overrides: Sequence[str] = ()
     """Assignments ``agent.x.y=v``, ``env.x.y=v``, ``physics=NAME`` and ``presets=NAME``."""
     spec: AgentSpec | None = None

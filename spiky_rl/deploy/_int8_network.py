@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 type Notes = tuple[list[list[Tensor]], list[list[Tensor]]]
-"""Of one control step: the signals that encoder and layers send, then the layers' potentials, one for each inner step."""
+"""Signals that encoder and layers send in one control step, then the layers' potentials, one for each inner step."""
 
 
 class IntegerNetwork(SpikingNetwork):

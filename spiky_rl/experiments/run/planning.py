@@ -37,7 +37,7 @@ class Place:
     engine: str = "local"
     """What runs the cells: ``local`` or ``ray``."""
     ray_address: str | None = None
-    """Of a Ray cluster; None: one on this machine."""
+    """Address of a Ray cluster; None: one is started on this machine."""
     cell_cpus: float | None = None
     """With ray, cores of a cell; None: one for each of its processes."""
     cell_gpus: float | None = None

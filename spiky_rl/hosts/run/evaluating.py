@@ -44,9 +44,9 @@ class Measured:
 
     plan: Plan
     names: Sequence[str]
-    """Of the conditions."""
+    """Names of the conditions."""
     episodes: int
-    """Per condition."""
+    """Episodes per condition."""
     checkpoint: Path | None
     """None: random actions."""
 

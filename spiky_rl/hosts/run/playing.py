@@ -27,7 +27,7 @@ class Playback:
     rows: list[dict[str, float]]
     """One row for each episode."""
     cost: Cost | None
-    """Of an action, a mean over all of these episodes; None where it is not known."""
+    """Cost of an action, a mean over all of these episodes; None where it is not known."""
     ann_operations: float
     """Multiply-accumulates of the ANN in the policy's place."""
     actions_per_second: float

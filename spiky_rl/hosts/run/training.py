@@ -118,7 +118,7 @@ class Run:
     runner: HostRunner | None = None
     """Trains; None before the simulator has started."""
     activity: Activity | None = None
-    """Of the last iteration; None before the first."""
+    """Activity in the last iteration; None before the first."""
     returns: dict[str, Any] | None = None
     """A finished student's beside its teacher's."""
 
