@@ -17,6 +17,7 @@ from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import Comparison
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, STOPPED, WAITING
 from spiky_rl.experiments.run.estimate import left
+from spiky_rl.experiments.run.planning import Place
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,20 +35,20 @@ REFRESH = 0.5
 def add_cell_arguments(found: argparse.ArgumentParser, dry_run: str) -> None:
     """Where and how cells run: a `Place`'s; ``dry_run``: what a command does that runs nothing."""
     add = found.add_argument
-    add("--parallel", type=up_to(FEW), default=1, help="cells at once")
+    add("--parallel", type=up_to(FEW), default=Place.parallel, help="cells at once")
     add(
         "--device",
         help="cpu, cuda or cuda:N; default: the GPU if there is one; a --dry-run may plan for a GPU elsewhere",
     )
     common.add_assets(found, "where robots come from, of all cells")
-    add("--engine", default="local", choices=["local", "ray"], help="what runs the cells")
+    add("--engine", default=Place.engine, choices=["local", "ray"], help="what runs the cells")
     add("--ray_address", help="of a Ray cluster (auto, or host:port); default: one on this machine")
     add("--cell_cpus", type=amount, help="with ray: cores of a cell; default: one for each of its processes")
     add("--cell_gpus", type=amount, help="with ray: GPUs of a cell; default: one per process on cuda, else 0")
     add(
         "--distributed",
         type=up_to(FEW),
-        default=1,
+        default=Place.distributed,
         metavar="N",
         help="processes of a training, one per GPU or core, through torchrun",
     )

@@ -47,7 +47,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that runs an environment: a `Request`'s."""
     add = parser.add_argument
     add("--task", required=True, help="gym id (with or without -v0), or a file stem of tasks/")
-    add("--agent", default="lif_ppo", help="file stem of agents/, or a path to a YAML file")
+    add("--agent", default=Request.agent, help="file stem of agents/, or a path to a YAML file")
     add(
         "--tuning",
         type=Path,
@@ -64,9 +64,11 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--experiment_name", help="folder below logs/<library>; default: Isaac Lab's for the task")
     add_library(parser, "host library")
     add_assets(parser, "where robots come from")
-    add("--log_root", type=Path, default=Path("logs"), help="folder of all runs")
+    add("--log_root", type=Path, default=Request.log_root, help="folder of all runs")
     add("--video", action="store_true", help="record the robot, rendered without a display")
-    add("--video_length", type=up_to(MOST_FRAMES), default=300, help="control steps per clip")
+    add(
+        "--video_length", type=up_to(MOST_FRAMES), default=Request.video_length, help="control steps per clip"
+    )
     add("--deterministic", action="store_true", help="deterministic kernels where there is a choice")
     add_verbose(parser)
     add(
@@ -74,14 +76,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_library(parser: argparse.ArgumentParser, text: str, default: str | None = "rsl_rl") -> None:
+def add_library(parser: argparse.ArgumentParser, text: str, default: str | None = Request.library) -> None:
     """Which host runs the agent."""
     parser.add_argument("--rl_library", dest="library", default=default, choices=LIBRARIES, help=text)
 
 
 def add_assets(parser: argparse.ArgumentParser, text: str) -> None:
     """Where robots come from."""
-    parser.add_argument("--assets", default="auto", choices=["auto", "local", "nucleus"], help=text)
+    parser.add_argument("--assets", default=Request.assets, choices=["auto", "local", "nucleus"], help=text)
 
 
 def add_verbose(parser: argparse.ArgumentParser) -> None:

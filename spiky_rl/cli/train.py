@@ -47,15 +47,17 @@ def parser() -> common.Parser:
         help="instead of --max_iterations: train until env_steps, wall (seconds) or synops (effective synaptic"
         " operations) are spent; what a resumed run spent before counts",
     )
-    add("--run_name", default="", help="suffix of the run folder")
+    add("--run_name", default=Training.run_name, help="suffix of the run folder")
     add(
         "--logger",
-        default="tensorboard",
+        default=Training.logger,
         choices=["tensorboard", "wandb", "neptune"],
         help="where scalars go",
     )
     add("--log_project_name", help="project of wandb or neptune")
-    add("--video_interval", type=positive, default=2000, help="control steps between clips")
+    add(
+        "--video_interval", type=positive, default=Training.video_interval, help="control steps between clips"
+    )
     add(
         "--distributed",
         action="store_true",
@@ -70,7 +72,7 @@ def parser() -> common.Parser:
     add(
         "--resume_optimizer_state",
         action=argparse.BooleanOptionalAction,
-        default=True,
+        default=Training.resume_optimizer_state,
         help="with --checkpoint: restore the optimiser and its learning rate",
     )
     return found
