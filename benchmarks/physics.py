@@ -1,7 +1,7 @@
 """``bench.py physics``: Isaac Lab's MuJoCo-Warp and native MuJoCo in turns, on tasks, environments and threads.
 
-Each physics has a process of its own, for a process holds one simulation. They take turns, a slice of control steps each, so
-that a busy machine slows both. On one thread the process's own CPU seconds count, with several the wall's.
+Each physics and each number of threads has a process of its own, for a process holds one simulation. They take turns, a slice of
+control steps each, so that a busy machine slows all. Where all have one thread their own CPU seconds count, else the wall's.
 """
 
 from __future__ import annotations
@@ -80,41 +80,41 @@ def bench(argv: list[str]) -> int:
     rows: list[dict[str, Any]] = []
     for task in tasks:
         for count in args.num_envs or [TASKS.get(task, 512)]:
-            for threads in args.threads:
-                rows += race(task, count, threads, args)
-                if args.json:
-                    files.write_json(args.json, rows)
+            rows += race(task, count, args)
+            if args.json:
+                files.write_json(args.json, rows)
     return 0
 
 
-def race(task: str, count: int, threads: int, args: Any) -> list[dict[str, Any]]:
-    """Both physics in turns; prints a line for each."""
-    asked = {"task": task, "num_envs": count, "threads": threads, "assets": args.assets}
-    racers = {name: Racer({**asked, "physics": name}) for name in args.physics}
-    slices: dict[str, list[dict[str, float]]] = {name: [] for name in racers}
+def race(task: str, count: int, args: Any) -> list[dict[str, Any]]:
+    """All physics and numbers of threads in turns; prints a line for each, beside the first of them."""
+    asked = {"task": task, "num_envs": count, "assets": args.assets}
+    entries = [(threads, name) for threads in args.threads for name in args.physics]
+    racers = [Racer({**asked, "threads": threads, "physics": name}) for threads, name in entries]
+    slices: list[list[dict[str, float]]] = [[] for _ in racers]
     try:
         for _ in range(args.rounds):
-            for name, racer in racers.items():
-                slices[name].append(racer.run(args.slice))
+            for racer, times in zip(racers, slices, strict=True):
+                times.append(racer.run(args.slice))
     finally:
-        for racer in racers.values():
+        for racer in racers:
             racer.close()
-    clock, rows = "cpu" if threads == 1 else "wall", []
-    for name, found in slices.items():
-        total = statistics.median(each[clock] for each in found)
-        alone = statistics.median(each[f"physics_{clock}"] for each in found)
-        steps = count * args.slice
-        first = rows[0]["env_steps_per_second"] if rows else steps / total
-        rows.append(
-            {**asked, "physics": name, "clock": clock, "env_steps_per_second": steps / total,
-             "physics_alone": steps / alone, "physics_share": alone / total, "ratio": steps / total / first}
-        )  # fmt: skip
-        row = rows[-1]
+    clock, steps = "wall" if max(args.threads) > 1 else "cpu", count * args.slice
+    rows: list[dict[str, Any]] = []
+    for (threads, name), times in zip(entries, slices, strict=True):
+        total = statistics.median(each[clock] for each in times)
+        alone = statistics.median(each[f"physics_{clock}"] for each in times)
+        ratio = statistics.median(
+            first[clock] / each[clock] for first, each in zip(slices[0], times, strict=True)
+        )
+        row = {**asked, "threads": threads, "physics": name, "clock": clock, "env_steps_per_second": steps / total,
+               "physics_alone": steps / alone, "physics_share": alone / total, "ratio": ratio}  # fmt: skip
         print(
             f"{task:<22}{count:>6,}{threads:>8}  {name:<14}{row['env_steps_per_second']:>12,.0f}"
             f"{row['physics_alone']:>15,.0f}{row['physics_share']:>8.0%}{row['ratio']:>8.2f}",
             flush=True,
         )
+        rows.append(row)
     return rows
 
 
