@@ -36,6 +36,7 @@ from spiky_rl.classification.split import Split, split, subset
 from spiky_rl.classification.training import EVALUATED, logits, over_time
 from spiky_rl.cli import common
 from spiky_rl.config import files, registry
+from spiky_rl.config.arguments import positive, seed_number
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
 from spiky_rl.connections.convolutional import Convolutional
@@ -70,11 +71,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--recordings",
-        type=common.positive,
+        type=positive,
         metavar="N",
         help="use N of them, of every class its share, the same for everyone",
     )
-    add("--epochs", type=common.positive, default=10, help="passes over the recordings")
+    add("--epochs", type=positive, default=10, help="passes over the recordings")
     add("--seeds", type=seeds, default=[0, 1, 2], metavar="N,N", help="of weights and order; default: 0,1,2")
     add("--json", type=Path, metavar="FILE", help="result; if not given, logs/bench/<time>_classify.json")
     add("overrides", nargs="*", metavar="key=value", help="dataset.x=v")
@@ -83,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 def seeds(text: str) -> list[int]:
     """Whole numbers between commas, each once."""
-    found = [common.seed_number(part) for part in text.split(",")]
+    found = [seed_number(part) for part in text.split(",")]
     if min(found) < 0 or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"expected whole numbers from 0, each once, got {text!r}")
     return found

@@ -6,11 +6,9 @@ thread, and each runs free with its own state, so that all see the same machine.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,10 @@ import torch
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
+from spiky_rl.cli.flags import add_flags, picked
 from spiky_rl.config import files, registry
-from spiky_rl.config.plan import Plan
+from spiky_rl.config.arguments import positive
+from spiky_rl.config.plan import Plan, Request
 from spiky_rl.deploy import _calibration
 from spiky_rl.hosts.common.stopping import started
 from spiky_rl.hosts.run.prepare import prepare
@@ -31,23 +31,22 @@ WARM_UP = 50
 """Control steps that do not count."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser(prog="bench.py latency", description=__doc__)
-    common.add_run_arguments(found)
-    found.set_defaults(checkpoint="latest", num_envs=1, device="cpu")
+    found = common.Parser(prog="bench.py latency", description=__doc__, verbose=True)
+    without = ("agent", "distributed", "max_iterations")
+    add_flags(found, Request, without=without, checkpoint="latest", num_envs=1, device="cpu")
     found.add_argument(
         "--agents", default="lif_ppo,mlp_ppo", help="whose latest checkpoints are timed, with commas"
     )
-    found.add_argument("--steps", type=common.positive, default=2000, help="control steps that are timed")
+    found.add_argument("--steps", type=positive, default=2000, help="control steps that are timed")
     found.add_argument("--json", type=Path, metavar="FILE", help="write the numbers")
     return found
 
 
 def bench(argv: Sequence[str]) -> int:
     """Time, print, write."""
-    args = parser().parse_intermixed_args(list(argv))
-    common.setup_logging(args.verbose)
+    args = parser().read(argv)
     if args.json:
         files.require_file("--json", args.json, (".json",))
     plans = []
@@ -56,7 +55,7 @@ def bench(argv: Sequence[str]) -> int:
     from spiky_rl.hosts.run.simulate import played, simulated
 
     for agent in args.agents.split(","):
-        plan = prepare(replace(common.request(args), agent=agent.strip()))
+        plan = prepare(picked(Request, args, agent=agent.strip()))
         plans.append((plan, find_checkpoint(plan)))
     torch.set_num_threads(1)
 

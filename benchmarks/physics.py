@@ -21,6 +21,7 @@ from typing import Any
 from benchmarks.common import ROOT
 from spiky_rl.cli import common
 from spiky_rl.config import files
+from spiky_rl.config.arguments import positive
 from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError, check_number
 
@@ -40,15 +41,13 @@ def parser() -> Any:
         description="Time a task's environment, with its managers and random actions, on both physics.",
     )
     found.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="TASK", help="gym ids")
-    found.add_argument("--num_envs", type=common.positive, nargs="+", metavar="N", help="default: by task")
-    found.add_argument(
-        "--threads", type=common.positive, nargs="+", default=[1], metavar="N", help="CPU threads"
-    )
+    found.add_argument("--num_envs", type=positive, nargs="+", metavar="N", help="default: by task")
+    found.add_argument("--threads", type=positive, nargs="+", default=[1], metavar="N", help="CPU threads")
     found.add_argument(
         "--physics", nargs="+", choices=[WARP, NATIVE], default=[WARP, NATIVE], help="in turns"
     )
-    found.add_argument("--rounds", type=common.positive, default=5, help="slices of each")
-    found.add_argument("--slice", type=common.positive, default=30, help="control steps in a slice")
+    found.add_argument("--rounds", type=positive, default=5, help="slices of each")
+    found.add_argument("--slice", type=positive, default=30, help="control steps in a slice")
     found.add_argument(
         "--assets", default="auto", choices=["auto", "local", "nucleus"], help="the robots' source"
     )

@@ -27,6 +27,7 @@ from benchmarks.contenders import Contender, Setting
 from benchmarks.entries import CONTENDERS, NETWORKS, REFERENCES
 from spiky_rl.cli import common
 from spiky_rl.config import files
+from spiky_rl.config.arguments import positive
 from spiky_rl.config.extras import require
 from spiky_rl.config.registry import UserError
 from spiky_rl.hosts.common.devices import check_device
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="bench.py classify: a classifier of event recordings beside snnTorch's; bench.py physics: native MuJoCo beside"
         " MuJoCo-Warp; bench.py latency: exported policies one action at a time; see their own --help.",
     )
-    counts: dict[str, Any] = {"type": common.positive, "nargs": "+", "metavar": "N"}
+    counts: dict[str, Any] = {"type": positive, "nargs": "+", "metavar": "N"}
     names: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     found.add_argument(
         "--networks", choices=NETWORKS, nargs="+", help="what to compare", default=["feedforward"]
@@ -62,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         **counts,
     )
     found.add_argument(
-        "--control-steps", type=common.positive, help="of recurrent networks and reservoirs", default=24
+        "--control-steps", type=positive, help="of recurrent networks and reservoirs", default=24
     )
     found.add_argument("--batch", default=[1, 64, 1024, 4096], help="batch sizes", **counts)
     found.add_argument(
@@ -76,11 +77,9 @@ def parser() -> argparse.ArgumentParser:
         "--neurons", help=f"all, or some of them; if not given, {usual}", default=argparse.SUPPRESS, **names
     )
     found.add_argument("--modes", choices=MODES, nargs="+", help="what to time", default=list(MODES))
-    found.add_argument("--rounds", type=common.positive, default=7, help="interleaved rounds")
+    found.add_argument("--rounds", type=positive, default=7, help="interleaved rounds")
     found.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    found.add_argument(
-        "--threads", type=common.positive, default=1, help="CPU threads; with several, wall time"
-    )
+    found.add_argument("--threads", type=positive, default=1, help="CPU threads; with several, wall time")
     found.add_argument("--json", type=Path, metavar="FILE", help="also write all rows there")
     found.add_argument(
         "--plot", type=Path, metavar="FILE", help="png, pdf or svg; if not given, logs/bench/<time>.png"

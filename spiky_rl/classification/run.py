@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +43,17 @@ TRAINED = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rota
 """Flags that say how a network is trained."""
 
 
-def find(asked: Request, checkpoint: str, log_root: Path) -> Found:
-    """A checkpoint and its content. Raises UserError.
-
-    Args:
-        asked: The request, whose dataset, agent and seed tell which run is meant.
-        checkpoint: ``latest`` or ``best`` of the dataset's newest run, a run's folder, or a file.
-        log_root: Folder of all runs.
-    """
+def find(asked: Request) -> Found:
+    """The checkpoint that is ``asked`` for, of the run that dataset, agent and seed tell, and its content. Raises UserError."""
+    checkpoint = asked.checkpoint
+    assert checkpoint is not None
     if asked.dataset is None and checkpoint in ("latest", "best"):
         raise UserError(f"--checkpoint {checkpoint}: name the --dataset too, or the run's folder instead")
     name = label(asked.dataset or "any")
     agent = None if asked.agent is None else Path(asked.agent).stem
     given = asked.flags.get("seed")
     seed = given if isinstance(given, int) and given != -1 else None
-    path = runs.find_checkpoint(checkpoint, log_root, name, name, agent, LIBRARY, seed)
+    path = runs.find_checkpoint(checkpoint, asked.log_root, name, name, agent, LIBRARY, seed)
     found = Found(path, read_checkpoint(str(path), "cpu", LIBRARY))
     if "settings" not in found.identity:
         raise CheckpointError(
@@ -129,7 +124,7 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     """The data and a network, freshly drawn. Raises UserError."""
     flags, spec = settings.flags, settings.spec
     folder = samples.data_folder(None if flags.data is None else Path(flags.data))
-    settings.flags = flags = replace(flags, data=str(folder))
+    settings.flags = flags = flags.with_changes(data=str(folder))
     configured = dataset_of(
         settings.dataset["name"], {k: v for k, v in settings.dataset.items() if k != "name"}
     )

@@ -5,14 +5,15 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from spiky_rl.config import registry
-from spiky_rl.config.options import UserError
+from spiky_rl.config import files, options, registry
+from spiky_rl.config.options import UserError, option
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.registry import Configured, short
+from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, complete, flatten, parse_overrides, read_agent, resolve_agent
 from spiky_rl.hosts.common.rules import local_rule
 
@@ -31,58 +32,129 @@ FREE = ("epochs", "patience", "data")
 """Flags that may change when a run goes on."""
 
 
-@dataclass(frozen=True)
-class Flags:
-    """What makes a run what it is, besides its dataset and agent; the command line has a flag for each."""
+class Flags(options.Settings):
+    """What makes a run what it is, besides its dataset and agent."""
 
-    epochs: int = 30
-    patience: int = 0
-    """Epochs without a better validation after which training ends; 0: it never ends early."""
-    seed: int = 0
-    split: int = 0
-    """Seed that draws test and validation set."""
-    hold_out: int | None = None
-    """Recordings to test on; None: the official test set, else a fifth."""
-    validation: int | None = None
-    """Recordings that choose the epoch; None: the official ones, else a tenth."""
-    recordings: int | None = None
-    """How many are used; None: all."""
-    ids: str | None = None
-    """File that lists those that are used; None: all."""
-    skip_bad: bool = False
-    batch_size: int = 50
-    schedule: str = "cosine"
-    label_smoothing: float = 0.1
-    shift: float | None = None
-    """Pixels; None: as the dataset says, and so for the rotation in degrees."""
-    rotation: float | None = None
-    data: str | None = None
-    """Folder of the data; None: `samples.data_folder` tells."""
+    epochs: int = option(30, "passes over the samples, in all", low=1, high=MOST_STEPS)
+    patience: int = option(
+        0, "epochs without a better validation after which it ends; 0: never", low=0, high=MOST_STEPS
+    )
+    seed: int = option(0, "of weights, order, augmentation; -1: a random one", low=-1, high=MOST_STEPS)
+    hold_out: int | None = option(
+        None,
+        "recordings of the training set to test on, of every class its part; null: the official test set, else a fifth",
+        low=1,
+        high=MOST_STEPS,
+        flags=["--hold_out", "--hold-out"],
+        metavar="K",
+    )
+    validation: int | None = option(
+        None,
+        "recordings of the training set that choose the epoch, 0: none; null: the official ones, else a tenth",
+        low=0,
+        high=MOST_STEPS,
+        metavar="K",
+    )
+    split: int = option(0, "seed that draws these two", low=-1, high=MOST_STEPS)
+    recordings: int | None = option(
+        None,
+        "use N of them, of every class and part its share, the same for everyone",
+        low=1,
+        high=MOST_STEPS,
+        metavar="N",
+    )
+    ids: str | None = option(
+        None, "use those that it lists, as a run's params/recordings.csv does", metavar="FILE"
+    )
+    skip_bad: bool = option(False, "leave out recordings that are damaged or empty, and name them")
+    data: str | None = option(
+        None,
+        "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder",
+    )
+    batch_size: int = option(50, "samples that are learned from at once", low=1, high=MOST_STEPS)
+    schedule: Literal["cosine", "constant"] = option("cosine", "of the agent's learning rate")
+    label_smoothing: float = option(0.1, "part of the target that all classes share", low=0.0, below=1.0)
+    shift: float | None = option(
+        None, "augmentation: pixels that a sample is moved by at most; null: as the dataset says", low=0.0
+    )
+    rotation: float | None = option(
+        None, "augmentation: degrees that a sample is turned by at most; null: as the dataset says", low=0.0
+    )
 
 
-NAMES = tuple(flag.name for flag in fields(Flags))
+NAMES = tuple(Flags.model_fields)
+READING = ("data", "recordings", "ids", "skip_bad")
+"""Flags that say which recordings are read, by a training or by what uses its network."""
+PATHS = ("data", "ids")
+"""Flags that are paths."""
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(options.Settings):
     """What a user asks a classification for."""
 
-    dataset: str | None = None
-    """None: the checkpoint's, and so for the agent."""
-    agent: str | None = None
-    flags: Mapping[str, bool | int | float | str | Path] = field(default_factory=dict)
-    """Those of `Flags` that are given, by name."""
-    bins: int | None = None
-    """Frames of a recording; None: not given, and so for ``binary``."""
-    binary: bool | None = None
-    overrides: Sequence[str] = ()
-    """Assignments ``dataset.x=v`` and ``agent.x.y=v``."""
+    dataset: str | None = option(
+        None,
+        f"what is classified: {', '.join(registry.names('datasets'))}, or path/file.py:Class; own: any recordings in --data",
+        metavar="NAME",
+    )
+    agent: str | None = option(
+        None, "file stem of agents/, or a path to a YAML file; null: one that fits the dataset"
+    )
+    flags: dict[str, bool | int | float | str] = option(
+        {}, "those of `Flags` that are given, by name", flags=[]
+    )
+    download: bool = option(False, "fetch the dataset if it is not there (nmnist)")
+    bins: int | None = option(
+        None, "frames of a recording; the same as dataset.bins=N", low=1, high=MOST_STEPS
+    )
+    binary: bool | None = option(None, "frames say that there were events; the same as dataset.binary=true")
+    device: str | None = option(None, "cpu, cuda or cuda:N; null: the GPU if there is one")
+    checkpoint: str | None = option(
+        None,
+        "a run's folder or file, or latest or best of the dataset's newest run: goes on with it, just as it was",
+        metavar="RUN",
+    )
+    evaluate: bool = option(False, "with --checkpoint: accuracy on recordings that the network has not seen")
+    predict: bool = option(False, "with --checkpoint: a CSV with the class of each recording in --data")
+    out: Path | None = option(
+        None, "with these two: where that is written; null: in the run's folder", metavar="FILE"
+    )
+    log_root: Path = option(Path("logs"), "folder of all runs")
+    run_name: str = option("", "suffix of the run folder")
+    overrides: tuple[str, ...] = option(
+        (), f"dataset.x=v, or agent.x.y=v, of {', '.join(READ)}", flags=["overrides"], metavar="key=value"
+    )
+
+    def require(self) -> None:
+        """Raise UserError for what does not go together, or cannot be written."""
+        files.require_writable("--log_root", self.log_root)
+        if self.run_name:
+            files.require_plain_name("--run_name", self.run_name)
+        if self.evaluate or self.predict:
+            self._require_use("--predict" if self.predict else "--evaluate")
+        elif self.out is not None:
+            raise UserError("--out: goes with --evaluate or --predict")
+
+    def _require_use(self, flag: str) -> None:
+        """Raise UserError for what a training alone can take, where its network is used, which the ``flag`` asks for."""
+        if self.checkpoint is None:
+            raise UserError("--checkpoint: name the run that is evaluated or predicts")
+        if self.predict and self.evaluate:
+            raise UserError("--evaluate and --predict: pass one of them")
+        if self.predict and "data" not in self.flags:
+            raise UserError("--predict: name the folder of the recordings with --data")
+        given = {"bins": self.bins, "binary": self.binary, **self.flags}
+        for key, value in given.items():
+            if value is not None and key not in READING:
+                raise UserError(f"--{key}: goes with training; {flag} takes it from the checkpoint")
+        if theirs := self.agent_overrides():
+            raise UserError(f"{theirs[0]!r}: goes with training; {flag} takes the agent from the checkpoint")
 
     @property
     def absolute(self) -> dict[str, Any]:
         """The flags as a checkpoint keeps them: wherever a later command is called, its paths mean the same."""
-        pairs = self.flags.items()
-        return {key: str(value.absolute()) if isinstance(value, Path) else value for key, value in pairs}
+        paths = {key: str(Path(str(self.flags[key])).absolute()) for key in PATHS if key in self.flags}
+        return {**self.flags, **paths}
 
     def dataset_options(self) -> dict[str, Any]:
         """The dataset's options that are given. Raises UserError for a text that is no value."""
@@ -128,7 +200,7 @@ class Settings:
         """Flags and dataset as plain data, as a checkpoint keeps them."""
         pairs = self.dataset.items()
         return {
-            "flags": asdict(self.flags),
+            "flags": self.flags.model_dump(),
             "dataset": {k: list(v) if isinstance(v, tuple) else v for k, v in pairs},
         }
 
@@ -145,7 +217,7 @@ def fresh(asked: Request) -> Settings:
     cls = class_of(dataset)
     flags = Flags(**{"shift": cls.shift, "rotation": cls.rotation, **asked.absolute})
     if flags.seed == -1:
-        flags = replace(flags, seed=random.randrange(10_000))
+        flags = flags.with_changes(seed=random.randrange(10_000))
     spec = agent_of(asked.agent or cls.agent, asked.dataset, asked.agent_overrides())
     return Settings(flags, dataset.settings(), spec)
 
@@ -169,7 +241,7 @@ def resumed(asked: Request, found: Found) -> Settings:
     require_named(asked, found)
     identity = found.identity
     theirs, overrides = identity["settings"], asked.agent_overrides()
-    flags, changed = {**asdict(Flags()), **theirs["flags"]}, {}
+    flags, changed = {**Flags().model_dump(), **theirs["flags"]}, {}
     for key, now in asked.absolute.items():
         if now == flags[key] or (key == "seed" and now == -1):
             continue

@@ -9,24 +9,25 @@ from pathlib import Path
 
 from spiky_rl.cli import common, evaluate, train
 from spiky_rl.experiments.run import steps
+from spiky_rl.hosts.run.asked import Evaluation
 
 
 def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser("cell", "Train or evaluate a study's cell.")
-    found.add_argument("step", choices=["train", "evaluate"])
-    found.add_argument("folder", type=Path, help="the cell's, with its cell.json")
-    found.add_argument("--checkpoint", help="to go on from, with train")
-    found.add_argument("--distributed", action="store_true", help="one of several processes, of torchrun")
-    return found
+    made = common.Parser("cell", "Train or evaluate a study's cell.")
+    made.add_argument("step", choices=["train", "evaluate"])
+    made.add_argument("folder", type=Path, help="the cell's, with its cell.json")
+    made.add_argument("--checkpoint", help="to go on from, with train")
+    made.add_argument("--distributed", action="store_true", help="one of several processes, of torchrun")
+    return made
 
 
 def step(argv: list[str]) -> int:
     """Train or evaluate as the cell's specification says."""
-    args = parser().parse_args(argv)
-    common.setup_logging(verbose=False)
+    args = parser().read(argv)
     if args.step == "evaluate":
-        return evaluate.begin(*steps.evaluation(args.folder))
+        asked, episodes, conditions, out = steps.evaluation(args.folder)
+        return evaluate.begin(asked, Evaluation(episodes=episodes, conditions=conditions, out=out))
     return train.begin(*steps.training(args.folder, args.checkpoint, args.distributed))
 
 

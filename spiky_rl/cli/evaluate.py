@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
+from spiky_rl.cli.flags import add_flags, picked
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RANDOM, Request
+from spiky_rl.config.plan import Request
+from spiky_rl.hosts.run.asked import Evaluation
 from spiky_rl.hosts.run.prepare import prepare
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
@@ -23,81 +23,47 @@ def parser() -> common.Parser:
     """The command line."""
     from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
 
-    found = common.Parser("evaluate.py", "Measure a trained policy, undisturbed and under other conditions.")
-    common.add_run_arguments(found)
-    found.set_defaults(checkpoint="latest")
-    add = found.add_argument
-    add("--episodes", type=positive, default=64, help="episodes per condition")
-    add(
-        "--conditions",
-        default="all",
-        help=f"comma-separated, of {', '.join(CONDITIONS)}; or all: {', '.join(ROBUSTNESS)}; or stress: all others that task and"
-        " agent can have. nominal is always measured",
+    made = common.Parser(
+        "evaluate.py",
+        "Measure a trained policy, undisturbed and under other conditions.",
+        f"conditions: {', '.join(CONDITIONS)}; all: {', '.join(ROBUSTNESS)}",
+        verbose=True,
     )
-    add(
-        "--quantize",
-        choices=["int8"],
-        help="measure the network that `export.py --to c-int8` writes: weights of 8 bits, states in integers",
-    )
-    add(
-        "--out",
-        type=Path,
-        help="result file; default: evaluation.json (with --quantize: evaluation_int8.json) beside the checkpoint",
-    )
-    return found
+    add_flags(made, Request, without=("distributed", "max_iterations"), checkpoint="latest")
+    add_flags(made, Evaluation)
+    return made
 
 
 def evaluate(argv: list[str]) -> int:
     """Evaluate as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().parse_intermixed_args(argv)
-    common.setup_logging(args.verbose)
-    if args.num_envs is not None:
-        raise UserError(
-            "--num_envs: there are as many environments as episodes and conditions; use --episodes"
-        )
-    if args.video:
-        raise UserError("--video: evaluate.py films nothing; use play.py")
-    return begin(common.request(args), args.episodes, args.conditions, args.out, args.quantize)
+    args = parser().read(argv)
+    return begin(picked(Request, args), picked(Evaluation, args))
 
 
-def begin(
-    asked: Request, episodes: int, conditions: str, out: Path | None, quantize: str | None = None
-) -> int:
+def begin(asked: Request, options: Evaluation) -> int:
     """Evaluate, write the result and print it; returns the exit code.
 
     Args:
         asked: What is evaluated.
-        episodes: Per condition.
-        conditions: Names with commas, ``all`` or ``stress``.
-        out: The result file; None: beside the checkpoint.
-        quantize: The integers that the network is measured in, ``int8``; None: as it is.
+        options: How.
     """
+    options.require(asked)
+
     from spiky_rl.hosts.isaaclab.conditions import chosen
 
-    flag, target = f"--quantize {quantize}", None
-    if quantize is not None and (asked.checkpoint == RANDOM or asked.library != "rsl_rl"):
-        what = "--checkpoint random" if asked.checkpoint == RANDOM else f"--rl_library {asked.library}"
-        raise UserError(f"{flag}: needs a checkpoint of rsl_rl's, not {what}")
-    if asked.checkpoint == RANDOM and out is None:
-        raise UserError("--checkpoint random: there is no run folder to write to; use --out FILE")
-    if out is not None:
-        files.require_file("--out", out)
-    chosen(conditions)
+    chosen(options.conditions)
     plan = prepare(asked)
 
     from spiky_rl.deploy import _export
     from spiky_rl.hosts.run import evaluating
 
-    if quantize is not None:
-        target = _export.in_integers(quantize, plan.spec.network)
-    measured = evaluating.select(plan, conditions, episodes, flag if target else "")
-    if out is None and measured.checkpoint is not None:
-        file = "evaluation.json" if quantize is None else f"evaluation_{quantize}.json"
-        out = measured.checkpoint.parent / file
-    assert out is not None
+    bits = options.quantize
+    target = None if bits is None else _export.in_integers(bits, plan.spec.network)
+    measured = evaluating.select(plan, options.conditions, options.episodes, options.integers)
+    out = options.beside(measured.checkpoint)
     change = target and (lambda policy, env: _export.quantised(policy, env, target, Bar))
     result = evaluating.evaluate(measured, change, Bar)
-    files.write_json(out, {**result, "quantize": quantize})
+    files.write_json(out, {**result, "quantize": bits})
     measure = plan.task_spec.measure if plan.task_spec else ""
     for title, found in (("", result["conditions"]), ("changing as it acts:", result["adapting"])):
         if found is not None:
@@ -141,6 +107,5 @@ def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
     print_table(titles, rows, padding=(0, 0, 0, 1))
 
 
-def main() -> int:
-    """Entry point of ``scripts/evaluate.py``."""
-    return common.run(evaluate)
+main = partial(common.run, evaluate)
+"""Entry point of ``scripts/evaluate.py``."""

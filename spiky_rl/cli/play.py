@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from spiky_rl.cli import common
 from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
+from spiky_rl.cli.flags import add_flags, picked
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
-from spiky_rl.config.arguments import positive
-from spiky_rl.config.options import UserError
-from spiky_rl.hosts.isaaclab.live import names
+from spiky_rl.config.plan import Request
+from spiky_rl.hosts.run.asked import Playing
 from spiky_rl.hosts.run.prepare import prepare
 
 EXPORTED = ("torchscript", "onnx")
@@ -24,32 +25,20 @@ LISTED = 50
 
 def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser("play.py", "Play a trained policy.")
-    common.add_run_arguments(found)
-    common.add_live_arguments(found)
-    found.set_defaults(checkpoint="latest")
-    add = found.add_argument
-    # as many environments as episodes, unless told otherwise
-    add("--episodes", type=positive, default=10, help="episodes to measure")
-    add("--real-time", action="store_true", help="as slow as the world, to be watched with --visualizer")
-    add(
-        "--export",
-        action="store_true",
-        help="write TorchScript and ONNX, and prove both equal to the policy (rsl_rl only)",
-    )
-    return found
+    made = common.Parser("play.py", "Play a trained policy.", verbose=True)
+    add_flags(made, Request, without=("distributed", "max_iterations"), checkpoint="latest")
+    add_flags(made, Playing)
+    return made
 
 
 def play(argv: list[str]) -> int:
     """Play as the arguments say."""
-    args = parser().parse_intermixed_args(argv)
-    common.setup_logging(args.verbose)
-    if args.export and args.library != "rsl_rl":
-        raise UserError(f"--export: not available with --rl_library {args.library}, only with rsl_rl")
-    names.require(args.visualizer or [], args.video)
-    plan = prepare(common.request(args))
-    if args.num_envs is None:
-        plan.num_envs = min(plan.num_envs, args.episodes)
+    args = parser().read(argv)
+    asked, options = picked(Request, args), picked(Playing, args)
+    options.require(asked)
+    plan = prepare(asked)
+    if asked.num_envs is None:  # as many environments as episodes, unless told otherwise
+        plan.num_envs = min(plan.num_envs, options.episodes)
 
     from spiky_rl.hosts.isaaclab.measures import Measures
     from spiky_rl.hosts.run import playing
@@ -63,18 +52,18 @@ def play(argv: list[str]) -> int:
     log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
     log.info("checkpoint: %s", checkpoint)
     log.info("starting the simulator")
-    live, films = Live(args.visualizer, args.max_visible_envs, args.real_time), []
+    live, films = Live(options.visualizer, options.max_visible_envs, options.real_time), []
     with opened(plan, checkpoint, live) as (env, runner, policy):
-        with Bar("playing", f"{args.episodes} episodes") as shown:
-            playback = playing.episodes(env, policy, args.episodes, Measures(env), shown)
+        with Bar("playing", f"{options.episodes} episodes") as shown:
+            playback = playing.episodes(env, policy, options.episodes, Measures(env), shown)
         # before films and exports, which may fail
         files.write_json(path, playback.as_dict(plan, checkpoint))
-        if args.video:
+        if asked.video:
             from spiky_rl.hosts.run.film import film
 
             to = path.parent / "videos" / "play" / f"{checkpoint.stem}.mp4"
-            films = film(env, policy, to, args.video_length, Bar)
-        if args.export:
+            films = film(env, policy, to, asked.video_length, Bar)
+        if options.export:
             from spiky_rl.deploy import _export
 
             targets = _export.targets(EXPORTED)
@@ -113,6 +102,5 @@ def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, floa
         print(f"({len(rows) - LISTED} more episodes in playback.json)")
 
 
-def main() -> int:
-    """Entry point of ``scripts/play.py``."""
-    return common.run(play)
+main = partial(common.run, play)
+"""Entry point of ``scripts/play.py``."""

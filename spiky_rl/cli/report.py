@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
-from spiky_rl.cli.cells import require_report
 from spiky_rl.config import files
+from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError
 
 
 def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser(prog="report.py", description="Write a study's report from its result files.")
-    found.add_argument("folder", type=Path, help="the study's folder: what compare.py calls --out")
-    return found
+    made = common.Parser("report.py", "Write a study's report from its result files.")
+    made.add_argument("folder", type=Path, help="the study's folder: what compare.py calls --out")
+    return made
 
 
 def report(argv: list[str]) -> int:
@@ -29,6 +30,12 @@ def report(argv: list[str]) -> int:
     return 0
 
 
+def require_report() -> None:
+    """Raise UserError where what writes a report is not installed."""
+    for module in ("jinja2", "matplotlib", "tensorboard"):
+        require(module, "experiments")
+
+
 def print_report(folder: Path) -> None:
     """Write it, from what is finished, and say where it lies."""
     from spiky_rl.experiments.report.hparams import write_hparams
@@ -38,6 +45,5 @@ def print_report(folder: Path) -> None:
         print(path)
 
 
-def main() -> int:
-    """Entry point of ``scripts/report.py``."""
-    return common.run(report)
+main = partial(common.run, report)
+"""Entry point of ``scripts/report.py``."""

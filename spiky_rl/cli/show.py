@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
+from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.tables import print_columns
 from spiky_rl.config import files, registry
 from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError, declared, nearest
+from spiky_rl.config.plan import Request
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
@@ -39,7 +42,7 @@ def parser() -> common.Parser:
         "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
     )
     found.add_argument("--task", help="with an agent: the merged specification for this task")
-    common.add_library(found, "with --task: host library")
+    add_flags(found, Request, only=("library",), library="rsl_rl")
     found.add_argument(
         "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
     )
@@ -187,6 +190,5 @@ def _plain(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def main() -> int:
-    """Entry point of ``scripts/show.py``."""
-    return common.run(show)
+main = partial(common.run, show)
+"""Entry point of ``scripts/show.py``."""

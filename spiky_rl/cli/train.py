@@ -2,116 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Display, show_iteration
+from spiky_rl.cli.flags import add_flags, picked
 from spiky_rl.cli.tables import print_facts
-from spiky_rl.config import budget as budgets
-from spiky_rl.config import files
-from spiky_rl.config.arguments import positive, up_to
-from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import Plan, Request, Training
 from spiky_rl.hosts.common import processes
 from spiky_rl.hosts.common.stopping import stoppable
-from spiky_rl.hosts.isaaclab.live import names
+from spiky_rl.hosts.run.asked import require
 from spiky_rl.hosts.run.prepare import prepare
 
 
 def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser("train.py", "Train an agent on an Isaac Lab task.")
-    common.add_run_arguments(found)
-    common.add_live_arguments(found)
-    add = found.add_argument
-    add(
-        "--teacher",
-        metavar="RUN",
-        help="run folder or checkpoint of the trained policy that an agent with distillation_cfg learns from before PPO",
-    )
-    add(
-        "--max_iterations",
-        type=positive,
-        help="iterations (more of them, when resuming); default: the task's",
-    )
-    add(
-        "--budget",
-        type=budget,
-        metavar="KIND=AMOUNT",
-        help="instead of --max_iterations: train until env_steps, wall (seconds) or synops (effective synaptic"
-        " operations) are spent; what a resumed run spent before counts",
-    )
-    add("--run_name", default=Training.run_name, help="suffix of the run folder")
-    add(
-        "--logger",
-        default=Training.logger,
-        choices=["tensorboard", "wandb", "neptune"],
-        help="where scalars go",
-    )
-    add("--log_project_name", help="project of wandb or neptune")
-    add(
-        "--video_interval", type=positive, default=Training.video_interval, help="control steps between clips"
-    )
-    add(
-        "--distributed",
-        action="store_true",
-        help="data-parallel, one process per GPU (or core), started by torchrun",
-    )
-    add(
-        "--processes",
-        type=up_to(1024),
-        metavar="N",
-        help="on a CPU of many cores: train data-parallel in N processes, started here, of --num_envs environments each",
-    )
-    add(
-        "--resume_optimizer_state",
-        action=argparse.BooleanOptionalAction,
-        default=Training.resume_optimizer_state,
-        help="with --checkpoint: restore the optimiser and its learning rate",
-    )
-    return found
-
-
-def budget(text: str) -> budgets.Budget:
-    """A budget, for argparse."""
-    try:
-        return budgets.parse(text, "KIND=AMOUNT")
-    except UserError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    made = common.Parser("train.py", "Train an agent on an Isaac Lab task.", verbose=True)
+    add_flags(made, Request)
+    add_flags(made, Training)
+    return made
 
 
 def train(argv: list[str]) -> int:
     """Train as the arguments say; everything that can be refused is refused before a simulator starts."""
-    args = parser().parse_intermixed_args(argv)
-    common.setup_logging(args.verbose)
-    return begin(common.request(args), common.picked(Training, args), args.processes, argv)
+    args = parser().read(argv)
+    return begin(picked(Request, args), picked(Training, args), argv)
 
 
-def begin(asked: Request, options: Training, count: int | None = None, argv: Sequence[str] = ()) -> int:
+def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
     """Train; returns the exit code.
 
     Args:
         asked: What is trained.
         options: How.
-        count: Processes to start for it, of the arguments ``argv``; None: this one trains.
-        argv: What was parsed.
+        argv: What was parsed, for processes that are started for it.
     """
-    check(asked, options, count)
+    require(asked, options)
     plan = prepare(asked)
 
     from spiky_rl.hosts.run import training
 
     run = training.begin(plan, options)
-    if count:
-        if plan.device != "cpu":
-            raise UserError(f"--processes {count}: is for --device cpu, not {plan.device}; use torchrun")
-        processes.start(count, argv)
+    if options.processes:
+        processes.start(plan.device, options.processes, argv)
     run.make_folder()
     with stoppable("stopping once the simulator has started") as stop:
         outcome = run.train(stop, lambda: displayed(plan))
@@ -119,31 +57,6 @@ def begin(asked: Request, options: Training, count: int | None = None, argv: Seq
             summarise(run.keep(outcome), asked)
             print(run.folder / "result.json")
     return stop.code_after(outcome)
-
-
-def check(asked: Request, options: Training, count: int | None) -> None:
-    """Raise UserError for what does not go together, or cannot be had here."""
-    if options.budget is not None and asked.max_iterations is not None:
-        raise UserError("--budget and --max_iterations: give one of them")
-    if asked.library == "skrl":
-        unavailable = {
-            "--distributed": asked.distributed,
-            "--processes": count,
-            "--logger": options.logger != "tensorboard",
-        }
-        for flag in (flag for flag, given in unavailable.items() if given):
-            raise UserError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
-    if options.logger != "tensorboard" and importlib.util.find_spec(options.logger) is None:
-        raise UserError(
-            f"--logger {options.logger}: it is not installed; install it with: pip install {options.logger}"
-        )
-    if count and asked.distributed:
-        raise UserError(
-            "--processes and --distributed: give one of them; the first starts what the second takes part in"
-        )
-    names.require(list(options.visualizer or ()), asked.video)
-    if options.run_name:
-        files.require_plain_name("--run_name", options.run_name)
 
 
 @contextmanager
@@ -187,6 +100,5 @@ def go_on(asked: Request) -> str:
     return words + "".join(f" {shlex.quote(override)}" for override in asked.overrides)
 
 
-def main() -> int:
-    """Entry point of ``scripts/train.py``."""
-    return common.run(train)
+main = partial(common.run, train)
+"""Entry point of ``scripts/train.py``."""

@@ -3,45 +3,50 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 
 from spiky_rl.config.options import short
 from spiky_rl.config.schema import MOST_STEPS
 
 
-def positive(text: str) -> int:
-    """``text`` as a whole number above zero that counters of 32 bits hold. Raises ArgumentTypeError."""
-    return _whole(text, 1, MOST_STEPS)
+def whole(low: float | None, high: float | None) -> Callable[[str], int]:
+    """Reads whole numbers from ``low`` to ``high``; None: without such an end. It raises ArgumentTypeError."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a whole number, got {short(text)}") from None
+        if low is not None and value < low:
+            raise argparse.ArgumentTypeError(f"must be at least {low}, got {short(value)}")
+        if high is not None and value > high:
+            raise argparse.ArgumentTypeError(f"must be at most {high}, got {short(value)}")
+        return value
+
+    return read
 
 
-def up_to(most: int) -> Callable[[str], int]:
-    """Reads whole numbers from 1 to ``most``."""
-    return lambda text: _whole(text, 1, most)
+def number(low: float | None, below: float | None) -> Callable[[str], float]:
+    """Reads finite numbers from ``low`` to less than ``below``; None: without such an end. It raises ArgumentTypeError."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"must be finite, got {text}")
+        if low is not None and value < low:
+            raise argparse.ArgumentTypeError(f"must be {low:g} or more, got {text}")
+        if below is not None and value >= below:
+            raise argparse.ArgumentTypeError(f"must be less than {below:g}, got {text}")
+        return value
+
+    return read
 
 
-def seed_number(text: str) -> int:
-    """``text`` as a whole number from zero, or -1, which asks for a random one. Raises ArgumentTypeError."""
-    return _whole(text, -1, MOST_STEPS)
-
-
-def amount(text: str) -> float:
-    """A finite number of 0 or more."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-    if not 0.0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
-    return value
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a whole number, got {short(text)}") from None
-    if value < low:
-        raise argparse.ArgumentTypeError(f"must be at least {low}, got {short(value)}")
-    if value > high:
-        raise argparse.ArgumentTypeError(f"must be at most {high}, got {short(value)}")
-    return value
+positive = whole(1, MOST_STEPS)
+"""Reads a whole number above zero that counters of 32 bits hold."""
+seed_number = whole(-1, MOST_STEPS)
+"""Reads a whole number from zero, or -1, which asks for a random one."""

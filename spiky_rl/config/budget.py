@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from pydantic import BeforeValidator
 
 from spiky_rl.config.registry import RegistryError, nearest
 
@@ -88,3 +91,14 @@ def parse(data: object, path: str = "") -> Budget:
     if not math.isfinite(number) or number <= 0:
         raise RegistryError(f"{place}{kind}: expected an amount above zero, as in {kind}=1e6; got {amount!r}")
     return Budget(kind, number)
+
+
+def read(value: object) -> Budget | None:
+    """The budget that ``value`` stands for: ``KIND=AMOUNT``, {KIND: AMOUNT}, {kind: KIND, amount: AMOUNT}; None: none."""
+    if isinstance(value, Mapping) and set(value) == {"kind", "amount"}:
+        value = {value["kind"]: value["amount"]}
+    return value if value is None or isinstance(value, Budget) else parse(value)
+
+
+Spending = Annotated[Budget | None, BeforeValidator(read, json_schema_input_type=str | None)]
+"""A setting that is a budget, or none."""

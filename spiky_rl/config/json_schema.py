@@ -69,7 +69,7 @@ def of(settings: type[Settings]) -> JsonSchemaValue:
     return schema
 
 
-OURS = ("unit", "param", "transform")
+OURS = ("unit", "param", "transform", "flags", "metavar")
 """What fields say of themselves besides what JSON Schema knows."""
 
 

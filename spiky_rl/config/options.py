@@ -70,6 +70,7 @@ def option(
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
     unit: str = "",
     least: int | None = None,
     most: int | None = None,
@@ -84,12 +85,14 @@ def option(
         low: Least number.
         high: Largest number.
         above: A bound that a number has to exceed.
+        below: A bound that a number may not reach.
         unit: Of the number; ``1`` is that of a pure number, or of one measured in other options.
         least: Fewest elements of a list.
         most: Most elements of a list.
         neutral: With its default a component computes what it did before it had this option, so that what was measured then
             still counts: digests of specifications leave it out.
-        extra: What the room's components say of a field besides.
+        extra: What the room's components say of a field besides; and of one that is a flag of a command, ``flags`` (its names, where
+            they are others than the field's; none: it is no flag) and ``metavar`` (what its help calls its value).
     """
     extra |= {"unit": unit} if unit else {}
     extra |= {"neutral": True} if neutral else {}
@@ -99,6 +102,7 @@ def option(
         ge=low,
         le=high,
         gt=above,
+        lt=below,
         min_length=least,
         max_length=most,
         strict=False if isinstance(default, tuple) else None,  # what YAML has are lists
@@ -178,6 +182,7 @@ def check_number[N: (int, float)](
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
+    below: float | None = None,
 ) -> N:
     """A single number as a ``kind``, if it lies within bounds. Raises RegistryError that names ``path``.
 
@@ -188,8 +193,9 @@ def check_number[N: (int, float)](
         low: Least number; None: none.
         high: Largest number.
         above: A bound that it has to exceed.
+        below: A bound that it may not reach.
     """
-    declaration = option(kind(), "", low=low, high=high, above=above)
+    declaration = option(kind(), "", low=low, high=high, above=above, below=below)
     settings: Any = create_model("Number", __base__=Settings, number=(kind, declaration))
     try:
         return settings(number=value).number
@@ -211,6 +217,7 @@ class Declared:
     low: float | None
     high: float | None
     above: float | None
+    below: float | None
     unit: str
     extra: Mapping[str, Any]
 
@@ -219,7 +226,10 @@ class Declared:
         """The range in words, empty where there is none."""
         if self.low is not None and self.high is not None:
             return f"between {self.low} and {self.high}"
-        parts = (("at least", self.low), ("above", self.above), ("at most", self.high))
+        parts = (
+            *(("at least", self.low), ("above", self.above)),
+            *(("at most", self.high), ("below", self.below)),
+        )
         return " and ".join(f"{word} {bound}" for word, bound in parts if bound is not None)
 
     @property
@@ -233,7 +243,8 @@ class Declared:
 
     def require(self, path: str, value: object) -> None:
         """Raise RegistryError that names ``path`` where ``value`` is no number of its kind or out of range."""
-        check_number(path, value, self.kind, low=self.low, high=self.high, above=self.above)
+        bounds = {"low": self.low, "high": self.high, "above": self.above, "below": self.below}
+        check_number(path, value, self.kind, **bounds)
 
 
 @cache
@@ -250,12 +261,14 @@ def _declared(field: FieldInfo) -> Declared:
         element = get_args(kind)[-1 if not many else 0]
         kind = _bare(element)
         metadata += [m for each in getattr(element, "__metadata__", ()) for m in each.metadata]
-    bounds = {name: getattr(m, name) for m in metadata for name in ("ge", "le", "gt") if hasattr(m, name)}
+    bounds = {
+        name: getattr(m, name) for m in metadata for name in ("ge", "le", "gt", "lt") if hasattr(m, name)
+    }
     choices = tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
     extra = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
     return Declared(
         *(field.default, field.description or "", str if choices else kind, many, choices),
-        *(bounds.get("ge"), bounds.get("le"), bounds.get("gt")),
+        *(bounds.get("ge"), bounds.get("le"), bounds.get("gt"), bounds.get("lt")),
         *(str(extra.pop("unit", "")), extra),
     )
 

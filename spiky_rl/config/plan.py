@@ -6,62 +6,89 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
-from spiky_rl.config.budget import Budget
-from spiky_rl.config.options import UserError
+from pydantic import BeforeValidator, ConfigDict
+
+from spiky_rl.config.budget import Spending
+from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, TaskSpec
 
-LIBRARIES = ("rsl_rl", "skrl")
+Library = Literal["rsl_rl", "skrl"]
+LIBRARIES = get_args(Library)
 """Hosts: each a package below `spiky_rl.hosts` with ``config`` and ``runner``."""
 RANDOM = "random"
 """In the place of a checkpoint or an agent: actions of N(0, 1), PPO's initial noise, from which normalised scores count."""
+Assets = Literal["auto", "local", "nucleus"]
+"""Where robots come from."""
+MOST_FRAMES = 10_000
+"""Longest film, in frames: they are held until it is written, some 10 GB of them."""
 VISIBLE = 16
 """Environments that are shown live: a page of thousands is slow to send and to draw."""
 FLAGS = {"env.scene.num_envs": "--num_envs", "env.seed": "--seed", "env.sim.device": "--device"}
 """Values of the environment that have a flag, and the flag."""
 
 
-@dataclass(frozen=True)
-class Request:
+def listed(value: object) -> object:
+    """The names of visualizers that a text lists with commas; ``none`` is an empty list, which also ends a task's own."""
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, list | tuple):
+        return value
+    return () if [*names] == ["none"] else tuple(dict.fromkeys(names))
+
+
+Visualizers = Annotated[tuple[str, ...] | None, BeforeValidator(listed)]
+"""Names as Isaac Lab's ``--visualizer`` has them; None: as the task has it."""
+
+
+class Request(Settings):
     """What a user asks of a command that runs an environment; names and meanings are Isaac Lab's."""
 
-    task: str
-    """Gym id, with or without its version, or a file stem of tasks/."""
-    agent: str = "lif_ppo"
-    """File stem of agents/, or a path to a YAML file."""
-    library: str = "rsl_rl"
-    """The host, one of `LIBRARIES`."""
-    tuning: Path | None = None
-    """Tuned values: a file of tune.py's, or its folder."""
-    num_envs: int | None = None
-    """Parallel environments; None: what the task says for the device."""
-    seed: int | None = None
-    """Seed of environment and agent; -1: a random one, None: Isaac Lab's."""
-    device: str | None = None
-    """``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one."""
-    checkpoint: str | None = None
-    """A path, or ``latest`` or ``best`` of the newest run of this task and agent."""
-    experiment_name: str | None = None
-    """Folder below ``log_root``/``library``; None: Isaac Lab's for the task."""
-    assets: str = "auto"
-    """Where robots come from: ``auto``, ``local`` or ``nucleus``."""
-    log_root: Path = Path("logs")
-    """Folder of all runs."""
-    video: bool = False
-    """Whether the robot is filmed."""
-    video_length: int = 300
-    """Control steps of a clip."""
-    deterministic: bool = False
-    """Whether kernels are deterministic where there is a choice."""
-    distributed: bool = False
-    """Whether this is one of several processes, which torchrun started."""
-    max_iterations: int | None = None
-    """Iterations of a training; None: as many as the agent says."""
-    overrides: Sequence[str] = ()
-    """Assignments ``agent.x.y=v``, ``env.x.y=v``, ``physics=NAME`` and ``presets=NAME``."""
-    spec: AgentSpec | None = None
-    """The agent, where it was merged before, as a study's is; None: it is merged when the run is prepared."""
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    task: str = option(..., "gym id (with or without -v0), or a file stem of tasks/")
+    agent: str = option("lif_ppo", "file stem of agents/, or a path to a YAML file")
+    library: Library = option("rsl_rl", "host library", flags=["--rl_library"])
+    tuning: Path | None = option(
+        None, "tuned values for the agent on the task: what tune.py wrote, or its folder"
+    )
+    num_envs: int | None = option(
+        None, "parallel environments; null: what the task says for the device", low=1, high=MOST_STEPS
+    )
+    seed: int | None = option(
+        None,
+        "seed of environment and agent, -1: a random one; null: Isaac Lab's, 42",
+        low=-1,
+        high=MOST_STEPS,
+    )
+    device: str | None = option(
+        None, "cpu, cuda or cuda:N, for environment and agent; null: the GPU if there is one"
+    )
+    checkpoint: str | None = option(
+        None, "a path, or latest or best of the newest run of this task and agent"
+    )
+    experiment_name: str | None = option(None, "folder below logs/<library>; null: Isaac Lab's for the task")
+    assets: Assets = option("auto", "where robots come from")
+    log_root: Path = option(Path("logs"), "folder of all runs")
+    video: bool = option(False, "record the robot, rendered without a display")
+    video_length: int = option(300, "control steps per clip", low=1, high=MOST_FRAMES)
+    deterministic: bool = option(False, "deterministic kernels where there is a choice")
+    distributed: bool = option(False, "data-parallel, one process per GPU (or core), started by torchrun")
+    max_iterations: int | None = option(
+        None, "iterations (more of them, when resuming); null: the task's", low=1, high=MOST_STEPS
+    )
+    overrides: tuple[str, ...] = option(
+        (),
+        "agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME",
+        flags=["overrides"],
+        metavar="key=value",
+    )
+    spec: AgentSpec | None = option(
+        None,
+        "the agent, where it was merged before, as a study's is; null: it is merged when the run is prepared",
+        flags=[],
+    )
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -139,25 +166,43 @@ class Plan:
         return {key: getattr(self, key) for key in keys}
 
 
-@dataclass(frozen=True)
-class Training:
+class Watching(Settings):
+    """How a run is watched while it goes on, as Isaac Lab's own commands have it."""
+
+    visualizer: Visualizers = option(
+        None,
+        "watch it live: viser or rerun in a browser, newton_gl in a window; several with commas, or none",
+        flags=["--visualizer", "--viz"],
+        metavar="NAMES",
+    )
+    max_visible_envs: int = option(VISIBLE, "environments that --visualizer shows", low=1, high=MOST_STEPS)
+
+
+class Training(Watching):
     """What a user asks of a training, besides a `Request`."""
 
-    budget: Budget | None = None
-    """Ends the run instead of a number of iterations; what a resumed run spent before counts."""
-    run_name: str = ""
-    """Suffix of the run folder."""
-    logger: str = "tensorboard"
-    """Where scalars go: ``tensorboard``, ``wandb`` or ``neptune``."""
-    log_project_name: str | None = None
-    """Project of wandb or neptune."""
-    video_interval: int = 2000
-    """Control steps from one clip's beginning to the next one's."""
-    resume_optimizer_state: bool = True
-    """Whether a run that goes on restores the optimiser and its learning rate."""
-    teacher: str | None = None
-    """Run folder or checkpoint of the policy that a student learns from."""
-    visualizer: Sequence[str] | None = None
-    """What it is watched with, as Isaac Lab names it; None: as the task has it."""
-    max_visible_envs: int = VISIBLE
-    """Environments that are shown."""
+    teacher: str | None = option(
+        None,
+        "run folder or checkpoint of the trained policy that an agent with distillation_cfg learns from before PPO",
+        metavar="RUN",
+    )
+    budget: Spending = option(
+        None,
+        "instead of --max_iterations: train until env_steps, wall (seconds) or synops (effective synaptic operations) are"
+        " spent; what a resumed run spent before counts",
+        metavar="KIND=AMOUNT",
+    )
+    run_name: str = option("", "suffix of the run folder")
+    logger: Literal["tensorboard", "wandb", "neptune"] = option("tensorboard", "where scalars go")
+    log_project_name: str | None = option(None, "project of wandb or neptune")
+    video_interval: int = option(2000, "control steps between clips", low=1, high=MOST_STEPS)
+    processes: int | None = option(
+        None,
+        "on a CPU of many cores: train data-parallel in N processes, started here, of --num_envs environments each",
+        low=1,
+        high=1024,
+        metavar="N",
+    )
+    resume_optimizer_state: bool = option(
+        True, "with --checkpoint: restore the optimiser and its learning rate"
+    )

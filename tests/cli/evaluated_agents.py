@@ -11,8 +11,9 @@ import traceback
 
 import torch
 
-from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import parser
+from spiky_rl.cli.flags import picked
+from spiky_rl.config.plan import Request
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 from spiky_rl.hosts.isaaclab.evaluation import Evaluation, stand_together
 from spiky_rl.hosts.run.prepare import prepare
@@ -37,7 +38,7 @@ def planned(library, logs, agent):
         logs,
     ]
     return prepare(
-        common.request(parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"]))
+        picked(Request, parser().parse_args([*line, "--rl_library", library, "env.episode_length_s=1.5"]))
     )
 
 

@@ -9,8 +9,9 @@ import json
 import sys
 import traceback
 
-from spiky_rl.cli import common
+from spiky_rl.cli.flags import picked
 from spiky_rl.cli.train import parser
+from spiky_rl.config.plan import Request
 from spiky_rl.hosts.common.silence import expected_to_spike, state_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 from spiky_rl.hosts.run.prepare import prepare
@@ -34,7 +35,7 @@ def planned(library, logs, agent):
         "16",
     ]
     line += ["--rl_library", library, "--log_root", logs, "--seed", "0", ONCE]
-    return prepare(common.request(parser().parse_args(line)))
+    return prepare(picked(Request, parser().parse_args(line)))
 
 
 def warnings(runner, activity):

@@ -2,17 +2,18 @@
 
 import json
 import shlex
-from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
 
-from spiky_rl.cli import common, evaluate, train
-from spiky_rl.config.plan import Training
+from spiky_rl.cli import evaluate, train
+from spiky_rl.cli.flags import picked
+from spiky_rl.config.plan import Request, Training
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import steps as steps_of
 from spiky_rl.experiments.run.cells import write_cell
 from spiky_rl.experiments.run.planning import Place, Resolver
+from spiky_rl.hosts.run.asked import Evaluation
 from spiky_rl.hosts.run.prepare import prepare
 
 if find_spec("isaaclab") is None:
@@ -41,9 +42,10 @@ def parsed(script, line):
     """What a command line asks for: the run, and what else the command takes."""
     if "train" in script:
         args = train.parser().parse_intermixed_args(line)
-        return common.request(args), common.picked(Training, args)
+        return picked(Request, args), picked(Training, args)
     args = evaluate.parser().parse_intermixed_args(line)
-    return common.request(args), args.episodes, args.conditions, args.out
+    how = picked(Evaluation, args)
+    return picked(Request, args), how.episodes, how.conditions, how.out
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +78,9 @@ def test_a_cells_steps_are_its_commands_with_the_agent_as_it_was_when_planned(pl
                 steps_of.training(own, None, False) if "train" in script else steps_of.evaluation(own)
             )
             plan, theirs = prepare(found), given[0]
-            ours = replace(found, spec=None)
+            ours = found.model_copy(update={"spec": None})
             if theirs.checkpoint == "random":  # whose agent does nothing, and which has no run
-                ours = replace(ours, log_root=theirs.log_root)
+                ours = ours.model_copy(update={"log_root": theirs.log_root})
             else:
                 assert plan.spec.digest == wanted.spec.digest and plan.spec.rows() == wanted.spec.rows()
                 assert listed(plan.config) == listed(wanted.config)

@@ -9,15 +9,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spiky_rl.cli import common
-from spiky_rl.cli.grow import TASKS, grow
+from spiky_rl.cli.grow import grow
 from spiky_rl.cli.show import show
 from spiky_rl.config import registry
 from spiky_rl.reservoirs import description
 from spiky_rl.reservoirs.graphs import grown
 from spiky_rl.reservoirs.growth import scoring
+from spiky_rl.reservoirs.growth.settings import TASKS
 from spiky_rl.reservoirs.picture import packed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,8 +83,10 @@ def test_an_interruption_keeps_the_best_so_far(tmp_path):
     assert grown.read(path).size >= 20
 
 
-def test_the_tasks_of_the_command_are_those_that_are_scored():
-    assert TASKS == scoring.TASKS
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_of_the_command_is_scored(task):
+    score = scoring.Score(task, 0, train=40, test=40, series=2, washout=5)
+    assert np.isfinite(score.of(lambda u: np.concatenate([np.roll(u, i, 1) for i in range(3)], 2)))
 
 
 def test_limits_that_nothing_fits_are_told_of(tmp_path, capsys):
@@ -171,8 +175,6 @@ def test_the_wrong_measure_in_a_file_is_refused_by_key(file, tmp_path, capsys):
 
 
 def test_parts_of_a_graph_are_drawn_apart():
-    import numpy as np
-
     there = np.zeros((7, 7), bool)
     there[0, 1] = there[1, 2] = there[4, 5] = there[6, 6] = True
     place = packed(there)

@@ -18,7 +18,7 @@ def warnings_of(tmp_path, caplog, trained_on, these):
     ours = {"identity": identity, "progress": {}, "random": random_state("cpu")}
     torch.save(held | {"infos": {"spiky_rl": ours}}, path)
     plan = SimpleNamespace(
-        request=Request("Isaac-Ant", checkpoint=str(path), log_root=tmp_path),
+        request=Request(task="Isaac-Ant", checkpoint=str(path), log_root=tmp_path),
         task="Isaac-Ant", agent="lif_ppo", library="rsl_rl", experiment="ant", spec=None, assets=these,
         identity=identity | {"assets": these},
     )  # fmt: skip

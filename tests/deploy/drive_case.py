@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import parser
+from spiky_rl.cli.flags import picked
+from spiky_rl.config.plan import Request
 from spiky_rl.hosts.run.prepare import prepare
 from spiky_rl.hosts.run.simulate import runner_of
 
@@ -25,7 +26,7 @@ def main(checkpoint: str) -> None:
     line = (
         f"--task Isaac-Ant-v0 --agent lif_ppo --device cpu --assets local --checkpoint {checkpoint}".split()
     )
-    plan = prepare(common.request(parser().parse_intermixed_args(line)))
+    plan = prepare(picked(Request, parser().parse_intermixed_args(line)))
     held: list = []
 
     def live(observation):

@@ -13,4 +13,4 @@ def plan(task: str, settings: dict[str, Any]) -> Plan:
     assert known is not None
     spec = AgentSpec("mine", {"num_steps_per_env": 8, "max_iterations": 5, **settings}, None, None, {})
     where = ("cpu", 64, 42, "robots", EARLIER_PHYSICS)
-    return Plan(Request(task), known.label, known.id, "mine", known, spec, {}, "", None, *where)
+    return Plan(Request(task=task), known.label, known.id, "mine", known, spec, {}, "", None, *where)

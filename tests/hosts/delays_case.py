@@ -8,8 +8,9 @@ import sys
 
 import torch
 
-from spiky_rl.cli import common
 from spiky_rl.cli.evaluate import parser
+from spiky_rl.cli.flags import picked
+from spiky_rl.config.plan import Request
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 from spiky_rl.hosts.isaaclab.evaluation import Evaluation
 from spiky_rl.hosts.run.prepare import prepare
@@ -20,7 +21,7 @@ ENVS, STEPS, LENGTH = 4, 45, 0.5
 def main(task, agent):
     """Random actions over more than one episode of 30 control steps."""
     line = ["--task", task, "--agent", agent, "--device", "cpu", "--assets", "local"]
-    plan = prepare(common.request(parser().parse_args([*line, f"env.episode_length_s={LENGTH}"])))
+    plan = prepare(picked(Request, parser().parse_args([*line, f"env.episode_length_s={LENGTH}"])))
     with simulation(plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=ENVS, seed=0) as gym_env:
         env = TimedVecEnv(gym_env)
         manager = env.unwrapped.observation_manager

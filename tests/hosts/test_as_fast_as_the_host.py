@@ -146,7 +146,7 @@ def test_training_begins_with_torchs_switches_as_isaac_lab_sets_them(device, lib
     seen, before = [], flags()
     monkeypatch.setattr(environment, "simulation", simulation)
     plan = SimpleNamespace(
-        request=Request("cartpole", library=library),
+        request=Request(task="cartpole", library=library),
         library=library,
         setting=lambda _: 1,
         env_cfg=None,

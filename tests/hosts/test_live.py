@@ -1,6 +1,5 @@
 """Live views: by the clock, with the spikes that the policy's network fires, and without a trace in what is trained."""
 
-import argparse
 import importlib.util
 import socket
 from types import SimpleNamespace
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from spiky_rl.config.plan import Training
 from spiky_rl.hosts.common.live import SpikePicture
 from spiky_rl.hosts.isaaclab.live import names
 from spiky_rl.hosts.rsl_rl.runner import Runner
@@ -229,10 +229,15 @@ def test_in_real_time_a_control_step_takes_as_long_as_in_the_world(view, monkeyp
     assert view.clock.now - begun == pytest.approx(9.0 + base.PICTURE_PERIOD, abs=0.01)
 
 
+def watched_with(text):
+    """The visualizers that a command line asks for."""
+    return Training(visualizer=text).visualizer
+
+
 def test_the_names_are_isaac_labs():
     assert set(names.NEEDS) == set(_VISUALIZER_TYPES)
-    assert names.parse("viser,rerun,viser") == ["viser", "rerun"]
-    assert names.parse("none") == []
+    assert watched_with("viser,rerun,viser") == ("viser", "rerun")
+    assert watched_with("none") == ()
 
 
 @pytest.mark.parametrize(
@@ -240,8 +245,8 @@ def test_the_names_are_isaac_labs():
     [("vizer", "mean 'viser'"), ("viser,", "''"), ("none,viser", "'none'"), ("newton", "newton_gl")],
 )
 def test_other_names_are_refused(text, words):
-    with pytest.raises(argparse.ArgumentTypeError, match=words) as refused:
-        names.parse(text)
+    with pytest.raises(names.GraphicsError, match=words) as refused:
+        names.require(watched_with(text), films=False)
     assert ", ".join(names.NEEDS) in str(refused.value)
 
 

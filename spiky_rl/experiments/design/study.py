@@ -6,20 +6,19 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
+from spiky_rl.config.budget import Spending
 from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, option, short
 from spiky_rl.config.plain import Plain, Tree, assignment, section
+from spiky_rl.config.plan import RANDOM, Library
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
-from spiky_rl.config.budget import Budget
-from spiky_rl.config.budget import parse as parse_budget
-from spiky_rl.config.plan import RANDOM
 
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
@@ -83,38 +82,44 @@ Seeds = Annotated[
 ]
 Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
 """Text on one line."""
-Spending = Annotated[
-    Budget | None, BeforeValidator(lambda value: read_budget(value), json_schema_input_type=str | None)
-]
 
 
 class Study(Settings):
     """What is compared with what, and under which conditions."""
 
-    name: str = option("", "that of its file or folder")
+    name: str = option("", "that of its file or folder", flags=[])
     question: Line = option("", "what the study is to answer; the report's title")
-    agents: NamesOrText = option(..., "file stems of agents/, or paths")
+    agents: NamesOrText = option(..., "file stems of agents/, or paths to YAML files")
     tasks: NamesOrText = option(..., "file stems of tasks/, gym ids, or paths")
-    seeds: Seeds = option((0, 1, 2, 3, 4), "0-9, or a list")
+    seeds: Seeds = option((0, 1, 2, 3, 4), "0-9, or a list", metavar="0-9")
     vary: dict[str, Annotated[tuple[Any, ...], Field(strict=False)]] = option(
         {},
         "values of an agent's key; with several keys, all combinations",
         propertyNames={"pattern": r"^agent\."},
+        flags=[],
     )
     budget: Spending = option(
         None,
-        "of every training: env_steps=N, wall=SECONDS or synops=N; null: the task's own number of iterations",
+        "of every training: env_steps=N, wall=SECONDS or synops=N (effective synaptic operations); null: the task's own"
+        " number of iterations",
+        metavar="KIND=AMOUNT",
     )
     num_envs: int | None = option(
         None, "parallel environments; null: what the task says for the device", low=1, high=MOST["num_envs"]
     )
-    overrides: tuple[str, ...] = option((), "agent.key=value and env.key=value of every cell")
+    overrides: tuple[str, ...] = option(
+        (), "agent.key=value and env.key=value of every cell", flags=["overrides"], metavar="key=value"
+    )
     episodes: int = option(64, "of every evaluation, per condition", low=1, high=MOST["episodes"])
     conditions: NamesOrText = option(("all",), "nominal, names of conditions, all or stress")
-    baseline: Line = option("", "the agent that all others are compared with, and scores are normalised by")
-    library: Literal["rsl_rl", "skrl"] = option("rsl_rl", "what trains")
+    baseline: Line = option(
+        "",
+        "the agent that all others are compared with, and scores are normalised by; empty: mlp_ppo if it is there, else the first",
+    )
+    library: Library = option("rsl_rl", "host library, which trains", flags=["--rl_library"])
     tuning: Line = option(
-        "", "the folder of a tuning, whose values every agent takes; empty: agents as their files say"
+        "",
+        "what tune.py wrote, or its folder, whose values every agent takes; empty: agents as their files say",
     )
 
     @field_validator("vary")
@@ -288,10 +293,3 @@ def extended(old: Tree, study: Study) -> Study:
         seeds=tuple(sorted(seed for seed in seeds if isinstance(seed, int))),
         vary={key: union(varied[key], values) for key, values in study.vary.items()},
     )
-
-
-def read_budget(value: object) -> Budget | None:
-    """The budget that ``value`` stands for: ``KIND=AMOUNT``, {KIND: AMOUNT}, or as `Study.data` holds it; None: none."""
-    if isinstance(value, Mapping) and set(value) == {"kind", "amount"}:
-        value = {value["kind"]: value["amount"]}
-    return value if value is None or isinstance(value, Budget) else parse_budget(value)

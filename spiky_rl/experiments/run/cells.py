@@ -143,6 +143,14 @@ def set_aside(folder: Path) -> Path | None:
     return to
 
 
+def last_words(folder: Path) -> str:
+    """What a cell's ``folder`` says of why it failed."""
+    path = folder / ERROR
+    if not path.exists():
+        return "it was killed, and left no word"
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 @contextmanager
 def locked(folder: Path, wait: bool = True) -> Iterator[int]:
     """Hold a cell; gives the lock's file descriptor, for children to inherit.

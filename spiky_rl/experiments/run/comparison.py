@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from spiky_rl.config import files
+from spiky_rl.config.shown import duration
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design import grid
@@ -42,6 +43,17 @@ class Comparison:
     def left(self) -> list[Cell]:
         """The cells that are not finished."""
         return [cell for cell in self.cells if cell.name not in self.finished]
+
+    @property
+    def time_left(self) -> str:
+        """The time that those take, in words, and where that is known from."""
+        parallel, known = self.place.parallel, [
+            cell.seconds for cell in self.left if cell.seconds is not None
+        ]
+        text = f"{duration(sum(known) / parallel)} with {parallel} at once"
+        if len(known) < len(self.left):
+            text += f", and {len(self.left) - len(known)} cells of unknown length"
+        return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
 
     def write(self) -> None:
         """Write the plan: the study, its cells, what their agents are made of. Raises UserError where it is not the folder's."""

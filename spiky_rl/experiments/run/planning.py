@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spiky_rl.config.extras import require
-from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import RANDOM, Plan, Request
+from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.plan import RANDOM, Assets, Plan, Request
 from spiky_rl.config.registry import PACKAGE
 from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.experiments.design import grid
@@ -23,29 +22,36 @@ from spiky_rl.hosts.run.prepare import prepare, subject_of
 
 log = logging.getLogger(__name__)
 
+FEW = 4096
+"""Cells at once, and processes of one, at most."""
 
-@dataclass(frozen=True)
-class Place:
+
+class Place(Settings):
     """Where and how cells run."""
 
-    parallel: int = 1
-    """Cells at once."""
-    device: str | None = None
-    """``cpu``, ``cuda`` or ``cuda:N``; None: the one that is chosen where a cell runs."""
-    assets: str = "auto"
-    """Where robots come from, of all cells: ``auto``, ``local`` or ``nucleus``."""
-    engine: str = "local"
-    """What runs the cells: ``local`` or ``ray``."""
-    ray_address: str | None = None
-    """Address of a Ray cluster; None: one is started on this machine."""
-    cell_cpus: float | None = None
-    """With ray, cores of a cell; None: one for each of its processes."""
-    cell_gpus: float | None = None
-    """With ray, GPUs of a cell; None: one per process on cuda, else 0."""
-    distributed: int = 1
-    """Processes of a training, one per GPU or core."""
-    dry_run: bool = False
-    """Whether everything is only planned, perhaps for a machine with a GPU."""
+    parallel: int = option(1, "cells at once", low=1, high=FEW)
+    device: str | None = option(
+        None, "cpu, cuda or cuda:N; null: the GPU if there is one; a --dry-run may plan for a GPU elsewhere"
+    )
+    assets: Assets = option("auto", "where robots come from, of all cells")
+    engine: Literal["local", "ray"] = option("local", "what runs the cells")
+    ray_address: str | None = option(None, "of a Ray cluster (auto, or host:port); null: one on this machine")
+    cell_cpus: float | None = option(
+        None, "with ray: cores of a cell; null: one for each of its processes", low=0.0
+    )
+    cell_gpus: float | None = option(
+        None, "with ray: GPUs of a cell; null: one per process on cuda, else 0", low=0.0
+    )
+    distributed: int = option(
+        1,
+        "processes of a training, one per GPU or core, through torchrun",
+        low=1,
+        high=FEW,
+        metavar="N",
+    )
+    dry_run: bool = option(
+        False, "check everything, show the plan and run nothing", flags=["--dry-run", "--dry_run"]
+    )
 
     @property
     def is_elsewhere(self) -> bool:
@@ -99,7 +105,7 @@ class Place:
 
         robots = configure_assets(self.assets)
         source = robots.partition(" ")[0]
-        return replace(self, assets=source if source in ("local", "nucleus") else "auto"), robots
+        return self.with_changes(assets=source if source in ("local", "nucleus") else "auto"), robots
 
 
 def cell_share(
@@ -186,14 +192,14 @@ class Resolver:
             number = known.num_envs["cuda"]
         plan = prepare(
             Request(
-                task,
-                agent,
-                asked.library,
-                Path(asked.tuning) if asked.tuning else None,
-                number,
+                task=task,
+                agent=agent,
+                library=asked.library,
+                tuning=Path(asked.tuning) if asked.tuning else None,
+                num_envs=number,
                 device="cpu" if elsewhere else place.device,
                 assets=place.assets,
-                overrides=[*asked.overrides, *varied],
+                overrides=(*asked.overrides, *varied),
             )
         )
 

@@ -22,7 +22,8 @@ def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[R
     """
     _, given = _read(folder)
     budget = None if given.budget is None else parse(given.budget, "budget")
-    return _request(folder, given, given.seed, checkpoint, given.num_envs, distributed), Training(budget)
+    asked = _request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
+    return asked, Training(budget=budget)
 
 
 def evaluation(folder: Path) -> tuple[Request, int, str, Path]:
@@ -52,18 +53,19 @@ def _request(
     distributed: bool,
 ) -> Request:
     """What both steps are asked for; the agent is as it was when the study was planned."""
-    return Request(
-        given.task,
-        given.agent,
-        given.library,
-        folder.parents[1] / TUNED if given.tuned else None,
-        num_envs,
-        seed,
-        given.device,
-        checkpoint,
-        assets=given.assets,
-        log_root=folder / "run",
-        distributed=distributed,
-        overrides=list(given.overrides),
-        spec=complete(Path(given.agent).stem, given.spec, given.origins),
-    )
+    values = {
+        "task": given.task,
+        "agent": given.agent,
+        "library": given.library,
+        "tuning": folder.parents[1] / TUNED if given.tuned else None,
+        "num_envs": num_envs,
+        "seed": seed,
+        "device": given.device,
+        "checkpoint": checkpoint,
+        "assets": given.assets,
+        "log_root": folder / "run",
+        "distributed": distributed,
+        "overrides": given.overrides,
+        "spec": complete(Path(given.agent).stem, given.spec, given.origins),
+    }
+    return Request.check("specification", values)

@@ -14,7 +14,7 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from spiky_rl.config import files
 from spiky_rl.config.spec import flatten
@@ -30,6 +30,7 @@ SHARE = 1 / 3
 """Share of a whole training's budget that a trial has."""
 RUNGS = (0.25, 0.5, 1.0)
 """Shares of a trial's budget after which it is evaluated, and goes on or ends."""
+Activity = Literal["firing_rate", "operations"]
 ACTIVITIES = {
     "firing_rate": "share of inner steps with a spike",
     "operations": "synaptic operations per control step",

@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from spiky_rl.config.budget import Budget
-from spiky_rl.config.options import UserError
+from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.plain import Tree
 from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.experiments.run.tuning import SHARE, Pair, Tuning
+from spiky_rl.experiments.run.tuning import SHARE, Activity, Pair, Tuning
+
+MOST_TRIALS = 10_000
 
 
-def read(data: Mapping[str, Any], space: str, trials: int, activity: str, storage: str) -> Tuning:
+class Trials(Settings):
+    """How a tuning searches."""
+
+    trials: int = option(
+        30,
+        "of every agent on every task; the first is the agent as it is",
+        low=1,
+        high=MOST_TRIALS,
+    )
+    space: str = option("pilot", "what is tuned: file stem of spaces/, or a YAML file")
+    activity: Activity | None = option(
+        None, "of the actor, to be lowest: a second objective beside the return"
+    )
+    storage: str | None = option(
+        None,
+        "of Optuna, a database's for commands on many machines; null: a file in --out",
+        metavar="URL",
+    )
+    out: Path | None = option(
+        None, "the tuning's folder; null: in logs/tune; on many machines, one that all share"
+    )
+
+
+def read(data: Tree, how: Trials) -> Tuning:
     """What is tuned, and how. Raises UserError.
 
     Args:
         data: Keys of a study: agents, tasks, seeds, budget and how trials are evaluated.
-        space: File stem of spaces/, or a YAML file.
-        trials: Of every agent on every task.
-        activity: A second objective; empty: there is the return alone.
-        storage: URL of Optuna's storage; empty: a file of the tuning's folder.
+        how: The search.
     """
-    dimensions = tuning_space.read(space)
+    dimensions = tuning_space.read(how.space)
     asked = study.build("tuning", {**data, "conditions": ["nominal"]})
     dimensions.require_equal(asked.agents)
     given = {text.partition("=")[0] for text in asked.overrides}
     for dimension in (d for agent in asked.agents for d in dimensions.of(agent)):
         if both := given & {dimension.key, *dimension.also}:
             raise UserError(f"{both.pop()}: is a dimension of --space {dimensions.name}; a trial sets it")
-    return Tuning(asked, dimensions, trials, activity, tuning.without_password(storage))
+    storage = tuning.without_password(how.storage or "")
+    return Tuning(asked, dimensions, how.trials, how.activity or "", storage)
 
 
 def default_folder(asked: Tuning) -> Path:

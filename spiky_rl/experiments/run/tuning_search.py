@@ -15,6 +15,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from statistics import fmean
 
 import optuna
@@ -24,7 +26,9 @@ from spiky_rl.experiments.design.grid import Cell, digest
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run.cells import ERROR, RESULT, is_finished, locked, read_json
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
-from spiky_rl.experiments.run.tuning import Pair, Site, Tuning, without_password
+from spiky_rl.experiments.run.planning import Place, Resolver
+from spiky_rl.experiments.run.tuning import Pair, Site, Tuning, without_password, write
+from spiky_rl.experiments.run.tuning_plan import Checked
 
 DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
 """How a training ends whose numbers are none any more: that is the trial's own doing, and would happen again."""
@@ -62,6 +66,27 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     ) as error:  # pylint: disable=broad-exception-caught  # whatever a database's driver raises
         reason = " ".join(str(error).partition("\n(Background")[0].split())[:300]
         raise StudyError(f"--storage {without_password(url)}: {reason}") from None
+
+
+def begun(asked: Tuning, checked: Checked, out: Path, place: Place, storage: str | None) -> Search:
+    """The search of a tuning, whose folder says from here on what is tuned.
+
+    Args:
+        asked: The tuning.
+        checked: What of it has trials of its own.
+        out: Its folder, absolute.
+        place: Where trials run.
+        storage: URL of Optuna's storage; None: a file of the folder.
+
+    Raises:
+        StudyError: The storage is not there, or the folder's trials are made from something else.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    connected = connect(storage or f"sqlite:///{out / 'tuning.db'}")
+    write(out, asked, checked.facts)
+    resolver, robots = partial(Resolver, place=place), checked.facts["robots"]
+    site = Site(out, resolver, place.device, place.assets, robots, place.distributed)
+    return Search(asked, checked.pairs, connected, site, place.parallel)
 
 
 class Search:

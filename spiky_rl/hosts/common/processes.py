@@ -17,11 +17,19 @@ FLAG = "--processes"
 START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
 
 
-def start(count: int, arguments: Sequence[str]) -> None:
-    """Become torchrun, which trains in ``count`` processes that share this one's CPU threads; does not return.
+def start(device: str, count: int, arguments: Sequence[str]) -> None:
+    """Become torchrun, which trains in several processes that share this one's CPU threads; does not return.
 
-    arguments: of ``train.py``, which are checked before.
+    Args:
+        device: What they train on.
+        count: How many there are.
+        arguments: Those of ``train.py``, which are checked before.
+
+    Raises:
+        UserError: The device is none that processes share.
     """
+    if device != "cpu":
+        raise UserError(f"{FLAG} {count}: is for --device cpu, not {device}; use torchrun")
     import torch
 
     threads = max(1, torch.get_num_threads() // count)

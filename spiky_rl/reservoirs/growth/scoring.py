@@ -15,10 +15,9 @@ from spiky_rl.reservoirs.echo_state import Drive
 from spiky_rl.reservoirs.graphs.base import Graph, Wiring
 from spiky_rl.reservoirs.graphs.grown import GrownGraph
 from spiky_rl.reservoirs.growth.dgca import Cells, Rule
+from spiky_rl.reservoirs.growth.settings import Task
 from spiky_rl.reservoirs.memory import memory_capacity, standardised
 
-TASKS = ("narma10", "narma30", "memory")
-"""NARMA's are scored by their NRMSE, memory by the negative capacity."""
 NETWORK: Mapping[str, Any] = {"name": "reservoir", "traces": [10.0, 20.0, 50.0]}
 """The reservoir that a graph is put into; all else is the default."""
 DELAYS = 30
@@ -66,7 +65,7 @@ def reservoir(wiring: Wiring, settings: Tree) -> SpikingReservoir:
 class Score:
     """A fitness: what a graph's reservoir achieves on a task with fixed data. Lower is better."""
 
-    task: str
+    task: Task
     seed: int
     """Seed of input weights, of what calibrates, and of the task's series."""
     train: int = 2000

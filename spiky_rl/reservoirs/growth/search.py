@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,26 +11,15 @@ from spiky_rl.config.options import UserError
 from spiky_rl.reservoirs.graphs.grown import write
 from spiky_rl.reservoirs.growth.evolution import Individual, Limits, Progress, evolve
 from spiky_rl.reservoirs.growth.scoring import Score, as_file
+from spiky_rl.reservoirs.growth.settings import Growth
 
 
-def search(
-    out: Path,
-    score: Score,
-    tournaments: int,
-    population: int,
-    hidden: int,
-    limits: Limits,
-    shown: Callable[[Progress], None],
-) -> Individual:
+def search(asked: Growth, score: Score, shown: Callable[[Progress], None]) -> Individual:
     """Evolve a rule that grows a graph; the best graph is written whenever it is bettered.
 
     Args:
-        out: Its file.
+        asked: Its file, how long the search is and which graphs are valid.
         score: The fitness; its seed draws rules, reservoirs and the task.
-        tournaments: Pairs of rules that compete.
-        population: Chromosomes of each kind.
-        hidden: Neurons in a hidden layer of the rules; 0: no such layer.
-        limits: Which graphs are valid.
         shown: Is told where the evolution stands after every tournament.
 
     Raises:
@@ -41,11 +29,12 @@ def search(
 
     def keep(progress: Progress) -> None:
         if progress.improved and (best := progress.best) is not None:
-            write(out, as_file(best.cells, best.rule, score, best.fitness))
+            write(asked.out, as_file(best.cells, best.rule, score, best.fitness))
         shown(progress)
 
+    limits = Limits(asked.min_size, asked.max_size)
     generator = np.random.default_rng(score.seed)
-    best = evolve(score, generator, tournaments, population, hidden, limits, keep)
+    best = evolve(score, generator, asked.tournaments, asked.population, asked.hidden or 0, limits, keep)
     if best is None:
         raise UserError(
             f"no rule grew a connected graph of {limits.min_size} to {limits.max_size} nodes;"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import importlib.util
+from collections.abc import Sequence
 
 from spiky_rl.config.registry import nearest
 from spiky_rl.hosts.isaaclab.camera import LIBRARIES, GraphicsError
@@ -19,26 +19,17 @@ NEEDS = {
 """The modules that a visualizer imports, and what pip installs them with."""
 
 
-def parse(text: str) -> list[str]:
-    """The names in ``text``, with commas between them, or ``none`` for an empty list, which also ends a task's own; for argparse."""
-    asked = list(dict.fromkeys(text.split(",")))
-    if asked == ["none"]:
-        return []
-    for name in asked:
-        if name not in NEEDS:
-            allowed = f"choose {', '.join(NEEDS)}, several with commas between them, or none alone"
-            raise argparse.ArgumentTypeError(f"{name!r}: {allowed}{nearest(name, NEEDS)}")
-    return asked
-
-
-def require(names: list[str], films: bool) -> None:
-    """Raise GraphicsError, before a simulator starts, for a visualizer that cannot run here.
+def require(names: Sequence[str], films: bool) -> None:
+    """Raise GraphicsError, before a simulator starts, for a visualizer that there is not, or that cannot run here.
 
     Args:
         names: Those that are asked for.
         films: Whether the same process films, which it does without a screen.
     """
     for name in names:
+        if name not in NEEDS:
+            allowed = f"choose {', '.join(NEEDS)}, several with commas between them, or none alone"
+            raise GraphicsError(f"--visualizer {name!r}: {allowed}{nearest(name, NEEDS)}")
         modules, package = NEEDS[name]
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:

@@ -1,0 +1,39 @@
+"""What is asked of an export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from spiky_rl.config import registry
+from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.plan import Request
+
+
+class Export(Settings):
+    """What a user asks of an export, besides a `Request`."""
+
+    to: str = option(
+        "c",
+        f"one or more of {', '.join(registry.names('targets'))}, with commas; c-int8 is c_int8",
+        metavar="TARGETS",
+    )
+    out: Path | None = option(
+        None, "where the files go; null: exported/ in the run's folder", metavar="FOLDER"
+    )
+    report: str | None = option(
+        None, "print what the targets in C take of a chip, counted by its compiler: cortex-m4", metavar="CHIP"
+    )
+
+    @property
+    def names(self) -> list[str]:
+        """The targets, as the registry has them."""
+        return [name.strip().replace("-", "_") for name in self.to.split(",")]
+
+    def require(self, asked: Request) -> None:
+        """Raise UserError for a host whose policies are not exported.
+
+        Args:
+            asked: Names it.
+        """
+        if asked.library != "rsl_rl":
+            raise UserError(f"export.py: not available with --rl_library {asked.library}, only with rsl_rl")

@@ -1,0 +1,115 @@
+"""What is asked of an evaluation and a playback; and what of a request does not go together, or cannot be had here."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from spiky_rl.config import files
+from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.plan import RANDOM, Request, Training, Watching
+from spiky_rl.config.schema import MOST_STEPS
+from spiky_rl.hosts.isaaclab.live import names
+
+
+class Evaluation(Settings):
+    """What a user asks of an evaluation, besides a `Request`."""
+
+    episodes: int = option(64, "episodes per condition", low=1, high=MOST_STEPS)
+    conditions: str = option(
+        "all",
+        "names with commas, all, or stress: all others that task and agent can have; nominal is always measured",
+    )
+    quantize: Literal["int8"] | None = option(
+        None,
+        "measure the network that `export.py --to c-int8` writes: weights of 8 bits, states in integers",
+    )
+    out: Path | None = option(
+        None,
+        "result file; null: evaluation.json (with --quantize: evaluation_int8.json) beside the checkpoint",
+    )
+
+    @property
+    def integers(self) -> str:
+        """The flag that asks for the network in integers; empty: it is measured as it is."""
+        return "" if self.quantize is None else f"--quantize {self.quantize}"
+
+    def beside(self, checkpoint: Path | None) -> Path:
+        """The result file of an evaluation of a ``checkpoint``."""
+        if self.out is not None:
+            return self.out
+        assert checkpoint is not None
+        return checkpoint.parent / f"evaluation{'' if self.quantize is None else f'_{self.quantize}'}.json"
+
+    def require(self, asked: Request) -> None:
+        """Raise UserError for what does not go together.
+
+        Args:
+            asked: What is evaluated.
+        """
+        if asked.num_envs is not None:
+            raise UserError(
+                "--num_envs: there are as many environments as episodes and conditions; use --episodes"
+            )
+        if asked.video:
+            raise UserError("--video: evaluate.py films nothing; use play.py")
+        if self.integers and (asked.checkpoint == RANDOM or asked.library != "rsl_rl"):
+            what = "--checkpoint random" if asked.checkpoint == RANDOM else f"--rl_library {asked.library}"
+            raise UserError(f"{self.integers}: needs a checkpoint of rsl_rl's, not {what}")
+        if asked.checkpoint == RANDOM and self.out is None:
+            raise UserError("--checkpoint random: there is no run folder to write to; use --out FILE")
+        if self.out is not None:
+            files.require_file("--out", self.out)
+
+
+class Playing(Watching):
+    """What a user asks of a playback, besides a `Request`."""
+
+    episodes: int = option(10, "episodes to measure", low=1, high=MOST_STEPS)
+    real_time: bool = option(
+        False, "as slow as the world, to be watched with --visualizer", flags=["--real-time"]
+    )
+    export: bool = option(
+        False, "write TorchScript and ONNX, and prove both equal to the policy (rsl_rl only)"
+    )
+
+    def require(self, asked: Request) -> None:
+        """Raise UserError for what does not go together, or cannot be had here.
+
+        Args:
+            asked: What is played.
+        """
+        if self.export and asked.library != "rsl_rl":
+            raise UserError(f"--export: not available with --rl_library {asked.library}, only with rsl_rl")
+        names.require(self.visualizer or (), asked.video)
+
+
+def require(asked: Request, options: Training) -> None:
+    """Raise UserError for what of a training does not go together, or cannot be had here.
+
+    Args:
+        asked: What is trained.
+        options: How.
+    """
+    if options.budget is not None and asked.max_iterations is not None:
+        raise UserError("--budget and --max_iterations: give one of them")
+    if asked.library == "skrl":
+        unavailable = {
+            "--distributed": asked.distributed,
+            "--processes": options.processes,
+            "--logger": options.logger != "tensorboard",
+        }
+        for flag in (flag for flag, given in unavailable.items() if given):
+            raise UserError(f"{flag}: not available with --rl_library skrl, only with rsl_rl")
+    if options.logger != "tensorboard" and importlib.util.find_spec(options.logger) is None:
+        raise UserError(
+            f"--logger {options.logger}: it is not installed; install it with: pip install {options.logger}"
+        )
+    if options.processes and asked.distributed:
+        raise UserError(
+            "--processes and --distributed: give one of them; the first starts what the second takes part in"
+        )
+    names.require(options.visualizer or (), asked.video)
+    if options.run_name:
+        files.require_plain_name("--run_name", options.run_name)
