@@ -23,6 +23,7 @@ from spiky_rl.classification.settings import (
     dataset_of,
     label,
     require_state,
+    resumed,
 )
 from spiky_rl.classification.split import split, subset
 from spiky_rl.classification.training import Epoch, History, Trainer, seen
@@ -41,6 +42,22 @@ log = logging.getLogger(__name__)
 
 TRAINED = ("epochs", "batch_size", "schedule", "label_smoothing", "shift", "rotation", "patience")
 """Flags that say how a network is trained."""
+
+
+def begun(asked: Request, settings: Settings | None, shown: Shown = unseen) -> Run:
+    """The run that is asked for: a new one, or a checkpoint's that goes on. Raises UserError.
+
+    Args:
+        asked: What is trained, and how.
+        settings: A new run's; None: it goes on from the checkpoint.
+        shown: Shows how far reading the recordings is.
+    """
+    found = None
+    if settings is None:
+        found = find(asked)
+        settings = resumed(asked, found)
+    trainer = prepare(settings, found, asked.device, asked.download, shown)
+    return Run(trainer, settings, asked.log_root, asked.run_name)
 
 
 def find(asked: Request) -> Found:

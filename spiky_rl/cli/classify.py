@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spiky_rl.classification import settings as settings_of
-from spiky_rl.classification.settings import Flags, Request
+from spiky_rl.classification.settings import Flags, Request, fresh, named_again
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar, Display, sparkline
 from spiky_rl.cli.flags import add_flags, given, picked
@@ -39,22 +38,18 @@ def classify(argv: list[str]) -> int:
     asked.require()
     if asked.evaluate or asked.predict:
         return use(asked)
-    settings, found = None if asked.checkpoint else settings_of.fresh(asked), None
+    settings = None if asked.checkpoint else fresh(asked)
 
-    from spiky_rl.classification import run as running
+    from spiky_rl.classification.run import begun
 
-    if settings is None:
-        found = running.find(asked)
-        settings = settings_of.resumed(asked, found)
-    trainer = running.prepare(settings, found, asked.device, asked.download, Bar)
-    run = running.Run(trainer, settings, asked.log_root, asked.run_name)
+    run = begun(asked, settings, Bar)
     display = Display(run.title, "epoch")
-    first = len(trainer.history.loss)
+    first = len(run.trainer.history.loss)
     with stoppable("stopping after this epoch") as stop:
         with display:
             outcome = run.learn(stop, lambda epoch: show(display, epoch, first))
         if (result := run.keep(outcome)) is not None:
-            summarise(result, asked.log_root, run.folder, settings_of.named_again(asked, settings))
+            summarise(result, asked.log_root, run.folder, named_again(asked, run.settings))
         print(f"{run.title}: {outcome}" if result is None else run.folder / "result.json")
     return stop.code_after(outcome)
 

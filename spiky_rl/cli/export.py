@@ -7,12 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
-from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.flags import add_flags, picked
 from spiky_rl.config.plan import Request
 from spiky_rl.deploy._asked import Export
-from spiky_rl.hosts.run.prepare import prepare
 
 
 def parser() -> common.Parser:
@@ -32,21 +30,7 @@ def run(argv: list[str]) -> int:
 
     from spiky_rl.deploy import _export
 
-    targets = _export.targets(options.names)
-    if options.report is not None:
-        _export.require_chip(options.report, list(targets))
-    plan = prepare(asked)
-    _export.refuse(targets, plan.spec.network)
-
-    from spiky_rl.hosts.run.checkpoint import find_checkpoint
-    from spiky_rl.hosts.run.simulate import opened
-
-    checkpoint = find_checkpoint(plan)
-    folder = options.out or checkpoint.parent / "exported"
-    log.info("%s on %s, checkpoint %s", plan.agent, plan.task, checkpoint)
-    log.info("starting the simulator, for an episode that proves the files equal")
-    with opened(plan, checkpoint) as (env, runner, _):
-        written = _export.export(runner.alg.get_policy(), env, folder, targets, Bar)
+    written = _export.exported(asked, options, Bar)
     for path in written:
         print(path)
     if options.report is not None:

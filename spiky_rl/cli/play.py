@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from spiky_rl.cli import common
-from spiky_rl.cli.common import log
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.flags import add_flags, picked
 from spiky_rl.cli.tables import print_table
-from spiky_rl.config import files
 from spiky_rl.config.plan import Request
 from spiky_rl.hosts.run.asked import Playing
 from spiky_rl.hosts.run.prepare import prepare
@@ -37,44 +37,22 @@ def play(argv: list[str]) -> int:
     asked, options = picked(Request, args), picked(Playing, args)
     options.require(asked)
     plan = prepare(asked)
-    if asked.num_envs is None:  # as many environments as episodes, unless told otherwise
-        plan.num_envs = min(plan.num_envs, options.episodes)
 
-    from spiky_rl.hosts.isaaclab.measures import Measures
+    from spiky_rl.deploy import _export
     from spiky_rl.hosts.run import playing
-    from spiky_rl.hosts.run.checkpoint import find_checkpoint
-    from spiky_rl.hosts.run.simulate import opened
-    from spiky_rl.hosts.run.watched import Live
     from spiky_rl.metrics.energy import energy_text, rival_texts
 
-    checkpoint = find_checkpoint(plan)
-    path = checkpoint.parent / "playback.json"
-    log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
-    log.info("checkpoint: %s", checkpoint)
-    log.info("starting the simulator")
-    live, films = Live(options.visualizer, options.max_visible_envs, options.real_time), []
-    with opened(plan, checkpoint, live) as (env, runner, policy):
-        with Bar("playing", f"{options.episodes} episodes") as shown:
-            playback = playing.episodes(env, policy, options.episodes, Measures(env), shown)
-        # before films and exports, which may fail
-        files.write_json(path, playback.as_dict(plan, checkpoint))
-        if asked.video:
-            from spiky_rl.hosts.run.film import film
+    def export(policy: Any, env: Any, folder: Path) -> None:
+        _export.export(policy, env, folder, _export.targets(EXPORTED), Bar)
 
-            to = path.parent / "videos" / "play" / f"{checkpoint.stem}.mp4"
-            films = film(env, policy, to, asked.video_length, Bar)
-        if options.export:
-            from spiky_rl.deploy import _export
-
-            targets = _export.targets(EXPORTED)
-            _export.export(runner.alg.get_policy(), env, path.parent / "exported", targets, Bar)
+    playback, written = playing.play(plan, options, export, Bar)
     print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
     if playback.cost is not None:
-        ann = playback.ann_operations if policy.network is not None else 0.0
+        ann = playback.ann_operations if plan.spec.network is not None else 0.0
         for text in (energy_text(playback.cost, ann_operations=ann), *rival_texts(playback.cost)):
             print(f"energy per action: {text}")
-    for written in (*films, path):
-        print(written)
+    for path in written:
+        print(path)
     return 0
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.flags import add_flags
 from spiky_rl.cli.tables import print_columns
 from spiky_rl.config import files, registry
+from spiky_rl.config.described import options, plain, summary, text
 from spiky_rl.config.extras import require
-from spiky_rl.config.options import UserError, declared, nearest
+from spiky_rl.config.options import UserError, nearest
 from spiky_rl.config.plan import Request
-from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent, read_yaml, resolve_agent
+from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
 RESERVOIR = "reservoir"
@@ -75,7 +73,9 @@ def show(argv: list[str]) -> int:
     elif args.name is None:
         print_columns([(name, summary(args.kind, name)) for name in registry.names(args.kind)])
     elif args.source:
-        show_source(args.kind, args.name)
+        from spiky_rl.kernels import contract
+
+        print(contract.source(args.kind, args.name))
     elif args.kind == "agents":
         show_agent(args.name, args.task, args.overrides, args.library)
     elif args.kind == "tasks":
@@ -100,14 +100,11 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
         print("\nAdd --task to see every value of a run and where it comes from.")
         return
     require("isaaclab", "isaaclab")
-    task_spec = load_task(task)
-    from spiky_rl.hosts.isaaclab.environment import resolve_task
-    from spiky_rl.hosts.run.prepare import load_host
+    from spiky_rl.hosts.run.prepare import merged
 
-    gym_id = resolve_task(task_spec.id if task_spec else task)
-    spec = resolve_agent(name, gym_id, load_host(library, gym_id)[1], overrides, task_spec)
+    gym_id, spec = merged(name, task, library, overrides)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
-    print_columns([(path, _plain(value), origin) for path, value, origin in spec.rows()])
+    print_columns([(path, plain(value), origin) for path, value, origin in spec.rows()])
 
 
 def show_reservoir(name: str, out: Path | None, compare: bool) -> None:
@@ -139,55 +136,17 @@ def show_task(name: str) -> None:
     if task is None:
         known = registry.names("tasks")
         raise UserError(f"unknown task {name!r}; known: {', '.join(known)}{nearest(name, known)}")
-    print_columns([(key, _plain(getattr(task, key))) for key in type(task).model_fields])
+    print_columns([(key, plain(getattr(task, key))) for key in type(task).model_fields])
 
 
 def show_component(kind: str, name: str) -> None:
     """A component's text and options."""
     cls = registry.resolve(kind, name)
-    print((sys.modules[cls.__module__].__doc__ or cls.__doc__ or "").strip(), "\n")
+    print(text(cls), "\n")
     if about := getattr(cls, "about", None):
         print_columns(about())
         print()
-    rows = [("option", "default", "allowed", "meaning")]
-    for key, option in declared(cls.Options).items():
-        unit = option.unit if option.unit != "1" else ""
-        rows.append((key, f"{_plain(option.default)} {unit}".strip(), option.allowed, option.meaning))
-    rows += [
-        (key, _component(default), f"one of show.py {part_kind}", "component")
-        for key, (part_kind, default) in cls.parts.items()
-    ]
-    print_columns(rows)
-
-
-def _component(default: str | Mapping[str, Any] | None) -> str:
-    """The default of a part, as an agent would write it."""
-    if isinstance(default, Mapping):
-        return f"{{{', '.join(f'{key}: {value}' for key, value in default.items())}}}"
-    return default or "none"
-
-
-def show_source(kind: str, name: str) -> None:
-    """The C of a neuron's step and adjoint, with its default options and the arctangent for its spikes."""
-    from spiky_rl.kernels import contract, emit
-
-    neuron = registry.configure(kind, name, name).build()
-    surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
-    contract.check(neuron, surrogate)
-    program = emit.program(neuron, surrogate, (False,) * len(neuron.params))
-    print(f"// u: numbers computed on the host from {', '.join(program.names)} and the surrogate's slope")
-    print(program.text.rstrip())
-
-
-def summary(kind: str, name: str) -> str:
-    """What an entry says of itself in one line."""
-    if kind in registry.DATA:
-        return str(read_yaml(registry.data_dir(kind) / f"{name}.yaml").get("summary", ""))
-    return registry.summary(kind, name)
-
-
-def _plain(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    print_columns([("option", "default", "allowed", "meaning"), *options(cls)])
 
 
 main = partial(common.run, show)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,41 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.plan import Request
 from spiky_rl.deploy import _chip
+from spiky_rl.deploy._asked import Export
 from spiky_rl.deploy._calibration import record
 from spiky_rl.deploy._proof import Agreement, prove
 from spiky_rl.deploy.base import Target
+from spiky_rl.hosts.run.checkpoint import find_checkpoint
+from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.hosts.run.simulate import opened
+
+log = logging.getLogger(__name__)
+
+
+def exported(asked: Request, options: Export, shown: Shown = unseen) -> dict[Path, Agreement]:
+    """Write what is asked for of a trained policy. What can be refused is refused before a simulator starts, by UserError.
+
+    Args:
+        asked: The policy.
+        options: What is written of it, and where.
+        shown: Shows how far it is.
+
+    Returns:
+        The files, each with how its actions compare with the policy's.
+    """
+    built = targets(options.names)
+    if options.report is not None:
+        require_chip(options.report, list(built))
+    plan = prepare(asked)
+    refuse(built, plan.spec.network)
+    checkpoint = find_checkpoint(plan)
+    log.info("%s on %s, checkpoint %s", plan.agent, plan.task, checkpoint)
+    log.info("starting the simulator, for an episode that proves the files equal")
+    with opened(plan, checkpoint) as (env, runner, _):
+        folder = options.out or checkpoint.parent / "exported"
+        return export(runner.alg.get_policy(), env, folder, built, shown)
 
 
 def targets(names: Sequence[str]) -> dict[str, Target]:

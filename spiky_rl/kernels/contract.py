@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spiky_rl.config import registry
 from spiky_rl.kernels import emit, trace
 from spiky_rl.kernels.ops import TorchOps, reference
 from spiky_rl.neurons.base import Neuron, Ode
@@ -192,3 +193,18 @@ def _driven(neuron: Neuron, ops: TorchOps) -> tuple[Tensor, tuple[Tensor, ...]]:
         named = neuron.named_states(*states)
         _, states = trace.call(neuron, reference(neuron), ops, current, named, numbers)
     return current, states
+
+
+def source(kind: str, name: str) -> str:
+    """The C of a neuron's step and adjoint, with its default options and the arctangent for its spikes.
+
+    Args:
+        kind: Neurons.
+        name: The neuron's.
+    """
+    neuron = registry.configure(kind, name, name).build()
+    surrogate = registry.configure("surrogates", "arctangent", "surrogate").build()
+    check(neuron, surrogate)
+    program = emit.program(neuron, surrogate, (False,) * len(neuron.params))
+    numbers = f"// u: numbers computed on the host from {', '.join(program.names)} and the surrogate's slope"
+    return f"{numbers}\n{program.text.rstrip()}"

@@ -206,7 +206,7 @@ def test_every_codec_pair_is_repeatable_batch_independent_and_trains(encoder, de
 
 @pytest.mark.parametrize("kind", [*registry.ROOMS, *registry.DATA])
 def test_every_entry_says_what_it_is(kind):
-    from spiky_rl.cli.show import summary
+    from spiky_rl.config.described import summary
 
     for name in registry.names(kind):
         assert len(summary(kind, name)) > 20, f"{kind} {name} has no docstring or summary"

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from spiky_rl.config import files
 from spiky_rl.config.plan import Plan
 from spiky_rl.config.schema import MEASURES
-from spiky_rl.config.shown import Tell
+from spiky_rl.config.shown import Shown, Tell, unseen
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.isaaclab.evaluation import finished
 from spiky_rl.hosts.isaaclab.measures import Measures
+from spiky_rl.hosts.run.asked import Playing
+from spiky_rl.hosts.run.checkpoint import find_checkpoint
+from spiky_rl.hosts.run.simulate import opened
+from spiky_rl.hosts.run.watched import Live
 from spiky_rl.metrics.energy import Cost, mean, per_metre
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -78,6 +86,43 @@ class Playback:
             "rows": self.rows,
             "versions": runs.versions(),
         }
+
+
+def play(
+    plan: Plan, options: Playing, export: Callable[[Any, Any, Path], object], shown: Shown = unseen
+) -> tuple[Playback, list[Path]]:
+    """Play the policy that a plan's request names, film it and export it, as that is asked for.
+
+    Args:
+        plan: The run's; it gets as many environments as there are episodes, unless the request says how many.
+        options: How it is played.
+        export: Exports the host's policy, given its environment, into a folder.
+        shown: Shows how far it is.
+
+    Returns:
+        What was measured, and the films and the result file, which are beside the checkpoint.
+    """
+    if plan.request.num_envs is None:
+        plan.num_envs = min(plan.num_envs, options.episodes)
+    checkpoint = find_checkpoint(plan)
+    folder, films = checkpoint.parent, list[Path]()
+    log.info("%s on %s, %d environments, %s", plan.agent, plan.task, plan.num_envs, plan.device)
+    log.info("checkpoint: %s", checkpoint)
+    log.info("starting the simulator")
+    live = Live(options.visualizer, options.max_visible_envs, options.real_time)
+    with opened(plan, checkpoint, live) as (env, runner, policy):
+        with shown("playing", f"{options.episodes} episodes") as tell:
+            playback = episodes(env, policy, options.episodes, Measures(env), tell)
+        # before films and exports, which may fail
+        files.write_json(folder / "playback.json", playback.as_dict(plan, checkpoint))
+        if plan.request.video:
+            from spiky_rl.hosts.run.film import film
+
+            to = folder / "videos" / "play" / f"{checkpoint.stem}.mp4"
+            films = film(env, policy, to, plan.request.video_length, shown)
+        if options.export:
+            export(runner.alg.get_policy(), env, folder / "exported")
+    return playback, [*films, folder / "playback.json"]
 
 
 def episodes(

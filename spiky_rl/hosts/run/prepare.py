@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import Plan, Request, split_overrides
 from spiky_rl.config.spec import (
+    AgentSpec,
     TaskSpec,
     flatten,
     load_task,
@@ -108,6 +110,22 @@ def prepare(asked: Request) -> Plan:
         asked, label, gym_id, stem, task_spec, spec, config, experiment,
         env_cfg, device, num_envs, seed, assets, physics, rank,
     )  # fmt: skip
+
+
+def merged(agent: str, task: str, library: str, overrides: Sequence[str]) -> tuple[str, AgentSpec]:
+    """The gym id of a task, and an agent as it is merged for that.
+
+    Args:
+        agent: File stem of agents/, or a path.
+        task: Gym id, or a file stem of tasks/.
+        library: The host.
+        overrides: Of the agent.
+    """
+    from spiky_rl.hosts.isaaclab.environment import resolve_task
+
+    task_spec = load_task(task)
+    gym_id = resolve_task(task_spec.id if task_spec else task)
+    return gym_id, resolve_agent(agent, gym_id, load_host(library, gym_id)[1], overrides, task_spec)
 
 
 def load_host(library: str, task: str, overrides: list[str] | None = None) -> tuple[Any, dict[str, Any]]:

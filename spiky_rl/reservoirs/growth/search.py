@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import math
 
 import numpy as np
 import torch
 
 from spiky_rl.config.options import UserError
+from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.reservoirs.graphs.grown import write
 from spiky_rl.reservoirs.growth.evolution import Individual, Limits, Progress, evolve
 from spiky_rl.reservoirs.growth.scoring import Score, as_file
 from spiky_rl.reservoirs.growth.settings import Growth
 
+log = logging.getLogger(__name__)
 
-def search(asked: Growth, score: Score, shown: Callable[[Progress], None]) -> Individual:
+
+def search(asked: Growth, shown: Shown = unseen) -> Individual:
     """Evolve a rule that grows a graph; the best graph is written whenever it is bettered.
 
     Args:
-        asked: Its file, how long the search is and which graphs are valid.
-        score: The fitness; its seed draws rules, reservoirs and the task.
-        shown: Is told where the evolution stands after every tournament.
+        asked: Its file, what it is scored on, how long the search is and which graphs are valid.
+        shown: Shows how far it is.
 
     Raises:
         UserError: No rule grew a valid graph.
     """
     torch.set_num_threads(1)  # small reservoirs are slower on more
+    score, limits = Score(asked.task, asked.seed), Limits(asked.min_size, asked.max_size)
+    unit, written = score.settings()["unit"], False
+    with shown("evolving", f"{asked.tournaments} tournaments") as tell:
 
-    def keep(progress: Progress) -> None:
-        if progress.improved and (best := progress.best) is not None:
-            write(asked.out, as_file(best.cells, best.rule, score, best.fitness))
-        shown(progress)
+        def keep(progress: Progress) -> None:
+            nonlocal written
+            best, words = progress.best, "no valid graph yet"
+            if best is not None and math.isfinite(best.fitness):
+                words = f"{unit} {best.fitness:.4f} with {best.cells.size} nodes"
+            if progress.improved and best is not None:
+                write(asked.out, as_file(best.cells, best.rule, score, best.fitness))
+                written = True
+                where = f"tournament {progress.tournament:4d}/{asked.tournaments}"
+                log.info("%s  %s  %d growths, %d measured", where, words, progress.growths, progress.measured)
+            tell(progress.tournament / asked.tournaments, words)
 
-    limits = Limits(asked.min_size, asked.max_size)
-    generator = np.random.default_rng(score.seed)
-    best = evolve(score, generator, asked.tournaments, asked.population, asked.hidden or 0, limits, keep)
+        generator, hidden = np.random.default_rng(asked.seed), asked.hidden or 0
+        try:
+            best = evolve(score, generator, asked.tournaments, asked.population, hidden, limits, keep)
+        except KeyboardInterrupt:
+            kept = f"the best so far is in {asked.out}" if written else "there is no valid graph to keep yet"
+            log.info(kept)
+            raise
     if best is None:
         raise UserError(
             f"no rule grew a connected graph of {limits.min_size} to {limits.max_size} nodes;"

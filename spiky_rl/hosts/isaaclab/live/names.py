@@ -30,6 +30,7 @@ def require(names: Sequence[str], films: bool) -> None:
         if name not in NEEDS:
             allowed = f"choose {', '.join(NEEDS)}, several with commas between them, or none alone"
             raise GraphicsError(f"--visualizer {name!r}: {allowed}{nearest(name, NEEDS)}")
+    for name in names:
         modules, package = NEEDS[name]
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
         if missing:
