@@ -1,0 +1,109 @@
+"""A flag is a field: what settings declare is what a command takes, refuses and says of itself."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from spiky_rl.cli import classify, common, compare, export, flags, grow, play, train, tune
+from spiky_rl.config.options import Settings, UserError, declared, option
+
+COMMANDS = (classify, compare, export, grow, play, train, tune)
+UNTOLD = ("null:", "empty:", "PydanticUndefined", "(default: )", "(default: None)", "(default: False)")
+
+
+class Walk(Settings):
+    """A field of every kind."""
+
+    where: str = option(..., "the place")
+    steps: int | None = option(None, "of the walk; null: until it is there", low=1, high=9)
+    pace: float = option(0.5, "metres a step", low=0.0, below=1.0)
+    gait: Literal["trot", "walk"] = option("trot", "how", flags=["--gait", "-g"])
+    legs: tuple[str, ...] = option((), "which of them", metavar="LEG,LEG")
+    seen: bool = option(True, "whether it is watched")
+    film: bool = option(False, "film 100 % of it", flags=["--film", "--record"])
+    log: Path = option(Path("logs"), "folder")
+    more: tuple[str, ...] = option((), "assignments", flags=["more"], metavar="key=value")
+    memory: dict[str, int] = option({}, "no flag at all", flags=[])
+
+
+def parser(**how) -> common.Parser:
+    made = common.Parser("walk", None)
+    flags.add_flags(made, Walk, **how)
+    return made
+
+
+def test_a_flag_that_is_not_given_is_left_to_its_fields_default():
+    args = parser().read(["--where", "hill"])
+    assert flags.given(Walk, args) == {"where": "hill", "more": []}
+    assert flags.picked(Walk, args) == Walk(where="hill")
+    assert flags.picked(Walk, args, memory={"left": 1}).memory == {"left": 1}
+
+
+def test_every_kind_of_field_is_read():
+    line = ["a=1", "--where", "hill", "--steps", "3", "--pace", "0.25", "-g", "walk", "--no-seen", "--record"]
+    found = flags.picked(Walk, parser().read([*line, "--log", "x", "b=2"]))
+    wanted = {"steps": 3, "pace": 0.25, "gait": "walk", "seen": False, "film": True, "log": Path("x")}
+    assert found == Walk(where="hill", more=("a=1", "b=2"), **wanted)
+
+
+def test_a_command_may_take_some_fields_and_have_defaults_of_its_own():
+    found = flags.given(Walk, parser(only=("steps", "gait"), steps=4).read([]))
+    assert found == {"steps": 4}
+    assert "where" not in flags.given(Walk, parser(without=("pace",), optional=True).read([]))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (["--steps", "0"], "--steps: must be at least 1, got 0"),
+        (["--steps", "10"], "--steps: must be at most 9, got 10"),
+        (["--steps", "2.5"], "--steps: expected a whole number, got '2.5'"),
+        (["--pace", "fast"], "--pace: expected a number, got 'fast'"),
+        (["--pace", "-0.5"], "--pace: must be 0 or more, got -0.5"),
+        (["--pace", "1"], "--pace: must be less than 1, got 1"),
+        (["--pace", "nan"], "--pace: must be finite, got nan"),
+        (["--gait", "gallop"], "invalid choice: 'gallop'"),
+        (["--memory", "1"], "unrecognized arguments: --memory"),
+        (["--step", "1"], "did you mean '--steps'?"),
+    ],
+)
+def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        parser().read(["--where", "hill", *line])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_flag_whose_field_has_no_default_is_required(capsys):
+    with pytest.raises(SystemExit):
+        parser().read([])
+    assert "required: --where" in capsys.readouterr().err
+
+
+def test_what_only_the_settings_can_refuse_is_refused_by_the_flags_name_too():
+    args = parser().read(["--where", "hill", "--legs", "left"])
+    with pytest.raises(UserError, match="^--legs: expected a list, got 'left'$"):
+        flags.picked(Walk, args)
+
+
+def test_help_says_what_a_field_means_and_what_holds_without_its_flag():
+    text = " ".join(parser(gait="walk").format_help().split())
+    for words in (
+        "the place", "of the walk; default: until it is there", "metres a step (default: 0.5)",
+        "how (default: walk)", "--legs LEG,LEG", "--seen, --no-seen whether it is watched (default: True)",
+        "--film, --record film 100 % of it", "(default: logs)", "key=value assignments",
+    ):  # fmt: skip
+        assert words in text, words
+    assert "no flag at all" not in text
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+def test_no_command_speaks_of_files_nulls(command):
+    text = command.parser().format_help()
+    assert not [words for words in UNTOLD if words in text]
+
+
+def test_bounds_of_a_number_that_may_not_be_reached_are_declared_too():
+    assert declared(Walk)["pace"].bounds == "at least 0.0 and below 1.0"
+    with pytest.raises(UserError, match="pace: 1.0 is out of range; it must be at least 0.0 and below 1.0"):
+        Walk.check("", {"where": "hill", "pace": 1.0})
