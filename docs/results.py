@@ -46,9 +46,12 @@ def study(folder: str) -> Analysis:
 
 
 def row(folder: str, task: str, agent: str) -> Row:
-    """An agent's results on a task of a study."""
+    """An agent's results on a task of a study; what was varied need not be named where there is one variant."""
     found = {" on ".join(names): one for names, one in study(folder).rows.items()}
-    return pick(found, f"{agent} on {task}", f"agent in {folder}")
+    variants = [
+        one for (label, on), one in study(folder).rows.items() if (label.split(" ")[0], on) == (agent, task)
+    ]
+    return variants[0] if len(variants) == 1 else pick(found, f"{agent} on {task}", f"agent in {folder}")
 
 
 def number(value: float) -> str:
