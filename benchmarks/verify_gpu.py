@@ -16,6 +16,7 @@ from benchmarks.verify_page import BENCHES, TRAININGS, Outcome, page
 from benchmarks.verify_results import RESULTS
 from spiky_rl.cli import common
 from spiky_rl.config import files
+from spiky_rl.config.arguments import positive
 from spiky_rl.config.registry import UserError
 
 PAGE = Path("docs/gpu.md")
@@ -78,7 +79,7 @@ def parser() -> common.Parser:
     )
     found.add_argument(
         "--limit",
-        type=common.positive,
+        type=positive,
         metavar="SECONDS",
         help="of a step, which is then ended",
         default=7200,
