@@ -34,7 +34,7 @@ WARM_UP = 50
 def parser() -> common.Parser:
     """The command line."""
     found = common.Parser(prog="bench.py latency", description=__doc__, verbose=True)
-    without = ("agent", "distributed", "max_iterations")
+    without = ("distributed", "max_iterations")
     add_flags(found, Request, without=without, checkpoint="latest", num_envs=1, device="cpu")
     found.add_argument(
         "--agents", default="lif_ppo,mlp_ppo", help="whose latest checkpoints are timed, with commas"
