@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     add("--seeds", type=seeds, default=[0, 1, 2], metavar="N,N", help="of weights and order; default: 0,1,2")
     add(
         "--split",
-        type=common.seed_number,
+        type=seed_number,
         default=0,
         help="seed that draws the recordings to test on, where a dataset has no test set of its own",
     )
