@@ -68,8 +68,7 @@ class Flags(options.Settings):
     )
     skip_bad: bool = option(False, "leave out recordings that are damaged or empty, and name them")
     data: str | None = option(
-        None,
-        "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder",
+        None, "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder"
     )
     batch_size: int = option(50, "samples that are learned from at once", low=1, high=MOST_STEPS)
     schedule: Literal["cosine", "constant"] = option("cosine", "of the agent's learning rate")

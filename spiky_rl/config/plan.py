@@ -79,10 +79,7 @@ class Request(Settings):
         None, "iterations (more of them, when resuming); null: the task's", low=1, high=MOST_STEPS
     )
     overrides: tuple[str, ...] = option(
-        (),
-        "agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME",
-        flags=["overrides"],
-        metavar="key=value",
+        (), "agent.x.y=v, env.x.y=v, physics=NAME, presets=NAME", flags=["overrides"], metavar="key=value"
     )
     spec: AgentSpec | None = option(
         None,

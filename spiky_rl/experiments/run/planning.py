@@ -43,11 +43,7 @@ class Place(Settings):
         None, "with ray: GPUs of a cell; null: one per process on cuda, else 0", low=0.0
     )
     distributed: int = option(
-        1,
-        "processes of a training, one per GPU or core, through torchrun",
-        low=1,
-        high=FEW,
-        metavar="N",
+        1, "processes of a training, one per GPU or core, through torchrun", low=1, high=FEW, metavar="N"
     )
     dry_run: bool = option(
         False, "check everything, show the plan and run nothing", flags=["--dry-run", "--dry_run"]

@@ -22,8 +22,7 @@ class Evaluation(Settings):
         "names with commas, all, or stress: all others that task and agent can have; nominal is always measured",
     )
     quantize: Literal["int8"] | None = option(
-        None,
-        "measure the network that `export.py --to c-int8` writes: weights of 8 bits, states in integers",
+        None, "measure the network that `export.py --to c-int8` writes: weights of 8 bits, states in integers"
     )
     out: Path | None = option(
         None,
