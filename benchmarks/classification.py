@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--epochs", type=common.positive, default=10, help="passes over the recordings")
     add("--seeds", type=seeds, default=[0, 1, 2], metavar="N,N", help="of weights and order; default: 0,1,2")
+    add(
+        "--split",
+        type=common.seed_number,
+        default=0,
+        help="seed that draws the recordings to test on, where a dataset has no test set of its own",
+    )
     add("--json", type=Path, metavar="FILE", help="result; if not given, logs/bench/<time>_classify.json")
     add("overrides", nargs="*", metavar="key=value", help="dataset.x=v")
     return found
@@ -363,7 +369,7 @@ def bench(argv: list[str]) -> int:
     files.require_file("--json", path, (".json",))
     common.setup_logging(False)
     agent, held = load(args)
-    parted = split(held.labels, held.parts, None, 0, 0)
+    parted = split(held.labels, held.parts, None, 0, args.split)
     torch.set_num_threads(1)
     print(header(agent, held, parted, args.epochs, keep_memory()), flush=True)
     runs: list[Run] = []

@@ -14,6 +14,7 @@ import argparse
 import ast
 import functools
 import re
+import statistics
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,9 +47,12 @@ def study(folder: str) -> Analysis:
 
 
 def row(folder: str, task: str, agent: str) -> Row:
-    """An agent's results on a task of a study."""
+    """An agent's results on a task of a study; what was varied need not be named where there is one variant."""
     found = {" on ".join(names): one for names, one in study(folder).rows.items()}
-    return pick(found, f"{agent} on {task}", f"agent in {folder}")
+    variants = [
+        one for (label, on), one in study(folder).rows.items() if (label.split(" ")[0], on) == (agent, task)
+    ]
+    return variants[0] if len(variants) == 1 else pick(found, f"{agent} on {task}", f"agent in {folder}")
 
 
 def number(value: float) -> str:
@@ -174,6 +178,41 @@ def distilled(folder: str) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def raced(*paths: str) -> str:
+    """A table of contenders of ``bench.py classify``, from its files: accuracies of all seeds, and times of an epoch beside the fastest peer's."""
+    races = [json.loads((ROOT / path).read_text(encoding="utf-8")) for path in paths]
+    lines = [
+        "| | accuracy after the last epoch, mean and standard error | seconds per epoch | times as fast as the fastest of snnTorch |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name in dict.fromkeys(run["contender"] for race in races for run in race["runs"]):
+        last = [
+            100 * run["accuracy"][-1] for race in races for run in race["runs"] if run["contender"] == name
+        ]
+        rows = [row for race in races for row in race["rows"] if row["contender"] == name]
+        error = f" ± {statistics.stdev(last) / len(last) ** 0.5:.1f}" if len(last) > 1 else ""
+        seconds, ratio = (statistics.median(row[key] for row in rows) for key in ("seconds", "ratio"))
+        lines.append(f"| `{name}` | {statistics.fmean(last):.1f}{error} % | {seconds:.3f} | {ratio:.2f} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def classified(*folders: str) -> str:
+    """A table of classifiers, a line for each folder of runs: accuracy on the test set, seen once, of every seed and split."""
+    lines = ["| | recordings to learn from, to test on | accuracy | mean |", "| --- | --- | --- | --- |"]
+    for folder in folders:
+        files = sorted((ROOT / folder).glob("*/result.json"))
+        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        if not found:
+            raise UserError(f"{folder}: has no */result.json")
+        shares = [100 * one["accuracy"] for one in found]
+        each = ", ".join(f"{share:.1f}" for share in shares)
+        counts = f"{found[0]['samples_train']:,}, {found[0]['samples_test']:,}"
+        lines.append(
+            f"| `{found[0]['agent']}` ({Path(folder).name}) | {counts} | {each} | {statistics.fmean(shares):.1f} % |"
+        )
+    return "\n" + "\n".join(lines) + "\n"
+
+
 KINDS = {
     "neurons": "what a neuron does with a current",
     "surrogates": "a spike's derivative, on the way back",
@@ -216,7 +255,8 @@ LISTS = (kinds, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(score, scores, across, difference, lost, energy, processor, value, quantised, distilled),
+        *(score, scores, across, difference, lost, energy, processor, value),
+        *(quantised, distilled, raced, classified),
         *LISTS,
     )
 }

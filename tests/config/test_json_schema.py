@@ -14,11 +14,10 @@ jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not install
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    "agent": sorted((ROOT / "agents").glob("*.yaml")),
+    "agent": sorted([*(ROOT / "agents").glob("*.yaml"), *(ROOT / "studies").glob("*/agents/*.yaml")]),
     "task": sorted((ROOT / "tasks").glob("*.yaml")),
-    "study": sorted((ROOT / "studies").rglob("*.yaml")),
+    "study": sorted([*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")]),
 }
-FILES["study"] = [path for path in FILES["study"] if path.parent.name != "specs"]
 SHIPPED = [
     pytest.param(kind, path, id=f"{kind}-{path.parent.name}-{path.stem}")
     for kind in FILES
