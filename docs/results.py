@@ -180,7 +180,7 @@ def distilled(folder: str) -> str:
 
 def raced(*paths: str) -> str:
     """A table of contenders of ``bench.py classify``, from its files: accuracies of all seeds, and times of an epoch beside the fastest peer's."""
-    races = [json.loads((ROOT / path).read_text(encoding="utf-8")) for path in paths]
+    races = [content(ROOT / path) for path in paths]
     lines = [
         "| | accuracy after the last epoch, mean and standard error | seconds per epoch | times as fast as the fastest of snnTorch |",
         "| --- | --- | --- | --- |",
@@ -201,7 +201,7 @@ def classified(*folders: str) -> str:
     lines = ["| | recordings to learn from, to test on | accuracy | mean |", "| --- | --- | --- | --- |"]
     for folder in folders:
         files = sorted((ROOT / folder).glob("*/result.json"))
-        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        found = [content(file) for file in files]
         if not found:
             raise UserError(f"{folder}: has no */result.json")
         shares = [100 * one["accuracy"] for one in found]
