@@ -13,15 +13,16 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
-import json
 import re
 import statistics
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
+from spiky_rl.config.reading import parse_json, read_file
 from spiky_rl.experiments.analysis.measures import PRICE, Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.statistics import Interval
@@ -125,10 +126,17 @@ def processor(folder: str, task: str, agent: str) -> str:
 
 def value(path: str, keys: str, form: str) -> str:
     """One number of a result file, as Python formats it."""
-    found = json.loads((ROOT / path).read_text(encoding="utf-8"))
-    for key in keys.split("."):
+    return format(content(ROOT / path, *keys.split(".")), form)
+
+
+def content(path: Path, *keys: str) -> Any:
+    """What a result file holds below the keys. Raises UserError that names the file, and the key that it has not."""
+    found = read_file(path, parse_json)
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            raise UserError(f"{path}: has no {'.'.join(keys)}")
         found = found[key]
-    return format(found, form)
+    return found
 
 
 def quantised(folder: str) -> str:
@@ -150,8 +158,7 @@ def quantised(folder: str) -> str:
 
 
 def _conditions(path: Path) -> dict[str, float]:
-    found = json.loads(path.read_text(encoding="utf-8"))["conditions"]
-    return {name: one["mean_return"] for name, one in found.items()}
+    return {name: content(path, "conditions", name, "mean_return") for name in content(path, "conditions")}
 
 
 def distilled(folder: str) -> str:
@@ -161,18 +168,19 @@ def distilled(folder: str) -> str:
         "| --- | --- | --- | --- | --- |",
     ]
     for file in sorted((ROOT / folder).glob("seed*/result.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        teacher, student = (found["distillation"][f"{name}_return"] for name in ("teacher", "student"))
+        seed, steps = content(file, "seed"), content(file, "env_steps")
+        teacher, student = (
+            content(file, "distillation", f"{name}_return") for name in ("teacher", "student")
+        )
         lines.append(
-            f"| {found['seed']} | {number(teacher)} | {number(student)} | {100 * student / teacher:.1f} |"
-            f" {found['env_steps']:,} |"
+            f"| {seed} | {number(teacher)} | {number(student)} | {100 * student / teacher:.1f} | {steps:,} |"
         )
     return "\n" + "\n".join(lines) + "\n"
 
 
 def raced(*paths: str) -> str:
     """A table of contenders of ``bench.py classify``, from its files: accuracies of all seeds, and times of an epoch beside the fastest peer's."""
-    races = [json.loads((ROOT / path).read_text(encoding="utf-8")) for path in paths]
+    races = [content(ROOT / path) for path in paths]
     lines = [
         "| | accuracy after the last epoch, mean and standard error | seconds per epoch | times as fast as the fastest of snnTorch |",
         "| --- | --- | --- | --- |",
@@ -193,7 +201,7 @@ def classified(*folders: str) -> str:
     lines = ["| | recordings to learn from, to test on | accuracy | mean |", "| --- | --- | --- | --- |"]
     for folder in folders:
         files = sorted((ROOT / folder).glob("*/result.json"))
-        found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        found = [content(file) for file in files]
         if not found:
             raise UserError(f"{folder}: has no */result.json")
         shares = [100 * one["accuracy"] for one in found]
@@ -283,7 +291,11 @@ def main(arguments: list[str]) -> int:
     )
     check = parser.parse_args(arguments).check
     stale = []
-    files = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    try:
+        files = {page: written(page.read_text(encoding="utf-8")) for page in PAGES}
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
     files |= {
         ROOT / "schemas" / f"{kind}.json": f"{json_schema.schema_text(kind)}\n"
         for kind in json_schema.SCHEMAS

@@ -70,3 +70,20 @@ def test_a_figure_that_no_file_has_is_named(mark, said):
     with pytest.raises(UserError, match=re.escape(mark)) as error:
         results.written(f"<!-- {mark} --><!-- end -->")
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("{", "no JSON"), ("[]", "has no seed"), ('{"seed": 1, "env_steps": 1}', "has no distillation")],
+)
+def test_a_damaged_result_file_ends_the_command_with_one_line_that_names_it(
+    text, said, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "seed1").mkdir()
+    (tmp_path / "seed1" / "result.json").write_text(text, encoding="utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(f"<!-- distilled {tmp_path} --><!-- end -->", encoding="utf-8")
+    monkeypatch.setattr(results, "PAGES", [page])
+    assert results.main(["--check"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / 'seed1' / 'result.json'}: {said}" in line

@@ -174,6 +174,12 @@ class Settings(BaseModel):
         return self.check("", {**self.model_dump(exclude_unset=True), **changes})
 
 
+class Record(Settings):
+    """Part of a file that a program wrote: keys that came later than this program are left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 def check_number[N: (int, float)](
     path: str,
     value: object,

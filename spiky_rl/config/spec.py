@@ -16,12 +16,13 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import InstanceOf
+
 from spiky_rl.config import registry, together
-from spiky_rl.config.options import RegistryError, declared, nearest, short
+from spiky_rl.config.options import RegistryError, Settings, declared, nearest, short
 from spiky_rl.config.plain import Plain, Tree, section
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
 from spiky_rl.config.registry import Configured
@@ -32,16 +33,17 @@ class SpecError(RegistryError):
     """A file or an override that does not describe an agent or a task."""
 
 
-@dataclass(frozen=True)
-class AgentSpec:
+class AgentSpec(Settings):
     """An agent as a run uses it: complete, checked, every value with its origin."""
 
     name: str
-    runner: Mapping[str, Any]
-    """Isaac Lab's rsl_rl configuration after all layers, without the networks."""
-    network: Configured | None
-    critic_network: Configured | None
-    origins: Mapping[str, str]
+    runner: dict[str, Any]
+    """Isaac Lab's rsl_rl configuration after all layers, without the networks: its values as they were written and not as
+    `RunnerSettings` holds them, of which every layer was checked. There a 1 would become 1.0, which is another digest, and the
+    host's own part has keys that are none of ours."""
+    network: InstanceOf[Configured] | None = None
+    critic_network: InstanceOf[Configured] | None = None
+    origins: dict[str, str]
     """Dotted path -> the layer that set the value."""
 
     def setting(self, key: str) -> Any:
@@ -170,7 +172,7 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{_origin(path, origins)}: {error}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
-    return AgentSpec(name, runner, networks["network"], networks["critic_network"], origins)
+    return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from spiky_rl.config.options import RegistryError, Settings, nearest
+from spiky_rl.config.options import Record, RegistryError, nearest
 from spiky_rl.config.plain import Tree
 from spiky_rl.config.spec import SpecError, read_yaml
 
@@ -18,19 +18,17 @@ FILE = "tuned.yaml"
 """In a tuning's folder."""
 
 
-class TunedAgent(Settings):
+class TunedAgent(Record):
     """What was found for an agent on a task."""
 
-    model_config = ConfigDict(extra="ignore")
     agent: dict[str, Any]
     operations: float | None = None
     """Effective operations per control step, where they were an objective."""
 
 
-class Tuned(Settings):
+class Tuned(Record):
     """A file of tuned values."""
 
-    model_config = ConfigDict(extra="ignore")
     path: Path
     version: Literal[1]
     tuning: str

@@ -60,7 +60,7 @@ def planned(tmp_path_factory):
         cells = grid.cells(asked, Resolver(asked, place), place.device, place.assets)
         by_hand = {}
         for cell in cells:
-            write_cell(folder, asked, cell, "robots")
+            write_cell(folder, cell, "robots")
             lines = [shlex.split(command.replace(grid.OUT, str(folder))) for command in cell.commands]
             given = {script: parsed(script, line) for _, script, *line in lines}
             by_hand[cell.name] = {script: (asked, prepare(asked[0])) for script, asked in given.items()}

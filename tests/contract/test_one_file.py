@@ -84,8 +84,8 @@ class Toy(Decoder):
         gain: float = option(1.0, "factor of a spike", low=0.1)
 
     def __init__(self, options, inputs, outputs):
-        super().__init__()
-        self.gain, self.readout = options.gain, torch.nn.Linear(inputs, outputs)
+        super().__init__(inputs, outputs)
+        self.gain = options.gain
 
     def forward(self, spikes, state, keep):
         return self.readout(self.gain * spikes[:, -1]), ()

@@ -11,6 +11,8 @@ def plan(task: str, settings: dict[str, Any]) -> Plan:
     """Of 64 environments, 8 steps and 5 iterations."""
     known = load_task(task)
     assert known is not None
-    spec = AgentSpec("mine", {"num_steps_per_env": 8, "max_iterations": 5, **settings}, None, None, {})
+    spec = AgentSpec(
+        name="mine", runner={"num_steps_per_env": 8, "max_iterations": 5, **settings}, origins={}
+    )
     where = ("cpu", 64, 42, "robots", EARLIER_PHYSICS)
     return Plan(Request(task=task), known.label, known.id, "mine", known, spec, {}, "", None, *where)

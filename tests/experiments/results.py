@@ -113,8 +113,9 @@ def write_study(
     ]
     if random:
         cells += [random_cell(task, conditions) for task in tasks]
-    keys = "cell agent label task variant seed hash commands".split()
-    plan = [{**{key: cell[key] for key in keys}, "seconds_estimated": 60.0} for cell in cells]
+    keys = "cell agent label task variant seed kind hash spec_hash num_envs device commands".split()
+    other = {"env_steps": ITERATIONS * STEPS, "processes": 1, "seconds_estimated": 60.0}
+    plan = [{**{key: cell[key] for key in keys}, **other} for cell in cells]
     dump(folder / "plan.json", {"version": 1, "cells": plan})
     for cell in cells:
         dump(folder / "cells" / cell["cell"] / "result.json", cell)

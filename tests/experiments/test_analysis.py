@@ -58,7 +58,7 @@ def scores_of(analysis: Analysis, label: str, task: str) -> np.ndarray:
 
 
 def test_all_cells_are_read_in_the_order_of_the_plan(study: Path, analysis: Analysis):
-    assert [result.cell for result in analysis.results] == [cell.cell for cell in read_plan(study)]
+    assert [result.cell for result in analysis.results] == [cell.name for cell in read_plan(study)]
     assert analysis.skipped == ()
     assert analysis.labels == AGENTS and analysis.tasks == (CARTPOLE, MASKED)
 
@@ -324,7 +324,7 @@ def test_a_task_on_which_only_random_actions_were_measured_is_no_task_yet(tmp_pa
     study = write_study(tmp_path / "study", AGENTS[:2], seeds=range(2))
     for cell in read_plan(study):
         if cell.task == MASKED and cell.agent != "random":
-            remove(study, cell.cell)
+            remove(study, cell.name)
     analysis = analyse(study)
     assert analysis.tasks == (CARTPOLE,) and analysis.normalised
     assert set(analysis.comparisons) == {CARTPOLE}
@@ -366,7 +366,7 @@ def test_a_folder_without_a_study_is_refused_by_name(tmp_path: Path, small: Path
 
 def test_a_study_without_any_result_has_nothing_but_its_gaps(small: Path):
     for cell in read_plan(small):
-        remove(small, cell.cell)
+        remove(small, cell.name)
     analysis = analyse(small)
     assert analysis.rows == {} and len(analysis.skipped) == 5
     assert not analysis.comparisons and not analysis.normalised

@@ -1,14 +1,17 @@
 """A study's folder: written whole, worked by one process at a time, and never taken over by another study."""
 
-import dataclasses
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from spiky_rl.config import files
+from spiky_rl.config.options import Record
+from spiky_rl.experiments.analysis.results import result_from
 from spiky_rl.experiments.design import study
+from spiky_rl.experiments.design.grid import PlanFile
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run import cells
 from tests.experiments.test_grid import GIVEN
@@ -61,7 +64,7 @@ def test_a_result_of_another_specification_is_not_written_over(folder):
 
 def test_a_training_that_began_as_something_else_is_not_gone_on_with(folder):
     asked, (cell, *_) = study.build("mine", GIVEN), planned()
-    changed = [dataclasses.replace(cell, hash="0" * 16)]
+    changed = [cell.model_copy(update={"hash": "0" * 16})]
     cells.write_plan(folder, asked, changed, ROBOTS)  # it has not begun: it will as what it is now
     cells.write_plan(folder, asked, planned(), ROBOTS)
     (folder / "cells" / cell.name / "run").mkdir()
@@ -111,7 +114,7 @@ def test_cells_of_two_physics_do_not_stand_in_one_study(folder):
     files.write_json(folder / "cells" / done.name / "result.json", held)
     asked = study.build("mine", GIVEN)
     cells.write_plan(folder, asked, planned(), ROBOTS)
-    native = [dataclasses.replace(cell, physics="mujoco") for cell in planned()]
+    native = [cell.model_copy(update={"physics": "mujoco"}) for cell in planned()]
     with pytest.raises(
         StudyError, match=f"{done.name}: ran with the physics 'newton_mjwarp'.*'mujoco'; choose another --out"
     ):
@@ -137,3 +140,49 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     cells.write_plan(
         folder, asked, [done], "robots of version 4"
     )  # nothing is left to run, so nothing is mixed
+
+
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
+
+
+def test_the_plans_and_results_that_studies_left_are_read_and_written_to_the_same_bytes():
+    def again(found: Record) -> str:
+        return json.dumps(found.model_dump(by_alias=True, exclude_unset=True), indent=2) + "\n"
+
+    for path in (STUDIES / "ant" / "plan.json", STUDIES / "memory_pilot" / "plan.json"):
+        assert again(PlanFile.check("", json.loads(path.read_text()))) == path.read_text()
+    for path in [*STUDIES.glob("ant*/cells/*/result.json"), *STUDIES.glob("memory_*/cells/*/result.json")]:
+        assert again(result_from(json.loads(path.read_text()))) == path.read_text()
+
+
+def test_a_cells_file_gives_the_cell_again(folder):
+    for cell in planned():
+        cell = cell.model_copy(update={"assets": ROBOTS, "goes_on": "before", "seconds": 60.0})
+        cells.write_cell(folder, cell, ROBOTS)
+        assert cells.read_cell(folder / "cells" / cell.name) == cell
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("specification.seed", "0", "specification.seed: expected a whole number, got '0'"),
+        ("specification.sede", 0, "specification.sede: no such key; did you mean 'seed'?"),
+        ("processes", None, "processes: expected a whole number, got nothing"),
+        (
+            "kind",
+            "trainde",
+            "kind: 'trainde' is not allowed; choose from trained, random; did you mean 'trained'?",
+        ),
+        ("budget", "env_step=1", "budget: 'env_step' is no budget; choose from env_steps"),
+    ],
+)
+def test_a_cells_file_with_a_wrong_value_is_refused_by_file_and_key(folder, key, value, said):
+    path = folder / "cells" / planned()[-1].name / "cell.json"
+    held = json.loads(path.read_text())
+    *above, last = key.split(".")
+    (held[above[0]] if above else held)[last] = value
+    files.write_json(path, held)
+    with pytest.raises(StudyError) as refused:
+        cells.read_cell(path.parent)
+    assert str(refused.value).startswith(f"{path}: {said}")
+    assert str(refused.value).endswith("run the study's command again, which writes it anew")

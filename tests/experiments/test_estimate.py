@@ -6,16 +6,16 @@ import pytest
 
 from spiky_rl.config.spec import load_task
 from spiky_rl.config.budget import parse
-from spiky_rl.experiments.design.grid import Cell, Specification
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.estimate import OVERHEAD, Speeds, estimated
+from tests.experiments.test_grid import cells as planned
 
 STEPS = 1000
 
 
 def cell(agent, task, env_steps: int | None = STEPS):
-    given = Specification(task, agent, "rsl_rl", "auto", None, 0, 1, None, (), False, 1, ("nominal",), {}, {})
-    return Cell(f"{task}.{agent}", agent, agent, task, 0, {}, "0", "0", env_steps, "cpu", 1, given)
+    told = {"name": f"{task}.{agent}", "agent": agent, "task": task, "env_steps": env_steps, "device": "cpu"}
+    return planned()[-1].model_copy(update=told)
 
 
 def record(folder, agent, task, seconds):

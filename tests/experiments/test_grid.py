@@ -128,8 +128,8 @@ def test_a_cells_commands_name_the_physics_that_was_chosen_for_it():
 
 def test_a_specification_is_plain_data_that_gives_itself_again():
     for cell in cells(overrides=["env.x=[1, 2]"], vary={"agent.network.steps": [2]}):
-        held = json.loads(json.dumps(vars(cell.specification)))
-        again = Specification(**held)
-        assert json.loads(json.dumps(vars(again))) == held
-        assert again.evaluation_seed == cell.specification.evaluation_seed == 100_000 + cell.seed
+        held = json.loads(json.dumps(cell.specification.model_dump()))
+        again = Specification.check("", held)
+        assert again == cell.specification
+        assert again.evaluation_seed == 100_000 + cell.seed
         assert held["overrides"][0] == "env.x=[1, 2]"

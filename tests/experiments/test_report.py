@@ -249,7 +249,7 @@ def test_whichever_cells_are_there_a_report_is_written(tmp_path: Path, seed: int
         rng = np.random.default_rng(seed)
         for cell in read_plan(study):
             if rng.random() < 0.6:
-                remove(study, cell.cell)
+                remove(study, cell.name)
 
     study = written(tmp_path, some, agents=AGENTS, seeds=range(3))
     assert "gave no numbers" in section(study, "answer")

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from spiky_rl.config import files
-from spiky_rl.experiments.design.grid import Specification
 from spiky_rl.experiments.run import cells, work
 from spiky_rl.experiments.run.work import Failed, Interrupted
+from tests.experiments.results import TRUTHS, cell_of
+from tests.experiments.test_grid import cells as planned
 
 PATIENCE = 30.0
 """Seconds."""
@@ -92,30 +93,26 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
 
 def a_cell(folder: Path, **more) -> Path:
     """A cell whose training and evaluation fail at once, on an override that is none."""
-    specification = Specification(
-        "cartpole",
-        "lif_ppo",
-        "rsl_rl",
-        "auto",
-        "cpu",
-        0,
-        4,
-        None,
-        ("nowhere=1",),
-        False,
-        1,
-        ("nominal",),
-        {},
-        {},
-    )
-    own = {"hash": "a" * 16, "kind": "trained", "processes": 1, "library": "rsl_rl", **more}
-    own |= {"specification": vars(specification)}
-    files.write_json(folder / "cell.json", own)
+    cell = planned()[-1]
+    own = {"task": "cartpole", "agent": "lif_ppo", "device": "cpu", "overrides": ("nowhere=1",), "spec": {}}
+    given = cell.specification.model_copy(update=own)
+    cell = cell.model_copy(update={"hash": "a" * 16, "specification": given, **more})
+    files.write_json(folder / "cell.json", cell.model_dump(by_alias=True))
     return folder
 
 
-TRAINED = {"outcome": "finished", "curve": {}, **dict.fromkeys(work.SPENT, 1.0)}
-EVALUATED = {**dict.fromkeys(work.MEASURED), "device": "cpu"}
+HELD = cell_of("lif_ppo", "cartpole", 0, {}, ("nominal",), TRUTHS["lif_ppo"])
+"""A cell's result."""
+TRAINED = {
+    "outcome": "finished",
+    "curve": HELD["curve"],
+    **{key: HELD["training"][key] for key in work.SPENT},
+}
+EVALUATED = {
+    **HELD["evaluation"],
+    **{key: HELD[key] for key in work.MEASURED if key in HELD},
+    "physics": "mujoco",
+}
 DAMAGED = ("", '{"outcome": "fin', "[]", "null", '{"outcome": "finished"}', "[" * 100_000)
 
 
@@ -195,22 +192,8 @@ def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
     assert work.finished_training(tmp_path) is None
     assert work.record(tmp_path / "evaluation.json", work.MEASURED) is None
     assert cells.progress(tmp_path) == {}
-    keys = (
-        "cell",
-        "agent",
-        "label",
-        "variant",
-        "task",
-        "seed",
-        "kind",
-        "spec_hash",
-        "commands",
-        "budget",
-        "num_envs",
-    )
-    cell = {**dict.fromkeys(keys), "hash": "a", "library": "rsl_rl", "processes": 1}
-    made = work.result(cell, tmp_path, TRAINED, EVALUATED)
-    assert made["training"]["seconds_cpu"] is None and made["resumed"] == 0
+    made = work.result(planned()[-1], tmp_path, TRAINED, EVALUATED)
+    assert made.training is not None and made.training.seconds_cpu is None and made.resumed == 0
 
 
 def test_the_machine_is_named_with_the_cards_that_were_used(monkeypatch):

@@ -17,9 +17,6 @@ from spiky_rl.neurons.base import Neuron
 class Decoder(Component, torch.nn.Module):
     """Turns spikes [T, K, B, N] into features [T, B, F]."""
 
-    readout: torch.nn.Linear
-    """The learned weights N -> F."""
-
     state_width: int = 0
     """Width of the state that is carried between control steps; 0: none."""
 
@@ -40,6 +37,11 @@ class Decoder(Component, torch.nn.Module):
 
     quantiser: Quantiser | None = None
     """What rounds the readout's weights while they are trained; None: nothing does."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.readout = torch.nn.Linear(inputs, outputs)
+        """The learned weights N -> F."""
 
     def connect(self, backend: str, binary: bool, bfloat16_gradient: bool = False) -> None:
         """Take over what runs it and what it reads.

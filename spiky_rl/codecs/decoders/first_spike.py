@@ -26,10 +26,6 @@ class FirstSpike(Decoder):
 
     spikes_only = True
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.readout = torch.nn.Linear(inputs, outputs)
-
     @override
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import override
 
-import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
@@ -20,10 +19,6 @@ from spiky_rl.kernels import dispatch
 
 class Linear(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.readout = torch.nn.Linear(inputs, outputs)
 
     @override
     def forward(

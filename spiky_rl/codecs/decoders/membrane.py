@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from typing import Literal, override
 
-import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
@@ -33,8 +32,7 @@ class Membrane(Decoder):
     ops: TorchOps
 
     def __init__(self, options: Options, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.readout = torch.nn.Linear(inputs, outputs)
+        super().__init__(inputs, outputs)
         self.which, self.last_step = options.read, options.read == "last"
         self.decay, self.state_width = math.exp(-options.dt / options.tau), outputs
         self.potential = Potential.of(dt=options.dt, tau=options.tau)

@@ -30,13 +30,12 @@ class PopulationVector(Decoder):
         )
 
     def __init__(self, options: Options, inputs: int, outputs: int) -> None:
-        super().__init__()
         if inputs < outputs:
             raise RegistryError(
                 f"network.decoder: population_vector reads {outputs} features from a neuron each or more, and the last layer"
                 f" has {inputs}; set network.layers[-1] to at least {outputs}"
             )
-        self.readout = torch.nn.Linear(inputs, outputs)
+        super().__init__(inputs, outputs)
         groups = torch.arange(inputs).tensor_split(outputs)
         mask = torch.zeros(outputs, inputs)
         with torch.no_grad():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import override
 
-import torch
 from torch import Tensor
 
 from spiky_rl.codecs.decoders.base import Decoder
@@ -18,10 +17,6 @@ from spiky_rl.kernels import dispatch
 
 class Rate(Decoder):
     """Spikes [T, K, B, N] -> features [T, B, F]."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.readout = torch.nn.Linear(inputs, outputs)
 
     @override
     def forward(

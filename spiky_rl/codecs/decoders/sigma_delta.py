@@ -24,8 +24,7 @@ class SigmaDelta(Decoder):
     """Events [T, K, B, N] -> features [T, B, F]; state: the sums [B, F]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.readout = torch.nn.Linear(inputs, outputs)
+        super().__init__(inputs, outputs)
         self.state_width = outputs
 
     @override

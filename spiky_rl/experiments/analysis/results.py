@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, create_model, model_validator
 
-from spiky_rl.config.options import RegistryError, Settings, UserError, declared
+from spiky_rl.config.options import Record, RegistryError, UserError, declared
 from spiky_rl.config.plain import Tree
 from spiky_rl.config.reading import ReadingError, parse_json
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Planned, PlanFile, Texts
 from spiky_rl.experiments.design.study import Spending, Study
 from spiky_rl.experiments.run.cells import ERROR, VERSION
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
@@ -32,43 +32,17 @@ class ResultsError(UserError):
     """A study's folder that says nothing, or a file whose content is not what it has to be."""
 
 
-class Record(Settings):
-    """Part of a file that a program wrote: keys that came later than this program are left alone."""
-
-    model_config = ConfigDict(extra="ignore")
-
-
-def folder_name(name: str) -> str:
-    """The ``name``, if it is that of a file or folder and leads nowhere else. Raises RegistryError."""
-    if Path(name).name != name or name in ("", "..") or "\0" in name:
-        raise RegistryError(f"expected a folder's name, got {name!r}")
-    return name
+def as_written(value: float, check: ValidatorFunctionWrapHandler) -> float:
+    """A number's ``value``, if it passes the ``check`` of its type; a whole one stays whole, so that a file is written as it was read."""
+    check(value)
+    return value
 
 
-List = Annotated[tuple[Any, ...], Field(strict=False)]
-Texts = Annotated[tuple[str, ...], Field(strict=False)]
-Numbers = Annotated[tuple[float, ...], Field(strict=False)]
-Measured = Annotated[tuple[float | None, ...], Field(strict=False)]
+Number = Annotated[float, WrapValidator(as_written)]
+Numbers = Annotated[tuple[Number, ...], Field(strict=False)]
+Measured = Annotated[tuple[Number | None, ...], Field(strict=False)]
 """A number per iteration, or null where nothing was measured."""
 Counts = Annotated[tuple[int, ...], Field(strict=False)]
-
-
-class Planned(Record):
-    """One cell of plan.json."""
-
-    cell: Annotated[str, AfterValidator(folder_name)]
-    agent: str
-    label: str
-    task: str
-    variant: dict[str, Any]
-    seed: int
-    hash: str
-
-
-class PlanFile(Record):
-    """plan.json."""
-
-    cells: Annotated[tuple[Planned, ...], Field(strict=False)]
 
 
 class Training(Record):
@@ -149,18 +123,20 @@ _Counts: Any = create_model("_Counts", __base__=Record, **_COUNTS)
 class CostRecord(_Counts):
     """What an action costs, per control step: the fields of `Cost`, and what `Cost.as_dict` adds to them."""
 
-    effective_operations: float
     state_accesses: float | None = None
+    effective_operations: float
     energy_nj: dict[str, float]
     """By assumption."""
     ann_skipping_zeros_energy_nj: dict[str, float] | None = None
-    ann_dense_operations: float | None
+    ann_dense_operations: Number | None
     actions_per_second: float | None
+    effective_operations_per_second: float | None = None
 
 
 class Result(Record):
-    """What one cell measured."""
+    """What one cell measured: the content of result.json."""
 
+    version: Literal[1] = 1
     cell: str
     agent: str
     label: str
@@ -169,9 +145,9 @@ class Result(Record):
     seed: int
     kind: Literal["trained", "random"]
     hash: str
-    outcome: Literal["finished"]
     spec_hash: str | None
     commands: Texts
+    outcome: Literal["finished"]
     resumed: int
     budget: Spending
     solved: float | None
@@ -258,7 +234,7 @@ def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]
     A plan that cannot be read only means that cells that never started are not known; see `read_plan`.
     """
     try:
-        planned = {cell.cell: cell for cell in read_plan(folder)}
+        planned = {cell.name: cell for cell in read_plan(folder)}
     except ResultsError:
         planned = {}
     folders = sorted(path.name for path in (folder / "cells").glob("*") if path.is_dir())

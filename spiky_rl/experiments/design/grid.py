@@ -6,16 +6,19 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, Field, PlainSerializer
+
+from spiky_rl.config.options import Record, RegistryError, Settings
 from spiky_rl.config.plain import Tree, assignment
 from spiky_rl.config.plan import Plan
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.experiments.design.study import RANDOM, Study
+from spiky_rl.experiments.design.study import RANDOM, Spending, Study
 
 OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""
@@ -32,8 +35,17 @@ type Resolve = Callable[[str, str, Tree], Plan]
 """Tells what a combination of task, agent and variation is; raises UserError for one that cannot be."""
 
 
-@dataclass(frozen=True)
-class Specification:
+def folder_name(name: str) -> str:
+    """The ``name``, if it is that of a file or folder and leads nowhere else. Raises RegistryError."""
+    if Path(name).name != name or name in ("", "..") or "\0" in name:
+        raise RegistryError(f"expected a folder's name, got {name!r}")
+    return name
+
+
+Texts = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Specification(Settings):
     """What a cell's training and evaluation are made from: all that who works it needs to know."""
 
     task: str
@@ -47,15 +59,15 @@ class Specification:
     num_envs: int
     budget: str | None
     """None: the merged specification's own number of iterations."""
-    overrides: tuple[str, ...]
+    overrides: Texts
     """Overrides of agent and environment; those of the agent are in ``spec`` already."""
     tuned: bool
     """Whether ``spec`` has values of the study's tuning."""
     episodes: int
-    conditions: tuple[str, ...]
-    spec: Tree
+    conditions: Texts
+    spec: dict[str, Any]
     """The agent: all layers merged, complete."""
-    origins: Mapping[str, str]
+    origins: dict[str, str]
 
     @property
     def evaluation_seed(self) -> int:
@@ -63,11 +75,10 @@ class Specification:
         return EVALUATION_SEED + self.seed
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One training and its evaluation."""
+class Planned(Record):
+    """A cell's line of the plan: one training and its evaluation."""
 
-    name: str
+    name: Annotated[str, AfterValidator(folder_name)] = Field(alias="cell")
     """Name of its folder."""
     agent: str
     """File stem."""
@@ -75,76 +86,48 @@ class Cell:
     """Agent and variation in words, for tables and plots."""
     task: str
     """The task's label."""
+    variant: dict[str, Any]
     seed: int
-    variant: Tree
+    kind: Literal["trained", "random"]
     hash: str
     spec_hash: str | None
     env_steps: int | None
     """That it trains for; None where another budget ends it, 0 for random actions."""
-    device: str
     num_envs: int
-    specification: Specification
-    processes: int = 1
-    """Processes of a data-parallel training, by torchrun."""
-    seconds: float | None = None
-    """Estimated."""
-    goes_on: str = ""
-    """The cell of this study whose last checkpoint its training begins with."""
+    device: str
     physics: str = EARLIER_PHYSICS
     """What steps the worlds."""
+    processes: int
+    """Processes of a data-parallel training, by torchrun."""
+    commands: Texts
+    """What reproduces it by hand, for people: no program reads it."""
+    seconds: Annotated[float | None, PlainSerializer(lambda s: s if s is None else round(s))] = Field(
+        default=None, alias="seconds_estimated"
+    )
 
     @property
     def is_trained(self) -> bool:
         """Whether it is no cell of random actions."""
-        return self.agent != RANDOM
+        return self.kind != RANDOM
 
-    @property
-    def kind(self) -> str:
-        """``trained``, or ``random``."""
-        return "trained" if self.is_trained else RANDOM
 
-    @property
-    def commands(self) -> list[str]:
-        """What reproduces it by hand, for people: no program reads it."""
-        given, folder = self.specification, f"{OUT}/cells/{self.name}"
-        common = ["--task", given.task, "--agent", given.agent]
-        common += ["--device", given.device] if given.device else []
-        common += ["--assets", given.assets] if given.assets != "auto" else []
-        common += ["--rl_library", given.library] if given.library != "rsl_rl" else []
-        common += ["--tuning", f"{OUT}/{TUNED}"] if given.tuned else []
-        root = ["--log_root", f"{folder}/run"] if self.is_trained else []
-        run = "python scripts/train.py"
-        if self.processes > 1:
-            run = f"torchrun --standalone --nproc_per_node {self.processes} scripts/train.py --distributed"
-        train = [*common, "--seed", str(given.seed), "--num_envs", str(given.num_envs)]
-        train += ["--budget", given.budget] if given.budget else []
-        measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
-        measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
-        measured += ["--checkpoint", "latest" if self.is_trained else RANDOM]
-        evaluate = quoted([*common, *measured, *root, *given.overrides])
-        trained = [f"{run} {quoted([*train, *root, *given.overrides])}"] if self.is_trained else []
-        return [*trained, f"python scripts/evaluate.py {evaluate}"]
+class PlanFile(Record):
+    """plan.json."""
 
-    def data(self) -> dict[str, Any]:
-        """Its line of the plan."""
-        return {
-            "cell": self.name,
-            "agent": self.agent,
-            "label": self.label,
-            "task": self.task,
-            "variant": dict(self.variant),
-            "seed": self.seed,
-            "kind": self.kind,
-            "hash": self.hash,
-            "spec_hash": self.spec_hash,
-            "env_steps": self.env_steps,
-            "num_envs": self.num_envs,
-            "device": self.device,
-            "physics": self.physics,
-            "processes": self.processes,
-            "commands": self.commands,
-            "seconds_estimated": None if self.seconds is None else round(self.seconds),
-        }
+    version: Literal[1] = 1
+    cells: Annotated[tuple[Planned, ...], Field(strict=False)]
+
+
+class Cell(Planned):
+    """A cell as its own file has it: its line of the plan, and all that who works it needs to know."""
+
+    specification: Specification
+    budget: Spending
+    library: str
+    assets: str = ""
+    """Which robots it runs with, in words; empty before its file is written."""
+    goes_on: str = ""
+    """The cell of this study whose last checkpoint its training begins with."""
 
 
 def cells(
@@ -189,6 +172,35 @@ def quoted(arguments: Iterable[str]) -> str:
     return " ".join(f'"{a}"' if a.startswith(OUT) else shlex.quote(a) for a in arguments)
 
 
+def commands(given: Specification, name: str, kind: str, processes: int = 1) -> tuple[str, ...]:
+    """What reproduces a cell by hand.
+
+    Args:
+        given: What it is made from.
+        name: Its folder's.
+        kind: ``trained``, or ``random``.
+        processes: How many train it.
+    """
+    folder, is_trained = f"{OUT}/cells/{name}", kind != RANDOM
+    common = ["--task", given.task, "--agent", given.agent]
+    common += ["--device", given.device] if given.device else []
+    common += ["--assets", given.assets] if given.assets != "auto" else []
+    common += ["--rl_library", given.library] if given.library != "rsl_rl" else []
+    common += ["--tuning", f"{OUT}/{TUNED}"] if given.tuned else []
+    root = ["--log_root", f"{folder}/run"] if is_trained else []
+    run = "python scripts/train.py"
+    if processes > 1:
+        run = f"torchrun --standalone --nproc_per_node {processes} scripts/train.py --distributed"
+    train = [*common, "--seed", str(given.seed), "--num_envs", str(given.num_envs)]
+    train += ["--budget", given.budget] if given.budget else []
+    measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
+    measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
+    measured += ["--checkpoint", "latest" if is_trained else RANDOM]
+    evaluate = quoted([*common, *measured, *root, *given.overrides])
+    trained = (f"{run} {quoted([*train, *root, *given.overrides])}",) if is_trained else ()
+    return (*trained, f"python scripts/evaluate.py {evaluate}")
+
+
 @dataclass(frozen=True)
 class _Given:
     """What all cells share."""
@@ -207,9 +219,10 @@ class _Given:
         named = any(text.startswith("physics=") for text in overrides)
         physics = [] if named or plan.physics == EARLIER_PHYSICS else [f"physics={plan.physics}"]
         return Specification(
-            task, agent, study.library, self.assets, self.device, seed, plan.num_envs,
-            None if study.budget is None else str(study.budget), (*overrides, *physics), bool(study.tuning),
-            study.episodes, study.conditions, plan.spec.tree(), plan.spec.origins,
+            task=task, agent=agent, library=study.library, assets=self.assets, device=self.device, seed=seed,
+            num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
+            overrides=(*overrides, *physics), tuned=bool(study.tuning), episodes=study.episodes,
+            conditions=study.conditions, spec=plan.spec.tree(), origins=plan.spec.origins,
         )  # fmt: skip
 
 
@@ -230,11 +243,14 @@ def _trained(given: _Given, task: str, agent: str, variant: Tree, plan: Plan, se
         "budget": None if study.budget is None else str(study.budget),
         **_measurement(given, plan),
     }
+    name = _folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}")
+    specification = given.specification(task, agent, plan, seed, [*study.overrides, *varied])
     return Cell(
-        _folder_name(f"{plan.task}.{label.replace(' ', '.')}.seed{seed}"), Path(agent).stem, label, plan.task, seed,
-        dict(variant), digest(defining), plan.spec.digest, None if counted is None else counted * per_iteration,
-        plan.device, plan.num_envs, given.specification(task, agent, plan, seed, [*study.overrides, *varied]),
-        processes, physics=plan.physics,
+        cell=name, agent=Path(agent).stem, label=label, task=plan.task, variant=dict(variant), seed=seed, kind="trained",
+        hash=digest(defining), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
+        num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
+        commands=commands(specification, name, "trained", processes), specification=specification,
+        budget=study.budget, library=study.library,
     )  # fmt: skip
 
 
@@ -244,9 +260,12 @@ def _random(given: _Given, task: str, plan: Plan) -> Cell:
     defining = {"environment": overrides, **_measurement(given, plan)}
     # any agent of the task's will do: what it would have done is not looked at
     specification = given.specification(task, study.agents[0], plan, 0, overrides)
+    name = _folder_name(f"{plan.task}.{RANDOM}")
     return Cell(
-        _folder_name(f"{plan.task}.{RANDOM}"), RANDOM, RANDOM, plan.task, 0, {}, digest(defining), None, 0,
-        plan.device, plan.num_envs, specification, physics=plan.physics,
+        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", hash=digest(defining),
+        spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
+        commands=commands(specification, name, RANDOM), specification=specification, budget=study.budget,
+        library=study.library,
     )  # fmt: skip
 
 

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell
+from spiky_rl.config.options import Record, RegistryError
+from spiky_rl.config.reading import ReadingError, parse_json, read_file
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, PlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, extended
 
 log = logging.getLogger(__name__)
 
-RESULT, ERROR, LOG, LOCK = "result.json", "error.txt", "log.txt", "lock"
+CELL, RESULT, ERROR, LOG, LOCK = "cell.json", "result.json", "error.txt", "log.txt", "lock"
 VERSION = 1
 HEARTBEAT = ("share", "steps_per_second")
 """Numbers that ``progress.json`` has from the first iteration on."""
@@ -60,59 +62,74 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
     left = False
     for cell in cells:
         place = folder / "cells" / cell.name
-        begun = [place / "cell.json"] if (place / "run").exists() else []
-        for path in filter(Path.exists, [place / RESULT, *begun]):
-            held = read_json(path)
-            if isinstance(held, dict) and held.get("hash", cell.hash) != cell.hash:
+        for path in [place / RESULT, *([place / CELL] if (place / "run").exists() else [])]:
+            if (held := mark(path)) is not None and held.hash not in ("", cell.hash):
                 raise StudyError(
-                    f"{path}: is of another specification (hash {held['hash']}, now {cell.hash}): agent, task or"
+                    f"{path}: is of another specification (hash {held.hash}, now {cell.hash}): agent, task or"
                     " evaluation changed since; choose another --out, or move that cell away to run it again"
                 )
         left |= not is_finished(place, cell.hash)
     if left:
         for cell in cells:
-            for what, key, ours in (("robots", "assets", assets), ("physics", "physics", cell.physics)):
-                theirs = begun_with(folder / "cells" / cell.name, key)
+            held = begun_with(folder / "cells" / cell.name)
+            robots, physics = (held.assets, held.physics) if held else (None, None)
+            for what, theirs, ours in (("robots", robots, assets), ("physics", physics, cell.physics)):
                 if theirs not in (None, ours):
                     raise StudyError(
                         f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"
                         f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
                     )
     files.write_json(folder / "study.json", study.data())
-    files.write_json(folder / "plan.json", {"version": VERSION, "cells": [cell.data() for cell in cells]})
+    files.write_json(folder / "plan.json", PlanFile(cells=tuple(cells)).model_dump(by_alias=True))
     for cell in cells:
-        write_cell(folder, study, cell, assets)
+        write_cell(folder, cell, assets)
 
 
-def write_cell(folder: Path, study: Study, cell: Cell, assets: str) -> None:
-    """Write a cell's own line, which is all that who works it needs to know.
+def write_cell(folder: Path, cell: Cell, assets: str) -> None:
+    """Write a cell's own file, which is all that who works it needs to know.
 
     Args:
         folder: The study's.
-        study: What is compared.
         cell: One of its cells.
         assets: Which robots it runs with, in words.
     """
-    own = {**cell.data(), "specification": vars(cell.specification)}
-    own["budget"] = None if study.budget is None else vars(study.budget)
-    own |= {"library": study.library, "assets": assets, "goes_on": cell.goes_on}
-    files.write_json(folder / "cells" / cell.name / "cell.json", own)
+    own = cell.model_copy(update={"assets": assets})
+    files.write_json(folder / "cells" / cell.name / CELL, own.model_dump(by_alias=True))
 
 
-def begun_with(folder: Path, what: str) -> str | None:
-    """Which assets or physics a cell was measured with, or has begun to train with.
+def read_cell(folder: Path) -> Cell:
+    """The cell whose ``folder`` this is. Raises StudyError that names the file and the key."""
+    try:
+        return Cell.check("", read_file(folder / CELL, parse_json))
+    except ReadingError as error:
+        problem = str(error)
+    except RegistryError as error:
+        problem = f"{folder / CELL}: {error}"
+    raise StudyError(
+        f"{problem}: it is damaged, or of an earlier version; run the study's command again, which writes it anew"
+    )
 
-    Args:
-        folder: The cell's.
-        what: ``assets`` or ``physics``.
 
-    None where it has not begun, or does not say. Before cells said which physics they had, that was always Isaac Lab's.
-    """
-    name = RESULT if (folder / RESULT).exists() else "cell.json" if (folder / "run").exists() else None
-    held = None if name is None or not (folder / name).exists() else read_json(folder / name)
-    if not isinstance(held, dict):
+class Mark(Record):
+    """What of a cell's own file, or of its result, tells what it is of."""
+
+    hash: str = ""
+    assets: str | None = None
+    physics: str = EARLIER_PHYSICS
+
+
+def mark(path: Path) -> Mark | None:
+    """What the file ``path`` is of; None where there is none, or a damaged one."""
+    try:
+        return Mark.check("", read_json(path)) if path.exists() else None
+    except RegistryError:
         return None
-    return held.get(what, EARLIER_PHYSICS if what == "physics" else None)
+
+
+def begun_with(folder: Path) -> Mark | None:
+    """What the cell in ``folder`` was measured with, or has begun to train with; None where it has not begun, or does not say."""
+    name = RESULT if (folder / RESULT).exists() else CELL if (folder / "run").exists() else None
+    return None if name is None else mark(folder / name)
 
 
 def read_json(path: Path) -> Any:
@@ -125,10 +142,7 @@ def read_json(path: Path) -> Any:
 
 def is_finished(folder: Path, wanted: str) -> bool:
     """Whether a cell's ``folder`` holds a result of the hash ``wanted``."""
-    if not (folder / RESULT).exists():
-        return False
-    held = read_json(folder / RESULT)
-    return isinstance(held, dict) and held.get("hash") == wanted
+    return (held := mark(folder / RESULT)) is not None and held.hash == wanted
 
 
 def set_aside(folder: Path) -> Path | None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from spiky_rl.config.options import RegistryError
+from spiky_rl.config.options import Record, RegistryError
 from spiky_rl.config.schema import TaskSpec
-from spiky_rl.experiments.analysis.results import Record
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.cells import RESULT, read_json
@@ -123,7 +122,7 @@ def estimated(
             sources |= set() if speed is None else {speed[1]}
         elif cell.is_trained:
             seconds = None
-        timed.append(replace(cell, seconds=seconds))
+        timed.append(cell.model_copy(update={"seconds": seconds}))
     return timed, sources
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from spiky_rl.config.budget import parse
@@ -10,6 +9,7 @@ from spiky_rl.config.plan import RANDOM, Request, Training
 from spiky_rl.config.spec import complete
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design.grid import EVALUATION, Specification
+from spiky_rl.experiments.run.cells import read_cell
 
 
 def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[Request, Training]:
@@ -20,7 +20,7 @@ def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[R
         checkpoint: What it goes on from; None: it begins anew.
         distributed: Whether this is one of several processes.
     """
-    _, given = _read(folder)
+    given = read_cell(folder).specification
     budget = None if given.budget is None else parse(given.budget, "budget")
     asked = _request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
     return asked, Training(budget=budget)
@@ -32,16 +32,10 @@ def evaluation(folder: Path) -> tuple[Request, int, str, Path]:
     Args:
         folder: The cell's.
     """
-    kind, given = _read(folder)
-    checkpoint = RANDOM if kind == RANDOM else "latest"
+    cell = read_cell(folder)
+    given, checkpoint = cell.specification, "latest" if cell.is_trained else RANDOM
     asked = _request(folder, given, given.evaluation_seed, checkpoint, None, False)
     return asked, given.episodes, ",".join(given.conditions), folder / EVALUATION
-
-
-def _read(folder: Path) -> tuple[str, Specification]:
-    """A cell's kind and specification."""
-    own = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-    return own["kind"], Specification(**own["specification"])
 
 
 def _request(

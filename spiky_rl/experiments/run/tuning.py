@@ -118,8 +118,8 @@ class Tuning:
         for cell in grid.cells(given, site.resolver(given), site.device, site.assets, site.processes, title):
             if cell.is_trained:
                 goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
-                written.append(replace(cell, goes_on=goes_on))
-                write_cell(site.out, given, written[-1], site.robots)
+                written.append(cell.model_copy(update={"goes_on": goes_on}))
+                write_cell(site.out, written[-1], site.robots)
         return written
 
     def data(self) -> dict[str, Any]:

@@ -10,20 +10,20 @@ from __future__ import annotations
 import ctypes
 import datetime
 import functools
-import json
 import os
 import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from spiky_rl.config import files
+from spiky_rl.config.options import UserError, declared
 from spiky_rl.config.plain import Tree
-from spiky_rl.experiments.design.grid import EVALUATION
-from spiky_rl.experiments.design.study import RANDOM
+from spiky_rl.experiments.analysis.results import Result, Training, result_from
+from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
 
@@ -37,28 +37,10 @@ CPU = "cpu.json"
 """Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
 TAIL = 30
 """Lines of the log that an error keeps."""
-SPENT = (
-    *(
-        "env_steps",
-        "iterations",
-        "mean_return_final",
-        "mean_return_best",
-        "seconds_total",
-        "seconds_simulation",
-    ),
-    *("seconds_inference", "seconds_learning"),
-)
+SPENT = tuple(key for key in declared(Training) if key != "seconds_cpu")
 """What a cell's result takes from its training's."""
 MEASURED = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
 """What it takes from its evaluation's."""
-
-
-class Line(TypedDict):
-    """What of a cell's own line tells how to train it."""
-
-    library: str
-    processes: int
-    goes_on: NotRequired[str]
 
 
 class Failed(Exception):
@@ -82,33 +64,30 @@ def work(folder: Path, out: Path) -> int:
     for number in STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
     with cells.locked(folder) as lock:
-        cell = json.loads((folder / "cell.json").read_text(encoding="utf-8"))
-        if cells.is_finished(folder, cell["hash"]):
+        own = cells.mark(folder / cells.CELL)
+        if own is not None and own.hash and cells.is_finished(folder, own.hash):
             return FINISHED
         if aside := cells.set_aside(folder):
             note(folder, f"{RESULT} is no result of this cell; kept as {aside.name}")
         (folder / ERROR).unlink(missing_ok=True)
         try:
-            if "specification" not in cell:
-                raise Failed(
-                    "cell.json is of an earlier version; run the study's command again, which writes it anew"
-                )
-            trained = None if cell["kind"] == RANDOM else train(cell, folder, out, lock, asked)
-            evaluated = evaluate(folder, lock, asked)
+            cell = cells.read_cell(folder)
+            trained = train(cell, folder, out, lock, asked) if cell.is_trained else None
+            measured = result(cell, folder, trained, evaluate(folder, lock, asked))
         except Interrupted:
             return INTERRUPTED
-        except Failed as failure:
+        except (Failed, UserError) as failure:
             files.write_text(folder / ERROR, f"{failure}\n")
             return FAILED
-        files.write_json(folder / RESULT, result(cell, folder, trained, evaluated))
+        files.write_json(folder / RESULT, measured.model_dump(by_alias=True, exclude_unset=True))
         return FINISHED
 
 
-def train(cell: Line, folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
+def train(cell: Cell, folder: Path, out: Path, lock: int, asked: list[int]) -> dict[str, Any]:
     """The training's result, from an earlier attempt where that got so far; an interrupted one goes on.
 
     Args:
-        cell: Its own line.
+        cell: What is trained.
         folder: Its folder.
         out: The study's folder.
         lock: File descriptor of the cell's lock, for the training to inherit.
@@ -117,20 +96,20 @@ def train(cell: Line, folder: Path, out: Path, lock: int, asked: list[int]) -> d
     trained = finished_training(folder)
     if trained is not None and record(folder / EVALUATION, MEASURED) is not None:
         return trained
-    can_go_on = resumable(folder, cell["library"])
+    can_go_on = resumable(folder, cell.library)
     if (trained := finished_training(folder)) is not None:
         return trained
     arguments = ["train", str(folder)]
     if can_go_on:
         arguments += ["--checkpoint", "latest"]
-    elif before := cell.get("goes_on"):
-        if (checkpoint := newest(out / "cells" / before, cell["library"])) is not None:
+    elif before := cell.goes_on:
+        if (checkpoint := newest(out / "cells" / before, cell.library)) is not None:
             arguments += ["--checkpoint", str(checkpoint)]
         else:
             note(folder, f"{before} left no checkpoint that is whole; the training begins anew")
     command = [sys.executable, "-m", STEP, *arguments]
-    if cell["processes"] > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell["processes"])]
+    if cell.processes > 1:
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(cell.processes)]
         command = [sys.executable, *torchrun, "-m", STEP, *arguments, "--distributed"]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     step("training", command, folder, lock, asked)
@@ -157,50 +136,47 @@ def resumable(folder: Path, library: str) -> bool:
     A run whose last checkpoint is damaged has not finished, whatever its result says: its final policy is lost. Runs without
     any checkpoint that is whole are kept in ``run.damaged``, and training begins again.
     """
-    from spiky_rl.hosts.common.checkpoints import numbered
 
-    runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
-    if not runs:
-        return False
-    good = False
-    for run in runs:
-        for path in reversed(numbered(run)):
-            if is_whole(path, library):
-                good = True
-                break
-            note(folder, f"{path}: no checkpoint, or a damaged one")
-            if (run / RESULT).exists():
-                os.replace(run / RESULT, run / "result.lost.json")
-    if not good:
-        taken = 0
-        while (aside := folder / f"run.damaged{taken or ''}").exists():
-            taken += 1
-        os.replace(folder / "run", aside)
-        note(
-            folder,
-            f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
-        )
-    return good
+    def lost(path: Path) -> None:
+        note(folder, f"{path}: no checkpoint, or a damaged one")
+        if (held := path.parent / RESULT).exists():
+            os.replace(held, path.parent / "result.lost.json")
+
+    whole = [last_whole(run, library, lost) for run in runs(folder)]
+    if not whole or any(whole):
+        return bool(whole)
+    taken = 0
+    while (aside := folder / f"run.damaged{taken or ''}").exists():
+        taken += 1
+    os.replace(folder / "run", aside)
+    note(
+        folder,
+        f"no checkpoint is whole; the training begins again, what there was is kept as {aside.name}",
+    )
+    return False
 
 
 def newest(folder: Path, library: str) -> Path | None:
     """The last checkpoint in a cell's ``folder`` from which a training of ``library`` can go on."""
-    from spiky_rl.hosts.common.checkpoints import numbered
-
-    runs = sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")}, reverse=True)
-    held = (path for run in runs for path in reversed(numbered(run)))
-    return next((path for path in held if is_whole(path, library)), None)
+    return next(filter(None, (last_whole(run, library) for run in reversed(runs(folder)))), None)
 
 
-def is_whole(path: Path, library: str) -> bool:
-    """Whether a training of ``library`` can go on from the checkpoint ``path``."""
-    from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+def runs(folder: Path) -> list[Path]:
+    """The runs in a cell's ``folder`` that left checkpoints, the newest last."""
+    return sorted({path.parent for path in folder.glob("run/*/*/*/model_*.pt")})
 
-    try:
-        read_checkpoint(str(path), library=library)
-    except CheckpointError:
-        return False
-    return True
+
+def last_whole(run: Path, library: str, lost: Callable[[Path], None] = lambda path: None) -> Path | None:
+    """The last checkpoint of a ``run`` from which a training of ``library`` can go on; ``lost`` is called with each behind it."""
+    from spiky_rl.hosts.common.checkpoints import CheckpointError, numbered, read_checkpoint
+
+    for path in reversed(numbered(run)):
+        try:
+            read_checkpoint(str(path), library=library)
+            return path
+        except CheckpointError:
+            lost(path)
+    return None
 
 
 def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
@@ -265,44 +241,34 @@ def note(folder: Path, text: str) -> None:
         log.write(f"== {now} {text}\n")
 
 
-def result(cell: Tree, folder: Path, trained: Tree | None, evaluated: Tree) -> dict[str, Any]:
-    """A cell's result, from what its steps measured.
+def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> Result:
+    """A cell's result, from what its steps measured. Raises ResultsError where that is not whole.
 
     Args:
-        cell: Its own line.
+        cell: What was planned.
         folder: Its folder.
         trained: Its training's result; None where actions were random.
         evaluated: Its evaluation's.
     """
-    processes = cell["processes"]
-    assert isinstance(processes, int)
-    keys = ("cell", "agent", "label", "variant", "task", "seed", "kind", "hash", "spec_hash", "commands")
     attempts = len(list(folder.glob("run/*/*/*/run.json")))
-    training = None
+    training, curve = None, None
     if trained is not None:
         counted = record(folder / CPU, ("seconds",)) if attempts == 1 else None
-        training = {key: trained[key] for key in SPENT}
-        training["seconds_cpu"] = None if counted is None else counted["seconds"]
-    return {
+        training = {**trained, "seconds_cpu": None if counted is None else counted["seconds"]}
+        curve = trained["curve"]
+    data = {
+        **cell.model_dump(by_alias=True),
+        **{key: evaluated[key] for key in MEASURED},
         "version": cells.VERSION,
-        **{key: cell[key] for key in keys},
         "outcome": "finished",
         "resumed": max(attempts - 1, 0),
-        "budget": cell["budget"],
-        "solved": evaluated["solved"],
         "training": training,
-        "curve": None if trained is None else trained["curve"],
-        "evaluation": {key: evaluated.get(key) for key in ("episodes", "conditions", "adapting")},
-        "cost": evaluated["cost"],
-        "device": evaluated["device"],
-        "num_envs": cell["num_envs"],
-        "assets": evaluated["assets"],
-        "physics": evaluated["physics"],
-        "library": cell["library"],
-        "versions": evaluated["versions"],
-        "machine": machine(gpus(str(evaluated["device"]), processes)),
+        "curve": curve,
+        "evaluation": {"adapting": None, **evaluated},
+        "machine": machine(gpus(str(evaluated["device"]), cell.processes)),
         "date": datetime.date.today().isoformat(),
     }
+    return result_from(data)
 
 
 def machine(cards: Sequence[str] = ()) -> str:

@@ -27,6 +27,13 @@ class Compiled(Backend):
         self.launches: Counter[str] = Counter()
         """How often each kernel ran in this process: the proof that it did."""
 
+    @staticmethod
+    def outputs(run: Launch, states: int, last: bool, trace: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Room for what `forward` gives of a ``run`` that has so many ``states``, with its ``last`` and ``trace``."""
+        T, _, B, N = run.current.shape
+        shape, new = (T, run.steps, B, N), run.current.new_empty
+        return new(shape), new((states, B, N) if last else (0,)), new(shape if trace else (0,))
+
     @abstractmethod
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Outputs [T, K, B, N], the last states [S, B, N] and the potentials [T, K, B, N]; what is not asked for is empty.

@@ -1,6 +1,7 @@
 """What every backend is: an object that runs neurons over time, and as much of the rest of a network as it can.
 
-It has to define `unroll`. What it does not define of the other `ABILITIES`, the torch reference does in its place.
+It has to define `unroll`. What it does not define of `recurrent`, `stack`, `linear`, `convolution` and `pack`, the torch reference
+does in its place.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from spiky_rl.kernels.runs import Run
 if TYPE_CHECKING:
     from spiky_rl.kernels.stack import Stack, Stage
 
-ABILITIES = ("unroll", "recurrent", "stack", "linear", "convolution", "pack")
-
 type Geometry = tuple[Sequence[int], int, int, int]
 """The (C, H, W) of maps, the places that a kernel moves at once, the zeros around the maps, and P, the side of a pooled block."""
 
@@ -31,11 +30,6 @@ class Backend(Component):
     all tensors, where an agent names it."""
     stand_in: Backend
     """The torch reference, which does what this one lacks."""
-
-    @classmethod
-    def abilities(cls) -> frozenset[str]:
-        """What of `ABILITIES` it does itself."""
-        return frozenset(name for name in ABILITIES if getattr(cls, name) is not getattr(Backend, name))
 
     def available(self) -> str | None:
         """The reason why it cannot run here, with the remedy; None: it runs."""

@@ -104,17 +104,12 @@ class Cpu(Compiled):
     @override
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         job, held = _job(run)
-        key, current, steps = run.key, run.current, run.steps
-        T, _, B, N = current.shape
-        states = programs.KNOWN[key].states
-        output = current.new_empty(T, steps, B, N)
-        final = current.new_empty((states, B, N) if last else (0,))
-        potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+        output, final, potentials = self.outputs(run, programs.KNOWN[run.key].states, last, trace)
         job.output = output.data_ptr()
         job.last = final.data_ptr() if last else None
         job.trace = potentials.data_ptr() if trace else None
-        kernels(key).spiky_forward(ctypes.byref(job))
-        self.launches[key] += 1
+        kernels(run.key).spiky_forward(ctypes.byref(job))
+        self.launches[run.key] += 1
         del held
         return output, final, potentials
 
@@ -142,12 +137,8 @@ class Cpu(Compiled):
 
     @override
     def recurrent_forward(self, run: Loop, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        current, steps = run.current, run.steps
-        T, _, B, N = current.shape
-        output = current.new_empty(T, steps, B, N)
-        count = programs.KNOWN[run.key].states + run.feedback.states
-        final = current.new_empty((count, B, N) if last else (0,))
-        potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+        B, count = run.current.shape[2], programs.KNOWN[run.key].states + run.feedback.states
+        output, final, potentials = self.outputs(run, count, last, trace)
         layer, stack, held = _as_stack(run)
         layer.within.trace = potentials.data_ptr() if trace else None
         stack.output, layer.last = output.data_ptr(), final.data_ptr() if last else None

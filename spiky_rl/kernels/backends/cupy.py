@@ -110,10 +110,8 @@ class Cupy(Compiled):
     def forward(self, run: Launch, last: bool, trace: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         key, steps = run.key, run.steps
         current, state, params, keep = _whole(run.current, run.state, run.params, run.keep)
-        T, _, B, N = current.shape
-        output = current.new_empty(T, steps, B, N)
-        final = current.new_empty((programs.KNOWN[key].states, B, N) if last else (0,))
-        potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+        B, N = current.shape[2:]
+        output, final, potentials = self.outputs(run, programs.KNOWN[key].states, last, trace)
         pointers = [current, state, params, keep, output]
         pointers += [final if last else None, potentials if trace else None]
         self._launch(key, 0, arguments(pointers, current, steps, run.uniforms), current, blocks(B * N))
@@ -147,11 +145,8 @@ class Cupy(Compiled):
         # one launch
         key, steps, feedback = run.key, run.steps, run.feedback
         tensors = current, *_ = _whole(run.current, run.state, run.params, run.keep, run.synapses)
-        T, _, B, N = current.shape
-        states = programs.KNOWN[key].states
-        output = current.new_empty(T, steps, B, N)
-        final = current.new_empty((states + feedback.states, B, N) if last else (0,))
-        potentials = current.new_empty((T, steps, B, N) if trace else (0,))
+        B, N, states = *current.shape[2:], programs.KNOWN[key].states
+        output, final, potentials = self.outputs(run, states + feedback.states, last, trace)
         now = current.new_empty(states + (feedback.decay is not None), B, N)
         pointers = [*tensors, output, now, final if last else None, potentials if trace else None]
         values = arguments(pointers, current, steps, run.uniforms, _told(feedback))
