@@ -39,7 +39,9 @@ def parser() -> common.Parser:
     found.add_argument(
         "--source", action="store_true", help="with a neuron: the C that it becomes on every backend"
     )
-    found.add_argument("--task", help="with an agent: its merged specification for this task, on --rl_library")
+    found.add_argument(
+        "--task", help="with an agent: its merged specification for this task, on --rl_library"
+    )
     add_flags(found, Request, only=("library",), library="rsl_rl")
     found.add_argument(
         "--out", type=Path, help="with a reservoir: its picture; default: NAME.png in this folder"
