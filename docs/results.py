@@ -50,7 +50,9 @@ def row(folder: str, task: str, agent: str) -> Row:
     """An agent's results on a task of a study; what was varied need not be named where there is one variant."""
     found = {" on ".join(names): one for names, one in study(folder).rows.items()}
     variants = [
-        one for (label, on), one in study(folder).rows.items() if (label.split(" ")[0], on) == (agent, task)
+        one
+        for (label, on), one in study(folder).rows.items()
+        if (label.partition(" ")[0], on) == (agent, task)
     ]
     return variants[0] if len(variants) == 1 else pick(found, f"{agent} on {task}", f"agent in {folder}")
 
@@ -73,18 +75,18 @@ def score(folder: str, task: str, agent: str) -> str:
 
 
 def scores(folder: str, task: str, *agents: str) -> str:
-    """A table of these agents."""
+    """A table of these agents; of all, in the study's order, where none is named."""
     lines = [
         f"| {task} | return | by seed | operations of a control step | energy of its arithmetic |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for agent in agents:
+    for agent in agents or study(folder).labels:
         one = row(folder, task, agent)
         by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
         operations = one.counts["effective_operations"].estimate
         energy = one.energy[PRICE].step.estimate
         lines.append(
-            f"| `{agent}` | {interval(one.mean)} | {by_seed} | {operations:,.0f} | {energy:,.0f} nJ |"
+            f"| `{agent}` | {interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)} | {by_seed} | {operations:,.0f} | {energy:,.0f} nJ |"
         )
     return "\n" + "\n".join(lines) + "\n"
 
