@@ -304,10 +304,10 @@ def _strings(tree: object) -> list[str]:
     return [tree] if isinstance(tree, str) else []
 
 
-def dataset_of(name: str, options: Mapping[str, Any]) -> Configured:
+def dataset_of(name: str, given: Mapping[str, Any]) -> Configured:
     """A dataset with options. Raises RegistryError that names the nearest."""
     try:
-        return registry.configure("datasets", {"name": name, **options}, "dataset")
+        return registry.configure("datasets", {"name": name, **given}, "dataset")
     except registry.RegistryError as error:
         raise registry.RegistryError(str(error).replace("dataset.name: ", "--dataset: ")) from None
 
