@@ -64,6 +64,8 @@ def test_figures_are_those_of_a_studys_report():
         ("score studies/none Isaac-Ant lif_ppo", "studies/none"),
         ("value studies/humanoid_pilot/interrupted/random.json conditions.nominal.men .1f", "men"),
         ("score studies/ant", "missing"),
+        ("classified studies/ant", "studies/ant: has no */result.json"),
+        ("raced studies/classification/none.json", "none.json"),
     ],
 )
 def test_a_figure_that_no_file_has_is_named(mark, said):
