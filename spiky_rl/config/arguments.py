@@ -35,10 +35,9 @@ def number(low: float | None, below: float | None) -> Callable[[str], float]:
             value = float(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"must be finite, got {text}")
-        if low is not None and value < low:
-            raise argparse.ArgumentTypeError(f"must be {low:g} or more, got {text}")
+        if not math.isfinite(value) or (low is not None and value < low):
+            allowed = "finite" if low is None else f"{low:g} or more"
+            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text}")
         if below is not None and value >= below:
             raise argparse.ArgumentTypeError(f"must be less than {below:g}, got {text}")
         return value
