@@ -62,7 +62,7 @@ def test_a_command_may_take_some_fields_and_have_defaults_of_its_own():
         (["--pace", "fast"], "--pace: expected a number, got 'fast'"),
         (["--pace", "-0.5"], "--pace: must be 0 or more, got -0.5"),
         (["--pace", "1"], "--pace: must be less than 1, got 1"),
-        (["--pace", "nan"], "--pace: must be finite, got nan"),
+        (["--pace", "nan"], "--pace: must be 0 or more, got nan"),
         (["--gait", "gallop"], "invalid choice: 'gallop'"),
         (["--memory", "1"], "unrecognized arguments: --memory"),
         (["--step", "1"], "did you mean '--steps'?"),
