@@ -17,7 +17,7 @@ import torch
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import add_flags, picked
+from spiky_rl.cli.flags import TRAINED, picked
 from spiky_rl.config import files, registry
 from spiky_rl.config.arguments import positive
 from spiky_rl.config.plan import Plan, Request
@@ -33,9 +33,8 @@ WARM_UP = 50
 
 def parser() -> common.Parser:
     """The command line."""
-    found = common.Parser(prog="bench.py latency", description=__doc__, verbose=True)
-    without = ("distributed", "max_iterations")
-    add_flags(found, Request, without=without, checkpoint="latest", num_envs=1, device="cpu")
+    how = {**TRAINED, "without": (*TRAINED["without"], "agent")}
+    found = common.Parser("bench.py latency", __doc__, Request, num_envs=1, device="cpu", **how)
     found.add_argument(
         "--agents", default="lif_ppo,mlp_ppo", help="whose latest checkpoints are timed, with commas"
     )

@@ -2,7 +2,8 @@
 
 if __name__ == "__main__":
     try:
-        from spiky_rl.cli.classify import main
+        from spiky_rl.cli.classify import classify
+        from spiky_rl.cli.common import run
     except KeyboardInterrupt:  # while it is loaded
         raise SystemExit(130) from None
-    raise SystemExit(main())
+    raise SystemExit(run(classify))

@@ -1,6 +1,7 @@
 """Compare agents on tasks over seeds: ``python scripts/compare.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole-v0``."""
 
-from spiky_rl.cli.compare import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.compare import compare
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(compare))

@@ -1,6 +1,7 @@
 """Measure a trained policy under conditions: ``python scripts/evaluate.py --task Isaac-Ant-v0 --agent lif_ppo``."""
 
-from spiky_rl.cli.evaluate import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.evaluate import evaluate
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(evaluate))

@@ -1,6 +1,7 @@
 """Write a trained policy for other programs and chips: ``python scripts/export.py --task Isaac-Ant-v0 --agent lif_ppo --to c``."""
 
-from spiky_rl.cli.export import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.export import export
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(export))

@@ -1,6 +1,7 @@
 """Play a trained policy: ``python scripts/play.py --task Isaac-Ant-v0 --agent lif_ppo --checkpoint latest``."""
 
-from spiky_rl.cli.play import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.play import play
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(play))

@@ -1,6 +1,7 @@
 """Write a study's report again: ``python scripts/report.py studies/bio_plausibility_cartpole``."""
 
-from spiky_rl.cli.report import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.report import report
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(report))

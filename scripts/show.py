@@ -1,6 +1,7 @@
 """List what there is: ``python scripts/show.py agents`` or ``python scripts/show.py agents lif_ppo --task Isaac-Ant-v0``."""
 
-from spiky_rl.cli.show import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.show import show
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(show))

@@ -1,6 +1,7 @@
 """Train an agent: ``python scripts/train.py --task Isaac-Ant-v0 --agent lif_ppo``."""
 
-from spiky_rl.cli.train import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.train import train
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(train))

@@ -1,6 +1,7 @@
 """Tune agents equally: ``python scripts/tune.py --agents lif_ppo,mlp_ppo --tasks Isaac-Cartpole-v0 --trials 30``."""
 
-from spiky_rl.cli.tune import main
+from spiky_rl.cli.common import run
+from spiky_rl.cli.tune import tune
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(tune))

@@ -296,7 +296,8 @@ def test_scripts_only_call_the_command_of_their_name(script):
     assert len(script.read_text(encoding="utf-8").splitlines()) <= LONGEST_SCRIPT
     used = imports(ast.parse(script.read_text(encoding="utf-8")))
     benchmark = {"sys", "pathlib.Path", f"benchmarks.{BENCHMARKS.get(script.stem)}.main"}
-    assert used == (benchmark if script.stem in BENCHMARKS else {f"spiky_rl.cli.{script.stem}.main"})
+    command = {f"spiky_rl.cli.{script.stem}.{script.stem}", "spiky_rl.cli.common.run"}
+    assert used == (benchmark if script.stem in BENCHMARKS else command)
 
 
 def calls(module: str) -> set[str]:

@@ -5,6 +5,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from spiky_rl.cli.common import run
 from spiky_rl.config.registry import nearest
 
 COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report", "show", "train", "tune")
@@ -30,7 +31,7 @@ def main() -> int:
         )
         return 2
     del sys.argv[1]
-    return importlib.import_module(f"spiky_rl.cli.{name}").main()
+    return run(getattr(importlib.import_module(f"spiky_rl.cli.{name}"), name))
 
 
 if __name__ == "__main__":

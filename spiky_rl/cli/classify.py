@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.classification.settings import Flags, Request, fresh, named_again
 from spiky_rl.cli import common
-from spiky_rl.cli.display import Bar, Display, sparkline
-from spiky_rl.cli.flags import add_flags, given, picked
+from spiky_rl.cli.display import Bar, Display, Reading, sparkline
+from spiky_rl.cli.flags import given, picked
 from spiky_rl.cli.tables import print_facts
 from spiky_rl.hosts.common.stopping import stoppable
 
@@ -21,14 +20,8 @@ if TYPE_CHECKING:
 
 def parser() -> common.Parser:
     """The command line."""
-    made = common.Parser(
-        "classify.py",
-        "Train an agent's network as a classifier (Ctrl-C keeps it), evaluate it, or predict with it.",
-        verbose=True,
-    )
-    add_flags(made, Request)
-    add_flags(made, Flags)
-    return made
+    about = "Train an agent's network as a classifier (Ctrl-C keeps it), evaluate it, or predict with it."
+    return common.Parser("classify.py", about, Request, Flags, verbose=True)
 
 
 def classify(argv: list[str]) -> int:
@@ -43,11 +36,10 @@ def classify(argv: list[str]) -> int:
     from spiky_rl.classification.run import begun
 
     run = begun(asked, settings, Bar)
-    display = Display(run.title, "epoch")
-    first = len(run.trainer.history.loss)
+    first, course = len(run.trainer.history.loss), []
     with stoppable("stopping after this epoch") as stop:
-        with display:
-            outcome = run.learn(stop, lambda epoch: show(display, epoch, first))
+        with Display(run.title) as display:
+            outcome = run.learn(stop, lambda epoch: show(display, epoch, first, course))
         if (result := run.keep(outcome)) is not None:
             summarise(result, asked.log_root, run.folder, named_again(asked, run.settings))
         print(f"{run.title}: {outcome}" if result is None else run.folder / "result.json")
@@ -78,27 +70,23 @@ def use(asked: Request) -> int:
     return 0
 
 
-def show(display: Display, epoch: Epoch, first: int) -> None:
-    """Show an epoch of a training that began with the ``first``."""
-    chosen = epoch.accuracy_validation
-    value, of = (
-        (epoch.accuracy_train, "what is learned from") if chosen is None else (chosen, "the validation set")
+def show(display: Display, epoch: Epoch, first: int, course: list[float]) -> None:
+    """Show an epoch of a training that began with the ``first``, and the ``course`` of its accuracy."""
+    chosen, layers = epoch.accuracy_validation, "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
+    course.append(epoch.accuracy_train if chosen is None else chosen)
+    blocks = sparkline(course)
+    readings = (
+        Reading("epoch", f"{epoch.index + 1:3d}/{epoch.last + 1}"),
+        Reading(
+            "validation", f"{'-' if chosen is None else f'{chosen:.1%}':>6}", "" if chosen is None else blocks
+        ),
+        Reading("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
+        Reading("loss", f"{epoch.loss:6.3f}"),
+        Reading("firing", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
+        Reading("operations", f"{epoch.operations:9,.0f}", "per control step"),
+        Reading("time", f"{epoch.seconds:5.1f} s", "per epoch"),
     )
-    display.course.append(value)
-    line = (
-        f"epoch {epoch.index + 1:3d}/{epoch.last + 1}  validation {'     -' if chosen is None else f'{chosen:6.1%}'}"
-        f"  train {epoch.accuracy_train:6.1%}  loss {epoch.loss:6.3f}  firing {epoch.rate:5.1%}  {epoch.seconds:5.1f} s"
-    )
-    layers = "  ".join(f"{layer.rate:.1%}" for layer in epoch.layers)
-    rows = [
-        ("epoch", f"{epoch.index + 1} of {epoch.last + 1}"),
-        ("accuracy", f"{value:.1%} of {of}   {sparkline(display.course)}"),
-        ("", f"{epoch.accuracy_train:.1%} of what is learned from, loss {epoch.loss:.3f}"),
-        ("firing rate", f"{epoch.rate:.1%}   by layer: {layers}"),
-        ("operations", f"{epoch.operations:,.0f} per control step"),
-        ("speed", f"{epoch.seconds:.1f} s per epoch"),
-    ]
-    display.show((epoch.index - first + 1) / (epoch.last - first + 1), line, rows)
+    display.show((epoch.index - first + 1) / (epoch.last - first + 1), readings)
 
 
 def summarise(result: Mapping[str, Any], log_root: Path, folder: Path, named: Sequence[str]) -> None:
@@ -125,7 +113,3 @@ def summarise(result: Mapping[str, Any], log_root: Path, folder: Path, named: Se
         outcome == "stopped" and ("go on", f"{command} {words}{root}"),
         outcome == "finished" and ("use it", f"{command} --predict {words} --data FOLDER"),
     )
-
-
-main = partial(common.run, classify)
-"""Entry point of ``scripts/classify.py``."""

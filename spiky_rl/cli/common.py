@@ -6,13 +6,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from spiky_rl.cli import running
-from spiky_rl.config.options import nearest
+from spiky_rl.cli.flags import add_flags
+from spiky_rl.config.options import Settings, nearest
+from spiky_rl.hosts.common import command
 
 log = logging.getLogger("spiky_rl")
-run = running.run
+run = command.run
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -26,12 +27,23 @@ class Parser(argparse.ArgumentParser):
     """Exit code 2 and one line for a bad command line; prefixes of flags are not accepted."""
 
     def __init__(
-        self, prog: str, description: str | None, epilog: str | None = None, verbose: bool = False
+        self,
+        prog: str,
+        description: str | None,
+        *settings: type[Settings],
+        verbose: bool = False,
+        epilog: str | None = None,
+        **how: Any,
     ) -> None:
-        """Begin without a flag, or with one that lets libraries talk, where ``verbose``."""
+        """Begin with a flag for every field of the ``settings``, and with one that lets libraries talk where ``verbose``.
+
+        ``how`` says which fields, and what else they default to, as in `add_flags`.
+        """
         super().__init__(prog, None, description, epilog, formatter_class=Help, allow_abbrev=False)
         if verbose:
             self.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
+        for each in settings:
+            add_flags(self, each, **how)
 
     def read(self, argv: Sequence[str]) -> argparse.Namespace:
         """The arguments ``argv``, parsed; from here on, our messages go to the terminal."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
@@ -82,7 +81,3 @@ def read_study(args: argparse.Namespace) -> Study:
         if not flags.get(key):
             raise UserError(f"--{key}: name at least one, or a study file; there would be no cell")
     return study.build("study", {**flags, "overrides": overrides})
-
-
-main = partial(common.run, compare)
-"""Entry point of ``scripts/compare.py``."""

@@ -9,7 +9,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self, TextIO
 
 from spiky_rl.cli.common import log
 from spiky_rl.config.shown import duration
@@ -17,7 +17,6 @@ from spiky_rl.config.shown import duration
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.live import Live
-    from rich.progress import Progress, TaskID
 
     from spiky_rl.hosts.run.training import Step
 
@@ -28,49 +27,43 @@ WIDTH = 76
 """Characters of a panel."""
 
 
-class Bar:
-    """Context manager; call it with the share of the work that is done: a bar with the time left, on stderr.
+class Picture(ABC):
+    """Context manager: what stands on a terminal and is drawn anew in its place; elsewhere nothing is drawn."""
 
-    Where stderr is no terminal it logs a line every `QUIET_S` seconds. What is logged meanwhile stands above the bar.
-    """
-
-    def __init__(self, title: str, detail: str = "") -> None:
-        self.title, self.detail = title, detail
-        self.live: Progress | None = None
-        self.task: TaskID | None = None
-        self.started = self.told = time.monotonic()
+    stream: Literal["stdout", "stderr"] = "stdout"
+    transient = False
+    """Whether it goes when the work ends."""
+    shown = True
+    live: Live | None = None
 
     def __enter__(self) -> Self:
-        self.started = self.told = time.monotonic()
-        if sys.stderr.isatty():
+        self.started = time.monotonic()
+        if self.shown and getattr(sys, self.stream).isatty() and importlib.util.find_spec("rich") is not None:
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+            from rich.live import Live
 
-            words = TextColumn("{task.description}", markup=False)
-            detail = TextColumn("{task.fields[detail]}", markup=False)
-            self.live = Progress(
-                words, BarColumn(), TaskProgressColumn(), TimeRemainingColumn(), detail,
-                console=Console(stderr=True), transient=True, redirect_stdout=False,
-            )  # fmt: skip
-            self.task = self.live.add_task(self.title, total=1.0, detail=self.detail)
+            console, redirect = Console(stderr=self.stream == "stderr"), self.stream == "stdout"
+            self.live = Live(
+                self.drawn(), console=console, transient=self.transient, redirect_stdout=redirect
+            )
             self.live.start()
             log_to(sys.stderr)  # which is rich's by now
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.live is not None:
+            self.live.update(self.drawn())
             self.live.stop()
             log_to(sys.stderr)
 
-    def __call__(self, share: float, detail: str | None = None) -> None:
-        """Show that ``share`` of the work, in [0, 1], is done, and beside it ``detail`` in the place of what stood there."""
-        self.detail = self.detail if detail is None else detail
-        if self.live is not None and self.task is not None:
-            self.live.update(self.task, completed=min(share, 1.0), detail=self.detail)
-        elif (now := time.monotonic()) - self.told > QUIET_S:
-            self.told = now
-            left = (now - self.started) * (1.0 - share) / max(share, 1e-9)
-            log.info("%s: %.0f %%, %s left  %s", self.title, 100.0 * share, duration(left), self.detail)
+    def left(self, share: float, begun: float = 0.0) -> str:
+        """The time that is left at this ``share`` of the work, of which ``begun`` was done at the start."""
+        seconds = (time.monotonic() - self.started) * (1.0 - share) / max(share - begun, 1e-9)
+        return duration(seconds)
+
+    @abstractmethod
+    def drawn(self) -> RenderableType:
+        """The picture as it is now."""
 
 
 def log_to(stream: TextIO) -> None:
@@ -80,58 +73,60 @@ def log_to(stream: TextIO) -> None:
             handler.setStream(stream)
 
 
-class Picture(ABC):
-    """Context manager: what stands on stdout and is drawn anew in its place, where that is a terminal."""
+class Bar(Picture):
+    """Call it with the share of the work that is done: a bar on stderr, or without a terminal a line every `QUIET_S` seconds."""
 
-    shown = True
-    live: Live | None = None
+    stream, transient = "stderr", True
 
-    def __enter__(self) -> Self:
-        if self.shown and sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
-            from rich.live import Live
+    def __init__(self, title: str, detail: str = "") -> None:
+        self.title, self.detail, self.share = title, detail, 0.0
+        self.told = time.monotonic()
 
-            self.live = Live(self.drawn(), refresh_per_second=4, transient=False)
-            self.live.start()
-            log_to(sys.stderr)
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def __call__(self, share: float, detail: str | None = None) -> None:
+        """Show that ``share`` of the work, in [0, 1], is done, and beside it ``detail`` in the place of what stood there."""
+        self.share, self.detail = min(share, 1.0), self.detail if detail is None else detail
         if self.live is not None:
             self.live.update(self.drawn())
-            self.live.stop()
-            log_to(sys.stderr)
+        elif (now := time.monotonic()) - self.told > QUIET_S:
+            self.told = now
+            log.info("%s: %.0f %%, %s left  %s", self.title, 100.0 * share, self.left(share), self.detail)
 
-    @abstractmethod
     def drawn(self) -> RenderableType:
-        """The picture as it is now."""
+        """The bar."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        line = Table.grid(padding=(0, 1))
+        left = f"{self.left(self.share)} left" if self.share else ""
+        bar = ProgressBar(total=1.0, completed=self.share, width=40)
+        line.add_row(Text(self.title), bar, f"{self.share:.0%}", left, Text(self.detail))
+        return line
+
+
+class Reading(NamedTuple):
+    """What a training says of a step: a name, its value, and what only a panel has the room for."""
+
+    name: str
+    value: str
+    more: str = ""
 
 
 class Display(Picture):
     """Shows how a training goes: a panel, or without a terminal a line per step."""
 
-    def __init__(self, title: str, word: str, shown: bool = True) -> None:
-        """``word``: what a step is called."""
-        self.title, self.word, self.shown = title, word, shown
+    def __init__(self, title: str, shown: bool = True) -> None:
+        self.title, self.shown = title, shown
         self.share, self.remaining = 0.0, ""
-        self.rows: list[tuple[str, str]] = []
-        self.course: list[float] = []
-        """The value that matters most, of every epoch so far."""
-        self.started = time.time()
+        self.readings: Sequence[Reading] = ()
 
-    def show(self, share: float, line: str, rows: Sequence[tuple[str, str]], begun: float = 0.0) -> None:
-        """Show a step.
-
-        Args:
-            share: Share of what there is to do that is done, in [0, 1].
-            line: The step in one line.
-            rows: Names and values of a panel; the first row counts the steps.
-            begun: The share that was done before this display was made.
-        """
-        seconds = (time.time() - self.started) / max(share - begun, 1e-9) * (1.0 - share)
-        self.share, self.rows, self.remaining = share, list(rows), duration(seconds)
+    def show(self, share: float, readings: Sequence[Reading], begun: float = 0.0) -> None:
+        """Show a step, at which a ``share`` of all is done, in [0, 1]; ``begun`` was done before this display was made."""
+        self.share, self.readings, self.remaining = share, readings, self.left(share, begun)
         if self.live is not None:
             self.live.update(self.drawn())
         elif self.shown:
+            line = "  ".join(f"{name} {value}" for name, value, _ in readings)
             print(f"{line}  {self.remaining} left", flush=True)
 
     def drawn(self) -> RenderableType:
@@ -142,41 +137,29 @@ class Display(Picture):
 
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", justify="right")
-        table.add_column()
-        if not self.rows:
-            table.add_row("", f"waiting for the first {self.word}")
-            return Panel(table, title=self.title, width=WIDTH)
-        table.add_row(*self.rows[0])
-        table.add_row("", ProgressBar(total=1.0, completed=self.share, width=48))
-        for row in self.rows[1:]:
-            table.add_row(*row)
-        table.add_row("remaining", self.remaining)
+        for name, value, more in self.readings or [Reading("", "waiting for the first step")]:
+            table.add_row(name, f"{value.strip()}   {more}")
+        if self.readings:
+            table.add_row("", ProgressBar(total=1.0, completed=self.share, width=48))
+            table.add_row("remaining", self.remaining)
         return Panel(table, title=self.title, width=WIDTH)
 
 
 def show_iteration(display: Display, step: Step) -> None:
     """Show an iteration of a training."""
-    iteration, first, counted = step.iteration, step.first, step.begun is None
+    iteration = step.iteration
     progress, activity = iteration.progress, iteration.activity
-    firing = f"  firing {activity.rate:5.1%}" if activity.layers else ""
-    of = f"/{iteration.last + 1}" if counted else ""
-    line = (
-        f"iteration {iteration.index + 1:4d}{of}  return {number(progress.returns[-1]):>8}"
-        f"  length {number(progress.lengths[-1]):>7}{firing}  {iteration.steps_per_second:7,.0f} steps/s"
-    )
-    done = iteration.index - first + 1
-    count = f"{done} of {iteration.last - first + 1}" if counted else str(done)
-    rows = [
-        ("iteration", count + (f" (number {iteration.index})" if first else "")),
-        ("mean return", f"{number(progress.returns[-1])}   {sparkline(progress.returns)}"),
-        ("episode length", f"{number(progress.lengths[-1])} control steps"),
+    of = f"/{iteration.last + 1}" if step.begun is None else ""
+    layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
+    readings = [
+        Reading("iteration", f"{iteration.index + 1:4d}{of}"),
+        Reading("return", f"{number(progress.returns[-1]):>8}", sparkline(progress.returns)),
+        Reading("length", f"{number(progress.lengths[-1]):>7}", "control steps"),
+        *([Reading("firing", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
+        Reading("operations", f"{activity.operations:7,.0f}", "per control step"),
+        Reading("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
     ]
-    if activity.layers:
-        layers = "  ".join(f"{layer.rate:.1%}" for layer in activity.layers)
-        rows.append(("firing rate", f"{activity.rate:.1%}   by layer: {layers}"))
-    rows.append(("operations", f"{activity.operations:,.0f} per control step"))
-    rows.append(("speed", f"{iteration.steps_per_second:,.0f} steps/s"))
-    display.show(step.share, line, rows, step.begun or 0.0)
+    display.show(step.share, readings, step.begun or 0.0)
 
 
 def number(value: float) -> str:

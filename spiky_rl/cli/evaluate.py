@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import add_flags, picked
+from spiky_rl.cli.flags import TRAINED, picked
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
 from spiky_rl.config.plan import Request
@@ -23,15 +22,9 @@ def parser() -> common.Parser:
     """The command line."""
     from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
 
-    made = common.Parser(
-        "evaluate.py",
-        "Measure a trained policy, undisturbed and under other conditions.",
-        f"conditions: {', '.join(CONDITIONS)}; all: {', '.join(ROBUSTNESS)}",
-        verbose=True,
-    )
-    add_flags(made, Request, without=("distributed", "max_iterations"), checkpoint="latest")
-    add_flags(made, Evaluation)
-    return made
+    about = "Measure a trained policy, undisturbed and under other conditions."
+    names = f"conditions: {', '.join(CONDITIONS)}; all: {', '.join(ROBUSTNESS)}"
+    return common.Parser("evaluate.py", about, Request, Evaluation, epilog=names, **TRAINED)
 
 
 def evaluate(argv: list[str]) -> int:
@@ -105,7 +98,3 @@ def print_recovery(conditions: Mapping[str, Mapping[str, Any]]) -> None:
         rows.append([name, str(row["episodes"]), f"{row['before']:.4f}", f"{row['after']:.4f}", share])
     titles = ["reward of a control step", "episodes", "before", "last third", "share"]
     print_table(titles, rows, padding=(0, 0, 0, 1))
-
-
-main = partial(common.run, evaluate)
-"""Entry point of ``scripts/evaluate.py``."""

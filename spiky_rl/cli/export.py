@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import add_flags, picked
+from spiky_rl.cli.flags import TRAINED, picked
 from spiky_rl.config.plan import Request
 from spiky_rl.deploy._asked import Export
 
 
 def parser() -> common.Parser:
     """The command line."""
-    made = common.Parser("export.py", "Write a trained policy for other programs and chips.", verbose=True)
-    without = ("distributed", "max_iterations")
-    add_flags(made, Request, without=without, checkpoint="latest", num_envs=1)
-    add_flags(made, Export)
-    return made
+    about = "Write a trained policy for other programs and chips."
+    return common.Parser("export.py", about, Request, Export, num_envs=1, **TRAINED)
 
 
-def run(argv: list[str]) -> int:
+def export(argv: list[str]) -> int:
     """Export as the arguments say."""
     args = parser().read(argv)
     asked, options = picked(Request, args), picked(Export, args)
@@ -47,7 +43,3 @@ def print_report(chip: str, files: Sequence[Path]) -> None:
         found = _chip.footprint(path, chip)
         label = "/".join(path.parts[-2:])
         print(f"{label:<40}{found.flash:>10,}{found.state:>10,}{found.stack:>10,}")
-
-
-main = partial(common.run, run)
-"""Entry point of ``scripts/export.py``."""

@@ -17,6 +17,12 @@ from spiky_rl.config.options import Declared, RegistryError, Settings, UserError
 
 UNSAID = re.compile(r"; (?:null|empty): ")
 """How a field's meaning says what holds where it has no value."""
+TRAINED: dict[str, Any] = {
+    "without": ("distributed", "max_iterations"),
+    "checkpoint": "latest",
+    "verbose": True,
+}
+"""How a parser takes what asks for a trained policy."""
 TOLD = int | float | str | tuple | Path
 """Types of defaults that a help names, where they are not empty and no switch's."""
 

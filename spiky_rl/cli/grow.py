@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import add_flags, picked
+from spiky_rl.cli.flags import picked
 from spiky_rl.reservoirs.growth.settings import Growth
 
 
 def parser() -> common.Parser:
     """The command line."""
-    made = common.Parser("grow.py", "Evolve a graph for a spiking reservoir; Ctrl-C keeps the best.")
-    add_flags(made, Growth)
-    return made
+    return common.Parser("grow.py", "Evolve a graph for a spiking reservoir; Ctrl-C keeps the best.", Growth)
 
 
 def grow(argv: list[str]) -> int:
@@ -28,7 +25,3 @@ def grow(argv: list[str]) -> int:
     edges = int(best.cells.adjacency.sum())
     print(f"{asked.out}: {best.cells.size} nodes, {edges} edges, seed {asked.seed}")
     return 0
-
-
-main = partial(common.run, grow)
-"""Entry point of ``scripts/grow.py``."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
-from spiky_rl.cli.flags import add_flags, picked
+from spiky_rl.cli.flags import TRAINED, picked
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config.plan import Request
 from spiky_rl.hosts.run.asked import Playing
@@ -25,10 +24,7 @@ LISTED = 50
 
 def parser() -> common.Parser:
     """The command line."""
-    made = common.Parser("play.py", "Play a trained policy.", verbose=True)
-    add_flags(made, Request, without=("distributed", "max_iterations"), checkpoint="latest")
-    add_flags(made, Playing)
-    return made
+    return common.Parser("play.py", "Play a trained policy.", Request, Playing, **TRAINED)
 
 
 def play(argv: list[str]) -> int:
@@ -78,7 +74,3 @@ def print_episodes(rows: Sequence[Mapping[str, float]], means: Mapping[str, floa
     )
     if len(rows) > LISTED:
         print(f"({len(rows) - LISTED} more episodes in playback.json)")
-
-
-main = partial(common.run, play)
-"""Entry point of ``scripts/play.py``."""

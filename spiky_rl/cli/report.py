@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
@@ -43,7 +42,3 @@ def print_report(folder: Path) -> None:
 
     for path in (*write_report(folder), write_hparams(folder)):
         print(path)
-
-
-main = partial(common.run, report)
-"""Entry point of ``scripts/report.py``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
@@ -149,7 +148,3 @@ def show_component(kind: str, name: str) -> None:
         print_columns(about())
         print()
     print_columns([("option", "default", "allowed", "meaning"), *options(cls)])
-
-
-main = partial(common.run, show)
-"""Entry point of ``scripts/show.py``."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Display, show_iteration
-from spiky_rl.cli.flags import add_flags, picked
+from spiky_rl.cli.flags import picked
 from spiky_rl.cli.tables import print_facts
 from spiky_rl.config.plan import Plan, Request, Training
 from spiky_rl.hosts.common import processes
@@ -22,10 +21,7 @@ from spiky_rl.hosts.run.prepare import prepare
 
 def parser() -> common.Parser:
     """The command line."""
-    made = common.Parser("train.py", "Train an agent on an Isaac Lab task.", verbose=True)
-    add_flags(made, Request)
-    add_flags(made, Training)
-    return made
+    return common.Parser("train.py", "Train an agent on an Isaac Lab task.", Request, Training, verbose=True)
 
 
 def train(argv: list[str]) -> int:
@@ -62,7 +58,7 @@ def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
 @contextmanager
 def displayed(plan: Plan) -> Iterator[Any]:
     """The training's display: what it gives takes every iteration."""
-    with Display(f"{plan.agent} on {plan.task}", "iteration", plan.rank == 0) as display:
+    with Display(f"{plan.agent} on {plan.task}", plan.rank == 0) as display:
         yield lambda step: show_iteration(display, step)
 
 
@@ -98,7 +94,3 @@ def go_on(asked: Request) -> str:
     words += f" --tuning {asked.tuning}" if asked.tuning else ""
     words += f" --experiment_name {asked.experiment_name}" if asked.experiment_name else ""
     return words + "".join(f" {shlex.quote(override)}" for override in asked.overrides)
-
-
-main = partial(common.run, train)
-"""Entry point of ``scripts/train.py``."""

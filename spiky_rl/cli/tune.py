@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
-from spiky_rl.cli.flags import add_flags, given, picked
+from spiky_rl.cli.flags import given, picked
 from spiky_rl.cli.report import require_report
 from spiky_rl.config import files
 from spiky_rl.config.extras import require
@@ -29,16 +28,10 @@ OTHERS = ("question", "conditions", "baseline", "tuning")
 
 def parser() -> common.Parser:
     """The command line."""
-    made = common.Parser(
-        "tune.py",
-        "Tune agents on tasks, all by equally many trials; run it again to go on, or with more trials to add them.",
-        "A trial has a third of --budget. Studies that use the tuning need other --seeds.",
-        verbose=True,
-    )
-    add_flags(made, Trials)
-    add_flags(made, Study, without=OTHERS, seeds=SEEDS)
-    add_flags(made, Place)
-    return made
+    about = "Tune agents on tasks, all by equally many trials; run it again to go on, or with more trials to add them."
+    more = "A trial has a third of --budget. Studies that use the tuning need other --seeds."
+    settings, how = (Trials, Study, Place), {"without": OTHERS, "seeds": SEEDS}
+    return common.Parser("tune.py", about, *settings, epilog=more, verbose=True, **how)
 
 
 def tune(argv: list[str]) -> int:
@@ -86,7 +79,3 @@ def print_plan(asked: Tuning, pairs: Sequence[Pair], out: Path) -> None:
         own = pair.dimensions[len(asked.space.shared) :]
         print(f"  {pair.stem}: {', '.join(d.key.removeprefix('agent.') for d in own)}")
     print(f"folder: {out}\n")
-
-
-main = partial(common.run, tune)
-"""Entry point of ``scripts/tune.py``."""

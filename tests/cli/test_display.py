@@ -66,10 +66,11 @@ def test_without_a_terminal_short_work_is_silent(logged, capsys):
 
 
 def test_without_a_terminal_long_work_says_now_and_then_how_far_it_is(logged, monkeypatch, capsys):
-    clock = iter(range(0, 1000, 10))
-    monkeypatch.setattr(display.time, "monotonic", lambda: float(next(clock)))
+    now = 0.0
+    monkeypatch.setattr(display.time, "monotonic", lambda: now)
     with Bar("playing", "16 episodes") as bar:
         for i in range(1, 11):
+            now = 10.0 * i
             bar(i / 10)
     assert logged[0] == "playing: 40 %, 0:01:00 left  16 episodes"
     assert len(logged) == 2 and capsys.readouterr().out == ""

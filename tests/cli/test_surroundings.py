@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from spiky_rl.cli import common, running
+from spiky_rl.cli import common
+from spiky_rl.hosts.common import command
 from spiky_rl.config.registry import UserError
 from spiky_rl.experiments.run import cells, work
 from spiky_rl.hosts.common import processes
@@ -140,7 +141,7 @@ def test_a_full_disk_in_a_writers_thread_is_told_once(number, said, capsys):
 
     before = threading.excepthook
     try:
-        running.prepare_libraries()
+        command.prepare_libraries()
         thread = threading.Thread(target=write)
         thread.start()
         thread.join()
@@ -321,7 +322,7 @@ def test_a_distributed_run_names_what_torchrun_did_not_set(case, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("git") is None, reason="GitPython is not installed")
 @pytest.mark.parametrize("prepared", [True, False])
 def test_what_rsl_rls_logger_imports_needs_a_git_that_runs_only_where_nothing_is_prepared(prepared, tmp_path):
-    code = "import spiky_rl.cli.running as running; running.prepare_libraries(); import git"
+    code = "from spiky_rl.hosts.common import command; command.prepare_libraries(); import git"
     line = [sys.executable, "-c", code if prepared else "import git"]
     environment = {key: value for key, value in HERE.items() if key != "GIT_PYTHON_REFRESH"}
     done = subprocess.run(line, env={**environment, "PATH": str(tmp_path)}, capture_output=True, check=False)

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from spiky_rl.cli import train
+from spiky_rl.cli import common, train
 from spiky_rl.hosts.isaaclab.assets import configure_assets
 
 PATIENCE = 1800
@@ -45,17 +45,8 @@ def attempt(task, folder):
             os.dup2(os.open(f"{name}.{suffix}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
         code = 70
         try:
-            sys.argv = [
-                "train.py",
-                "--task",
-                task,
-                "--agent",
-                "mlp_ppo",
-                *SIZES,
-                "--log_root",
-                f"{name}.logs",
-            ]
-            code = train.main()
+            argv = ["--task", task, "--agent", "mlp_ppo", *SIZES, "--log_root", f"{name}.logs"]
+            code = common.run(train.train, argv)
         except SystemExit as error:
             code = error.code
         finally:

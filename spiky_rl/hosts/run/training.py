@@ -44,12 +44,10 @@ class Step:
     """An iteration and how far the training is with it."""
 
     iteration: Iteration
-    first: int
-    """Number of this process's first iteration."""
     share: float
     """Share of all there is to do that is done, in [0, 1]."""
     begun: float | None
-    """Share of the budget that was used before the first; None: iterations are counted."""
+    """Share of the budget that was used before this process's first iteration; None: iterations are counted."""
 
 
 type Display = Callable[[], AbstractContextManager[Callable[[Step], None]]]
@@ -278,7 +276,7 @@ class _Following:
             share = min(used, 1.0)
             if self.begun is None:  # a resumed run has used some of its budget already
                 self.begun = share * (1.0 - 1.0 / len(progress.steps))
-        self.show(Step(iteration, self.first, share, self.begun))
+        self.show(Step(iteration, share, self.begun))
         value = progress.returns[-1]
         if run.folder is not None:
             if iteration.index >= self.whole and value > self.best:
