@@ -98,6 +98,7 @@ def prepare(
         _require_epochs(settings, found)
     device = check_device(device)
     batch = settings.flags.batch_size
+    assert batch is not None
     sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
     trainer = _drawn(settings, device, fetch, shown)
     if found is not None:
@@ -115,6 +116,7 @@ def _require_epochs(settings: Settings, found: Found) -> None:
     """Raise UserError where a run has nothing left to do."""
     history, flags = History(**found.content["history"]), settings.flags
     done = len(history.loss)
+    assert flags.epochs is not None
     if done >= flags.epochs:
         raise UserError(
             f"--epochs {flags.epochs}: {found.path} has seen {done} epochs; --epochs is how many there are in all"

@@ -28,6 +28,8 @@ HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-
 """What stands in the place of Isaac Lab's agent: layers and learning rate of an agent that names none."""
 READ = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
 """What of an agent is read here."""
+DECLARED = ("epochs", "batch_size", "shift", "rotation")
+"""Flags whose defaults a dataset declares."""
 FREE = ("epochs", "patience", "data")
 """Flags that may change when a run goes on."""
 
@@ -35,7 +37,9 @@ FREE = ("epochs", "patience", "data")
 class Flags(options.Settings):
     """What makes a run what it is, besides its dataset and agent."""
 
-    epochs: int = option(30, "passes over the samples, in all", low=1, high=MOST_STEPS)
+    epochs: int | None = option(
+        None, "passes over the samples, in all; null: as the dataset says", low=1, high=MOST_STEPS
+    )
     patience: int = option(
         0, "epochs without a better validation after which it ends; 0: never", low=0, high=MOST_STEPS
     )
@@ -70,7 +74,9 @@ class Flags(options.Settings):
     data: str | None = option(
         None, "folder of the datasets, or of your own recordings; null: SPIKY_RL_DATA, else the cache folder"
     )
-    batch_size: int = option(50, "samples that are learned from at once", low=1, high=MOST_STEPS)
+    batch_size: int | None = option(
+        None, "samples that are learned from at once; null: as the dataset says", low=1, high=MOST_STEPS
+    )
     schedule: Literal["cosine", "constant"] = option("cosine", "of the agent's learning rate")
     label_smoothing: float = option(0.1, "part of the target that all classes share", low=0.0, below=1.0)
     shift: float | None = option(
@@ -214,7 +220,7 @@ def fresh(asked: Request) -> Settings:
         raise UserError("--dataset own: name the folder of your recordings with --data")
     dataset = dataset_of(asked.dataset, asked.dataset_options())
     cls = class_of(dataset)
-    flags = Flags(**{"shift": cls.shift, "rotation": cls.rotation, **asked.absolute})
+    flags = Flags(**{**{key: getattr(cls, key) for key in DECLARED}, **asked.absolute})
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
     spec = agent_of(asked.agent or cls.agent, asked.dataset, asked.agent_overrides())

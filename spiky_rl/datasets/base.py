@@ -79,10 +79,14 @@ class Dataset(Component):
     home: ClassVar[str] = ""
     agent: ClassVar[str] = "lif_conv_classifier"
     """The agent that is trained on it unless another is named."""
+    epochs: ClassVar[int] = 30
+    """Unless said otherwise: passes over the samples,"""
+    batch_size: ClassVar[int] = 50
+    """samples that are learned from at once,"""
     shift: ClassVar[float] = 0.0
-    """Augmentation unless said otherwise: pixels that a sample is moved by at most."""
+    """augmentation: pixels that a sample is moved by at most,"""
     rotation: ClassVar[float] = 0.0
-    """And degrees that it is turned by at most."""
+    """and degrees that it is turned by at most."""
 
     def __init__(self, options: Options, data: Path) -> None:
         """``data``: the folder of the datasets. Raises MissingData where this one is not there."""

@@ -37,6 +37,7 @@ class EvObjects(Dataset):
         bins: int = counted(50)
 
     agent = "lif_linear_classifier"
+    epochs, batch_size = 150, 20
 
     def find(self) -> list[Recording]:
         for store in stores(self.data, FOLDERS):

@@ -45,6 +45,7 @@ class Stemnist(Dataset):
         )
 
     agent = "lif_conv_small_classifier"
+    epochs, batch_size = 60, 25
     shift, rotation = 1.0, 10.0
 
     def __init__(self, options: Options, data: Path) -> None:

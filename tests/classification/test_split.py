@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from spiky_rl.classification.settings import Request, fresh
 from spiky_rl.classification.split import split, subset
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets.base import Recording
+from spiky_rl.datasets.base import Dataset, Recording
+from spiky_rl.datasets.ev_objects import EvObjects
 
 LABELS = np.arange(100) % 10
 PLAIN = ["train"] * 100
@@ -101,3 +103,10 @@ def test_a_list_that_does_not_fit_is_refused(case, tmp_path):
         subset(RECORDINGS, None, tmp_path / "ids.csv")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         subset(RECORDINGS, None, tmp_path / "none")
+
+
+def test_a_training_takes_what_its_dataset_declares_unless_it_is_given():
+    declared = fresh(Request(dataset="ev_objects")).flags
+    assert (declared.epochs, declared.batch_size) == (EvObjects.epochs, EvObjects.batch_size) == (150, 20)
+    assert fresh(Request(dataset="ev_objects", flags={"epochs": 3})).flags.epochs == 3
+    assert fresh(Request(dataset="digits")).flags.epochs == Dataset.epochs
