@@ -16,7 +16,7 @@ from spiky_rl.classification import result as results
 from spiky_rl.classification import samples
 from spiky_rl.classification.settings import (
     LIBRARY,
-    Found,
+    LoadedCheckpoint,
     Request,
     Settings,
     class_of,
@@ -52,15 +52,15 @@ def begun(asked: Request, settings: Settings | None, shown: Shown = unseen) -> R
         settings: A new run's; None: it goes on from the checkpoint.
         shown: Shows how far reading the recordings is.
     """
-    found = None
+    loaded = None
     if settings is None:
-        found = find(asked)
-        settings = resumed(asked, found)
-    trainer = prepare(settings, found, asked.device, asked.download, shown)
+        loaded = find(asked)
+        settings = resumed(asked, loaded)
+    trainer = prepare(settings, loaded, asked.device, asked.download, shown)
     return Run(trainer, settings, asked.log_root, asked.run_name)
 
 
-def find(asked: Request) -> Found:
+def find(asked: Request) -> LoadedCheckpoint:
     """The checkpoint that is ``asked`` for, of the run that dataset, agent and seed tell, and its content. Raises UserError."""
     checkpoint = asked.checkpoint
     assert checkpoint is not None
@@ -71,22 +71,26 @@ def find(asked: Request) -> Found:
     given = asked.flags.get("seed")
     seed = given if isinstance(given, int) and given != -1 else None
     path = runs.find_checkpoint(checkpoint, asked.log_root, name, name, agent, LIBRARY, seed)
-    found = Found(path, read_checkpoint(str(path), "cpu", LIBRARY))
-    if "settings" not in found.identity:
+    loaded = LoadedCheckpoint(path, read_checkpoint(str(path), "cpu", LIBRARY))
+    if "settings" not in loaded.identity:
         raise CheckpointError(
             f"{path}: says nothing of its settings; it was written by an earlier version, so train again"
         )
-    return found
+    return loaded
 
 
 def prepare(
-    settings: Settings, found: Found | None, device: str | None, fetch: bool = False, shown: Shown = unseen
+    settings: Settings,
+    loaded: LoadedCheckpoint | None,
+    device: str | None,
+    fetch: bool = False,
+    shown: Shown = unseen,
 ) -> Trainer:
     """The data and a network: freshly drawn, or that of a checkpoint. What needs no data is refused before they are read.
 
     Args:
         settings: What the run is made from; the dataset's part of them is completed.
-        found: The checkpoint that the run goes on from; None: a new run.
+        loaded: The checkpoint that the run goes on from; None: a new run.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one.
         fetch: Whether to download the dataset where it is not there.
         shown: Shows how far reading is.
@@ -94,48 +98,48 @@ def prepare(
     Raises:
         UserError: Something does not go together, or is not there.
     """
-    if found is not None:
-        _require_epochs(settings, found)
+    if loaded is not None:
+        _require_epochs(settings, loaded)
     device = check_device(device)
     batch = settings.flags.batch_size
     assert batch is not None
     sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
     trainer = _drawn(settings, device, fetch, shown)
-    if found is not None:
-        _require_same(trainer, found)
-        trainer.restore(dict(found.content))
-        if device != found.identity["device"]:
-            settings.changed["device"] = [found.identity["device"], device]
-        log.info("resumed from %s after %d epochs", found.path, len(trainer.history.loss))
+    if loaded is not None:
+        _require_same(trainer, loaded)
+        trainer.restore(dict(loaded.content))
+        if device != loaded.identity["device"]:
+            settings.changed["device"] = [loaded.identity["device"], device]
+        log.info("resumed from %s after %d epochs", loaded.path, len(trainer.history.loss))
         for key, (before, now) in settings.changed.items():
             log.info("  --%s is %s now, and was %s", key, now, before)
     return trainer
 
 
-def _require_epochs(settings: Settings, found: Found) -> None:
+def _require_epochs(settings: Settings, loaded: LoadedCheckpoint) -> None:
     """Raise UserError where a run has nothing left to do."""
-    history, flags = History(**found.content["history"]), settings.flags
+    history, flags = History(**loaded.content["history"]), settings.flags
     done = len(history.loss)
     assert flags.epochs is not None
     if done >= flags.epochs:
         raise UserError(
-            f"--epochs {flags.epochs}: {found.path} has seen {done} epochs; --epochs is how many there are in all"
+            f"--epochs {flags.epochs}: {loaded.path} has seen {done} epochs; --epochs is how many there are in all"
         )
     if flags.patience and history.stale >= flags.patience:
         raise UserError(
-            f"--patience {flags.patience}: {found.path} ended early by it after {done} epochs; 0 or more of it goes on"
+            f"--patience {flags.patience}: {loaded.path} ended early by it after {done} epochs; 0 or more of it goes on"
         )
 
 
-def _require_same(trainer: Trainer, found: Found) -> None:
+def _require_same(trainer: Trainer, loaded: LoadedCheckpoint) -> None:
     """Raise CheckpointError where recordings or split are not those that the run began with."""
-    if found.identity["data"] != trainer.samples.digest:
+    if loaded.identity["data"] != trainer.samples.digest:
         raise CheckpointError(
-            f"{found.path}: was trained on other recordings than --data holds now; name the folder that it began with"
+            f"{loaded.path}: was trained on other recordings than --data holds now; name the folder that it began with"
         )
-    if found.identity["split"] != trainer.split.digest:
+    if loaded.identity["split"] != trainer.split.digest:
         raise CheckpointError(
-            f"{found.path}: was trained on another split of these recordings, of which some may be tested on now"
+            f"{loaded.path}: was trained on another split of these recordings, of which some may be tested on now"
         )
 
 

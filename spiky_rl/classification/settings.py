@@ -43,7 +43,9 @@ class Flags(options.Settings):
     patience: int = option(
         0, "epochs without a better validation after which it ends; 0: never", low=0, high=MOST_STEPS
     )
-    seed: int = option(0, "of weights, order, augmentation; -1: a random one", low=-1, high=MOST_STEPS)
+    seed: int = option(
+        0, "seed of weights, order and augmentation; -1: a random one", low=-1, high=MOST_STEPS
+    )
     hold_out: int | None = option(
         None,
         "recordings of the training set to test on, of every class its part; null: the official test set, else a fifth",
@@ -77,7 +79,9 @@ class Flags(options.Settings):
     batch_size: int | None = option(
         None, "samples that are learned from at once; null: as the dataset says", low=1, high=MOST_STEPS
     )
-    schedule: Literal["cosine", "constant"] = option("cosine", "of the agent's learning rate")
+    schedule: Literal["cosine", "constant"] = option(
+        "cosine", "how the agent's learning rate changes over the epochs"
+    )
     label_smoothing: float = option(0.1, "part of the target that all classes share", low=0.0, below=1.0)
     shift: float | None = option(
         None, "augmentation: pixels that a sample is moved by at most; null: as the dataset says", low=0.0
@@ -176,7 +180,7 @@ class Request(options.Settings):
 
 
 @dataclass(frozen=True)
-class Found:
+class LoadedCheckpoint:
     """A checkpoint that a run goes on from, or that is used."""
 
     path: Path
@@ -227,12 +231,12 @@ def fresh(asked: Request) -> Settings:
     return Settings(flags, dataset.settings(), spec)
 
 
-def resumed(asked: Request, found: Found) -> Settings:
+def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
     """Settings of a run that goes on: as it was.
 
     Args:
         asked: What is given; what may not be another than before is refused by name.
-        found: The checkpoint.
+        loaded: The checkpoint.
 
     Raises:
         UserError: It names the flag, what is given, and what the run has.
@@ -240,11 +244,11 @@ def resumed(asked: Request, found: Found) -> Settings:
 
     def refuse(flag: str, now: object, before: object) -> None:
         raise UserError(
-            f"{flag} {now}: the run of {found.path} has {before}; leave it out, or train anew without --checkpoint"
+            f"{flag} {now}: the run of {loaded.path} has {before}; leave it out, or train anew without --checkpoint"
         )
 
-    require_named(asked, found)
-    identity = found.identity
+    require_named(asked, loaded)
+    identity = loaded.identity
     theirs, overrides = identity["settings"], asked.agent_overrides()
     flags, changed = {**Flags().model_dump(), **theirs["flags"]}, {}
     for key, now in asked.absolute.items():
@@ -279,16 +283,16 @@ def foreign(spec: Mapping[str, Any], dataset: str) -> list[str]:
     return [value for value in (*_strings(spec), dataset) if CODE.fullmatch(value)]
 
 
-def require_named(asked: Request, found: Found) -> None:
+def require_named(asked: Request, loaded: LoadedCheckpoint) -> None:
     """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing."""
     given = {asked.dataset, *(text.partition("=")[2] for text in asked.overrides)}
     given |= set(_strings(read_agent(asked.agent)[1])) if asked.agent is not None else set()
-    dataset = found.identity["settings"]["dataset"]["name"]
-    for name in foreign(found.identity["spec"], dataset):
+    dataset = loaded.identity["settings"]["dataset"]["name"]
+    for name in foreign(loaded.identity["spec"], dataset):
         if name not in given:
             flag = "--dataset" if name == dataset else "--agent"
             raise UserError(
-                f"{found.path}: its run used {name}; pass {flag} as for the run, so that it is you who names that code"
+                f"{loaded.path}: its run used {name}; pass {flag} as for the run, so that it is you who names that code"
             )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from spiky_rl.classification import result as results
 from spiky_rl.classification import samples, split
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import Found, Request, dataset_of, require_named
+from spiky_rl.classification.settings import LoadedCheckpoint, Request, dataset_of, require_named
 from spiky_rl.classification.training import confusion, scores
 from spiky_rl.classification.training import seen as shape_of
 from spiky_rl.config import files
@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 class Trained:
     """The best network of a run, and recordings for it."""
 
-    found: Found
+    loaded: LoadedCheckpoint
     agent: str
     network: SpikingNetwork
     frames: str
@@ -49,19 +49,19 @@ class Trained:
 
 
 def load(
-    asked: Request, found: Found, device: str | None, only_tests: bool, shown: Shown = unseen
+    asked: Request, loaded: LoadedCheckpoint, device: str | None, only_tests: bool, shown: Shown = unseen
 ) -> Trained:
     """Read a run's best network and the recordings that are asked for. Raises UserError.
 
     Args:
         asked: Which recordings; what is not said of them is as in the run.
-        found: The run's checkpoint.
+        loaded: The run's checkpoint.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None: the GPU if there is one.
         only_tests: Whether to leave out, where there is a test set, what is not of it.
         shown: Shows how far reading is.
     """
-    identity = found.identity
-    require_named(asked, found)
+    identity = loaded.identity
+    require_named(asked, loaded)
     device = check_device(device)
     spec = complete(identity["agent"], identity["spec"], {})
     held = _recordings(asked, identity, only_tests, shown)
@@ -69,9 +69,9 @@ def load(
     _, inputs = shape_of(held.size, how)
     assert spec.network is not None
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
-    network.load_state_dict(found.content["best"])
-    learned = np.isin(held.digests.view(np.int64), found.content["learned"].numpy())
-    return Trained(found, spec.name, network, how, device, held, learned)
+    network.load_state_dict(loaded.content["best"])
+    learned = np.isin(held.digests.view(np.int64), loaded.content["learned"].numpy())
+    return Trained(loaded, spec.name, network, how, device, held, learned)
 
 
 def predict(trained: Trained, out: Path | None) -> Path:
@@ -82,7 +82,7 @@ def predict(trained: Trained, out: Path | None) -> Path:
         out: The file; None: one in the run's folder.
     """
     held, classes = trained.held, trained.held.classes
-    out = out or trained.found.path.parent / f"predictions_{held.digest[:8]}.csv"
+    out = out or trained.loaded.path.parent / f"predictions_{held.digest[:8]}.csv"
     files.require_file("--out", out)
     rows: list[tuple[str, ...]] = [
         ("recording", "label", "predicted", "seen", *(f"score_{c}" for c in classes))
@@ -106,7 +106,7 @@ def evaluate(trained: Trained, out: Path | None) -> tuple[Path, dict[str, Any]]:
         UserError: There is no such recording, or the file cannot be written.
     """
     held, count_seen = trained.held, int(trained.seen.sum())
-    out = out or trained.found.path.parent / f"evaluation_{held.digest[:8]}.json"
+    out = out or trained.loaded.path.parent / f"evaluation_{held.digest[:8]}.json"
     files.require_file("--out", out)
     fresh = np.flatnonzero(~trained.seen & (held.labels >= 0))
     if len(fresh) == 0:
@@ -117,7 +117,7 @@ def evaluate(trained: Trained, out: Path | None) -> tuple[Path, dict[str, Any]]:
     counts = confusion(held.labels[fresh], trained.scores(fresh).argmax(1), len(held.classes))
     right, count = int(counts.trace()), len(fresh)
     result = {
-        "checkpoint": str(trained.found.path), "dataset": held.name, "data_hash": held.digest, "accuracy": right / count,
+        "checkpoint": str(trained.loaded.path), "dataset": held.name, "data_hash": held.digest, "accuracy": right / count,
         "interval_95": list(interval(right, count)), "samples": count, "trained_with": count_seen,
         "without_class": int((held.labels < 0).sum()), "skipped": list(held.skipped), "classes": list(held.classes),
         "confusion": counts.tolist(),

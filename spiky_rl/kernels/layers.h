@@ -21,7 +21,7 @@ struct Layer {
   long C, N, states, parameters;
   int binary;  // the input is 0 or 1
   int output_major;
-  Within within;
+  IntraLayer within;
   float *padded;  // weights and then the bias in padded rows, where that is worth it; the stack's own
 };
 

@@ -6,7 +6,7 @@
 // and the spikes as bits, and walks back. What a row's past holds from before its episode counts as 0.
 #pragma once
 
-struct Within {
+struct IntraLayer {
   const float *weight;  // [D N, N], input-major; null: the layer is not recurrent
   const float *panels;  // what `panels_of` makes of it
   float *grad_weight;   // as weight
@@ -33,7 +33,7 @@ struct Recent {
 };
 
 struct Loop {
-  Within within;
+  IntraLayer within;
   void (*forward)(const Job *);
   int (*backward)(const Job *);
   Job step;            // of one step of R rows

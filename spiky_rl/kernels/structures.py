@@ -25,7 +25,7 @@ class Job(ctypes.Structure):
     ]
 
 
-class Within(ctypes.Structure):
+class IntraLayer(ctypes.Structure):
     """`recurrent.h`'s struct."""
 
     _fields_ = [
@@ -57,7 +57,7 @@ class Layer(ctypes.Structure):
         *((name, ctypes.c_long) for name in ("C", "N", "states", "parameters")),
         ("binary", ctypes.c_int),
         ("output_major", ctypes.c_int),
-        ("within", Within),
+        ("within", IntraLayer),
         ("padded", ctypes.c_void_p),
     ]
 

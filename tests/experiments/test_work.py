@@ -106,11 +106,11 @@ HELD = cell_of("lif_ppo", "cartpole", 0, {}, ("nominal",), TRUTHS["lif_ppo"])
 TRAINED = {
     "outcome": "finished",
     "curve": HELD["curve"],
-    **{key: HELD["training"][key] for key in work.SPENT},
+    **{key: HELD["training"][key] for key in work.TRAINING_FIELDS},
 }
 EVALUATED = {
     **HELD["evaluation"],
-    **{key: HELD[key] for key in work.MEASURED if key in HELD},
+    **{key: HELD[key] for key in work.EVALUATION_FIELDS if key in HELD},
     "physics": "mujoco",
 }
 DAMAGED = ("", '{"outcome": "fin', "[]", "null", '{"outcome": "finished"}', "[" * 100_000)
@@ -190,7 +190,7 @@ def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
         path.write_text(text)
     files.write_json(run / "run.json", {})
     assert work.finished_training(tmp_path) is None
-    assert work.record(tmp_path / "evaluation.json", work.MEASURED) is None
+    assert work.record(tmp_path / "evaluation.json", work.EVALUATION_FIELDS) is None
     assert cells.progress(tmp_path) == {}
     made = work.result(planned()[-1], tmp_path, TRAINED, EVALUATED)
     assert made.training is not None and made.training.seconds_cpu is None and made.resumed == 0

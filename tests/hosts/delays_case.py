@@ -35,7 +35,7 @@ def main(task, agent):
 
         with torch.inference_mode():
             evaluation = Evaluation(env, ["nominal", "observation_delay_1"], ENVS // 2, ["policy"], 0)
-            chance, obs = evaluation.chance(), evaluation.restart()
+            policy, obs = evaluation.random_policy(), evaluation.restart()
             seen, true, ends = [], [], []
             evaluation.frames.reset()
             held = []
@@ -43,7 +43,7 @@ def main(task, agent):
                 seen.append(obs["policy"].tolist())
                 held.append(evaluation.perturbed(obs)["policy"].tolist())
                 true.append(now())
-                obs, _, dones, _ = env.step(0.3 * chance(obs))
+                obs, _, dones, _ = env.step(0.3 * policy(obs))
                 evaluation.frames.reset(dones)
                 for condition in evaluation.conditions:
                     condition.reset(dones[condition.group.ids])

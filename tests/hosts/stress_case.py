@@ -42,7 +42,7 @@ def main(task, wanted):
         with torch.inference_mode():
             evaluation = Evaluation(env, names, EPISODES, ["policy"], SEED, spec.leg)
             robot = robot_of(env.unwrapped)[1]
-            chance, obs = evaluation.chance(), evaluation.restart()
+            policy, obs = evaluation.random_policy(), evaluation.restart()
             for condition in evaluation.conditions:
                 condition.begin()
             rows = {key: [] for key in ("true", "seen", "joints", "wanted", "sent", "effort")}
@@ -51,7 +51,7 @@ def main(task, wanted):
                 rows["true"].append(evaluation.values(obs))
                 seen = evaluation.perturbed(obs)
                 rows["seen"].append(evaluation.values(seen))
-                actions = SIZE * chance(seen)
+                actions = SIZE * policy(seen)
                 rows["wanted"].append(actions)
                 actions = torch.cat([c.send(actions[c.group.ids]) for c in evaluation.conditions])
                 rows["sent"].append(actions)

@@ -157,7 +157,7 @@ static void stack_on(const Neuron &neuron, long B, int constant, int halves, boo
       h.grad_weight.resize(C * N), h.grad_bias.resize(N), h.grad_params.resize(neuron.parameters * N);
       layer.grad_weight = h.grad_weight.data(), layer.grad_bias = h.grad_bias.data(), layer.grad_params = h.grad_params.data();
       if (!h.within.empty()) {
-        Within &within = layer.within;
+        IntraLayer &within = layer.within;
         h.grad_within.resize(h.within.size());
         within.weight = h.within.data(), within.grad_weight = h.grad_within.data(), within.delays = delays;
         within.decay = 0.5f, within.filtered = filtered, within.binary = !neuron.graded;

@@ -19,7 +19,7 @@ from spiky_rl.experiments.report.blocks import (
 )
 
 type Look = Callable[[Analysis], str]
-"""Tells how much of a threat there is: nothing, or what was found."""
+"""Tells the evidence for a threat; empty where there is none."""
 FLAT = 0.02
 """Share of the way from random actions to the score: a curve that rises more than this in its last tenth has not flattened."""
 FIXED = (
@@ -35,9 +35,9 @@ def threats(analysis: Analysis) -> Iterable[Block]:
     """The table of an ``analysis``, from the strongest threat on; one of which there is nothing has no row."""
     rows = [(what, told, why) for what, (why, look) in THREATS.items() if (told := look(analysis))]
     yield table(
-        "What was found that may make the answer wrong",
+        "What may make the answer wrong",
         [what for what, _, _ in rows],
-        (Column("found", is_text=True), [told for _, told, _ in rows]),
+        (Column("evidence", is_text=True), [told for _, told, _ in rows]),
         (Column("what that means", is_text=True), [why for _, _, why in rows]),
         first="threat",
     )
@@ -98,7 +98,7 @@ def span(tolerated: float, unit: str, value: Callable[[Result], float | None]) -
 
     Args:
         tolerated: How many times the least the most may be without being told.
-        unit: Of the value.
+        unit: Unit of the value.
         value: Tells a cell's; None: it has none.
     """
 

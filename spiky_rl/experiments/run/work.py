@@ -37,10 +37,10 @@ CPU = "cpu.json"
 """Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
 TAIL = 30
 """Lines of the log that an error keeps."""
-SPENT = tuple(key for key in declared(Training) if key != "seconds_cpu")
-"""What a cell's result takes from its training's."""
-MEASURED = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
-"""What it takes from its evaluation's."""
+TRAINING_FIELDS = tuple(key for key in declared(Training) if key != "seconds_cpu")
+"""Fields that a cell's result takes from its training's."""
+EVALUATION_FIELDS = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
+"""Fields that it takes from its evaluation's."""
 
 
 class Failed(Exception):
@@ -94,7 +94,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, asked: list[int]) -> d
         asked: Signals that asked for an end, so far.
     """
     trained = finished_training(folder)
-    if trained is not None and record(folder / EVALUATION, MEASURED) is not None:
+    if trained is not None and record(folder / EVALUATION, EVALUATION_FIELDS) is not None:
         return trained
     can_go_on = resumable(folder, cell.library)
     if (trained := finished_training(folder)) is not None:
@@ -124,7 +124,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, asked: list[int]) -> d
 def finished_training(folder: Path) -> dict[str, Any] | None:
     """The result of the training in a cell's ``folder``, if it ran to its end."""
     for path in sorted(folder.glob("run/*/*/*/result.json")):
-        held = record(path, (*SPENT, "curve"))
+        held = record(path, (*TRAINING_FIELDS, "curve"))
         if held is not None and held.get("outcome") == "finished":
             return held
     return None
@@ -182,9 +182,9 @@ def last_whole(run: Path, library: str, lost: Callable[[Path], None] = lambda pa
 def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
     """The evaluation, from an earlier attempt where that got so far; ``folder``, ``lock`` and ``asked`` as for `train`."""
     path = folder / EVALUATION
-    if (evaluated := record(path, MEASURED)) is None:
+    if (evaluated := record(path, EVALUATION_FIELDS)) is None:
         step("evaluation", [sys.executable, "-m", STEP, "evaluate", str(folder)], folder, lock, asked)
-        evaluated = record(path, MEASURED)
+        evaluated = record(path, EVALUATION_FIELDS)
     if evaluated is None:
         raise Failed(f"the evaluation left no result in {path}")
     return evaluated
@@ -258,7 +258,7 @@ def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> R
         curve = trained["curve"]
     data = {
         **cell.model_dump(by_alias=True),
-        **{key: evaluated[key] for key in MEASURED},
+        **{key: evaluated[key] for key in EVALUATION_FIELDS},
         "version": cells.VERSION,
         "outcome": "finished",
         "resumed": max(attempts - 1, 0),

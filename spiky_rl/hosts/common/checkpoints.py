@@ -173,14 +173,14 @@ def require[T](value: object, kind: type[T], name: str) -> T:
     return value
 
 
-def kept_of(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What our runners keep of a run in its checkpoint, ``loaded``; nothing where another program wrote it."""
+def runner_data_of(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data that our runners save with a checkpoint, ``loaded``; empty if another program wrote it."""
     return (loaded.get("infos") or {}).get("spiky_rl") or {}
 
 
 def identity_of(loaded: Mapping[str, object]) -> Mapping[str, Any]:
-    """What a checkpoint, ``loaded``, says of itself; nothing where another program wrote it."""
-    return kept_of(loaded).get("identity") or {}
+    """The identity that a checkpoint, ``loaded``, carries: its run, task and agent; empty if another program wrote it."""
+    return runner_data_of(loaded).get("identity") or {}
 
 
 def check_identity(loaded: Mapping[str, object], identity: Mapping[str, object], path: str) -> None:

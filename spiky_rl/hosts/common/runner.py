@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from spiky_rl.hosts.common.checkpoints import (
     CheckpointError,
-    kept_of,
+    runner_data_of,
     numbered,
     random_state,
     restore_random_state,
@@ -166,7 +166,7 @@ class HostRunner(ABC):
             loaded: All that it holds.
             draws: Whether random numbers, too, go on as they would have.
         """
-        ours, after = kept_of(loaded), loaded["iter"] + 1
+        ours, after = runner_data_of(loaded), loaded["iter"] + 1
         self.current_learning_iteration = after
         self.progress = Progress(**ours["progress"]) if ours else Progress(iterations=after)
         if ours and draws:
@@ -199,12 +199,12 @@ class HostRunner(ABC):
         if path.exists():
             return
         if not self.is_booked:
-            log.warning("ended within an update, so nothing new is saved; %s", self.kept())
+            log.warning("ended within an update, so nothing new is saved; %s", self.saved_text())
             return
         try:
             self.save(str(path))
         except (OSError, RuntimeError) as error:  # what ended the training goes on being raised
-            log.error("the last finished iteration could not be saved (%s); %s", error, self.kept())
+            log.error("the last finished iteration could not be saved (%s); %s", error, self.saved_text())
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """All that is trained, with names."""
@@ -223,14 +223,14 @@ class HostRunner(ABC):
         name, largest = max(
             ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
         )
-        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._rate():.3g}; {self.kept()}"
+        return f"the largest weight is {largest:.3g} in {name}, the learning rate {self._rate():.3g}; {self.saved_text()}"
 
     def _rate(self) -> float:
         """The learning rate of the first group of weights."""
         return self.alg.optimizer.param_groups[0]["lr"]
 
-    def kept(self) -> str:
-        """The last good checkpoint in words."""
+    def saved_text(self) -> str:
+        """A phrase that names the last good checkpoint, or says that there is none."""
         held = numbered(Path(self.folder)) if self.folder is not None else []
         return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
 
@@ -238,7 +238,7 @@ class HostRunner(ABC):
         """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, what to do, and what is kept."""
         raise FloatingPointError(
             f"iteration {index}: {what}, at a learning rate of {self._rate():.3g};"
-            f" lower agent.algorithm.learning_rate; {self.kept()}"
+            f" lower agent.algorithm.learning_rate; {self.saved_text()}"
         )
 
     @property
@@ -286,7 +286,7 @@ class HostRunner(ABC):
         """Count a finished iteration, write what TensorBoard shows of it on every host, and tell the display.
 
         Args:
-            index: Of this iteration.
+            index: Index of this iteration.
             last: Index of the last one.
             env_steps: Environment steps that it took.
             seconds: Spent collecting, which includes the simulation, and learning.

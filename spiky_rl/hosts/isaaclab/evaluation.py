@@ -60,12 +60,12 @@ class RandomPolicy:
         self.generator = torch.Generator(device).manual_seed(seed)
 
     def __call__(self, obs: TensorDict) -> Tensor:  # pylint: disable=unused-argument
-        """[B, A]; whatever is observed."""
+        """Random actions [B, A], whatever ``obs`` is."""
         drawn = torch.randn(self.shape, generator=self.generator, device=self.generator.device)
         return drawn.repeat(self.copies, 1)
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """Nothing, whatever is in ``dones``: there is no state."""
+        """Do nothing, whatever is in ``dones``: random actions have no state."""
 
 
 class Team:
@@ -130,11 +130,11 @@ class Evaluation:
         """Share the environments out among the conditions.
 
         Args:
-            env: Of ``len(names) * episodes`` environments, twice as many if ``adapting``.
-            names: Of the conditions.
+            env: Isaac Lab's, with ``len(names) * episodes`` environments, twice as many if ``adapting``.
+            names: Names of the conditions.
             episodes: Per condition.
             groups: Observation groups that the policy sees.
-            seed: Of all that is drawn.
+            seed: Seed of all that is drawn.
             leg: Names of the joints of one leg, as a regular expression.
             adapting: Measure the policy twice under every condition: with its weights as they are, and changing as it acts.
         """
@@ -157,12 +157,12 @@ class Evaluation:
             for name, ids in zip(self.names, self.ids, strict=True)
         ]
 
-    def chance(self) -> RandomPolicy:
+    def random_policy(self) -> RandomPolicy:
         """Random actions, from the beginning of their sequence."""
         return RandomPolicy(len(self.ids), self.episodes, self.env.num_actions, self.seed, self.env.device)
 
     def restart(self) -> TensorDict:
-        """Begin an episode in every environment; what is observed there."""
+        """Begin an episode in every environment and return its first observations."""
         base = self.env.unwrapped
         if hasattr(base, "observation_manager"):
             for ids in self.ids:
@@ -174,7 +174,7 @@ class Evaluation:
         return self.env.get_observations()
 
     def values(self, obs: TensorDict) -> Tensor:
-        """What the policy observes of ``obs``, flat: [B, C]."""
+        """Observation of the policy in ``obs``, flat: [B, C]."""
         return torch.cat([obs[group].flatten(1) for group in self.groups], dim=1)
 
     def deviation(self) -> Tensor:
@@ -182,16 +182,16 @@ class Evaluation:
 
         First episodes only: where the next ones begin depends on how many others there are.
         """
-        chance, seen, obs = self.chance(), [], self.restart()
+        policy, seen, obs = self.random_policy(), [], self.restart()
         first = torch.ones(self.episodes, dtype=torch.bool, device=self.env.device)
         for _ in range(SCALE_STEPS):
             seen.append(self.frames.newest(self.values(obs))[: self.episodes][first])
-            obs, _, dones, _ = self.env.step(chance(obs))
+            obs, _, dones, _ = self.env.step(policy(obs))
             first = first & (dones[: self.episodes] == 0)
         return torch.cat(seen).std(dim=0, correction=0)
 
     def perturbed(self, obs: TensorDict) -> TensorDict:
-        """What the policy gets to see of ``obs``, each group under its condition."""
+        """Observation ``obs`` as the policy receives it, each group of environments under its condition."""
         values = self.frames.newest(self.values(obs))
         seen = self.frames.together(torch.cat([c.observe(values[c.group.ids]) for c in self.conditions]))
         found, parts = obs.copy(), seen.split([int(torch.tensor(s).prod()) for s in self.shapes], dim=1)
@@ -211,7 +211,7 @@ class Evaluation:
             tell: Called after every control step with the share of the longest episode that is over.
         """
         env = self.env
-        acting = self.chance() if policy is None else Team(policy, self.conditions, self.adapts)
+        acting = self.random_policy() if policy is None else Team(policy, self.conditions, self.adapts)
         longest = int(env.max_episode_length)
         measures, recovery = Measures(env), Recovery(env.num_envs, longest, env.device)
         total, length = (torch.zeros(env.num_envs, device=env.device) for _ in range(2))

@@ -204,7 +204,7 @@ class Run:
                 if following.iterations > 0:  # a resumed run may have spent its budget already
                     runner.learn(following.iterations, plan.setting("init_at_random_ep_len"))
         except (Stop, KeyboardInterrupt):
-            return "finished" if following.spent else "stopped"
+            return "finished" if following.budget_spent else "stopped"
         except FloatingPointError as error:
             return f"failed: {error}"
         except environment.NonFiniteError as error:  # perhaps the learner's doing
@@ -212,7 +212,7 @@ class Run:
         except OSError as error:
             if error.errno not in files.DISKS:
                 raise
-            return f"failed: {files.explained(error)}; {runner.kept()}"
+            return f"failed: {files.explained(error)}; {runner.saved_text()}"
         return "finished"
 
     def keep(self, outcome: str) -> dict[str, Any]:
@@ -254,7 +254,7 @@ class _Following:
         self.run, self.runner, self.stop = run, runner, stop
         self.first: int = runner.current_learning_iteration
         self.iterations: int = plan.setting("max_iterations")
-        self.budget, self.spent = None, False
+        self.budget, self.budget_spent = None, False
         steps = plan.setting("num_steps_per_env")
         if budget is not None:
             ranks = int(os.environ["WORLD_SIZE"]) if plan.request.distributed else 1
@@ -290,9 +290,9 @@ class _Following:
                 "steps_per_second": iteration.steps_per_second,
             }
             files.write_json(run.folder / PROGRESS, heartbeat, durable=False)
-        self.spent = self.budget is not None and bool(_anywhere(used >= 1.0, device))
+        self.budget_spent = self.budget is not None and bool(_anywhere(used >= 1.0, device))
         self.stop.signal = _anywhere(self.stop.signal, device)
-        if self.spent or self.stop():
+        if self.budget_spent or self.stop():
             raise Stop
 
 
