@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from spiky_rl.config import registry
+from spiky_rl.config.options import option
 from spiky_rl.config.registry import RegistryError, nearest
 from spiky_rl.kernels import compiler
 from spiky_rl.kernels.backends.base import Backend
@@ -34,6 +35,14 @@ _BUILT: dict[str, Backend] = {}
 def names() -> list[str]:
     """All backends of the package."""
     return registry.names("backends")
+
+
+def backend_option() -> Any:
+    """Declare a network's option ``backend``, whose meaning lists all backends of the package."""
+    meaning = (
+        f"backend that runs neurons and connections: {', '.join((AUTO, *names()))}, or path/file.py:Class"
+    )
+    return option(AUTO, meaning)
 
 
 def built(name: str) -> Backend:
@@ -128,7 +137,7 @@ def choose(name: str, x: Tensor, ops: TorchOps | None = None) -> Backend:
     """The backend for a tensor. ``auto``: compiled kernels where they can take it, else the torch reference.
 
     Args:
-        name: Of a backend, or ``auto``.
+        name: Name of a backend, or ``auto``.
         x: What it is to take.
         ops: The vocabulary that neurons will run on, if any do.
 
@@ -169,7 +178,7 @@ def unroll(
     """Neurons over time: outputs [T, K, B, N] and the states after the last step.
 
     Args:
-        name: Of a backend, or ``auto``.
+        name: Name of a backend, or ``auto``.
         neuron: Whose step is run; like all that follow, a field of `Run`, where its shape is.
         ops: The vocabulary, with surrogate and slope.
         current: Its input.

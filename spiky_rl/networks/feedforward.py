@@ -84,12 +84,10 @@ class FeedForward(SpikingNetwork):
         stateful: bool = option(
             False, "carry membranes from one control step to the next, through the episode"
         )
-        backend: str = option(
-            "auto", "what runs neurons and connections: auto, torch, cpu, cupy, or one of your own"
-        )
+        backend: str = dispatch.backend_option()
         gradient_precision: Literal["auto", "float32", "bfloat16"] = option(
             "auto",
-            "of a layer's input gradient on the CPU; auto: bfloat16 where the CPU multiplies it in hardware",
+            "precision of a layer's input gradient on the CPU; auto: bfloat16 where the CPU multiplies it in hardware",
         )
         recompute: bool = option(
             False, "keep only each layer's input, as bits, and run the layer again in the backward pass"

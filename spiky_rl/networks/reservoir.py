@@ -62,7 +62,7 @@ class Reservoir(SpikingNetwork):
             1.0, "with control gain: weights are scaled by gain / sqrt(synapses per neuron)", low=0.0
         )
         spectral_radius: float = option(
-            0.9, "with control spectral_radius: of the recurrent weights", low=0.0
+            0.9, "with control spectral_radius: that of the recurrent weights", low=0.0
         )
         input_scaling: float = option(
             1.0, "input weights are uniform within plus or minus this, in rheobases", low=0.0
@@ -78,11 +78,9 @@ class Reservoir(SpikingNetwork):
         hidden: Widths = option((), "hidden layers of the readout; empty: it is linear")
         train_input: bool = option(False, "train the input weights too, by BPTT over the rollout")
         seed: int | None = option(
-            None, "of wiring and input weights; by default the run's own seed decides", low=0
+            None, "seed of wiring and input weights; by default the run's own seed decides", low=0
         )
-        backend: str = option(
-            "auto", "what runs neurons and connections: auto, torch, cpu, cupy, or one of your own"
-        )
+        backend: str = dispatch.backend_option()
 
         @field_validator("traces")
         @classmethod
