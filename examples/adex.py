@@ -18,7 +18,7 @@ LARGEST_EXPONENT = 5.0
 
 
 class AdEx(Ode):
-    """See the module's text for the equations."""
+    """Adaptive exponential integrate-and-fire neuron."""
 
     states = ("v", "w")
 

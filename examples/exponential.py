@@ -16,7 +16,7 @@ LARGEST_EXPONENT = 5.0
 
 
 class Exponential(Ode):
-    """See the module's text for the equations."""
+    """Exponential integrate-and-fire neuron."""
 
     states = ("v",)
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -118,12 +119,18 @@ def names_a_backend(tree: ast.Module, names: set[str]) -> list[int]:
     """Lines in which a file names a backend.
 
     It does so where it imports one's module, and where a whole string is one's name and is compared with, assigned to, the default of or
-    passed as something that is called a backend, or passed to one of `CHOOSING`. What is a device's or a library's name as well may
-    stand anywhere else; what is not (cupy), nowhere.
+    passed as something that is called a backend, or passed to one of `CHOOSING`; and where a text lists several of them. What is a
+    device's or a library's name as well may stand anywhere else; what is not (cupy), nowhere.
     """
 
     def is_name(node: ast.AST | None) -> bool:
         return isinstance(node, ast.Constant) and node.value in names
+
+    one = rf"\b({'|'.join(sorted(names))})\b"
+    listing = re.compile(rf"{one}(\W+|\W+(and|or)\W+){one}")
+
+    def lists(node: ast.AST) -> bool:
+        return isinstance(node, ast.Constant) and bool(listing.search(str(node.value)))
 
     def called(node: ast.AST) -> str:
         return str(
@@ -155,6 +162,7 @@ def names_a_backend(tree: ast.Module, names: set[str]) -> list[int]:
             chosen
             or any(is_backend(a) and is_name(b) for a, b in pairs)
             or (is_name(node) and node.value in names - {"torch", "cpu"})
+            or lists(node)
         ):
             found.append(node)
         elif isinstance(node, ast.Import | ast.ImportFrom):
@@ -196,6 +204,8 @@ def test_one_file_alone_chooses_a_backend_and_no_other_knows_one_by_name():
         "from spiky_rl.kernels.backends import cpu",
         "from spiky_rl.kernels.backends.torch import Torch",
         "import spiky_rl.kernels.backends.cupy as c",
+        "backend: str = option(AUTO, 'auto, torch, cpu, cupy, or one of your own')",
+        "raise RegistryError(f'{name}: choose cpu or cupy')",
     ],
 )
 def test_a_backend_that_is_named_would_be_seen(text):
@@ -203,7 +213,7 @@ def test_a_backend_that_is_named_would_be_seen(text):
 
 
 def test_devices_and_libraries_of_the_same_name_are_no_backends():
-    text = "x.to('cpu'); d = 'cpu'; f(device='cpu'); x.device.type == 'cpu'; {'torch': 1}; 'auto, torch, cpu, cupy'; import torch"
+    text = "x.to('cpu'); d = 'cpu'; f(device='cpu'); x.device.type == 'cpu'; {'torch': 1}; 'cpu, cuda or cuda:N'; import torch"
     assert names_a_backend(ast.parse(text), {"torch", "cpu", "cupy"}) == []
 
 
@@ -352,11 +362,27 @@ def test_most_public_functions_say_what_their_arguments_are():
     assert len(described) > 500 and sum(described) / len(described) > 0.6
 
 
+def declarations(tree: ast.AST) -> list[ast.expr]:
+    """The meanings of all options and parameters that a file declares, as they are written."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [node for node in calls if getattr(node.func, "id", "") in ("option", "param")]
+    given = [[*node.args[1:2], *(k.value for k in node.keywords if k.arg == "meaning")] for node in named]
+    return [meaning for meanings in given for meaning in meanings]
+
+
+def test_the_meaning_of_an_option_begins_with_what_it_is():
+    meanings = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in declarations(ast.parse(path.read_text(encoding="utf-8"))):
+            meanings.append(ast.unparse(node).lstrip("f'\""))
+            assert not meanings[-1].startswith("of "), f"{path}:{node.lineno}: {meanings[-1]}"
+    assert len(meanings) > 300
+
+
 def test_no_docstring_begins_with_of():
     for path in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
                 text = str(node.value.value)
-                assert not text.startswith(
-                    "Of "
-                ), f"{path}:{node.lineno}: {text}: say what it is, in a whole phrase"
+                of = text.startswith("Of ") or re.search(r"^ +[\w*, ]+: Of ", text, re.MULTILINE)
+                assert not of, f"{path}:{node.lineno}: {text}: say what it is, in a whole phrase"

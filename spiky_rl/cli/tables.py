@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def print_columns(rows: Sequence[Sequence[object]]) -> None:
-    """Rows in aligned columns."""
+    """Print rows in aligned columns."""
     widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)] if rows else []
     for *first, last in rows:
         cells = [str(cell).ljust(width) for cell, width in zip(first, widths, strict=True)]
@@ -14,7 +14,7 @@ def print_columns(rows: Sequence[Sequence[object]]) -> None:
 
 
 def print_facts(title: str, *facts: tuple[str, str] | bool) -> None:
-    """What came of a run: a title, and a line of name and value for every fact; False stands for one that there is not."""
+    """Print the outcome of a run: a title, and a line with name and value for each fact; False leaves a fact out."""
     print(f"\n{title}")
     for fact in facts:
         if not isinstance(fact, bool):
@@ -27,13 +27,13 @@ def print_table(
     footers: Sequence[str] | None = None,
     padding: tuple[int, int, int, int] = (0, 1, 0, 1),
 ) -> None:
-    """A table of numbers, between lines.
+    """Print a table of numbers, between lines.
 
     Args:
-        titles: Of the columns.
+        titles: Titles of the columns.
         rows: Cells, a row each.
-        footers: Of the columns, in a table with a box around it; None: a table without, whose first column holds names.
-        padding: Of cells: above, right, below, left.
+        footers: Footers of the columns, in a table with a box around it; None: a table without, whose first column holds names.
+        padding: Padding of cells: above, right, below, left.
     """
     from rich.box import HEAVY_HEAD, SIMPLE
     from rich.console import Console

@@ -14,7 +14,7 @@ def summary(kind: str, name: str) -> str:
     """What an entry says of itself in one line.
 
     Args:
-        kind: Of components, or of files such as agents.
+        kind: Kind of components, or of files such as agents.
         name: The entry's.
     """
     if kind in registry.DATA:

@@ -86,7 +86,7 @@ def option(
         high: Largest number.
         above: A bound that a number has to exceed.
         below: A bound that a number may not reach.
-        unit: Of the number; ``1`` is that of a pure number, or of one measured in other options.
+        unit: Unit of the number; ``1`` is that of a pure number, or of one measured in other options.
         least: Fewest elements of a list.
         most: Most elements of a list.
         neutral: With its default a component computes what it did before it had this option, so that what was measured then

@@ -88,12 +88,12 @@ class Rnd(Settings):
     num_outputs: int = option(1, "width of what is predicted", low=1)
     predictor_hidden_dims: Layers = option((), "hidden layers of the network that learns")
     target_hidden_dims: Layers = option((), "hidden layers of the network that is random")
-    activation: Activation = option("elu", "of both")
-    state_normalization: bool = option(False, "normalise what they see")
+    activation: Activation = option("elu", "activation of both networks")
+    state_normalization: bool = option(False, "normalise what both networks see")
     reward_normalization: bool = option(False, "normalise the intrinsic reward")
-    weight: float = option(0.0, "of the intrinsic reward", low=0.0)
+    weight: float = option(0.0, "weight of the intrinsic reward", low=0.0)
     weight_schedule: WeightSchedule | None = option(None, "how the weight changes; null: not at all")
-    learning_rate: float = option(1e-3, "of the network that learns", above=0.0)
+    learning_rate: float = option(1e-3, "learning rate of the network that learns", above=0.0)
 
 
 class Symmetry(Settings):
@@ -114,7 +114,9 @@ class DistillationSettings(Settings):
     value_iterations: int = option(
         5, "iterations after them in which the critic alone learns", low=0, high=MOST_STEPS
     )
-    learning_rate: float = option(1e-3, "of the student while it learns from its teacher", above=0.0)
+    learning_rate: float = option(
+        1e-3, "learning rate of the student while it learns from its teacher", above=0.0
+    )
     num_learning_epochs: int = option(1, "passes over a rollout", low=1, high=10_000)
     gradient_length: int = option(
         1,
@@ -122,7 +124,7 @@ class DistillationSettings(Settings):
         low=1,
         high=MOST_STEPS,
     )
-    loss_type: Literal["mse", "huber"] = option("mse", "of the distance to the teacher's action")
+    loss_type: Literal["mse", "huber"] = option("mse", "loss for the distance to the teacher's action")
     max_grad_norm: float = option(1.0, "gradient clipping", above=0.0)
 
 
@@ -133,11 +135,13 @@ class Algorithm(Settings):
         "PPO", "rsl_rl algorithm, or module:Class; spiky_rl puts its PPO in the place of 'PPO'"
     )
     learning_rate: float = option(1e-3, "initial learning rate; 0 leaves a network as it was drawn", low=0.0)
-    schedule: Literal["adaptive", "fixed"] = option("adaptive", "of the learning rate")
+    schedule: Literal["adaptive", "fixed"] = option("adaptive", "schedule of the learning rate")
     desired_kl: float = option(0.01, "target of the adaptive schedule", above=0.0)
     learning_rate_floor: float = option(0.0, "least learning rate of the adaptive schedule", low=0.0)
     critic_learning_rate: float | None = option(
-        None, "of what does not spike, critic and action noise, with the fixed schedule", above=0.0
+        None,
+        "learning rate of what does not spike, critic and action noise, with the fixed schedule",
+        above=0.0,
     )
     num_learning_epochs: int = option(5, "passes over a rollout", low=1, high=10_000)
     num_mini_batches: int = option(4, "minibatches per pass", low=1, high=MOST_STEPS)
@@ -199,16 +203,17 @@ class RunnerSettings(Settings):
         1, "control steps that an observation holds, the latest last; 1: as the task has it", low=1, high=1000
     )
     frames: Literal["turn", "sum", "stack"] = option(
-        "turn", "of a classified recording: seen in turn, as their sum, or in a stack of channels"
+        "turn",
+        "how a classified recording's frames are seen: in turn, as their sum, or in a stack of channels",
     )
     picture_interval: int = option(
         25, "iterations between spike rasters in TensorBoard", low=1, high=MOST_STEPS
     )
     actor: Actor = option(Actor(), "the actor's ANN, and its distribution")
     critic: ModelSettings = option(ModelSettings(), "the critic's ANN")
-    algorithm: Algorithm = option(Algorithm(), "how they learn")
+    algorithm: Algorithm = option(Algorithm(), "how actor and critic learn")
     network: Any = option(None, "the actor's spiking network; absent: an ANN")
-    critic_network: Any = option(None, "the critic's; absent: an ANN")
+    critic_network: Any = option(None, "the critic's spiking network; absent: an ANN")
 
 
 NETWORKS = ("network", "critic_network")

@@ -70,7 +70,7 @@ class Own(Dataset):
         )
         unit: Literal["us", "ms", "s"] = option("us", "unit of the times that stand in columns")
         names: Names = option(
-            (), "of the classes, in the order of their labels; empty: those that are there, sorted"
+            (), "names of the classes, in the order of their labels; empty: those that are there, sorted"
         )
 
         @field_validator("sensor", "window")

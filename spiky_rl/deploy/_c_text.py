@@ -41,7 +41,7 @@ def write(program: Program, folder: Path, usage: str, width: int) -> Path:
     """Write ``policy.c`` and ``policy.h`` into a folder; returns the path of the former.
 
     Args:
-        program: Of a control step with the inputs ``observation`` and, if anything is carried, ``state``, and outputs
+        program: Program of a control step with the inputs ``observation`` and, if anything is carried, ``state``, and outputs
             ``action`` and ``next``.
         folder: Made if it is not there.
         usage: What goes in and comes out, in words, for the header.
@@ -156,7 +156,7 @@ class _Text:
         Args:
             value: That is computed.
             x: The operand; None: nothing.
-            variables: Of the loops over the value's elements.
+            variables: Variables of the loops over the value's elements.
             inside: Values of the same loop by identity.
         """
         if not isinstance(x, View):

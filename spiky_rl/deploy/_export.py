@@ -97,7 +97,7 @@ def in_integers(bits: str, network: Configured | None) -> Target:
     """The target that makes integers of a network. Raises UserError where it cannot express the network.
 
     Args:
-        bits: Of the weights: ``int8``.
+        bits: Width of the weights: ``int8``.
         network: An agent's; None: an ANN.
     """
     target: Target = registry.configure("targets", f"c_{bits}", "--quantize").build()

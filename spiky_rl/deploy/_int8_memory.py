@@ -56,7 +56,7 @@ class Memory:
 
         Args:
             kind: C type of its elements.
-            name: Of the array.
+            name: Name of the array.
             size: Elements that this use needs.
             text: What it holds, for a comment.
             carried: Whether it belongs to what the policy remembers.
@@ -89,7 +89,7 @@ def integer_array(name: str, values: Tensor, kind: str = "") -> str:
     """C of a constant array.
 
     Args:
-        name: Of the array.
+        name: Name of the array.
         values: Its integers, [numbers].
         kind: C type of its elements; empty: the smallest that holds all.
     """

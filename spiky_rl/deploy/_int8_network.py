@@ -74,14 +74,14 @@ class IntegerNetwork(SpikingNetwork):
 
     @override
     def disturb(self, channels: Sequence[Channel]) -> None:
-        """Refused: spikes that are lost or come from nowhere are no part of what a chip runs."""
+        """Raises UserError: lost and added spikes are not part of what a chip runs."""
         raise UserError(
             "a quantised policy cannot be disturbed; leave the conditions on spikes and neurons out"
         )
 
     @override
     def run_on(self, backend: str) -> None:
-        """Nothing: there is one way to run it."""
+        """Ignored: an int8 network runs on integer tensors of torch only."""
 
     @override
     def zero_state(self, batch: int, like: Tensor) -> State:

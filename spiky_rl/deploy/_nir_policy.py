@@ -80,7 +80,7 @@ class Policy:
         inputs: Shape of an observation.
         steps: K, inner steps per control step.
         stateful: Whether potentials are carried from one call to the next.
-        spikes: Of every layer in the last call, [K, B, N].
+        spikes: Spikes of every layer in the last call, [K, B, N].
     """
 
     def __init__(

@@ -172,7 +172,7 @@ def element(value: Value, x: View, variables: Sequence[str]) -> Index:
     Args:
         value: That is computed.
         x: The operand.
-        variables: Of the loops over the value's elements.
+        variables: Variables of the loops over the value's elements.
     """
     whole = indices(value.shape, variables)[len(value.shape) - len(x.shape) :]
     return x.at(tuple("0" if size == 1 else term for size, term in zip(x.shape, whole, strict=True)))

@@ -22,7 +22,7 @@ the file gives it, the state after it. What holds a state of its own ignores the
 
 
 class Normaliser(Protocol):
-    """What of rsl_rl's normalisation of observations a file needs: x - mean by std + eps."""
+    """Normalisation of observations as rsl_rl does it: (x - mean) / (std + eps)."""
 
     eps: float
 

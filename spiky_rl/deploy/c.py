@@ -38,7 +38,7 @@ class C(Target):
 
     @override
     def allowed(self, model: MLPModel) -> float:
-        """None; but the layers of an ANN and a reservoir's readout are torch's, which sums in an order of its own."""
+        """Tolerance: 0 for spiking networks; 1e-6 for an ANN's layers and a reservoir's readout, which torch sums in another order."""
         return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else 1e-6
 
     @override
@@ -64,13 +64,13 @@ class C(Target):
 
 
 def sizes(path: Path) -> dict[str, int]:
-    """What the header beside ``path``, a policy.c, says of its sizes, by name."""
+    """Sizes by name, as the header beside ``path``, a policy.c, declares them."""
     text = path.with_suffix(".h").read_text(encoding="utf-8")
     return {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", text)}
 
 
 def session(path: Path, state: int) -> Session:
-    """What runs the policy in C in the file ``path``, whose struct is as large as ``state`` floats."""
+    """A session that runs the policy in C in the file ``path``, whose struct is as large as ``state`` floats."""
     library, told = load(path), sizes(path)
     held, observation, action = (
         np.zeros(size, np.float32) for size in (state, told["OBSERVATIONS"], told["ACTIONS"])

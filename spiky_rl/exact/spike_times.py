@@ -101,7 +101,7 @@ class SpikeTimes(torch.nn.Module):
         scale: Largest size of a weight.
         delays: [M] in ms.
         signs: [I], 1 or -1: what all weights of an input are kept at. None: they are free.
-        kernels: Of all neurons.
+        kernels: Kernels of all neurons.
     """
 
     delays: Tensor

@@ -157,7 +157,7 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
     Args:
         path: Where the shared object is put.
         text: C++.
-        flags: Of the compiler, besides `FLAGS`.
+        flags: Flags of the compiler, besides `FLAGS`.
     """
     words = command()
     assert words is not None

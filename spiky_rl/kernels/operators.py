@@ -285,6 +285,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, binary: bool, bfloat1
 
 
 def as_operator(*tensors: Tensor | None) -> bool:
-    """Whether somebody has to see a call with these ``tensors``: autograd, or a compiler."""
+    """Whether a call with these ``tensors`` must be a torch operator, because autograd or torch.compile records it."""
     learned = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     return learned or torch.compiler.is_compiling()

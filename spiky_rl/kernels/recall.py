@@ -1,4 +1,4 @@
-"""What a recurrent loop still recalls of its own output, and what comes in parts made whole: for the CuPy backend's adjoint."""
+"""Helpers for the adjoint of a recurrent loop: its delayed outputs, and tensors that were computed in parts."""
 
 from __future__ import annotations
 

@@ -299,7 +299,7 @@ def gradients(
     Args:
         graph: The forward; gets the nodes of the adjoint.
         surrogate: Gives the derivative of a spike.
-        slope: Of the surrogate.
+        slope: Slope of the surrogate.
         seeds: Every output, and its gradient.
         wrt: What gradients are wanted of, in this order.
     """

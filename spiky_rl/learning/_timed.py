@@ -25,7 +25,7 @@ from spiky_rl.neurons.base import Ops, Params, States, Value
 
 
 class Timed(Wrapped):
-    """See the module's text. States: the neuron's, its synaptic current, and what is still to be sent of its last spike."""
+    """Any neuron with exactly timed spikes. States: the neuron's, its synaptic current, and what is still to be sent of its last spike."""
 
     own = ("tau_synapse", "slope")
     more = ("timed_synapse", "timed_late")

@@ -196,9 +196,7 @@ Normalisation = Literal["none", "subtractive", "multiplicative"]
 
 def normalisation(default: Normalisation) -> Any:
     """Declare what becomes of a neuron's incoming weights after a change, with its ``default``."""
-    meaning = (
-        "of a neuron's incoming weights: subtractive keeps their sum, multiplicative that of their sizes"
-    )
+    meaning = "what is kept of a neuron's incoming weights: subtractive their sum, multiplicative the sum of their sizes"
     return option(default, meaning)
 
 
@@ -222,15 +220,19 @@ class Local(Rule):
         learning_rate: float = option(1.0, "factor of every change", low=0.0)
         potentiation: float | None = option(None, f"A2+, in largest initial weights; {KIND}", low=0.0)
         depression: float | None = option(None, f"A2-, in largest initial weights; {KIND}", low=0.0)
-        tau_plus: float | None = option(None, f"of r1, what a pre-spike leaves; {KIND}", low=1e-3, unit="ms")
+        tau_plus: float | None = option(
+            None, f"time constant of r1, what a pre-spike leaves; {KIND}", low=1e-3, unit="ms"
+        )
         tau_minus: float | None = option(
-            None, f"of o1, what a post-spike leaves; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of o1, what a post-spike leaves; {KIND}", low=1e-3, unit="ms"
         )
         triplet_potentiation: float | None = option(None, f"A3+, in largest initial weights; {KIND}", low=0.0)
         triplet_depression: float | None = option(None, f"A3-, in largest initial weights; {KIND}", low=0.0)
-        tau_x: float | None = option(None, f"of r2, the pre-spikes of a triplet; {KIND}", low=1e-3, unit="ms")
+        tau_x: float | None = option(
+            None, f"time constant of r2, the pre-spikes of a triplet; {KIND}", low=1e-3, unit="ms"
+        )
         tau_y: float | None = option(
-            None, f"of o2, the post-spikes of a triplet; {KIND}", low=1e-3, unit="ms"
+            None, f"time constant of o2, the post-spikes of a triplet; {KIND}", low=1e-3, unit="ms"
         )
         mu: float = option(0.0, "weight dependence: 0 additive, 1 multiplicative", low=0.0)
         limit: float = option(1.0, "largest size of a weight, in largest initial weights", low=1e-3)

@@ -91,7 +91,7 @@ class Rule(Component, torch.nn.Module):
         Args:
             layers: All of them.
             signals: The input of every layer, [T, K or 1, B, C], then the last one's output [T, K, B, N].
-            credit: Of every control step's action, [T, B].
+            credit: Credit of every control step's action, [T, B].
             keep: [T, B]; 0 where an episode begins with this step.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no change; a local rule must")

@@ -13,7 +13,7 @@ from spiky_rl.learning.base import Rule
 
 
 class Bptt(Rule):
-    """See the module's text."""
+    """Backpropagation through time with surrogate gradients."""
 
     class Options(Settings):
         truncate: int = option(0, "control steps after which a replayed gradient is cut; 0: never", low=0)

@@ -29,11 +29,11 @@ from spiky_rl.neurons.base import Neuron
 
 
 class Eprop(Rule):
-    """See the module's text."""
+    """e-prop: a three-factor rule with eligibility traces and broadcast errors."""
 
     class Options(Settings):
         feedback: Literal["symmetric", "random"] = option(
-            "symmetric", "of the last layer: B is the readout, or drawn"
+            "symmetric", "feedback to the last layer: B is the readout, or drawn at random"
         )
 
     cut_recurrent = True

@@ -23,11 +23,11 @@ from spiky_rl.learning._timed import Timed
 
 
 class Eventprop(Exact):
-    """See the module's text."""
+    """EventProp: exact gradients of spike times through event-based adjoints."""
 
     class Options(Exact.Options):
-        lowest: float = option(0.3, "of the band: mean spikes per neuron and control step", low=0.0)
-        highest: float = option(0.3, "of the band", low=0.0)
+        lowest: float = option(0.3, "lower end of the band: mean spikes per neuron and control step", low=0.0)
+        highest: float = option(0.3, "upper end of the band, in the same unit", low=0.0)
 
         @model_validator(mode="after")
         def _is_a_band(self) -> Self:

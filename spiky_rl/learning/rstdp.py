@@ -19,7 +19,7 @@ from spiky_rl.networks._layer import Layer
 
 
 class Rstdp(Local):
-    """See the module's text."""
+    """Reward-modulated spike-timing-dependent plasticity."""
 
     class Options(Local.Options):
         tau_eligibility: float = option(500.0, "time constant of the eligibility", low=1e-3, unit="ms")

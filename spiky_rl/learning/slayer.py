@@ -19,7 +19,7 @@ from spiky_rl.surrogates.base import Surrogate
 
 
 class Slayer(Rule):
-    """See the module's text; ``density`` takes the place of the network's surrogate."""
+    """SLAYER: backpropagation through spike responses; ``density`` takes the place of the network's surrogate."""
 
     parts = {"density": ("surrogates", "exponential")}
 

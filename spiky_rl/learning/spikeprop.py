@@ -21,7 +21,7 @@ from spiky_rl.learning._timed import Once
 
 
 class Spikeprop(Exact):
-    """See the module's text."""
+    """SpikeProp: exact gradients of every neuron's first spike time."""
 
     class Options(Exact.Options):
         slope: float = slope(0.1)

@@ -19,7 +19,7 @@ from spiky_rl.networks._layer import Layer
 
 
 class Stdp(Local):
-    """See the module's text."""
+    """Spike-timing-dependent plasticity: pairs or triplets of spikes change a synapse."""
 
     class Options(Local.Options):
         normalisation: Normalisation = normalisation("subtractive")

@@ -33,7 +33,7 @@ from spiky_rl.neurons.base import Neuron
 
 
 class Superspike(Rule):
-    """See the module's text."""
+    """SuperSpike: a three-factor rule with surrogate derivatives and filtered errors."""
 
     class Options(Settings):
         tau_rise: float = option(5.0, "time constant of alpha's rise", low=1e-3, unit="ms")

@@ -206,7 +206,7 @@ def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> 
     """What a metre costs, in µJ by the name of the prices.
 
     Args:
-        energy_nj: Of a control step, in nJ.
+        energy_nj: Energy of a control step, in nJ.
         steps: Control steps of an episode, as a mean.
         distance: Metres gone in it, as a mean; None comes back where they are none.
     """
@@ -229,8 +229,8 @@ def report(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> str:
     """A few lines for people, with what the numbers do not say.
 
     Args:
-        cost: Of an action or a sample.
-        name: Of the prices. Raises RegistryError for one that there is not.
+        cost: Cost of an action or a sample.
+        name: Name of the prices. Raises RegistryError for one that there is not.
         ann_operations: Multiply-accumulates of the ANN that it is compared with; 0: none.
     """
     lines = [

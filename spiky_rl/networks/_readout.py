@@ -1,4 +1,4 @@
-"""A trained readout of features that are not."""
+"""A small trained readout on top of fixed features."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value,
 
 
 class Alif(Ode):
-    """See the module's text for the equations."""
+    """Adaptive leaky integrate-and-fire neuron."""
 
     states = ("v", "a")
 

@@ -37,7 +37,7 @@ LOWEST = -200.0
 
 
 class HodgkinHuxley(Ode):
-    """See the module's text for the equations."""
+    """Hodgkin-Huxley neuron with sodium, potassium and leak channels."""
 
     states = ("v", "m", "h", "n", "refractory")
 

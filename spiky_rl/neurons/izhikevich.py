@@ -38,7 +38,7 @@ PATTERNS = {
 
 
 class Izhikevich(Ode):
-    """See the module's text for the equations."""
+    """Izhikevich's simple spiking neuron."""
 
     states = ("v", "u")
 

@@ -22,7 +22,7 @@ from spiky_rl.neurons.base import DETACH_RESET, Ode, Ops, Params, States, Value,
 
 
 class Lif(Ode):
-    """See the module's text for the equations."""
+    """Leaky integrate-and-fire neuron."""
 
     states = ("v",)
 

@@ -38,7 +38,7 @@ SMALLEST = 1e-3
 
 
 class Quadratic(Ode):
-    """See the module's text for the equations."""
+    """Quadratic integrate-and-fire neuron."""
 
     states = ("v",)
 

@@ -31,7 +31,7 @@ SECOND = 1000.0
 
 
 class Resonate(Ode):
-    """See the module's text for the equations."""
+    """Balanced resonate-and-fire neuron."""
 
     states = ("u", "v", "q")
 

@@ -24,7 +24,7 @@ from spiky_rl.neurons.base import Neuron, Ops, Params, States, Value, param
 
 
 class SigmaDelta(Neuron):
-    """See the module's text for the equations."""
+    """Sigma-delta neuron, which sends graded changes of its value."""
 
     graded = True
     states = ("s", "sent")

@@ -19,12 +19,12 @@ from spiky_rl.penalties.base import Penalty
 
 
 class Rate(Penalty):
-    """See the module's text."""
+    """Penalty on mean firing rates outside a band."""
 
     class Options(Settings):
-        weight: float = option(1.0, "of the term beside the loss", low=0.0)
+        weight: float = option(1.0, "weight of the term in the loss", low=0.0)
         upper: float = option(0.1, "mean events per inner step above which a neuron costs", low=0.0)
-        lower: float = option(0.0, "and below which it does", low=0.0)
+        lower: float = option(0.0, "mean events per inner step below which a neuron costs", low=0.0)
 
         @model_validator(mode="after")
         def _is_a_band(self) -> Self:

@@ -19,10 +19,10 @@ from spiky_rl.penalties.base import Penalty
 
 
 class Synops(Penalty):
-    """See the module's text."""
+    """Penalty on the share of synaptic operations above a bound."""
 
     class Options(Settings):
-        weight: float = option(1.0, "of the term beside the loss", low=0.0)
+        weight: float = option(1.0, "weight of the term in the loss", low=0.0)
         upper: float = option(0.0, "share of all possible operations that costs nothing", low=0.0, high=1.0)
 
     options: Options

@@ -139,7 +139,7 @@ def narma(drive: Drive, order: int, seed: int) -> narma_task.Narma:
 
     Args:
         drive: The reservoir, for standardised inputs.
-        order: Of the NARMA system, 10 or 30.
+        order: Order of the NARMA system, 10 or 30.
         seed: Draws the series.
     """
     return narma_task.narma(drive, generator(100 + seed), order, washout=WASHOUT, series=SERIES)

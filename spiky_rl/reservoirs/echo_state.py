@@ -27,7 +27,7 @@ def echo_state(
     Args:
         weights: [N, N], from row to column.
         input_weights: [channels, N].
-        activation: Of every neuron.
+        activation: Activation function of every neuron.
     """
 
     def drive(u: np.ndarray) -> np.ndarray:
@@ -60,8 +60,8 @@ def random_echo_state(
 
     Args:
         size: N.
-        generator: Of the weights.
-        spectral_radius: Of the recurrent ones.
+        generator: Random generator of the weights.
+        spectral_radius: Spectral radius of the recurrent ones.
         input_scaling: Largest size of an input weight.
     """
     weights = generator.normal(size=(size, size)) * (generator.random((size, size)) < DENSITY)

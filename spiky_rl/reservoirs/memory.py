@@ -69,7 +69,7 @@ def kernel_rank(drive: Drive, generator: np.random.Generator, series: int = 100,
 
     Args:
         drive: The reservoir.
-        generator: Of the inputs.
+        generator: Random generator of the inputs.
         series: How many inputs: a bound of what is found; take at least N.
         steps: Length of each.
     """
@@ -89,7 +89,7 @@ def generalisation_rank(
 
     Args:
         drive: The reservoir, of one input; this and the next three as in `kernel_rank`.
-        generator: Of the inputs.
+        generator: Random generator of the inputs.
         series: How many.
         steps: Length of each.
         shared: How many of the last steps agree.
@@ -147,7 +147,7 @@ def lyapunov(
 
     Args:
         drive: The reservoir.
-        generator: Of the inputs.
+        generator: Random generator of the inputs.
         series: How many of them.
         washout: Steps before the perturbed one.
         steps: Steps after it.
@@ -178,7 +178,7 @@ def separation(drive: Drive, generator: np.random.Generator, pairs: int = 50, st
 
     Args:
         drive: The reservoir.
-        generator: Of the inputs.
+        generator: Random generator of the inputs.
         pairs: How many pairs of them.
         steps: Length of each.
     """

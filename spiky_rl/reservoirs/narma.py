@@ -63,7 +63,7 @@ def draw(steps: int, generator: np.random.Generator, order: int = 10) -> tuple[n
 
     Args:
         steps: Length.
-        generator: Of the inputs.
+        generator: Random generator of the inputs.
         order: 10 or 30.
     """
     if order not in COEFFICIENTS:
@@ -90,7 +90,7 @@ def narma(
 
     Args:
         drive: Inputs [series, time, 1] -> states [series, time, N].
-        generator: Of the series; the same state gives the same task.
+        generator: Random generator of the series; the same state gives the same task.
         order: 10 or 30.
         train: Samples that the readout is fitted to.
         test: Samples that it is judged on.

@@ -4,7 +4,7 @@ from spiky_rl.neurons.base import Neuron, param
 
 
 class DelayedReset(Neuron):
-    """See the module's text for the equation."""
+    """snnTorch's leaky neuron with its late reset."""
 
     states = ("v",)
 

@@ -65,7 +65,7 @@ def has_value(x) -> bool:
 
 
 class Pretence(TorchDispatchMode):
-    """See the module's text."""
+    """Runs operations on fake CUDA tensors and raises where one would wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -57,7 +57,7 @@ def uniform_noise(seed: int, steps: int, width: int) -> Tensor:
     """Noise of a random encoder, uniform in [0, 1): [K, C], one row for all environments.
 
     Args:
-        seed: Of a generator of its own.
+        seed: Seed of a generator of its own.
         steps: K.
         width: C.
     """

@@ -95,9 +95,9 @@ def compare(
         baseline: The agent to compare with; None: all with all.
         alpha: How probable a false finding may be, over all comparisons together.
         level: Confidence of intervals.
-        resamples: Of their bootstrap.
+        resamples: Number of bootstrap resamples.
         permutations: See `sign_flip_test`.
-        seed: Of what is drawn.
+        seed: Seed of what is drawn.
     """
     if baseline is not None and baseline not in scores:
         raise StatisticsError(
@@ -178,7 +178,7 @@ def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, see
     Args:
         differences: By task, one for each pair.
         permutations: Sign patterns that are tried at most.
-        seed: Of those that are drawn.
+        seed: Seed of those that are drawn.
     """
     checked = check(differences, "differences")
     pooled = np.concatenate(list(checked.values()))
@@ -211,7 +211,7 @@ def attainable_p_value(pairs: int, comparisons: int = 1, permutations: int = PER
     Holm multiplies the smallest of the p-values by their number: 5 seeds of one task give 0.06 at best, alone.
 
     Args:
-        pairs: Of task and seed.
+        pairs: Pairs of task and seed.
         comparisons: That are made together.
         permutations: See `sign_flip_test`.
     """

@@ -54,11 +54,11 @@ def learning_curve(
     Args:
         runs: Learning curves of each task's seeds.
         env_steps: Where to look.
-        statistic: Of all runs.
+        statistic: Function of all runs' scores.
         agent: Whose, for messages.
         level: Confidence of the intervals.
-        resamples: Of the bootstrap.
-        seed: Of the resamples.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
     """
     at = np.asarray(env_steps, dtype=float)
     tasks = [

@@ -124,7 +124,7 @@ def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Ma
     """The row of an agent on a task.
 
     Args:
-        results: Of its cells, one for each seed.
+        results: Results of its cells, one for each seed.
         random: Score of random actions by task.
         reference: The baseline's mean score by task; empty where scores of the task cannot be normalised.
     """
@@ -226,7 +226,7 @@ def remaining_of(results: Sequence[Result], condition: str, reference: float | N
     """What is left of an agent's score on a task under a condition; None where that was not measured.
 
     Args:
-        results: Of its cells, one for each seed.
+        results: Results of its cells, one for each seed.
         condition: Its name.
         reference: The baseline's mean score, if there is one.
     """
@@ -258,7 +258,7 @@ def adapting_of(results: Sequence[Result], condition: str) -> tuple[Interval, In
     """Score with frozen weights, with weights that change as the policy acts, and what that gains, paired by seed.
 
     Args:
-        results: Of an agent's cells on a task, one for each seed.
+        results: Results of an agent's cells on a task, one for each seed.
         condition: Its name.
 
     None where a seed was not measured so.

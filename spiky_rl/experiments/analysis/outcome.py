@@ -114,7 +114,7 @@ def analysis_of(
 
     Args:
         design: The study.
-        results: Of its cells.
+        results: Results of its cells.
         skipped: Cells that give no numbers.
         planned: Cells that there have to be.
         plan_problem: Why those are not known, or nothing.

@@ -126,7 +126,7 @@ def interquartile_mean(values: ArrayLike, weights: np.ndarray | None = None) -> 
 
     Args:
         values: Scores [..., runs].
-        weights: Of the runs, [runs]; None: equal ones.
+        weights: Weights of the runs, [runs]; None: equal ones.
     """
     values = np.asarray(values, dtype=float)
     if weights is None:
@@ -156,12 +156,12 @@ def aggregate_interval(
     Identical scores give an interval of no width: what a sample does not show, no bootstrap finds.
 
     Args:
-        scores: Of one agent, by task.
-        statistic: Of all runs.
+        scores: Scores of one agent, by task.
+        statistic: Function of all runs' scores.
         agent: Whose, for messages.
         level: Confidence of the interval.
-        resamples: Of the bootstrap.
-        seed: Of the resamples.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
     """
     checked = check(scores, agent)
     sizes = [len(values) for values in checked.values()]
@@ -184,12 +184,12 @@ def bca_interval(
     Bounds are infinite where a task has one seed, and nan where SciPy has none because resamples hardly vary.
 
     Args:
-        scores: Of one agent, by task.
-        statistic: Of all runs.
+        scores: Scores of one agent, by task.
+        statistic: Function of all runs' scores.
         agent: Whose, for messages.
         level: Confidence of the interval.
-        resamples: Of the bootstrap.
-        seed: Of the resamples.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
     """
     checked = check(scores, agent)
     samples = list(checked.values())
@@ -236,10 +236,10 @@ def intervals(
     Args:
         values: Scores [..., runs].
         sizes: Runs of each task.
-        statistic: Of all runs.
+        statistic: Function of all runs' scores.
         level: Confidence of the intervals.
-        resamples: Of the bootstrap.
-        seed: Of the resamples.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resamples.
     """
     values, sizes = np.asarray(values, dtype=float), list(sizes)
     weights = _weights(sizes)
@@ -320,7 +320,7 @@ def performance_profile(
     one task and 5 seeds, since runs that are all above a threshold stay so when resampled; these in 96 %, and 90 % at the worst.
 
     Args:
-        scores: Of one agent, by task.
+        scores: Scores of one agent, by task.
         thresholds: [points].
         agent: Whose, for messages.
         level: Confidence of the bounds.
@@ -347,7 +347,7 @@ def recovered(estimates: np.ndarray, lows: np.ndarray, highs: np.ndarray) -> tup
     """Bounds of the mean over tasks from bounds of each task: Zou and Donner's (2008) recovery of variances (MOVER).
 
     Args:
-        estimates: Of each task, [tasks, ...].
+        estimates: Estimates of each task, [tasks, ...].
         lows: Their lower bounds.
         highs: Their upper ones.
     """

@@ -40,7 +40,7 @@ def names(value: object) -> tuple[str, ...]:
 
 
 def some[T](listed: tuple[T, ...]) -> tuple[T, ...]:
-    """What is ``listed``, if it is not empty. Raises RegistryError."""
+    """The tuple ``listed`` unchanged. Raises RegistryError if it is empty."""
     if not listed:
         raise RegistryError("name at least one; there would be no cell")
     return listed
@@ -100,8 +100,8 @@ class Study(Settings):
     )
     budget: Spending = option(
         None,
-        "of every training: env_steps=N, wall=SECONDS or synops=N (effective synaptic operations); null: the task's own"
-        " number of iterations",
+        "budget of every training: env_steps=N, wall=SECONDS or synops=N (effective synaptic operations); null: the task's"
+        " own number of iterations",
         metavar="KIND=AMOUNT",
     )
     num_envs: int | None = option(
@@ -110,7 +110,7 @@ class Study(Settings):
     overrides: tuple[str, ...] = option(
         (), "agent.key=value and env.key=value of every cell", flags=["overrides"], metavar="key=value"
     )
-    episodes: int = option(64, "of every evaluation, per condition", low=1, high=MOST["episodes"])
+    episodes: int = option(64, "episodes of every evaluation, per condition", low=1, high=MOST["episodes"])
     conditions: NamesOrText = option(("all",), "nominal, names of conditions, all or stress")
     baseline: Line = option(
         "",

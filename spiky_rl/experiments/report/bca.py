@@ -25,7 +25,7 @@ class BcaColumns:
         """The column of theirs, with as many digits as ours has.
 
         Args:
-            title: Of the column.
+            title: Title of the column.
             ours: Our intervals, row by row; None: the row has none.
             theirs: SciPy's.
             least: Digits after the point, at least.

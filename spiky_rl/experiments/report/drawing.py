@@ -100,7 +100,7 @@ def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:
         axes: To draw in.
         y: How high.
         interval: Along x.
-        colour: Of both.
+        colour: Colour of both.
     """
     if math.isfinite(interval.low) and math.isfinite(interval.high):
         axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt")

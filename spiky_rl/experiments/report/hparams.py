@@ -24,9 +24,9 @@ METRICS = {
     "score": "mean return of the final policy, undisturbed",
     "normalised_score": "0: random actions, 1: the baseline's mean",
     "operations": "effective synaptic operations per control step",
-    "energy_nj": "of a control step's arithmetic, in nJ, fp32 at 45 nm",
+    "energy_nj": "energy of a control step's arithmetic, in nJ, fp32 at 45 nm",
     "steps_to_threshold": "environment steps until the mean return reached the task's threshold; absent: never",
-    "wall_seconds": "of training",
+    "wall_seconds": "duration of the training",
 }
 """What the view shows of a cell, beside its hyper-parameters; the tag of each scalar."""
 CURVE = "curve/return"

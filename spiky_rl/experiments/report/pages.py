@@ -28,7 +28,7 @@ def write_pages(
         title: What the page answers.
         subtitle: What it is made from.
         sections: In their order.
-        colours: Of names in tables, by name.
+        colours: Colours of names in tables, by name.
         date: In ISO's form; None: today.
     """
     from jinja2 import Environment, PackageLoader

@@ -111,7 +111,7 @@ def read_cell(folder: Path) -> Cell:
 
 
 class Mark(Record):
-    """What of a cell's own file, or of its result, tells what it is of."""
+    """The keys of a cell's file or result that identify its specification, robots and physics."""
 
     hash: str = ""
     assets: str | None = None
@@ -119,7 +119,7 @@ class Mark(Record):
 
 
 def mark(path: Path) -> Mark | None:
-    """What the file ``path`` is of; None where there is none, or a damaged one."""
+    """The identifying keys of the file ``path``; None if it is missing or damaged."""
     try:
         return Mark.check("", read_json(path)) if path.exists() else None
     except RegistryError:
@@ -127,7 +127,7 @@ def mark(path: Path) -> Mark | None:
 
 
 def begun_with(folder: Path) -> Mark | None:
-    """What the cell in ``folder`` was measured with, or has begun to train with; None where it has not begun, or does not say."""
+    """The identifying keys of the cell in ``folder`` that was measured or has begun to train; None if it has not begun or does not say."""
     name = RESULT if (folder / RESULT).exists() else CELL if (folder / "run").exists() else None
     return None if name is None else mark(folder / name)
 

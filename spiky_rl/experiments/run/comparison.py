@@ -76,7 +76,7 @@ class Comparison:
 
         Args:
             engine: Works them.
-            gpus: Of this machine, to spread them over.
+            gpus: GPUs of this machine, to spread them over.
             changed: Called with the states of cells at work.
             stop: Tells whether to stop.
         """

@@ -106,7 +106,7 @@ def estimated(
     """The cells with their seconds, None where nothing is known; and where the numbers are from.
 
     Args:
-        cells: Of the study.
+        cells: Cells of the study.
         study: Whose budget each has.
         speeds: What results tell.
         specs: Tasks' files by label.

@@ -35,7 +35,9 @@ class Place(Settings):
     )
     assets: Assets = option("auto", "where robots come from, of all cells")
     engine: Literal["local", "ray"] = option("local", "what runs the cells")
-    ray_address: str | None = option(None, "of a Ray cluster (auto, or host:port); null: one on this machine")
+    ray_address: str | None = option(
+        None, "address of a Ray cluster (auto, or host:port); null: one on this machine"
+    )
     cell_cpus: float | None = option(
         None, "with ray: cores of a cell; null: one for each of its processes", low=0.0
     )
@@ -111,7 +113,7 @@ def cell_share(
 
     Args:
         on_cuda: Whether it runs on a GPU.
-        processes: Of its training.
+        processes: Number of processes of its training.
         cpus: What is given; None: one for each process, and so for ``gpus``.
         gpus: What is given.
 
@@ -167,7 +169,7 @@ class Resolver:
 
         Args:
             task: As the study names it, and so is the agent.
-            agent: Of the study, or `RANDOM`.
+            agent: Agent of the study, or `RANDOM`.
             variant: Values of what varies, by key.
 
         Raises:

@@ -97,7 +97,7 @@ class Tuning:
         Args:
             pair: Agent and task.
             overrides: What the trial changes of the agent.
-            share: Of the trial's budget, up to which it goes.
+            share: Share of the trial's budget, up to which it goes.
         """
         budget = replace(pair.budget, amount=pair.budget.amount * share)
         own = (*overrides, *self.study.overrides)

@@ -20,14 +20,16 @@ class Trials(Settings):
     """How a tuning searches."""
 
     trials: int = option(
-        30, "of every agent on every task; the first is the agent as it is", low=1, high=MOST_TRIALS
+        30, "trials of every agent on every task; the first is the agent as it is", low=1, high=MOST_TRIALS
     )
     space: str = option("pilot", "what is tuned: file stem of spaces/, or a YAML file")
     activity: Activity | None = option(
-        None, "of the actor, to be lowest: a second objective beside the return"
+        None, "activity of the actor that is to be lowest: a second objective beside the return"
     )
     storage: str | None = option(
-        None, "of Optuna, a database's for commands on many machines; null: a file in --out", metavar="URL"
+        None,
+        "URL of Optuna's storage, a database's for commands on many machines; null: a file in --out",
+        metavar="URL",
     )
     out: Path | None = option(
         None, "the tuning's folder; null: in logs/tune; on many machines, one that all share"

@@ -39,7 +39,7 @@ class SpikePicture:
         """Take over what the policy sees in the control step to come.
 
         Args:
-            obs: Of all environments, [B, ...].
+            obs: Observations of all environments, [B, ...].
             begins: Whether an episode of environment 0 begins with it, [1].
         """
         if len(self.seen) == self.seen.maxlen:

@@ -124,7 +124,7 @@ def write_activity(writer: Writer, index: int, seen: Activity, seconds: Mapping[
 
     Args:
         writer: Where they go.
-        index: Of the iteration.
+        index: Index of the iteration.
         seen: The actor's activity at its end.
         seconds: That each part of it took.
     """
@@ -150,8 +150,8 @@ def write_pictures(writer: Writer | None, index: int, actions: Tensor, figure: F
 
     Args:
         writer: Where the pictures go.
-        index: Of the iteration.
-        actions: Of the rollout, [T, B, A]: their distribution is drawn.
+        index: Index of the iteration.
+        actions: Actions of the rollout, [T, B, A]: their distribution is drawn.
         figure: Its raster; None: an ANN's.
     """
     if draw := getattr(writer, "add_histogram", None):

@@ -78,7 +78,7 @@ class PlayedPolicy(ABC):
         """Spikes and operations of the control step to come, which begins with ``obs``; the state stays.
 
         Args:
-            obs: Of all environments, [B, ...].
+            obs: Observations of all environments, [B, ...].
             part: The environments that are looked at.
         """
         if self.network is None:

@@ -1,4 +1,4 @@
-"""What of a network's learning concerns its host."""
+"""What a host has to know about a network's learning rule."""
 
 from __future__ import annotations
 

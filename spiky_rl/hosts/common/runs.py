@@ -45,10 +45,10 @@ def new_run(
         root: Folder of all runs.
         experiment: Folder of the task's runs below ``root/library``.
         run_name: What its name ends with, after the date; may be empty.
-        task: Of the run.
-        agent: Of the run.
+        task: Task of the run.
+        agent: Agent of the run.
         library: What trains.
-        seed: Of the run.
+        seed: Seed of the run.
 
     Raises:
         UserError: A name is no plain folder name.
@@ -109,10 +109,10 @@ def find_checkpoint(
         name: ``latest``, ``best``, a run folder or a file.
         root: Folder of all runs.
         experiment: Folder of the task's runs below ``root/library``.
-        task: Of the run.
-        agent: Of the run; None: any.
+        task: Task of the run.
+        agent: Agent of the run; None: any.
         library: Whose run it is.
-        seed: Of the run that ``latest`` and ``best`` are looked for in; None: any.
+        seed: Seed of the run that ``latest`` and ``best`` are looked for in; None: any.
         only: Whether a run of another seed is refused, or taken where there is none of ``seed``.
     """
     if name not in ("latest", "best"):

@@ -81,7 +81,7 @@ def made_once(name: str, fill: Callable[[Path], None]) -> Path:
     """A folder in the cache, filled at first use; several processes may do so at once, and what is there is whole.
 
     Args:
-        name: Of the folder, below the cache's.
+        name: Name of the folder, below the cache's.
         fill: Writes what belongs into the folder that it is given.
 
     Raises:

@@ -165,7 +165,7 @@ def simulation(
         task_id: As `resolve_task` gives it.
         device: What simulates.
         num_envs: B.
-        seed: Of all that the simulation draws.
+        seed: Seed of all that the simulation draws.
         video: Ready the process for a `spiky_rl.hosts.isaaclab.camera.Camera`.
         deterministic: The same numbers in every run, where they cost speed.
         distributed: One of several processes, each with a device of its own.

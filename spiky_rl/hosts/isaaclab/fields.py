@@ -50,7 +50,7 @@ def override_value(env_cfg: EnvCfg, path: str, text: str) -> None:
 
     Args:
         env_cfg: The configuration.
-        path: Of the field, from ``env.`` on.
+        path: Path of the field, from ``env.`` on.
         text: Its value as YAML; ``none`` switches a manager's term off.
 
     Raises:

@@ -94,7 +94,7 @@ def frames_of(env: Env, groups: Sequence[str], shapes: Sequence[Sequence[int]]) 
     Args:
         env: Isaac Lab's own environment, without wrappers.
         groups: The observation groups that it sees.
-        shapes: Of one environment's observation in each.
+        shapes: Shapes of one environment's observation in each.
     """
     ages, sources, first = [], [], 0
     for name, shape in zip(groups, shapes, strict=True):

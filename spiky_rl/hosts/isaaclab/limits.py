@@ -32,7 +32,7 @@ def check_numbers(path: str, value: object, current: object) -> None:
     """Refuse numbers that are none or have no place in 64 bits; infinity may stay where a field has it already.
 
     Args:
-        path: Of the field.
+        path: Path of the field.
         value: That it is to have.
         current: That it has.
 

@@ -286,7 +286,7 @@ def add_geom(stage: Stage, model: MjModel, number: int, materials: dict[tuple[fl
         stage: It is put there.
         model: That it is of.
         number: Its index.
-        materials: Of the stage by their friction; one is added where the shape's own is not there yet.
+        materials: The stage's materials by their friction; one is added where the shape's own is not there yet.
     """
     kind, size, geom = model.geom_type[number], model.geom_size[number], model.geom(number)
     path = f"{place(model, int(model.geom_bodyid[number]))}/{identifier(geom.name or f'geom_{number}')}"

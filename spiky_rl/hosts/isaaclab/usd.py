@@ -1,4 +1,4 @@
-"""What is asked of USD's layers, prims and stages, which are compiled: by their own stubs nearly all of it would be None."""
+"""Types of the parts of USD's layers, prims and stages that are used here; the stubs that come with USD type nearly all of them as None."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Prim(Protocol):
     relationships: Mapping[str, Any]
 
     def GetInfo(self, key: str) -> Any:
-        """What stands beside its attributes under ``key``."""
+        """The metadata of the prim under ``key``."""
         ...
 
     def SetInfo(self, key: str, value: object) -> None:
-        """Put ``value`` there under ``key``."""
+        """Set the metadata of the prim under ``key`` to ``value``."""
 
 
 class Layer(Protocol):

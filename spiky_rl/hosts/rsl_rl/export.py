@@ -89,7 +89,7 @@ def about(
         model: What is exported.
         observations: Names and shapes of the inputs that observations go to.
         actions: Name and shape of the output.
-        state: Of each carried state the input before a control step, the output after it, its shape and value at rest.
+        state: For each carried state the input before a control step, the output after it, its shape and value at rest.
         between: What is to be done with the state from one control step to the next.
         begins: What is to be done with it when an episode begins.
     """

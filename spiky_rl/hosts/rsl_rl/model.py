@@ -57,7 +57,7 @@ class SpikingModel(MLPModel):
                 configurations carry it.
             burn_in: The first control steps of each replayed rollout that warm the state up and carry no loss. Needs a
                 stateful network, `SpikingPPO`, and the same number in the other model.
-            cnn_cfg: Of the `CNNModel` in whose place this one stands, where observations are images; only its cost is of use.
+            cnn_cfg: Configuration of the `CNNModel` in whose place this one stands, where observations are images; only its cost is of use.
         """
         if obs_normalization and any(obs[group].ndim == 4 for group in obs_groups[obs_set]):
             raise registry.RegistryError(
@@ -140,7 +140,7 @@ class SpikingModel(MLPModel):
         """What the model makes of observations, in float32 even under autocast.
 
         Args:
-            obs: Of a control step, [B, ...]; with ``masks``, of padded trajectories, [T, trajectories, ...]: the output is
+            obs: Observations of a control step, [B, ...]; with ``masks``, of padded trajectories, [T, trajectories, ...]: the output is
                 then [T - burn_in, B, ...].
             masks: Which steps of each trajectory there are, [T, trajectories].
             hidden_state: Before each trajectory's first step; None: rest.
@@ -190,7 +190,7 @@ class SpikingModel(MLPModel):
         """The observations and, where this model caches them, the features of its network for them.
 
         Args:
-            obs: Of a control step, [B, ...].
+            obs: Observations of a control step, [B, ...].
             advance: Whether the state goes on by it.
             adapt: Whether what is plastic changes by it; None: in training.
         """

@@ -151,7 +151,7 @@ class Runner(HostRunner, OnPolicyRunner):
 
         Args:
             path: The folder.
-            filename: Of the file in it.
+            filename: Name of the file in it.
             verbose: Let torch say what it does.
         """
         write_onnx(self.alg.get_policy(), Path(path) / filename, verbose)

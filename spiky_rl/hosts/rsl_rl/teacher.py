@@ -35,7 +35,7 @@ class Teacher:
         """The model for what an environment observes.
 
         Args:
-            obs: Of all environments, [B, ...].
+            obs: Observations of all environments, [B, ...].
             actions: A.
             device: Where the model lies.
 

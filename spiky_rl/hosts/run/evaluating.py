@@ -129,7 +129,7 @@ def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any])
     """What a metre costs undisturbed, in µJ by the name of the prices; None where nothing is known of the cost or the way.
 
     Args:
-        cost: Of an action, as ``evaluation.json`` has it.
+        cost: Cost of an action, as ``evaluation.json`` has it.
         nominal: The undisturbed condition's results.
     """
     distance = nominal["measures"].get("distance")

@@ -141,7 +141,7 @@ def episodes(
         env: As rsl_rl sees one.
         policy: Acts in it.
         wanted: Episodes of all environments together.
-        measures: Of the environment.
+        measures: Measures of the environment.
         tell: Gets to know what share is done.
     """
     count, device = env.num_envs, env.device

@@ -119,7 +119,7 @@ def merged(agent: str, task: str, library: str, overrides: Sequence[str]) -> tup
         agent: File stem of agents/, or a path.
         task: Gym id, or a file stem of tasks/.
         library: The host.
-        overrides: Of the agent.
+        overrides: Overrides of the agent.
     """
     from spiky_rl.hosts.isaaclab.environment import resolve_task
 
@@ -134,7 +134,7 @@ def load_host(library: str, task: str, overrides: list[str] | None = None) -> tu
     Args:
         library: The host.
         task: Gym id.
-        overrides: Of the environment.
+        overrides: Overrides of the environment.
 
     Returns:
         Isaac Lab's configuration of the environment, and as a tree the one of PPO that it registers for the host.

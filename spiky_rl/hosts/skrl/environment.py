@@ -56,17 +56,17 @@ class Environment(Wrapper):
         return _box(self._env.num_actions)
 
     def observations(self, obs: TensorDict) -> Tensor:
-        """What the actor sees of ``obs``, [B, O]."""
+        """Observation of the actor in ``obs``, [B, O]."""
         return torch.cat([obs[group] for group in self.actor], dim=-1)
 
     def states(self, obs: TensorDict) -> Tensor | None:
-        """What the critic sees of ``obs``, [B, S], or None where that is the actor's observations."""
+        """Observation of the critic in ``obs``, [B, S]; None if it is the actor's."""
         if self.critic is None:
             return None
         return torch.cat([obs[group] for group in self.critic], dim=-1)
 
     def reset(self) -> tuple[Tensor, dict[str, Any]]:
-        """Where the environments stand; as rsl_rl, skrl's runner starts there."""
+        """Current observations, without a reset: like rsl_rl's, skrl's runner starts where the environments stand."""
         self._obs = self._env.get_observations()
         return self.observations(self._obs), {}
 
@@ -86,10 +86,10 @@ class Environment(Wrapper):
         return self.observations(self._obs), rewards.view(-1, 1), done & ~truncated, truncated, extras
 
     def render(self, *args: object, **kwargs: object) -> None:
-        """Nothing: films are made elsewhere."""
+        """Do nothing: videos are recorded elsewhere."""
 
     def close(self) -> None:
-        """Nothing: who opened the environment closes it."""
+        """Do nothing: whoever opened the environment closes it."""
 
 
 def _box(width: int) -> gymnasium.spaces.Box:

@@ -53,7 +53,7 @@ def write_training(
 
     Args:
         writer: Where they go.
-        index: Of the iteration.
+        index: Index of the iteration.
         losses: By name.
         learning_rate: At its end.
         deviation: Mean standard deviation of the actions.

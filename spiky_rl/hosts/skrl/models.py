@@ -54,7 +54,7 @@ class SequenceModel(Model):
             source: Key of skrl's inputs that the model reads: ``observations`` or ``states``.
             num_envs: B.
             sequence_length: T, control steps per environment and rollout.
-            hidden_dims: Of the ANN, here or in whose place the network is.
+            hidden_dims: Widths of the hidden layers of the ANN, here or in whose place the network is.
             network: Settings of a spiking network, as `spiky_rl.config.registry.configure` takes them; None: an ANN.
             ann: ``activation``, ``rnn_type``, ``rnn_hidden_dim`` and ``rnn_num_layers`` of the ANN.
             spaces: What the model reads and writes, and where it lies.

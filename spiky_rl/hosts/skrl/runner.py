@@ -52,9 +52,9 @@ class Runner(HostRunner, ComponentRunner):
 
         Args:
             env: It stays in charge of timing and checks.
-            config: Of `spiky_rl.hosts.skrl.config.runner_config`.
+            config: Configuration as `spiky_rl.hosts.skrl.config.runner_config` makes it.
             log_dir: Where the run is kept; None: nowhere.
-            device: Of the models.
+            device: Device of the models.
         """
         self.env, self.device, self.cfg = env, device, config
         self.keep_books(identity, picture_interval, notes, on_iteration)

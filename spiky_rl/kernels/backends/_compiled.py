@@ -52,8 +52,8 @@ class Compiled(Backend):
 
         Args:
             run: What has run.
-            grad_output: Of the outputs [T, K, B, N]; None: 0.
-            grad_last: Of the states after the last step, [S, B, N]; None: 0.
+            grad_output: Gradient of the outputs [T, K, B, N]; None: 0.
+            grad_last: Gradient of the states after the last step, [S, B, N]; None: 0.
         """
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Compiled(Backend):
 
         Args:
             bits: Its events, [rows, words].
-            grad: Of its output, [rows, N].
+            grad: Gradient of its output, [rows, N].
             inputs: C.
             bias: Whether it has one; else its gradient is empty.
         """

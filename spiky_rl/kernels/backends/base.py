@@ -76,7 +76,7 @@ class Backend(Component):
             x: Maps [..., C H W], flat, columns fastest, as is what comes out.
             weight: [C', C, kernel, kernel].
             bias: [C'].
-            geometry: Of maps, kernel and blocks.
+            geometry: Sizes of maps, kernel and blocks.
             binary: x is 0 or 1.
         """
         return self.stand_in.convolution(x, weight, bias, geometry, binary)

@@ -17,12 +17,12 @@ from spiky_rl.reservoirs.graphs.base import Graph, Wiring
 
 
 class ErdosRenyi(Graph):
-    """See the module's text."""
+    """Random graph in which every pair of neurons is connected with the same probability."""
 
     class Options(Settings):
         density: float = option(0.1, "probability of a synapse", low=1e-4, high=1.0)
         inhibitory: float = option(0.2, "fraction of neurons that inhibit", low=0.0, high=1.0)
-        strength: float = option(4.0, "of an inhibitory synapse, in excitatory ones", low=0.0)
+        strength: float = option(4.0, "strength of an inhibitory synapse, in excitatory ones", low=0.0)
         spread: float = option(0.3, "standard deviation of the weights, in their mean", low=0.0)
 
     options: Options

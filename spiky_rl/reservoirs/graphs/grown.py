@@ -70,11 +70,11 @@ class GrownGraph:
 
 
 class Grown(Graph):
-    """See the module's text."""
+    """Graph that ``scripts/grow.py`` evolved, read from its file."""
 
     class Options(Settings):
         file: str = option("", "the graph, as scripts/grow.py writes it: a .json; ours lie beside the agents")
-        strength: float = option(1.0, "of an inhibitory synapse, in excitatory ones", low=0.0)
+        strength: float = option(1.0, "strength of an inhibitory synapse, in excitatory ones", low=0.0)
 
         @field_validator("file")
         @classmethod

@@ -24,7 +24,7 @@ MEAN = np.array([[30.0, 60.0], [-19.0, -19.0]]) / 30.0
 
 
 class Maass(Graph):
-    """See the module's text."""
+    """Neurons on a grid, connected the more probably the closer they are."""
 
     class Options(Settings):
         reach: float = option(2.0, "lambda: distance at which the probability has fallen to C/e", low=0.0)

@@ -83,8 +83,8 @@ def evolve(
     """The best individual of an evolution; None where no rule grew a valid graph.
 
     Args:
-        fitness: Of a valid graph; it has to be the same for the same graph.
-        generator: Of everything drawn here.
+        fitness: Function that scores a valid graph; the score has to be the same for the same graph.
+        generator: Random generator of everything drawn here.
         tournaments: How many.
         population: Chromosomes of each kind, at least 2.
         hidden: Neurons in the action network; 0: it has a single layer.

@@ -53,7 +53,7 @@ def reservoir(wiring: Wiring, settings: Tree) -> SpikingReservoir:
 
     Args:
         wiring: Stands in the place of its graph.
-        settings: Of the network, as an agent has them.
+        settings: Settings of the network, as an agent has them.
     """
     size = len(wiring.weights)
     configured = registry.configure("networks", {**settings, "size": size}, "network")

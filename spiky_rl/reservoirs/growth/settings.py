@@ -27,7 +27,7 @@ class Growth(Settings):
     )
     min_size: int = option(20, "nodes that its largest connected part has at least", low=1, high=MOST_STEPS)
     max_size: int = option(200, "nodes that a graph has at most", low=1, high=MOST_STEPS)
-    seed: int = option(0, "of rules, reservoirs and task; -1: a random one", low=-1, high=MOST_STEPS)
+    seed: int = option(0, "seed of rules, reservoirs and task; -1: a random one", low=-1, high=MOST_STEPS)
 
     def require(self) -> None:
         """Raise UserError for what does not go together, or has no room here."""

@@ -30,7 +30,7 @@ from spiky_rl.reservoirs.plasticity.base import Plasticity
 
 
 class Stdp(Plasticity):
-    """See the module's text for the equations."""
+    """Spike-timing-dependent plasticity with homeostasis of the firing rates."""
 
     class Options(Settings):
         rate: float = option(0.001, "eta: change per pair of spikes, in mean weights", low=0.0)

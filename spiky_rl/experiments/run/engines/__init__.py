@@ -12,7 +12,7 @@ def create(name: str, address: str | None = None, cpus: float = 1.0, gpus: float
 
     Args:
         name: ``local`` or ``ray``.
-        address: Of a Ray cluster, as `RayEngine` takes it.
+        address: Address of a Ray cluster, as `RayEngine` takes it.
         cpus: Cores of a cell; for Ray alone.
         gpus: GPUs of a cell; for Ray alone.
     """

@@ -53,7 +53,7 @@ class RayEngine(Engine):
         """Choose the cluster and what a cell takes of it.
 
         Args:
-            address: Of a running cluster, ``auto`` for the one of this machine; None starts one here for the study, which
+            address: Address of a running cluster, ``auto`` for the one of this machine; None starts one here for the study, which
                 nobody else can use.
             cpus: Cores of a cell.
             gpus: GPUs of a cell; a fraction shares one.

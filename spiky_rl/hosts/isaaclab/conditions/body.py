@@ -131,7 +131,7 @@ def entity(env: Env, name: str, bodies: list[int] | None = None) -> SceneEntityC
 
     Args:
         env: Where it is.
-        name: Of the asset.
+        name: Name of the asset.
         bodies: Indices of some of its bodies; None: all.
     """
     from isaaclab.managers import SceneEntityCfg

@@ -29,7 +29,7 @@ class Subject:
 
 
 def robot(subject: Subject) -> str | None:
-    """None: the scene of the ``subject`` says which is the robot."""
+    """Reason why the robot cannot be told from the scene of the ``subject``; None if it can."""
     from isaaclab.assets import ArticulationCfg
 
     there = [key for key, value in vars(subject.env_cfg.scene).items() if isinstance(value, ArticulationCfg)]
@@ -39,7 +39,7 @@ def robot(subject: Subject) -> str | None:
 
 
 def worlds(subject: Subject) -> str | None:
-    """Why single worlds cannot be changed in the physics of the ``subject``; None where they can.
+    """Reason why single worlds cannot be changed in the physics of the ``subject``; None if they can.
 
     Solvers of Newton's other than MuJoCo-Warp ignore what changes in their model, or share it among all worlds.
     """
@@ -50,7 +50,7 @@ def worlds(subject: Subject) -> str | None:
 
 
 def leg(subject: Subject) -> str | None:
-    """None: it is known which joints make a leg in the task of the ``subject``."""
+    """Reason why the joints of a leg are not known in the task of the ``subject``; None if they are."""
     if not subject.leg:
         return "its task file names no leg; write the names of a leg's joints under leg"
     try:
@@ -61,7 +61,7 @@ def leg(subject: Subject) -> str | None:
 
 
 def motors(subject: Subject) -> str | None:
-    """None: the actions of the ``subject`` are efforts, or targets of controllers with gains."""
+    """Reason why motors cannot be weakened: not all actions of the ``subject`` drive joints; None if they can."""
     from isaaclab.envs import mdp
 
     actions = getattr(subject.env_cfg, "actions", None)
@@ -73,12 +73,12 @@ def motors(subject: Subject) -> str | None:
 
 
 def spikes(subject: Subject) -> str | None:
-    """None: the agent of the ``subject`` spikes."""
+    """Reason why spikes cannot be disturbed: the agent of the ``subject`` has none; None if they can."""
     return None if subject.network is not None else "its agent does not spike"
 
 
 def plain_spikes(subject: Subject) -> str | None:
-    """None: the spikes of the ``subject`` are 0 or 1, so that it is known what one more of them is."""
+    """Reason why spikes cannot be added: those of the ``subject`` are not 0 or 1; None if they can."""
     if subject.network is None:
         return spikes(subject)
     parts = subject.network.parts.get("neuron")
@@ -87,7 +87,7 @@ def plain_spikes(subject: Subject) -> str | None:
 
 
 def neurons(subject: Subject) -> str | None:
-    """None: the agent of the ``subject`` has hidden units that can die one by one."""
+    """Reason why hidden units cannot die one by one in the agent of the ``subject``; None if they can."""
     if subject.network is None and subject.model in CONVOLUTIONAL:
         return f"the hidden units of its {subject.model} are maps, not neurons"
     return None
@@ -104,7 +104,7 @@ REQUIREMENTS: Mapping[str, Callable[[Subject], str | None]] = MappingProxyType(
         "neurons": neurons,
     }
 )
-"""By name: what says why a task or an agent does not have it; None: it does."""
+"""Requirements by name: each gives the reason why a task or an agent does not meet it; None if it does."""
 
 
 def newton_solver(env_cfg: EnvCfg) -> str | None:

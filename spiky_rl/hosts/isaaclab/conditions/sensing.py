@@ -169,7 +169,7 @@ def sensors_of(shapes: Sequence[Sequence[int]], device: torch.device | str | Non
     Of a vector every column is a sensor; of an image [channels, height, width], every column of pixels.
 
     Args:
-        shapes: Of one environment's observations.
+        shapes: Shapes of one environment's observations.
         device: Where the answer lies; None: torch's own.
     """
     found, count = [], 0

@@ -110,7 +110,7 @@ def refusal(env_cfg: EnvCfg, name: str, device: str) -> str | None:
 
     Args:
         env_cfg: The task's configuration.
-        name: Of the physics that it has.
+        name: Name of the physics that it has.
         device: What is to simulate.
     """
     if device != "cpu":

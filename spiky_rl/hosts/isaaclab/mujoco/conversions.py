@@ -156,7 +156,7 @@ class Conversions:
         Args:
             state: That has both.
             control: What drives it.
-            mask: Of which articulations, [articulations]; None: of all.
+            mask: True for the articulations that are meant, [articulations]; None: all.
         """
         struct = self.bind(state, state, control)
         joints = [ctypes.c_void_p(array.ptr) for array in (state.joint_q, state.joint_qd)]  # type: ignore[union-attr]

@@ -126,7 +126,7 @@ def library() -> ctypes.CDLL:
 
 
 def available() -> str | None:
-    """None: worlds can be stepped natively; else why not, with the remedy."""
+    """Reason why worlds cannot be stepped natively, with the remedy; None if they can."""
     try:
         library()
     except CompileError as error:
