@@ -1,4 +1,4 @@
-"""What a classification draws: TensorBoard's scalars, and the picture of what was taken for what."""
+"""TensorBoard of a classification: its scalars and the confusion matrix."""
 
 from __future__ import annotations
 

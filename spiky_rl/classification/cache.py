@@ -36,7 +36,7 @@ MEASURED = 16
 
 @dataclass(frozen=True)
 class Stored:
-    """What the cache holds of recordings."""
+    """Recordings as the cache holds them: events, their hashes, and what was left out."""
 
     places: np.ndarray
     """[events], of all recordings: index into the flat frames [T, channels, rows, columns] of its own."""
@@ -62,7 +62,7 @@ def placed(events: Events, dataset: Dataset) -> np.ndarray:
 def stored(
     dataset: Dataset, recordings: Sequence[Recording], skip_bad: bool = False, shown: Shown = unseen
 ) -> Stored:
-    """What the cache holds of recordings, read from their files where it does not hold them yet.
+    """Recordings from the cache; those that it does not hold yet are read from their files.
 
     Args:
         dataset: Whose recordings they are.

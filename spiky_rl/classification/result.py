@@ -1,4 +1,4 @@
-"""What a classification leaves: its specification, its checkpoints, the list of its recordings and ``result.json``."""
+"""Result files of a classification: its specification, its checkpoints, the list of its recordings and ``result.json``."""
 
 from __future__ import annotations
 

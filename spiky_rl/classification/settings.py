@@ -1,4 +1,4 @@
-"""What a classification is run with: what is given, else what the checkpoint had that it goes on from, else the dataset's defaults."""
+"""Settings of a classification: what is given, else those of the checkpoint that it goes on from, else the dataset's defaults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FREE = ("epochs", "patience", "data")
 
 
 class Flags(options.Settings):
-    """What makes a run what it is, besides its dataset and agent."""
+    """Settings that make a run what it is, besides its dataset and agent."""
 
     epochs: int | None = option(
         None, "passes over the samples, in all; null: as the dataset says", low=1, high=MOST_STEPS
@@ -188,7 +188,7 @@ class LoadedCheckpoint:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What it says of its run."""
+        """The identity of the run that wrote the checkpoint."""
         return self.content["infos"]["spiky_rl"]["identity"]
 
 
@@ -274,7 +274,7 @@ def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
 
 
 def label(dataset: str) -> str:
-    """What runs on a dataset are called: its name, or that of a class from elsewhere."""
+    """Name under which runs on a ``dataset`` are kept: its own, or that of a class from elsewhere."""
     return dataset.rpartition(":")[2].lower()
 
 
@@ -323,7 +323,7 @@ def dataset_of(name: str, given: Mapping[str, Any]) -> Configured:
 
 
 def class_of(dataset: Configured) -> type[Dataset]:
-    """What the dataset declares before its recordings are looked for."""
+    """The dataset's class, with what it declares before its recordings are looked for."""
     return cast("type[Dataset]", dataset.cls)
 
 

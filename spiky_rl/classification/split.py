@@ -35,7 +35,7 @@ class Split:
         return held.hexdigest()[:16]
 
     def part(self, count: int) -> list[str]:
-        """What each of ``count`` recordings is; empty for one that is left alone."""
+        """The part of the split that each of ``count`` recordings belongs to; empty for one that is left out."""
         names = [""] * count
         for part in PARTS:
             for index in getattr(self, part):

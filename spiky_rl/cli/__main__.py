@@ -12,7 +12,7 @@ COMMANDS = ("classify", "compare", "evaluate", "export", "grow", "play", "report
 
 
 def summary(command: str) -> str:
-    """What a command does, without importing it."""
+    """One line on a command, read without importing it."""
     text = Path(__file__).with_name(f"{command}.py").read_text(encoding="utf-8")
     first = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
     return first.partition(": ")[2]

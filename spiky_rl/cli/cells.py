@@ -1,4 +1,4 @@
-"""What compare.py shows: a study's plan, a live table of cells at work, and how they ended."""
+"""Output of compare.py: a study's plan, a live table of cells at work, and how they ended."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Table(Picture):
 
 
 def print_end(out: Path, states: Mapping[str, str], interrupted: bool) -> None:
-    """What became of the cells; of those that failed, the end of their errors."""
+    """Print what became of the cells; for those that failed, the end of their errors."""
     for name in sorted(name for name, state in states.items() if state == BROKEN):
         folder = out / "cells" / name
         print(f"\n{name} failed; {folder / folders.ERROR}")

@@ -1,4 +1,4 @@
-"""What the commands share: the parser, and where messages go."""
+"""The parts that all commands share: the parser, and where messages go."""
 
 from __future__ import annotations
 

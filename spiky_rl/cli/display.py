@@ -1,4 +1,4 @@
-"""What commands show while they work: training a live panel or a line per step, all others a bar or a line now and then."""
+"""Progress displays of the commands: a live panel or a line per step for a training, a bar or a line now and then for others."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Bar(Picture):
 
 
 class Reading(NamedTuple):
-    """What a training says of a step: a name, its value, and what only a panel has the room for."""
+    """One value that a training displays: its name, the value, and what only a panel has room for."""
 
     name: str
     value: str

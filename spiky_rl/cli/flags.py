@@ -59,7 +59,7 @@ def add_flags(
 
 
 def given(settings: type[Settings], args: argparse.Namespace) -> dict[str, Any]:
-    """What ``args`` say of the fields of ``settings``, by name; those whose flags are not given are not there."""
+    """Values in ``args`` of the fields of ``settings``, by name; only of flags that are given."""
     return {key: getattr(args, key) for key in settings.model_fields if hasattr(args, key)}
 
 

@@ -69,7 +69,7 @@ def tune(argv: list[str]) -> int:
 
 
 def print_plan(asked: Tuning, pairs: Sequence[Pair], out: Path) -> None:
-    """What is tuned, and how."""
+    """Print the plan of a tuning."""
     agents, tasks, seeds = asked.study.agents, asked.study.tasks, ", ".join(map(str, asked.study.seeds))
     print(f"{len(agents)} agents x {len(tasks)} tasks x {asked.trials} trials, seeds {seeds}")
     for pair in {pair.label: pair for pair in pairs}.values():

@@ -1,4 +1,4 @@
-"""What a training may spend: environment steps, seconds or synaptic operations; what stops it is whole iterations."""
+"""Budgets of a training: environment steps, seconds or synaptic operations, spent in whole iterations."""
 
 from __future__ import annotations
 

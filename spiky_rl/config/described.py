@@ -1,4 +1,4 @@
-"""What an entry of the registry says of itself, for people: a line, its text, its options."""
+"""Descriptions of the registry's entries for people: one line, a text, the options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from spiky_rl.config.spec import read_yaml
 
 
 def summary(kind: str, name: str) -> str:
-    """What an entry says of itself in one line.
+    """One line that describes an entry.
 
     Args:
         kind: Kind of components, or of files such as agents.

@@ -32,7 +32,7 @@ DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ESTALE, errno
 
 
 def explained(error: OSError) -> str:
-    """What failed, in one line: the file, where it is known, and the system's reason."""
+    """An error in one line: the file, where it is known, and the system's reason."""
     return f"{error.filename or 'cannot write'}: {error.strerror}"
 
 

@@ -211,7 +211,7 @@ def check_number[N: (int, float)](
 
 @dataclass(frozen=True)
 class Declared:
-    """What a field of `Settings` says of itself, for tables, help and schemas."""
+    """The declaration of a field of `Settings`, for tables, help and schemas."""
 
     default: Any
     meaning: str
@@ -240,7 +240,7 @@ class Declared:
 
     @property
     def allowed(self) -> str:
-        """What it may be, in words."""
+        """The allowed values in words."""
         if self.choices:
             return " | ".join(self.choices)
         words = {float: "a number", int: "a whole number", str: "text", bool: "true or false"}

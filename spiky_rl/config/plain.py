@@ -12,7 +12,7 @@ type Tree = Mapping[str, Plain]
 
 
 def section(tree: Tree, key: str) -> Tree:
-    """What ``tree`` holds below ``key``; empty where that is nothing or no mapping."""
+    """The mapping below ``key`` in ``tree``; empty where there is none."""
     below = tree.get(key)
     return below if isinstance(below, Mapping) else {}
 

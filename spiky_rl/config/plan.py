@@ -1,4 +1,4 @@
-"""What a user asks of a run, and everything about it that is known, and checked, before a simulator starts."""
+"""The plan of a run: the user's request, and everything about it that is known, and checked, before a simulator starts."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
+        """The identity of the run as its checkpoints carry it."""
         return {
             "task": self.task,
             "agent": self.agent,
@@ -158,7 +158,7 @@ class Plan:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a result file says of the run that it comes from."""
+        """The description of the run in its result files."""
         keys = ("task", "agent", "library", "device", "seed", "assets", "physics")
         return {key: getattr(self, key) for key in keys}
 

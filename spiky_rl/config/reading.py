@@ -36,7 +36,7 @@ class ReadingError(UserError):
 
 
 def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
-    """What ``parse`` makes of the text of the file ``path``. Raises ReadingError that names the file, and what is wrong."""
+    """Read the file ``path`` and ``parse`` its text. Raises ReadingError that names the file, and what is wrong."""
     try:
         if path.exists() and not path.is_file():
             raise ReadingError(f"cannot read {str(path)!r}: it is no file")

@@ -280,5 +280,5 @@ class TaskSpec(Settings):
 
     @property
     def label(self) -> str:
-        """What its runs are called: the gym id, or the file's name where it makes another task of that environment."""
+        """Name under which the task's runs are kept: the gym id, or the file's name where it makes another task of that environment."""
         return self.name if self.env else self.id

@@ -1,4 +1,4 @@
-"""What a run takes of the memory at least, told before a simulator starts.
+"""Least memory that a run needs, reported before a simulator starts.
 
 A lower bound, for neither the simulator nor the widths of observations and actions are known yet: what is counted is
 certain, and what is refused cannot run. Numbers of 32 bits throughout.

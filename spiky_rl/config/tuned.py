@@ -19,7 +19,7 @@ FILE = "tuned.yaml"
 
 
 class TunedAgent(Record):
-    """What was found for an agent on a task."""
+    """Tuned values of one agent on one task."""
 
     agent: dict[str, Any]
     operations: float | None = None

@@ -27,7 +27,7 @@ def multiples(weight: Tensor, unit: Tensor) -> Tensor:
 
 
 class Quantiser:
-    """What the weights of one or more matrices become that lead to the same neurons."""
+    """Rounds the weights of one or more matrices that lead to the same neurons, with a common unit per neuron."""
 
     def __init__(self, *sources: Callable[[], Tensor]) -> None:
         """``sources``: each gives a matrix [inputs, N] as it is behind the rounding."""

@@ -46,7 +46,7 @@ class Connection(Component, torch.nn.Module):
         """
 
     def in_force(self, weight: Tensor) -> Tensor:
-        """What works of a ``weight`` [inputs, N]: itself, or what the quantiser makes of it."""
+        """The weights [inputs, N] that are used for a stored ``weight``: the same, or rounded by the quantiser."""
         return weight if self.quantiser is None else self.quantiser(weight)
 
     @abstractmethod
@@ -73,7 +73,7 @@ class IntraLayerConnection(Connection):
 
 
 def strengths(size: int, inhibitory: float) -> Tensor:
-    """What a synapse of each of ``size`` presynaptic neurons is multiplied with under Dale's law, [size, 1].
+    """Factors of the synapses of each of ``size`` presynaptic neurons under Dale's law, [size, 1].
 
     1 for an excitatory neuron; the last ones inhibit, as many as the fraction ``inhibitory`` says, and as much stronger as it
     takes for the two to cancel on the mean.

@@ -45,7 +45,7 @@ class Store:
         return str(self.root / name.removeprefix(self.prefix))
 
     def stamp(self, name: str) -> str:
-        """What changes when the file ``name`` does: size and time of a file, size and checksum in an archive."""
+        """A text that changes when the file ``name`` does: size and time of a file, size and checksum in an archive."""
         if self.archive is not None:
             info = self.archive.getinfo(name.removeprefix(self.prefix))
             return f"{info.file_size} {info.CRC:x}"

@@ -52,7 +52,7 @@ class Dataset(Component):
     """Recordings of one sensor. An entry declares what it is, and says how they are found and read."""
 
     class Options(Settings):
-        """What every dataset has."""
+        """Options of every dataset."""
 
         bins: int = counted(10)
         binary: bool = option(False, "whether a frame says that there were events, or how many")
@@ -101,7 +101,7 @@ class Dataset(Component):
 
     @classmethod
     def about(cls) -> list[tuple[str, str]]:
-        """What the entry declares, as names and words."""
+        """The dataset's declaration as pairs of name and text."""
         sensor, window, classes = (getattr(cls, key, ()) for key in ("shape", "window", "classes"))
         rows = [("title", cls.title), ("licence", cls.licence), ("source", cls.source)]
         rows += [("sensor", f"{sensor[0]} channels, {sensor[1]} x {sensor[2]} pixels")] if sensor else []
@@ -121,12 +121,12 @@ class Dataset(Component):
         return recording.store.path(recording.member) if recording.store else f"{self.title} {recording.name}"
 
     def stamps(self) -> Iterator[str]:
-        """What changes when the recordings do, without reading them."""
+        """Texts that change when the recordings' files do; nothing is read."""
         files = {(id(r.store), r.member): r for r in self.recordings if r.store is not None}
         for recording in files.values():
             assert recording.store is not None
             yield f"{recording.member} {recording.store.stamp(recording.member)}"
 
     def settings(self) -> Mapping[str, Any]:
-        """What makes the same frames of other recordings: all that was chosen, or found out from the recordings."""
+        """Settings that decide the frames made of a recording, whether chosen or taken from the recordings."""
         return {"bins": self.bins, "binary": self.binary}

@@ -1,4 +1,4 @@
-"""What is asked of an export."""
+"""The request for an export."""
 
 from __future__ import annotations
 

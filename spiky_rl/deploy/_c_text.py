@@ -185,7 +185,7 @@ class _Text:
         return name
 
     def function(self, name: str) -> str:
-        """What the function ``name`` of the preamble is called in C; it then belongs to the file."""
+        """Name in C of the preamble's function ``name``, which is added to the file."""
         for needed in NEEDS.get(name, ()):
             self.functions[needed] = None
         self.functions[name] = None

@@ -1,4 +1,4 @@
-"""What a policy observes on its way through an episode, and the ranges that its states have there."""
+"""Observations of a policy on its way through an episode, and the ranges of its states there."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Ranges:
 def record(
     model: MLPModel, env: TimedVecEnv, progress: Callable[[float], None] = lambda share: None
 ) -> Rollout:
-    """What up to `ROBOTS` environments observe until the first one's episode is over.
+    """Record what up to `ROBOTS` environments observe until the first one's episode is over.
 
     Args:
         model: The policy, which acts.

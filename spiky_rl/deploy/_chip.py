@@ -1,4 +1,4 @@
-"""What a policy in C takes of a chip: flash, memory and stack, as a cross compiler counts them."""
+"""Memory that a policy in C takes on a chip: flash, RAM and stack, as a cross compiler counts them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def require(chip: str) -> None:
 
 
 def footprint(policy: Path, chip: str) -> Footprint:
-    """What ``policy``, the path of a policy.c, takes of a ``chip``. Raises UserError with what the compiler says if it refuses it."""
+    """Memory that ``policy``, the path of a policy.c, takes on a ``chip``. Raises UserError with what the compiler says if it refuses it."""
     require(chip)
     prefix, machine, _ = CHIPS[chip]
     with tempfile.TemporaryDirectory() as name:

@@ -26,7 +26,7 @@ class Field:
 
 
 class Memory:
-    """What a file declares."""
+    """Declarations of a C file: fields of the policy's struct, and constants."""
 
     def __init__(self) -> None:
         self.fields: dict[str, Field] = {}

@@ -64,7 +64,7 @@ NOISE = 2.0**16
 
 
 class Part(TypedDict):
-    """What every layer in integers has: fields of `Stage`."""
+    """Fields of a `Stage` that all layers in integers have."""
 
     source: Source
     weight: Tensor

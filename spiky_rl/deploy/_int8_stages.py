@@ -21,7 +21,7 @@ DECAY_BITS = {False: 15, True: 30}
 
 @dataclass(frozen=True)
 class Source:
-    """What a signal's numbers mean."""
+    """Format of a signal's integers: spikes, or graded values with their unit."""
 
     graded: bool
     """False: 0 or 1."""
@@ -75,7 +75,7 @@ class Encoding:
 
 @dataclass
 class Stage:
-    """What every layer has."""
+    """Base of all layers in integers."""
 
     source: Source
     weight: Tensor
@@ -121,7 +121,7 @@ class Spiking(Stage):
 
     @property
     def sent(self) -> Source:
-        """What comes out."""
+        """Format of the signal that the layer sends."""
         return Source(False)
 
     @property

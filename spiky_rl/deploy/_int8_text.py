@@ -46,7 +46,7 @@ class Text:
         )
 
     def control_step(self) -> str:
-        """What `policy_step` does."""
+        """The statements of `policy_step` in C."""
         network = self.network
         stages = [self.stage(i, stage) for i, stage in enumerate(network.stages)]
         before, spikes = self.encoder()

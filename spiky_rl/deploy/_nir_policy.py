@@ -23,7 +23,7 @@ OPS = TorchOps(Rectangle.of(slope=1.0))
 
 @dataclass
 class Maps:
-    """What a convolution does besides its weights."""
+    """Geometry of a convolution: input shape, stride, padding and pooling."""
 
     inputs: tuple[int, ...]
     """(C, H, W)."""

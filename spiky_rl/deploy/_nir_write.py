@@ -272,7 +272,7 @@ def _metadata(model: SpikingModel) -> dict[str, Any]:
 
 
 def normalisation(normaliser: Normaliser) -> tuple[np.ndarray, np.ndarray]:
-    """What a ``normaliser`` subtracts from an observation, and what it divides by then, [O]."""
+    """Mean and divisor, [O] each, that a ``normaliser`` applies to an observation."""
     scale = normaliser.std + normaliser.eps
     return _numbers("normaliser", normaliser.mean), _numbers("normaliser", scale)
 

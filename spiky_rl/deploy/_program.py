@@ -68,7 +68,7 @@ class Loop:
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """What it runs over."""
+        """Sizes of the dimensions that it runs over."""
         return extents(self.values[0].shape)
 
 

@@ -131,7 +131,7 @@ def _episode(
 
 
 def state_of(model: MLPModel) -> list[np.ndarray]:
-    """What a ``model`` carries, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
+    """The state that a ``model`` carries, as a file takes it: one flat array of a spiking policy, rsl_rl's own tensors otherwise."""
     if isinstance(model, SpikingModel):
         if not model.network.stateful:
             return []

@@ -75,4 +75,4 @@ class Target(Component):
 
     @abstractmethod
     def open(self, path: Path) -> Session | None:
-        """What runs the file ``path``; None where its runtime is not installed."""
+        """A session that runs the file ``path``; None where its runtime is not installed."""

@@ -32,7 +32,7 @@ ITERATIONS = 100
 
 @dataclass(frozen=True)
 class Kernels:
-    """What all neurons of a layer share."""
+    """Time constants, threshold and limits that all neurons of a layer share."""
 
     tau: float = 7.0
     """Time constant of a postsynaptic potential in ms: its maximum, 1, is that late."""

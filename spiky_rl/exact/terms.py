@@ -1,4 +1,4 @@
-"""What an event-based solver needs of a neuron, derived from its own flow, threshold and reset on NumPy arrays.
+"""Terms that an event-based solver needs of a neuron, derived from its own flow, threshold and reset on NumPy arrays.
 
 The tracer records each of the three once and adds its transposed derivative by reverse mode, so that a neuron of the registry
 and a user's own need no equation beside the one they have.
@@ -91,7 +91,7 @@ class Terms:
         return self._flow[0](current, *states, *self.parameters)
 
     def flow_transposed(self, current: Array, states: Array, adjoint: Array) -> tuple[Array, Array, Array]:
-        """What an ``adjoint`` [S, N] of the flow is for ``current`` [N], ``states`` [S, N] and parameters [P, N]."""
+        """Products of the flow's transposed Jacobians with an ``adjoint`` [S, N], for ``current`` [N], ``states`` [S, N] and parameters [P, N]."""
         return self._split(self._flow[1](current, *states, *self.parameters, *adjoint))
 
     def threshold(self, states: Array) -> Array:
@@ -108,7 +108,7 @@ class Terms:
         return self._reset[spike][0](states[0], *states, *self.parameters)
 
     def reset_transposed(self, states: Array, adjoint: Array, spike: float = 1.0) -> tuple[Array, Array]:
-        """What an ``adjoint`` [S, N] of the states after the reset is for ``states`` before it and parameters [P, N]; ``spike`` as there."""
+        """Products of the reset's transposed Jacobians with an ``adjoint`` [S, N], for ``states`` before it and parameters [P, N]; ``spike`` as there."""
         return self._split(self._reset[spike][1](states[0], *states, *self.parameters, *adjoint))[1:]
 
     def _split(self, values: Array) -> tuple[Array, Array, Array]:

@@ -66,7 +66,7 @@ def command() -> tuple[str, ...] | None:
 
 
 def missing() -> str:
-    """What to say where there is no compiler."""
+    """The message where there is no compiler."""
     if chosen := os.environ.get("CXX", "").strip():
         return f"the compiler that CXX names, {chosen!r}, does not exist; unset CXX or correct it"
     return "there is no C++ compiler; install g++ (apt install g++) or clang, or set CXX"

@@ -99,7 +99,7 @@ def on(device: str) -> Compiled:
 
 @cache
 def automatic(device: str) -> str:
-    """What ``auto`` means for a kind of ``device``: its compiled backend, or the torch reference."""
+    """Name of the backend that ``auto`` stands for on a kind of ``device``: its compiled backend, or the torch reference."""
     name = compiled().get(device)
     reason = f"no backend compiles for {device}" if name is None else built(name).available()
     if name is None or reason:

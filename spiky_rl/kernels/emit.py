@@ -22,7 +22,7 @@ INFIX = {"+", "-", "*", "/", *trace.COMPARISONS}
 
 @dataclass(frozen=True)
 class Program:
-    """What a neuron is compiled from."""
+    """A neuron's program: the C text, its parameters and states."""
 
     neuron: str
     """Its name, for messages."""
@@ -137,7 +137,7 @@ class _Writer:
         )
 
     def checked(self, name: str, returned: object) -> tuple[Node, Sequence[Node]]:
-        """What the function ``name`` has ``returned``, if it is an output (or peak) and every state, each of them a value per neuron."""
+        """The values that the function ``name`` has ``returned``, if they are an output (or peak) and every state, each a value per neuron."""
         pair = returned if isinstance(returned, tuple | list) and len(returned) == 2 else (None, None)
         first, new = pair
         if not isinstance(new, self.neuron.named_states):

@@ -16,7 +16,7 @@ FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 @cache
 def words() -> frozenset[str]:
-    """What /proc/cpuinfo says of the CPU."""
+    """All words in /proc/cpuinfo."""
     try:
         return frozenset(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
@@ -25,7 +25,7 @@ def words() -> frozenset[str]:
 
 @cache
 def fast() -> bool:
-    """What the CPU says, not a timing: the same machine must compute the same gradients every time.
+    """Whether the CPU multiplies bfloat16 faster, by its features and not by a timing: the same machine must compute the same gradients.
 
     Intel's AVX-512 multiplies bfloat16 in half as many places as float32, so that it gains nothing (400-200 neurons: an update takes 1.2
     times as long); its tiles (AMX) do, as AMD's and ARM's instructions do.

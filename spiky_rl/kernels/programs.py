@@ -38,7 +38,7 @@ class Call:
 
     @property
     def uniforms(self) -> tuple[float, ...]:
-        """What the kernel computes with instead of the numbers."""
+        """The numbers that the kernel computes with, derived from ``numbers``."""
         return resolved(self.key, self.numbers)[1]
 
 

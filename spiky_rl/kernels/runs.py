@@ -1,4 +1,4 @@
-"""What runs over time, as backends and their kernels take it, and how a layer's own output returns into its current.
+"""A run of neurons over time, as backends and their kernels take it, and how a layer's own output returns into its current.
 
 I_k = decay I_(k-1) + sum_d W_d z_(k-d),  d = 1 .. D;   z_k = neuron(x_k + I_k)
 """

@@ -54,7 +54,7 @@ class Stage:
 
 
 class Libraries(Protocol):
-    """What a stack needs of the backend that runs it."""
+    """Interface of a backend that can run a stack of layers."""
 
     launches: Counter[str]
 

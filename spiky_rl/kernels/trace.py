@@ -101,7 +101,7 @@ def _written(owner: Component) -> Component:
 
 
 def call[**P, R](owner: Component, function: Callable[P, R], *args: P.args, **named: P.kwargs) -> R:
-    """What a function of a neuron or surrogate returns. Raises `TraceError` with its line for all that goes wrong in it.
+    """Call a function of a neuron or surrogate. Raises `TraceError` with its line for all that goes wrong in it.
 
     Args:
         owner: The neuron or surrogate.

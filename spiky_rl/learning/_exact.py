@@ -1,4 +1,4 @@
-"""What rules that are gradients of spike times share: no surrogate, and rates that are kept by pushing currents."""
+"""Base of the rules that are exact gradients of spike times: no surrogate, and rates that are kept by pushing currents."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Exact(Rule):
     """What locates spikes within the step."""
 
     class Options(Settings):
-        """What each of them has, and the lower end of the band."""
+        """Options of every rule with exact gradients, and the lower end of the band."""
 
         tau_synapse: float = option(5.0, "time constant of the synapses", low=1e-3, unit="ms")
         slope: float = slope(0.005)

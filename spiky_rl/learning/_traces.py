@@ -82,7 +82,7 @@ TRIPLETS = {
 
 
 class Trace(Neuron):
-    """What is left of earlier input, which the input of the step itself does not yet belong to."""
+    """A decaying trace of earlier input; the input of the step itself does not belong to it yet."""
 
     states = ("r",)
 

@@ -56,7 +56,7 @@ class Rule(Component, torch.nn.Module):
         """Make what the rule needs for these ``layers``, and a configured ``decoder`` with ``outputs`` features."""
 
     def before(self, signal: Tensor) -> Tensor:
-        """What a layer reads of its ``signal`` [T, K or 1, B, C]."""
+        """The input that a layer reads for its ``signal`` [T, K or 1, B, C]."""
         return signal
 
     def after(  # pylint: disable=unused-argument
@@ -86,7 +86,7 @@ class Rule(Component, torch.nn.Module):
     def change(
         self, layers: Sequence[Layer], signals: Sequence[Tensor], credit: Tensor, keep: Tensor | None
     ) -> None:
-        """What a `local` rule makes of a rollout: weights that have no gradient, changed in place.
+        """Change weights without a gradient in place after a rollout; for a `local` rule.
 
         Args:
             layers: All of them.

@@ -22,7 +22,7 @@ Hook = Callable[..., None]
 
 @dataclass
 class Tally:
-    """What a pass did, summed over its samples."""
+    """Operations of a pass, summed over its samples."""
 
     macs: float = 0.0
     acs: float = 0.0

@@ -1,4 +1,4 @@
-"""What an action or a classified sample costs: operations, memory, and the energy that arithmetic and memory take.
+"""Cost of an action or a classified sample: operations, memory, and the energy that arithmetic and memory take.
 
 Energy is a sum of counts times prices of single operations and of accesses to memory. It knows nothing of caches, wires,
 clocks and idle hardware, so it orders architectures under an assumption and predicts no device; `CAVEATS` say so wherever it
@@ -110,7 +110,7 @@ def prices(name: str) -> Prices:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one action, or one sample, costs: counts are means over what was measured."""
+    """Cost of one action, or of one sample; counts are means over what was measured."""
 
     effective_macs: float
     """Synaptic operations with graded inputs."""
@@ -158,7 +158,7 @@ class Cost:
         )
 
     def traffic(self, price: Prices) -> float:
-        """What memory takes of it at that ``price``, in pJ."""
+        """Energy of the memory traffic at that ``price``, in pJ."""
         weight = DRAM if price.outside else access(self.footprint_bytes * price.word // WORD)
         state = access(self.state_bytes * price.word // WORD)
         return price.word / 8 * (weight * self.effective_operations + state * self.state_accesses)
@@ -203,7 +203,7 @@ def access(size: int) -> float:
 
 
 def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> dict[str, float] | None:
-    """What a metre costs, in µJ by the name of the prices.
+    """Energy per metre, in µJ by the name of the prices.
 
     Args:
         energy_nj: Energy of a control step, in nJ.

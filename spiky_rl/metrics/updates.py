@@ -1,4 +1,4 @@
-"""What a neuron's update costs: the arithmetic of one step, counted in the expressions that it is compiled from.
+"""Arithmetic of a neuron's update: the operations of one step, counted in the expressions that it is compiled from.
 
 Shared expressions count once, and what depends on parameters alone not at all, because it is constant when a network runs.
 A product with a spike selects and costs nothing, as a spike's synapse accumulates and does not multiply; so do signs and

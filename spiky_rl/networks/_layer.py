@@ -60,7 +60,7 @@ class Parameters(torch.nn.Module):
 
 
 class LayerRule(Protocol):
-    """What a layer asks of a learning rule; see `spiky_rl.learning.base.Rule`."""
+    """Interface of learning rules that a layer uses; see `spiky_rl.learning.base.Rule`."""
 
     plain: bool
     cut_recurrent: bool

@@ -1,4 +1,4 @@
-"""What a step computes with: values, and the vocabulary of functions on them.
+"""Values in a neuron's step, and the vocabulary of functions on them.
 
 A step runs on torch tensors, where it is the reference, and on the symbols of the compiler, which record it. Neither is known
 here: `Operand` says what both can do, so that an editor and a type checker know it of ``s.v`` and ``p.decay`` too.
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 
 class Condition(Protocol):
-    """What a comparison of values is: for `Ops.where`, and nothing to compute with."""
+    """Result of comparing values; it can only be given to `Ops.where`."""
 
 
 class Operand(Protocol):

@@ -156,7 +156,7 @@ def naming[Kind: Named](kind: type[Kind], names: Iterable[str]) -> type[Kind]:
 
 
 def decay_of(name: str) -> str:
-    """What the time constant ``name`` is called where it enters as its decay: ``decay_w`` for ``tau_w``."""
+    """Name of the decay that the time constant ``name`` enters the step as: ``decay_w`` for ``tau_w``."""
     return name.replace("tau", "decay", 1) if "tau" in name else f"decay_{name}"
 
 
@@ -168,7 +168,7 @@ class Neuron(Component):
     """
 
     class Options(Settings):
-        """What every neuron has."""
+        """Options of every neuron."""
 
         dt: float = DT
         learn: Names = option((), "parameters to learn, one value per neuron")

@@ -1,1 +1,1 @@
-"""What activity costs: terms beside the loss that a network is trained by."""
+"""Penalties on activity: terms beside the loss that a network is trained by."""

@@ -71,7 +71,7 @@ def bisect(rate: Callable[[float], float], target: float, low: float, high: floa
 
 
 class Calibrated(Protocol):
-    """What a calibration changes of a reservoir, and the rheobase, in which it does."""
+    """Interface of a reservoir that is calibrated: its currents and weights in rheobases, and the rheobase, ``unit``."""
 
     bias: Tensor
     input_weight: torch.nn.Parameter

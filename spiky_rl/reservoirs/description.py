@@ -69,7 +69,7 @@ def load(name: str) -> Named:
 
 
 def structure(wiring: Wiring) -> Rows:
-    """What the graph is like: neurons, synapses, degrees, spectral radius, strong components."""
+    """Properties of the graph: neurons, synapses, degrees, spectral radius, strong components."""
     weights = wiring.weights.astype(np.float64)
     there = weights != 0
     size = len(weights)
@@ -92,7 +92,7 @@ def structure(wiring: Wiring) -> Rows:
 
 
 def measures(net: SpikingReservoir) -> Rows:
-    """What the spiking reservoir can do, on inputs that are standardised as its observations are."""
+    """Computational measures of the spiking reservoir, on inputs that are standardised as its observations are."""
     drive = memory.standardised(net.drive, -1.0, 1.0)
     features = net.size * len(net.trace_decays)
     kernel = memory.kernel_rank(drive, generator(0), series=features)

@@ -1,4 +1,4 @@
-"""What a reservoir can do, whatever it is made of: ranks, memory, separation, growth of perturbations.
+"""Task-independent measures of a reservoir: ranks, memory, separation, growth of perturbations.
 
 Every measure takes a `Drive`: inputs [series, time, channels] -> states [series, time, N], each series from rest. Inputs
 are uniform in [-1, 1] unless a measure says otherwise; `standardised` adapts a reservoir that expects something else.

@@ -28,7 +28,7 @@ def layout(wiring: Wiring) -> np.ndarray:
 
 
 def packed(there: np.ndarray) -> np.ndarray:
-    """What springs make of every connected part, the parts laid out in rows from the largest to single neurons."""
+    """Positions of the nodes: each connected part laid out by springs, the parts in rows from the largest to single neurons."""
     import networkx
 
     graph = networkx.from_numpy_array(there | there.T)

@@ -26,7 +26,7 @@ class Surrogate(Component):
     """The shape of d spike / d x in the backward pass; the forward pass is always the Heaviside step."""
 
     class Options(Settings):
-        """What every surrogate has; each declares the meaning of its own slope."""
+        """Options of every surrogate; each declares the meaning of its own slope."""
 
         slope: float = declare_slope(1.0, "slope")
         schedule: tuple[float, ...] = option(

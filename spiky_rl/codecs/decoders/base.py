@@ -77,7 +77,7 @@ class Decoder(Component, torch.nn.Module):
         return self.readout.weight.t()
 
     def parameters_of_potential(self) -> tuple[Tensor | float, ...]:
-        """What the potential's step takes, where there is one."""
+        """Parameters of the output potential's step; empty where there is no potential."""
         return ()
 
     def stage(self) -> Stage:

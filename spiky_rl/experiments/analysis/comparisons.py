@@ -37,7 +37,7 @@ MOST_SEEDS = 1_000_000
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the pairs say of an agent beside another, its baseline."""
+    """The paired comparison of an agent with its baseline."""
 
     agent: str
     baseline: str

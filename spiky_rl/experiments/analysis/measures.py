@@ -1,4 +1,4 @@
-"""What the cells of one agent on one task come to: means over seeds with intervals, one row of a report's tables.
+"""Measures of one agent on one task: means over seeds with intervals, one row of a report's tables.
 
 A run that never reached the task's threshold counts as one that takes longer than its budget; it is never left out.
 """
@@ -93,7 +93,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Remaining:
-    """What is left of an agent's score under a condition."""
+    """The part of an agent's score that is left under a condition."""
 
     text: str
     score: Interval
@@ -223,7 +223,7 @@ def _rise(result: Result) -> float | None:
 
 
 def remaining_of(results: Sequence[Result], condition: str, reference: float | None) -> Remaining | None:
-    """What is left of an agent's score on a task under a condition; None where that was not measured.
+    """The part of an agent's score on a task that is left under a condition; None where that was not measured.
 
     Args:
         results: Results of its cells, one for each seed.

@@ -1,4 +1,4 @@
-"""What a study's result files come to: everything that its report shows, as plain data.
+"""The analysis of a study's result files: everything that its report shows, as plain data.
 
 Normalised scores are 0 for random actions and 1 for the baseline's mean; without both on every task scores stay raw, and nothing
 is averaged over tasks.
@@ -34,7 +34,7 @@ ALL = "all tasks"
 
 @dataclass(frozen=True)
 class Memory:
-    """What an agent loses where the observation lacks velocities."""
+    """The score that an agent loses where the observation lacks velocities."""
 
     label: str
     task: str

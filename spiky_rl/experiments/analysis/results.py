@@ -46,7 +46,7 @@ Counts = Annotated[tuple[int, ...], Field(strict=False)]
 
 
 class Training(Record):
-    """What training came to."""
+    """Measurements of a training."""
 
     env_steps: int
     iterations: int
@@ -104,7 +104,7 @@ class Condition(Record):
 
 
 class Evaluation(Record):
-    """What `evaluate.py` measured."""
+    """Measurements of `evaluate.py`."""
 
     episodes: int
     conditions: dict[str, Condition]
@@ -121,7 +121,7 @@ _Counts: Any = create_model("_Counts", __base__=Record, **_COUNTS)
 
 
 class CostRecord(_Counts):
-    """What an action costs, per control step: the fields of `Cost`, and what `Cost.as_dict` adds to them."""
+    """The cost of an action, per control step: the fields of `Cost`, and those that `Cost.as_dict` adds."""
 
     state_accesses: float | None = None
     effective_operations: float
@@ -134,7 +134,7 @@ class CostRecord(_Counts):
 
 
 class Result(Record):
-    """What one cell measured: the content of result.json."""
+    """Measurements of one cell: the content of result.json."""
 
     version: Literal[1] = 1
     cell: str
@@ -229,7 +229,7 @@ def read_plan(folder: Path) -> tuple[Planned, ...]:
 
 
 def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
-    """What the cells in a study's ``folder`` measured, in the plan's order, and those that give no numbers with the reason.
+    """Results of the cells in a study's ``folder``, in the plan's order, and the cells without numbers, each with the reason.
 
     A plan that cannot be read only means that cells that never started are not known; see `read_plan`.
     """

@@ -1,4 +1,4 @@
-"""What the trials of a tuning came to, and the file of tuned values."""
+"""Results of a tuning's trials, and the file of tuned values."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def outcomes(search: Search) -> list[Outcome]:
 
 
 def overrides(search: Search, pair: Pair, trial: FrozenTrial) -> list[str]:
-    """What a ``trial`` of a ``pair`` changes of the agent, in the space of a ``search``."""
+    """Overrides of the agent that a ``trial`` of a ``pair`` tries, in the space of a ``search``."""
     known = [d for d in pair.dimensions if d.key in trial.params]
     chosen = [text for d in known for text in d.assignments(trial.params[d.key])]
     return [*search.tuning.space.fixed, *chosen] if trial.number else []

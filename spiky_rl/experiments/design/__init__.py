@@ -1,1 +1,1 @@
-"""What a study or a tuning is to run: agents, tasks, seeds, budget, search space."""
+"""The design of a study or a tuning: agents, tasks, seeds, budget, search space."""

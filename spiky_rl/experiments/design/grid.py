@@ -46,7 +46,7 @@ Texts = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Specification(Settings):
-    """What a cell's training and evaluation are made from: all that who works it needs to know."""
+    """The complete specification of a cell's training and evaluation."""
 
     task: str
     """As it was asked for, and so is the agent."""
@@ -173,7 +173,7 @@ def quoted(arguments: Iterable[str]) -> str:
 
 
 def commands(given: Specification, name: str, kind: str, processes: int = 1) -> tuple[str, ...]:
-    """What reproduces a cell by hand.
+    """Command lines that reproduce a cell by hand.
 
     Args:
         given: What it is made from.

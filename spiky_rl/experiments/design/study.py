@@ -85,7 +85,7 @@ Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
 
 
 class Study(Settings):
-    """What is compared with what, and under which conditions."""
+    """The design of a study: agents, tasks, variants, seeds and conditions that are compared."""
 
     name: str = option("", "that of its file or folder", flags=[])
     question: Line = option("", "what the study is to answer; the report's title")
@@ -239,7 +239,7 @@ def with_baseline(study: Study) -> Study:
 
 
 def parse_vary(texts: Iterable[str]) -> dict[str, list[Plain]]:
-    """What ``texts`` vary, ``agent.key=v1,v2`` each; lists and mappings may stand among the values. Raises StudyError."""
+    """The variations that ``texts`` describe, ``agent.key=v1,v2`` each; lists and mappings may stand among the values. Raises StudyError."""
     values_by_key: dict[str, list[Plain]] = {}
     for text in texts:
         key, equals, values = text.partition("=")

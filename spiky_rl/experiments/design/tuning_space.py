@@ -99,7 +99,7 @@ class Space:
             raise StudyError(f"--space {self.name}: own: unequal numbers of dimensions: {listed}")
 
     def part(self, agents: Sequence[str]) -> dict[str, Tree]:
-        """What of the file these ``agents`` are tuned in, as plain data."""
+        """The part of the search space in which these ``agents`` are tuned, as plain data."""
         own = {Path(agent).stem: section(self.data, "own")[Path(agent).stem] for agent in agents}
         return {"set": section(self.data, "set"), "shared": section(self.data, "shared"), "own": own}
 

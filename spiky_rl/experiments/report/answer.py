@@ -129,7 +129,7 @@ def hardest(analysis: Analysis, task: str) -> str:
 
 
 def lost_without_memory(analysis: Analysis, task: str) -> str:
-    """What the baseline of an ``analysis`` loses on the twins of a ``task`` whose observations lack something."""
+    """The score that the baseline of an ``analysis`` loses on the twins of a ``task`` whose observations lack something."""
     own = [m for m in analysis.memory if m.task == task and m.label == analysis.baseline]
     return "; ".join(f"{spell(m.drop)} ({m.masked})" for m in own) or NONE
 

@@ -1,4 +1,4 @@
-"""What a report is made of, whatever it is written in, and how it writes numbers."""
+"""Building blocks of a report, independent of its format, and how numbers are written."""
 
 from __future__ import annotations
 

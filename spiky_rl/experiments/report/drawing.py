@@ -1,4 +1,4 @@
-"""What the figures of a report share: panels placed in inches, SVG text, and labels that do not overlap.
+"""Drawing tools for a report's figures: panels placed in inches, SVG text, and labels that do not overlap.
 
 Text stays text. Labels are placed by the width of DejaVu Sans, which matplotlib carries with it and which is wider than what a
 page shows them in: so nothing depends on a machine's fonts, and what fits here fits everywhere.
@@ -73,7 +73,7 @@ class Sheet:
 
 
 def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
-    """What ``draw`` makes, as SVG that scales with its column; None where it makes nothing.
+    """The figure that ``draw`` makes, as SVG that scales with its column; None where it makes none.
 
     Args:
         name: Keeps its identifiers apart from those of other figures on the page.

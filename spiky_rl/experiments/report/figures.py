@@ -41,7 +41,7 @@ LINE, MANY = 0.235, 6
 
 
 class Named(Protocol):
-    """What figures that name agents need of an analysis."""
+    """Parts of an analysis that figures which name agents need."""
 
     @property
     def labels(self) -> Sequence[str]: ...  # pylint: disable=missing-function-docstring

@@ -17,7 +17,7 @@ LACKING = {
 
 
 def robustness(analysis: Analysis) -> Iterable[Block]:
-    """What is left of scores under each condition of an ``analysis``."""
+    """The section on scores that are left under each condition of an ``analysis``."""
     conditions = [name for name in analysis.conditions if name != "nominal"]
     if not analysis.remaining:
         return
@@ -81,7 +81,7 @@ def recovery(analysis: Analysis, task: str) -> Iterable[Block]:
 
 
 def adapting(analysis: Analysis, task: str) -> Iterable[Block]:
-    """What plastic policies of an ``analysis`` gain on a ``task`` by changing as they act."""
+    """The gain of plastic policies of an ``analysis`` on a ``task`` by changing as they act."""
     scores = {key: pair for key, pair in analysis.adapting.items() if key[1] == task}
     for label in dict.fromkeys(key[0] for key in scores):
         own = {key[2]: pair for key, pair in scores.items() if key[0] == label}
@@ -97,7 +97,7 @@ def adapting(analysis: Analysis, task: str) -> Iterable[Block]:
 
 
 def memory(analysis: Analysis) -> Iterable[Block]:
-    """What hiding velocities or old observations cost in an ``analysis``."""
+    """The section on what hidden velocities or old observations cost in an ``analysis``."""
     for task, masked in dict.fromkeys((m.task, m.masked) for m in analysis.memory):
         losses = [m for m in analysis.memory if (m.task, m.masked) == (task, masked)]
         yield table(

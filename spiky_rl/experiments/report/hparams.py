@@ -67,7 +67,7 @@ def write_hparams(folder: Path) -> Path:
 
 
 def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
-    """What the ``result`` of a cell comes to in its study's ``analysis``, by the names of `METRICS`; None where there is nothing."""
+    """Measures of the ``result`` of a cell in its study's ``analysis``, by the names of `METRICS`; None where there are none."""
     cost, task = result.cost, result.task
     low, high = analysis.random.get(task, math.nan), analysis.reference.get(task, math.nan)
     normalised = None

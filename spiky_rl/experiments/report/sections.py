@@ -248,7 +248,7 @@ def missing(analysis: Analysis) -> Iterable[Block]:
 
 
 def versions(analysis: Analysis) -> Iterable[Block]:
-    """What each cell of an ``analysis`` was obtained with: letters stand for software, machine and robots."""
+    """Software, machine and robots of each cell of an ``analysis``, as letters."""
     results = analysis.results
     software = [
         ", ".join(f"{name} {version}" for name, version in sorted(r.versions.items())) for r in results
@@ -270,7 +270,7 @@ def versions(analysis: Analysis) -> Iterable[Block]:
 
 
 def commands(analysis: Analysis) -> Iterable[Block]:
-    """What reproduces each cell of an ``analysis`` by hand."""
+    """Command lines that reproduce each cell of an ``analysis`` by hand."""
     if analysis.results:
         yield paragraph(
             "OUT is the study's folder. The same seed on the same CPU gives the same result, to the last bit."

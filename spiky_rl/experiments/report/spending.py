@@ -12,7 +12,7 @@ from spiky_rl.metrics.energy import CAVEATS, PRICES, RIVALS
 
 
 def energy(analysis: Analysis) -> Iterable[Block]:
-    """What an action and an episode cost in an ``analysis``, under every assumption on prices."""
+    """Energy of an action and an episode in an ``analysis``, under every assumption on prices."""
     names = list(dict.fromkeys(name for row in analysis.rows.values() for name in row.energy))
     if not names:
         return

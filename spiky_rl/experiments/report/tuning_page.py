@@ -103,7 +103,7 @@ def answer(task: str, pairs: Sequence[Outcome], activity: str) -> Iterable[Block
 
 
 def design(search: Search, pairs: Sequence[Outcome]) -> Iterable[tuple[str, str]]:
-    """What a ``search`` tunes, under which terms; ``pairs`` are all agents on all tasks."""
+    """The design of a ``search``: its values and terms; ``pairs`` are all agents on all tasks."""
     tuning = search.tuning
     yield "Agents", ", ".join(tuning.study.agents)
     yield "Trials", f"{tuning.trials} of every agent on every task; the first is the agent as it is"

@@ -158,7 +158,7 @@ def set_aside(folder: Path) -> Path | None:
 
 
 def last_words(folder: Path) -> str:
-    """What a cell's ``folder`` says of why it failed."""
+    """The reason why a cell failed, as its ``folder`` tells it."""
     path = folder / ERROR
     if not path.exists():
         return "it was killed, and left no word"

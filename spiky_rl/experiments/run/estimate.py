@@ -20,7 +20,7 @@ REFERENCE = "mlp_ppo"
 
 
 class Duration(Record):
-    """What of a training tells its speed."""
+    """Fields of a training's result that tell its speed."""
 
     seconds_total: float
     env_steps: float
@@ -28,7 +28,7 @@ class Duration(Record):
 
 
 class Timed(Record):
-    """What of a result tells a speed."""
+    """Fields of a cell's result that tell its speed."""
 
     agent: str
     task: str

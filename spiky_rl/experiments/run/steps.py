@@ -13,7 +13,7 @@ from spiky_rl.experiments.run.cells import read_cell
 
 
 def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[Request, Training]:
-    """What is trained, and how.
+    """The request and settings of a cell's training.
 
     Args:
         folder: The cell's.
@@ -27,7 +27,7 @@ def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[R
 
 
 def evaluation(folder: Path) -> tuple[Request, int, str, Path]:
-    """What is evaluated, in how many episodes, under which conditions, and the file of the result.
+    """The request of a cell's evaluation, its number of episodes, its conditions, and the file of the result.
 
     Args:
         folder: The cell's.

@@ -72,7 +72,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What is tuned, and how."""
+    """The design of a tuning: agents, tasks, search space, number of trials and objectives."""
 
     study: Study
     """Agents, tasks, tuning seeds, budget of a whole training, and how trials are evaluated."""

@@ -37,7 +37,7 @@ class Trials(Settings):
 
 
 def read(data: Tree, how: Trials) -> Tuning:
-    """What is tuned, and how. Raises UserError.
+    """Read the plan of a tuning. Raises UserError.
 
     Args:
         data: Keys of a study: agents, tasks, seeds, budget and how trials are evaluated.
@@ -70,7 +70,7 @@ class Checked:
 
 
 def checked(asked: Tuning, place: Place, robots: str) -> Checked:
-    """What has trials of its own, with its budget.
+    """Check a tuning: the pairs of agent and task that have trials, each with its budget.
 
     Args:
         asked: The tuning.

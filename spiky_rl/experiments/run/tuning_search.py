@@ -185,7 +185,7 @@ class Search:
         return [c for c in trial.cells if not self.is_finished(c)] or self.ended(trial)
 
     def ended(self, trial: Open) -> Sequence[Cell]:
-        """What follows now that nothing of a trial is at work: its next rung's cells, or nothing."""
+        """Go on after a trial's cells have ended: the cells of its next rung, or nothing."""
         where = f"{trial.name} on {trial.pair.label}"
         unfinished = [cell for cell in trial.cells if not self.is_finished(cell)]
         if unfinished:

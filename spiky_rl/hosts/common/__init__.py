@@ -1,1 +1,1 @@
-"""What every host keeps of a run, whichever library trains: folders, checkpoints, progress, spikes, playback."""
+"""The parts of a run that all hosts share, whichever library trains: folders, checkpoints, progress, spikes, playback."""

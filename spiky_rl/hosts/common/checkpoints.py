@@ -61,7 +61,7 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
-    """What a file holds, read without executing code from it; nothing where that is no mapping.
+    """Read a file without executing code from it; empty where it holds no mapping.
 
     Args:
         path: The file.

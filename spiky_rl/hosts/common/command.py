@@ -77,5 +77,5 @@ def leave_to_main_thread(failure: threading.ExceptHookArgs) -> None:
 
 
 def discard_output() -> None:
-    """What is printed from here on goes nowhere; the interpreter's last flush does not fail."""
+    """Discard all further output, so that the interpreter's last flush does not fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What hosts have in common without a common base class: environments as rsl_rl sees them, and writers of a run's figures."""
+"""Interfaces that all hosts share without a common base class: environments as rsl_rl sees them, and writers of a run's figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class VectorEnv(Protocol):
     def episode_length_buf(self, value: Tensor) -> None: ...
 
     def get_observations(self) -> TensorDict:
-        """What is observed now, by group: [B, ...] each."""
+        """Current observations by group, [B, ...] each."""
         ...  # pylint: disable=unnecessary-ellipsis
 
     def step(self, actions: Tensor, /) -> tuple[TensorDict, Tensor, Tensor, dict[str, Any]]:

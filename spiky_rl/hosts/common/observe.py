@@ -1,4 +1,4 @@
-"""What a policy does: spikes, operations and rasters, as every host shows them."""
+"""Activity of a policy: spikes, operations and rasters, as every host shows them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def activity(
 
 
 def one_step(network: SpikingNetwork, x: Tensor, state: State | None) -> Record:
-    """What a ``network`` does in a control step, for what its model sees, ``x`` [B, O]; a ``state`` of None: from rest."""
+    """Activity of a ``network`` in a control step, for the input ``x`` [B, O] of its model; a ``state`` of None: from rest."""
     record = Record()
     with torch.no_grad():
         network(x.unsqueeze(0), state or network.zero_state(x.shape[0], x), record=record)
@@ -101,7 +101,7 @@ def raster(network: SpikingNetwork, x: Tensor, state: State | None, dones: Tenso
 def recorded(
     network: SpikingNetwork, x: Tensor, state: State | None, begins: Tensor
 ) -> tuple[Record, State | None]:
-    """What a network does over one environment's control steps, and its state after them; None for a stateless one.
+    """Activity of a network over one environment's control steps, and its state after them; None for a stateless one.
 
     Args:
         network: The network.

@@ -22,7 +22,7 @@ ALL = slice(None)
 
 
 def part_of(state: State | None, part: Part) -> State | None:
-    """What a ``state`` is in some environments, a ``part`` of all; None: rest."""
+    """The ``state`` of some environments, a ``part`` of all; None: rest."""
     return None if state is None else tuple(s[:, part] for s in state)
 
 
@@ -64,7 +64,7 @@ class PlayedPolicy(ABC):
 
     @abstractmethod
     def seen(self, obs: TensorDict) -> Tensor:
-        """What the policy's first layer gets of ``obs`` [B, ...]: the groups it uses, normalised, [B, O]."""
+        """Input of the policy's first layer for ``obs`` [B, ...]: the groups it uses, normalised, [B, O]."""
 
     @abstractmethod
     def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:

@@ -1,4 +1,4 @@
-"""What a run has done so far, as its checkpoints keep it."""
+"""Progress of a run, as its checkpoints keep it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 
 @dataclass
 class Progress:
-    """What a run has done so far; saved with every checkpoint, so that a resumed run counts on."""
+    """Progress of a run; saved with every checkpoint, so that a resumed run counts on."""
 
     iterations: int = 0
     env_steps: int = 0

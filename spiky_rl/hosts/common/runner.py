@@ -53,7 +53,7 @@ class Iteration:
 
 
 class HostRunner(ABC):
-    """What the runners of all libraries share; each derives from this and from its library's own runner."""
+    """Base of the runners of all libraries; each derives from this and from its library's own runner."""
 
     env: VectorEnv
     """`spiky_rl.hosts.isaaclab.environment.TimedVecEnv`, or one like it."""
@@ -219,7 +219,7 @@ class HostRunner(ABC):
         return None if all(finite) else names[finite.index(False)]
 
     def facts(self) -> str:
-        """What an exploding training shows by: the largest weight and the learning rate; and the last good checkpoint."""
+        """Facts about an exploding training: the largest weight, the learning rate, and the last good checkpoint."""
         name, largest = max(
             ((n, float(w.abs().max())) for n, w in self.named_weights()), key=lambda item: item[1]
         )

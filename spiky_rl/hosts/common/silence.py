@@ -47,7 +47,7 @@ class Watch:
 
 
 def state_of(layer: Firing) -> str:
-    """What a ``layer`` is: ``silent``, ``saturated``, or neither, which is empty."""
+    """Whether a ``layer`` is ``silent`` or ``saturated``; empty: neither."""
     if layer.rate < SILENT_RATE and layer.silent > MOST:
         return "silent"
     return "saturated" if layer.rate > SATURATED_RATE and layer.saturated > MOST else ""
@@ -70,7 +70,7 @@ def layers_of(network: SpikingNetwork) -> Sequence[Layer]:
 
 
 def remedy(network: SpikingNetwork, layer: int, state: str) -> str:
-    """What to change where a ``layer``, an index, is in a ``state``, by the keys that this ``network`` has."""
+    """Changes that help where a ``layer``, an index, is in a ``state``, by the keys that this ``network`` has."""
     more, less = ("raise", "lower") if state == "silent" else ("lower", "raise")
     layers = layers_of(network)
     driving = [key for key in ("bias", "input_scaling") if key in type(network).Options.model_fields]

@@ -38,7 +38,7 @@ class Asked:
 
     @property
     def exit_code(self) -> int:
-        """What shells call a process that a signal ended: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 0 for none."""
+        """Exit code of a process that a signal ended, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 0 for none."""
         return 128 + self.signal if self.signal else 0
 
     def code_after(self, outcome: str) -> int:

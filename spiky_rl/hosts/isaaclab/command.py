@@ -1,4 +1,4 @@
-"""What Isaac Lab's own command line needs to be told where it names one of our agents, and then alone.
+"""Information for Isaac Lab's own command line, needed only where it names one of our agents.
 
 Each of it is said in one line, and each is what a user could say as well: the asset root, the device of a machine without a
 GPU, and that torch reads checkpoints without executing code from them, which neither rsl_rl nor skrl asks of it.
@@ -118,7 +118,7 @@ def entry_kept(task: EnvSpec, what: str) -> str:
 
 
 def said(option: str, arguments: list[str]) -> str | None:
-    """What a command line, ``arguments``, says of an ``option``, last; None: nothing."""
+    """The last value of an ``option`` in a command line, ``arguments``; None: it is not given."""
     value = None
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, rest = argument.partition("=")
@@ -128,7 +128,7 @@ def said(option: str, arguments: list[str]) -> str | None:
 
 
 def asking() -> tuple[str, str]:
-    """What Isaac Lab's command does that asks for a configuration, and with which RL library: it does not say so, but it is calling.
+    """The Isaac Lab command that asks for a configuration, and its RL library, as the call stack tells them.
 
     ``train``, ``play`` or ``export``; empty where nobody asks.
     """

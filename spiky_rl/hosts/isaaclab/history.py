@@ -68,7 +68,7 @@ class Frames:
         return values if len(self.new) == len(self.age) else values[:, self.new]
 
     def together(self, seen: Tensor) -> Tensor:
-        """What is seen of all values, [B, C], given what is ``seen`` of the new ones, [B, W]; call it once per control step."""
+        """All values as they are observed, [B, C], given the new ones as ``seen``, [B, W]; call it once per control step."""
         if len(self.new) == len(self.age):
             return seen
         length = int(self.age.max()) + 1

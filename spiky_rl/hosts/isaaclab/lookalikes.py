@@ -80,14 +80,14 @@ class AssetError(UserError):
 
 
 class JointView(Protocol):
-    """What MuJoCo's model has of one joint."""
+    """One joint of MuJoCo's model."""
 
     solref: np.ndarray
     solimp: np.ndarray
 
 
 class GeomView(Protocol):
-    """What MuJoCo's model has of one shape."""
+    """One shape of MuJoCo's model."""
 
     condim: np.ndarray
     solref: np.ndarray

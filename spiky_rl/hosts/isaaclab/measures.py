@@ -1,4 +1,4 @@
-"""What a task is about, measured per episode beside its reward: metres run, seconds upright, commands followed."""
+"""Measures of a task's aim per episode, beside its reward: metres run, seconds upright, commands followed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Measures:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is measured of an episode.
+        """Names of an episode's measures.
 
         ``upright`` [seconds] everywhere, ``distance`` [metres] where the robot is free to go, ``velocity_error`` [m/s] where it
         is told how fast: how far its velocity is from that along x and y, on average over the episode.

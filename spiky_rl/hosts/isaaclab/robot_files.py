@@ -229,7 +229,7 @@ def add_body(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
 
 
 def add_joint(stage: Stage, model: MjModel, data: MjData, body: int) -> None:
-    """What holds a body to its parent: a hinge, a slide, or nothing that moves.
+    """Add the joint that holds a body to its parent: a hinge, a slide, or none.
 
     Args:
         stage: It is put there.

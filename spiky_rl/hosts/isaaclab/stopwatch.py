@@ -17,14 +17,14 @@ class Stopwatch:
         self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
     def start(self) -> None:
-        """What was begun before this is not counted, even if a device is not done with it yet."""
+        """Start the clock; work that was begun before is not counted, even if a device is not done with it yet."""
         if self._device.type == "cuda":
             self._event = self._recorded()
         else:
             self._begun = time.perf_counter()
 
     def stop(self) -> None:
-        """What was begun since `start` is counted."""
+        """Stop the clock; work that was begun since `start` is counted."""
         if self._event is not None:
             self._events.append((self._event, self._recorded()))
         else:

@@ -110,7 +110,7 @@ def unpack(wheel: Wheel, file: Path, folder: Path) -> None:
 
 
 def remedy(wheel: Wheel) -> str:
-    """What to do where the wheel cannot be fetched."""
+    """The remedy where the wheel cannot be fetched."""
     return (
         f"where there is a network: pip download --no-deps {wheel.pinned}; "
         f"then set {wheel.variable} to the file"

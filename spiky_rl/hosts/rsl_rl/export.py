@@ -81,7 +81,7 @@ def about(
     between: str,
     begins: str,
 ) -> dict[str, Any]:
-    """What a file says of itself, for whoever runs it without this package.
+    """A file's description of itself, for whoever runs it without this package.
 
     ONNX as metadata, each value but text as JSON; TorchScript as the JSON in the attribute ``about``.
 

@@ -137,7 +137,7 @@ class SpikingModel(MLPModel):
         hidden_state: HiddenState = None,
         stochastic_output: bool = False,
     ) -> Tensor:
-        """What the model makes of observations, in float32 even under autocast.
+        """Output of the model for observations, in float32 even under autocast.
 
         Args:
             obs: Observations of a control step, [B, ...]; with ``masks``, of padded trajectories, [T, trajectories, ...]: the output is
@@ -233,7 +233,7 @@ class SpikingModel(MLPModel):
 
     @property
     def rnn(self) -> FlatState | None:
-        """What a host that looks for a recurrent module finds; None: nothing is carried that it could know of."""
+        """The recurrent module that a host looks for; None: nothing is carried that it could know of."""
         return FlatState(self) if self.is_recurrent else None
 
     @override

@@ -1,4 +1,4 @@
-"""What rsl_rl's actor does: in the rollout that it was just trained on, and in playback."""
+"""Activity of rsl_rl's actor: in the rollout that it was just trained on, and in playback."""
 
 from __future__ import annotations
 

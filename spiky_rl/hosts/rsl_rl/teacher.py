@@ -63,7 +63,7 @@ class Teacher:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What checkpoints of its student say of it; its weights stand beside that."""
+        """The teacher's identity in checkpoints of its student, which hold its weights too."""
         return {"path": self.path, "agent": self.agent, "spec": dict(self.tree)}
 
 

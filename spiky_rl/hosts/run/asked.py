@@ -1,4 +1,4 @@
-"""What is asked of an evaluation and a playback; and what of a request does not go together, or cannot be had here."""
+"""Requests for an evaluation and a playback, and checks of what does not go together or cannot be had here."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def check_network(
 
 
 def shape(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a specification decides the function that the weights compute, as dotted paths."""
+    """The values of a specification that decide the function which the weights compute, by dotted path."""
     kept: dict[str, Any] = {"history": tree.get("history", 1)}
     for network, role in (("network", "actor"), ("critic_network", "critic")):
         model = tree.get(role) or {}

@@ -40,7 +40,7 @@ type Change = Callable[[PlayedPolicy, Any], PlayedPolicy]
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured: a plan's policy under conditions."""
+    """The subject of an evaluation: a plan's policy under conditions."""
 
     plan: Plan
     names: Sequence[str]
@@ -58,7 +58,7 @@ class Measured:
 
 
 def select(plan: Plan, conditions: str, episodes: int, integers: str = "") -> Measured:
-    """What an evaluation measures; the plan then has an environment for each of its episodes. Raises UserError.
+    """Select the conditions of an evaluation; the plan then has an environment for each of its episodes. Raises UserError.
 
     Args:
         plan: Task and agent; its request names the checkpoint, or `RANDOM`.
@@ -126,7 +126,7 @@ def evaluate(measured: Measured, change: Change | None = None, shown: Shown = un
 
 
 def energy_per_metre(cost: Mapping[str, Any] | None, nominal: Mapping[str, Any]) -> dict[str, float] | None:
-    """What a metre costs undisturbed, in µJ by the name of the prices; None where nothing is known of the cost or the way.
+    """Energy per metre undisturbed, in µJ by the name of the prices; None where the cost or the way is not known.
 
     Args:
         cost: Cost of an action, as ``evaluation.json`` has it.

@@ -64,7 +64,7 @@ class Playback:
         }
 
     def as_dict(self, plan: Plan, checkpoint: Path) -> dict[str, Any]:
-        """What ``playback.json`` says.
+        """The content of ``playback.json``.
 
         Args:
             plan: The run's.

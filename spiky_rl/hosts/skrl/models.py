@@ -25,7 +25,7 @@ from spiky_rl.networks.base import SpikingNetwork, State
 
 
 class Spaces(TypedDict):
-    """What skrl's runner tells every model."""
+    """Spaces and device that skrl's runner gives every model."""
 
     observation_space: gymnasium.Space | None
     state_space: gymnasium.Space | None
@@ -77,7 +77,7 @@ class SequenceModel(Model):
 
     @property
     def network(self) -> SpikingNetwork | None:
-        """What spikes; None in an ANN."""
+        """The spiking network; None in an ANN."""
         return self.body if isinstance(self.body, SpikingNetwork) else None
 
     @property

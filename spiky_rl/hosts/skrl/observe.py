@@ -1,4 +1,4 @@
-"""What skrl's policy does: in the rollout that it was just trained on, and in playback."""
+"""Activity of skrl's policy: in the rollout that it was just trained on, and in playback."""
 
 from __future__ import annotations
 

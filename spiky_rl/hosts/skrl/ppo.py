@@ -14,7 +14,7 @@ from spiky_rl.hosts.skrl.models import SequenceModel, SpikingPolicy
 
 
 class SpikingAgent:
-    """What both agents of ours add to skrl's. Abstract: comes before one of skrl's agents."""
+    """Additions of our agents to skrl's. Abstract: comes before one of skrl's agents."""
 
     cfg: PPO_CFG
     policy: SpikingPolicy

@@ -1,4 +1,4 @@
-"""What the backends with compiled kernels share: their operators, in which autograd and compilers see the kernels whole."""
+"""Base of the backends with compiled kernels: their operators, in which autograd and compilers see the kernels whole."""
 
 from __future__ import annotations
 

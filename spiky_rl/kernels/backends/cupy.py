@@ -34,7 +34,7 @@ SCRATCH = 1 << 26
 
 
 def extra() -> str:
-    """What installs the CuPy for the CUDA that this torch is built for, which the driver supports if torch sees a device."""
+    """Name of the extra that installs CuPy for the CUDA that this torch is built for, which the driver supports if torch sees a device."""
     return "cuda12" if (torch.version.cuda or "").startswith("12.") else "cuda"
 
 
@@ -326,7 +326,7 @@ def arguments(
     uniforms: Sequence[float],
     others: tuple[np.generic, ...] = (),
 ) -> tuple[np.generic | int, ...]:
-    """What a kernel is launched with, in the order of its text: addresses, sizes and numbers.
+    """Arguments of a kernel in the order of its text: addresses, sizes and numbers.
 
     Args:
         pointers: Whose addresses; None: 0.

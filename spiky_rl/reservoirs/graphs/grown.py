@@ -32,7 +32,7 @@ INHIBITORY = 2
 
 @dataclass(frozen=True)
 class GrownGraph:
-    """What a file of a grown graph holds."""
+    """Content of a file of a grown graph."""
 
     states: np.ndarray
     """int [N], 0 to 2"""

@@ -68,7 +68,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Actions:
-    """What each node does; wiring counts where it divides."""
+    """The action of each node; wiring counts where it divides."""
 
     remove: np.ndarray
     """bool [N]"""
@@ -113,7 +113,7 @@ def _forward(layers: tuple[np.ndarray, ...], x: np.ndarray) -> np.ndarray:
 
 
 def choose(rule: Rule, cells: Cells) -> Actions:
-    """What every node of ``cells`` does by the ``rule``: the largest output of each group decides."""
+    """The actions of all nodes of ``cells`` by the ``rule``: the largest output of each group decides."""
     output = _forward(rule.action, neighbourhood(cells))
     what = output[:, :3].argmax(1)
     wiring = (output[:, first : first + 4].argmax(1) for first in (3, 7, 11))

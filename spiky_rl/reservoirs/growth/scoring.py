@@ -1,4 +1,4 @@
-"""What a grown graph is worth: the error of a spiking reservoir that is wired by it."""
+"""Fitness of a grown graph: the error of a spiking reservoir that is wired by it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DELAYS = 30
 
 
 class SpikingReservoir(Protocol):
-    """What is measured and drawn of the network ``reservoir``."""
+    """Interface of the network ``reservoir`` for measures and pictures."""
 
     wiring: Wiring
     size: int
@@ -99,7 +99,7 @@ class Score:
 
 
 def as_file(cells: Cells, rule: Rule, score: Score, fitness: float) -> GrownGraph:
-    """What the file of a grown graph holds: its ``cells``, the ``rule`` that grew them, the ``score`` and what ``fitness`` that gave."""
+    """Content of a grown graph's file: its ``cells``, the ``rule`` that grew them, the ``score`` and what ``fitness`` that gave."""
     chromosomes = {"action": list(rule.action), "state": list(rule.state)}
     return GrownGraph(
         cells.states,

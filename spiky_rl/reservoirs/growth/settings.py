@@ -1,4 +1,4 @@
-"""What is asked of an evolution of graphs."""
+"""Settings of an evolution of graphs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TASKS = get_args(Task)
 
 
 class Growth(Settings):
-    """What a user asks of an evolution."""
+    """Settings of an evolution, as a user gives them."""
 
     out: Path = option(..., "the best graph: FILE.json, written whenever it is bettered")
     task: Task = option("narma10", "what the reservoir is scored on")

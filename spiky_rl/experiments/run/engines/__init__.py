@@ -1,4 +1,4 @@
-"""What runs cells: on this machine, or on the machines of a cluster."""
+"""Engines that run cells: on this machine, or on the machines of a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine is asked for, and what it tells while cells are at work."""
+"""The interface of engines: their orders, and what they report while cells are at work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EngineError(UserError):
 
 @dataclass(frozen=True)
 class Order:
-    """What an engine is to do."""
+    """The cells that an engine is to run, and how."""
 
     cells: Sequence[Cell]
     """Those that are not finished, in the order in which to begin them."""

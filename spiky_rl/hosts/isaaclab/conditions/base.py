@@ -26,7 +26,7 @@ class ConditionError(UserError):
 
 
 class Activity(Protocol):
-    """What a policy does in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.Activity`."""
+    """Activity of a policy in a control step, as an evaluation reads it: `spiky_rl.hosts.common.observe.Activity`."""
 
     @property
     def rate(self) -> float:
@@ -45,7 +45,7 @@ class Activity(Protocol):
 
     @property
     def cost(self) -> Cost | None:
-        """What the step cost; None where that is not known."""
+        """Cost of the step; None where it is not known."""
         ...
 
 
@@ -62,7 +62,7 @@ class Policy(Protocol):
 
     @property
     def network(self) -> SpikingNetwork | None:
-        """What spikes; None for an ANN."""
+        """The spiking network; None for an ANN."""
         ...
 
     def copy(self) -> Self:
@@ -102,7 +102,7 @@ class Group:
 
 
 class Condition(ABC):
-    """What is done to a group of environments."""
+    """A disturbance of a group of environments."""
 
     text: ClassVar[str]
     """One line: what is done, with its magnitude."""
@@ -127,11 +127,11 @@ class Condition(ABC):
         """Once, where the group's episodes begin."""
 
     def observe(self, values: Tensor) -> Tensor:
-        """What the policy gets to see of ``values`` [E, C]; called once per control step."""
+        """The observation ``values`` [E, C] as the policy receives them; called once per control step."""
         return values
 
     def send(self, actions: Tensor) -> Tensor:
-        """What reaches the robot of the policy's ``actions`` [E, A]; called once per control step."""
+        """The policy's ``actions`` [E, A] as they reach the robot; called once per control step."""
         return actions
 
     def step(self) -> None:
@@ -146,7 +146,7 @@ class Condition(ABC):
 
 
 class Damage(Condition):
-    """What changes in the middle of every episode, once and for good."""
+    """A change in the middle of every episode, once and for good."""
 
     damages = True
 
@@ -162,7 +162,7 @@ class Damage(Condition):
 
     @abstractmethod
     def damage(self) -> None:
-        """What happens in the middle of the episode."""
+        """Apply the change in the middle of the episode."""
 
 
 class Nominal(Condition):

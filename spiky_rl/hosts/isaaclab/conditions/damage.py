@@ -1,4 +1,4 @@
-"""What happens to a robot in the middle of an episode: a leg locks, motors weaken, the ground or the load changes."""
+"""Damage to a robot in the middle of an episode: a leg locks, motors weaken, the ground or the load changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What conditions need of a task and an agent, asked before a simulator starts."""
+"""Requirements of conditions on a task and an agent, checked before a simulator starts."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ class Line:
 
 
 class Delay(Condition):
-    """What comes late. Abstract: its subclasses say what, and those in `DELAYED` how late."""
+    """Delayed observations or actions. Abstract: its subclasses say which, and those in `DELAYED` how late."""
 
     delay: int
 

@@ -1,4 +1,4 @@
-"""What a live view of ours adds to Isaac Lab's visualizer of the same name."""
+"""Additions of our live views to Isaac Lab's visualizers of the same name."""
 
 from __future__ import annotations
 

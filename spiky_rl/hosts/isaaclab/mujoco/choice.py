@@ -73,7 +73,7 @@ def say_warp(reason: str) -> None:
 
 
 def settled(env: Wrapped, name: str) -> str:
-    """What steps the worlds of an ``env`` that has been reset, ``name`` until now: its model may be one for MuJoCo-Warp alone."""
+    """Name of the solver that steps the worlds of an ``env`` after its reset, ``name`` until now: its model may be one for MuJoCo-Warp alone."""
     settle = getattr(env.unwrapped.sim.physics_manager, "settle", None)
     return name if settle is None or settle() else WARP
 

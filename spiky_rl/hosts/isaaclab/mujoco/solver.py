@@ -117,7 +117,7 @@ class NativeSolver(SolverMuJoCo):
 
 
 def unsupported(solver: SolverMuJoCo) -> str | None:
-    """What of a ``solver``'s model or its options MuJoCo's C library does not step as MuJoCo-Warp does; None: nothing."""
+    """The part of a ``solver``'s model or options that MuJoCo's C library steps otherwise than MuJoCo-Warp; None: there is none."""
     given = not solver.mjw_model.opt.run_collision_detection
     model, shapes = solver.mj_model, mujoco.mjtGeom
     is_rk4 = model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
