@@ -134,7 +134,11 @@ def component(room: str, name: str) -> Any:
 @cache
 def header(name: str) -> str:
     """Text of the C header ``csrc/NAME.h``."""
-    return (Path(__file__).parent / "csrc" / f"{name}.h").read_text(encoding="utf-8").replace("#pragma once\n", "")
+    return (
+        (Path(__file__).parent / "csrc" / f"{name}.h")
+        .read_text(encoding="utf-8")
+        .replace("#pragma once\n", "")
+    )
 
 
 def source(program: emit.Program) -> str:
