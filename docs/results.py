@@ -77,17 +77,17 @@ def score(folder: str, task: str, agent: str) -> str:
 def scores(folder: str, task: str, *agents: str) -> str:
     """A table of these agents; of all, in the study's order, where none is named."""
     lines = [
-        f"| {task} | return | by seed | operations of a control step | energy of its arithmetic |",
-        "| --- | --- | --- | --- | --- |",
+        f"| {task} | return | by seed | firing | operations of a control step | energy of its arithmetic |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for agent in agents or study(folder).labels:
         one = row(folder, task, agent)
         by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
         operations = one.counts["effective_operations"].estimate
         energy = one.energy[PRICE].step.estimate
-        lines.append(
-            f"| `{agent}` | {interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)} | {by_seed} | {operations:,.0f} | {energy:,.0f} nJ |"
-        )
+        mean = interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
+        firing = f"{one.firing_rate.estimate:.1%}" if one.firing_rate and one.firing_rate.estimate else "-"
+        lines.append(f"| `{agent}` | {mean} | {by_seed} | {firing} | {operations:,.0f} | {energy:,.0f} nJ |")
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -231,6 +231,7 @@ KINDS = {
     "datasets": "recordings that are classified",
     "agents": "a network, a rule, and PPO's numbers",
     "tasks": "a task of Isaac Lab's and its budget",
+    "spaces": "what tuning may change of agents",
 }
 """What README says of the kinds that it lists."""
 

@@ -283,8 +283,9 @@ def test_the_script_show_answers():
 def test_no_file_is_longer_than_what_one_reads_at_a_sitting():
     files = [
         path
-        for folder in ("spiky_rl", "benchmarks", "tests", "scripts")
-        for path in (ROOT / folder).rglob("*.py")
+        for folder in ("spiky_rl", "benchmarks", "tests", "scripts", "examples", "docs")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".py", ".h")
     ]
     assert len(files) > 50
     long = {str(path): n for path in files if (n := len(path.read_text().splitlines())) > LONGEST_FILE}

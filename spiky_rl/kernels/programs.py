@@ -133,8 +133,8 @@ def component(room: str, name: str) -> Any:
 
 @cache
 def header(name: str) -> str:
-    """Text of the C header called ``name`` of this room."""
-    return (Path(__file__).parent / f"{name}.h").read_text(encoding="utf-8").replace("#pragma once\n", "")
+    """Text of the C header ``csrc/NAME.h``."""
+    return (Path(__file__).parent / "csrc" / f"{name}.h").read_text(encoding="utf-8").replace("#pragma once\n", "")
 
 
 def source(program: emit.Program) -> str:

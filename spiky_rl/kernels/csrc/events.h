@@ -14,6 +14,27 @@ typedef uint64_t Word;
 #define WORDS(inputs) (((inputs) + 63) / 64)
 #define TILE (WIDTH == 16 ? 13 : 7)  // accumulators that fit the registers beside what they need
 #define ROWS 64                      // rows of a block of the weight gradient: the bits of a word
+#define PADDED_TO(n, to) (((n) + (to) - 1) / (to) * (to))
+#define LESS(a, b) ((a) < (b) ? (a) : (b))
+#define MORE(a, b) ((a) > (b) ? (a) : (b))
+
+// Pieces of memory that are given back together.
+struct Memory {
+  void *pieces[8];
+  int count = 0;
+  bool missing = false;  // a piece was refused
+
+  Memory() = default;
+  Memory(const Memory &) = delete;
+  ~Memory() {
+    while (count) free(pieces[--count]);
+  }
+  template <typename T> T *take(long size) {
+    void *piece = aligned_alloc(64, PADDED_TO(sizeof(T) * MORE(size, 1), 64));
+    missing |= !piece;
+    return (T *)(pieces[count++] = piece);
+  }
+};
 
 INLINE F load(const float *x) {
   F value;
@@ -69,7 +90,7 @@ INLINE long events_of_bits(const Word *bits, long inputs, int *index) {
 }
 
 // Floats from one row of weights to the next where rows are padded with zeros, so that vectors lie within cache lines.
-#define PADDED_ROW(outputs) (((outputs) + WIDTH - 1) / WIDTH * WIDTH)
+#define PADDED_ROW(outputs) PADDED_TO(outputs, WIDTH)
 
 // y[tile] = bias + sum over events; NV vectors of the output row from v on. BINARY: every event is 1. PADDED: weights and bias
 // are, and the last vector is written as far as the row goes.

@@ -6,10 +6,6 @@
 // bits depend on nothing else, and a sum's parts are those of one sample each, whatever the number of threads.
 #pragma once
 
-#define PADDED_TO(n, to) (((n) + (to) - 1) / (to) * (to))
-#define LESS(a, b) ((a) < (b) ? (a) : (b))
-#define MORE(a, b) ((a) > (b) ? (a) : (b))
-
 struct Sizes {
   long channels, height, width, outputs, kernel, stride, padding, pool;
 };
@@ -39,24 +35,6 @@ struct Geometry : Sizes {
   long place_of(long input) const {
     const long channel = input / (height * width), row = input / width % height, column = input % width;
     return (row + padding) * map_row + (column + padding) * pixel + channel;
-  }
-};
-
-// Pieces of memory that are given back together.
-struct Memory {
-  void *pieces[8];
-  int count = 0;
-  bool missing = false;  // a piece was refused
-
-  Memory() = default;
-  Memory(const Memory &) = delete;
-  ~Memory() {
-    while (count) free(pieces[--count]);
-  }
-  template <typename T> T *take(long size) {
-    void *piece = aligned_alloc(64, PADDED_TO(sizeof(T) * MORE(size, 1), 64));
-    missing |= !piece;
-    return (T *)(pieces[count++] = piece);
   }
 };
 
