@@ -367,8 +367,12 @@ COUNTS = {
 def test_every_command_refuses_counts_that_are_none(command, capsys):
     function, arguments, flags = COUNTS[command]
     for flag in flags:
-        assert f"{flag}: must be at most" in said(capsys, function, *arguments, flag, HUGE)
-        assert f"{flag}: must be at least 1, got 0" in said(capsys, function, *arguments, flag, 0)
+        assert f"{flag}: {HUGE} is out of range; it must be between 1 and" in said(
+            capsys, function, *arguments, flag, HUGE
+        )
+        assert f"{flag}: 0 is out of range; it must be between 1 and" in said(
+            capsys, function, *arguments, flag, 0
+        )
         line = said(capsys, function, *arguments, flag, "9" * 5000)
         assert f"{flag}: expected a whole number" in line and len(line) < 300
 

@@ -104,7 +104,12 @@ BAD_FILES = {
     ),
     "group as value": ("algorithm: 5", r"mine\.yaml: agent\.algorithm: expected a mapping, got 5"),
     "network as number": ("network: 5", r"mine\.yaml: agent\.network: expected a name or a mapping, got 5"),
-    "tasks as list": ("tasks: [Isaac-Point]", r"mine\.yaml: tasks: expected a mapping of gym ids"),
+    "tasks as list": (
+        "tasks: [Isaac-Point]",
+        r"mine\.yaml: agent\.tasks: expected a mapping, got \['Isaac-Point'\]",
+    ),
+    "summary as number": ("summary: 3", r"mine\.yaml: agent\.summary: expected text, got 3"),
+    "slip": ("sumary: x", r"mine\.yaml: agent\.sumary: no such key; did you mean 'summary'"),
     "override for a task": (
         "tasks: {Isaac-Point: {algorithm: {lamda: 0.9}}}",
         r"mine\.yaml for Isaac-Point: agent\.algorithm\.lamda: .*'lam'",

@@ -83,14 +83,14 @@ class Table(Picture):
             rows.add_column(title, justify="left" if title in ("cell", "state") else "right", no_wrap=True)
         for name in course.first(SHOWN):
             state = course.states[name]
-            seen = folders.progress(self.out / "cells" / name) if name in course.begun else {}
-            value = seen.get("mean_return")
+            seen = folders.progress(self.out / "cells" / name) if name in course.begun else None
+            value = seen and seen.mean_return
             rows.add_row(
                 name,
                 Text(state, style=STYLES.get(state, "")),
-                f"{1.0 if state == DONE else seen.get('share', 0.0):.0%}",
+                f"{1.0 if state == DONE else seen.share if seen else 0.0:.0%}",
                 "-" if value is None else f"{value:.2f}",
-                f"{seen['steps_per_second']:,.0f}" if seen else "-",
+                f"{seen.steps_per_second:,.0f}" if seen else "-",
             )
         summary = ", ".join(f"{count} {state}" for state, count in course.counts.items() if count)
         progress = ProgressBar(total=len(course.cells), completed=course.ended, width=60)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from spiky_rl.config.arguments import number, whole
+from spiky_rl.config.arguments import number
 from spiky_rl.config.options import Declared, RegistryError, Settings, UserError, declared
 
 UNSAID = re.compile(r"; (?:null|empty): ")
@@ -86,6 +86,8 @@ def _arguments(key: str, field: Declared, defaults: Mapping[str, object]) -> dic
         return arguments | {"choices": field.choices}
     if metavar := field.extra.get("metavar", "A,B" if field.many else None):
         arguments["metavar"] = metavar
-    kinds = {int: whole(field.low, field.high), float: number(field.low, field.below), Path: Path}
-    # a list is a text with commas, which the settings read
-    return arguments | ({"type": kinds[field.kind]} if field.kind in kinds and not field.many else {})
+    if field.many:  # a text with commas, which the settings read
+        return arguments
+    if field.kind in (int, float):
+        return arguments | {"type": number(field.kind, **field.limits)}
+    return arguments | ({"type": Path} if field.kind is Path else {})

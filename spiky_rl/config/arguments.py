@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable
 
-from spiky_rl.config.options import short
+from spiky_rl.config.options import RegistryError, check_number, short
 from spiky_rl.config.schema import MOST_STEPS
 
 
-def whole(low: float | None, high: float | None) -> Callable[[str], int]:
-    """Reads whole numbers from ``low`` to ``high``; None: without such an end. It raises ArgumentTypeError."""
+def number[N: (int, float)](kind: type[N], **bounds: float | None) -> Callable[[str], N]:
+    """Reads numbers of a ``kind`` within ``bounds``, those of `check_number`; it raises ArgumentTypeError."""
 
-    def read(text: str) -> int:
+    def read(text: str) -> N:
         try:
-            value = int(text)
+            value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a whole number, got {short(text)}") from None
-        if low is not None and value < low:
-            raise argparse.ArgumentTypeError(f"must be at least {low}, got {short(value)}")
-        if high is not None and value > high:
-            raise argparse.ArgumentTypeError(f"must be at most {high}, got {short(value)}")
-        return value
+            expected = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {short(text)}") from None
+        try:
+            return check_number("", value, kind, **bounds)
+        except RegistryError as error:
+            raise argparse.ArgumentTypeError(str(error).removeprefix(": ")) from None
 
     return read
 
 
-def number(low: float | None, below: float | None) -> Callable[[str], float]:
-    """Reads finite numbers from ``low`` to less than ``below``; None: without such an end. It raises ArgumentTypeError."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
-        if not math.isfinite(value) or (low is not None and value < low):
-            allowed = "finite" if low is None else f"{low:g} or more"
-            raise argparse.ArgumentTypeError(f"must be {allowed}, got {text}")
-        if below is not None and value >= below:
-            raise argparse.ArgumentTypeError(f"must be less than {below:g}, got {text}")
-        return value
-
-    return read
-
-
-positive = whole(1, MOST_STEPS)
+positive = number(int, low=1, high=MOST_STEPS)
 """Reads a whole number above zero that counters of 32 bits hold."""
-seed_number = whole(-1, MOST_STEPS)
+seed_number = number(int, low=-1, high=MOST_STEPS)
 """Reads a whole number from zero, or -1, which asks for a random one."""

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import Settings
-from spiky_rl.config.schema import DEVICES, NETWORKS, RunnerSettings, TaskSpec
+from spiky_rl.config.schema import DEVICES, NETWORKS, AgentFile, RunnerSettings, TaskSpec
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 OWN = {"type": "string", "pattern": ":", "description": "module:Class or path/file.py:Class"}
@@ -20,18 +20,11 @@ OWN = {"type": "string", "pattern": ":", "description": "module:Class or path/fi
 
 def agent() -> JsonSchemaValue:
     """The schema of a file in ``agents/``."""
-    layer = _layer()
-    definitions = layer.pop("$defs")
-    properties = {
-        "summary": {"type": "string", "description": "what it is, in a sentence"},
-        **layer["properties"],
-        "tasks": {
-            "type": ["object", "null"],
-            "additionalProperties": layer,
-            "description": "what differs on a task",
-        },
-    }
-    return _document("An agent of spiky_rl", {**layer, "properties": properties}, definitions)
+    layer, schema = _layer(), _layer(AgentFile)
+    del layer["$defs"]  # the schema's
+    definitions = schema.pop("$defs")
+    schema["properties"]["tasks"]["anyOf"][0]["additionalProperties"] = layer
+    return _document("An agent of spiky_rl", schema, definitions)
 
 
 def task() -> JsonSchemaValue:
@@ -78,8 +71,8 @@ def component(kind: str) -> JsonSchemaValue:
     return {"$ref": f"#/$defs/{kind}"}
 
 
-def _layer() -> JsonSchemaValue:
-    schema = of(RunnerSettings)
+def _layer(settings: type[RunnerSettings] = RunnerSettings) -> JsonSchemaValue:
+    schema = of(settings)
     for key in NETWORKS:
         schema["properties"][key] = {
             **component("networks"),

@@ -34,6 +34,7 @@ EXPECTED = {
     "string_type": ("text", "names"),
     "bool_type": ("true or false", "true or false"),
     "tuple_type": ("a list", "lists"),
+    "list_type": ("a list", "lists"),
     "dict_type": ("a mapping", "mappings"),
     "mapping_type": ("a mapping", "mappings"),
     "model_type": ("a mapping", "mappings"),
@@ -228,6 +229,11 @@ class Declared:
     extra: Mapping[str, Any]
 
     @property
+    def limits(self) -> dict[str, float | None]:
+        """The range, as `check_number` takes it."""
+        return {"low": self.low, "high": self.high, "above": self.above, "below": self.below}
+
+    @property
     def bounds(self) -> str:
         """The range in words, empty where there is none."""
         if self.low is not None and self.high is not None:
@@ -249,8 +255,7 @@ class Declared:
 
     def require(self, path: str, value: object) -> None:
         """Raise RegistryError that names ``path`` where ``value`` is no number of its kind or out of range."""
-        bounds = {"low": self.low, "high": self.high, "above": self.above, "below": self.below}
-        check_number(path, value, self.kind, **bounds)
+        check_number(path, value, self.kind, **self.limits)
 
 
 @cache
@@ -262,11 +267,12 @@ def declared(settings: type[Settings]) -> Mapping[str, Declared]:
 
 def _declared(field: FieldInfo) -> Declared:
     kind, metadata = _bare(field.annotation), list(field.metadata)
-    many = get_origin(kind) is tuple
+    many = get_origin(kind) in (tuple, list)
     if many or (get_origin(kind) is dict and get_args(kind)):
         element = get_args(kind)[-1 if not many else 0]
         kind = _bare(element)
-        metadata += [m for each in getattr(element, "__metadata__", ()) for m in each.metadata]
+        marks = getattr(element, "__metadata__", ())  # bounds, and functions that check
+        metadata += [bound for mark in marks for bound in getattr(mark, "metadata", ())]
     bounds = {
         name: getattr(m, name) for m in metadata for name in ("ge", "le", "gt", "lt") if hasattr(m, name)
     }
@@ -312,7 +318,7 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str
         message = str(first.get("ctx", {})["error"])
         names_a_key = re.match(r"[\w.]+: ", message)
         return f"{path}{'.' if names_a_key else ': '}{message}" if path else message
-    return f"{path}: {_reason(first, field and _declared(field), element)}"
+    return f"{path}: {_reason(first, field and _declared(field), element)}".removeprefix(": ")
 
 
 class _Error(TypedDict):

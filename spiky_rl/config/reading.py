@@ -20,7 +20,7 @@ from typing import Any, override
 import yaml
 from yaml import Event, MappingNode, Node, ScalarNode
 
-from spiky_rl.config.options import LARGEST_INTEGER, UserError, short
+from spiky_rl.config.options import LARGEST_INTEGER, RegistryError, Settings, UserError, short
 from spiky_rl.config.plain import Plain
 
 DEEPEST = 64
@@ -51,6 +51,15 @@ def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
     try:
         return parse(text)
     except ReadingError as error:
+        raise ReadingError(f"{path}: {error}") from None
+
+
+def read_record[R: Settings](path: Path, kind: type[R]) -> R:
+    """What the JSON file ``path`` says of a ``kind``. Raises ReadingError that names the file, and the key or the line."""
+    data = read_file(path, parse_json)
+    try:
+        return kind.check("", data)
+    except RegistryError as error:
         raise ReadingError(f"{path}: {error}") from None
 
 

@@ -216,6 +216,13 @@ class RunnerSettings(Settings):
     critic_network: Any = option(None, "the critic's spiking network; absent: an ANN")
 
 
+class AgentFile(RunnerSettings):
+    """A file of ``agents/``: a layer, what it is, and the layers over it on single tasks."""
+
+    summary: str = option("", "what it is, in a sentence")
+    tasks: dict[str, Any] | None = option(None, "what differs on a task")
+
+
 NETWORKS = ("network", "critic_network")
 """Keys of the networks that spike."""
 SKRL_ONLY = (

@@ -26,7 +26,7 @@ from spiky_rl.config.options import RegistryError, Settings, declared, nearest, 
 from spiky_rl.config.plain import Plain, Tree, section
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
 from spiky_rl.config.registry import Configured
-from spiky_rl.config.schema import NETWORKS, RunnerSettings, TaskSpec
+from spiky_rl.config.schema import NETWORKS, AgentFile, RunnerSettings, TaskSpec
 
 
 class SpecError(RegistryError):
@@ -103,15 +103,9 @@ def read_agent(name: str) -> tuple[str, dict[str, Any], str]:
         known = registry.names("agents")
         raise SpecError(f"unknown agent {name!r}; known: {', '.join(known)}{nearest(name, known)}")
     folder = path.parent.absolute()
-    data = {key: _with_paths(value, folder) for key, value in read_yaml(path).items()}
-    layer = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
-    _check_layer(layer, path.name)
-    if not isinstance(data.get("summary", ""), str):
-        raise SpecError(f"{path.name}: summary: expected text, got {short(data['summary'])}")
-    tasks = data.get("tasks") or {}
-    if not isinstance(tasks, Mapping):
-        raise SpecError(f"{path.name}: tasks: expected a mapping of gym ids, got {short(tasks)}")
-    for task, override in tasks.items():
+    data: dict[str, Any] = {key: _with_paths(value, folder) for key, value in read_yaml(path).items()}
+    _check_layer(data, path.name, AgentFile)
+    for task, override in (data.get("tasks") or {}).items():
         _check_layer(override, f"{path.name} for {task}")
     return path.stem, data, path.name
 
@@ -250,10 +244,10 @@ def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
     return task_id(name) == task
 
 
-def _check_layer(layer: Plain, origin: str) -> None:
+def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:
     """Refuse unknown keys, wrong types and values out of range of the runner's part, in one layer."""
     try:
-        RunnerSettings.check("agent", layer)
+        settings.check("agent", layer)
         for key in NETWORKS:
             if not isinstance(layer, Mapping) or key not in layer:
                 continue

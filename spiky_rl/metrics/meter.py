@@ -1,7 +1,7 @@
 """The cost of a pass, read off it: of a recorded one of a spiking network, and of an ANN's.
 
-A spiking policy is measured closed loop, a record for every control step that it acts in; a classifier by `of_network` on
-its samples. Plasticity is not counted: it is at rest where a network is measured.
+A spiking policy is measured closed loop, a record for every control step that it acts in. Plasticity is not counted: it is at
+rest where a network is measured.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.energy import WORD, ZEROS, Cost
 from spiky_rl.metrics.updates import Arithmetic, of_activation, of_neuron, of_synapse_and_traces
-from spiky_rl.networks.base import Record, SpikingNetwork, State
+from spiky_rl.networks.base import Record, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks.reservoir import Reservoir
 
@@ -54,20 +54,6 @@ class Meter:
 def meter_of(network: SpikingNetwork) -> Meter | None:
     """The meter of a ``network``; None for one from elsewhere, whose connections are not known."""
     return Meter(network) if isinstance(network, FeedForward | Reservoir) else None
-
-
-def of_network(network: SpikingNetwork, x: Tensor, state: State | None = None) -> Cost:
-    """The cost of one sample: all T control steps, as a mean over B.
-
-    Args:
-        network: Whose it is. Raises RegistryError for one whose connections are not known.
-        x: Samples [T, B, O].
-        state: Before the first step; None: rest.
-    """
-    record = Record()
-    with torch.no_grad():
-        network(x, state, None, record)
-    return Meter(network)(record).times(x.shape[0])
 
 
 def of_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Cost:

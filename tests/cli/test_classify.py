@@ -238,8 +238,11 @@ BAD_LINES = {
         "dataset.bins: 4 is out of range; it must be between 1 and 1",
     ),
     "hold out": ([*DIGITS, "--hold_out", "1797"], "--hold_out 1797: must be between 1 and 1796"),
-    "smoothing": ([*DIGITS, "--label_smoothing", "1"], "must be less than 1"),
-    "shift": ([*DIGITS, "--shift", "-1"], "must be 0 or more"),
+    "smoothing": (
+        [*DIGITS, "--label_smoothing", "1"],
+        "1.0 is out of range; it must be at least 0.0 and below 1.0",
+    ),
+    "shift": ([*DIGITS, "--shift", "-1"], "-1.0 is out of range; it must be"),
     "no data": (["--dataset", "nmnist", "--data", "/nowhere"], "N-MNIST is not in '/nowhere'"),
     "no form": (["--dataset", "stmnist", "--data", "/nowhere"], "a form to be filled in"),
     "maps": ([*DIGITS, "--agent", "lif_conv_classifier"], "does not fit maps of"),

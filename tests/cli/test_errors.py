@@ -67,8 +67,8 @@ LIGHT = {
     "choice": (["agent.algorithm.schedule=fix"], ["schedule", "'fix'", "adaptive, fixed", "mean 'fixed'"]),
     "no override": (["algorithm.gamma=0.9"], ["'algorithm.gamma=0.9'", "agent.key=value", "env.key=value"]),
     "device": (["--device", "tpu"], ["--device 'tpu'", "choose cpu, cuda or cuda:N"]),
-    "no environments": (["--num_envs", "0"], ["--num_envs", "must be at least 1, got 0"]),
-    "fewer than none": (["--num_envs", "-3"], ["--num_envs", "must be at least 1, got -3"]),
+    "no environments": (["--num_envs", "0"], ["--num_envs", "0 is out of range; it must be between 1 and"]),
+    "fewer than none": (["--num_envs", "-3"], ["--num_envs", "-3 is out of range; it must be between 1 and"]),
     "text for a count": (["--num_envs", "many"], ["--num_envs", "expected a whole number, got 'many'"]),
     "unknown flag": (["--num-envs", "8"], ["--num-envs", "mean '--num_envs'"]),
     "library": (["--rl_library", "skrll"], ["--rl_library", "'skrll'", "rsl_rl"]),
@@ -77,7 +77,10 @@ LIGHT = {
     "assets": (["--assets", "cloud"], ["--assets", "'cloud'", "'auto', 'local', 'nucleus'"]),
     "visualizer": (["--viz", "vizer"], ["--visualizer", "'vizer'", "viser, rerun", "mean 'viser'"]),
     "no visualizer": (["--visualizer="], ["--visualizer", "''", "none alone"]),
-    "visible": (["--max_visible_envs", "0"], ["--max_visible_envs", "must be at least 1, got 0"]),
+    "visible": (
+        ["--max_visible_envs", "0"],
+        ["--max_visible_envs", "0 is out of range; it must be between 1 and"],
+    ),
 }
 
 
@@ -93,7 +96,10 @@ def test_what_needs_no_simulator_is_refused_without_one(case, name, command, tmp
 
 TRAINING = {
     "iterations": (["--max_iterations", "x"], ["--max_iterations", "expected a whole number, got 'x'"]),
-    "no iterations": (["--max_iterations", "0"], ["--max_iterations", "must be at least 1, got 0"]),
+    "no iterations": (
+        ["--max_iterations", "0"],
+        ["--max_iterations", "0 is out of range; it must be between 1 and"],
+    ),
     "abbreviated flag": (["--max_iter", "3"], ["--max_iter", "mean '--max_iterations'"]),
     "logger": (["--logger", "tensorbord"], ["--logger", "'tensorbord'", "'tensorboard'"]),
     "distributed": (["--distributed"], ["--distributed", "torchrun"]),

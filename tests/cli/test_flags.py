@@ -56,13 +56,13 @@ def test_a_command_may_take_some_fields_and_have_defaults_of_its_own():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (["--steps", "0"], "--steps: must be at least 1, got 0"),
-        (["--steps", "10"], "--steps: must be at most 9, got 10"),
+        (["--steps", "0"], "--steps: 0 is out of range; it must be between 1 and 9"),
+        (["--steps", "10"], "--steps: 10 is out of range; it must be between 1 and 9"),
         (["--steps", "2.5"], "--steps: expected a whole number, got '2.5'"),
         (["--pace", "fast"], "--pace: expected a number, got 'fast'"),
-        (["--pace", "-0.5"], "--pace: must be 0 or more, got -0.5"),
-        (["--pace", "1"], "--pace: must be less than 1, got 1"),
-        (["--pace", "nan"], "--pace: must be 0 or more, got nan"),
+        (["--pace", "-0.5"], "--pace: -0.5 is out of range; it must be at least 0.0 and below 1.0"),
+        (["--pace", "1"], "--pace: 1.0 is out of range; it must be at least 0.0 and below 1.0"),
+        (["--pace", "nan"], "--pace: nan is out of range; it must be finite"),
         (["--gait", "gallop"], "invalid choice: 'gallop'"),
         (["--memory", "1"], "unrecognized arguments: --memory"),
         (["--step", "1"], "did you mean '--steps'?"),

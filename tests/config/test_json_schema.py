@@ -14,7 +14,11 @@ jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not install
 
 ROOT = Path(__file__).parents[2]
 FILES = {
-    "agent": sorted([*(ROOT / "agents").glob("*.yaml"), *(ROOT / "studies").glob("*/agents/*.yaml")]),
+    "agent": sorted(
+        path
+        for pattern in ("agents/*.yaml", "studies/*/agents/*.yaml", "examples/*_ppo.yaml")
+        for path in ROOT.glob(pattern)
+    ),
     "task": sorted((ROOT / "tasks").glob("*.yaml")),
     "study": sorted([*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")]),
 }

@@ -105,7 +105,7 @@ def test_a_study_with_a_tuning_does_not_go_on_without_it(file):
     with_it = study.build("mine", {**GIVEN, "tuning": str(file)})
     for old, new in ((with_it, study.build("mine", GIVEN)), (study.build("mine", GIVEN), with_it)):
         with pytest.raises(StudyError, match="tuning"):
-            study.extended(old.data(), new)
+            study.extended(old, new)
 
 
 def test_the_report_says_which_tuning_the_agents_have(file, tmp_path):

@@ -246,10 +246,12 @@ def test_an_agent_without_one_of_the_tasks_is_compared_on_the_other_alone(small:
 
 
 BROKEN = {
-    "version": (2, "version 2; this program reads version 1"),
+    "version": (2, "version: 2 is not allowed; choose from 1"),
     "evaluation.conditions.nominal.mean_return": (math.nan, "expected a finite number, got nan"),
     "evaluation.conditions": ({}, "evaluation.conditions: missing nominal"),
-    "curve.seconds": ([1.0], "curve: unequal lengths"),
+    "curve.operations": ([1.0], "curve: unequal lengths"),
+    "curve.env_steps": ([None], "curve.env_steps: expected whole numbers, got nothing"),
+    "curve.seconds": (["soon"], "curve.seconds: expected numbers, got 'soon'"),
     "training.env_steps": ("many", "training.env_steps: expected a whole number, got 'many'"),
     "cell": ("another", "cell: 'another' is not the folder's name"),
     "outcome": ("stopped", "outcome: 'stopped' is not allowed; choose from finished"),
@@ -355,7 +357,7 @@ def test_scores_of_another_physics_are_left_out(small: Path):
 
 
 def test_a_folder_without_a_study_is_refused_by_name(tmp_path: Path, small: Path):
-    with pytest.raises(ResultsError, match=r"study\.json: there is no such file"):
+    with pytest.raises(ResultsError, match=r"cannot read '.*/study\.json': No such file"):
         analyse(tmp_path / "nowhere")
     change_study = json.loads((small / "study.json").read_text(encoding="utf-8"))
     del change_study["question"]

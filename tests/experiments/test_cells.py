@@ -9,7 +9,7 @@ import pytest
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Record
-from spiky_rl.experiments.analysis.results import result_from
+from spiky_rl.experiments.analysis.results import read_design, result_from
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.grid import PlanFile
 from spiky_rl.experiments.design.study import StudyError
@@ -46,7 +46,7 @@ def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(
 
 def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(folder):
     (folder / "study.json").write_text("{}")
-    with pytest.raises(StudyError, match="no study of this version"):
+    with pytest.raises(StudyError, match="study.json: missing version, name, .*no study of this version"):
         cells.prepare(folder, study.build("mine", GIVEN))
     (folder / "study.json").unlink()
     with pytest.raises(StudyError, match="no study.json"):
@@ -142,13 +142,39 @@ def test_cells_of_two_robots_do_not_stand_in_one_study(folder):
     )  # nothing is left to run, so nothing is mixed
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("seeds", None, "missing seeds"),
+        ("seeds", ["0", "x"], "seeds: 'x' is no seed and no range"),
+        ("agents", [1], "agents: expected a list of names, got [1]"),
+        ("budget", {"kind": "env_step", "amount": 1}, "budget: 'env_step' is no budget"),
+        ("version", 2, "version: 2 is not allowed; choose from 1"),
+    ],
+)
+def test_a_study_file_with_a_wrong_value_is_refused_by_file_and_key(folder, key, value, said):
+    path = folder / "study.json"
+    held = json.loads(path.read_text())
+    held.pop(key)
+    files.write_json(path, held | ({} if value is None else {key: value}))
+    before = path.read_text()
+    with pytest.raises(StudyError) as refused:
+        cells.prepare(folder, study.build("mine", GIVEN))
+    assert str(refused.value).startswith(f"{path}: {said}") and "--out" in str(refused.value)
+    assert path.read_text() == before
+
+
 STUDIES = Path(__file__).resolve().parents[2] / "studies"
 
 
-def test_the_plans_and_results_that_studies_left_are_read_and_written_to_the_same_bytes():
+def test_the_studies_plans_and_results_on_the_disk_are_read_and_written_to_the_same_bytes():
     def again(found: Record) -> str:
         return json.dumps(found.model_dump(by_alias=True, exclude_unset=True), indent=2) + "\n"
 
+    designs = sorted(STUDIES.glob("*/study.json"))
+    assert len(designs) > 5
+    for path in designs:
+        assert json.dumps(read_design(path.parent).data(), indent=2) + "\n" == path.read_text()
     for path in (STUDIES / "ant" / "plan.json", STUDIES / "memory_pilot" / "plan.json"):
         assert again(PlanFile.check("", json.loads(path.read_text()))) == path.read_text()
     for path in [*STUDIES.glob("ant*/cells/*/result.json"), *STUDIES.glob("memory_*/cells/*/result.json")]:

@@ -267,7 +267,7 @@ def test_without_a_plan_the_page_says_what_it_cannot_know(tmp_path: Path):
     study = written(
         tmp_path, lambda s: (s / "plan.json").unlink(), agents=AGENTS[:2], tasks=(CARTPOLE,), seeds=[0, 1]
     )
-    told = "plan.json: there is no such file Cells that never began are not known."
+    told = "cannot read 'plan.json': No such file or directory Cells that never began are not known."
     assert told in section(study, "threats")
 
 

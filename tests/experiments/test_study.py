@@ -182,7 +182,7 @@ def test_a_file_is_read_and_its_errors_name_it(tmp_path):
 
 
 def test_a_folders_study_grows_by_agents_tasks_and_seeds():
-    held = study.with_baseline(build(question="Who wins?")).data()
+    held = study.with_baseline(build(question="Who wins?"))
     grown = study.extended(held, build(agents=["mlp_ppo", "gru_ppo"], seeds="2-4"))
     assert grown.agents == ("lif_ppo", "mlp_ppo", "gru_ppo")
     assert grown.seeds == (0, 1, 2, 3, 4)
@@ -195,7 +195,7 @@ def test_a_folders_study_grows_by_agents_tasks_and_seeds():
               {"vary": {"agent.algorithm.gamma": [0.9]}}, {"conditions": "nominal"}],
 )  # fmt: skip
 def test_a_folder_of_another_study_is_refused(other):
-    held = build(question="Who wins?").data()
+    held = build(question="Who wins?")
     with pytest.raises(StudyError, match="the folder holds a study") as error:
         study.extended(held, build(**other))
     assert "--out" in str(error.value)

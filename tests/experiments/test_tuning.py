@@ -1,5 +1,6 @@
 """A tuning gives every agent as many trials, survives being killed anywhere, and refuses what is none before it begins."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -235,8 +236,44 @@ def test_a_folder_of_a_study_and_a_damaged_tuning_are_refused(tmp_path):
     with pytest.raises(StudyError, match="no tuning.json"):
         tuning.prepare(tmp_path, tunings.asked())
     (tmp_path / "tuning.json").write_text("{")
-    with pytest.raises(StudyError, match="no tuning of this version"):
+    with pytest.raises(StudyError, match="tuning.json: no JSON: .*no tuning of this version"):
         tuning.prepare(tmp_path, tunings.asked())
+
+
+DAMAGED = {
+    "another program's": (lambda held: {"version": 1}, "missing id, study, space, trials, activity, storage, facts"),
+    "another version's": (lambda held: {**held, "version": 2}, "version: 2 is not allowed; choose from 1"),
+    "a list": (lambda held: [held], "expected a mapping, got ["),
+    "an empty study": (lambda held: {**held, "study": {"version": 1}}, "study: missing name, question, agents"),
+    "no seed": (lambda held: {**held, "study": {**held["study"], "seeds": ["x"]}}, "study.seeds: 'x' is no seed"),
+    "half a space": (lambda held: {**held, "space": {"set": {}, "shared": {}}}, "space: missing own"),
+    "text for a number": (lambda held: {**held, "trials": "6"}, "trials: expected a whole number, got '6'"),
+    "no activity": (lambda held: {**held, "activity": "speed"}, "activity: 'speed' is not allowed; choose from ''"),
+    "a number for a fact": (lambda held: {**held, "facts": {"robots": 1}}, "facts.robots: expected text, got 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_a_damaged_tuning_is_refused_by_file_and_key_and_left_as_it_is(tmp_path, case):
+    held = tunings.search(tmp_path, tunings.asked()).tuning
+    path, (damage, said) = tmp_path / "tuning.json", DAMAGED[case]
+    path.write_text(json.dumps(damage(json.loads(path.read_text()))))
+    before = path.read_text()
+    for read in (lambda: tuning.prepare(tmp_path, held), lambda: tuning.write(tmp_path, held, {})):
+        with pytest.raises(StudyError) as refused:
+            read()
+        assert str(refused.value).startswith(f"{path}: {said}") and "--out" in str(refused.value)
+    assert path.read_text() == before
+
+
+def test_a_tuning_on_the_disk_is_read_and_written_to_the_same_bytes(tmp_path):
+    tunings.search(tmp_path, tunings.asked())
+    before = (tmp_path / "tuning.json").read_text()
+    held = tuning.prepare(tmp_path, tunings.asked())
+    tuning.write(tmp_path, held, {})
+    assert (tmp_path / "tuning.json").read_text() == before
+    keys = ["version", "id", "study", "space", "trials", "activity", "storage", "facts"]
+    assert list(json.loads(before)) == keys
 
 
 @pytest.mark.parametrize("url", ["nowhere://me:secret@host/db", "sqlite:////no/such/folder/x.db", "nothing"])

@@ -191,7 +191,7 @@ def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
     files.write_json(run / "run.json", {})
     assert work.finished_training(tmp_path) is None
     assert work.record(tmp_path / "evaluation.json", work.EVALUATION_FIELDS) is None
-    assert cells.progress(tmp_path) == {}
+    assert cells.progress(tmp_path) is None
     made = work.result(planned()[-1], tmp_path, TRAINED, EVALUATED)
     assert made.training is not None and made.training.seconds_cpu is None and made.resumed == 0
 

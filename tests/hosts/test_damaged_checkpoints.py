@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.hosts.common.checkpoints import KEYS, CheckpointError, random_state, read_checkpoint
 from spiky_rl.hosts.rsl_rl.observe import last_activity
 from tests.hosts.test_runner import runner
 
@@ -85,37 +85,77 @@ REMOVED = object()
 OURS = "infos/spiky_rl"
 STATE = f"{OURS}/random"
 DAMAGES = {
-    "iteration is text": (put("iter", "3"), "iter is '3', expected a whole number of 0 or more"),
-    "iteration is negative": (put("iter", -1), "iter is -1"),
-    "iteration is a fraction": (put("iter", 2.5), "iter is 2.5"),
-    "iteration is a truth": (put("iter", True), "iter is True"),
-    "iteration is a tensor": (put("iter", torch.ones(3)), "iter is tensor"),
+    "iteration is text": (put("iter", "3"), "iter: expected a whole number, got '3'"),
+    "iteration is negative": (put("iter", -1), "iter: -1 is out of range; it must be at least 0"),
+    "iteration is a fraction": (put("iter", 2.5), "iter: expected a whole number, got 2.5"),
+    "iteration is a truth": (put("iter", True), "iter: expected a whole number, got True"),
+    "iteration is a tensor": (put("iter", torch.ones(3)), "iter: expected a whole number, got tensor"),
     "iteration is another": (put("iter", 2), "iter is 2, but progress.iterations is 4"),
     "no iteration": (put("iter", REMOVED), "iter missing"),
-    "infos is a list": (put("infos", [1]), "infos is \\[1\\], expected a mapping"),
-    "infos is text": (put("infos", "x"), "infos is 'x'"),
-    "infos of ours is a number": (put(OURS, 3), "infos.spiky_rl is 3"),
-    "no identity": (put(f"{OURS}/identity", REMOVED), "identity is None, expected a mapping"),
-    "identity is a list": (put(f"{OURS}/identity", []), "identity is \\[\\]"),
-    "task is a number": (put(f"{OURS}/identity/task", 3), "identity.task is 3, expected text"),
-    "agent is a mapping": (put(f"{OURS}/identity/agent", {}), "identity.agent is {}"),
-    "seed is text": (put(f"{OURS}/identity/seed", "0"), "identity.seed is '0'"),
-    "spec is text": (put(f"{OURS}/identity/spec", "x"), "identity.spec is 'x'"),
-    "network is a list": (put(f"{OURS}/identity/spec", {"network": [1]}), "identity.spec.network is"),
-    "actor is text": (put(f"{OURS}/identity/spec", {"actor": "x"}), "identity.spec.actor is 'x'"),
-    "no progress": (put(f"{OURS}/progress", REMOVED), "progress is None"),
-    "progress is a list": (put(f"{OURS}/progress", [4]), "progress is \\[4\\]"),
-    "unknown progress": (put(f"{OURS}/progress/speed", 1), "unknown entry 'speed'"),
-    "steps are negative": (put(f"{OURS}/progress/env_steps", -5), "progress.env_steps holds -5"),
-    "steps are text": (put(f"{OURS}/progress/env_steps", "5"), "progress.env_steps holds '5'"),
-    "time is NaN": (put(f"{OURS}/progress/seconds_learning", math.nan), "seconds_learning holds nan"),
-    "returns are no list": (put(f"{OURS}/progress/returns", 1.0), "progress.returns is 1.0"),
-    "a return is text": (put(f"{OURS}/progress/returns/0", "x"), "progress.returns holds 'x'"),
-    "a return is infinite": (put(f"{OURS}/progress/returns/1", math.inf), "progress.returns holds inf"),
-    "a count is a list": (put(f"{OURS}/progress/iterations", [4]), "progress.iterations is \\[4\\]"),
-    "courses of two lengths": (put(f"{OURS}/progress/steps/0", REMOVED), "courses of different lengths"),
-    "no random states": (put(STATE, REMOVED), "random is None"),
-    "random states are text": (put(STATE, "x"), "random is 'x'"),
+    "infos is a list": (put("infos", [1]), "infos: expected a mapping, got \\[1\\]"),
+    "infos is text": (put("infos", "x"), "infos: expected a mapping, got 'x'"),
+    "infos of ours is a number": (put(OURS, 3), "infos.spiky_rl: expected a mapping, got 3"),
+    "no identity": (put(f"{OURS}/identity", REMOVED), "infos.spiky_rl: missing identity"),
+    "identity is a list": (put(f"{OURS}/identity", []), "spiky_rl.identity: expected a mapping, got \\[\\]"),
+    "task is a number": (put(f"{OURS}/identity/task", 3), "spiky_rl.identity.task: expected text, got 3"),
+    "agent is a mapping": (put(f"{OURS}/identity/agent", {}), "identity.agent: expected text, got {}"),
+    "seed is text": (put(f"{OURS}/identity/seed", "0"), "identity.seed: expected a whole number, got '0'"),
+    "spec is text": (put(f"{OURS}/identity/spec", "x"), "identity.spec: expected a mapping, got 'x'"),
+    "network is a list": (
+        put(f"{OURS}/identity/spec", {"network": [1]}),
+        "identity.spec.network: expected a mapping, got \\[1\\]",
+    ),
+    "actor is text": (
+        put(f"{OURS}/identity/spec", {"actor": "x"}),
+        "identity.spec.actor: expected a mapping, got 'x'",
+    ),
+    "no progress": (put(f"{OURS}/progress", REMOVED), "infos.spiky_rl: missing progress"),
+    "progress is a list": (
+        put(f"{OURS}/progress", [4]),
+        "spiky_rl.progress: expected a mapping, got \\[4\\]",
+    ),
+    "unknown progress": (
+        put(f"{OURS}/progress/speed", 1),
+        "progress.speed: no such key; did you mean 'seconds'",
+    ),
+    "steps are negative": (
+        put(f"{OURS}/progress/env_steps", -5),
+        "progress.env_steps: -5 is out of range; it must be at least 0",
+    ),
+    "steps are text": (
+        put(f"{OURS}/progress/env_steps", "5"),
+        "progress.env_steps: expected a whole number, got '5'",
+    ),
+    "time is NaN": (
+        put(f"{OURS}/progress/seconds_learning", math.nan),
+        "seconds_learning: nan is out of range",
+    ),
+    "returns are no list": (
+        put(f"{OURS}/progress/returns", 1.0),
+        "progress.returns: expected a list, got 1.0",
+    ),
+    "a return is text": (
+        put(f"{OURS}/progress/returns/0", "x"),
+        "progress.returns: expected numbers, got 'x'",
+    ),
+    "a rate is negative": (
+        put(f"{OURS}/progress/firing/0", -1),
+        "progress.firing: -1.0 is out of range; it must be at least 0",
+    ),
+    "a return is infinite": (
+        put(f"{OURS}/progress/returns/1", math.inf),
+        "progress.returns: inf is out of range; it must be finite, or NaN",
+    ),
+    "a count is a list": (
+        put(f"{OURS}/progress/iterations", [4]),
+        "progress.iterations: expected a whole number, got \\[4\\]",
+    ),
+    "courses of two lengths": (
+        put(f"{OURS}/progress/steps/0", REMOVED),
+        "spiky_rl.progress: courses of different lengths",
+    ),
+    "no random states": (put(STATE, REMOVED), "random.torch is no state"),
+    "random states are text": (put(STATE, "x"), "spiky_rl.random: expected a mapping, got 'x'"),
     "no state of torch": (put(f"{STATE}/torch", REMOVED), "random.torch is no state"),
     "short state of torch": (put(f"{STATE}/torch", torch.zeros(5, dtype=torch.uint8)), "random.torch is no"),
     "torch's state is floats": (put(f"{STATE}/torch", torch.zeros(5056)), "random.torch is no state"),
@@ -139,6 +179,26 @@ def test_damaged_metadata_is_refused_by_name(case, good, tmp_path):
     with pytest.raises(CheckpointError, match=message) as caught:
         read_checkpoint(str(path))
     assert str(caught.value).startswith(f"{path}: ") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"infos": None}, "infos: missing spiky_rl"),
+        ({"infos": {"spiky_rl": {}}}, "infos.spiky_rl: missing identity"),
+        ({"infos": {"spiky_rl": {"identity": {"dataset": 3}}}}, "identity.dataset: expected text, got 3"),
+        ({"random": {}}, "random.torch is no state"),
+    ],
+)
+def test_a_classification_s_damaged_metadata_is_refused_too(change, message, tmp_path):
+    path, identity = tmp_path / "model.pt", {"dataset": "digits", "agent": "lif_ppo", "seed": 0}
+    content = {key: {} for key in KEYS["classify"]} | {"infos": {"spiky_rl": {"identity": identity}}}
+    whole = content | {"random": random_state("cpu")}
+    torch.save(whole, path)
+    assert read_checkpoint(str(path), library="classify")["infos"] == whole["infos"]
+    torch.save(whole | change, path)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(str(path), library="classify")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -10,7 +10,8 @@ from spiky_rl.hosts.run.evaluating import energy_per_metre
 from spiky_rl.hosts.run.playing import Playback
 from spiky_rl.config import registry
 from spiky_rl.metrics.energy import DRAM, PRICES, RIVALS, access, mean, per_metre, prices, report, rival_texts
-from spiky_rl.metrics.meter import of_ann, of_network
+from spiky_rl.metrics.meter import of_ann
+from tests.metrics.costs import of_network
 
 X = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])
 

@@ -6,8 +6,9 @@ from torch import nn
 
 from spiky_rl.config import registry
 from spiky_rl.metrics import ann, synops
-from spiky_rl.metrics.meter import Meter, of_network
+from spiky_rl.metrics.meter import Meter
 from spiky_rl.networks.base import Record
+from tests.metrics.costs import of_network
 
 STEPS, BATCH, INPUTS, OUTPUTS = 4, 3, 5, 2
 EXAMPLE = torch.tensor([[1.3, 0.0, -3.2], [0.0, 1.2, -5.1], [-1.1, 2.7, 0.0]])

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from spiky_rl.config import registry
-from spiky_rl.metrics import energy, meter
+from spiky_rl.metrics import energy
+from tests.metrics.costs import of_network
 
 TIME, BATCH, INPUTS, HIDDEN, CLASSES = 12, 5, 6, (8, 7), 4
 TAU = 5.0
@@ -60,7 +61,7 @@ def ours(x: torch.Tensor) -> energy.Cost:
         first.weight.copy_(weight(*SIZES[0]).t())
         second.weight.copy_(weight(*SIZES[1]).t())
         network.readout.weight.copy_(weight(*SIZES[2]))
-    return meter.of_network(network, x, network.zero_state(BATCH, x))
+    return of_network(network, x, network.zero_state(BATCH, x))
 
 
 def figures(cost: energy.Cost) -> dict[str, float]:

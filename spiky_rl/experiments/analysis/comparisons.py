@@ -64,11 +64,6 @@ class Comparison:
     alpha: float = ALPHA
 
     @property
-    def cliffs_delta(self) -> float:
-        """P(agent above baseline) - P(below), over all pairings of their runs in a task, averaged over tasks."""
-        return 2 * self.improvement.estimate - 1
-
-    @property
     def verdict(self) -> str:
         """``better`` or ``worse`` only if the corrected test and the interval of the difference agree, else ``undecided``."""
         if self.corrected >= self.alpha or not self.difference.excludes(0.0):

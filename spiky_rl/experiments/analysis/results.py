@@ -7,20 +7,19 @@ what reads the others.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, create_model, model_validator
 
-from spiky_rl.config.options import Record, RegistryError, UserError, declared
+from spiky_rl.config.options import Record, RegistryError, Settings, UserError
 from spiky_rl.config.plain import Tree
-from spiky_rl.config.reading import ReadingError, parse_json
+from spiky_rl.config.reading import ReadingError, read_record
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Planned, PlanFile, Texts
-from spiky_rl.experiments.design.study import Spending, Study
-from spiky_rl.experiments.run.cells import ERROR, VERSION
+from spiky_rl.experiments.design.study import Spending, StudyFile
+from spiky_rl.experiments.run.cells import ERROR
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
 from spiky_rl.metrics.energy import Cost
 
@@ -136,7 +135,7 @@ class CostRecord(_Counts):
 class Result(Record):
     """Measurements of one cell: the content of result.json."""
 
-    version: Literal[1] = 1
+    version: Literal[1]
     cell: str
     agent: str
     label: str
@@ -212,20 +211,14 @@ class Skipped:
     variant: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_design(folder: Path) -> Study:
+def read_design(folder: Path) -> StudyFile:
     """The design of the study in ``folder``. Raises ResultsError where study.json is not one."""
-    data = {key: value for key, value in _read(folder / "study.json").items() if key in declared(Study)}
-    with _of("study.json"):
-        if missing := [key for key in declared(Study) if key not in data and key != "tuning"]:
-            raise RegistryError(f"missing {', '.join(missing)}")
-        return Study.check("", data)
+    return _read(folder / "study.json", StudyFile)
 
 
 def read_plan(folder: Path) -> tuple[Planned, ...]:
     """The cells that there have to be in a study's ``folder``. Raises ResultsError where plan.json is no plan."""
-    data = _read(folder / "plan.json")
-    with _of("plan.json"):
-        return PlanFile.check("", data).cells
+    return _read(folder / "plan.json", PlanFile).cells
 
 
 def read_results(folder: Path) -> tuple[tuple[Result, ...], tuple[Skipped, ...]]:
@@ -275,11 +268,10 @@ def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result 
         begun = folder.is_dir()
         return Skipped(cell, "missing", "begun, not finished" if begun else "not begun")
     try:
-        result = result_from(_read(folder / RESULT_FILE))
-        if result.cell != cell:
-            raise ResultsError(f"result.json: cell: {result.cell!r} is not the folder's name")
+        result = read_result(folder)
     except ResultsError as problem:
-        return Skipped(cell, "corrupt", "\n".join([str(problem), *last[-LAST_LINES:]]))
+        reason = str(problem).replace(f"{folder}/", "")
+        return Skipped(cell, "corrupt", "\n".join([reason, *last[-LAST_LINES:]]))
     if planned is not None and planned.hash != result.hash:
         return Skipped(cell, "stale", f"its hash is {result.hash}, the plan's {planned.hash}")
     if planned is None and has_plan:
@@ -289,32 +281,24 @@ def _read_cell(folder: Path, planned: Planned | None, has_plan: bool) -> Result 
     return result
 
 
+def read_result(folder: Path) -> Result:
+    """What the cell in ``folder`` measured. Raises ResultsError where result.json is none of it."""
+    result = _read(folder / RESULT_FILE, Result)
+    if result.cell != folder.name:
+        raise ResultsError(f"{folder / RESULT_FILE}: cell: {result.cell!r} is not the folder's name")
+    return result
+
+
 def result_from(data: Tree) -> Result:
     """The result that the content ``data`` of a file stands for. Raises ResultsError that names the key."""
-    with _of("result.json"):
+    try:
         return Result.check("", data)
-
-
-@contextmanager
-def _of(file: str) -> Iterator[None]:
-    """Say in an error which file it is about."""
-    try:
-        yield
     except RegistryError as error:
-        raise ResultsError(f"{file}: {error}") from None
+        raise ResultsError(f"{RESULT_FILE}: {error}") from None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The JSON file's content. Raises ResultsError that names the file and what is wrong with it."""
+def _read[R: Settings](path: Path, kind: type[R]) -> R:
     try:
-        data = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultsError(f"{path}: there is no such file") from None
+        return read_record(path, kind)
     except ReadingError as error:
-        raise ResultsError(f"{path.name}: {error}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ResultsError(f"{path.name}: no JSON: {error}") from None
-    if not isinstance(data, dict) or data.get("version") != VERSION:
-        version = data.get("version") if isinstance(data, dict) else None
-        raise ResultsError(f"{path.name}: version {version!r}; this program reads version {VERSION}")
-    return data
+        raise ResultsError(str(error)) from None

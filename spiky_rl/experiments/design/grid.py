@@ -114,7 +114,7 @@ class Planned(Record):
 class PlanFile(Record):
     """plan.json."""
 
-    version: Literal[1] = 1
+    version: Literal[1]
     cells: Annotated[tuple[Planned, ...], Field(strict=False)]
 
 

@@ -8,13 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from spiky_rl.config.budget import Spending
 from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, option, short
-from spiky_rl.config.plain import Plain, Tree, assignment, section
+from spiky_rl.config.plain import Plain, Tree, assignment
 from spiky_rl.config.plan import RANDOM, Library
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
@@ -158,6 +158,21 @@ class Study(Settings):
 KEYS = tuple(key for key in declared(Study) if key != "name")
 
 
+class StudyFile(Study):
+    """study.json: `Study.data`, whole; keys that came later than this program are left alone."""
+
+    model_config = ConfigDict(extra="ignore")
+    version: Literal[1]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_whole(cls, data: object) -> object:
+        wanted = [key for key in ("version", "name", *KEYS) if key != "tuning"]
+        if isinstance(data, dict) and (missing := [key for key in wanted if key not in data]):
+            raise RegistryError(f"missing {', '.join(missing)}")
+        return data
+
+
 def read(path: Path, flags: Tree | None = None, overrides: Sequence[str] = ()) -> Study:
     """The study in the YAML file ``path``, with ``flags`` in the place of its keys and more ``overrides`` behind its own.
 
@@ -253,43 +268,40 @@ def parse_vary(texts: Iterable[str]) -> dict[str, list[Plain]]:
     return values_by_key
 
 
-def extended(old: Tree, study: Study) -> Study:
+def extended(old: Study, study: Study) -> Study:
     """The study that a folder holds, grown by what the new one adds: agents, tasks, seeds, values.
 
     Args:
-        old: `Study.data` of the folder's.
+        old: The folder's.
         study: The new one.
 
     Raises StudyError where the two ask different things, naming the key: their cells are not comparable.
     """
     if not study.baseline:
-        study = study.with_changes(baseline=str(old.get("baseline", "")))
-    new = study.data()
+        study = study.with_changes(baseline=old.baseline)
+    held, new = old.data(), study.data()
     same = ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library")
     for key in (*same, "tuning"):
-        if old.get(key) != new.get(key):
+        if held.get(key) != new.get(key):
             raise StudyError(
-                f"the folder holds a study with {key}: {old.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
+                f"the folder holds a study with {key}: {held.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
                 " --out"
             )
-    varied = section(old, "vary")
-    if set(varied) != set(new["vary"]):
+    if set(old.vary) != set(study.vary):
         raise StudyError(
-            f"the folder holds a study that varies {sorted(varied) or 'nothing'},"
-            f" not {sorted(new['vary']) or 'nothing'}; choose another --out"
+            f"the folder holds a study that varies {sorted(old.vary) or 'nothing'},"
+            f" not {sorted(study.vary) or 'nothing'}; choose another --out"
         )
-    if old.get("question") and new["question"] and old["question"] != new["question"]:
-        raise StudyError(f"the folder holds a study that asks {old['question']!r}; choose another --out")
+    if old.question and study.question and old.question != study.question:
+        raise StudyError(f"the folder holds a study that asks {old.question!r}; choose another --out")
 
-    def union(first: Plain, second: Sequence[Plain]) -> tuple[Plain, ...]:
-        assert isinstance(first, Sequence) and not isinstance(first, str)
+    def union[T](first: Sequence[T], second: Sequence[T]) -> tuple[T, ...]:
         return (*first, *(item for item in second if item not in first))
 
-    seeds = union(old["seeds"], study.seeds)
     return study.with_changes(
-        question=new["question"] or old.get("question", ""),
-        agents=union(old["agents"], study.agents),
-        tasks=union(old["tasks"], study.tasks),
-        seeds=tuple(sorted(seed for seed in seeds if isinstance(seed, int))),
-        vary={key: union(varied[key], values) for key, values in study.vary.items()},
+        question=study.question or old.question,
+        agents=union(old.agents, study.agents),
+        tasks=union(old.tasks, study.tasks),
+        seeds=tuple(sorted(union(old.seeds, study.seeds))),
+        vary={key: union(old.vary[key], values) for key, values in study.vary.items()},
     )

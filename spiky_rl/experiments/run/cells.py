@@ -19,32 +19,37 @@ from pathlib import Path
 from typing import Any
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record, RegistryError
-from spiky_rl.config.reading import ReadingError, parse_json, read_file
+from spiky_rl.config.options import Record, RegistryError, Settings
+from spiky_rl.config.reading import ReadingError, read_record
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, PlanFile
-from spiky_rl.experiments.design.study import Study, StudyError, extended
+from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
 
 log = logging.getLogger(__name__)
 
 CELL, RESULT, ERROR, LOG, LOCK = "cell.json", "result.json", "error.txt", "log.txt", "lock"
 VERSION = 1
-HEARTBEAT = ("share", "steps_per_second")
-"""Numbers that ``progress.json`` has from the first iteration on."""
 
 
 def prepare(folder: Path, study: Study) -> Study:
     """The study to work on in ``folder``: the given one, with what the folder's own has beside it. Raises StudyError."""
     path = folder / "study.json"
     if path.exists():
-        if (held := read_json(path)) is None:
+        if read_json(path) is None:
             log.warning("%s: is damaged; it is written anew, from what is asked for now", path)
             return study
-        if not isinstance(held, dict) or held.get("version") != VERSION:
-            raise StudyError(f"{path}: is no study of this version; move it away or choose another --out")
-        return extended(held, study)
+        return extended(held_in(path, StudyFile, "study"), study)
     if folder.is_dir() and (folder / "cells").exists():
         raise StudyError(f"{folder}: has cells/, but no study.json that says of what; choose another --out")
     return study
+
+
+def held_in[R: Settings](path: Path, kind: type[R], what: str) -> R:
+    """What the file ``path`` of a folder says of a ``kind``, which is called ``what``. Raises StudyError that names file and key."""
+    try:
+        return read_record(path, kind)
+    except ReadingError as error:
+        hint = f"it is damaged, or no {what} of this version; move it away or choose another --out"
+        raise StudyError(f"{error}: {hint}") from None
 
 
 def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
@@ -63,7 +68,7 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
     for cell in cells:
         place = folder / "cells" / cell.name
         for path in [place / RESULT, *([place / CELL] if (place / "run").exists() else [])]:
-            if (held := mark(path)) is not None and held.hash not in ("", cell.hash):
+            if (held := if_whole(path, Mark)) is not None and held.hash not in ("", cell.hash):
                 raise StudyError(
                     f"{path}: is of another specification (hash {held.hash}, now {cell.hash}): agent, task or"
                     " evaluation changed since; choose another --out, or move that cell away to run it again"
@@ -80,7 +85,7 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
                         f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
                     )
     files.write_json(folder / "study.json", study.data())
-    files.write_json(folder / "plan.json", PlanFile(cells=tuple(cells)).model_dump(by_alias=True))
+    files.write_json(folder / "plan.json", PlanFile(version=1, cells=tuple(cells)).model_dump(by_alias=True))
     for cell in cells:
         write_cell(folder, cell, assets)
 
@@ -100,14 +105,10 @@ def write_cell(folder: Path, cell: Cell, assets: str) -> None:
 def read_cell(folder: Path) -> Cell:
     """The cell whose ``folder`` this is. Raises StudyError that names the file and the key."""
     try:
-        return Cell.check("", read_file(folder / CELL, parse_json))
+        return read_record(folder / CELL, Cell)
     except ReadingError as error:
-        problem = str(error)
-    except RegistryError as error:
-        problem = f"{folder / CELL}: {error}"
-    raise StudyError(
-        f"{problem}: it is damaged, or of an earlier version; run the study's command again, which writes it anew"
-    )
+        hint = "it is damaged, or of an earlier version; run the study's command again, which writes it anew"
+        raise StudyError(f"{error}: {hint}") from None
 
 
 class Mark(Record):
@@ -118,10 +119,25 @@ class Mark(Record):
     physics: str = EARLIER_PHYSICS
 
 
-def mark(path: Path) -> Mark | None:
-    """The identifying keys of the file ``path``; None if it is missing or damaged."""
+class Ended(Record):
+    """What the result of a training says of its end."""
+
+    outcome: str
+
+
+class Heartbeat(Record):
+    """What ``progress.json`` says of a training from its first iteration on."""
+
+    share: float
+    """How much of the training is done, in [0, 1]."""
+    steps_per_second: float
+    mean_return: float | None = None
+
+
+def if_whole[R: Record](path: Path, kind: type[R]) -> R | None:
+    """What the file ``path`` says of a ``kind``; None where there is no such file, or a damaged one."""
     try:
-        return Mark.check("", read_json(path)) if path.exists() else None
+        return kind.check("", read_json(path))
     except RegistryError:
         return None
 
@@ -129,20 +145,20 @@ def mark(path: Path) -> Mark | None:
 def begun_with(folder: Path) -> Mark | None:
     """The identifying keys of the cell in ``folder`` that was measured or has begun to train; None if it has not begun or does not say."""
     name = RESULT if (folder / RESULT).exists() else CELL if (folder / "run").exists() else None
-    return None if name is None else mark(folder / name)
+    return None if name is None else if_whole(folder / name, Mark)
 
 
 def read_json(path: Path) -> Any:
-    """The content of the file ``path``; None for one that is no JSON."""
+    """The content of the file ``path``; None where there is no such file, or one that is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
 
 
 def is_finished(folder: Path, wanted: str) -> bool:
     """Whether a cell's ``folder`` holds a result of the hash ``wanted``."""
-    return (held := mark(folder / RESULT)) is not None and held.hash == wanted
+    return (held := if_whole(folder / RESULT, Mark)) is not None and held.hash == wanted
 
 
 def set_aside(folder: Path) -> Path | None:
@@ -182,13 +198,7 @@ def locked(folder: Path, wait: bool = True) -> Iterator[int]:
         os.close(descriptor)
 
 
-def progress(folder: Path) -> dict[str, Any]:
-    """How far the training in a cell's ``folder`` is, as ``train.py`` last said.
-
-    Empty before its first iteration, and where that is damaged.
-    """
+def progress(folder: Path) -> Heartbeat | None:
+    """How far the training in a cell's ``folder`` is, as ``train.py`` last said; None before its first iteration."""
     reports = sorted(folder.glob("run/*/*/*/progress.json"), key=lambda path: path.parent.name)
-    held = read_json(reports[-1]) if reports else None
-    if isinstance(held, dict) and all(isinstance(held.get(key), int | float) for key in HEARTBEAT):
-        return held
-    return {}
+    return if_whole(reports[-1], Heartbeat) if reports else None

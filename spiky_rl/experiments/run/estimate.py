@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from spiky_rl.config.options import Record, RegistryError
+from spiky_rl.config.options import Record
 from spiky_rl.config.schema import TaskSpec
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.run.cells import RESULT, read_json
+from spiky_rl.experiments.run.cells import RESULT, if_whole
 
 OVERHEAD = 25.0
 """Seconds for which a cell starts its two simulators and evaluates."""
@@ -47,11 +47,8 @@ class Speeds:
         """Add the results of the studies in ``folders``; what cannot be read tells nothing."""
         for folder in folders:
             for path in sorted(folder.glob(f"cells/*/{RESULT}")):
-                try:
-                    held = Timed.check("", read_json(path))
-                except RegistryError:
-                    continue
-                if (training := held.training) is not None and training.env_steps > 0:
+                held = if_whole(path, Timed)
+                if held and (training := held.training) and training.env_steps > 0:
                     kind, seconds = held.device.partition(":")[0], training.seconds_total
                     if (
                         kind == "cpu" and training.seconds_cpu

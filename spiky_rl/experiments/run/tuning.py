@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spiky_rl.config import files
+from spiky_rl.config.options import Record
 from spiky_rl.config.spec import flatten
 from spiky_rl.experiments.design import grid
 from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design.grid import Cell, Resolve
-from spiky_rl.experiments.design.study import Study, StudyError, extended
+from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
 from spiky_rl.experiments.design.tuning_space import Dimension, Space
-from spiky_rl.experiments.run.cells import VERSION, read_json, write_cell
+from spiky_rl.experiments.run.cells import VERSION, held_in, write_cell
 
 FILE = "tuning.json"
 SHARE = 1 / 3
@@ -135,25 +136,49 @@ class Tuning:
         }
 
 
+class Searched(Record):
+    """What of a space a tuning searches: `Space.part`."""
+
+    set: dict[str, Any]
+    shared: dict[str, Any]
+    own: dict[str, dict[str, Any]]
+
+
+class TuningFile(Record):
+    """tuning.json: `Tuning.data`, and what its trials are made from."""
+
+    version: Literal[1]
+    id: str
+    study: StudyFile
+    space: Searched
+    trials: int
+    activity: Literal["", Activity]
+    storage: str
+    facts: dict[str, str]
+
+
+def read(folder: Path) -> TuningFile | None:
+    """What the ``folder`` of a tuning says; None where there is no tuning. Raises StudyError that names file and key."""
+    path = folder / FILE
+    return held_in(path, TuningFile, "tuning") if path.exists() else None
+
+
 def prepare(folder: Path, asked: Tuning) -> Tuning:
     """The tuning to work on in ``folder``: the ``asked`` one, with the agents, tasks and trials that it has already.
 
     Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared.
     """
-    path = folder / FILE
-    if not path.exists():
+    if (held := read(folder)) is None:
         if (folder / "cells").exists():
             raise StudyError(f"{folder}: has cells/, but no {FILE} that says of what; choose another --out")
         return replace(asked, id=secrets.token_hex(4))
-    held = read_json(path)
-    if not isinstance(held, dict) or held.get("version") != VERSION:
-        raise StudyError(f"{path}: is no tuning of this version; move it away or choose another --out")
-    study = extended(held["study"], asked.study)
-    both = [stem for stem in asked.study.stems if stem in held["space"]["own"]]
+    study = extended(held.study, asked.study)
+    both = [stem for stem in asked.study.stems if stem in held.space.own]
     ours: dict[str, Any] = {"activity": asked.activity, "storage": asked.storage}
     ours |= {"seeds": list(asked.study.seeds), "space": asked.space.part(both)}
-    theirs = {key: held[key] for key in ("activity", "storage")} | {"seeds": held["study"]["seeds"]}
-    theirs["space"] = {**held["space"], "own": {stem: held["space"]["own"][stem] for stem in both}}
+    theirs: dict[str, Any] = held.model_dump(include={"activity", "storage", "space"})
+    theirs["seeds"] = list(held.study.seeds)
+    theirs["space"]["own"] = {stem: held.space.own[stem] for stem in both}
     old, new = flatten(theirs), flatten(ours)
     for key in (key for key in {**old, **new} if old.get(key) != new.get(key)):
         raise StudyError(
@@ -161,7 +186,7 @@ def prepare(folder: Path, asked: Tuning) -> Tuning:
             " --out"
         )
     asked.space.require_equal(study.agents)
-    return replace(asked, study=study, trials=max(asked.trials, held["trials"]), id=held["id"])
+    return replace(asked, study=study, trials=max(asked.trials, held.trials), id=held.id)
 
 
 def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
@@ -174,13 +199,13 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
 
     Raises StudyError where one of the facts was another when the tuning began.
     """
-    held = read_json(folder / FILE) if (folder / FILE).exists() else {"facts": {}}
-    for key, value in held["facts"].items():
+    held = begun.facts if (begun := read(folder)) else {}
+    for key, value in held.items():
         if facts.get(key, value) != value:
             raise StudyError(
                 f"{folder}: was begun with {key} {value!r}, which is {facts[key]!r} now; choose another --out"
             )
-    files.write_json(folder / FILE, {**tuning.data(), "facts": {**held["facts"], **facts}})
+    files.write_json(folder / FILE, {**tuning.data(), "facts": {**held, **facts}})
 
 
 def without_password(url: str) -> str:

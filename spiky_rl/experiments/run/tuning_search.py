@@ -22,9 +22,10 @@ from statistics import fmean
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from spiky_rl.experiments.analysis.results import read_result
 from spiky_rl.experiments.design.grid import Cell, digest
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.run.cells import ERROR, RESULT, is_finished, locked, read_json
+from spiky_rl.experiments.run.cells import ERROR, RESULT, Ended, if_whole, is_finished, locked
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
 from spiky_rl.experiments.run.planning import Place, Resolver
 from spiky_rl.experiments.run.tuning import Pair, Site, Tuning, without_password, write
@@ -232,10 +233,9 @@ class Search:
 
     def measured(self, cells: Sequence[Cell]) -> list[float]:
         """The objectives, means over the ``cells`` of all seeds."""
-        held = [read_json(self.out / "cells" / cell.name / RESULT) for cell in cells]
-        nominal = [result["evaluation"]["conditions"]["nominal"] for result in held]
+        nominal = [read_result(self.out / "cells" / cell.name).nominal for cell in cells]
         keys = ["mean_return", *([self.tuning.activity] if self.tuning.activity else [])]
-        return [fmean(evaluation[key] for evaluation in nominal) for key in keys]
+        return [fmean(getattr(evaluation, key) for evaluation in nominal) for key in keys]
 
     def is_finished(self, cell: Cell) -> bool:
         """Whether a cell has its result."""
@@ -249,8 +249,8 @@ class Search:
 
     def has_diverged(self, cell: Cell) -> bool:
         """Whether a cell's training ended because its numbers were none any more."""
-        held = [read_json(path) for path in (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")]
-        return any(isinstance(h, dict) and DIVERGED.match(str(h.get("outcome"))) for h in held)
+        paths = (self.out / "cells" / cell.name).glob(f"run/*/*/*/{RESULT}")
+        return any((held := if_whole(path, Ended)) and DIVERGED.match(held.outcome) for path in paths)
 
 
 def frozen(study: optuna.Study, number: int) -> FrozenTrial:

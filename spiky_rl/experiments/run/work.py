@@ -64,7 +64,7 @@ def work(folder: Path, out: Path) -> int:
     for number in STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
     with cells.locked(folder) as lock:
-        own = cells.mark(folder / cells.CELL)
+        own = cells.if_whole(folder / cells.CELL, cells.Mark)
         if own is not None and own.hash and cells.is_finished(folder, own.hash):
             return FINISHED
         if aside := cells.set_aside(folder):
@@ -192,7 +192,7 @@ def evaluate(folder: Path, lock: int, asked: list[int]) -> dict[str, Any]:
 
 def record(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
     """The mapping in the file ``path``; None where there is none, or one that is damaged or lacks one of the ``keys``."""
-    held = cells.read_json(path) if path.exists() else None
+    held = cells.read_json(path)
     return held if isinstance(held, dict) and all(key in held for key in keys) else None
 
 

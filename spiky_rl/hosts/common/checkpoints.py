@@ -14,11 +14,12 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from spiky_rl.config import files
-from spiky_rl.config.registry import UserError
-from spiky_rl.hosts.common.progress import Progress
+from spiky_rl.config.options import Record, UserError, check_number
+from spiky_rl.hosts.common.progress import Count, Progress
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,43 @@ class RandomState(TypedDict):
     python: Sequence[Any]
     """Version, words and the second of a pair of normal numbers."""
     cuda: NotRequired[Tensor]
+
+
+class Parts(Record):
+    """What a specification says of its networks, where it has them."""
+
+    actor: dict[str, Any] | None = None
+    critic: dict[str, Any] | None = None
+    network: dict[str, Any] | None = None
+    critic_network: dict[str, Any] | None = None
+
+
+class Identity(Record):
+    """What a run says of itself: a training, or a classification."""
+
+    task: str = ""
+    agent: str = ""
+    dataset: str = ""
+    assets: str = ""
+    physics: str = ""
+    data: str = ""
+    split: str = ""
+    seed: Count = 0
+    spec: Parts = Parts()
+
+
+class Kept(Record):
+    """What our runners keep of a run."""
+
+    identity: Identity
+    progress: Progress | None = None
+    random: dict[str, Any] = Field(default_factory=dict)
+
+
+class Infos(Record):
+    """What is kept beside the networks: ours, and another program's."""
+
+    spiky_rl: Kept | None = None
 
 
 class CheckpointError(UserError):
@@ -137,40 +175,20 @@ def check_metadata(held: Mapping[str, object], library: str) -> None:
     Raises:
         ValueError: It names what is damaged; other content may raise any of `DAMAGE`.
     """
-    is_host = library != "classify"
-    if is_host:
-        require(held["iter"], int, "iter")
     infos = held.get("infos")
-    if infos is None:  # rsl_rl's own
+    ours = None if infos is None else Infos.check("infos", infos).spiky_rl
+    if library == "classify":
+        if ours is None:
+            raise ValueError("infos: missing spiky_rl")
+        check_random_state(held["random"])
         return
-    saved = require(infos, Mapping, "infos").get("spiky_rl")
-    if is_host and saved is None:
-        return
-    ours = require(saved, Mapping, "infos.spiky_rl")
-    identity = require(ours.get("identity"), Mapping, "identity")
-    for key in ("task", "agent", "dataset", "assets", "physics", "data", "split"):
-        if key in identity:
-            require(identity[key], str, f"identity.{key}")
-    if "seed" in identity:
-        require(identity["seed"], int, "identity.seed")
-    if "spec" in identity:
-        spec = require(identity["spec"], Mapping, "identity.spec")
-        for key in ("actor", "critic", "network", "critic_network"):
-            if spec.get(key) is not None:
-                require(spec[key], Mapping, f"identity.spec.{key}")
-    check_random_state((ours if is_host else held).get("random"))
-    if is_host:
-        progress = Progress.saved(ours.get("progress"))
-        if held["iter"] != max(progress.iterations - 1, 0):
-            raise ValueError(f"iter is {held['iter']}, but progress.iterations is {progress.iterations}")
-
-
-def require[T](value: object, kind: type[T], name: str) -> T:
-    """``value``, if it is of the type ``kind``; a number must not be negative. Raises ValueError that calls it ``name``."""
-    if not isinstance(value, kind) or isinstance(value, bool) or (isinstance(value, int) and value < 0):
-        allowed = {int: "a whole number of 0 or more", str: "text"}.get(kind, "a mapping")
-        raise ValueError(f"{name} is {value!r:.60}, expected {allowed}")
-    return value
+    iteration = check_number("iter", held["iter"], int, low=0)
+    if ours is not None:  # else the host's own
+        check_random_state(ours.random)
+        if ours.progress is None:
+            raise ValueError("infos.spiky_rl: missing progress")
+        if iteration != max(ours.progress.iterations - 1, 0):
+            raise ValueError(f"iter is {iteration}, but progress.iterations is {ours.progress.iterations}")
 
 
 def runner_data_of(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -225,9 +243,8 @@ def random_state(device: str) -> RandomState:
     return state
 
 
-def check_random_state(state: object) -> None:
-    """Raise ValueError where the generators could not be put into a saved ``state``."""
-    held = require(state, Mapping, "random")
+def check_random_state(held: Any) -> None:
+    """Raise ValueError where the generators could not be put into the states that are ``held``."""
     generators: dict[str, Callable[[], object]] = {
         "torch": lambda: torch.Generator().set_state(held["torch"].cpu()),
         # pylint: disable-next=no-member  # a compiled class
