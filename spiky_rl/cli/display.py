@@ -99,8 +99,8 @@ class Bar(Picture):
 
         line = Table.grid(padding=(0, 1))
         left = f"{self.left(self.share)} left" if self.share else ""
-        bar = ProgressBar(total=1.0, completed=self.share, width=40)
-        line.add_row(Text(self.title), bar, f"{self.share:.0%}", left, Text(self.detail))
+        done = ProgressBar(total=1.0, completed=self.share, width=40)
+        line.add_row(Text(self.title), done, f"{self.share:.0%}", left, Text(self.detail))
         return line
 
 
