@@ -29,7 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 LEFT_OUT = r"!spiky_rl\.hosts\.isaaclab\.live\.\w+_view"
 """Modules that need the extra `live`, which is not everywhere."""
-BESIDE = ("examples/*", "examples/exact/*", "studies/*/*.yaml", "studies/*/report.html", "studies/*/figures/*")
+BESIDE = (
+    "examples/*",
+    "examples/exact/*",
+    "studies/*/*.yaml",
+    "studies/*/report.html",
+    "studies/*/figures/*",
+)
 """What pages lead to or show, besides what lies in docs/."""
 DRAWING = re.compile(r"!\[[^\]]*\]\([^)]*(?:\.svg|bench\.png|adjoint\.png)\)")
 """A picture that is drawn on white, which the style sheet turns round on a dark page."""
