@@ -337,7 +337,7 @@ def _reason(error: _Error, field: Declared | None, element: bool) -> str:
         number = float(value) if field.kind is float else value
         return f"{short(number)} is out of range; it must be {field.bounds}"
     if kind == "finite_number":
-        return f"{value!r} is out of range; it must be finite"
+        return f"{value!r} is out of range; it must be finite{f', {field.bounds}' if field and field.bounds else ''}"
     no_float_holds_it = kind == "float_type" and isinstance(value, int) and not isinstance(value, bool)
     if no_float_holds_it:
         return _out_of_range(value, -LARGEST_INTEGER, LARGEST_INTEGER, field)

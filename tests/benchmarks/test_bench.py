@@ -110,7 +110,7 @@ def test_a_contender_that_fails_stops_nobody_and_is_told(monkeypatch):
 WRONG = {
     "contender": (["--contenders", "spiky_r1"], ["--contenders", "'spiky_r1'", "mean 'spiky_rl'"]),
     "neuron": (["--neurons", "lift"], ["--neurons", "'lift'", "mean 'lif'"]),
-    "steps": (["--steps", "0"], ["--steps", "at least 1"]),
+    "steps": (["--steps", "0"], ["--steps: 0", "between 1 and"]),
     "mode": (["--modes", "tain"], ["--modes", "'tain'"]),
     "ending": (["--plot", "x.jpeg"], ["--plot", "'.jpeg'", ".png"]),
     "json": (["--json", "rows.txt"], ["--json", "'.txt'", ".json"]),
@@ -124,7 +124,10 @@ WRONG = {
         ["--networks", "recurrent", "reservoir", "--contenders", "plain_reservoir"],
         ["--networks recurrent", "none of its contenders"],
     ),
-    "control steps": (["--networks", "recurrent", "--control-steps", "0"], ["--control-steps", "got 0"]),
+    "control steps": (
+        ["--networks", "recurrent", "--control-steps", "0"],
+        ["--control-steps: 0", "between 1 and"],
+    ),
     "memory": (
         ["--networks", "recurrent", "--batch", "1", "10000000"],
         ["--batch 10000000", "of memory"],

@@ -159,7 +159,7 @@ def test_the_command_trains_prints_and_writes_and_says_what_is_simulated(tmp_pat
 WRONG = {
     "seeds": (["--seeds", "0,0"], ["--seeds", "each once", "'0,0'"]),
     "negative": (["--seeds=-1,2"], ["--seeds", "from 0"]),
-    "epochs": (["--epochs", "0"], ["--epochs", "at least 1"]),
+    "epochs": (["--epochs", "0"], ["--epochs: 0", "between 1 and"]),
     "json": (["--json", "result.txt"], ["--json", "'.txt'", ".json"]),
     "data": (["--data", "nowhere"], ["--data: N-MNIST is not in", "nowhere"]),
     "dataset": (["--dataset", "nmist"], ["unknown dataset 'nmist'", "did you mean 'nmnist'"]),

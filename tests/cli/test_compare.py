@@ -206,8 +206,8 @@ REFUSED = {
     "unknown option varied": (["--vary", "agent.network.stpes=2,4"], ["stpes", "mean 'steps'"]),
     "unknown option": (["agent.network.stpes=2"], ["stpes", "mean 'steps'"]),
     "unknown engine": (["--engine", "slurm"], ["slurm", "local"]),
-    "no number of cores": (["--cell_cpus", "nan"], ["--cell_cpus", "nan", "0 or more"]),
-    "less than no GPU": (["--cell_gpus", "-1"], ["--cell_gpus", "-1", "0 or more"]),
+    "no number of cores": (["--cell_cpus", "nan"], ["--cell_cpus: nan", "finite, at least 0"]),
+    "less than no GPU": (["--cell_gpus", "-1"], ["--cell_gpus: -1", "at least 0"]),
     "no study file": (["nowhere.yaml"], ["nowhere.yaml", "No such file"]),
 }
 

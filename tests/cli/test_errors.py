@@ -105,7 +105,7 @@ TRAINING = {
     "distributed": (["--distributed"], ["--distributed", "torchrun"]),
     "distributed skrl": (["--rl_library", "skrl", "--distributed"], ["--distributed", "--rl_library skrl"]),
     "processes skrl": (["--rl_library", "skrl", "--processes", "2"], ["--processes", "--rl_library skrl"]),
-    "no processes": (["--processes", "0"], ["--processes", "at least 1"]),
+    "no processes": (["--processes", "0"], ["--processes: 0", "between 1 and"]),
     "run name above": (["--run_name", "../x"], ["--run_name '../x'", "plain folder name"]),
     "run name with a folder": (["--run_name", "a/b"], ["--run_name 'a/b'", "plain folder name"]),
     "two budgets": (["--budget", "wall=3", "--max_iterations", "3"], ["--budget and --max_iterations"]),

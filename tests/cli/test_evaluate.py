@@ -218,7 +218,7 @@ def test_a_trained_policy_stands_up_to_conditions_as_far_as_they_let_it(tmp_path
 LIGHT = {
     "unknown condition": (["--conditions", "nominal,pusch"], ["--conditions", "'pusch'", "mean 'push'"]),
     "twice": (["--conditions", "mass,mass"], ["--conditions", "'mass'", "2 times"]),
-    "no episodes": (["--episodes", "0"], ["--episodes", "at least 1"]),
+    "no episodes": (["--episodes", "0"], ["--episodes: 0", "between 1 and"]),
     "environments": (["--num_envs", "8"], ["--num_envs", "--episodes"]),
     "film": (["--video"], ["--video", "play.py"]),
     "nowhere to write": (["--checkpoint", "random"], ["--checkpoint random", "--out"]),

@@ -80,7 +80,7 @@ REFUSED = {
     "unknown space": (["--space", "pilto"], ["'pilto'", "mean 'pilot'"]),
     "no space file": (["--space", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
     "agent without dimensions": (["--agents", "lif_ppo,lif_rstdp"], ["lif_rstdp", "own"]),
-    "no trial": (["--trials", "0"], ["--trials", "at least 1"]),
+    "no trial": (["--trials", "0"], ["--trials: 0", "between 1 and"]),
     "unknown budget": (["--budget", "steps=3"], ["'steps'", "mean 'env_steps'"]),
     "an override of a dimension": (
         ["agent.algorithm.learning_rate=0.1"],
