@@ -224,7 +224,7 @@ def fresh(asked: Request) -> Settings:
         raise UserError("--dataset own: name the folder of your recordings with --data")
     dataset = dataset_of(asked.dataset, asked.dataset_options())
     cls = class_of(dataset)
-    flags = Flags(**{**{key: getattr(cls, key) for key in DECLARED}, **asked.absolute})
+    flags = Flags(**{key: getattr(cls, key) for key in DECLARED} | asked.absolute)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
     spec = agent_of(asked.agent or cls.agent, asked.dataset, asked.agent_overrides())
