@@ -236,7 +236,7 @@ int main(int count, char **) {
   for (long outputs : {1, 3, 16, 37, 250})
     for (int binary : {0, 1}) linear_on(101, 70, outputs, binary);
   for (const Geometry &g : {Geometry({2, 12, 10, 5, 3, 1, 1, 2}), Geometry({1, 9, 9, 17, 5, 2, 0, 1}), Geometry({3, 11, 13, 33, 4, 1, 2, 3}),
-                            Geometry({12, 9, 9, 33, 5, 1, 0, 2})})
+                            Geometry({12, 9, 9, 33, 5, 1, 0, 2}), Geometry({8, 13, 14, 40, 3, 1, 1, 2})})
     for (bool binary : {false, true}) convolution_on(g, 21, binary);
   printf("%ld neurons, bfloat16 %s\n", neurons, HAS_BFLOAT16 ? "in hardware" : "absent");
 }

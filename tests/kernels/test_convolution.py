@@ -21,6 +21,9 @@ GEOMETRIES = [  # maps, outputs, kernel, stride, padding, pool
     ((7, 10, 9), 4, 7, 1, 3, 2),
     ((4, 6, 6), 70, 1, 1, 0, 4),
     ((3, 20, 18), 2, 4, 1, 0, 15),
+    ((9, 13, 14), 40, 3, 1, 1, 2),
+    ((8, 14, 15), 33, 5, 1, 0, 1),
+    ((8, 7, 8), 17, 3, 1, 0, 1),
 ]
 
 
@@ -80,7 +83,7 @@ def test_currents_and_gradients_are_those_of_float64_to_a_part_in_a_million(geom
         assert (mine - true).norm() < 1e-6 * true.norm()
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES[:3], ids=str)
+@pytest.mark.parametrize("geometry", [*GEOMETRIES[:4], *GEOMETRIES[-3:]], ids=str)
 def test_a_row_has_the_same_bits_alone_in_a_batch_without_gradient_and_on_two_threads(geometry):
     tensors, rest = problem(geometry, binary=False, real=True, rows=40)
     x, weight, bias = tensors
