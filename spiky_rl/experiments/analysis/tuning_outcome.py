@@ -20,8 +20,8 @@ from spiky_rl.experiments.run.tuning_search import Search
 
 KEEP = 0.05
 """Share of the best return that the tuned trial may lack where an activity is to be low."""
-LEAST, QUANTILE = 12, 0.25
-"""Trials from which on importances are estimated, and the share of them that counts as the best."""
+LEAST, QUANTILE = 10, 0.25
+"""Trials in the space from which on importances are estimated, and the share of them that counts as the best."""
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
