@@ -16,7 +16,7 @@ import functools
 import re
 import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -198,20 +198,65 @@ def raced(*paths: str) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
+def _runs(folder: str) -> list[dict[str, Any]]:
+    """Results of the classifiers that were trained in a folder, by seed or hold-out."""
+    found = [content(file) for file in sorted((ROOT / folder).glob("*/result.json"))]
+    if not found:
+        raise UserError(f"{folder}: has no */result.json")
+    return found
+
+
+def _accuracies(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Cells of every run's accuracy and of their mean."""
+    shares = [100 * run["accuracy"] for run in runs]
+    return f"{', '.join(f'{share:.1f}' for share in shares)} | {statistics.fmean(shares):.1f} %"
+
+
 def classified(*folders: str) -> str:
     """A table of classifiers, a line for each folder of runs: accuracy on the test set, seen once, of every seed and split."""
     lines = ["| | recordings to learn from, to test on | accuracy | mean |", "| --- | --- | --- | --- |"]
     for folder in folders:
-        files = sorted((ROOT / folder).glob("*/result.json"))
-        found = [content(file) for file in files]
-        if not found:
-            raise UserError(f"{folder}: has no */result.json")
-        shares = [100 * one["accuracy"] for one in found]
-        each = ", ".join(f"{share:.1f}" for share in shares)
-        counts = f"{found[0]['samples_train']:,}, {found[0]['samples_test']:,}"
-        lines.append(
-            f"| `{found[0]['agent']}` ({Path(folder).name}) | {counts} | {each} | {statistics.fmean(shares):.1f} % |"
+        runs = _runs(folder)
+        counts = f"{runs[0]['samples_train']:,}, {runs[0]['samples_test']:,}"
+        lines.append(f"| `{runs[0]['agent']}` ({Path(folder).name}) | {counts} | {_accuracies(runs)} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def inferred(*folders: str) -> str:
+    """A table of classifiers, a line for each folder of runs: accuracy on every hold-out, and what an inference costs."""
+    lines = [
+        "| | epochs | accuracy on each hold-out | mean | firing | synaptic operations of a recording, in millions |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for folder in folders:
+        runs = _runs(folder)
+        firing, operations = (
+            statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
         )
+        lines.append(
+            f"| {Path(folder).name} | {runs[0]['epochs']} | {_accuracies(runs)} | {100 * firing:.1f} % | {operations / 1e6:.2f} |"
+        )
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def narma(*files: str) -> str:
+    """A table of reservoirs' errors of NARMA-10, from ``show.py reservoir --json``, and of the echo-state networks beside the first."""
+    lines = [
+        "| | neurons | features | NRMSE, mean and standard deviation of seeds |",
+        "| --- | --- | --- | --- |",
+    ]
+
+    def line(name: str, neurons: int, features: int, errors: Sequence[float]) -> str:
+        spread = f"{statistics.fmean(errors):.3f} ± {statistics.pstdev(errors):.3f}"
+        return f"| {name} | {neurons} | {features} | {spread} |"
+
+    held = [content(ROOT / file) for file in files]
+    for file, one in zip(files, held, strict=True):
+        own, *_ = one["nrmse"].values()
+        lines.append(line(f"`{Path(file).stem}`", one["neurons"], one["features"], own))
+    for name, errors in list(held[0]["nrmse"].items())[1:]:
+        size = int(name.rpartition(" ")[2])
+        lines.append(line("echo state network", size, size, errors))
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -259,7 +304,7 @@ FIGURES = {
     function.__name__: function
     for function in (
         *(score, scores, across, difference, lost, energy, processor, value),
-        *(quantised, distilled, raced, classified),
+        *(quantised, distilled, raced, classified, inferred, narma),
         *LISTS,
     )
 }

@@ -48,7 +48,10 @@ def parser() -> common.Parser:
     found.add_argument(
         "--compare", action="store_true", help="with a reservoir: NARMA-10 beside echo-state networks"
     )
-    found.add_argument("overrides", nargs="*", metavar="key=value", help="agent.x.y=v, as for train.py")
+    found.add_argument("--json", type=Path, metavar="FILE", help="with --compare: its numbers, as a file")
+    found.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="with an agent or its reservoir: agent.x.y=v"
+    )
     return found
 
 
@@ -61,12 +64,14 @@ def show(argv: list[str]) -> int:
         raise UserError(
             "--out and --compare go with a reservoir, as in: show.py reservoir grown.json --compare"
         )
+    if args.json and not args.compare:
+        raise UserError("--json goes with --compare, as in: show.py reservoir grown.json --compare --json grown.json")
     if args.kind == RESERVOIR:
         if args.name is None:
             raise UserError(
                 "name a reservoir: a grown graph's .json, or an agent, as in: show.py reservoir grown.json"
             )
-        show_reservoir(args.name, args.out, args.compare)
+        show_reservoir(args)
     elif args.kind == SCHEMA:
         from spiky_rl.experiments.design import json_schema
 
@@ -108,10 +113,12 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
     print_columns([(path, plain(value), origin) for path, value, origin in spec.rows()])
 
 
-def show_reservoir(name: str, out: Path | None, compare: bool) -> None:
+def show_reservoir(args: argparse.Namespace) -> None:
     """A reservoir's structure and measures, and its picture in a file."""
-    out = out or Path(f"{Path(name).stem}.png")
+    out = args.out or Path(f"{Path(args.name).stem}.png")
     files.require_file("--out", out, (".png", ".pdf", ".svg"))
+    if args.json:
+        files.require_file("--json", args.json, (".json",))
     require("matplotlib", "isaaclab")
     import torch
 
@@ -119,14 +126,19 @@ def show_reservoir(name: str, out: Path | None, compare: bool) -> None:
     from spiky_rl.reservoirs.picture import figure
 
     torch.set_num_threads(1)
-    named = description.load(name)
+    named = description.load(args.name, args.overrides)
+    net = named.net
     print(f"{named.name}: {named.title}\n")
-    print_columns(description.structure(named.net.wiring))
+    print_columns(description.structure(net.wiring))
     print()
-    print_columns(description.measures(named.net))
-    if compare:
+    print_columns(description.measures(net))
+    if args.compare:
+        found = description.comparison(net)
         print()
-        print_columns(description.comparison(named.net))
+        print_columns(description.compared(found))
+        if args.json:
+            sizes = {"neurons": net.size, "features": net.size * len(net.trace_decays)}
+            files.write_json(args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": found})
     files.write(out, lambda beside: figure(named).savefig(beside, dpi=150, format=out.suffix[1:]))
     print(f"\npicture: {out}")
 

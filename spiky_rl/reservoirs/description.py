@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from scipy.sparse import csgraph, csr_array
 
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError
-from spiky_rl.config.spec import read_agent
+from spiky_rl.config.spec import merge, parse_overrides, read_agent
 from spiky_rl.reservoirs import memory
 from spiky_rl.reservoirs import narma as narma_task
 from spiky_rl.reservoirs.echo_state import Drive, random_echo_state
@@ -42,9 +42,20 @@ class Named:
     net: SpikingReservoir
 
 
-def load(name: str) -> Named:
-    """The reservoir of a grown graph's file, or of an agent with one input in place of its task's. Raises UserError."""
+def load(name: str, overrides: Sequence[str] = ()) -> Named:
+    """The reservoir of a grown graph's file, or of an agent with one input in place of its task's.
+
+    Args:
+        name: The file's path, or the agent.
+        overrides: Changes of the agent, ``agent.network.x=value``.
+
+    Raises:
+        UserError: There is no such reservoir, or it cannot be changed so.
+    """
+    layer = parse_overrides(overrides)
     if name.endswith(".json"):
+        if overrides:
+            raise UserError(f"{overrides[0]}: {name} is no agent, so there is nothing to override")
         graph = grown.read(Path(name))
         settings = graph.measured.get("network", {**scoring.NETWORK, "seed": 0})
         try:
@@ -56,6 +67,7 @@ def load(name: str) -> Named:
             Path(name).stem, f"grown with seed {graph.seed}, {unit} {graph.fitness:.4f} on {task}", net
         )
     stem, data, file = read_agent(name)
+    data, _ = merge([(str(file), data), ("command line", layer)])
     settings = data.get("network")
     if not isinstance(settings, Mapping) or settings.get("name") != "reservoir":
         found = settings.get("name") if isinstance(settings, Mapping) else settings
@@ -118,20 +130,23 @@ def measures(net: SpikingReservoir) -> Rows:
     return rows
 
 
-def comparison(net: SpikingReservoir) -> Rows:
-    """NARMA-10 by the same protocol and data for this reservoir and for echo-state networks."""
+def comparison(net: SpikingReservoir) -> dict[str, list[float]]:
+    """NRMSE of NARMA-10 with every seed, by the same protocol and data, of this reservoir and of echo-state networks."""
 
-    def spread(drives: list[Drive]) -> str:
-        errors = [narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
-        return f"NRMSE {np.mean(errors):.3f} ± {np.std(errors):.3f}"
+    def errors(drives: Sequence[Drive]) -> list[float]:
+        return [narma(drive, 10, seed).nrmse for seed, drive in zip(SEEDS, drives, strict=True)]
 
     spiking = memory.standardised(net.drive, *narma_task.INPUT)
-    rows = [(f"spiking, N = {net.size}", spread([spiking] * len(SEEDS)))]
+    found = {f"spiking, N = {net.size}": errors([spiking] * len(SEEDS))}
     for size in dict.fromkeys([net.size, REFERENCE]):
-        rows.append(
-            (f"echo state, N = {size}", spread([random_echo_state(size, generator(s)) for s in SEEDS]))
-        )
-    return [("NARMA-10", f"2000 samples to train, 2000 to test, seeds {SEEDS[0]} to {SEEDS[-1]}"), *rows]
+        found[f"echo state, N = {size}"] = errors([random_echo_state(size, generator(s)) for s in SEEDS])
+    return found
+
+
+def compared(found: Mapping[str, Sequence[float]]) -> Rows:
+    """What `comparison` found, in words."""
+    head = ("NARMA-10", f"2000 samples to train, 2000 to test, seeds {SEEDS[0]} to {SEEDS[-1]}")
+    return [head, *((name, f"NRMSE {np.mean(e):.3f} ± {np.std(e):.3f}") for name, e in found.items())]
 
 
 def narma(drive: Drive, order: int, seed: int) -> narma_task.Narma:

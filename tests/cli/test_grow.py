@@ -124,7 +124,8 @@ def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path,
     monkeypatch.setattr(description, "SEEDS", range(1))
     monkeypatch.setattr(description, "REFERENCE", 50)
     monkeypatch.chdir(tmp_path)
-    assert run(show, "reservoir", file, "--compare") == 0
+    assert run(show, "reservoir", file, "--compare", "--json", "small.json") == 0
+    numbers = json.loads((tmp_path / "small.json").read_text(encoding="utf-8"))
     graph, text = grown.read(file), capsys.readouterr().out
     for words in (
         f"grown with seed 0, NRMSE {graph.fitness:.4f} on narma10",
@@ -133,6 +134,9 @@ def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path,
         "NARMA-10 ", "NARMA-30 ", f"spiking, N = {graph.size}", "echo state, N = 50", "picture: small.png",
     ):  # fmt: skip
         assert words in text, words
+    spiking, _, echo = numbers["nrmse"].values()
+    assert f"NRMSE {spiking[0]:.3f} ± 0.000" in text and f"NRMSE {echo[0]:.3f} ± 0.000" in text
+    assert numbers["neurons"] == graph.size and numbers["features"] == 3 * graph.size
     picture = tmp_path / "small.png"
     assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and picture.stat().st_size > 10_000
 
@@ -152,6 +156,9 @@ def test_show_prints_structure_measures_and_comparison_and_draws(file, tmp_path,
         ),
         (["reservoir", "x.json", "--out", "/proc/x.png"], "--out: cannot write to '/proc'"),
         (["graphs", "--compare"], "--out and --compare go with a reservoir"),
+        (["reservoir", "x.json", "--json", "y.json"], "--json goes with --compare"),
+        (["reservoir", "x.json", "agent.network.size=9"], "agent.network.size=9: x.json is no agent"),
+        (["reservoir", "lif_reservoir_ppo", "agent.network.sise=9"], "did you mean 'size'"),
     ],
 )
 def test_show_refuses_what_is_no_reservoir(argv, words, capsys, tmp_path, monkeypatch):
