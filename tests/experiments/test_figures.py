@@ -25,7 +25,7 @@ DRAWN = {
     "improvement": figures.improvement,
     "thresholds": figures.thresholds,
     "robustness": figures.robustness,
-    "pareto": lambda analysis: figures.pareto(analysis, CARTPOLE),
+    "pareto": lambda analysis: figures.pareto(analysis, CARTPOLE, "fp32"),
 }
 
 
@@ -155,7 +155,7 @@ def test_one_seed_draws_estimates_without_bands(tmp_path: Path):
     for name in ("curves", "scores", "robustness"):
         assert "nan" not in drawn(analysis, name) and "inf" not in drawn(analysis, name)
     assert "fill-opacity" not in drawn(analysis, "curves")
-    assert figures.improvement(analysis) is None and figures.pareto(analysis, CARTPOLE) is None
+    assert figures.improvement(analysis) is None and figures.pareto(analysis, CARTPOLE, "fp32") is None
 
 
 def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):
