@@ -293,6 +293,10 @@ def pareto(analysis: Analysis, task: str, price: str) -> Sheet | None:
     axes.set(xscale="log", xlim=(10**left, 10**right), ylim=(low, high), ylabel="score (return)")
     axes.set_xlabel(f"energy of a control step in nJ, {price}, {PAID_FOR[price]}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    narrow = right - left < 1.0  # hardly a power of ten in sight: some numbers between them are told too
+    axes.xaxis.set_minor_formatter(
+        lambda value, _: f"{value:,.12g}" if narrow and f"{value:.1e}"[0] in "235" else ""
+    )
     front = sorted((points[label][0], points[label][1].estimate) for label in leading)
     ups = zip([low, *(y for _, y in front)], front, strict=False)
     stairs = [*((x, y) for before, (x, after) in ups for y in (before, after)), (10**right, front[-1][1])]
