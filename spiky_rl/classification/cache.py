@@ -125,8 +125,8 @@ def _build(
     limit = limit_bytes()
     size = estimate(dataset, recordings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    make_room(path.parent, limit - size)
-    free = shutil.disk_usage(path.parent).free
+    # refused before anything makes room for it
+    free = shutil.disk_usage(path.parent).free + sum(s for s, _ in _unused(path.parent, limit - size))
     if size > min(limit, free):
         have = (
             f"{path.parent} has {free / 1e9:.3g} GB left"
@@ -137,6 +137,7 @@ def _build(
             f"{len(recordings)} recordings of {dataset.title} take about {size / 1e9:.3g} GB, and {have}; take fewer with"
             " --recordings, or set SPIKY_RL_CACHE to another folder, or SPIKY_RL_CACHE_GB to more"
         )
+    make_room(path.parent, limit - size)
     log.info(
         "reading %d recordings of %s, about %.3g MB, into %s",
         len(recordings),
@@ -228,15 +229,27 @@ def limit_bytes() -> float:
 
 
 def make_room(folder: Path, limit: float) -> None:
-    """Delete what was not used for longest, until no more than ``limit`` bytes are left."""
+    """Delete what was not used for longest, until no more than ``limit`` bytes of recordings are left."""
     files.remove_leftovers(folder)
-    held = sorted(
-        (path.stat().st_mtime, path.stat().st_size, path) for path in folder.iterdir() if path.is_file()
-    )
-    total = sum(size for _, size, _ in held)
-    for _, size, path in held:
-        if total <= limit:
-            return
+    for _, path in _unused(folder, limit):
         log.info("%s: removed, to make room in the cache", path)
         path.unlink(missing_ok=True)
+
+
+def _unused(folder: Path, limit: float) -> list[tuple[int, Path]]:
+    """Size and path of what must go so that ``limit`` bytes are left, unused for longest first.
+
+    What is small and costs a reading of all recordings to find out anew, a sensor that they need, is none of it.
+    """
+    held = sorted(
+        (path.stat().st_mtime, path.stat().st_size, path)
+        for path in folder.iterdir()
+        if path.suffix in (".events", ".npz") and path.is_file()
+    )
+    total, found = sum(size for _, size, _ in held), []
+    for _, size, path in held:
+        if total <= limit:
+            break
+        found.append((size, path))
         total -= size
+    return found

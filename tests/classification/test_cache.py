@@ -149,6 +149,8 @@ def test_damaged_files_of_the_cache_are_made_anew(own_cache):
 def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
     few = Drawn(0)
     many = Drawn(0, count=10**5)
+    stored(few, few.recordings)
+    read = few.reads
     monkeypatch.setenv("SPIKY_RL_CACHE_GB", "0.001")
     with pytest.raises(
         UserError,
@@ -156,10 +158,11 @@ def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
     ):
         stored(many, many.recordings)
     assert many.reads == cache.MEASURED
+    assert stored(few, few.recordings).places.size == 300 and few.reads == read, "what is kept stays"
     for value in ("much", "0", "nan"):
         monkeypatch.setenv("SPIKY_RL_CACHE_GB", value)
         with pytest.raises(UserError, match=f"SPIKY_RL_CACHE_GB: '{value}' is no number"):
-            stored(few, few.recordings)
+            stored(many, many.recordings)
     monkeypatch.delenv("SPIKY_RL_CACHE_GB")
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", Path("/proc/cache")):
@@ -170,6 +173,10 @@ def test_what_finds_no_room_is_refused_before_it_is_read(tmp_path, monkeypatch):
 
 def test_what_was_not_used_for_longest_makes_room(own_cache, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
+    own_cache.mkdir()
+    measured = own_cache / "own-0.json"
+    measured.write_text("[1, 2, 3, 4]")
+    os.utime(measured, (0, 0))
     for seed in range(3):
         found = Drawn(seed)
         stored(found, found.recordings)
@@ -184,6 +191,8 @@ def test_what_was_not_used_for_longest_makes_room(own_cache, monkeypatch, caplog
         assert stored(found, found.recordings).places.size == 300
     assert warm.reads == 0 < cold.reads
     assert "removed, to make room in the cache" in caplog.text
+    make_room(own_cache, 0)
+    assert list(own_cache.iterdir()) == [measured], "what all recordings were read for takes no room"
 
 
 def test_equal_recordings_are_known_by_their_events_whatever_file_they_come_from(tmp_path):
