@@ -146,8 +146,9 @@ def _recordings(asked: Request, identity: Mapping[str, Any], only_tests: bool, s
     chosen = split.subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
     if only_tests:
         chosen = [r for r in chosen if r.part == "test"] or chosen
-    index = [known.index(c) for c in dataset.classes]
-    chosen = [replace(r, label=index[r.label] if r.label >= 0 else r.label) for r in chosen]
+    # a label that is none of the classes stays so: its recording is refused, or skipped, where it is read
+    index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
+    chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
     held = samples.load(name, dataset, chosen, bool(given.get("skip_bad")), shown)
     return replace(held, scale=identity["scale"], classes=tuple(known))
 

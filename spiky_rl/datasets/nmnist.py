@@ -3,7 +3,8 @@
 An event is 5 bytes: x, y, then the polarity in the highest bit and 23 bits of microseconds. y = 240 is no event: from there
 on 2^13 microseconds are to be added. The files lie in Train/<class>/NNNNN.bin and Test/<class>/NNNNN.bin, or in train.zip and
 test.zip, where NNNNN counts MNIST's images from 1. ``nmnist_*.npz`` is the same in one file: addr = (y*34 + x)*2 + p, dt =
-microseconds since the event before, off = first event of each recording, label, and id, which is NNNNN.
+microseconds since the event before, off = first event of each recording, label, and id, which is NNNNN. What is wrong with a recording
+in it is said where it is read, so that it can be left out; what is wrong with the file leaves nothing to read.
 
 Source: Orchard et al. (2015), doi 10.17632/468j46mzdv.1. Checksums: those that Tonic 1.5.0 (PyPI) checks the same two addresses by.
 """
@@ -17,12 +18,15 @@ from typing import override
 
 import numpy as np
 
+from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._download import Archive
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
 from spiky_rl.datasets._store import Store
 from spiky_rl.datasets.base import Dataset, Recording
 
-SIDE = 34
+SIDE, DIGITS = 34, 10
+LONGEST_US = 2**31 - 1
+"""Between two events: more than half an hour, so that no sum of times overflows."""
 _BASE = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files"
 ARCHIVES = (
     Archive(
@@ -78,9 +82,14 @@ class NMnist(Dataset):
     @override
     def read(self, recording: Recording) -> Events:
         if self.packed is not None:
-            return self.packed.read(recording.row)
+            return self.packed.read(recording.row, self.path(recording))
         assert recording.store is not None
         return decode(recording.store.read(recording.member), self.path(recording))
+
+    @override
+    def path(self, recording: Recording) -> str:
+        path = super().path(recording)
+        return path if self.packed is None else f"{path}: row {recording.row} ({recording.name})"
 
 
 def _part(folder: Path, archive: Archive) -> list[Recording]:
@@ -103,12 +112,12 @@ class _Packed:
     """All recordings in one .npz; none of them is of the test set. Labels are read at once, events with the first recording."""
 
     def __init__(self, path: Path) -> None:
-        """Raises EventFileError for a file that is damaged or does not hold such recordings."""
+        """Raises UserError for a file that is damaged or does not hold such recordings."""
         self.path, self.store = path, Store(path.parent)
         self.labels, self.ids = self._arrays("label", "id")
 
     def _arrays(self, *keys: str) -> list[np.ndarray]:
-        """Lists of whole numbers. Raises EventFileError."""
+        """Lists of whole numbers. Raises UserError."""
         try:
             with np.load(self.path, allow_pickle=False) as held:
                 count = len(held["label"])
@@ -117,29 +126,32 @@ class _Packed:
                     for key in keys
                 ]
         except DAMAGE as error:
-            raise EventFileError(f"{self.path}: no packed recordings, or damaged ones: {error}") from None
+            raise UserError(f"{self.path}: no packed recordings, or damaged ones: {error}") from None
         for key, array in zip(keys, arrays, strict=True):
             if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
-                raise EventFileError(f"{self.path}: {key} must be a list of whole numbers that is not empty")
+                raise UserError(f"{self.path}: {key} must be a list of whole numbers that is not empty")
         return arrays
 
     def recordings(self) -> list[Recording]:
-        """One for each label."""
+        """One for each label. One whose label is no digit is counted to no class, and cannot be read."""
         if len(self.ids) != len(self.labels):
-            raise EventFileError(
-                f"{self.path}: there are {len(self.ids)} of id and {len(self.labels)} of label"
-            )
-        if unknown := sorted({*self.labels.tolist()} - {*range(10)}):
-            raise EventFileError(f"{self.path}: label {unknown[0]} is none of 0 to 9")
+            raise UserError(f"{self.path}: there are {len(self.ids)} of id and {len(self.labels)} of label")
         rows = zip(self.labels.tolist(), self.ids.tolist(), strict=True)
         return [
-            Recording(f"Train/{label}/{number:05}", label, "train", self.store, self.path.name, row)
+            Recording(
+                f"Train/{label}/{number:05}",
+                label if 0 <= label < DIGITS else DIGITS,
+                "train",
+                self.store,
+                self.path.name,
+                row,
+            )
             for row, (label, number) in enumerate(rows)
         ]
 
     @cached_property
     def events(self) -> list[np.ndarray]:
-        """addr, dt and off. Raises EventFileError where they contradict each other."""
+        """addr, dt and off. Raises UserError where they contradict each other."""
         address, gaps, offsets = arrays = self._arrays("addr", "dt", "off")
         sound = (
             len(offsets) == len(self.labels) + 1
@@ -148,18 +160,22 @@ class _Packed:
             and (np.diff(offsets.astype(np.int64)) >= 0).all()
         )
         if not sound:
-            raise EventFileError(
-                f"{self.path}: off does not divide addr and dt into as many recordings as labels"
-            )
-        outside = np.flatnonzero((address < 0) | (address >= SIDE * SIDE * 2))
-        if len(outside):
-            raise EventFileError(f"{self.path}: addr[{outside[0]}]: {address[outside[0]]} is no pixel")
+            raise UserError(f"{self.path}: off does not divide addr and dt into as many recordings as labels")
         return arrays
 
-    def read(self, row: int) -> Events:
-        """The recording in that ``row``."""
+    def read(self, row: int, path: str) -> Events:
+        """The recording in that ``row``. Raises EventFileError that names ``path``, for a label, pixel or time that cannot be."""
+        if not 0 <= self.labels[row] < DIGITS:
+            raise EventFileError(f"{path}: label {self.labels[row]} is none of 0 to {DIGITS - 1}")
         address, gaps, offsets = self.events
         own = slice(offsets[row], offsets[row + 1])
+        for key, values, most in (("addr", address[own], SIDE * SIDE * 2 - 1), ("dt", gaps[own], LONGEST_US)):
+            wrong = (values < 0) | (values > most)
+            if wrong.any():
+                first = int(wrong.argmax())
+                raise EventFileError(
+                    f"{path}: event {first}: {key} is {values[first]}; it must be between 0 and {most}"
+                )
         place, p = np.divmod(address[own].astype(np.int64), 2)
         y, x = np.divmod(place, SIDE)
         return Events(x, y, p, np.cumsum(gaps[own], dtype=np.int64))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from spiky_rl.classification import samples
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from spiky_rl.config.registry import UserError
@@ -119,9 +121,8 @@ def test_a_recording_that_cannot_be_read_is_named(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"off": []}, {"off": [0, 3]}, {"off": [1, 2, 3]}, {"addr": [1, 2, -3]}, {"addr": [1, 2, 9999]}, {"addr": [0.5, 1.0, 2.0]},
-     {"label": ["a", "b"]}, {"label": [0, 10]}, {"label": [0, -1]}, {"label": [[0, 9]]}, {"label": [], "off": [0], "addr": [], "dt": []},
-     {"dt": [1]}],
+    [{"off": []}, {"off": [0, 3]}, {"off": [1, 2, 3]}, {"addr": [0.5, 1.0, 2.0]}, {"label": ["a", "b"]}, {"label": [[0, 9]]},
+     {"label": [], "off": [0], "addr": [], "dt": []}, {"dt": [1]}],
 )  # fmt: skip
 def test_packed_recordings_that_contradict_themselves_are_refused(tmp_path, changed):
     path = tmp_path / "nmnist_own.npz"
@@ -130,6 +131,44 @@ def test_packed_recordings_that_contradict_themselves_are_refused(tmp_path, chan
     np.savez(path, **{**PACKED, **changed})
     with pytest.raises(UserError, match="nmnist_own.npz"):
         packed(tmp_path)
+    # nothing of it can be read, whatever may be left out
+    found = {**PACKED, **changed}
+    if len(found["label"]) == 2 and all(isinstance(label, int) for label in found["label"]):
+        bad = dataset("nmnist", tmp_path)
+        with pytest.raises(UserError) as refused:
+            samples.load("nmnist", bad, bad.recordings, skip_bad=True)
+        assert "is left" not in str(refused.value)
+
+
+ROWS = {
+    "a label": ({"label": [0, 9, 12, 1]}, "label 12 is none of 0 to 9"),
+    "a label below 0": ({"label": [0, 9, -1, 1]}, "label -1 is none of 0 to 9"),
+    "an address": ({"addr": [1, 2, 3, 60000, 5, 6]}, "event 0: addr is 60000; it must be between 0 and 2311"),
+    "an address below 0": ({"addr": [1, 2, 3, 4, -5, 6]}, "event 1: addr is -5; it must be"),
+    "a time that goes back": ({"dt": [1, 1, 1, 1, -99999, 1]}, "event 1: dt is -99999; it must be"),
+    "no events": ({"off": [0, 1, 5, 5, 6]}, "holds no events"),
+}
+FOUR = {
+    "addr": [1, 2, 3, 4, 5, 6],
+    "dt": [1] * 6,
+    "off": [0, 1, 3, 5, 6],
+    "label": [0, 9, 5, 1],
+    "id": [7, 8, 9, 10],
+}
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_one_bad_row_of_packed_recordings_is_named_and_can_be_left_out_alone(tmp_path, case):
+    change, words = ROWS[case]
+    held = {**FOUR, **change}
+    np.savez(tmp_path / "nmnist_own.npz", **{key: np.array(value) for key, value in held.items()})
+    found = dataset("nmnist", tmp_path)
+    where = f"{tmp_path / 'nmnist_own.npz'}: row 2 (Train/{held['label'][2]}/00009): {words}"
+    with pytest.raises(UserError, match=re.escape(where)):
+        samples.load("nmnist", found, found.recordings)
+    left = samples.load("nmnist", found, found.recordings, skip_bad=True)
+    assert left.names == ["Train/0/00007", "Train/9/00008", "Train/1/00010"]
+    assert len(left.skipped) == 1 and left.skipped[0].startswith(where)
 
 
 def test_packed_recordings_that_are_damaged_anywhere_are_refused(tmp_path):

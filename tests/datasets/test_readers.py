@@ -10,7 +10,7 @@ import pytest
 from scipy.io import savemat
 
 from spiky_rl.classification.samples import data_folder
-from spiky_rl.config.registry import RegistryError
+from spiky_rl.config.registry import RegistryError, UserError
 from spiky_rl.datasets import stmnist
 from spiky_rl.datasets._events import EventFileError, MissingData, check, decode
 from tests.recorded import dataset, encoded, listed
@@ -110,9 +110,12 @@ def test_packed_recordings_are_those_of_the_files(layout):
 
 BAD_ARRAYS = {
     "no divider": ({"off": [0, 3]}, "off does not divide addr and dt"),
-    "outside": ({"addr": [0, 2312]}, r"addr\[1\]: 2312 is no pixel"),
+    "outside": (
+        {"addr": [0, 2312]},
+        r"row 0 \(Train/1/00001\): event 1: addr is 2312; it must be between 0 and 2311",
+    ),
     "absent": ({"dt": None}, "no packed recordings, or damaged ones"),
-    "label": ({"label": [10]}, "label 10 is none of 0 to 9"),
+    "label": ({"label": [10]}, r"row 0 \(Train/10/00001\): label 10 is none of 0 to 9"),
     "ids": ({"id": [1, 2]}, "there are 2 of id and 1 of label"),
 }
 
@@ -125,14 +128,14 @@ def test_bad_packed_recordings_are_refused(tmp_path, case):
         tmp_path / "nmnist_p.npz",
         **{key: np.array(value) for key, value in arrays.items() if value is not None},
     )
-    with pytest.raises(EventFileError, match=rf"nmnist_p\.npz: {message}"):
+    with pytest.raises(UserError, match=rf"nmnist_p\.npz: {message}"):
         found = dataset("nmnist", tmp_path)
         found.read(found.recordings[0])
 
 
 def test_a_cut_packed_file_is_refused(tmp_path):
     (tmp_path / "nmnist_p.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(EventFileError, match=r"nmnist_p\.npz: no packed recordings, or damaged ones"):
+    with pytest.raises(UserError, match=r"nmnist_p\.npz: no packed recordings, or damaged ones"):
         dataset("nmnist", tmp_path)
 
 
