@@ -106,7 +106,7 @@ def prepare(
     sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
     trainer = _drawn(settings, device, fetch, shown)
     if loaded is not None:
-        _require_same(trainer, loaded)
+        _require_same(trainer, loaded, settings.flags.ids)
         trainer.restore(dict(loaded.content))
         if device != loaded.identity["device"]:
             settings.changed["device"] = [loaded.identity["device"], device]
@@ -131,15 +131,19 @@ def _require_epochs(settings: Settings, loaded: LoadedCheckpoint) -> None:
         )
 
 
-def _require_same(trainer: Trainer, loaded: LoadedCheckpoint) -> None:
+def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -> None:
     """Raise CheckpointError where recordings or split are not those that the run began with."""
     if loaded.identity["data"] != trainer.samples.digest:
+        where, what = "--data holds", "the folder"
+        if ids is not None:
+            where, what = f"--ids {ids!r} lists in --data", "the list and the folder"
         raise CheckpointError(
-            f"{loaded.path}: was trained on other recordings than --data holds now; name the folder that it began with"
+            f"{loaded.path}: was trained on other recordings than {where} now; name {what} that it began with"
         )
     if loaded.identity["split"] != trainer.split.digest:
+        now = "" if ids is None else f" than --ids {ids!r} says now"
         raise CheckpointError(
-            f"{loaded.path}: was trained on another split of these recordings, of which some may be tested on now"
+            f"{loaded.path}: was trained on another split of these recordings{now}, of which some may be tested on now"
         )
 
 
@@ -157,7 +161,7 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     settings.dataset |= dataset.settings()
     settings.window = dataset.window
     chosen = subset(dataset.recordings, flags.recordings, None if flags.ids is None else Path(flags.ids))
-    _require_classes(dataset, chosen, folder)
+    require_classes(dataset, chosen, folder)
     held = samples.load(settings.dataset["name"], dataset, chosen, flags.skip_bad, shown)
     how = spec.runner.get("frames", "turn")
     steps, inputs = seen(held.size, how)
@@ -172,10 +176,16 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     return Trainer(network, held, parted, training, device)
 
 
-def _require_classes(dataset: Dataset, chosen: Sequence[Recording], folder: Path) -> None:
-    """Raise UserError where recordings are nothing to learn classes from."""
+def require_classes(dataset: Dataset, chosen: Sequence[Recording], folder: Path) -> None:
+    """Raise UserError where recordings are nothing to learn classes from.
+
+    Args:
+        dataset: Whose recordings they are.
+        chosen: Those that are used.
+        folder: Where the data lie, for messages.
+    """
     where = f"{dataset.title} in {str(folder)!r}"
-    learned = {r.label for r in chosen if r.part == "train"}
+    learned = {r.label for r in chosen if r.part == "train"} - {len(dataset.classes)}
     if not learned:
         raise UserError(
             f"{where}: all recordings are of the test set, so there is nothing to learn from;"
@@ -224,6 +234,7 @@ class Run:
             "dataset": held.name, "agent": spec.name, "seed": seed, "data": held.digest, "split": parted.digest,
             "spec": spec.tree(), "settings": settings.tree(), "shape": list(held.shape), "classes": list(held.classes),
             "window": list(settings.window), "scale": held.scale, "device": trainer.device,
+            "overridden": list(settings.overridden),
         }  # fmt: skip
         name = label(held.name)
         self.folder = runs.new_run(log_root, name, run_name, name, spec.name, LIBRARY, seed)

@@ -204,6 +204,8 @@ class Settings:
     """First and last time that the dataset classifies, once its recordings are there."""
     changed: dict[str, Any] = field(default_factory=dict)
     """What is another than in the checkpoint: flag -> [before, now]."""
+    overridden: tuple[str, ...] = ()
+    """Dotted paths of what the command line of the run's beginning set in its agent."""
 
     def tree(self) -> dict[str, Any]:
         """Flags and dataset as plain data, as a checkpoint keeps them."""
@@ -228,7 +230,10 @@ def fresh(asked: Request) -> Settings:
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
     spec = agent_of(asked.agent or cls.agent, asked.dataset, asked.agent_overrides())
-    return Settings(flags, dataset.settings(), spec)
+    paths = (text.partition("=")[0].removeprefix("agent.") for text in asked.agent_overrides())
+    # a component that is named anew has no option of the file's any more
+    overridden = tuple(path.removesuffix(".name") for path in paths)
+    return Settings(flags, dataset.settings(), spec, overridden=overridden)
 
 
 def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
@@ -270,7 +275,18 @@ def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
         if now != known.get(key):
             refuse(f"agent.{key}", now, known.get(key))
     spec = complete(identity["agent"], identity["spec"], dict.fromkeys(known, "checkpoint"))
-    return Settings(Flags(**flags), dict(theirs["dataset"]), spec, changed=changed)
+    overridden = tuple(identity.get("overridden", ()))
+    if asked.agent is not None:
+        given = agent_of(asked.agent, theirs["dataset"]["name"], overrides)
+        if key := _difference(now := flatten(given.tree()), known := flatten(spec.tree()), overridden):
+            refuse(f"--agent {asked.agent}: agent.{key}", now.get(key), known.get(key))
+    return Settings(Flags(**flags), dict(theirs["dataset"]), spec, changed=changed, overridden=overridden)
+
+
+def _difference(now: Mapping[str, Any], before: Mapping[str, Any], overridden: Sequence[str]) -> str:
+    """The first key whose values differ and that does not lie at or below an ``overridden`` path; empty: none."""
+    differ = (key for key in {**before, **now} if now.get(key) != before.get(key))
+    return next((k for k in differ if not any(f"{k}.".startswith(f"{path}.") for path in overridden)), "")
 
 
 def label(dataset: str) -> str:
@@ -284,11 +300,15 @@ def foreign(spec: Mapping[str, Any], dataset: str) -> list[str]:
 
 
 def require_named(asked: Request, loaded: LoadedCheckpoint) -> None:
-    """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing."""
+    """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing.
+
+    Its dataset need not be named where another one is: nothing of it is executed then.
+    """
     given = {asked.dataset, *(text.partition("=")[2] for text in asked.overrides)}
     given |= set(_strings(read_agent(asked.agent)[1])) if asked.agent is not None else set()
     dataset = loaded.identity["settings"]["dataset"]["name"]
-    for name in foreign(loaded.identity["spec"], dataset):
+    executed = dataset if asked.dataset in (None, dataset) else ""
+    for name in foreign(loaded.identity["spec"], executed):
         if name not in given:
             flag = "--dataset" if name == dataset else "--agent"
             raise UserError(

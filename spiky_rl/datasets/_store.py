@@ -11,7 +11,13 @@ from typing import IO
 
 import numpy as np
 
+from spiky_rl.config import registry
 from spiky_rl.datasets._events import SUFFIXES, EventFileError, MissingData
+
+PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+"""Endings of archives."""
+NAMED = 3
+"""Archives that a message names."""
 
 
 class Store:
@@ -45,14 +51,17 @@ class Store:
         return str(self.root / name.removeprefix(self.prefix))
 
     def stamp(self, name: str) -> str:
-        """A text that changes when the file ``name`` does: size and time of a file, size and checksum in an archive."""
-        if self.archive is not None:
-            info = self.archive.getinfo(name.removeprefix(self.prefix))
-            return f"{info.file_size} {info.CRC:x}"
+        """A text that changes when the file ``name`` does: size and time of a file, size and checksum in an archive.
+
+        One that is not there has one too: what is wrong with it is said where it is read.
+        """
         try:
+            if self.archive is not None:
+                info = self.archive.getinfo(name.removeprefix(self.prefix))
+                return f"{info.file_size} {info.CRC:x}"
             status = os.stat(self.path(name))
-        except OSError as error:
-            raise EventFileError(f"{self.path(name)}: cannot be read: {error.strerror}") from None
+        except (OSError, KeyError):
+            return "not there"
         return f"{status.st_size} {status.st_mtime_ns}"
 
     def open(self, name: str) -> IO[bytes]:
@@ -61,7 +70,9 @@ class Store:
             if self.archive is not None:
                 return self.archive.open(name.removeprefix(self.prefix))
             return open(self.path(name), "rb")
-        except (OSError, KeyError, zipfile.BadZipFile, RuntimeError) as error:
+        except KeyError:
+            raise EventFileError(f"{self.path(name)}: is not in the archive") from None
+        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise EventFileError(f"{self.path(name)}: cannot be read: {reason}") from None
 
@@ -117,11 +128,51 @@ class Tensors:
 
 
 def stores(data: Path, names: Sequence[str]) -> Iterator[Store]:
-    """Folders and archives of these ``names`` below ``data`` (``.`` is ``data`` itself), in this order."""
-    for name in names:
-        path = data / name
-        if path.is_dir() or (path.suffix == ".zip" and path.is_file()):
+    """Folders and archives of these ``names`` below ``data`` (``.`` is ``data`` itself), in this order, or ``data`` where it is a .zip."""
+    for path in [data] if data.is_file() else [data / name for name in names]:
+        if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
             yield Store(path)
+
+
+def to_unpack(*places: Path | Store, dataset: str = "") -> str:
+    """What a message that a dataset is missing ends in where archives lie there that are not read as they are.
+
+    Args:
+        places: Folders, whose own files are looked at, an archive itself, or stores, of which all files are.
+        dataset: Name of what is missing: archives whose names begin with that of another dataset are not meant.
+
+    Returns:
+        ``; there is FILE: unpack it``; empty: there is none.
+    """
+    found = list(dict.fromkeys(path for place in places for path in _archives(place)))
+    others = [_letters(name) for name in registry.names("datasets") if name != dataset] if dataset else []
+    own = _letters(dataset)
+    meant = [
+        str(path)
+        for path in found
+        if _letters(path.name).startswith(own) or not _letters(path.name).startswith(tuple(others))
+    ]
+    if not meant:
+        return ""
+    more = f" and {len(meant) - NAMED} more" if len(meant) > NAMED else ""
+    verb, what = ("is", "it") if len(meant) == 1 else ("are", "them")
+    return f"; there {verb} {', '.join(meant[:NAMED])}{more}: unpack {what}"
+
+
+def _archives(place: Path | Store) -> list[Path]:
+    """The archives in a store, in a folder itself, or the one that ``place`` is."""
+    if isinstance(place, Store):
+        found = [Path(place.path(name)) for name in place.names()]
+    elif place.is_dir():
+        found = sorted(path for path in place.iterdir() if path.name[0] not in "._")
+    else:
+        found = [place] if place.is_file() else []
+    return [path for path in found if path.name.lower().endswith(PACKED)]
+
+
+def _letters(name: str) -> str:
+    """Letters and digits alone, small, so that Ev-Objects is ev_objects."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
 def _walk(root: Path) -> Iterator[str]:

@@ -16,11 +16,13 @@ from typing import override
 import numpy as np
 
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, of_tensor
-from spiky_rl.datasets._store import stores
+from spiky_rl.datasets._store import stores, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording, counted
 
 TAXELS, POLARITIES, STEPS, OBJECTS = 39, 2, 250, 36
 FOLDERS = ("ev_objects", "Ev-Objects", "ev_objects.zip", "Ev-Objects.zip", "ev_objects/ev_objects.zip")
+HOMES = ("ev_objects", "Ev-Objects", ".")
+"""Where an archive may lie that has another name."""
 
 
 class EvObjects(Dataset):
@@ -57,6 +59,7 @@ class EvObjects(Dataset):
         raise MissingData(
             f"Ev-Objects is not in {str(self.data)!r}: get it from {self.source} and put it there as 'ev_objects.zip', or unpacked as"
             " 'Ev-Objects/{train,test}/sample_I_label_C.npy'; --data DIR if it lies elsewhere"
+            f"{to_unpack(*(self.data / name for name in HOMES), dataset='ev_objects')}"
         )
 
     @override

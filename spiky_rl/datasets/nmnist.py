@@ -21,7 +21,7 @@ import numpy as np
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._download import Archive
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
-from spiky_rl.datasets._store import Store
+from spiky_rl.datasets._store import Store, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, DIGITS = 34, 10
@@ -77,6 +77,7 @@ class NMnist(Dataset):
             f"N-MNIST is not in {str(self.data)!r}: pass --download to fetch it (1.2 GB), --data DIR if it lies elsewhere, or"
             f" --dataset nmnist_synthetic to simulate it. By hand: get {' and '.join(a.name for a in ARCHIVES)} from"
             f" {self.source} and put them into {str(self.data / self.home)!r}, packed or unpacked"
+            f"{to_unpack(*(self.data / name for name in FOLDERS), dataset='nmnist')}"
         )
 
     @override
@@ -104,7 +105,7 @@ def _part(folder: Path, archive: Archive) -> list[Recording]:
     names = [(re.fullmatch(rf"({archive.folder}/([0-9])/[^/]+)\.bin", name), name) for name in store.names()]
     recordings = [Recording(match[1], int(match[2]), part, store, name) for match, name in names if match]
     if not recordings:
-        raise MissingData(f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it")
+        raise MissingData(f"{store.root}: there is no recording 0/*.bin to 9/*.bin in it{to_unpack(store)}")
     return recordings
 
 

@@ -20,12 +20,14 @@ import numpy as np
 
 from spiky_rl.config.options import option
 from spiky_rl.datasets._events import EventFileError, Events, MissingData, of_tensor
-from spiky_rl.datasets._store import Store, Tensors, stores
+from spiky_rl.datasets._store import Store, Tensors, stores, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording, counted
 
 SIDE, STEPS = 16, 240
 LETTERS, DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "123456789"
 FOLDERS = ("stemnist", "STEMNIST", "stemnist/stemnist_spikes.zip", "stemnist_spikes.zip", "spike")
+HOMES = ("stemnist", "STEMNIST", ".")
+"""Where an archive may lie that has another name."""
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 
 
@@ -61,6 +63,7 @@ class Stemnist(Dataset):
         raise MissingData(
             f"STEMNIST is not in {str(self.data)!r}: get its spikes from {self.source} and put them there as 'stemnist_spikes.zip',"
             " or unpacked as 'stemnist/spike/{train,val,test}/{spike.npy,manifest.csv}'; --data DIR if they lie elsewhere"
+            f"{to_unpack(*(self.data / name for name in HOMES), dataset='stemnist')}"
         )
 
     def _part(self, store: Store, name: str) -> list[Recording]:

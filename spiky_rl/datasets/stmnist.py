@@ -17,7 +17,7 @@ from typing import override
 import numpy as np
 
 from spiky_rl.datasets._events import EventFileError, Events, MissingData
-from spiky_rl.datasets._store import stores
+from spiky_rl.datasets._store import stores, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording, counted
 
 SIDE = 10
@@ -26,6 +26,8 @@ HEADER = 128
 ARCHIVE = "STMNIST dataset NUS Tee Research Group.zip"
 FOLDERS = ("stmnist", "STMNIST", f"stmnist/{ARCHIVE}", ARCHIVE, ".")
 """Where below the data folder it may lie, unpacked or not."""
+HOMES = ("stmnist", "STMNIST", ".")
+"""Where an archive may lie that has another name."""
 
 
 def decode(data: bytes, path: str) -> Events:
@@ -97,6 +99,7 @@ class StMnist(Dataset):
         raise MissingData(
             f"ST-MNIST is not in {str(self.data)!r}, and its authors ask for a form to be filled in: get {ARCHIVE!r} from"
             f" {self.source} and put it into {str(self.data / FOLDERS[0])!r}, packed or unpacked; --data DIR if it lies elsewhere"
+            f"{to_unpack(*(self.data / name for name in HOMES), dataset='stmnist')}"
         )
 
     @override

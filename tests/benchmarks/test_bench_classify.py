@@ -177,6 +177,33 @@ def test_bad_input_is_refused_before_anything_is_trained(case, capsys):
     assert shown.out == "" and all(word in shown.err for word in words), shown.err
 
 
+NOTHING_TO_LEARN = {
+    "a test set alone": ("test/a", "all recordings are of the test set, so there is nothing to learn from"),
+    "no classes": ("", "has no class"),
+    "one class": ("a", "all recordings are of one class"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING_TO_LEARN)
+def test_recordings_that_are_nothing_to_learn_from_are_refused_in_one_line(
+    case, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
+    place, words = NOTHING_TO_LEARN[case]
+    folder = tmp_path / "data" / place
+    folder.mkdir(parents=True)
+    for i in range(3):
+        np.save(folder / f"{i}.npy", np.ones((10, 1, 2, 2)))
+    line = ["classify", "--dataset", "own", "--data", tmp_path / "data", "--json", tmp_path / "result.json"]
+    assert common.run(bench.bench, [str(word) for word in line]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert sum("error: " in text for text in said) == 1 and words in said[-1], said
+
+
+def test_a_race_is_not_on_the_recordings_that_settings_were_chosen_on():
+    assert bench_classify.parser().parse_args([]).split != 0
+
+
 def test_without_snntorch_the_command_says_what_to_install(monkeypatch):
     monkeypatch.setattr(bench_classify.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="snntorch is not installed; install it with: pip install snntorch"):

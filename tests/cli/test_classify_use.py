@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from spiky_rl.classification import training as classify_training
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
+from spiky_rl.config import registry
 from tests.recorded import bars, encoded
 
 CLASSES = ("row", "column", "diagonal")
@@ -281,6 +283,53 @@ def test_what_may_change_is_recorded_and_what_may_not_is_refused_by_name(tmp_pat
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 14, "--data", moved, "--device", "cpu") == 0
 
 
+def test_an_agents_file_that_says_something_else_than_the_runs_is_refused_by_its_key(
+    tmp_path, trained, capsys
+):
+    """What the run's command line set is the run's, and is no difference of the file."""
+    run_folder, _ = trained
+    resume = ["--checkpoint", run_folder, "--epochs", 13, "--device", "cpu"]
+    shipped = (registry.data_dir("agents") / "lif_linear_classifier.yaml").read_text()
+    other = tmp_path / "lif_linear_classifier.yaml"
+    neuron = yaml.safe_load(shipped)["network"]["neuron"]
+    for key, value in (("neuron", {**neuron, "tau": 3.5}), ("decoder", "membrane"), ("steps", 2)):
+        changed = yaml.safe_load(shipped)
+        before = changed["network"].get(key)
+        changed["network"][key] = value
+        other.write_text(yaml.safe_dump(changed))
+        capsys.readouterr()
+        assert run(tmp_path, *resume, "--agent", other) == 2
+        said = capsys.readouterr().err
+        where = {"neuron": "neuron.tau", "decoder": "decoder.name", "steps": "steps"}[key]
+        assert re.search(rf"--agent {other}: agent\.network\.{where} .*: the run of .* has ", said), (
+            before,
+            said,
+        )
+    # the run was begun with agent.network.layers=[32], which the file need not say
+    other.write_text(shipped.replace("layers: ", "layers: [7] # "))
+    assert run(tmp_path, *resume, "--agent", other) == 0
+    # and a run that went on still knows
+    assert (
+        run(
+            tmp_path, "--checkpoint", newest(tmp_path)[0], "--epochs", 14, "--device", "cpu", "--agent", other
+        )
+        == 0
+    )
+
+
+def test_a_list_of_recordings_that_has_changed_is_named(tmp_path, capsys):
+    data = folder(tmp_path / "data", 10, 0)
+    ids = tmp_path / "ids.csv"
+    names = [f"{name}/0_{i}.bin" for name in CLASSES for i in range(10)]
+    ids.write_text("\n".join(names))
+    assert run(tmp_path, *LINE, "--data", data, "--epochs", 1, "--ids", ids) == 0
+    ids.write_text("\n".join(names[1:]))
+    assert run(tmp_path, "--checkpoint", newest(tmp_path)[0], "--epochs", 2, "--device", "cpu") == 2
+    assert (
+        f"was trained on other recordings than --ids '{ids}' lists in --data now" in capsys.readouterr().err
+    )
+
+
 def test_a_runs_list_of_recordings_gives_the_same_split_again(tmp_path):
     data = folder(tmp_path / "data", 20, 0)
     assert run(tmp_path, *LINE, "--data", data, "--epochs", 1, "--recordings", 40, "--split", 3) == 0
@@ -375,6 +424,14 @@ def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names
     run_folder, _ = newest(tmp_path)
     assert f"--predict --checkpoint {run_folder} {' '.join(own)}" in capsys.readouterr().out
     (tmp_path / "pixels.py").write_text("raise SystemExit('executed')\n" + OWN)
+    for label in ("left", "right"):  # any recordings, which the class that lies elsewhere does not read
+        (tmp_path / "others" / label).mkdir(parents=True)
+        np.save(tmp_path / "others" / label / "0.npy", np.eye(2)[[int(label == "right")] * 19][:, None, None])
+    others = ["--dataset", "own", "--data", tmp_path / "others", "--device", "cpu"]
+    assert run(tmp_path, "--checkpoint", run_folder, "--evaluate", *others) == 0
+    assert "of 2 recordings" in capsys.readouterr().out
+    assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 2, *others) == 2
+    assert "--dataset own: the run of" in capsys.readouterr().err
     for use in (["--epochs", 2], ["--evaluate"]):
         assert run(tmp_path, "--checkpoint", run_folder, *use, "--device", "cpu") == 2
         said = capsys.readouterr().err

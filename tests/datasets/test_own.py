@@ -1,11 +1,13 @@
 """Your own recordings: layouts and formats that need no code, and what is said of those that do not fit."""
 
 import logging
+import re
 import zipfile
 
 import numpy as np
 import pytest
 
+from spiky_rl.classification import samples
 from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._events import EventFileError, MissingData
 from tests.recorded import dataset, encoded, listed
@@ -225,7 +227,6 @@ MANIFESTS = {
         "recording,label,split\na.bin,cat,tset\n",
         "row 1: split 'tset' is none of .*; did you mean 'test'",
     ),
-    "no file": ("recording,label\nb.bin,cat\n", "b.bin: cannot be read: No such file"),
 }
 
 
@@ -236,6 +237,28 @@ def test_a_manifest_that_does_not_fit_is_refused(case, tmp_path):
     (tmp_path / "manifest.csv").write_text(text)
     with pytest.raises(UserError, match=words):
         dataset("own", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["in a folder", "in an archive", "as a link that leads nowhere"])
+def test_a_file_that_is_listed_and_not_there_is_named_or_left_out(tmp_path, kind):
+    data = tmp_path / "data"
+    listing = "recording,label\na.bin,cat\nb.bin,dog\n"
+    words = "cannot be read: No such file"
+    if kind == "in an archive":
+        data, words = tmp_path / "data.zip", "is not in the archive"
+        with zipfile.ZipFile(data, "w") as archive:
+            archive.writestr("manifest.csv", listing)
+            archive.writestr("a.bin", encoded(EVENTS))
+    else:
+        write(data / "a.bin")
+        (data / "manifest.csv").write_text(listing)
+        if kind == "as a link that leads nowhere":
+            (data / "b.bin").symlink_to(tmp_path / "nowhere.bin")
+    found = dataset("own", data)
+    with pytest.raises(EventFileError, match=re.escape(f"{data / 'b.bin'}: {words}")):
+        samples.load("own", found, found.recordings)
+    left = samples.load("own", found, found.recordings, skip_bad=True)
+    assert left.names == ["a.bin"] and words in left.skipped[0]
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path):

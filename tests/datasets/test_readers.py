@@ -13,6 +13,7 @@ from spiky_rl.classification.samples import data_folder
 from spiky_rl.config.registry import RegistryError, UserError
 from spiky_rl.datasets import stmnist
 from spiky_rl.datasets._events import EventFileError, MissingData, check, decode
+from spiky_rl.datasets._store import Store, to_unpack
 from tests.recorded import dataset, encoded, listed
 
 REAL = os.environ.get("SPIKY_RL_DATA")
@@ -242,6 +243,39 @@ def test_missing_data_say_how_to_get_them(tmp_path):
         dataset("ev_objects", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "said"),
+    [
+        ("nmnist", "nmnist/Train.zip", True),
+        ("nmnist", "nmnist.zip", True),
+        ("nmnist", "mine.TAR.GZ", True),
+        ("stemnist", "STEMNIST.zip", True),
+        ("stemnist", "stemnist/spikes.7z", True),
+        ("ev_objects", "ev-objects.zip", True),
+        ("stmnist", "st-mnist.rar", True),
+        ("stmnist", "stemnist_spikes.zip", False),
+        ("stmnist", "notes.txt", False),
+    ],
+)
+def test_an_archive_that_has_to_be_unpacked_is_named_and_one_of_another_dataset_is_not(
+    tmp_path, name, place, said
+):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).write_bytes(b"")
+    for data in (tmp_path, tmp_path / place) if said and name == "nmnist" else (tmp_path,):
+        with pytest.raises(MissingData) as missing:
+            dataset(name, data)
+        assert str(missing.value).endswith(f"; there is {tmp_path / place}: unpack it") is said
+
+
+def test_all_archives_within_recordings_are_counted_and_few_are_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    for number in range(5):
+        (tmp_path / "a" / f"{number}.tgz").write_bytes(b"")
+    names = ", ".join(str(tmp_path / "a" / f"{number}.tgz") for number in range(3))
+    assert to_unpack(Store(tmp_path)) == f"; there are {names} and 2 more: unpack them"
+
+
 def test_the_data_folder_is_the_given_one_then_the_environments_then_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path))
     monkeypatch.delenv("SPIKY_RL_DATA", raising=False)
@@ -279,14 +313,15 @@ def stemnist(folder):
     return folder
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_stemnist_has_its_official_split_and_a_choice_of_characters_unpacked_or_not(tmp_path, packed):
+@pytest.mark.parametrize(("packed", "data"), [(False, ""), (True, "its folder"), (True, "the archive")])
+def test_stemnist_has_its_official_split_and_a_choice_of_characters_unpacked_or_not(tmp_path, packed, data):
     folder = stemnist(tmp_path / "stemnist").parent
     if packed:
         with zipfile.ZipFile(folder / "stemnist_spikes.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for path in (folder / "stemnist").rglob("*.*"):
                 archive.write(path, path.relative_to(folder / "stemnist"))
                 path.unlink()
+        folder = folder / "stemnist_spikes.zip" if data == "the archive" else folder
     found = dataset("stemnist", folder)
     assert len(found.classes) == 35 and len(found.recordings) == 9
     by_name = {r.name: r for r in found.recordings}
