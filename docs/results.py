@@ -231,12 +231,13 @@ def inferred(*folders: str) -> str:
     ]
     for folder in folders:
         runs = _runs(folder)
-        firing, operations = (
-            statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
-        )
-        lines.append(
-            f"| {Path(folder).name} | {runs[0]['epochs']} | {_accuracies(runs)} | {100 * firing:.1f} % | {operations / 1e6:.2f} |"
-        )
+        costs = ["-", "-"]
+        if all(run["firing_rate"] for run in runs):  # an ANN has none
+            firing, operations = (
+                statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
+            )
+            costs = [f"{100 * firing:.1f} %", f"{operations / 1e6:.2f}"]
+        lines.append(f"| {' | '.join([Path(folder).name, str(runs[0]['epochs']), _accuracies(runs), *costs])} |")
     return "\n" + "\n".join(lines) + "\n"
 
 
