@@ -47,7 +47,9 @@ def test_no_page_states_an_interval_that_no_result_file_backs(page):
 
 @pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
 def test_results_state_no_energy_and_no_difference_that_no_result_file_backs(name):
-    assert ENERGY_OR_DIFFERENCE.findall(results.FIGURE.sub("", (ROOT / name).read_text(encoding="utf-8"))) == []
+    assert (
+        ENERGY_OR_DIFFERENCE.findall(results.FIGURE.sub("", (ROOT / name).read_text(encoding="utf-8"))) == []
+    )
 
 
 def test_a_figure_that_differs_from_its_files_is_seen():
