@@ -242,7 +242,9 @@ def inferred(*folders: str) -> str:
                 statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
             )
             costs = [f"{100 * firing:.1f} %", f"{operations / 1e6:.2f}"]
-        lines.append(f"| {' | '.join([Path(folder).name, str(runs[0]['epochs']), _accuracies(runs), *costs])} |")
+        lines.append(
+            f"| {' | '.join([Path(folder).name, str(runs[0]['epochs']), _accuracies(runs), *costs])} |"
+        )
     return "\n" + "\n".join(lines) + "\n"
 
 

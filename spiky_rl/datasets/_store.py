@@ -37,7 +37,9 @@ class Store:
             else (i.filename for i in self.archive.infolist() if not i.is_dir())
         )
         return sorted(
-            self.prefix + n for n in held if not any(p[0] == "." or p == "__MACOSX" for p in n.split("/") if p)
+            self.prefix + n
+            for n in held
+            if not any(p[0] == "." or p == "__MACOSX" for p in n.split("/") if p)
         )
 
     def path(self, name: str) -> str:

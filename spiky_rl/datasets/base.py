@@ -131,7 +131,9 @@ class Dataset(Component):
 
     def reader(self) -> str:
         """A text that changes with what may change the events that are read: the folder, the options, and the class's own code."""
-        code = hashlib.sha256(inspect.getsource(inspect.getmodule(type(self)) or type(self)).encode()).hexdigest()
+        code = hashlib.sha256(
+            inspect.getsource(inspect.getmodule(type(self)) or type(self)).encode()
+        ).hexdigest()
         return f"{self.data.resolve()} {self.options.model_dump(exclude={'bins', 'binary'})} {code}"
 
     def settings(self) -> Mapping[str, Any]:

@@ -76,7 +76,8 @@ class Own(Dataset):
         )
         unit: Literal["us", "ms", "s"] = option("us", "unit of the times that stand in columns")
         time: Literal["", "us", "steps"] = option(
-            "", "what times of recordings are: microseconds, or steps of tensors; empty: as all of them have it"
+            "",
+            "what times of recordings are: microseconds, or steps of tensors; empty: as all of them have it",
         )
         names: Names = option(
             (), "names of the classes, in the order of their labels; empty: those that are there, sorted"
@@ -143,7 +144,9 @@ class Own(Dataset):
         sensor, channels, window = self.given
         if not (sensor and channels and window):
             stamps = [f"{r.member} {r.store.stamp(r.member)}" for r in recordings if r.store is not None]
-            key = hashlib.sha256("\n".join([f"2 {self.data.resolve()}", self.unit, *stamps]).encode()).hexdigest()[:16]
+            key = hashlib.sha256(
+                "\n".join([f"2 {self.data.resolve()}", self.unit, *stamps]).encode()
+            ).hexdigest()[:16]
             path = files.cache_folder() / "frames" / f"own-{key}.json"
             try:
                 measured = json.loads(path.read_text(encoding="ascii"))

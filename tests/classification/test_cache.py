@@ -115,7 +115,9 @@ def test_what_only_reading_depends_on_makes_another_entry(tmp_path):
     one, other = (stored(found, found.recordings).digests.tolist() for found in held)
     assert one == other[::-1] != other, "files of equal names, sizes and times in another folder"
     (tmp_path / "one" / "a" / "2.csv").write_text("t,x,y,p\n0.001,1,1,0\n")
-    coarse, fine = (dataset("own", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms"))
+    coarse, fine = (
+        dataset("own", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms")
+    )
     places = [stored(found, found.recordings).places.tolist() for found in (coarse, fine)]
     assert places[0] != places[1], "another unit of time"
 

@@ -108,7 +108,9 @@ def test_steps_and_times_are_not_mixed(tmp_path):
         dataset("own", tmp_path / "data")
     found = dataset("own", tmp_path / "data", time="us")
     assert found.window == (0, 100) and found.settings()["time"] == "us"
-    with pytest.raises(EventFileError, match="2.npy: has times in steps, and the others, or dataset.time, in us"):
+    with pytest.raises(
+        EventFileError, match="2.npy: has times in steps, and the others, or dataset.time, in us"
+    ):
         found.read(found.recordings[1])
 
 
@@ -270,7 +272,10 @@ MANIFESTS = {
         "recording,label,split\na.bin,cat,tset\n",
         "row 1: split 'tset' is none of .*; did you mean 'test'",
     ),
-    "twice": ("recording,label,split\na.bin,cat,train\na.bin,cat,test\n", "row 2: 'a.bin' stands in row 1 already"),
+    "twice": (
+        "recording,label,split\na.bin,cat,train\na.bin,cat,test\n",
+        "row 2: 'a.bin' stands in row 1 already",
+    ),
     "no file": ("recording,label\nb.bin,cat\n", "b.bin: cannot be read: No such file"),
 }
 
