@@ -69,9 +69,9 @@ def interval(found: Interval) -> str:
     return f"{found.estimate:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
 
 
-def score(folder: str, task: str, agent: str) -> str:
-    """The mean return of the final policies over seeds, with its interval."""
-    return interval(row(folder, task, agent).mean)
+def score(folder: str, task: str, *agent: str) -> str:
+    """The mean return of the final policies over seeds, with its interval; behind an agent stands what was varied of it."""
+    return interval(row(folder, task, " ".join(agent)).mean)
 
 
 def scores(folder: str, task: str, *agents: str) -> str:
@@ -117,6 +117,11 @@ def lost(folder: str, agent: str) -> str:
 def energy(folder: str, task: str, agent: str, price: str = PRICE) -> str:
     """Energy of a control step in nJ, of its arithmetic or under another price."""
     return f"{pick(row(folder, task, agent).energy, price, 'price').step.estimate:,.0f}"
+
+
+def operations(folder: str, task: str, agent: str) -> str:
+    """Effective operations of a control step."""
+    return f"{row(folder, task, agent).counts['effective_operations'].estimate:,.0f}"
 
 
 def processor(folder: str, task: str, agent: str) -> str:
@@ -231,11 +236,14 @@ def inferred(*folders: str) -> str:
     ]
     for folder in folders:
         runs = _runs(folder)
-        firing, operations = (
-            statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
-        )
+        costs = ["-", "-"]
+        if all(run["firing_rate"] for run in runs):  # an ANN has none
+            firing, operations = (
+                statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
+            )
+            costs = [f"{100 * firing:.1f} %", f"{operations / 1e6:.2f}"]
         lines.append(
-            f"| {Path(folder).name} | {runs[0]['epochs']} | {_accuracies(runs)} | {100 * firing:.1f} % | {operations / 1e6:.2f} |"
+            f"| {' | '.join([Path(folder).name, str(runs[0]['epochs']), _accuracies(runs), *costs])} |"
         )
     return "\n" + "\n".join(lines) + "\n"
 
@@ -304,7 +312,7 @@ LISTS = (kinds, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(score, scores, across, difference, lost, energy, processor, value),
+        *(score, scores, across, difference, lost, energy, operations, processor, value),
         *(quantised, distilled, raced, classified, inferred, narma),
         *LISTS,
     )

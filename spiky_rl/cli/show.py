@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 from spiky_rl.cli import common
@@ -65,7 +66,9 @@ def show(argv: list[str]) -> int:
             "--out and --compare go with a reservoir, as in: show.py reservoir grown.json --compare"
         )
     if args.json and not args.compare:
-        raise UserError("--json goes with --compare, as in: show.py reservoir grown.json --compare --json grown.json")
+        raise UserError(
+            "--json goes with --compare, as in: show.py reservoir grown.json --compare --json grown.json"
+        )
     if args.kind == RESERVOIR:
         if args.name is None:
             raise UserError(
@@ -138,7 +141,9 @@ def show_reservoir(args: argparse.Namespace) -> None:
         print_columns(description.compared(found))
         if args.json:
             sizes = {"neurons": net.size, "features": net.size * len(net.trace_decays)}
-            files.write_json(args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": found})
+            files.write_json(
+                args.json, {"reservoir": named.name, "overrides": args.overrides, **sizes, "nrmse": found}
+            )
     files.write(out, lambda beside: figure(named).savefig(beside, dpi=150, format=out.suffix[1:]))
     print(f"\npicture: {out}")
 

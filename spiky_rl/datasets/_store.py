@@ -36,14 +36,16 @@ class Store:
                 raise EventFileError(f"{root}: no archive, or a damaged one: {reason}") from None
 
     def names(self) -> list[str]:
-        """All files, sorted; hidden ones are left out. A folder with a recording's ending counts, and cannot be read."""
+        """All files, sorted; hidden ones are left out, and what archives of macOS add. A folder with a recording's ending counts, and cannot be read."""
         held = (
             _walk(self.root)
             if self.archive is None
             else (i.filename for i in self.archive.infolist() if not i.is_dir())
         )
         return sorted(
-            self.prefix + n for n in held if not any(part[0] in "._" for part in n.split("/") if part)
+            self.prefix + n
+            for n in held
+            if not any(p[0] == "." or p == "__MACOSX" for p in n.split("/") if p)
         )
 
     def path(self, name: str) -> str:
@@ -164,7 +166,7 @@ def _archives(place: Path | Store) -> list[Path]:
     if isinstance(place, Store):
         found = [Path(place.path(name)) for name in place.names()]
     elif place.is_dir():
-        found = sorted(path for path in place.iterdir() if path.name[0] not in "._")
+        found = sorted(path for path in place.iterdir() if path.name[0] != ".")
     else:
         found = [place] if place.is_file() else []
     return [path for path in found if path.name.lower().endswith(PACKED)]

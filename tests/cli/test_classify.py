@@ -139,6 +139,45 @@ def test_a_checkpoint_of_other_data_network_or_dataset_is_refused(tmp_path, caps
         assert re.search(words.replace("[", r"\["), lines[-1]), lines[-1]
 
 
+def test_an_agents_file_that_says_something_else_than_the_runs_is_refused_by_its_key(tmp_path, capsys):
+    """What the run's command line set is the run's own, and is no difference of the file."""
+    assert run(tmp_path, *SYNTHETIC, "--epochs", "1", "agent.network.neuron.tau=3.0")[0] == 0
+    resume = ["--checkpoint", "latest", "--dataset", "nmnist_synthetic", "--device", "cpu", "--agent"]
+    shipped = (registry.data_dir("agents") / "lif_conv_classifier.yaml").read_text()
+    other = tmp_path / "other" / "lif_conv_classifier.yaml"
+    other.parent.mkdir()
+    for before, after, words in (
+        ("layers: [12, 32]", "layers: [20, 32]", r"network\.layers \[20, 32\]: the run of .* has \[12, 32\]"),
+        ("decoder: rate", "decoder: membrane", r"network\.decoder\.name membrane: the run of .* has rate"),
+        (
+            "learning_rate: 5.0e-3",
+            "learning_rate: 1.0",
+            r"algorithm\.learning_rate 1.0: the run of .* has 0.005",
+        ),
+    ):
+        assert before in shipped
+        other.write_text(shipped.replace(before, after))
+        capsys.readouterr()
+        assert run(tmp_path, *resume, other, "--epochs", "2")[0] == 2
+        assert re.search(rf"--agent {other}: agent\.{words}", capsys.readouterr().err)
+    other.write_text(shipped.replace("tau: 1.4427", "tau: 2.5"))
+    for epochs in ("2", "3"):  # a run that went on still knows
+        assert run(tmp_path, *resume, other, "--epochs", epochs)[0] == 0
+
+
+def test_a_list_of_recordings_that_has_changed_is_named(tmp_path, capsys):
+    assert run(tmp_path, *SYNTHETIC, "--epochs", "1")[0] == 0
+    (folder,) = (tmp_path / "classify" / "nmnist_synthetic").iterdir()
+    ids = tmp_path / "ids.csv"
+    rows = (folder / "params" / "recordings.csv").read_text().splitlines()
+    ids.write_text("\n".join(rows))
+    assert run(tmp_path / "listed", *SYNTHETIC, "--epochs", "1", "--ids", ids)[0] == 0
+    ids.write_text("\n".join(rows[:-1]))
+    resume = ["--checkpoint", "latest", "--dataset", "nmnist_synthetic", "--device", "cpu", "--epochs", "2"]
+    assert run(tmp_path / "listed", *resume)[0] == 2
+    assert f"other recordings than --ids '{ids}' lists in --data now" in capsys.readouterr().err
+
+
 def test_a_loss_that_is_no_number_ends_in_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
     rate = classify_training.Trainer._learning_rate  # pylint: disable=protected-access
     monkeypatch.setattr(

@@ -11,12 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from spiky_rl.classification import training as classify_training
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
-from spiky_rl.config import registry
 from tests.recorded import bars, encoded
 
 CLASSES = ("row", "column", "diagonal")
@@ -281,53 +279,6 @@ def test_what_may_change_is_recorded_and_what_may_not_is_refused_by_name(tmp_pat
     assert "was trained on other recordings than --data holds now" in capsys.readouterr().err
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 14, "--data", moved, "--device", "cpu") == 0
-
-
-def test_an_agents_file_that_says_something_else_than_the_runs_is_refused_by_its_key(
-    tmp_path, trained, capsys
-):
-    """What the run's command line set is the run's, and is no difference of the file."""
-    run_folder, _ = trained
-    resume = ["--checkpoint", run_folder, "--epochs", 13, "--device", "cpu"]
-    shipped = (registry.data_dir("agents") / "lif_linear_classifier.yaml").read_text()
-    other = tmp_path / "lif_linear_classifier.yaml"
-    neuron = yaml.safe_load(shipped)["network"]["neuron"]
-    for key, value in (("neuron", {**neuron, "tau": 3.5}), ("decoder", "membrane"), ("steps", 2)):
-        changed = yaml.safe_load(shipped)
-        before = changed["network"].get(key)
-        changed["network"][key] = value
-        other.write_text(yaml.safe_dump(changed))
-        capsys.readouterr()
-        assert run(tmp_path, *resume, "--agent", other) == 2
-        said = capsys.readouterr().err
-        where = {"neuron": "neuron.tau", "decoder": "decoder.name", "steps": "steps"}[key]
-        assert re.search(rf"--agent {other}: agent\.network\.{where} .*: the run of .* has ", said), (
-            before,
-            said,
-        )
-    # the run was begun with agent.network.layers=[32], which the file need not say
-    other.write_text(shipped.replace("layers: ", "layers: [7] # "))
-    assert run(tmp_path, *resume, "--agent", other) == 0
-    # and a run that went on still knows
-    assert (
-        run(
-            tmp_path, "--checkpoint", newest(tmp_path)[0], "--epochs", 14, "--device", "cpu", "--agent", other
-        )
-        == 0
-    )
-
-
-def test_a_list_of_recordings_that_has_changed_is_named(tmp_path, capsys):
-    data = folder(tmp_path / "data", 10, 0)
-    ids = tmp_path / "ids.csv"
-    names = [f"{name}/0_{i}.bin" for name in CLASSES for i in range(10)]
-    ids.write_text("\n".join(names))
-    assert run(tmp_path, *LINE, "--data", data, "--epochs", 1, "--ids", ids) == 0
-    ids.write_text("\n".join(names[1:]))
-    assert run(tmp_path, "--checkpoint", newest(tmp_path)[0], "--epochs", 2, "--device", "cpu") == 2
-    assert (
-        f"was trained on other recordings than --ids '{ids}' lists in --data now" in capsys.readouterr().err
-    )
 
 
 def test_a_runs_list_of_recordings_gives_the_same_split_again(tmp_path):

@@ -62,7 +62,9 @@ def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: Analys
 
 
 def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_path: Path):
-    analysis = analyse(write_study(tmp_path / "study", ("mlp_ppo", "gru_ppo"), tasks=(CARTPOLE,), seeds=range(2)))
+    analysis = analyse(
+        write_study(tmp_path / "study", ("mlp_ppo", "gru_ppo"), tasks=(CARTPOLE,), seeds=range(2))
+    )
     near = {
         key: replace(row, energy={"fp32": Energy(*[Interval(energy, energy, energy)] * 2)})
         for (key, row), energy in zip(analysis.rows.items(), (1200.0, 1500.0), strict=True)

@@ -147,7 +147,9 @@ def test_markdown_names_the_figures_that_lie_beside_it_and_its_tables_are_tables
     markdown = (study / "report.md").read_text(encoding="utf-8")
     named = re.findall(r"^!\[[^\]]+\]\((figures/[a-z_]+\.svg)\)$", markdown, re.MULTILINE)
     assert sorted(named) == sorted(f"figures/{path.name}" for path in (study / "figures").iterdir())
-    assert len(named) == 11, "two learning curves, two Pareto plots of every price shown, and one of each other"
+    assert (
+        len(named) == 11
+    ), "two learning curves, two Pareto plots of every price shown, and one of each other"
     tables = re.findall(r"(?:^\|.*\|$\n)+", markdown, re.MULTILINE)
     assert len(tables) > 10
     for table in tables:

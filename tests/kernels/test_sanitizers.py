@@ -14,7 +14,17 @@ from spiky_rl.kernels import compiler, programs
 from tests.kernels.cases import NEURONS, configured, distinct, vocabulary
 
 HERE = Path(__file__).parent
-HEADERS = ("lanes", "job", "events", "bfloat16", "recurrent", "layers", "stack", "convolution", "convolution_gradient")
+HEADERS = (
+    "lanes",
+    "job",
+    "events",
+    "bfloat16",
+    "recurrent",
+    "layers",
+    "stack",
+    "convolution",
+    "convolution_gradient",
+)
 SANITIZERS = {
     "thread": ("-fsanitize=thread",),
     "address and undefined behaviour": ("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),

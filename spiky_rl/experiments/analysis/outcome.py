@@ -101,7 +101,9 @@ class Analysis:
 
     def front(self, task: str, price: str) -> tuple[str, ...]:
         """Agents on a ``task`` that no other one beats in score and in energy under a ``price``."""
-        points = {label: (energy, score.estimate) for label, (energy, score) in self.priced(task, price).items()}
+        points = {
+            label: (energy, score.estimate) for label, (energy, score) in self.priced(task, price).items()
+        }
 
         def beaten(label: str) -> bool:
             energy, score = points[label]

@@ -156,7 +156,9 @@ def energies(price: str, ending: str = "") -> Mapping[str, Callable[[Analysis, s
     """Rows of the table about energy under a ``price``, whose names have this ``ending``."""
     return {
         f"energy of the baseline{ending}": lambda a, task: thriftiest(a, task, [str(a.baseline)], price),
-        f"least energy of an agent that spikes{ending}": lambda a, task: thriftiest(a, task, spiking(a), price),
+        f"least energy of an agent that spikes{ending}": lambda a, task: thriftiest(
+            a, task, spiking(a), price
+        ),
         f"front of score and energy{ending}": lambda a, task: listed(a.front(task, price), SHOWN) or NONE,
     }
 

@@ -172,7 +172,9 @@ def blocks(search: Search, names: Names, task: str, pairs: Sequence[Outcome]) ->
             note=f"Share in what makes a trial one of the best {QUANTILE:.0%} {first} (PED-ANOVA); rough where trials are few.",
         )  # fmt: skip
     else:
-        yield paragraph(f"The importance of parameters is estimated from {LEAST} trials on, the agent as it is not counted.")
+        yield paragraph(
+            f"The importance of parameters is estimated from {LEAST} trials on, the agent as it is not counted."
+        )
     best = {o.pair.stem: [] if o.best is None else overrides(search, o.pair, o.best) for o in pairs}
     tuned = {stem: dict(text.split("=", 1) for text in own) for stem, own in best.items()}
     if keys := list(dict.fromkeys(key for own in tuned.values() for key in own)):

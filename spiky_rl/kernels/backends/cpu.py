@@ -51,7 +51,9 @@ def core() -> ctypes.CDLL:
 @cache
 def convolutions() -> ctypes.CDLL:
     """The kernels of convolutions, which not every network has."""
-    text = "\n".join(programs.header(name) for name in ("lanes", "events", "convolution", "convolution_gradient"))
+    text = "\n".join(
+        programs.header(name) for name in ("lanes", "events", "convolution", "convolution_gradient")
+    )
     library = compiler.library(text, "convolutions")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
