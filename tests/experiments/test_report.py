@@ -240,6 +240,54 @@ def test_variants_stand_under_their_labels(tmp_path: Path):
     assert "has tuned it on the test" in section(study, "threats")
 
 
+NOW, THEN = "a" * 16, "b" * 16
+TUNED = {
+    "mlp_ppo": {"trial": 0, "return": 4.0, "agent": {}, "specification": NOW, "physics": "newton_mjwarp"},
+    "gru_ppo": {"agent": {"algorithm": {"gamma": 0.98}}},
+    "lif_ppo": {
+        "trial": 7,
+        "agent": {"algorithm": {"gamma": 0.98}},
+        "specification": THEN,
+        "physics": "mujoco",
+    },
+}
+
+
+def tuned(study: Path) -> None:
+    """As a study that names a tuning has its design, its plan and its copy of the tuned values."""
+    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "tuning": "logs/tune/mine"})
+    plan = json.loads((study / "plan.json").read_text())
+    cells = [{**cell, "base_hash": NOW} for cell in plan["cells"]]
+    dump(study / "plan.json", {**plan, "cells": cells})
+    held = {
+        "version": 1,
+        "tuning": "mine",
+        "trials": 12,
+        "seeds": [90000],
+        "budget": "9 steps",
+        "tasks": {CARTPOLE: TUNED},
+    }
+    dump(study / "tuned.yaml", held)
+
+
+def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_something_else(tmp_path: Path):
+    study = written(tmp_path, tuned, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
+    design, threats = section(study, "design"), section(study, "threats")
+    for told in (
+        "values of logs/tune/mine, of which tuned.yaml is a copy, from 12 trials of every agent with other seeds (90000)",
+        "budget of a trial: 9 steps",
+        f"on {CARTPOLE} tuned: gru_ppo and lif_ppo (trial 7); unchanged there",
+        "no sampled trial was better than the agent's own file: mlp_ppo",
+    ):
+        assert told in design, told
+    differs = f"specification {NOW}, tuned with {THEN}, physics newton_mjwarp, tuned with mujoco"
+    assert f"Tuned as something else lif_ppo on {CARTPOLE}: {differs} The agent's own" in threats
+    (study / "tuned.yaml").unlink()
+    write_report(study, DATE)
+    assert "their copy, tuned.yaml, is not there" in section(study, "design")
+    assert "Tuned as something else" not in section(study, "threats")
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_whichever_cells_are_there_a_report_is_written(tmp_path: Path, seed: int):
     """A study is reported on while it runs: any part of its cells."""
