@@ -78,9 +78,8 @@ def test_tuned_values_say_what_they_were_tuned_as_where_that_is_known(tmp_path):
     written = read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"]
     assert (written.trial, written.specification, written.physics) == (0, None, None)
     (pair,) = made.studies
-    tuning.write(
-        tmp_path, made.tuning, {pair.facts["specification"]: "c" * 16, pair.facts["physics"]: "mujoco"}
-    )
+    known = {"specification": "c" * 16, "physics": "mujoco"}
+    tuning.write(tmp_path, made.tuning, {pair.facts[key]: value for key, value in known.items()})
     assert write_tuned(made)
     written = read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"]
     assert (written.specification, written.physics) == ("c" * 16, "mujoco")
@@ -90,12 +89,8 @@ def test_the_agent_as_it_is_stands_beside_sampled_trials_at_the_same_point(whole
     search, _ = whole
     _, text = write_tuning_page(search, {})
     said = text.read_text()
-    assert (
-        said.count(
-            "every sampled trial after 25% of its budget; the agent as it is, trial 0, is not one of them"
-        )
-        == 2
-    )
+    words = "every sampled trial after 25% of its budget; the agent as it is, trial 0, is not one of them"
+    assert said.count(words) == 2, "in the table's note and in the figure's caption"
     assert "the ring is the agent as it is at the same point" in said
     for outcome in outcomes(search):
         assert outcome.start == outcome.default.intermediate_values[0] < outcome.default.values[0]

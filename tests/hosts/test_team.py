@@ -41,11 +41,10 @@ def team(policy: Played, names: list[str], adapting: list[bool] | None = None) -
 def conditions_of(names: list[str]) -> list[Condition]:
     sensors = sensors_of(((INPUTS,),))
     groups = torch.arange(EPISODES * len(names)).split(EPISODES)
-    conditions = [
+    return [
         CONDITIONS[name](Group(None, ids, SEED, sensors, torch.ones(INPUTS)))
         for name, ids in zip(names, groups, strict=True)
     ]
-    return conditions
 
 
 def acted(acting, conditions: int) -> torch.Tensor:
