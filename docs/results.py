@@ -23,7 +23,7 @@ from typing import Any
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.config.reading import parse_json, read_file
-from spiky_rl.experiments.analysis.measures import PRICE, Row
+from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY, Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
@@ -69,25 +69,26 @@ def interval(found: Interval) -> str:
     return f"{found.estimate:.{places}f} [{found.low:.{places}f}, {found.high:.{places}f}]"
 
 
-def score(folder: str, task: str, agent: str) -> str:
-    """The mean return of the final policies over seeds, with its interval."""
-    return interval(row(folder, task, agent).mean)
+def score(folder: str, task: str, *agent: str) -> str:
+    """The mean return of the final policies over seeds, with its interval; behind an agent stands what was varied of it."""
+    return interval(row(folder, task, " ".join(agent)).mean)
 
 
 def scores(folder: str, task: str, *agents: str) -> str:
-    """A table of these agents; of all, in the study's order, where none is named."""
-    lines = [
-        f"| {task} | return | by seed | firing | operations of a control step | energy of its arithmetic |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for agent in agents or study(folder).labels:
-        one = row(folder, task, agent)
+    """A table of these agents; of all, in the study's order, where none is named. With memory: weights and states that are read on chip."""
+    shown = [(agent, row(folder, task, agent)) for agent in agents or study(folder).labels]
+    prices = [price for price in (PRICE, WITH_MEMORY) if all(price in one.energy for _, one in shown)]
+    names = {PRICE: "energy of its arithmetic", WITH_MEMORY: "with memory"}
+    head = [f"{task} | return | by seed | firing | operations of a control step", *map(names.get, prices)]
+    lines = [f"| {' | '.join(map(str, head))} |", "| --- " * (4 + len(head)) + "|"]
+    for agent, one in shown:
         by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
         operations = one.counts["effective_operations"].estimate
-        energy = one.energy[PRICE].step.estimate
+        energies = [f"{one.energy[price].step.estimate:,.0f} nJ" for price in prices]
         mean = interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
         firing = f"{one.firing_rate.estimate:.1%}" if one.firing_rate and one.firing_rate.estimate else "-"
-        lines.append(f"| `{agent}` | {mean} | {by_seed} | {firing} | {operations:,.0f} | {energy:,.0f} nJ |")
+        cells = [f"`{agent}`", mean, by_seed, firing, f"{operations:,.0f}", *energies]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -113,9 +114,14 @@ def lost(folder: str, agent: str) -> str:
     return interval(pick(found, agent, f"agent of {folder} with and without velocities").drop)
 
 
-def energy(folder: str, task: str, agent: str) -> str:
-    """Energy of the arithmetic of a control step, in nJ."""
-    return f"{row(folder, task, agent).energy[PRICE].step.estimate:,.0f}"
+def energy(folder: str, task: str, agent: str, price: str = PRICE) -> str:
+    """Energy of a control step in nJ, of its arithmetic or under another price."""
+    return f"{pick(row(folder, task, agent).energy, price, 'price').step.estimate:,.0f}"
+
+
+def operations(folder: str, task: str, agent: str) -> str:
+    """Effective operations of a control step."""
+    return f"{row(folder, task, agent).counts['effective_operations'].estimate:,.0f}"
 
 
 def processor(folder: str, task: str, agent: str) -> str:
@@ -230,12 +236,13 @@ def inferred(*folders: str) -> str:
     ]
     for folder in folders:
         runs = _runs(folder)
-        firing, operations = (
-            statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
-        )
-        lines.append(
-            f"| {Path(folder).name} | {runs[0]['epochs']} | {_accuracies(runs)} | {100 * firing:.1f} % | {operations / 1e6:.2f} |"
-        )
+        costs = ["-", "-"]
+        if all(run["firing_rate"] for run in runs):  # an ANN has none
+            firing, operations = (
+                statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
+            )
+            costs = [f"{100 * firing:.1f} %", f"{operations / 1e6:.2f}"]
+        lines.append(f"| {' | '.join([Path(folder).name, str(runs[0]['epochs']), _accuracies(runs), *costs])} |")
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -303,7 +310,7 @@ LISTS = (kinds, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(score, scores, across, difference, lost, energy, processor, value),
+        *(score, scores, across, difference, lost, energy, operations, processor, value),
         *(quantised, distilled, raced, classified, inferred, narma),
         *LISTS,
     )

@@ -14,6 +14,7 @@ results = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(results)
 
 INTERVAL = re.compile(r"\d\.\d+ \[-?\d+\.\d+, -?\d+\.\d+\]")
+ENERGY_OR_DIFFERENCE = re.compile(r"\d ?nJ|(?<![\w.])[-−+]\d+\.\d+")
 ANT = "studies/ant Isaac-Ant"
 
 
@@ -42,6 +43,13 @@ def test_a_table_of_what_there_is_comes_from_the_registry():
 @pytest.mark.parametrize("page", results.PAGES, ids=lambda page: page.name)
 def test_no_page_states_an_interval_that_no_result_file_backs(page):
     assert INTERVAL.findall(results.FIGURE.sub("", page.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+def test_results_state_no_energy_and_no_difference_that_no_result_file_backs(name):
+    assert (
+        ENERGY_OR_DIFFERENCE.findall(results.FIGURE.sub("", (ROOT / name).read_text(encoding="utf-8"))) == []
+    )
 
 
 def test_a_figure_that_differs_from_its_files_is_seen():

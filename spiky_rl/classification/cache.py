@@ -26,7 +26,7 @@ from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 """Version of what is kept on disk: another one makes it anew."""
 LIMIT_GB = 20.0
 PLACE = np.dtype(np.uint32)
@@ -79,7 +79,7 @@ def stored(
         raise UserError(
             f"dataset.bins: {dataset.bins} frames of {' x '.join(map(str, dataset.shape))} are more than 2^32 values"
         )
-    sees = (VERSION, dataset.bins, dataset.window, dataset.shape, sorted(dataset.stamps()))
+    sees = (VERSION, dataset.reader(), dataset.bins, dataset.window, dataset.shape, sorted(dataset.stamps()))
     text = repr((sees, [(r.name, r.member, r.row) for r in recordings]))
     name = f"{type(dataset).__name__.lower()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     path = files.cache_folder() / "frames" / f"{name}.events"

@@ -50,6 +50,7 @@ def compare(argv: list[str]) -> int:
     place = picked(Place, args)
     engine, gpus = place.open(asked.library)
     plan = planned(asked, out, place)
+    plan.check()
     print_plan(plan, place.dry_run)
     warn_of_unequal_steps(asked, plan.cells)
     if engine is None:

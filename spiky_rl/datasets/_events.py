@@ -49,6 +49,8 @@ class Events:
     """[events], channels; of a sensor with polarities 1 where the signal rises, 0 where it falls."""
     t: np.ndarray
     """[events], microseconds, or steps of a tensor; int64."""
+    steps: bool = False
+    """Whether times are steps of a tensor."""
 
     def __len__(self) -> int:
         return len(self.t)
@@ -120,7 +122,7 @@ def of_tensor(held: np.ndarray, path: str) -> Events:
             f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MOST}"
         )
     t, p, y, x = np.repeat(place, count.astype(np.int64), 0).T
-    return Events(x, y, p, t)
+    return Events(x, y, p, t, steps=True)
 
 
 def of_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Events:

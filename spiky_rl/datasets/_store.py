@@ -30,14 +30,14 @@ class Store:
                 raise EventFileError(f"{root}: no archive, or a damaged one: {reason}") from None
 
     def names(self) -> list[str]:
-        """All files, sorted; hidden ones are left out. A folder with a recording's ending counts, and cannot be read."""
+        """All files, sorted; hidden ones are left out, and what archives of macOS add. A folder with a recording's ending counts, and cannot be read."""
         held = (
             _walk(self.root)
             if self.archive is None
             else (i.filename for i in self.archive.infolist() if not i.is_dir())
         )
         return sorted(
-            self.prefix + n for n in held if not any(part[0] in "._" for part in n.split("/") if part)
+            self.prefix + n for n in held if not any(p[0] == "." or p == "__MACOSX" for p in n.split("/") if p)
         )
 
     def path(self, name: str) -> str:

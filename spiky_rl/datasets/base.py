@@ -9,6 +9,8 @@ The window begins at a fixed time and not at the first event, so that a frame me
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -126,6 +128,11 @@ class Dataset(Component):
         for recording in files.values():
             assert recording.store is not None
             yield f"{recording.member} {recording.store.stamp(recording.member)}"
+
+    def reader(self) -> str:
+        """A text that changes with what may change the events that are read: the folder, the options, and the class's own code."""
+        code = hashlib.sha256(inspect.getsource(inspect.getmodule(type(self)) or type(self)).encode()).hexdigest()
+        return f"{self.data.resolve()} {self.options.model_dump(exclude={'bins', 'binary'})} {code}"
 
     def settings(self) -> Mapping[str, Any]:
         """Settings that decide the frames made of a recording, whether chosen or taken from the recordings."""

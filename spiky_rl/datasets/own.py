@@ -1,7 +1,7 @@
 """Your own recordings, without code: a folder for each class, or a list of files with their labels.
 
 DIR/CLASS/RECORDING has all to learn from, some of which are held out; DIR/train/CLASS/RECORDING with DIR/test/... and DIR/validation/...
-beside it has a split of your own. DIR/manifest.csv with columns recording, label and, if there is a split, split lists files that lie
+beside it has a split of your own. DIR/manifest.csv with columns recording, label and, if there is one, split (or part) lists files that lie
 anywhere in DIR; manifest.npz does it with equal lists by these names. DIR may be a .zip, and CLASS any name.
 
 A recording is a .bin of N-MNIST's bytes, 5 an event; a .npy of counts [time, channels, height, width], or of events [n, 4] as columns
@@ -34,13 +34,19 @@ from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording
 log = logging.getLogger(__name__)
 
 ENDINGS = (".bin", ".npy", ".npz", ".csv")
+COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
+"""Column of a manifest -> what it says."""
+TIMES = {False: "us", True: "steps"}
 MANIFESTS = ("manifest.csv", "manifest.npz")
 SPLITS = {
     "train": "train",
     "training": "train",
     "validation": "validation",
+    "valid": "validation",
     "val": "validation",
+    "dev": "validation",
     "test": "test",
+    "testing": "test",
 }
 UNITS = {"us": 1.0, "ms": 1e3, "s": 1e6}
 LAYOUT = (
@@ -69,6 +75,9 @@ class Own(Dataset):
             "first and last time of what is classified, in microseconds, or steps of tensors; empty: from 0 to the latest",
         )
         unit: Literal["us", "ms", "s"] = option("us", "unit of the times that stand in columns")
+        time: Literal["", "us", "steps"] = option(
+            "", "what times of recordings are: microseconds, or steps of tensors; empty: as all of them have it"
+        )
         names: Names = option(
             (), "names of the classes, in the order of their labels; empty: those that are there, sorted"
         )
@@ -89,7 +98,7 @@ class Own(Dataset):
 
     def __init__(self, options: Options, data: Path) -> None:
         self.unit, self.classes = options.unit, options.names
-        self.given = options.sensor, options.channels, options.window
+        self.given, self.time = (options.sensor, options.channels, options.window), options.time
         super().__init__(options, data)
 
     def find(self) -> list[Recording]:
@@ -118,18 +127,23 @@ class Own(Dataset):
     def read(self, recording: Recording) -> Events:
         assert recording.store is not None
         data, path = recording.store.read(recording.member), self.path(recording)
-        return decode(data, path, UNITS[self.unit], getattr(self, "shape", None))
+        events = decode(data, path, UNITS[self.unit], getattr(self, "shape", None))
+        if self.time and self.time != TIMES[events.steps]:
+            raise EventFileError(
+                f"{path}: has times in {TIMES[events.steps]}, and the others, or dataset.time, in {self.time}"
+            )
+        return events
 
     def settings(self) -> Mapping[str, Any]:
         sees = {"sensor": self.shape[1:], "channels": self.shape[0], "window": self.window}
-        return {**super().settings(), **sees, "unit": self.unit, "names": self.classes}
+        return {**super().settings(), **sees, "unit": self.unit, "time": self.time, "names": self.classes}
 
     def _settle(self, recordings: list[Recording]) -> None:
         """Take sensor and window as they are given, else from the recordings; what was found out is kept in the cache."""
         sensor, channels, window = self.given
         if not (sensor and channels and window):
             stamps = [f"{r.member} {r.store.stamp(r.member)}" for r in recordings if r.store is not None]
-            key = hashlib.sha256("\n".join([str(self.data), self.unit, *stamps]).encode()).hexdigest()[:16]
+            key = hashlib.sha256("\n".join([f"2 {self.data.resolve()}", self.unit, *stamps]).encode()).hexdigest()[:16]
             path = files.cache_folder() / "frames" / f"own-{key}.json"
             try:
                 measured = json.loads(path.read_text(encoding="ascii"))
@@ -141,15 +155,30 @@ class Own(Dataset):
                 sensor or measured[1:3],
                 window or (0, measured[3]),
             )
+            self.time = self.time or TIMES[bool(measured[4])]
             log.info(
                 "%s: %d channels, %d x %d pixels, times from %d to %d, unless dataset.channels, .sensor and .window say otherwise",
                 *(self.data, channels, *sensor, *window),
             )
         self.shape, self.window = (channels, *sensor), tuple(window)  # type: ignore[assignment]
+        self.time = self.time or self._time_of_first(recordings)
+
+    def _time_of_first(self, recordings: list[Recording]) -> str:
+        """What the times of the first recording are that can be read."""
+        for recording in recordings:
+            try:
+                return TIMES[self.read(recording).steps]
+            except EventFileError:  # refused or skipped where it is read to be learned from
+                continue
+        return TIMES[False]
 
     def _measured(self, recordings: list[Recording]) -> list[int]:
-        """Channels, rows, columns and the end of time that hold all recordings that can be read."""
+        """Channels, rows, columns and the end of time that hold all recordings that can be read; 1 where times are steps, else 0.
+
+        Raises EventFileError where some have times and others count steps.
+        """
         largest = np.ones(4, np.int64)
+        kinds: dict[bool, str] = {}
         for recording in recordings:
             assert recording.store is not None
             try:
@@ -158,15 +187,22 @@ class Own(Dataset):
                     if recording.member.endswith(".npy")
                     else ()
                 )
-                if len(held) == 4:
+                if steps := len(held) == 4:
                     need = [*held[1:], held[0]]
                 else:
                     events = self.read(recording)
                     need = [int(values.max()) + 1 for values in (events.p, events.y, events.x, events.t)]
             except (EventFileError, ValueError):  # refused or skipped where it is read to be learned from
                 continue
-            largest = np.maximum(largest, need)
-        return largest.tolist()
+            kinds.setdefault(steps, self.path(recording))
+            if not self.time or self.time == TIMES[steps]:
+                largest = np.maximum(largest, need)
+        if len(kinds) > 1 and not self.time:
+            raise EventFileError(
+                f"{kinds[True]}: counts steps, and {kinds[False]} has times: they are no recordings of one kind; with dataset.time=us"
+                " or steps, --skip_bad leaves the others out"
+            )
+        return [*largest.tolist(), int(True in kinds)]
 
 
 def _of_folders(names: list[str]) -> list[tuple[str, str | None, str]]:
@@ -175,6 +211,12 @@ def _of_folders(names: list[str]) -> list[tuple[str, str | None, str]]:
     if split and len({parts[0] for parts in split}) == 1 and split[0][0].lower() not in SPLITS:
         if all(len(parts) > 2 for parts in split):  # one folder around all, as archives have it
             split = [parts[1:] for parts in split]
+    tops = {parts[0] for parts in split if len(parts) > 2}
+    if (parts_there := sorted(top for top in tops if top.lower() in SPLITS)) and len(tops) > len(parts_there):
+        other = min(tops - {*parts_there})
+        raise MissingData(
+            f"{other}: stands beside {parts_there[0]}, and is none of {', '.join(SPLITS)}{nearest(other.lower(), SPLITS)}"
+        )
     rows: list[tuple[str, str | None, str]] = []
     for name, parts in zip((n for n in names if n.lower().endswith(ENDINGS)), split, strict=True):
         part = SPLITS.get(parts[0].lower()) if len(parts) > 2 else None
@@ -195,20 +237,23 @@ def _of_manifest(store: Store, manifest: str) -> list[tuple[str, str | None, str
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     except DAMAGE as error:
         raise EventFileError(f"{path}: no manifest, or a damaged one: {error}") from None
+    rows = [{COLUMNS.get(str(key).strip().lower(), ""): cell for key, cell in row.items()} for row in rows]
     if not rows or "recording" not in rows[0]:
         raise EventFileError(
             f"{path}: expected columns recording, label and split, and a row for each recording"
         )
     listed: list[tuple[str, str | None, str]] = []
+    seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         split = (row.get("split") or "train").strip().lower()
         if split not in SPLITS:
             raise EventFileError(
                 f"{path}: row {number}: split {split!r} is none of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
             )
-        listed.append(
-            ((row["recording"] or "").strip(), (row.get("label") or "").strip() or None, SPLITS[split])
-        )
+        name = (row["recording"] or "").strip()
+        if (first := seen.setdefault(name, number)) != number:
+            raise EventFileError(f"{path}: row {number}: {name!r} stands in row {first} already")
+        listed.append((name, (row.get("label") or "").strip() or None, SPLITS[split]))
     return listed
 
 

@@ -103,6 +103,23 @@ def test_recordings_are_read_once_and_anew_for_others_or_for_other_frames(own_ca
     assert len(list(own_cache.glob("*.events"))) == 3
 
 
+def test_what_only_reading_depends_on_makes_another_entry(tmp_path):
+    for name in ("one", "other"):
+        for label, byte in (("a", 3), ("b", 5)) if name == "one" else (("a", 5), ("b", 3)):
+            file = tmp_path / name / label / "1.bin"
+            file.parent.mkdir(parents=True)
+            file.write_bytes(encoded([(byte, 1, 0, t) for t in range(9)]))
+            os.utime(file, (0, 0))
+    given = {"sensor": [8, 8], "channels": 2, "window": [0, 9], "bins": 3}
+    held = [dataset("own", tmp_path / name, **given) for name in ("one", "other")]
+    one, other = (stored(found, found.recordings).digests.tolist() for found in held)
+    assert one == other[::-1] != other, "files of equal names, sizes and times in another folder"
+    (tmp_path / "one" / "a" / "2.csv").write_text("t,x,y,p\n0.001,1,1,0\n")
+    coarse, fine = (dataset("own", tmp_path / "one", **{**given, "window": [0, 2000]}, unit=u) for u in ("s", "ms"))
+    places = [stored(found, found.recordings).places.tolist() for found in (coarse, fine)]
+    assert places[0] != places[1], "another unit of time"
+
+
 def test_what_is_kept_takes_four_bytes_an_event_however_many_frames(own_cache):
     for bins in (3, 300):
         found = Drawn(0, bins=bins)

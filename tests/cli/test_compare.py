@@ -229,6 +229,17 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
+    held = {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-2", "num_envs": 64, "episodes": 2}
+    same = study.build("study", {**held, "conditions": "nominal,push"}).data()
+    cell = tmp_path / "out" / "cells" / "Isaac-Cartpole.lif_ppo.seed0"
+    cell.mkdir(parents=True)
+    (cell / "result.json").write_text(json.dumps({"hash": "0" * 16}), encoding="utf-8")
+    (tmp_path / "out" / "study.json").write_text(json.dumps(same), encoding="utf-8")
+    line = refused(compare, [*GIVEN, "--seeds", "0-2", "--dry-run", "--out", tmp_path / "out"], capsys)
+    assert "seed0/result.json" in line and "is of another specification" in line
+
+
 def test_the_first_line_of_every_study_that_ships_is_its_question():
     found = [*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")]
     assert len(found) >= 2

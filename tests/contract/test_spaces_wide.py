@@ -10,7 +10,14 @@ from spiky_rl.hosts.rsl_rl.config import runner_config
 from tests.test_spec import HOST, TASK
 
 PILOT = ["mlp_ppo", "gru_ppo", "lif_ppo", "alif_ppo", "lif_eprop", "alif_recurrent_ppo", "lif_stateful_ppo"]
-PILOT += ["lif_reservoir_ppo"]
+PILOT += [
+    "lif_reservoir_ppo",
+    "lif_superspike_ppo",
+    "mlp_history_ppo",
+    "quadratic_ppo",
+    "izhikevich_ppo",
+    "resonate_ppo",
+]
 SPACES = {name: tuning_space.read(name) for name in registry.names("spaces")}
 CASES = [(name, agent) for name, space in SPACES.items() for agent in space.own]
 

@@ -76,16 +76,53 @@ def test_a_tensor_counts_its_events_and_is_the_sensor(tmp_path):
 
 
 def test_a_folder_for_each_class_may_stand_in_folders_of_a_split(tmp_path):
-    for name in ("train/cat/1.bin", "train/dog/1.bin", "test/cat/2.bin", "Validation/dog/a/3.bin"):
+    for name in ("train/cat/1.bin", "train/dog/1.bin", "testing/cat/2.bin", "Valid/dog/a/3.bin"):
         write(tmp_path / "data" / name)
     found = dataset("own", tmp_path / "data")
     assert found.classes == ("cat", "dog")
     assert rows(found) == [
-        ("Validation/dog/a/3.bin", "dog", "validation"),
-        ("test/cat/2.bin", "cat", "test"),
+        ("Valid/dog/a/3.bin", "dog", "validation"),
+        ("testing/cat/2.bin", "cat", "test"),
         ("train/cat/1.bin", "cat", "train"),
         ("train/dog/1.bin", "dog", "train"),
     ]
+
+
+def test_a_folder_beside_those_of_a_split_is_no_class(tmp_path):
+    for name in ("train/cat/1.bin", "held/cat/2.bin"):
+        write(tmp_path / "data" / name)
+    with pytest.raises(MissingData, match="held: stands beside train, and is none of train, .*test"):
+        dataset("own", tmp_path / "data")
+
+
+def test_a_class_may_be_called_as_a_part_is_or_begin_with_an_underscore(tmp_path):
+    for name in ("train/1.bin", "bus/1.bin", "_noise/1.bin"):
+        write(tmp_path / "data" / name)
+    assert dataset("own", tmp_path / "data").classes == ("_noise", "bus", "train")
+
+
+def test_steps_and_times_are_not_mixed(tmp_path):
+    write(tmp_path / "data" / "cat" / "1.bin")
+    np.save(tmp_path / "data" / "cat" / "2.npy", np.ones((20, 2, 7, 6)))
+    with pytest.raises(EventFileError, match=r"2.npy: counts steps, and .*1.bin has times"):
+        dataset("own", tmp_path / "data")
+    found = dataset("own", tmp_path / "data", time="us")
+    assert found.window == (0, 100) and found.settings()["time"] == "us"
+    with pytest.raises(EventFileError, match="2.npy: has times in steps, and the others, or dataset.time, in us"):
+        found.read(found.recordings[1])
+
+
+@pytest.mark.parametrize("given", [{}, {"sensor": [7, 6], "channels": 2, "window": [0, 100]}])
+def test_recordings_of_another_kind_than_a_network_was_trained_with_are_refused(given, tmp_path):
+    write(tmp_path / "data" / "cat" / "1.bin")
+    settings = dataset("own", tmp_path / "data", **given).settings()
+    assert settings["time"] == "us"
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "other" / "1.npy", np.ones((20, 2, 7, 6)))
+    kept = {key: list(v) if isinstance(v, tuple) else v for key, v in settings.items()}
+    other = dataset("own", tmp_path / "other", **kept)
+    with pytest.raises(EventFileError, match="1.npy: has times in steps"):
+        other.read(other.recordings[0])
 
 
 def test_classes_that_are_numbers_stand_in_their_order_and_hidden_files_are_no_recordings(tmp_path):
@@ -98,6 +135,14 @@ def test_classes_that_are_numbers_stand_in_their_order_and_hidden_files_are_no_r
 def test_recordings_without_folders_have_no_class(tmp_path):
     write(tmp_path / "data" / "1.bin")
     assert rows(dataset("own", tmp_path / "data")) == [("1.bin", None, "train")]
+
+
+def test_a_manifest_may_call_the_split_a_part_as_the_list_of_a_run_does(tmp_path):
+    for name in ("a.bin", "b.bin"):
+        write(tmp_path / "data" / name)
+    text = "Recording,label,part,who\na.bin,cat,train,x\nb.bin,cat,test,y\n"
+    (tmp_path / "data" / "manifest.csv").write_text(text)
+    assert rows(dataset("own", tmp_path / "data")) == [("a.bin", "cat", "train"), ("b.bin", "cat", "test")]
 
 
 @pytest.mark.parametrize("ending", [".csv", ".npz"])
@@ -144,7 +189,7 @@ def test_what_recordings_need_is_found_out_once_and_said_and_what_is_given_stand
     monkeypatch.setattr(type(first), "read", None)
     warm = dataset("own", tmp_path / "data")
     assert (warm.shape, warm.window) == (first.shape, first.window)
-    given = dataset("own", tmp_path / "data", sensor=[34, 34], channels=2, window=[50, 95])
+    given = dataset("own", tmp_path / "data", sensor=[34, 34], channels=2, window=[50, 95], time="us")
     assert (given.shape, given.window) == ((2, 34, 34), (50, 95))
     assert dataset("own", tmp_path / "data", **given.settings()).shape == (2, 34, 34)
 
@@ -225,6 +270,7 @@ MANIFESTS = {
         "recording,label,split\na.bin,cat,tset\n",
         "row 1: split 'tset' is none of .*; did you mean 'test'",
     ),
+    "twice": ("recording,label,split\na.bin,cat,train\na.bin,cat,test\n", "row 2: 'a.bin' stands in row 1 already"),
     "no file": ("recording,label\nb.bin,cat\n", "b.bin: cannot be read: No such file"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.experiments.analysis.measures import WINDOW, steps_to_threshold
+from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, WITH_MEMORY, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.results import Curve, Result, ResultsError, read_plan, read_results
 from spiky_rl.metrics.energy import PRICES
@@ -152,18 +153,19 @@ def test_an_episode_takes_as_much_as_its_control_steps(analysis: Analysis):
 
 
 def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: Analysis):
-    for task, front in analysis.fronts.items():
+    for task, price in itertools.product((CARTPOLE, MASKED), (PRICE, WITH_MEMORY)):
+        front = analysis.front(task, price)
         points = {
             label: (
                 analysis.rows[label, task].mean.estimate,
-                analysis.rows[label, task].energy["fp32"].step.estimate,
+                analysis.rows[label, task].energy[price].step.estimate,
             )
             for label in AGENTS
         }
         for label, (score, energy) in points.items():
             beaten = any(s > score and e < energy for s, e in points.values())
             assert (label in front) != beaten
-    assert analysis.fronts[MASKED] == ("mlp_ppo", "gru_ppo")
+    assert analysis.front(MASKED, "fp32") == ("mlp_ppo", "gru_ppo")
 
 
 def test_shares_that_are_kept_are_those_of_the_truth(analysis: Analysis):

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from spiky_rl.experiments.analysis.measures import Energy
 from spiky_rl.experiments.analysis.outcome import Analysis, analyse
+from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.drawing import FONTS, beside, fitted, overlap, short, spread, svg, text_width
 from tests.experiments.results import CARTPOLE, TRUTHS, Truth, write_study
@@ -25,7 +28,7 @@ DRAWN = {
     "improvement": figures.improvement,
     "thresholds": figures.thresholds,
     "robustness": figures.robustness,
-    "pareto": lambda analysis: figures.pareto(analysis, CARTPOLE),
+    "pareto": lambda analysis: figures.pareto(analysis, CARTPOLE, "fp32"),
 }
 
 
@@ -56,6 +59,17 @@ def test_a_figure_is_the_same_bytes_again_and_names_every_agent(analysis: Analys
     assert picture == drawn(analysis, name)
     named = set(AGENTS) - ({"mlp_ppo"} if name == "improvement" else set())
     assert named <= set(texts(picture))
+
+
+def test_energies_that_lie_close_together_are_plain_numbers_on_their_axis(tmp_path: Path):
+    analysis = analyse(write_study(tmp_path / "study", ("mlp_ppo", "gru_ppo"), tasks=(CARTPOLE,), seeds=range(2)))
+    near = {
+        key: replace(row, energy={"fp32": Energy(*[Interval(energy, energy, energy)] * 2)})
+        for (key, row), energy in zip(analysis.rows.items(), (1200.0, 1500.0), strict=True)
+    }
+    sheet = figures.pareto(replace(analysis, rows=near), CARTPOLE, "fp32")
+    shown = texts(svg("near", "Near", lambda: sheet) or "")
+    assert "1,000" in shown and "2,000" in shown and not any("$" in text for text in shown)
 
 
 @pytest.mark.parametrize("name", DRAWN)
@@ -155,7 +169,7 @@ def test_one_seed_draws_estimates_without_bands(tmp_path: Path):
     for name in ("curves", "scores", "robustness"):
         assert "nan" not in drawn(analysis, name) and "inf" not in drawn(analysis, name)
     assert "fill-opacity" not in drawn(analysis, "curves")
-    assert figures.improvement(analysis) is None and figures.pareto(analysis, CARTPOLE) is None
+    assert figures.improvement(analysis) is None and figures.pareto(analysis, CARTPOLE, "fp32") is None
 
 
 def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY
 from spiky_rl.experiments.analysis.outcome import analyse
 from spiky_rl.experiments.analysis.results import ResultsError, read_plan
 from spiky_rl.experiments.report.sections import write_report
@@ -108,6 +109,14 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
         assert all(a.replace(DATE.encode(), LATER.encode()) == b for a, b in changed)
 
 
+def test_the_answer_has_energies_with_and_without_memory(study: Path):
+    analysis = analyse(study)
+    for price, ending in ((PRICE, ""), (WITH_MEMORY, ", with memory")):
+        spiking = [label for label in analysis.labels if label not in analysis.anns]
+        least = min(analysis.rows[label, CARTPOLE].energy[price].step.estimate for label in spiking)
+        assert f"least energy of an agent that spikes{ending} {least:.3g} nJ" in section(study, SECTIONS[0])
+
+
 def test_the_sections_stand_in_their_order_and_in_the_contents(study: Path):
     page = page_of(study)
     assert tuple(re.findall(r'<section id="(\w+)"', page)) == SECTIONS
@@ -138,7 +147,7 @@ def test_markdown_names_the_figures_that_lie_beside_it_and_its_tables_are_tables
     markdown = (study / "report.md").read_text(encoding="utf-8")
     named = re.findall(r"^!\[[^\]]+\]\((figures/[a-z_]+\.svg)\)$", markdown, re.MULTILINE)
     assert sorted(named) == sorted(f"figures/{path.name}" for path in (study / "figures").iterdir())
-    assert len(named) == 9, "two learning curves, two Pareto plots, and one of each other"
+    assert len(named) == 11, "two learning curves, two Pareto plots of every price shown, and one of each other"
     tables = re.findall(r"(?:^\|.*\|$\n)+", markdown, re.MULTILINE)
     assert len(tables) > 10
     for table in tables:

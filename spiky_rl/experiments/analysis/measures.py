@@ -15,8 +15,8 @@ from spiky_rl.experiments.analysis.results import Condition, Result
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.metrics.energy import per_metre
 
-PRICE = "fp32"
-"""Whose energies stand in figures and main tables."""
+PRICE, WITH_MEMORY = "fp32", "fp32_sram"
+"""Whose energies stand in figures and main tables: of arithmetic alone, and of weights and states that are read and written as well."""
 WINDOW = 5
 """Iterations over which the training return is averaged before it is held against the threshold."""
 ARITHMETIC = ("additions", "multiplications", "transcendental")

@@ -23,7 +23,7 @@ from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
 from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
 from spiky_rl.experiments.analysis.measures import (
-    PRICE, Remaining, Row, adapting_of, bare, recovery_of, remaining_of, row_of,
+    Remaining, Row, adapting_of, bare, recovery_of, remaining_of, row_of,
 )  # fmt: skip
 from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
 from spiky_rl.experiments.analysis.statistics import Band, Interval
@@ -86,8 +86,6 @@ class Analysis:
     agents but no two pairs of seeds."""
     pairs: Mapping[str, tuple[Comparison, ...]]
     """All with all: over all tasks, or by task where scores have no common scale."""
-    fronts: Mapping[str, tuple[str, ...]]
-    """By task: agents that no other one beats in score and in energy."""
     remaining: Mapping[tuple[str, str, str], Remaining]
     """By label, task and condition."""
     recovery: Mapping[tuple[str, str, str], Interval]
@@ -95,6 +93,25 @@ class Analysis:
     adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
     """By label, task and condition: see `measures.adapting_of`."""
     memory: tuple[Memory, ...]
+
+    def priced(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
+        """Energy of a control step in nJ under a ``price``, and score, of the agents on a ``task`` that have both, by label."""
+        rows = {label: row for (label, other), row in self.rows.items() if other == task}
+        return {
+            label: (row.energy[price].step.estimate, row.mean)
+            for label, row in rows.items()
+            if price in row.energy
+        }
+
+    def front(self, task: str, price: str) -> tuple[str, ...]:
+        """Agents on a ``task`` that no other one beats in score and in energy under a ``price``."""
+        points = {label: (energy, score.estimate) for label, (energy, score) in self.priced(task, price).items()}
+
+        def beaten(label: str) -> bool:
+            energy, score = points[label]
+            return any(e <= energy and s >= score and (e, s) != (energy, score) for e, s in points.values())
+
+        return tuple(label for label in points if not beaten(label))
 
 
 def analyse(folder: Path) -> Analysis:
@@ -183,7 +200,6 @@ def analysis_of(
             if baseline in family and len(family) > 1
         },
         pairs={name: _compared(families[name]) for name in ([ALL] if ALL in families else families)},
-        fronts={task: _front({label: r for (label, t), r in rows.items() if t == task}) for task in tasks},
         remaining={
             (*key, name): rest
             for key, runs in cells.items()
@@ -263,21 +279,6 @@ def _curve(results: Sequence[Result]) -> Band | None:
     points = min(POINTS, max(len(curve.returns) for curve in curves))
     steps = common_steps(runs, points, agent=results[0].label)
     return learning_curve(runs, steps, agent=results[0].label)
-
-
-def _front(rows: Mapping[str, Row]) -> tuple[str, ...]:
-    """Labels that no other one beats in score and in energy."""
-    points = {
-        label: (row.mean.estimate, row.energy[PRICE].step.estimate)
-        for label, row in rows.items()
-        if PRICE in row.energy
-    }
-
-    def beaten(label: str) -> bool:
-        score, energy = points[label]
-        return any(s >= score and e <= energy and (s, e) != (score, energy) for s, e in points.values())
-
-    return tuple(label for label in points if not beaten(label))
 
 
 def _memory(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from spiky_rl.experiments.analysis.comparisons import ALPHA, Comparison
-from spiky_rl.experiments.analysis.measures import PRICE, Row
+from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY, Row
 from spiky_rl.experiments.analysis.outcome import Analysis
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report.blocks import (
@@ -54,7 +54,7 @@ def answer(analysis: Analysis) -> Iterable[Block]:
         list(rows),
         *columns,
         first="measure",
-        note=f"Energy is that of a control step's arithmetic ({PRICE}), without any memory traffic.",
+        note=f"Energy is that of a control step: of its arithmetic ({PRICE}), and with what is read and written in memory ({WITH_MEMORY}).",
     )
 
 
@@ -134,17 +134,31 @@ def lost_without_memory(analysis: Analysis, task: str) -> str:
     return "; ".join(f"{spell(m.drop)} ({m.masked})" for m in own) or NONE
 
 
-def thriftiest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
-    """The least energy of a control step on a ``task`` among agents of these ``labels`` in an ``analysis``."""
+def thriftiest(analysis: Analysis, task: str, labels: Iterable[str], price: str) -> str:
+    """The least energy of a control step under a ``price`` on a ``task`` among agents of these ``labels`` in an ``analysis``."""
     rows = rows_of(analysis, task, labels)
-    steps = {row.label: row.energy[PRICE].step for row in rows if PRICE in row.energy}
+    steps = {row.label: row.energy[price].step for row in rows if price in row.energy}
     first = min(steps, key=lambda label: steps[label].estimate, default=None)
     return NONE if first is None else f"{spelled([steps[first]], each=True)[0]} nJ ({first})"
+
+
+def spiking(analysis: Analysis) -> list[str]:
+    """Labels of the agents of an ``analysis`` that spike."""
+    return [label for label in analysis.labels if label not in analysis.anns]
 
 
 def rows_of(analysis: Analysis, task: str, labels: Iterable[str]) -> list[Row]:
     """The rows of an ``analysis`` for a ``task`` and those of the ``labels`` that have one."""
     return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
+
+
+def energies(price: str, ending: str = "") -> Mapping[str, Callable[[Analysis, str], str]]:
+    """Rows of the table about energy under a ``price``, whose names have this ``ending``."""
+    return {
+        f"energy of the baseline{ending}": lambda a, task: thriftiest(a, task, [str(a.baseline)], price),
+        f"least energy of an agent that spikes{ending}": lambda a, task: thriftiest(a, task, spiking(a), price),
+        f"front of score and energy{ending}": lambda a, task: listed(a.front(task, price), SHOWN) or NONE,
+    }
 
 
 MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
@@ -153,10 +167,7 @@ MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
     "steps to it, lowest median": lambda a, task: soonest(a, task, a.labels),
     "score kept under the hardest condition": hardest,
     "return that the baseline loses": lost_without_memory,
-    "energy of the baseline": lambda a, task: thriftiest(a, task, [str(a.baseline)]),
-    "least energy of an agent that spikes": lambda a, task: thriftiest(
-        a, task, [label for label in a.labels if label not in a.anns]
-    ),
-    "front of score and energy": lambda a, task: listed(a.fronts[task], SHOWN) or NONE,
+    **energies(PRICE),
+    **energies(WITH_MEMORY, ", with memory"),
 }
 """Row of the second table -> what of it stands under a task."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.patches import Rectangle
 
-from spiky_rl.experiments.analysis.measures import PRICE
+from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.report.drawing import (
@@ -34,6 +34,8 @@ PALETTE = (
     *("#55801a", "#d1366f", "#34509c", "#84503c", "#00695f", "#3f6f7d", "#7a7a12", "#8e2f8a"),
 )
 """Colours of agents that spike, in the study's order; all dark enough for text on white."""
+PAID_FOR = {PRICE: "arithmetic alone", WITH_MEMORY: "arithmetic and on-chip memory"}
+"""What an energy under a price is of."""
 GREYS = ("#000000", "#5a5a5a", "#767676")
 """Colours of ANNs, the baseline first."""
 LINE, MANY = 0.235, 6
@@ -275,12 +277,9 @@ def name_rows(analysis: Named, axes: Axes, named: Sequence[str], shown: bool, mi
         text.set_color(colours(analysis)[label])
 
 
-def pareto(analysis: Analysis, task: str) -> Sheet | None:
-    """Score on a ``task`` over the energy of a control step, and the front of agents of an ``analysis`` that no other beats in both."""
-    rows = {
-        label: row for (label, other), row in analysis.rows.items() if other == task and PRICE in row.energy
-    }
-    points = {label: (row.energy[PRICE].step.estimate, row.mean) for label, row in rows.items()}
+def pareto(analysis: Analysis, task: str, price: str) -> Sheet | None:
+    """Score on a ``task`` over the energy of a control step under a ``price``, and the front of agents that no other beats in both."""
+    points, leading = analysis.priced(task, price), analysis.front(task, price)
     if len(points) < 2 or min(x for x, _ in points.values()) <= 0:
         return None
     width, height = WIDTH - 0.82, 3.9
@@ -292,9 +291,13 @@ def pareto(analysis: Analysis, task: str) -> Sheet | None:
     sheet = Sheet(height + 0.65)
     axes = sheet.panel(0.62, 0.1, width, height)
     axes.set(xscale="log", xlim=(10**left, 10**right), ylim=(low, high), ylabel="score (return)")
-    axes.set_xlabel(f"energy of a control step in nJ, {PRICE}, arithmetic only")
+    axes.set_xlabel(f"energy of a control step in nJ, {price}, {PAID_FOR[price]}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
-    front = sorted((points[label][0], points[label][1].estimate) for label in analysis.fronts[task])
+    narrow = right - left < 1.0  # hardly a power of ten in sight: some numbers between them are told too
+    axes.xaxis.set_minor_formatter(
+        lambda value, _: f"{value:,.12g}" if narrow and f"{value:.1e}"[0] in "235" else ""
+    )
+    front = sorted((points[label][0], points[label][1].estimate) for label in leading)
     ups = zip([low, *(y for _, y in front)], front, strict=False)
     stairs = [*((x, y) for before, (x, after) in ups for y in (before, after)), (10**right, front[-1][1])]
     axes.plot(*zip(*stairs, strict=True), color="#aeb5bd", linewidth=1.2, zorder=1)
@@ -314,7 +317,7 @@ def pareto(analysis: Analysis, task: str) -> Sheet | None:
             axes.plot([x, x], [y.low, y.high], color=colour, linewidth=1.0, alpha=0.5)
         axes.annotate(
             fitted(label), (x, y.estimate), (72 * dx, 72 * dy), textcoords="offset points", va="center", color=colour,
-            fontsize=8, fontweight="bold" if label in analysis.fronts[task] else "normal",
+            fontsize=8, fontweight="bold" if label in leading else "normal",
             arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 4},
         )  # fmt: skip
     return sheet

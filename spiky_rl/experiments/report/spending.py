@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from spiky_rl.experiments.analysis.measures import PRICE
+from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY
 from spiky_rl.experiments.analysis.outcome import Analysis
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.blocks import Block, Column, figure, paragraph, slug, spelled, table
@@ -26,12 +26,13 @@ def energy(analysis: Analysis) -> Iterable[Block]:
     yield paragraph("What such energies leave out:")
     yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
     for task in analysis.tasks:
-        yield from figure(
-            f"pareto_{slug(task)}", f"Score and energy on {task}",
-            f"Mean score with its interval over the energy of a control step ({PRICE}, logarithmic). Line: the front of agents"
-            " that no other one beats in both, by estimates; their names are bold.",
-            lambda task=task: figures.pareto(analysis, task),
-        )  # fmt: skip
+        for price, ending in ((PRICE, ""), (WITH_MEMORY, "_memory")):
+            yield from figure(
+                f"pareto_{slug(task)}{ending}", f"Score and energy on {task}, {figures.PAID_FOR[price]}",
+                f"Mean score with its interval over the energy of a control step ({price}, logarithmic). Line: the front of agents"
+                " that no other one beats in both, by estimates; their names are bold.",
+                lambda task=task, price=price: figures.pareto(analysis, task, price),
+            )  # fmt: skip
         named = [
             label
             for label in analysis.labels

@@ -52,17 +52,13 @@ def held_in[R: Settings](path: Path, kind: type[R], what: str) -> R:
         raise StudyError(f"{error}: {hint}") from None
 
 
-def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
-    """Write the study, its plan, and every cell's own line.
+def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None:
+    """Raise StudyError where a cell was finished or begun as something else, or would begin with other robots or physics than the rest.
 
     Args:
         folder: The study's.
-        study: What is compared.
         cells: All of its cells.
         assets: Which robots cells that begin now run with, in words.
-
-    Raises StudyError where a cell was finished or begun as something else, and where cells would begin with other robots or
-    another physics than those that there are had.
     """
     left = False
     for cell in cells:
@@ -84,6 +80,18 @@ def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -
                         f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"
                         f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
                     )
+
+
+def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
+    """Write the study, its plan, and every cell's own line. Raises StudyError where `refuse_other_cells` does.
+
+    Args:
+        folder: The study's.
+        study: What is compared.
+        cells: All of its cells.
+        assets: Which robots cells that begin now run with, in words.
+    """
+    refuse_other_cells(folder, cells, assets)
     files.write_json(folder / "study.json", study.data())
     files.write_json(folder / "plan.json", PlanFile(version=1, cells=tuple(cells)).model_dump(by_alias=True))
     for cell in cells:

@@ -55,6 +55,10 @@ class Comparison:
             text += f", and {len(self.left) - len(known)} cells of unknown length"
         return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
 
+    def check(self) -> None:
+        """Raise UserError where the folder holds cells of something else."""
+        folders.refuse_other_cells(self.out, self.cells, self.robots)
+
     def write(self) -> None:
         """Write the plan: the study, its cells, what their agents are made of. Raises UserError where it is not the folder's."""
         for digest, spec in self.resolve.specs.items():
