@@ -23,11 +23,14 @@ from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import (
     CARTPOLE,
     MASKED,
+    NOW,
+    THEN,
     change,
     corrupt,
     dump,
     fail,
     remove,
+    tuned,
     write_study,
 )
 
@@ -147,7 +150,9 @@ def test_markdown_names_the_figures_that_lie_beside_it_and_its_tables_are_tables
     markdown = (study / "report.md").read_text(encoding="utf-8")
     named = re.findall(r"^!\[[^\]]+\]\((figures/[a-z_]+\.svg)\)$", markdown, re.MULTILINE)
     assert sorted(named) == sorted(f"figures/{path.name}" for path in (study / "figures").iterdir())
-    assert len(named) == 11, "two learning curves, two Pareto plots of every price shown, and one of each other"
+    assert (
+        len(named) == 11
+    ), "two learning curves, two Pareto plots of every price shown, and one of each other"
     tables = re.findall(r"(?:^\|.*\|$\n)+", markdown, re.MULTILINE)
     assert len(tables) > 10
     for table in tables:
@@ -247,36 +252,6 @@ def test_variants_stand_under_their_labels(tmp_path: Path):
     assert all(f"{agent} network.steps={n}" in scores for agent in AGENTS[1:3] for n in (2, 4))
     assert "agent.network.steps: 2, 4" in section(study, "design")
     assert "has tuned it on the test" in section(study, "threats")
-
-
-NOW, THEN = "a" * 16, "b" * 16
-TUNED = {
-    "mlp_ppo": {"trial": 0, "return": 4.0, "agent": {}, "specification": NOW, "physics": "newton_mjwarp"},
-    "gru_ppo": {"agent": {"algorithm": {"gamma": 0.98}}},
-    "lif_ppo": {
-        "trial": 7,
-        "agent": {"algorithm": {"gamma": 0.98}},
-        "specification": THEN,
-        "physics": "mujoco",
-    },
-}
-
-
-def tuned(study: Path) -> None:
-    """As a study that names a tuning has its design, its plan and its copy of the tuned values."""
-    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "tuning": "logs/tune/mine"})
-    plan = json.loads((study / "plan.json").read_text())
-    cells = [{**cell, "base_hash": NOW} for cell in plan["cells"]]
-    dump(study / "plan.json", {**plan, "cells": cells})
-    held = {
-        "version": 1,
-        "tuning": "mine",
-        "trials": 12,
-        "seeds": [90000],
-        "budget": "9 steps",
-        "tasks": {CARTPOLE: TUNED},
-    }
-    dump(study / "tuned.yaml", held)
 
 
 def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_something_else(tmp_path: Path):
