@@ -1,6 +1,6 @@
 """Tuned values: what ``tune.py`` found for agents on tasks, a layer over an agent's own file.
 
-{version: 1, tuning: pilot, trials: 40, seeds: [90000], budget: ..., tasks: {Isaac-Ant: {lif_ppo: {trial: 17, agent: {...}}}}}
+{version: 1, tuning: pilot, trials: 40, seeds: [90000], budget: ..., tasks: {Isaac-Ant: {lif_ppo: {trial: 17, agent: {...}, physics: ...}}}}
 """
 
 from __future__ import annotations
@@ -22,8 +22,19 @@ class TunedAgent(Record):
     """Tuned values of one agent on one task."""
 
     agent: dict[str, Any]
+    """Empty: no trial was better than the agent as it is."""
+    trial: int | None = None
+    """Number of the trial that had them."""
+    specification: str | None = None
+    """Digest of the agent's own specification there, without them; None: not known, and so of ``physics``."""
+    physics: str | None = None
+    """What stepped the worlds."""
     operations: float | None = None
     """Effective operations per control step, where they were an objective."""
+
+    def named(self, agent: str) -> str:
+        """The name of the ``agent`` that has these values, with the number of their trial: ``lif_ppo (trial 17)``."""
+        return agent if self.trial is None else f"{agent} (trial {self.trial})"
 
 
 class Tuned(Record):

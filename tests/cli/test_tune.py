@@ -10,6 +10,10 @@ import yaml
 
 from spiky_rl.cli.compare import compare
 from spiky_rl.cli.tune import tune
+from spiky_rl.experiments.design import study
+from spiky_rl.experiments.run import tuning_plan
+from spiky_rl.experiments.run.comparison import planned
+from spiky_rl.experiments.run.planning import Place
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -35,6 +39,26 @@ def space(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(SPACE))
     return path
+
+
+def test_a_study_has_the_digests_of_its_agents_as_they_were_tuned(tmp_path):
+    given = {"agents": "lif_ppo", "tasks": ["cartpole"], "num_envs": 64}
+    place, robots = Place(device="cpu", assets="local", dry_run=True).settled()
+    asked = tuning_plan.read({**given, "seeds": "90000"}, tuning_plan.Trials(trials=2))
+    checked = tuning_plan.checked(asked, place, robots)
+    values = {"agent": {"algorithm": {"learning_rate": 0.002}}}
+    head = {"version": 1, "tuning": "mine", "trials": 2, "seeds": [90000], "budget": "some"}
+    (tmp_path / "tuned.yaml").write_text(
+        yaml.safe_dump({**head, "tasks": {"Isaac-Cartpole": {"lif_ppo": values}}})
+    )
+    more = {"seeds": "0", "tuning": str(tmp_path), "vary": {"agent.network.steps": [2, 3]}}
+    cells = planned(study.build("mine", {**given, **more}), tmp_path / "study", place).cells
+    trained = [cell for cell in cells if cell.is_trained]
+    assert [cell.base_hash for cell in trained] == 2 * [
+        checked.facts[checked.pairs[0].facts["specification"]]
+    ]
+    assert len({cell.spec_hash for cell in trained} | {trained[0].base_hash}) == 3
+    assert [cell.base_hash for cell in cells if not cell.is_trained] == [None]
 
 
 @pytest.mark.slow
@@ -72,7 +96,10 @@ def test_a_tuning_killed_in_the_middle_of_a_training_goes_on_from_its_checkpoint
             "value": tuned["agent"]["algorithm"]["learning_rate"],
             "origin": "tuned.yaml for Isaac-Cartpole",
         }
-    assert "agents have the values of" in (tmp_path / "study" / "report.md").read_text()
+    assert (
+        "from 2 trials of every agent with other seeds (90000)"
+        in (tmp_path / "study" / "report.md").read_text()
+    )
 
 
 REFUSED = {
@@ -87,6 +114,7 @@ REFUSED = {
         ["agent.algorithm.learning_rate", "pilot"],
     ),
     "an activity of none": (["--agents", "mlp_ppo", "--activity", "firing_rate"], ["mlp_ppo does not spike"]),
+    "no database's name": (["--storage", "foo", "--dry-run"], ["--storage", "sqlite:", "'foo'"]),
     "no database": (
         ["--storage", "postgresql://me:secret@nowhere/x"],
         ["--storage postgresql://me@nowhere/x"],
@@ -111,7 +139,13 @@ def test_a_value_that_the_agent_does_not_take_is_refused_before_a_trial(tmp_path
 
 def test_a_study_that_names_a_tuning_that_is_not_there_is_refused_in_one_line(tmp_path, capsys):
     line = ["--agents", "lif_ppo", *SMALL, "--tuning", tmp_path / "nowhere.yaml", "--out", tmp_path / "out"]
-    assert "nowhere.yaml" in refused(compare, line, capsys) and not (tmp_path / "out").exists()
+    said = refused(compare, line, capsys)
+    assert f"tuning: cannot read '{tmp_path / 'nowhere.yaml'}'" in said and not (tmp_path / "out").exists()
+
+
+def test_a_condition_that_an_agent_of_a_study_cannot_have_is_refused_by_the_agent_s_name(tmp_path, capsys):
+    line = ["--agents", "lif_ppo,mlp_ppo", *SMALL, "--conditions", "lost_spikes", "--out", tmp_path / "out"]
+    assert "mlp_ppo does not spike" in refused(compare, line, capsys) and not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_shows_what_is_tuned_and_writes_nothing(tmp_path, capsys):

@@ -288,3 +288,33 @@ def cost(truth: Truth) -> dict[str, Any]:
         state_bytes=0,
     )
     return {**found.as_dict(), "ann_dense_operations": 1_200.0, "actions_per_second": 60.0}
+
+
+NOW, THEN = "a" * 16, "b" * 16
+TUNED = {
+    "mlp_ppo": {"trial": 0, "return": 4.0, "agent": {}, "specification": NOW, "physics": "newton_mjwarp"},
+    "gru_ppo": {"agent": {"algorithm": {"gamma": 0.98}}},
+    "lif_ppo": {
+        "trial": 7,
+        "agent": {"algorithm": {"gamma": 0.98}},
+        "specification": THEN,
+        "physics": "mujoco",
+    },
+}
+
+
+def tuned(study: Path) -> None:
+    """As a study that names a tuning has its design, its plan and its copy of the tuned values."""
+    dump(study / "study.json", {**json.loads((study / "study.json").read_text()), "tuning": "logs/tune/mine"})
+    plan = json.loads((study / "plan.json").read_text())
+    cells = [{**cell, "base_hash": NOW} for cell in plan["cells"]]
+    dump(study / "plan.json", {**plan, "cells": cells})
+    held = {
+        "version": 1,
+        "tuning": "mine",
+        "trials": 12,
+        "seeds": [90000],
+        "budget": "9 steps",
+        "tasks": {CARTPOLE: TUNED},
+    }
+    dump(study / "tuned.yaml", held)

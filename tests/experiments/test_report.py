@@ -23,11 +23,14 @@ from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import (
     CARTPOLE,
     MASKED,
+    NOW,
+    THEN,
     change,
     corrupt,
     dump,
     fail,
     remove,
+    tuned,
     write_study,
 )
 
@@ -249,6 +252,24 @@ def test_variants_stand_under_their_labels(tmp_path: Path):
     assert all(f"{agent} network.steps={n}" in scores for agent in AGENTS[1:3] for n in (2, 4))
     assert "agent.network.steps: 2, 4" in section(study, "design")
     assert "has tuned it on the test" in section(study, "threats")
+
+
+def test_a_study_says_which_agents_have_tuned_values_and_what_was_tuned_as_something_else(tmp_path: Path):
+    study = written(tmp_path, tuned, agents=AGENTS[:3], tasks=(CARTPOLE,), seeds=range(2))
+    design, threats = section(study, "design"), section(study, "threats")
+    for told in (
+        "values of logs/tune/mine, of which tuned.yaml is a copy, from 12 trials of every agent with other seeds (90000)",
+        "budget of a trial: 9 steps",
+        f"on {CARTPOLE} tuned: gru_ppo and lif_ppo (trial 7); unchanged there",
+        "no sampled trial was better than the agent's own file: mlp_ppo",
+    ):
+        assert told in design, told
+    differs = f"specification {NOW}, tuned with {THEN}, physics newton_mjwarp, tuned with mujoco"
+    assert f"Tuned as something else lif_ppo on {CARTPOLE}: {differs} The agent's own" in threats
+    (study / "tuned.yaml").unlink()
+    write_report(study, DATE)
+    assert "their copy, tuned.yaml, is not there" in section(study, "design")
+    assert "Tuned as something else" not in section(study, "threats")
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])

@@ -17,8 +17,8 @@ from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.analysis.tuning_outcome import outcomes, write_tuned
 from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
-from spiky_rl.experiments.report.tuning_page import write_tuning_page
-from spiky_rl.experiments.run import tuning
+from spiky_rl.experiments.report.tuning_page import Names, three, write_tuning_page
+from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.tuning_search import connect
 from tests.experiments import tunings
 
@@ -70,6 +70,40 @@ def test_tuned_values_are_those_of_the_best_trial_and_agents_are_better_with_the
         _, layer = tuned.layer("Isaac-Cartpole", outcome.pair.stem)
         assert layer["algorithm"]["schedule"] == "fixed"
         assert layer["algorithm"]["learning_rate"] == best.params["agent.algorithm.learning_rate"]
+
+
+def test_tuned_values_say_what_they_were_tuned_as_where_that_is_known(tmp_path):
+    made = tunings.run(tmp_path, tunings.asked("lif_ppo", trials=1))
+    assert write_tuned(made)
+    written = read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"]
+    assert (written.trial, written.specification, written.physics) == (0, None, None)
+    (pair,) = made.studies
+    known = {"specification": "c" * 16, "physics": "mujoco"}
+    tuning.write(tmp_path, made.tuning, {pair.facts[key]: value for key, value in known.items()})
+    assert write_tuned(made)
+    written = read_tuned(tmp_path).tasks["Isaac-Cartpole"]["lif_ppo"]
+    assert (written.specification, written.physics) == ("c" * 16, "mujoco")
+
+
+def test_the_agent_as_it_is_stands_beside_sampled_trials_at_the_same_point(whole):
+    search, _ = whole
+    _, text = write_tuning_page(search, {})
+    said = text.read_text()
+    words = "every sampled trial after 25% of its budget; the agent as it is, trial 0, is not one of them"
+    assert said.count(words) == 2, "in the table's note and in the figure's caption"
+    assert "the ring is the agent as it is at the same point" in said
+    for outcome in outcomes(search):
+        assert outcome.start == outcome.default.intermediate_values[0] < outcome.default.values[0]
+        assert 0 not in outcome.firsts
+        row = next(
+            line for line in said.splitlines() if line.startswith(f"| {outcome.pair.stem} |") and "[" in line
+        )
+        assert f" {outcome.start:.2f} |" in row
+        sheet = three(Names([outcome.pair.stem], []), [outcome])
+        rings = [
+            line for axes in sheet.figure.axes for line in axes.lines if line.get_markerfacecolor() == "none"
+        ]
+        assert [list(line.get_xdata()) for line in rings] == [[outcome.start]]
 
 
 def test_the_page_names_what_matters(whole):
@@ -274,6 +308,31 @@ def test_a_tuning_on_the_disk_is_read_and_written_to_the_same_bytes(tmp_path):
     assert (tmp_path / "tuning.json").read_text() == before
     keys = ["version", "id", "study", "space", "trials", "activity", "storage", "facts"]
     assert list(json.loads(before)) == keys
+
+
+def test_tuned_values_without_the_trials_that_they_are_from_are_not_searched_again(tmp_path):
+    out = tmp_path / "out"
+    assert write_tuned(tunings.run(out, tunings.asked("lif_ppo", trials=2)))
+    (out / "tuning.db").rename(tmp_path / "away.db")
+    before = (out / "tuned.yaml").read_text()
+    said = "out/tuning.db: is not there.*bring it back, or choose another --out"
+    with pytest.raises(StudyError, match=said):
+        tuning.prepare(out, tunings.asked("lif_ppo", trials=2))
+    assert (out / "tuned.yaml").read_text() == before and not (out / "tuning.db").exists()
+    (tmp_path / "away.db").rename(out / "tuning.db")
+    assert tuning.prepare(out, tunings.asked("lif_ppo", trials=2)).trials == 2
+
+
+@pytest.mark.parametrize(
+    "url", ["foo", "", "nowhere://me:secret@host/db", "me:secret@host/db", "postgresql://me:secret@host:x/db"]
+)
+def test_a_storage_of_no_known_kind_is_refused_with_the_plan_and_without_its_password(url):
+    given = {"agents": "lif_ppo", "tasks": ["cartpole"], "seeds": "90000"}
+    with pytest.raises(UserError, match="^--storage: expected a database's URL, such as sqlite:") as error:
+        tuning_plan.read(given, tuning_plan.Trials(storage=url))
+    assert "secret" not in str(error.value)
+    plain = tuning_plan.read(given, tuning_plan.Trials(storage="postgresql+psycopg://me:secret@host/db"))
+    assert plain.storage == "postgresql+psycopg://me@host/db"
 
 
 @pytest.mark.parametrize("url", ["nowhere://me:secret@host/db", "sqlite:////no/such/folder/x.db", "nothing"])

@@ -106,6 +106,17 @@ def test_nominal_is_always_measured_and_first():
     assert chosen("push,nominal") == ["nominal", "push"]
 
 
+def test_sets_and_names_of_conditions_combine_and_each_is_measured_once():
+    assert chosen("stress, push") == [*chosen("stress"), "push"]
+    assert chosen("mass,payload,all") == [
+        "nominal",
+        "mass",
+        "payload",
+        *(n for n in ROBUSTNESS if n not in ("nominal", "mass")),
+    ]
+    assert chosen("all,stress") == list(CONDITIONS)
+
+
 @pytest.mark.parametrize(
     ("names", "words"),
     [
@@ -113,7 +124,8 @@ def test_nominal_is_always_measured_and_first():
         ("push,push", "named 2 times"),
         ("", "''"),
         ("push,", "''"),
-        ("all,push", "'all'"),
+        ("all,stres", "mean 'stress'"),
+        ("stress,stress", "named 2 times"),
     ],
 )
 def test_conditions_that_there_are_not_are_refused(names, words):

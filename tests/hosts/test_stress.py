@@ -298,6 +298,8 @@ def test_what_cannot_be_had_is_said_in_one_line(cartpole):
     assert "lost_spikes cannot be had on a task: its agent does not spike" in text and text.endswith(
         "without: nominal, push"
     )
+    with pytest.raises(ConditionError, match="mlp_ppo does not spike"):
+        require(["lost_spikes"], dataclasses.replace(cartpole, agent="mlp_ppo"))
     with pytest.raises(ConditionError, match="mean 'stress'"):
         chosen("stres")
 

@@ -4,11 +4,13 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, Group, sensors_of
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, Condition, Group, sensors_of
 from spiky_rl.hosts.isaaclab.evaluation import Team
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.rsl_rl.observe import Played
 
+QUICK = 0.5
+"""A rate of plasticity whose steps are larger than half a level of 8 bits."""
 INPUTS, OUTPUTS, EPISODES, STEPS, SEED = 4, 2, 6, 20, 3
 PLASTIC = {
     "name": "reservoir",
@@ -33,13 +35,16 @@ def played(network: dict) -> Played:
 
 
 def team(policy: Played, names: list[str], adapting: list[bool] | None = None) -> Team:
+    return Team(policy, conditions_of(names), adapting or [False] * len(names))
+
+
+def conditions_of(names: list[str]) -> list[Condition]:
     sensors = sensors_of(((INPUTS,),))
     groups = torch.arange(EPISODES * len(names)).split(EPISODES)
-    conditions = [
+    return [
         CONDITIONS[name](Group(None, ids, SEED, sensors, torch.ones(INPUTS)))
         for name, ids in zip(names, groups, strict=True)
     ]
-    return Team(policy, conditions, adapting or [False] * len(names))
 
 
 def acted(acting, conditions: int) -> torch.Tensor:
@@ -79,6 +84,26 @@ def test_a_plastic_policy_changes_as_it_acts_and_its_frozen_twin_does_not():
     assert not torch.equal(moving[0].model.network.weight, moving[1].model.network.weight)
     assert torch.equal(found[0, 0], found[0, 2]), "the first action is the same"
     assert not torch.equal(found[-1, 0], found[-1, 2])
+
+
+def test_weights_of_few_bits_stay_of_few_bits_while_a_policy_learns():
+    names = ["weights_4_bits", "weights_8_bits"]
+    conditions = conditions_of(names)
+    quick = {**PLASTIC, "plasticity": {"name": "stdp", "rate": QUICK}}
+    acting = Team(played(quick), conditions, [True, True])
+    before = [part.model.network.weight.clone() for _, part in acting.parts]
+    with torch.inference_mode():
+        acting.reset()
+        for step in range(STEPS):
+            acting(observed(step, len(names)))
+            for condition in conditions:
+                condition.step()
+    after = [part.model.network.weight for _, part in acting.parts]
+    assert [len(weight.unique()) <= 2**bits - 1 for weight, bits in zip(after, (4, 8), strict=True)] == [
+        True,
+        True,
+    ]
+    assert not torch.equal(before[1], after[1]), "and it learns"
 
 
 def test_what_a_policy_learns_under_one_condition_does_not_reach_another():

@@ -16,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 
+from spiky_rl.config.tuned import FILE as TUNED
+from spiky_rl.config.tuned import Tuned, read_tuned
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
@@ -54,6 +56,8 @@ class Analysis:
     planned: tuple[Planned, ...]
     plan_problem: str
     """Why the plan could not be read, or nothing."""
+    tuned: Tuned | None
+    """The tuned values that agents have; None: the study names none, or its copy of them is not there."""
     labels: tuple[str, ...]
     """Trained agents with their variants, in the study's order."""
     tasks: tuple[str, ...]
@@ -113,13 +117,15 @@ class Analysis:
 
 
 def analyse(folder: Path) -> Analysis:
-    """The analysis of a study's ``folder``. Raises ResultsError where it holds no study."""
+    """The analysis of a study's ``folder``. Raises UserError where it holds no study, or tuned values that cannot be read."""
     design = files.read_design(folder)
     try:
         planned, problem = files.read_plan(folder), ""
     except files.ResultsError as error:
         planned, problem = (), str(error).replace(f"{folder}/", "")
-    return analysis_of(design, *files.read_results(folder), planned, problem)
+    has_tuned = bool(design.tuning) and (folder / TUNED).exists()
+    tuned = read_tuned(folder / TUNED) if has_tuned else None
+    return analysis_of(design, *files.read_results(folder), planned, problem, tuned)
 
 
 def analysis_of(
@@ -128,6 +134,7 @@ def analysis_of(
     skipped: Sequence[Skipped],
     planned: Sequence[Planned] = (),
     plan_problem: str = "",
+    tuned: Tuned | None = None,
 ) -> Analysis:
     """The analysis of results in hand.
 
@@ -137,6 +144,7 @@ def analysis_of(
         skipped: Cells that give no numbers.
         planned: Cells that there have to be.
         plan_problem: Why those are not known, or nothing.
+        tuned: The tuned values that agents have.
     """
     trained = [result for result in results if result.kind == "trained"]
     cells: dict[tuple[str, str], list[Result]] = {}
@@ -173,6 +181,7 @@ def analysis_of(
         skipped=tuple(skipped),
         planned=tuple(planned),
         plan_problem=plan_problem,
+        tuned=tuned,
         labels=labels,
         tasks=tasks,
         conditions=conditions,

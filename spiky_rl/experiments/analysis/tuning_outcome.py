@@ -15,7 +15,7 @@ from spiky_rl.config import files
 from spiky_rl.config.spec import parse_overrides
 from spiky_rl.config.tuned import FILE
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.run.tuning import Pair
+from spiky_rl.experiments.run.tuning import Pair, read
 from spiky_rl.experiments.run.tuning_search import Search
 
 KEEP = 0.05
@@ -65,8 +65,12 @@ class Outcome:
     def firsts(self) -> dict[int, float]:
         """Return at the first rung by number, of the trials in the space, which the agent as it is is not."""
         sampled = [trial for trial in self.trials if trial.number > 0]
-        returns = {t.number: t.intermediate_values.get(0, t.values[0] if t.values else None) for t in sampled}
-        return {number: value for number, value in returns.items() if value is not None}
+        return {trial.number: value for trial in sampled if (value := first(trial)) is not None}
+
+    @property
+    def start(self) -> float | None:
+        """Return of the agent as it is at the first rung."""
+        return None if self.default is None else first(self.default)
 
     @property
     def sensitivity(self) -> Interval | None:
@@ -92,6 +96,11 @@ class Outcome:
             return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
+def first(trial: FrozenTrial) -> float | None:
+    """Return of a ``trial`` at its first rung; None where it did not get there."""
+    return trial.intermediate_values.get(0, trial.values[0] if trial.values else None)
+
+
 def outcomes(search: Search) -> list[Outcome]:
     """All trials of a ``search`` that there are."""
     return [Outcome(pair, study.get_trials(deepcopy=False)) for pair, study in search.studies.items()]
@@ -107,6 +116,7 @@ def overrides(search: Search, pair: Pair, trial: FrozenTrial) -> list[str]:
 def write_tuned(search: Search) -> bool:
     """Write the values that a ``search`` tuned, if every agent has had all of its trials on every task; whether it has."""
     tuning, pairs = search.tuning, outcomes(search)
+    facts = held.facts if (held := read(search.out)) else {}
     tasks: dict[str, dict[str, object]] = {}
     for outcome in pairs:
         if (best := outcome.best) is None or len(outcome.ended) < tuning.trials:
@@ -117,6 +127,7 @@ def write_tuned(search: Search) -> bool:
             "trial": best.number,
             **values,
             "agent": layer,
+            **{key: facts[name] for key, name in outcome.pair.facts.items() if name in facts},
         }
     head = {
         "version": 1,

@@ -91,6 +91,8 @@ class Planned(Record):
     kind: Literal["trained", "random"]
     hash: str
     spec_hash: str | None
+    base_hash: str | None = None
+    """Digest of the agent's specification without the study's tuned values and variation; None where there are no tuned values."""
     env_steps: int | None
     """That it trains for; None where another budget ends it, 0 for random actions."""
     num_envs: int

@@ -232,7 +232,10 @@ def check(study: Study) -> None:
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
     """Refuse tuned values that are not there, or that were found with the study's own seeds. Raises UserError."""
-    tuned = read_tuned(Path(study.tuning))
+    try:
+        tuned = read_tuned(Path(study.tuning))
+    except UserError as error:
+        raise StudyError(f"tuning: {error}") from None
     for task, agent in itertools.product(labels, study.stems):
         tuned.layer(task, agent)
     if both := sorted({*tuned.seeds} & {*study.seeds}):

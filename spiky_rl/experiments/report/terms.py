@@ -38,7 +38,7 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
     yield "Budget", own if asked.budget is None else f"{asked.budget.text} per training"
     yield "Environments", f"{asked.num_envs:,} at once" if asked.num_envs else "each task's own number"
     if asked.tuning:
-        yield "Tuning", f"agents have the values of {asked.tuning}, found with other seeds; tuned.yaml is a copy"
+        yield "Tuning", "; ".join(tuned_values(analysis))
     if asked.overrides:
         yield "Overrides", " ".join(asked.overrides)
     yield "Learning", f"PPO of {asked.library}"
@@ -53,3 +53,21 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
         " corrected for few seeds"
     )
     yield "BCa", "beside them, in brackets: SciPy's bootstrap interval, which is not corrected for few seeds"
+
+
+def tuned_values(analysis: Analysis) -> Iterable[str]:
+    """Which agents of an ``analysis`` have tuned values and which have none, and what the tuning cost."""
+    tuned, source = analysis.tuned, analysis.design.tuning
+    if tuned is None:
+        yield f"values of {source}; their copy, tuned.yaml, is not there, which says whose they are"
+        return
+    seeds = listed(map(str, tuned.seeds))
+    yield f"values of {source}, of which tuned.yaml is a copy, from {tuned.trials} trials of every agent with other seeds ({seeds})"
+    yield f"budget of a trial: {tuned.budget}"
+    for task in (task for task in tuned.tasks if task in analysis.tasks):
+        own = {stem: tuned.tasks[task][stem] for stem in analysis.design.stems if stem in tuned.tasks[task]}
+        changed = listed((agent.named(stem) for stem, agent in own.items() if agent.agent), len(own))
+        unchanged = listed((stem for stem, agent in own.items() if not agent.agent), len(own))
+        yield f"on {task} tuned: {changed or 'none'}"
+        if unchanged:
+            yield f"unchanged there, as no sampled trial was better than the agent's own file: {unchanged}"

@@ -133,6 +133,24 @@ def differing(values: Callable[[Result], Mapping[str, str | None]], absent: str 
     return look
 
 
+def tuned_for_other(analysis: Analysis) -> str:
+    """Agents of an ``analysis`` that were tuned as something else than what they are."""
+    told = {}
+    tuned = analysis.tuned.tasks if analysis.tuned else {}
+    for cell in analysis.planned:
+        if (then := tuned.get(cell.task, {}).get(cell.agent)) is None:
+            continue
+        pairs = {
+            "specification": (cell.base_hash, then.specification),
+            "physics": (cell.physics, then.physics),
+        }
+        known = {what: pair for what, pair in pairs.items() if None not in pair}
+        told[f"{cell.agent} on {cell.task}"] = ", ".join(
+            f"{what} {now}, tuned with {before}" for what, (now, before) in known.items() if now != before
+        )
+    return by_name(told)
+
+
 def look_alike(analysis: Analysis) -> str:
     """Robots of an ``analysis`` that are not Isaac Lab's own."""
     robots = sorted({result.assets for result in analysis.results})
@@ -155,6 +173,10 @@ THREATS: Mapping[str, tuple[str, Look]] = {
         rising,
     ),
     "Overrides": ("They hold for all agents, whomever they suit.", lambda a: listed(a.design.overrides, 20)),
+    "Tuned as something else": (
+        "The agent's own values or the physics are others than those of the tuning: its values may not be the best any more.",
+        tuned_for_other,
+    ),
     "Variants": (
         "Who picks the best variant of an agent by these scores has tuned it on the test.",
         lambda a: listed(a.design.vary),

@@ -1,8 +1,8 @@
 """A tuning's page: three figures of every agent on every task, the tuned values, and the importance of every parameter.
 
-Default: the return of the agent as its file has it. Tuned: that of the best trial. Sensitivity: how the returns of all trials are spread
-at the first rung, which all of them reach; an agent that is hard to tune has few good ones. All are of a trial's budget and of tuning
-seeds: what a tuned agent scores is for a study with other seeds to say.
+Default: the return of the agent as its file has it. Tuned: that of the best trial. Sensitivity: how the returns of all sampled trials
+are spread at the first rung, which all of them reach, beside the default's there; an agent that is hard to tune has few good ones. All
+are of a trial's budget and of tuning seeds: what a tuned agent scores is for a study with other seeds to say.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import nan
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial
 
@@ -37,6 +38,9 @@ from spiky_rl.experiments.run.tuning import ACTIVITIES, SHARE
 from spiky_rl.experiments.run.tuning_search import Search
 
 FIXED = "The best of many trials looks better than it is: a study with other seeds tells what it is worth."
+
+RING: Mapping[str, Any] = {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}
+"""How figures mark the agent as it is."""
 
 
 @dataclass(frozen=True)
@@ -139,21 +143,24 @@ def blocks(search: Search, names: Names, task: str, pairs: Sequence[Outcome]) ->
     stems, activity = [o.pair.stem for o in pairs], search.tuning.activity
     share = search.tuning.rungs[0]
     first = f"after {share:.0%} of its budget" if share < 1.0 else "after its whole budget"
+    said = f"Sensitivity: return of every sampled trial {first}; the agent as it is, trial 0, is not one of them."
     yield table(
         f"Return on {task}", stems,
         (Column("default"), [objective(o.default, 0) for o in pairs]),
         (Column("tuned"), [objective(o.best, 0) for o in pairs]),
         (Column("sensitivity", "median and quartiles"), [spell(o.sensitivity) for o in pairs]),
+        (Column("default", "at that point"), [NONE if o.start is None else plain(o.start) for o in pairs]),
         (Column("default", activity), [objective(o.default, 1) for o in pairs]),
         (Column("tuned", activity), [objective(o.best, 1) for o in pairs]),
         (Column("trials"), [str(len(o.ended)) for o in pairs]),
         (Column("complete"), [str(len(o.complete)) for o in pairs]),
         (Column("diverged"), [str(len(o.diverged)) for o in pairs]),
-        note=f"Sensitivity: return of every trial {first}. Trials that are not complete were ended early or diverged.",
+        note=f"{said} Trials that are not complete were ended early or diverged.",
     )  # fmt: skip
     yield from figure(
         f"tuning_{slug(task)}", f"Default, tuned and sensitivity on {task}",
-        f"Return of the agent as it is, of the best trial, and of every trial {first}, with median and quartiles.",
+        f"Default: return of the agent as it is; tuned: of the best trial; both after the whole budget of a trial. {said}"
+        " Dots, with median and quartiles; the ring is the agent as it is at the same point.",
         lambda: three(names, pairs),
     )  # fmt: skip
     if activity:
@@ -210,6 +217,7 @@ def three(names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
         names, list(shown), [(what, "return") for what in ("default", "tuned", "sensitivity")]
     )
     ends = [v for o in pairs for v in (*o.firsts.values(), *(t.values[0] for t in o.complete))]
+    ends += [o.start for o in pairs if o.start is not None]
     spare = 0.06 * (max(ends) - min(ends) or 1.0)
     for panel in panels:
         panel.set_xlim(min(ends) - spare, max(ends) + spare)
@@ -226,6 +234,8 @@ def three(names: Names, pairs: Sequence[Outcome]) -> Sheet | None:
                 [spread.low, spread.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="butt"
             )
             panels[2].plot([spread.estimate], [y], "|", color=colour, markersize=11, markeredgewidth=2)
+        if outcome.start is not None:
+            panels[2].plot([outcome.start], [y], "o", **RING, color=colour)
     return sheet
 
 
@@ -242,7 +252,7 @@ def scatter(search: Search, names: Names, pairs: Sequence[Outcome]) -> Sheet | N
         colour = figures.colours(names)[stem]
         for trials, style in (
             (outcome.complete, {"markersize": 4, "alpha": 0.45, "markeredgewidth": 0}),
-            ([outcome.default], {"markersize": 7, "markerfacecolor": "none", "markeredgewidth": 1.4}),
+            ([outcome.default], RING),
             ([outcome.best], {"markersize": 9, "markeredgecolor": "white"}),
         ):
             points = [trial.values for trial in trials if trial is not None]

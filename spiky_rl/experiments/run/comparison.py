@@ -99,6 +99,19 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
     place, robots = place.settled()
     resolve = Resolver(study, place)
     found = grid.cells(study, resolve, place.device, place.assets, place.distributed)
+    if study.tuning:
+        found = with_base(found, study, place)
     cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
     return Comparison(study, out, place, robots, resolve, cells, sources, finished)
+
+
+def with_base(cells: Sequence[Cell], study: Study, place: Place) -> list[Cell]:
+    """The ``cells`` of a ``study`` at a ``place``, each with the digest of its agent as it is without tuned values."""
+    resolve = Resolver(study.with_changes(tuning="", vary={}, conditions=("nominal",)), place)
+
+    def base(cell: Cell) -> str | None:
+        given = cell.specification
+        return resolve(given.task, given.agent, {}).spec.digest if cell.is_trained else None
+
+    return [cell.model_copy(update={"base_hash": base(cell)}) for cell in cells]

@@ -1,4 +1,8 @@
-"""How long cells will take: from results of the same agents and tasks, else from what a task's file says of its speed."""
+"""How long cells will take: from results of the same agents and tasks, else from what a task's file says of its speed.
+
+An evaluation simulates all conditions until the longest episode is over; an environment step of it takes what one takes in training
+without learning.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +10,29 @@ import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, NamedTuple
+
+from pydantic import Field
 
 from spiky_rl.config.options import Record
 from spiky_rl.config.schema import TaskSpec
-from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.cells import RESULT, if_whole
 
 OVERHEAD = 25.0
-"""Seconds for which a cell starts its two simulators and evaluates."""
+"""Seconds for which a cell starts its two simulators."""
 REFERENCE = "mlp_ppo"
 """The agent that the tasks' files speak of."""
+SOURCES = (
+    "results of the same specification",
+    "results of the same agent and task",
+    "results of the same agent and task in another physics",
+)
+"""Where a speed is from, in the order of `keys`."""
+
+type Key = tuple[str, ...]
+"""What a speed is known of."""
 
 
 class Duration(Record):
@@ -25,6 +41,27 @@ class Duration(Record):
     seconds_total: float
     env_steps: float
     seconds_cpu: float | None = None
+    seconds_simulation: float = 0.0
+    seconds_inference: float = 0.0
+
+
+class Lengths(Record):
+    """Control steps of the episodes under a condition."""
+
+    lengths: Annotated[tuple[float, ...], Field(strict=False)]
+
+
+class Evaluated(Record):
+    """Fields of an evaluation's result that tell how many environment steps it took."""
+
+    conditions: dict[str, Lengths]
+    adapting: dict[str, Lengths] | None = None
+
+    @property
+    def steps(self) -> float:
+        """Environment steps per condition and episode: all go on until the longest is over, of a plastic policy twice."""
+        longest = max((steps for each in self.conditions.values() for steps in each.lengths), default=0.0)
+        return longest * (2 if self.adapting else 1)
 
 
 class Timed(Record):
@@ -33,66 +70,93 @@ class Timed(Record):
     agent: str
     task: str
     device: str
+    physics: str = EARLIER_PHYSICS
+    spec_hash: str | None = None
     training: Duration | None
+    evaluation: Evaluated | None = None
+
+
+class Speed(NamedTuple):
+    """What a cell takes."""
+
+    training: float
+    """Seconds per environment step, simulation and learning together."""
+    evaluation: float
+    """Seconds per condition and episode; 0 where that is not known."""
+
+
+def keys(cell: Timed | Cell, agent: str = "") -> tuple[Key, Key, Key]:
+    """What a ``cell``'s speed says something of, the nearest first; as if it were one of another ``agent``, if that is named."""
+    kind, spec = cell.device.partition(":")[0], "" if agent else cell.spec_hash or ""
+    whole = (agent or cell.agent, cell.task, kind)
+    return (*whole, cell.physics, spec), (*whole, cell.physics), whole
+
+
+def median(speeds: Iterable[Speed]) -> Speed:
+    """The medians of ``speeds``."""
+    return Speed(*map(statistics.median, zip(*speeds, strict=True)))
 
 
 @dataclass
 class Speeds:
-    """Seconds per environment step, simulation and learning together, as results tell them."""
+    """Speeds of agents on tasks, as results tell them."""
 
-    known: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
-    """By agent's file stem, task and kind of device."""
+    known: dict[Key, list[Speed]] = field(default_factory=dict)
+    """By agent's file stem, task and kind of device; by the physics too; and by the specification's digest too."""
 
     def read(self, folders: Iterable[Path]) -> Speeds:
         """Add the results of the studies in ``folders``; what cannot be read tells nothing."""
         for folder in folders:
             for path in sorted(folder.glob(f"cells/*/{RESULT}")):
                 held = if_whole(path, Timed)
-                if held and (training := held.training) and training.env_steps > 0:
-                    kind, seconds = held.device.partition(":")[0], training.seconds_total
-                    if (
-                        kind == "cpu" and training.seconds_cpu
-                    ):  # a busy machine's wall says little of the next
+                if held and (training := held.training) and training.env_steps > 0 < training.seconds_total:
+                    seconds = training.seconds_total
+                    if held.device.startswith("cpu") and training.seconds_cpu:
+                        # a busy machine's wall says little of the next
                         seconds = min(seconds, training.seconds_cpu)
-                    key = (held.agent, held.task, kind)
-                    self.known.setdefault(key, []).append(seconds / training.env_steps)
+                    acting = (
+                        training.seconds_simulation + training.seconds_inference
+                    ) / training.seconds_total
+                    step = seconds / training.env_steps
+                    steps = held.evaluation.steps if held.evaluation else 0.0
+                    for key in keys(held):
+                        self.known.setdefault(key, []).append(Speed(step, acting * step * steps))
         return self
 
-    def of(
-        self, agent: str, task: str, device: str, specs: Mapping[str, TaskSpec]
-    ) -> tuple[float, str] | None:
-        """(seconds per environment step, where the number is from); None where nothing is known of the task.
+    def of(self, cell: Cell, specs: Mapping[str, TaskSpec]) -> tuple[Speed, str] | None:
+        """(speed of a ``cell``, where it is from); None where nothing is known of the task.
 
         Args:
-            agent: File stem.
-            task: The task's label.
-            device: Such as ``cpu`` or ``cuda:0``.
+            cell: One that was trained or is to be; of random actions, it takes what the reference's evaluation does.
             specs: Tasks' files by label.
         """
-        kind = device.partition(":")[0]
-        if own := self.known.get((agent, task, kind)):
-            return statistics.median(own), "results of the same agent and task"
-        base = self.known.get((REFERENCE, task, kind))
-        spec = specs.get(task)
+        for key, source in zip(keys(cell), SOURCES, strict=True):
+            if own := self.known.get(key):
+                return median(own), source
+        kind, spec = cell.device.partition(":")[0], specs.get(cell.task)
+        base = next((known for key in keys(cell, REFERENCE)[1:] if (known := self.known.get(key))), None)
         if base:
-            seconds, source = statistics.median(base), f"results of {REFERENCE}"
+            speed, source = median(base), f"results of {REFERENCE}"
         elif spec is not None and spec.steps_per_second.get(kind):
-            seconds, source = 1.0 / spec.steps_per_second[kind], "the task's file"
+            speed, source = Speed(1.0 / spec.steps_per_second[kind], 0.0), "the task's file"
         else:
             return None
-        if agent == REFERENCE:
-            return seconds, source
-        factor = self._factor(agent, kind)
+        if cell.agent == REFERENCE or not cell.is_trained:
+            return speed, source
+        factor = self._factor(cell.agent, kind)
         if factor is None:
-            return seconds, f"{source}, as if the agent were {REFERENCE}"
-        return seconds * factor, f"{source}, times what the agent takes elsewhere"
+            return speed, f"{source}, as if the agent were {REFERENCE}"
+        return (
+            Speed(*(factor * seconds for seconds in speed)),
+            f"{source}, times what the agent takes elsewhere",
+        )
 
     def _factor(self, agent: str, kind: str) -> float | None:
-        """How many times the reference's time an agent takes, over the tasks on which both are known."""
+        """How many times the reference's time an agent takes, over tasks and physics in which both are known."""
         ratios = [
-            statistics.median(values) / statistics.median(self.known[REFERENCE, task, kind])
-            for (name, task, device), values in self.known.items()
-            if name == agent and device == kind and (REFERENCE, task, kind) in self.known
+            median(speeds).training / median(self.known[REFERENCE, *where]).training
+            for (name, *where), speeds in self.known.items()
+            if name == agent and where[1] == kind and len(where) == 3 and (REFERENCE, *where) in self.known
         ]
         return statistics.fmean(ratios) if ratios else None
 
@@ -108,15 +172,18 @@ def estimated(
         speeds: What results tell.
         specs: Tasks' files by label.
     """
+    from spiky_rl.hosts.isaaclab.conditions import chosen
+
     timed, sources = list[Cell](), set[str]()
+    rows = study.episodes * len(chosen(",".join(study.conditions)))
     for cell in cells:
-        seconds: float | None = OVERHEAD
+        speed = speeds.of(cell, specs)
+        seconds: float | None = OVERHEAD + (rows * speed[0].evaluation if speed else 0.0)
         if cell.is_trained and study.budget is not None and study.budget.kind == "wall":
-            seconds = OVERHEAD + study.budget.amount
-        elif cell.is_trained and cell.env_steps is not None:
-            speed = speeds.of(cell.agent, cell.task, cell.device, specs)
-            seconds = None if speed is None else OVERHEAD + speed[0] * cell.env_steps / cell.processes
-            sources |= set() if speed is None else {speed[1]}
+            seconds += study.budget.amount
+        elif cell.is_trained and cell.env_steps is not None and speed is not None:
+            seconds += speed[0].training * cell.env_steps / cell.processes
+            sources |= {speed[1]}
         elif cell.is_trained:
             seconds = None
         timed.append(cell.model_copy(update={"seconds": seconds}))

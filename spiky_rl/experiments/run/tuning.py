@@ -19,6 +19,7 @@ from typing import Any, Literal
 from spiky_rl.config import files
 from spiky_rl.config.options import Record
 from spiky_rl.config.spec import flatten
+from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design import grid
 from spiky_rl.config.budget import Budget
 from spiky_rl.experiments.design.grid import Cell, Resolve
@@ -26,7 +27,8 @@ from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, exte
 from spiky_rl.experiments.design.tuning_space import Dimension, Space
 from spiky_rl.experiments.run.cells import VERSION, held_in, write_cell
 
-FILE = "tuning.json"
+FILE, DATABASE = "tuning.json", "tuning.db"
+"""In a tuning's folder; the second where no other storage is named."""
 SHARE = 1 / 3
 """Share of a whole training's budget that a trial has."""
 RUNGS = (0.25, 0.5, 1.0)
@@ -53,6 +55,14 @@ class Pair:
     dimensions: tuple[Dimension, ...]
     budget: Budget
     """Budget of a trial."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What tuning.json calls the facts that trials are made from, by what tuned.yaml calls them."""
+        return {
+            "specification": f"specification of {self.stem} on {self.label}",
+            "physics": f"physics of {self.label}",
+        }
 
 
 @dataclass(frozen=True)
@@ -166,9 +176,16 @@ def read(folder: Path) -> TuningFile | None:
 def prepare(folder: Path, asked: Tuning) -> Tuning:
     """The tuning to work on in ``folder``: the ``asked`` one, with the agents, tasks and trials that it has already.
 
-    Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared.
+    Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared; and where
+    it holds tuned values without the trials that they are from, which would all be run again.
     """
-    if (held := read(folder)) is None:
+    held = read(folder)
+    database = folder / DATABASE
+    if not (held or asked).storage and (folder / TUNED).exists() and not database.exists():
+        raise StudyError(
+            f"{database}: is not there, which has the trials that {TUNED} beside it is from; bring it back, or choose another --out"
+        )
+    if held is None:
         if (folder / "cells").exists():
             raise StudyError(f"{folder}: has cells/, but no {FILE} that says of what; choose another --out")
         return replace(asked, id=secrets.token_hex(4))
@@ -210,4 +227,4 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
 
 def without_password(url: str) -> str:
     """The ``url`` of a storage as it may be shown."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1@", url)
+    return re.sub(r"(^[^:/@]*|://[^:/@]*):(?!//)[^@]*@", r"\1@", url)

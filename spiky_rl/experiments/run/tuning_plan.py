@@ -50,8 +50,22 @@ def read(data: Tree, how: Trials) -> Tuning:
     for dimension in (d for agent in asked.agents for d in dimensions.of(agent)):
         if both := given & {dimension.key, *dimension.also}:
             raise UserError(f"{both.pop()}: is a dimension of --space {dimensions.name}; a trial sets it")
-    storage = tuning.without_password(how.storage or "")
+    storage = "" if how.storage is None else shown_storage(how.storage)
     return Tuning(asked, dimensions, how.trials, how.activity or "", storage)
+
+
+def shown_storage(url: str) -> str:
+    """The ``url`` of a storage without its password. Raises UserError where it names no kind of database."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    shown = tuning.without_password(url)
+    try:
+        make_url(url).get_dialect()
+    except (ArgumentError, ValueError):  # the latter of a port that is no number
+        like = "sqlite:////shared/tuning.db or postgresql+psycopg://user:password@host/name"
+        raise UserError(f"--storage: expected a database's URL, such as {like}, got {shown!r}") from None
+    return shown
 
 
 def default_folder(asked: Tuning) -> Path:
@@ -98,8 +112,8 @@ def checked(asked: Tuning, place: Place, robots: str) -> Checked:
                 values = [text for d in dimensions for text in d.assignments(d.ends[min(i, len(d.ends) - 1)])]
                 Resolver(asked.of(pair, [*asked.space.fixed, *values]), place)(task, agent, {})
             found.pairs.append(pair)
-            found.facts[f"specification of {pair.stem} on {pair.label}"] = plan.spec.digest
+            found.facts[pair.facts["specification"]] = plan.spec.digest
             found.facts[f"budget on {pair.label}"] = str(pair.budget)
-            found.facts[f"physics of {pair.label}"] = plan.physics
+            found.facts[pair.facts["physics"]] = plan.physics
     found.facts["robots"] = robots
     return found

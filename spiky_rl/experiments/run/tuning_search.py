@@ -28,7 +28,7 @@ from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run.cells import ERROR, RESULT, Ended, if_whole, is_finished, locked
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
 from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.experiments.run.tuning import Pair, Site, Tuning, without_password, write
+from spiky_rl.experiments.run.tuning import DATABASE, Pair, Site, Tuning, without_password, write
 from spiky_rl.experiments.run.tuning_plan import Checked
 
 DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
@@ -83,7 +83,7 @@ def begun(asked: Tuning, checked: Checked, out: Path, place: Place, storage: str
         StudyError: The storage is not there, or the folder's trials are made from something else.
     """
     out.mkdir(parents=True, exist_ok=True)
-    connected = connect(storage or f"sqlite:///{out / 'tuning.db'}")
+    connected = connect(storage or f"sqlite:///{out / DATABASE}")
     write(out, asked, checked.facts)
     resolver, robots = partial(Resolver, place=place), checked.facts["robots"]
     site = Site(out, resolver, place.device, place.assets, robots, place.distributed)

@@ -22,7 +22,7 @@ from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.devices import memory_of
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.common.stopping import started
-from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, chosen, require
+from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, chosen, listed, require
 from spiky_rl.hosts.isaaclab.conditions.faults import Fault
 from spiky_rl.hosts.isaaclab.evaluation import Evaluation, make_ready
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
@@ -62,7 +62,7 @@ def select(plan: Plan, conditions: str, episodes: int, integers: str = "") -> Me
 
     Args:
         plan: Task and agent; its request names the checkpoint, or `RANDOM`.
-        conditions: Names with commas, ``all`` or ``stress``.
+        conditions: Names with commas, of conditions and of the sets ``all`` and ``stress``.
         episodes: Per condition.
         integers: The flag that asks for the network in integers, which is what it is: no condition may change it. Empty: none.
     """
@@ -70,9 +70,9 @@ def select(plan: Plan, conditions: str, episodes: int, integers: str = "") -> Me
     names = chosen(conditions, subject)
     if integers:
         faults = [name for name in names if issubclass(CONDITIONS[name], Fault)]
-        if faults and conditions != "stress":
+        if named := [name for name in faults if name in listed(conditions)]:
             raise UserError(
-                f"{integers}: {faults[0]!r} changes a network in single precision; leave it out of --conditions"
+                f"{integers}: {named[0]!r} changes a network in single precision; leave it out of --conditions"
             )
         if faults:
             log.info("%s leaves out: %s", integers, ", ".join(faults))

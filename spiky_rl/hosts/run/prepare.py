@@ -173,7 +173,7 @@ def subject_of(plan: Plan) -> Subject:
     from spiky_rl.hosts.isaaclab.conditions import Subject
 
     model = plan.spec.runner.get("actor", {}).get("class_name", "MLPModel")
-    return Subject(plan.task, plan.env_cfg, plan.leg, plan.spec.network, model)
+    return Subject(plan.task, plan.env_cfg, plan.leg, plan.spec.network, model, plan.agent)
 
 
 def write_params(folder: Path, plan: Plan) -> None:

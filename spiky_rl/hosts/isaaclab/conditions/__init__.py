@@ -28,6 +28,7 @@ __all__ = [
     "chosen",
     "drawing",
     "entity",
+    "listed",
     "missing",
     "newton_solver",
     "require",
@@ -67,30 +68,37 @@ def chosen(names: str, subject: Subject | None = None) -> list[str]:
     """The conditions that are asked for; nominal is always one, the first.
 
     Args:
-        names: A comma-separated list, or one of `SETS`.
+        names: A comma-separated list of conditions and of `SETS`.
         subject: What ``stress`` is of; None: of a task and an agent that can have all of it.
 
     Raises:
         ConditionError: There is no such condition, or one is named twice.
     """
-    if names == "all":
-        return list(ROBUSTNESS)
-    if names == "stress":
-        wanted = [name for name in CONDITIONS if name not in ROBUSTNESS]
-        left_out = {} if subject is None else missing(wanted, subject)
-        if left_out:
-            log.info("stress leaves out on %s: %s", subject.task, _reasons(left_out))  # type: ignore[union-attr]
-        return ["nominal", *(name for name in wanted if name not in left_out)]
-    found = [name.strip() for name in names.split(",")]
-    for name in found:
-        if name not in CONDITIONS:
+    given = listed(names)
+    for name in given:
+        if name not in (*CONDITIONS, *SETS):
             hint = nearest(name, (*CONDITIONS, *SETS))
             raise ConditionError(
                 f"--conditions: {name!r} is not known; choose from {', '.join(CONDITIONS)}, or all, or stress{hint}"
             )
-        if found.count(name) > 1:
-            raise ConditionError(f"--conditions: {name!r} is named {found.count(name)} times")
-    return ["nominal", *(name for name in found if name != "nominal")]
+        if given.count(name) > 1:
+            raise ConditionError(f"--conditions: {name!r} is named {given.count(name)} times")
+    sets = {"all": list(ROBUSTNESS), "stress": _stress(subject) if "stress" in given else []}
+    return list(dict.fromkeys(["nominal", *(each for name in given for each in sets.get(name, [name]))]))
+
+
+def listed(names: str) -> list[str]:
+    """The conditions and sets that ``names`` lists with commas."""
+    return [name.strip() for name in names.split(",")]
+
+
+def _stress(subject: Subject | None) -> list[str]:
+    """What the set ``stress`` is of a ``subject``; None: of one that can have all of it."""
+    wanted = [name for name in CONDITIONS if name not in ROBUSTNESS]
+    if subject is None or not (left_out := missing(wanted, subject)):
+        return wanted
+    log.info("stress leaves out on %s: %s", subject.task, _reasons(left_out))
+    return [name for name in wanted if name not in left_out]
 
 
 def missing(names: Sequence[str], subject: Subject) -> dict[str, str]:

@@ -43,12 +43,21 @@ class Fault(Condition):
 
 
 class CoarseWeights(Fault):
-    """Weights of few bits. Abstract: see `FAULTS`."""
+    """Weights of few bits, also where they change while the policy acts. Abstract: see `FAULTS`."""
 
     bits: int
 
     def spoil(self, policy: Policy) -> None:
-        for weight in weights(policy.model):
+        self.policy = policy
+        self._round()
+
+    @override
+    def step(self) -> None:
+        if self.policy.adapts:  # what has just been learned is kept in as few bits
+            self._round()
+
+    def _round(self) -> None:
+        for weight in weights(self.policy.model):
             weight.copy_(quantised(weight, self.bits))
 
 

@@ -26,6 +26,8 @@ class Subject:
     """The agent's spiking network; None: an ANN, or an agent that does not matter."""
     model: str = "MLPModel"
     """Class of an ANN's model."""
+    agent: str = "its agent"
+    """The agent's name, for messages."""
 
 
 def robot(subject: Subject) -> str | None:
@@ -74,7 +76,7 @@ def motors(subject: Subject) -> str | None:
 
 def spikes(subject: Subject) -> str | None:
     """Reason why spikes cannot be disturbed: the agent of the ``subject`` has none; None if they can."""
-    return None if subject.network is not None else "its agent does not spike"
+    return None if subject.network is not None else f"{subject.agent} does not spike"
 
 
 def plain_spikes(subject: Subject) -> str | None:
@@ -83,13 +85,13 @@ def plain_spikes(subject: Subject) -> str | None:
         return spikes(subject)
     parts = subject.network.parts.get("neuron")
     graded = [part.name for part in (parts if isinstance(parts, tuple) else (parts,)) if part and part.cls.graded]  # type: ignore[attr-defined]
-    return f"its neuron {graded[0]} sends graded events, not spikes" if graded else None
+    return f"the neuron {graded[0]} of {subject.agent} sends graded events, not spikes" if graded else None
 
 
 def neurons(subject: Subject) -> str | None:
     """Reason why hidden units cannot die one by one in the agent of the ``subject``; None if they can."""
     if subject.network is None and subject.model in CONVOLUTIONAL:
-        return f"the hidden units of its {subject.model} are maps, not neurons"
+        return f"the hidden units of the {subject.model} of {subject.agent} are maps, not neurons"
     return None
 
 
