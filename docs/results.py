@@ -224,27 +224,24 @@ def classified(*folders: str) -> str:
     for folder in folders:
         runs = _runs(folder)
         counts = f"{runs[0]['samples_train']:,}, {runs[0]['samples_test']:,}"
-        lines.append(f"| `{runs[0]['agent']}` ({Path(folder).name}) | {counts} | {_accuracies(runs)} |")
+        name = folder.removeprefix("studies/classification/")
+        lines.append(f"| `{runs[0]['agent']}` ({name}) | {counts} | {_accuracies(runs)} |")
     return "\n" + "\n".join(lines) + "\n"
 
 
 def inferred(*folders: str) -> str:
     """A table of classifiers, a line for each folder of runs: accuracy on every hold-out, and what an inference costs."""
     lines = [
-        "| | epochs | accuracy on each hold-out | mean | firing | synaptic operations of a recording, in millions |",
+        "| | epochs | accuracy on each hold-out | mean | active units | synaptic operations of a recording, in millions |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for folder in folders:
         runs = _runs(folder)
-        costs = ["-", "-"]
-        if all(run["firing_rate"] for run in runs):  # an ANN has none
-            firing, operations = (
-                statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
-            )
-            costs = [f"{100 * firing:.1f} %", f"{operations / 1e6:.2f}"]
-        lines.append(
-            f"| {' | '.join([Path(folder).name, str(runs[0]['epochs']), _accuracies(runs), *costs])} |"
+        active, operations = (
+            statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
         )
+        costs = f"{100 * active:.1f} % | {operations / 1e6:.2f}"
+        lines.append(f"| {Path(folder).name} | {runs[0]['epochs']} | {_accuracies(runs)} | {costs} |")
     return "\n" + "\n".join(lines) + "\n"
 
 
