@@ -28,7 +28,7 @@ from pydantic import Field, field_validator
 from spiky_rl.config import files
 from spiky_rl.config.options import Names, RegistryError, nearest, option
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
-from spiky_rl.datasets._store import Store, Tensors
+from spiky_rl.datasets._store import Store, Tensors, to_unpack
 from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording
 
 log = logging.getLogger(__name__)
@@ -110,7 +110,7 @@ class Own(Dataset):
         manifest = next((name for name in MANIFESTS if name in names), None)
         rows = _of_folders(names) if manifest is None else _of_manifest(store, manifest)
         if not rows:
-            raise MissingData(f"{self.data}: there is no recording in it; {LAYOUT}")
+            raise MissingData(f"{self.data}: there is no recording in it{to_unpack(store)}; {LAYOUT}")
         there = sorted({label for _, label, _ in rows if label is not None}, key=_natural)
         for name in there if self.classes else ():
             if name not in self.classes:
