@@ -17,12 +17,12 @@ from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import LoadedCheckpoint, Request, dataset_of, require_named
 from spiky_rl.classification.training import confusion, scores
 from spiky_rl.classification.training import seen as shape_of
-from spiky_rl.config import files
+from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.config.spec import complete
 from spiky_rl.datasets._events import MissingData
-from spiky_rl.datasets.base import Dataset
+from spiky_rl.datasets.base import TIMES, Dataset
 from spiky_rl.hosts.common.devices import check_device
 from spiky_rl.networks.base import SpikingNetwork
 
@@ -42,6 +42,8 @@ class Trained:
     held: Samples
     seen: np.ndarray
     """[samples], whether the network was trained with each."""
+    elsewhere: int = 0
+    """Recordings of other parts than the test set, which are left out."""
 
     def scores(self, indices: np.ndarray) -> np.ndarray:
         """How much speaks for each class of some samples, [samples, classes]."""
@@ -64,14 +66,14 @@ def load(
     require_named(asked, loaded)
     device = check_device(device)
     spec = complete(identity["agent"], identity["spec"], {})
-    held = _recordings(asked, identity, only_tests, shown)
+    held, elsewhere = _recordings(asked, identity, only_tests, shown)
     how = spec.runner.get("frames", "turn")
     _, inputs = shape_of(held.size, how)
     assert spec.network is not None
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
     network.load_state_dict(loaded.content["best"])
     learned = np.isin(held.digests.view(np.int64), loaded.content["learned"].numpy())
-    return Trained(loaded, spec.name, network, how, device, held, learned)
+    return Trained(loaded, spec.name, network, how, device, held, learned, elsewhere)
 
 
 def predict(trained: Trained, out: Path | None) -> Path:
@@ -119,15 +121,17 @@ def evaluate(trained: Trained, out: Path | None) -> tuple[Path, dict[str, Any]]:
     result = {
         "checkpoint": str(trained.loaded.path), "dataset": held.name, "data_hash": held.digest, "accuracy": right / count,
         "interval_95": list(interval(right, count)), "samples": count, "trained_with": count_seen,
-        "without_class": int((held.labels < 0).sum()), "skipped": list(held.skipped), "classes": list(held.classes),
+        "without_class": int((held.labels < 0).sum()), "other_parts": trained.elsewhere, "skipped": list(held.skipped), "classes": list(held.classes),
         "confusion": counts.tolist(),
     }  # fmt: skip
     files.write_json(out, result)
     return out, result
 
 
-def _recordings(asked: Request, identity: Mapping[str, Any], only_tests: bool, shown: Shown) -> Samples:
-    """The samples that are asked for, labelled as the network counts its classes. Raises UserError."""
+def _recordings(
+    asked: Request, identity: Mapping[str, Any], only_tests: bool, shown: Shown
+) -> tuple[Samples, int]:
+    """The samples that are asked for, labelled as the network counts its classes, and how many are of other parts. Raises UserError."""
     given = asked.flags
     folder = samples.data_folder(Path(str(given.get("data") or identity["settings"]["flags"]["data"])))
     name, dataset = _reader(asked, identity, folder)
@@ -144,13 +148,14 @@ def _recordings(asked: Request, identity: Mapping[str, Any], only_tests: bool, s
     count, ids = given.get("recordings"), given.get("ids")
     assert count is None or isinstance(count, int)
     chosen = split.subset(dataset.recordings, count, None if ids is None else Path(str(ids)))
+    asked_for = len(chosen)
     if only_tests:
         chosen = [r for r in chosen if r.part == "test"] or chosen
     # a label that is none of the classes stays so: its recording is refused, or skipped, where it is read
     index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
     chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
     held = samples.load(name, dataset, chosen, bool(given.get("skip_bad")), shown)
-    return replace(held, scale=identity["scale"], classes=tuple(known))
+    return replace(held, scale=identity["scale"], classes=tuple(known)), asked_for - len(chosen)
 
 
 def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:
@@ -173,9 +178,18 @@ def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[
                 raise
         log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
     channels, *sensor = identity["shape"]
-    sees = {"sensor": sensor, "channels": channels, "window": identity["window"]}
+    sees = {"sensor": sensor, "channels": channels, "window": identity["window"], "time": _time(theirs)}
     options = {**frames, **sees, "names": identity["classes"], **given}
     return "own", dataset_of("own", options).build(data=folder)
+
+
+def _time(theirs: Mapping[str, Any]) -> str:
+    """What the times of a run's recordings are, by the settings of its dataset; empty: its own code alone knows."""
+    if theirs["name"] in registry.names("datasets") and "time" not in theirs:
+        cls = registry.resolve("datasets", theirs["name"])
+        assert issubclass(cls, Dataset)
+        return TIMES[cls.steps]
+    return theirs.get("time", "")
 
 
 def interval(right: int, count: int) -> tuple[float, float]:

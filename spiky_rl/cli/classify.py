@@ -63,7 +63,8 @@ def use(asked: Request) -> int:
     print(
         f"{trained.agent} on {result['dataset']}: {share:.1%} of {result['samples']} recordings  [{low:.1%}, {high:.1%}]"
     )
-    left = ((seen, "that it was trained with"), (result["without_class"], "without a class"))
+    parts = (result["other_parts"], "that are not of the test set")
+    left = ((seen, "that it was trained with"), (result["without_class"], "without a class"), parts)
     if words := [f"{count} {why}" for count, why in left if count]:
         print(f"  left out: {', '.join(words)}")
     print(out)

@@ -24,6 +24,8 @@ from spiky_rl.datasets._events import Events
 from spiky_rl.datasets._store import Store
 
 PARTS = ("train", "validation", "test")
+TIMES = {False: "us", True: "steps"}
+"""Whether times are steps of tensors -> their unit."""
 UNKNOWN = -1
 """The label of a recording that nobody has labelled."""
 
@@ -69,7 +71,9 @@ class Dataset(Component):
     shape: tuple[int, int, int]
     """Channels, rows and columns of the sensor."""
     window: tuple[int, int]
-    """First and last time of what is classified, the last one excluded: microseconds, or steps of a tensor."""
+    """First and last time of what is classified, the last one excluded: microseconds, or steps of a tensor,"""
+    steps: ClassVar[bool] = False
+    """which its times are."""
     classes: tuple[str, ...]
     """Their names, in the order of the labels."""
     scale: ClassVar[float] = 1.0

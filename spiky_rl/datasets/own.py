@@ -18,6 +18,7 @@ import hashlib
 import io
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, override
@@ -29,14 +30,15 @@ from spiky_rl.config import files
 from spiky_rl.config.options import Names, RegistryError, nearest, option
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
 from spiky_rl.datasets._store import Store, Tensors, to_unpack
-from spiky_rl.datasets.base import UNKNOWN, Dataset, Recording
+from spiky_rl.datasets.base import TIMES, UNKNOWN, Dataset, Recording
 
 log = logging.getLogger(__name__)
 
 ENDINGS = (".bin", ".npy", ".npz", ".csv")
 COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
 """Column of a manifest -> what it says."""
-TIMES = {False: "us", True: "steps"}
+SOME = 10
+"""Recordings among which one that needs twice the sensor of all others is not believed."""
 MANIFESTS = ("manifest.csv", "manifest.npz")
 SPLITS = {
     "train": "train",
@@ -116,7 +118,8 @@ class Own(Dataset):
             if name not in self.classes:
                 known = ", ".join(self.classes)
                 raise MissingData(
-                    f"{self.data}: class {name!r} is none of {known}{nearest(name, self.classes)}"
+                    f"{self.data}: class {name!r} is none of {known}{nearest(name, self.classes)}; recordings without a class, which can"
+                    " be predicted, lie in the folder itself, or have no label in its manifest"
                 )
         self.classes = self.classes or tuple(there)
         label_of = {None: UNKNOWN, **{name: i for i, name in enumerate(self.classes)}}
@@ -178,10 +181,11 @@ class Own(Dataset):
     def _measured(self, recordings: list[Recording]) -> list[int]:
         """Channels, rows, columns and the end of time that hold all recordings that can be read; 1 where times are steps, else 0.
 
-        Raises EventFileError where some have times and others count steps.
+        Tensors have the shape that most of them have. Raises EventFileError where some have times and others count steps, and for a
+        recording that alone needs a sensor more than twice as large as all others do.
         """
-        largest = np.ones(4, np.int64)
-        kinds: dict[bool, str] = {}
+        needs: list[list[int]] = []
+        kinds: dict[bool, list[str]] = {False: [], True: []}
         for recording in recordings:
             assert recording.store is not None
             try:
@@ -197,15 +201,27 @@ class Own(Dataset):
                     need = [int(values.max()) + 1 for values in (events.p, events.y, events.x, events.t)]
             except (EventFileError, ValueError):  # refused or skipped where it is read to be learned from
                 continue
-            kinds.setdefault(steps, self.path(recording))
-            if not self.time or self.time == TIMES[steps]:
-                largest = np.maximum(largest, need)
-        if len(kinds) > 1 and not self.time:
+            if self.time in ("", TIMES[steps]):
+                kinds[steps].append(self.path(recording))
+                needs.append(need)
+        if kinds[False] and kinds[True]:
             raise EventFileError(
-                f"{kinds[True]}: counts steps, and {kinds[False]} has times: they are no recordings of one kind; with dataset.time=us"
-                " or steps, --skip_bad leaves the others out"
+                f"{kinds[True][0]}: counts steps, and {kinds[False][0]} has times: they are no recordings of one kind; with"
+                " dataset.time=us or steps, --skip_bad leaves the others out"
             )
-        return [*largest.tolist(), int(True in kinds)]
+        if kinds[True]:
+            shape, _ = Counter(tuple(need[:3]) for need in needs).most_common(1)[0]
+            return [*shape, max(need[3] for need in needs), 1]
+        sizes = np.array(needs or [[1] * 4])
+        believed = len(sizes) < SOME or self.given[0]
+        for axis, what in () if believed else ((1, "rows"), (2, "columns")):
+            *_, second, first = np.argsort(sizes[:, axis])
+            if sizes[first, axis] > 2 * sizes[second, axis]:
+                raise EventFileError(
+                    f"{kinds[False][first]}: needs {sizes[first, axis]} {what}, and no other recording more than {sizes[second, axis]};"
+                    " with dataset.sensor=[rows,columns], --skip_bad leaves it out"
+                )
+        return [*sizes.max(0).tolist(), 0]
 
 
 def _of_folders(names: list[str]) -> list[tuple[str, str | None, str]]:

@@ -39,6 +39,7 @@ class Stemnist(Dataset):
     source = "https://github.com/Four-Q/STEMNIST_Classify"
     shape = (1, SIDE, SIDE)
     window = (0, STEPS)
+    steps = True
 
     class Options(Dataset.Options):
         bins: int = counted(24)

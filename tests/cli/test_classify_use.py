@@ -18,18 +18,7 @@ from spiky_rl.cli.classify import classify
 from tests.recorded import bars, encoded
 
 CLASSES = ("row", "column", "diagonal")
-LINE = [
-    "--dataset",
-    "own",
-    "--device",
-    "cpu",
-    "--agent",
-    "lif_linear_classifier",
-    "--bins",
-    "4",
-    "--batch_size",
-    "8",
-]
+LINE = "--dataset own --device cpu --agent lif_linear_classifier --bins 4 --batch_size 8".split()
 LINE += ["dataset.sensor=[8,8]", "dataset.window=[0,1000]", "--seed", "2"]
 LINE += ["agent.network.layers=[32]", "agent.network.backend=torch", "agent.algorithm.learning_rate=1e-2"]
 
@@ -144,27 +133,33 @@ def test_recordings_that_the_network_was_trained_with_are_left_out_wherever_they
     assert f"of {len(names)} recordings the network was trained with {len(names)}" in capsys.readouterr().err
 
 
+def test_recordings_that_are_not_of_the_test_set_are_counted(tmp_path, trained, capsys):
+    run_folder, _ = trained
+    data = folder(folder(tmp_path / "parts", 4, 7, "train"), 2, 8, "test")
+    assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", data, "--device", "cpu") == 0
+    said = capsys.readouterr().out
+    assert "of 6 recordings" in said and "left out: 12 that are not of the test set" in said
+    evaluation = json.loads(Path(said.splitlines()[-1]).read_text(encoding="utf-8"))
+    assert (evaluation["samples"], evaluation["other_parts"]) == (6, 12)
+
+
+def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, trained, capsys):
+    run_folder, _ = trained
+    (tmp_path / "steps" / CLASSES[0]).mkdir(parents=True)
+    np.save(tmp_path / "steps" / CLASSES[0] / "1.npy", np.ones((20, 2, 8, 8)))
+    command = ("--evaluate", "--checkpoint", run_folder, "--data", tmp_path / "steps", "--device", "cpu")
+    assert run(tmp_path, *command) == 2
+    assert "1.npy: has times in steps, and the others, or dataset.time, in us" in capsys.readouterr().err
+
+
 def test_recordings_without_a_class_are_predicted(tmp_path, trained):
     run_folder, _ = trained
     loose = tmp_path / "loose"
     loose.mkdir()
     (loose / "a.bin").write_bytes(encoded(bars(np.random.default_rng(5), 0).tolist()))
     out = tmp_path / "out.csv"
-    assert (
-        run(
-            tmp_path,
-            "--predict",
-            "--checkpoint",
-            run_folder,
-            "--data",
-            loose,
-            "--out",
-            out,
-            "--device",
-            "cpu",
-        )
-        == 0
-    )
+    command = ("--predict", "--checkpoint", run_folder, "--data", loose, "--out", out, "--device", "cpu")
+    assert run(tmp_path, *command) == 0
     (row,) = csv.DictReader(out.open())
     assert row["recording"] == "a.bin" and row["label"] == "" and row["predicted"] in CLASSES
 

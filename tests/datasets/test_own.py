@@ -103,6 +103,25 @@ def test_a_class_may_be_called_as_a_part_is_or_begin_with_an_underscore(tmp_path
     assert dataset("own", tmp_path / "data").classes == ("_noise", "bus", "train")
 
 
+def test_one_odd_recording_does_not_decide_the_sensor(tmp_path):
+    for i in range(12):
+        write(tmp_path / "events" / "cat" / f"{i}.bin")
+    (tmp_path / "events" / "cat" / "3.csv").write_text("t,x,y,p\n1,90000,2,0\n")
+    with pytest.raises(
+        EventFileError, match="3.csv: needs 90001 columns, and no other recording more than 6"
+    ):
+        dataset("own", tmp_path / "events")
+    found = dataset("own", tmp_path / "events", sensor=[7, 6])
+    assert found.shape == (2, 7, 6)
+    (tmp_path / "tensors" / "cat").mkdir(parents=True)
+    for i in range(4):
+        np.save(tmp_path / "tensors" / "cat" / f"{i}.npy", np.ones((20, 1, 18 if i == 0 else 16, 16)))
+    found = dataset("own", tmp_path / "tensors")
+    assert found.shape == (1, 16, 16)
+    with pytest.raises(EventFileError, match="0.npy: is .* expected .time, 1, 16, 16. as of the others"):
+        found.read(found.recordings[0])
+
+
 def test_steps_and_times_are_not_mixed(tmp_path):
     write(tmp_path / "data" / "cat" / "1.bin")
     np.save(tmp_path / "data" / "cat" / "2.npy", np.ones((20, 2, 7, 6)))
