@@ -2,6 +2,7 @@
 
 import copy
 
+import shutil
 import pytest
 import yaml
 
@@ -115,4 +116,6 @@ def test_the_report_says_which_tuning_the_agents_have(file, tmp_path):
     assert "Tuning" not in dict(terms(analyse(folder)))
     held = cells.read_json(folder / "study.json")
     results.dump(folder / "study.json", {**held, "tuning": str(file)})
-    assert f"agents have the values of {file}" in dict(terms(analyse(folder)))["Tuning"]
+    assert f"values of {file}; their copy, tuned.yaml, is not there" in dict(terms(analyse(folder)))["Tuning"]
+    shutil.copy(file, folder / "tuned.yaml")
+    assert f"values of {file}, of which tuned.yaml is a copy" in dict(terms(analyse(folder)))["Tuning"]

@@ -350,7 +350,7 @@ def test_a_browser_shows_question_tables_and_figures_and_fetches_nothing(
     dom, console, fetched = browse(browser, study / "report.html", tmp_path, "--dump-dom")
     assert console == [] and fetched == set()
     assert "<h1>Do &lt;spikes&gt; help &amp; why?</h1>" in dom
-    assert len(re.findall(r"<figure[^>]*>\s*<div[^>]*><svg", dom)) == 9
+    assert len(re.findall(r"<figure[^>]*>\s*<div[^>]*><svg", dom)) == 11
     page = page_of(study)
     for tag in ("tr", "td", "th", "section", "details", "path"):
         assert (
