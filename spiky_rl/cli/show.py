@@ -65,6 +65,10 @@ def show(argv: list[str]) -> int:
         raise UserError(
             "--out and --compare go with a reservoir, as in: show.py reservoir grown.json --compare"
         )
+    if args.overrides and args.kind not in ("agents", RESERVOIR):
+        raise UserError(
+            f"{args.overrides[0]}: overrides go with an agent or a reservoir, not with {args.kind}"
+        )
     if args.json and not args.compare:
         raise UserError(
             "--json goes with --compare, as in: show.py reservoir grown.json --compare --json grown.json"

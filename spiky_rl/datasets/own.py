@@ -147,9 +147,8 @@ class Own(Dataset):
         sensor, channels, window = self.given
         if not (sensor and channels and window):
             stamps = [f"{r.member} {r.store.stamp(r.member)}" for r in recordings if r.store is not None]
-            key = hashlib.sha256(
-                "\n".join([f"2 {self.data.resolve()}", self.unit, *stamps]).encode()
-            ).hexdigest()[:16]
+            asked = f"2 {self.data.resolve()} {self.unit} {self.time} {bool(sensor)}"
+            key = hashlib.sha256("\n".join([asked, *stamps]).encode()).hexdigest()[:16]
             path = files.cache_folder() / "frames" / f"own-{key}.json"
             try:
                 measured = json.loads(path.read_text(encoding="ascii"))

@@ -113,6 +113,8 @@ def test_one_odd_recording_does_not_decide_the_sensor(tmp_path):
         dataset("own", tmp_path / "events")
     found = dataset("own", tmp_path / "events", sensor=[7, 6])
     assert found.shape == (2, 7, 6)
+    with pytest.raises(EventFileError, match="3.csv: needs 90001 columns"):
+        dataset("own", tmp_path / "events")  # what was found out with a sensor is not believed without one
     (tmp_path / "tensors" / "cat").mkdir(parents=True)
     for i in range(4):
         np.save(tmp_path / "tensors" / "cat" / f"{i}.npy", np.ones((20, 1, 18 if i == 0 else 16, 16)))
@@ -129,6 +131,7 @@ def test_steps_and_times_are_not_mixed(tmp_path):
         dataset("own", tmp_path / "data")
     found = dataset("own", tmp_path / "data", time="us")
     assert found.window == (0, 100) and found.settings()["time"] == "us"
+    assert dataset("own", tmp_path / "data", time="steps").window == (0, 20)
     with pytest.raises(
         EventFileError, match="2.npy: has times in steps, and the others, or dataset.time, in us"
     ):
