@@ -178,13 +178,13 @@ def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[
                 raise
         log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
     channels, *sensor = identity["shape"]
-    sees = {"sensor": sensor, "channels": channels, "window": identity["window"], "time": _time(theirs)}
+    sees = {"sensor": sensor, "channels": channels, "window": identity["window"], "time": time_of(theirs)}
     options = {**frames, **sees, "names": identity["classes"], **given}
     return "own", dataset_of("own", options).build(data=folder)
 
 
-def _time(theirs: Mapping[str, Any]) -> str:
-    """What the times of a run's recordings are, by the settings of its dataset; empty: its own code alone knows."""
+def time_of(theirs: Mapping[str, Any]) -> str:
+    """What the times of a run's recordings are, by the settings of its dataset, ``theirs``; empty: code of its own alone knows."""
     if theirs["name"] in registry.names("datasets") and "time" not in theirs:
         cls = registry.resolve("datasets", theirs["name"])
         assert issubclass(cls, Dataset)

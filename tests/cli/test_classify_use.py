@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from spiky_rl.classification import training as classify_training
+from spiky_rl.classification import use
 from spiky_rl.cli import common
 from spiky_rl.cli.classify import classify
 from tests.recorded import bars, encoded
@@ -143,12 +144,21 @@ def test_recordings_that_are_not_of_the_test_set_are_counted(tmp_path, trained, 
     assert (evaluation["samples"], evaluation["other_parts"]) == (6, 12)
 
 
+def test_the_times_of_a_run_are_those_of_its_dataset():
+    settings = (
+        {"name": "nmnist"},
+        {"name": "stemnist"},
+        {"name": "own", "time": "steps"},
+        {"name": "ds.py:Mine"},
+    )
+    assert [use.time_of(each) for each in settings] == ["us", "steps", "steps", ""]
+
+
 def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, trained, capsys):
     run_folder, _ = trained
     (tmp_path / "steps" / CLASSES[0]).mkdir(parents=True)
     np.save(tmp_path / "steps" / CLASSES[0] / "1.npy", np.ones((20, 2, 8, 8)))
-    command = ("--evaluate", "--checkpoint", run_folder, "--data", tmp_path / "steps", "--device", "cpu")
-    assert run(tmp_path, *command) == 2
+    assert run(tmp_path, "--evaluate", "--checkpoint", run_folder, "--data", tmp_path / "steps") == 2
     assert "1.npy: has times in steps, and the others, or dataset.time, in us" in capsys.readouterr().err
 
 
