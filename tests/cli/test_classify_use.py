@@ -388,8 +388,8 @@ def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names
     assert "of 2 recordings" in capsys.readouterr().out
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 2, *others) == 2
     assert "--dataset own: the run of" in capsys.readouterr().err
-    for use in (["--epochs", 2], ["--evaluate"]):
-        assert run(tmp_path, "--checkpoint", run_folder, *use, "--device", "cpu") == 2
+    for more in (["--epochs", 2], ["--evaluate"]):
+        assert run(tmp_path, "--checkpoint", run_folder, *more, "--device", "cpu") == 2
         said = capsys.readouterr().err
         assert (
             "pass --dataset as for the run, so that it is you who names that code" in said
