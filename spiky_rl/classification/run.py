@@ -19,10 +19,10 @@ from spiky_rl.classification.settings import (
     LoadedCheckpoint,
     Request,
     Settings,
+    agent_of,
     class_of,
     dataset_of,
     label,
-    require_state,
     resumed,
 )
 from spiky_rl.classification.split import split, subset
@@ -32,6 +32,7 @@ from spiky_rl.config import registry, sizes
 from spiky_rl.config.options import UserError
 from spiky_rl.config.registry import Configured
 from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
@@ -101,9 +102,7 @@ def prepare(
     if loaded is not None:
         _require_epochs(settings, loaded)
     device = check_device(device)
-    batch = settings.flags.batch_size
-    assert batch is not None
-    sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
+    _require_memory(settings, device)
     trainer = _drawn(settings, device, fetch, shown)
     if loaded is not None:
         _require_same(trainer, loaded, settings.flags.ids)
@@ -147,9 +146,16 @@ def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -
         )
 
 
+def _require_memory(settings: Settings, device: str) -> None:
+    """Raise UserError where the network, with a batch of it, does not fit the ``device``."""
+    batch = settings.flags.batch_size
+    assert batch is not None
+    sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
+
+
 def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Trainer:
     """The data and a network, freshly drawn. Raises UserError."""
-    flags, spec = settings.flags, settings.spec
+    flags = settings.flags
     folder = samples.data_folder(None if flags.data is None else Path(flags.data))
     settings.flags = flags = flags.with_changes(data=str(folder))
     configured = dataset_of(
@@ -160,6 +166,10 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     dataset = configured.build(data=folder)
     settings.dataset |= dataset.settings()
     settings.window = dataset.window
+    if settings.unnamed is not None and dataset.agent != settings.spec.name:
+        settings.spec = agent_of(dataset.agent, settings.dataset["name"], settings.unnamed)
+        _require_memory(settings, device)
+    spec = settings.spec
     chosen = subset(dataset.recordings, flags.recordings, None if flags.ids is None else Path(flags.ids))
     require_classes(dataset, chosen, folder)
     held = samples.load(settings.dataset["name"], dataset, chosen, flags.skip_bad, shown)
@@ -174,6 +184,21 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     rate = spec.runner["algorithm"]["learning_rate"]
     training = Training(learning_rate=rate, frames=how, **{key: getattr(flags, key) for key in TRAINED})
     return Trainer(network, held, parted, training, device)
+
+
+def require_state(spec: AgentSpec, steps: int) -> None:
+    """Raise UserError where frames come one after another and the network forgets each at once.
+
+    Args:
+        spec: The agent.
+        steps: T, frames that its network takes one after another.
+    """
+    assert spec.network is not None
+    if steps > 1 and not getattr(spec.network.options, "stateful", True):
+        raise UserError(
+            f"agent.network.stateful: a recording is {steps} frames, and this network forgets each at once;"
+            " pass agent.network.stateful=true"
+        )
 
 
 def require_classes(dataset: Dataset, chosen: Sequence[Recording], folder: Path) -> None:

@@ -206,6 +206,8 @@ class Settings:
     """What is another than in the checkpoint: flag -> [before, now]."""
     overridden: tuple[str, ...] = ()
     """Dotted paths of what the command line of the run's beginning set in its agent."""
+    unnamed: list[str] | None = None
+    """Overrides of an agent that nobody named, so that the recordings choose it; None: it is named."""
 
     def tree(self) -> dict[str, Any]:
         """Flags and dataset as plain data, as a checkpoint keeps them."""
@@ -233,7 +235,8 @@ def fresh(asked: Request) -> Settings:
     paths = (text.partition("=")[0].removeprefix("agent.") for text in asked.agent_overrides())
     # a component that is named anew has no option of the file's any more
     overridden = tuple(path.removesuffix(".name") for path in paths)
-    return Settings(flags, dataset.settings(), spec, overridden=overridden)
+    unnamed = asked.agent_overrides() if asked.agent is None else None
+    return Settings(flags, dataset.settings(), spec, overridden=overridden, unnamed=unnamed)
 
 
 def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
@@ -383,18 +386,3 @@ def agent_of(agent: str, dataset: str, overrides: list[str]) -> AgentSpec:
             " that is a gradient, such as bptt"
         )
     return spec
-
-
-def require_state(spec: AgentSpec, steps: int) -> None:
-    """Raise UserError where frames come one after another and the network forgets each at once.
-
-    Args:
-        spec: The agent.
-        steps: T, frames that its network takes one after another.
-    """
-    assert spec.network is not None
-    if steps > 1 and not getattr(spec.network.options, "stateful", True):
-        raise UserError(
-            f"agent.network.stateful: a recording is {steps} frames, and this network forgets each at once;"
-            " pass agent.network.stateful=true"
-        )

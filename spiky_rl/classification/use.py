@@ -162,12 +162,14 @@ def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[
     """What reads the folder: the dataset that is named, or the checkpoint's, or where its layout is not there, any recordings."""
     theirs, given = identity["settings"]["dataset"], asked.dataset_options()
     frames = {key: theirs[key] for key in ("bins", "binary")}
+    others = {"others": "unlabelled"} if asked.predict else {}
     if asked.dataset not in (None, theirs["name"], "own"):
         return asked.dataset, dataset_of(asked.dataset, {**frames, **given}).build(data=folder)
     # whether the user names a folder, and not what lies in it
     in_any_layout = "data" in asked.flags and asked.dataset is None
     if asked.dataset != "own" or theirs["name"] == "own":
         options = {key: value for key, value in theirs.items() if key != "name"}
+        options |= others if theirs["name"] == "own" else {}
         try:
             dataset = dataset_of(theirs["name"], {**options, **given}).build(data=folder)
             # one that reads no files would be itself again, whatever folder is named
@@ -179,7 +181,7 @@ def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[
         log.info("%s holds no %s in its own layout; reading any recordings in it", folder, theirs["name"])
     channels, *sensor = identity["shape"]
     sees = {"sensor": sensor, "channels": channels, "window": identity["window"], "time": time_of(theirs)}
-    options = {**frames, **sees, "names": identity["classes"], **given}
+    options = {**frames, **sees, **others, "names": identity["classes"], **given}
     return "own", dataset_of("own", options).build(data=folder)
 
 

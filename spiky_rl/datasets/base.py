@@ -83,8 +83,8 @@ class Dataset(Component):
     archives: ClassVar[tuple[Archive, ...]] = ()
     """What ``--download`` fetches, into the folder ``home`` below the data folder."""
     home: ClassVar[str] = ""
-    agent: ClassVar[str] = "lif_conv_classifier"
-    """The agent that is trained on it unless another is named."""
+    agent: str = "lif_conv_classifier"
+    """The agent that is trained on it unless another is named; an instance may know better."""
     epochs: ClassVar[int] = 30
     """Unless said otherwise: passes over the samples,"""
     batch_size: ClassVar[int] = 50

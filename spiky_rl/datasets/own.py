@@ -84,6 +84,9 @@ class Own(Dataset):
         names: Names = option(
             (), "names of the classes, in the order of their labels; empty: those that are there, sorted"
         )
+        others: Literal["refused", "unlabelled"] = option(
+            "refused", "recordings of a class that is none of `names`; `--predict` takes them as unlabelled"
+        )
 
         @field_validator("sensor", "window")
         @classmethod
@@ -100,7 +103,7 @@ class Own(Dataset):
             return window
 
     def __init__(self, options: Options, data: Path) -> None:
-        self.unit, self.classes = options.unit, options.names
+        self.unit, self.classes, self.others = options.unit, options.names, options.others
         self.given, self.time = (options.sensor, options.channels, options.window), options.time
         super().__init__(options, data)
 
@@ -114,17 +117,16 @@ class Own(Dataset):
         if not rows:
             raise MissingData(f"{self.data}: there is no recording in it{to_unpack(store)}; {LAYOUT}")
         there = sorted({label for _, label, _ in rows if label is not None}, key=_natural)
-        for name in there if self.classes else ():
-            if name not in self.classes:
-                known = ", ".join(self.classes)
-                raise MissingData(
-                    f"{self.data}: class {name!r} is none of {known}{nearest(name, self.classes)}; recordings without a class, which can"
-                    " be predicted, lie in the folder itself, or have no label in its manifest"
-                )
         self.classes = self.classes or tuple(there)
-        label_of = {None: UNKNOWN, **{name: i for i, name in enumerate(self.classes)}}
-        recordings = [Recording(name, label_of[label], part, store, name) for name, label, part in rows]
+        if strangers := [name for name in there if name not in self.classes]:
+            self._meet(strangers)
+        label_of = {name: i for i, name in enumerate(self.classes)}
+        recordings = [
+            Recording(name, label_of.get(label or "", UNKNOWN), part, store, name)
+            for name, label, part in rows
+        ]
         self._settle(recordings)
+        self.agent = _agent_for(self.shape)
         return recordings
 
     @override
@@ -142,6 +144,21 @@ class Own(Dataset):
         sees = {"sensor": self.shape[1:], "channels": self.shape[0], "window": self.window}
         return {**super().settings(), **sees, "unit": self.unit, "time": self.time, "names": self.classes}
 
+    def _meet(self, strangers: list[str]) -> None:
+        """Refuse classes that are none of those named, with MissingData, or say that they count as none."""
+        name, known = strangers[0], ", ".join(self.classes)
+        if self.others == "refused":
+            raise MissingData(
+                f"{self.data}: class {name!r} is none of {known}{nearest(name, self.classes)}; with dataset.others=unlabelled its"
+                " recordings have no class"
+            )
+        log.info(
+            "%s: recordings of %s have no class here, which is one of %s",
+            self.data,
+            ", ".join(strangers),
+            known,
+        )
+
     def _settle(self, recordings: list[Recording]) -> None:
         """Take sensor and window as they are given, else from the recordings; what was found out is kept in the cache."""
         sensor, channels, window = self.given
@@ -153,6 +170,7 @@ class Own(Dataset):
             try:
                 measured = json.loads(path.read_text(encoding="ascii"))
             except (OSError, ValueError):
+                log.info("%s: reading %d recordings once to see what they need", self.data, len(recordings))
                 measured = self._measured(recordings)
                 files.write_json(path, measured, durable=False)
             channels, sensor, window = (
@@ -221,6 +239,12 @@ class Own(Dataset):
                     " with dataset.sensor=[rows,columns], --skip_bad leaves it out"
                 )
         return [*sizes.max(0).tolist(), 0]
+
+
+def _agent_for(shape: tuple[int, int, int]) -> str:
+    """The agent whose layers fit a sensor of some channels, rows and columns."""
+    fits = {"lif_conv_classifier": 16, "lif_conv_small_classifier": 7, "lif_linear_classifier": 0}
+    return next(agent for agent, pixels in fits.items() if min(shape[1:]) >= pixels)
 
 
 def _of_folders(names: list[str]) -> list[tuple[str, str | None, str]]:

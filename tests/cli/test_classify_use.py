@@ -165,13 +165,14 @@ def test_tensors_are_refused_by_a_network_that_was_trained_with_times(tmp_path, 
 def test_recordings_without_a_class_are_predicted(tmp_path, trained):
     run_folder, _ = trained
     loose = tmp_path / "loose"
-    loose.mkdir()
-    (loose / "a.bin").write_bytes(encoded(bars(np.random.default_rng(5), 0).tolist()))
+    (loose / "Tuesday").mkdir(parents=True)
+    for name in ("a.bin", "Tuesday/b.bin"):
+        (loose / name).write_bytes(encoded(bars(np.random.default_rng(5), len(name) % 3).tolist()))
     out = tmp_path / "out.csv"
     command = ("--predict", "--checkpoint", run_folder, "--data", loose, "--out", out, "--device", "cpu")
     assert run(tmp_path, *command) == 0
-    (row,) = csv.DictReader(out.open())
-    assert row["recording"] == "a.bin" and row["label"] == "" and row["predicted"] in CLASSES
+    for row, name in zip(csv.DictReader(out.open()), ("Tuesday/b.bin", "a.bin"), strict=True):
+        assert row["recording"] == name and row["label"] == "" and row["predicted"] in CLASSES
 
 
 def test_an_official_test_set_is_seen_once_at_the_end_by_the_network_of_the_best_epoch(tmp_path, monkeypatch):
@@ -347,9 +348,8 @@ def test_recordings_without_a_class_cannot_be_learned_from(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.bin").write_bytes(encoded([(1, 2, 1, 5)]))
     assert run(tmp_path, *LINE, "--data", tmp_path / "data") == 2
-    assert (
-        "a.bin: has no class; put it into a folder of its class, or --predict it" in capsys.readouterr().err
-    )
+    told = "a.bin: has no class; put it into a folder of its class, or --predict it"
+    assert told in capsys.readouterr().err
 
 
 OWN = '''"""Two classes of one pixel each."""

@@ -6,9 +6,13 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 
 from spiky_rl.classification import samples
+from spiky_rl.classification.settings import HOST
+from spiky_rl.classification.training import logits
 from spiky_rl.config.registry import UserError
+from spiky_rl.config.spec import resolve_agent
 from spiky_rl.datasets._events import EventFileError, MissingData
 from tests.recorded import dataset, encoded, listed
 
@@ -161,6 +165,36 @@ def test_classes_that_are_numbers_stand_in_their_order_and_hidden_files_are_no_r
 def test_recordings_without_folders_have_no_class(tmp_path):
     write(tmp_path / "data" / "1.bin")
     assert rows(dataset("own", tmp_path / "data")) == [("1.bin", None, "train")]
+
+
+def test_recordings_of_other_classes_may_count_as_unlabelled(tmp_path, caplog):
+    for name in ("cats/1.bin", "today/2.bin"):
+        write(tmp_path / "data" / name)
+    with pytest.raises(
+        MissingData, match="class 'today' is none of cats, dogs; with dataset.others=unlabelled"
+    ):
+        dataset("own", tmp_path / "data", names=["cats", "dogs"])
+    with caplog.at_level(logging.INFO):
+        found = dataset("own", tmp_path / "data", names=["cats", "dogs"], others="unlabelled")
+    assert rows(found) == [("cats/1.bin", "cats", "train"), ("today/2.bin", None, "train")]
+    assert "recordings of today have no class here, which is one of cats, dogs" in caplog.text
+
+
+SENSORS = {
+    (40, 16): "lif_conv_classifier",
+    (15, 40): "lif_conv_small_classifier",
+    (1, 40): "lif_linear_classifier",
+}
+
+
+@pytest.mark.parametrize("sensor", SENSORS)
+def test_the_agent_fits_the_sensor(tmp_path, sensor):
+    (tmp_path / "data" / "cats").mkdir(parents=True)
+    np.save(tmp_path / "data" / "cats" / "1.npy", np.ones((20, 1, *sensor)))
+    found = dataset("own", tmp_path / "data")
+    assert found.agent == SENSORS[sensor]
+    network = resolve_agent(found.agent, "own", HOST, []).network.build(inputs=(1, *sensor), outputs=2)
+    assert logits(network, torch.ones(3, 1, sensor[0] * sensor[1])).shape == (1, 2)
 
 
 def test_a_manifest_may_call_the_split_a_part_as_the_list_of_a_run_does(tmp_path):
