@@ -5,7 +5,7 @@
 The layer's entry in ``layers`` is the number of output channels n. With ``pool`` P > 1 every P x P block of currents becomes
 its largest or its mean value, and what fills no whole block is left out: a layer of 12 channels with ``kernel: 5`` and
 ``pool: 2`` is the 12C5-MP2 of the literature. Pooled by the largest value, the CPU's kernel follows the events of the signal;
-all else is torch's on every backend. Gradients are float32: this kernel's are exact and faster than products in bfloat16.
+all else is torch's on every backend.
 
 Weights are drawn orthogonal over the kernel and biases uniform, as in the linear connection. The largest of P^2 currents
 lies above their mean: what it exceeds the mean by, if they are independent and a quarter of the inputs spike, is taken off
@@ -99,7 +99,8 @@ class Convolutional(Connection):
     ) -> Tensor:
         if self.pool > 1 and self.pooling == "max":
             geometry = (self.inputs, self.stride, self.padding, self.pool)
-            return dispatch.choose(backend, x).convolution(x, self.weight, self.bias, geometry, binary)
+            kernels = dispatch.choose(backend, x)
+            return kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
         maps = x.reshape(-1, *self.inputs)
         current = functional.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
         if self.pool > 1:

@@ -1,7 +1,6 @@
 """``spiky_rl::convolution``: an event-driven convolution, pooled by its maximum, as a torch operator.
 
-It follows the events of its input, and in the backward pass the one current of each pooled block that has a gradient. All is
-float32: as sparse as it is, it is faster than a dense product in bfloat16.
+It follows the events of its input, and in the backward pass the one current of each pooled block that has a gradient.
 """
 
 # pylint: disable=unused-argument  # an operator's gradient and shapes are functions of all of its arguments
@@ -19,11 +18,11 @@ from spiky_rl.kernels.operators import LIBRARY
 from spiky_rl.kernels.programs import words_of
 
 LIBRARY.define(
-    "convolution(Tensor x, Tensor weight, Tensor bias, int[] geometry, bool binary) -> (Tensor, Tensor, Tensor)"
+    "convolution(Tensor x, Tensor weight, Tensor bias, int[] geometry, bool binary, bool bfloat16) -> (Tensor, Tensor, Tensor)"
 )
 LIBRARY.define(
-    "convolution_backward(Tensor saved, Tensor place, Tensor weight, Tensor grad, int[] geometry, bool binary, bool inputs)"
-    " -> (Tensor, Tensor, Tensor)"
+    "convolution_backward(Tensor saved, Tensor place, Tensor weight, Tensor grad, int[] geometry, bool binary, bool bfloat16,"
+    " bool inputs) -> (Tensor, Tensor, Tensor)"
 )
 LARGEST_POOL = 16
 """Side of a block: where its maximum lies is kept as a byte."""
@@ -49,17 +48,17 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]) -> Non
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
+    x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     _check(x, weight, bias, shape)
-    y, place, bits = _forward_fake(x, weight, bias, shape, binary)
+    y, place, bits = _forward_fake(x, weight, bias, shape, binary, bfloat16)
     kernels, rows = dispatch.on(x.device.type), x.reshape(-1, x.shape[-1])
     kernels.convolution_forward(rows, bits if binary else None, weight, bias, y, place, shape)
     return y, place, bits
 
 
 def _forward_fake(
-    x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool
+    x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool, bfloat16: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows, count = x.numel() // x.shape[-1], blocks(shape)
     packed = (rows, words_of(x.shape[-1])) if binary else (0,)
@@ -77,10 +76,12 @@ def _backward(
     grad: Tensor,
     shape: Sequence[int],
     binary: bool,
+    bfloat16: bool,
     inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    gradients = _backward_fake(saved, place, weight, grad, shape, binary, inputs)
-    dispatch.on(grad.device.type).convolution_backward(saved, place, weight, grad, gradients, shape)
+    gradients = _backward_fake(saved, place, weight, grad, shape, binary, bfloat16, inputs)
+    kernels = dispatch.on(grad.device.type)
+    kernels.convolution_backward(saved, place, weight, grad, gradients, shape, bfloat16)
     return gradients
 
 
@@ -91,6 +92,7 @@ def _backward_fake(
     grad: Tensor,
     shape: Sequence[int],
     binary: bool,
+    bfloat16: bool,
     inputs: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     channels, height, width, *_ = shape
@@ -99,7 +101,7 @@ def _backward_fake(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    x, weight, _, ctx.geometry, ctx.binary = inputs
+    x, weight, _, ctx.geometry, ctx.binary, ctx.bfloat16 = inputs
     ctx.save_for_backward(output[2] if ctx.binary else x, output[1], weight)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -107,12 +109,12 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 def _gradient(ctx: Any, grad: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None, None, None
+        return None, None, None, None, None, None
     wanted = ctx.needs_input_grad[:3]
     grads = torch.ops.spiky_rl.convolution_backward(
-        *ctx.saved_tensors, grad, ctx.geometry, ctx.binary, wanted[0]
+        *ctx.saved_tensors, grad, ctx.geometry, ctx.binary, ctx.bfloat16, wanted[0]
     )
-    return *(x if keep else None for x, keep in zip(grads, wanted, strict=True)), None, None
+    return *(x if keep else None for x, keep in zip(grads, wanted, strict=True)), None, None, None
 
 
 for name, run, fake in (
@@ -125,7 +127,9 @@ torch.library.register_autograd("spiky_rl::convolution", _gradient, setup_contex
 torch.library.register_autograd("spiky_rl::convolution_backward", operators.no_second_derivative, lib=LIBRARY)
 
 
-def convolution(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool) -> Tensor:
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], binary: bool, bfloat16: bool
+) -> Tensor:
     """The pooled currents [..., C' H' W'] of a signal, flat.
 
     Args:
@@ -134,9 +138,10 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int], b
         bias: [C'].
         shape: `convolution.h`'s struct, as `blocks` takes it.
         binary: x is 0 or 1.
+        bfloat16: Its gradients may be computed in bfloat16.
     """
     if operators.as_operator(x, weight, bias):
-        return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary)[0]
+        return torch.ops.spiky_rl.convolution(x, weight, bias, shape, binary, bfloat16)[0]
     _check(x, weight, bias, shape)
     y = x.new_empty(*x.shape[:-1], shape[3] * blocks(shape))
     rows = x.reshape(-1, x.shape[-1])

@@ -31,7 +31,10 @@ def fast() -> bool:
     times as long); its tiles (AMX) do, as AMD's and ARM's instructions do.
     """
     gains = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in words() else set())).isdisjoint(words())
-    log.info("input gradients on the CPU are computed in %s", "bfloat16" if gains else "float32")
+    log.info(
+        "gradients of inputs, and of convolutions' weights, are computed in %s on the CPU",
+        "bfloat16" if gains else "float32",
+    )
     return gains
 
 

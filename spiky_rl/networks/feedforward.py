@@ -87,7 +87,8 @@ class FeedForward(SpikingNetwork):
         backend: str = dispatch.backend_option()
         gradient_precision: Literal["auto", "float32", "bfloat16"] = option(
             "auto",
-            "precision of a layer's input gradient on the CPU; auto: bfloat16 where the CPU multiplies it in hardware",
+            "precision of the gradients of layers' inputs, and of convolutions' weights, on the CPU; auto: bfloat16 where the CPU"
+            " multiplies it in hardware",
         )
         recompute: bool = option(
             False, "keep only each layer's input, as bits, and run the layer again in the backward pass"

@@ -72,7 +72,18 @@ def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path)
     for i in range(10):
         (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", np.full((4, 1, 8, 9), 1.0 + i % 2))
-    line = ["--dataset", "own", "--data", tmp_path / "data", "--bins", "2", "--epochs", "1", "--device", "cpu"]
+    line = [
+        "--dataset",
+        "own",
+        "--data",
+        tmp_path / "data",
+        "--bins",
+        "2",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    ]
     code, result = run(tmp_path, *line, "agent.algorithm.learning_rate=0.25")
     assert code == 0 and result["agent"] == "lif_conv_small_classifier"
     assert result["settings"]["learning_rate"] == 0.25

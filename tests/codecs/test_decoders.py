@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry
+from tests.kernels.cases import CPU
 
 NEURONS, OUTPUTS, STEPS, BATCH, TIME = 6, 2, 5, 4, 3
 TAU, DT = 3.0, 0.5
@@ -57,6 +58,21 @@ def test_rate_is_a_linear_map_of_the_mean_over_the_inner_steps():
     assert torch.allclose(y, expected, atol=1e-12)
     once = torch.ones(1, STEPS, BATCH, NEURONS, dtype=torch.float64)
     assert torch.allclose(built(once, (), None)[0][0], built.readout.weight.sum(1) + built.readout.bias)
+
+
+@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+def test_rates_of_one_inner_step_are_spikes_whose_events_the_kernel_follows():
+    built, x = decoder(name="rate").float(), spikes(steps=1).float().requires_grad_()
+    built.connect("cpu", binary=True)
+    before = CPU.launches["linear backward"]
+    found, _ = built(x, None, None)
+    expected = torch.nn.functional.linear(x.mean(1), built.readout.weight, built.readout.bias)
+    of_found, of_expected = (
+        torch.autograd.grad(y.square().sum(), (x, *built.readout.parameters())) for y in (found, expected)
+    )
+    assert CPU.launches["linear backward"] == before + 1
+    for mine, theirs in zip((found, *of_found), (expected, *of_expected), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 READS = {

@@ -190,7 +190,7 @@ static void stack_on(const Neuron &neuron, long B, int constant, int halves, boo
 
 // Convolutions
 
-static void convolution_on(const Geometry &g, long rows, bool binary) {
+static void convolution_on(const Geometry &g, long rows, bool binary, int bfloat16) {
   const long inputs = g.channels * g.height * g.width, taps = g.channels * g.kernel * g.kernel;
   const long side = ((g.height + 2 * g.padding - g.kernel) / g.stride + 1) / g.pool;
   const long across = ((g.width + 2 * g.padding - g.kernel) / g.stride + 1) / g.pool, blocks = side * across;
@@ -211,7 +211,7 @@ static void convolution_on(const Geometry &g, long rows, bool binary) {
     for (float *wanted : {(float *)nullptr, grad_x.data()})
       attempt("convolution backward", [&] {
         return spiky_convolution_gradient(&g, binary ? nullptr : x.data(), events, where.data(), w.data(), grad.data(), grad_w.data(),
-                                          grad_b.data(), wanted, rows, threads);
+                                          grad_b.data(), wanted, rows, bfloat16, threads);
       });
     found[threads > 1] = {y, grad_w, grad_b, grad_x};
   }
@@ -237,6 +237,7 @@ int main(int count, char **) {
     for (int binary : {0, 1}) linear_on(101, 70, outputs, binary);
   for (const Geometry &g : {Geometry({2, 12, 10, 5, 3, 1, 1, 2}), Geometry({1, 9, 9, 17, 5, 2, 0, 1}), Geometry({3, 11, 13, 33, 4, 1, 2, 3}),
                             Geometry({12, 9, 9, 33, 5, 1, 0, 2}), Geometry({8, 13, 14, 40, 3, 1, 1, 2})})
-    for (bool binary : {false, true}) convolution_on(g, 21, binary);
+    for (bool binary : {false, true})
+      for (int bfloat16 : {0, 1}) convolution_on(g, 21, binary, bfloat16);
   printf("%ld neurons, bfloat16 %s\n", neurons, HAS_BFLOAT16 ? "in hardware" : "absent");
 }

@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 from torch.library import opcheck
+from torch.nn import functional
 
 from spiky_rl.kernels import convolution, dispatch
+from spiky_rl.kernels.backends.cpu import convolutions
 from tests.kernels.cases import CPU
 
 pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
@@ -48,27 +50,31 @@ def problem(geometry, binary, real=False, rows=ROWS):
     return [t.requires_grad_() for t in tensors], (maps, *rest, binary)
 
 
-def run(backend, tensors, rest):
+def run(backend, tensors, rest, bfloat16=False):
     *geometry, binary = rest
-    return dispatch.choose(backend, tensors[0]).convolution(*tensors, geometry, binary)
+    return dispatch.choose(backend, tensors[0]).convolution(*tensors, geometry, binary, bfloat16)
 
 
-def results(backend, tensors, rest):
+def results(backend, tensors, rest, bfloat16=False):
     """Currents and the gradients of all tensors, for a gradient of whole numbers."""
-    y = run(backend, tensors, rest)
+    y = run(backend, tensors, rest, bfloat16)
     return y, *torch.autograd.grad(y, tensors, whole(y.shape, 4, 5).to(y.dtype))
 
 
 def operands(geometry, binary):
     (x, weight, bias), (maps, *rest, _) = problem(geometry, binary, real=True)
-    return x, weight, bias, [*maps, weight.shape[0], weight.shape[-1], *rest], binary
+    return x, weight, bias, [*maps, weight.shape[0], weight.shape[-1], *rest], binary, False
 
 
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("binary", [True, False], ids=["spikes", "numbers"])
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_where_sums_are_exact_currents_and_gradients_are_torchs_first_maximum_included(geometry, binary):
+def test_where_sums_are_exact_currents_and_gradients_are_torchs_first_maximum_included(
+    geometry, binary, bfloat16
+):
     tensors, rest = problem(geometry, binary)
-    found, expected = (results(backend, tensors, rest) for backend in ("cpu", "torch"))
+    found = results("cpu", tensors, rest, bfloat16)
+    expected = results("torch", tensors, rest)
     for mine, true in zip(found, expected, strict=True):
         assert torch.equal(mine, true) and mine.abs().sum() > 0
 
@@ -83,18 +89,42 @@ def test_currents_and_gradients_are_those_of_float64_to_a_part_in_a_million(geom
         assert (mine - true).norm() < 1e-6 * true.norm()
 
 
+@pytest.mark.parametrize("binary", [True, False], ids=["spikes", "numbers"])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_in_bfloat16_what_is_multiplied_is_rounded_and_what_is_added_is_not(geometry, binary):
+    tensors, rest = problem(geometry, binary, real=True)
+    y = run("cpu", tensors, rest, bfloat16=True)
+    gradient = torch.randn(y.shape, generator=generator(6))
+    found = torch.autograd.grad(y, tensors, gradient)
+    compiled = convolutions().spiky_has_bfloat16()
+    rounded = [(t.detach().bfloat16() if compiled else t.detach()).double() for t in (*tensors[:2], gradient)]
+    x, weight, given = (t.requires_grad_() for t in rounded)
+    maps, stride, padding, pool, _ = rest
+
+    def currents(x, weight):
+        return functional.conv2d(x.view(-1, *maps), weight, tensors[2].double(), stride, padding)
+
+    exact = currents(*(t.double() for t in tensors[:2]))
+    where = functional.max_pool2d(exact, pool, return_indices=True)[1].flatten(2)
+    largest = currents(x, weight).flatten(2).gather(2, where)
+    expected = torch.autograd.grad(largest.flatten(1), (x, weight), given)
+    for mine, true in zip(found, (*expected, gradient.double().view_as(largest).sum((0, 2))), strict=True):
+        assert (mine - true).norm() < 1e-6 * true.norm()
+
+
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("geometry", [*GEOMETRIES[:4], *GEOMETRIES[-3:]], ids=str)
-def test_a_row_has_the_same_bits_alone_in_a_batch_without_gradient_and_on_two_threads(geometry):
+def test_a_row_has_the_same_bits_alone_in_a_batch_without_gradient_and_on_two_threads(geometry, bfloat16):
     tensors, rest = problem(geometry, binary=False, real=True, rows=40)
     x, weight, bias = tensors
     alone = torch.cat([run("cpu", (row[None], weight, bias), rest) for row in x])
-    found = results("cpu", tensors, rest)
+    found = results("cpu", tensors, rest, bfloat16)
     with torch.no_grad():
         assert torch.equal(run("cpu", (x, weight, bias), rest), found[0])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2 if threads == 1 else 1)
-        again = results("cpu", tensors, rest)
+        again = results("cpu", tensors, rest, bfloat16)
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(alone, found[0])

@@ -22,4 +22,9 @@ class Rate(Decoder):
     def forward(
         self, spikes: Tensor, state: tuple[Tensor, ...] | None, keep: Tensor | None
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return dispatch.linear(self.backend, spikes.mean(1), self.synapses(), self.readout.bias), ()
+        one = spikes.shape[1] == 1  # whose rates are the spikes
+        rates = spikes.squeeze(1) if one else spikes.mean(1)
+        return (
+            dispatch.linear(self.backend, rates, self.synapses(), self.readout.bias, self.binary and one),
+            (),
+        )

@@ -68,7 +68,13 @@ class Backend(Component):
         return self.stand_in.linear(x, weight, bias, binary, bfloat16)
 
     def convolution(
-        self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        geometry: Geometry,
+        binary: bool = False,
+        bfloat16: bool = False,
     ) -> Tensor:
         """The currents of maps, pooled: of every P x P block the largest, [..., C' H' W']. The first of equal ones takes the gradient.
 
@@ -78,8 +84,9 @@ class Backend(Component):
             bias: [C'].
             geometry: Sizes of maps, kernel and blocks.
             binary: x is 0 or 1.
+            bfloat16: The gradients of x and of the weights may be computed in bfloat16.
         """
-        return self.stand_in.convolution(x, weight, bias, geometry, binary)
+        return self.stand_in.convolution(x, weight, bias, geometry, binary, bfloat16)
 
     def pack(self, x: Tensor) -> Tensor:
         """The non-zero elements of ``x`` [rows, C] as bits, [rows, words] of 64."""

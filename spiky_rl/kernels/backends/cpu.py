@@ -52,12 +52,13 @@ def core() -> ctypes.CDLL:
 def convolutions() -> ctypes.CDLL:
     """The kernels of convolutions, which not every network has."""
     text = "\n".join(
-        programs.header(name) for name in ("lanes", "events", "convolution", "convolution_gradient")
+        programs.header(name)
+        for name in ("lanes", "events", "bfloat16", "convolution", "convolution_gradient")
     )
     library = compiler.library(text, "convolutions")
     pointer, long, integer = ctypes.c_void_p, ctypes.c_long, ctypes.c_int
     library.spiky_convolution.argtypes = [*[pointer] * 7, long, integer]
-    library.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer]
+    library.spiky_convolution_gradient.argtypes = [*[pointer] * 9, long, integer, integer]
     return library
 
 
@@ -91,13 +92,19 @@ class Cpu(Compiled):
 
     @override
     def convolution(
-        self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        geometry: Geometry,
+        binary: bool = False,
+        bfloat16: bool = False,
     ) -> Tensor:
         maps, *others, pool = geometry
         if pool > event_driven.LARGEST_POOL:
-            return super().convolution(x, weight, bias, geometry, binary)
+            return super().convolution(x, weight, bias, geometry, binary, bfloat16)
         shape = [*maps, weight.shape[0], weight.shape[-1], *others, pool]
-        return event_driven.convolution(x, weight, bias, shape, binary)
+        return event_driven.convolution(x, weight, bias, shape, binary, bfloat16)
 
     @override
     def stack(self, stages: Sequence[Stage], bfloat16: bool, recompute: bool) -> Stack:
@@ -241,6 +248,7 @@ class Cpu(Compiled):
         grad: Tensor,
         gradients: Sequence[Tensor],
         shape: Sequence[int],
+        bfloat16: bool,
     ) -> None:
         x, bits = (None, saved) if saved.dtype == torch.int64 else (saved.contiguous(), None)
         grad_x, grad_weight, grad_bias = gradients
@@ -249,7 +257,7 @@ class Cpu(Compiled):
             (ctypes.c_long * len(shape))(*shape),
             *(None if t is None else t.data_ptr() for t in held),
             grad_x.data_ptr() if grad_x.numel() else None,
-            *(place.shape[0], torch.get_num_threads()),
+            *(place.shape[0], int(bfloat16), torch.get_num_threads()),
         )
         if failed:
             raise MemoryError(f"no memory for the gradients of {place.shape[0]} samples")

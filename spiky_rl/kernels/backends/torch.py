@@ -74,7 +74,13 @@ class Torch(Backend):
 
     @override
     def convolution(
-        self, x: Tensor, weight: Tensor, bias: Tensor, geometry: Geometry, binary: bool = False
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        geometry: Geometry,
+        binary: bool = False,
+        bfloat16: bool = False,
     ) -> Tensor:
         maps, stride, padding, pool = geometry
         current = functional.conv2d(x.reshape(-1, *maps), weight, bias, stride, padding)

@@ -33,6 +33,56 @@ struct Geometry : Sizes {
   }
 };
 
+#ifdef __AVX512F__
+// Of a matrix in 16 vectors, blocks of S x S beside the diagonal change places.
+template <int S> INLINE void exchange(F *tile) {
+  M low = {}, high = {};
+#pragma GCC unroll 16
+  for (int j = 0; j < 16; j++) low[j] = j & S ? 16 + j - S : j, high[j] = j & S ? 16 + j : j + S;
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++)
+    if (!(i & S)) {
+      const __m512 a = (__m512)tile[i], b = (__m512)tile[i + S];
+      tile[i] = (F)_mm512_permutex2var_ps(a, (__m512i)low, b);
+      tile[i + S] = (F)_mm512_permutex2var_ps(a, (__m512i)high, b);
+    }
+}
+#endif
+
+// to [columns, line apart] = from [rows, `stride` apart], turned
+static void transpose(const float *from, long stride, long rows, long columns, float *to, long line) {
+  long r = 0;
+#ifdef __AVX512F__
+  for (; r + 16 <= rows; r += 16)
+    for (long c = 0; c < columns; c += 16) {
+      const long wide = LESS(16, columns - c);
+      const __mmask16 across = (__mmask16)(0xffff >> (16 - wide));
+      const float *row = from + r * stride + c;
+      F tile[16];
+#pragma GCC unroll 16
+      for (long i = 0; i < 16; i++, row += stride) tile[i] = (F)_mm512_maskz_loadu_ps(across, row);
+      exchange<8>(tile);
+      exchange<4>(tile);
+      exchange<2>(tile);
+      exchange<1>(tile);
+      float *column = to + c * line + r;
+#pragma GCC unroll 16
+      for (long i = 0; i < 16; i++, column += line)
+        if (i < wide) store(column, tile[i]);
+    }
+#endif
+  for (; r < rows; r++)
+    for (long c = 0; c < columns; c++) to[c * line + r] = from[r * stride + c];
+}
+
+// Asks for memory that is to be written, or read, soon.
+INLINE void fetch(float *to, long count) {
+  for (long i = 0; i < count; i += 16) __builtin_prefetch(to + i, 1);
+}
+INLINE void fetch(const float *from, long count) {
+  for (long i = 0; i < count; i += 16) __builtin_prefetch(from + i);
+}
+
 INLINE long events_of_row(const float *x, Word *bits, long inputs, int *index) {
   return x ? events_of(x, inputs, index, bits) : events_of_bits(bits, inputs, index);
 }
@@ -255,6 +305,8 @@ extern "C" int spiky_convolution(const Sizes *sizes, const float *x, Word *bits,
       if (missing) continue;
       const float *row = x ? x + r * inputs : nullptr;
       const long count = events_of_row(row, bits ? bits + r * WORDS(inputs) : nullptr, inputs, index);
+      fetch(y + r * g.outputs * blocks, g.outputs * blocks);
+      if (x) fetch(x + (r + 1) * inputs, inputs);
       if (gather) {
         sample.sort(row, index, count);
         gather(g, sample, w, start, current);
@@ -262,9 +314,7 @@ extern "C" int spiky_convolution(const Sizes *sizes, const float *x, Word *bits,
         scatter(g, row, index, count, w, reach, start, current);
       }
       (g.pool == 2 ? pool_blocks<2> : pool_blocks<0>)(g, current, largest, where ? where + r * blocks * g.outputs : unused);
-      float *out = y + r * g.outputs * blocks;
-      for (long n = 0; n < g.outputs; n++)
-        for (long b = 0; b < blocks; b++) out[n * blocks + b] = largest[b * lanes + n];
+      transpose(largest, lanes, blocks, g.outputs, y + r * g.outputs * blocks, blocks);
     }
   }
   return failed;

@@ -42,6 +42,15 @@ INLINE F load(const float *x) {
   return value;
 }
 INLINE void store(float *x, F value) { memcpy(x, &value, sizeof value); }
+INLINE F load_some(const float *x, long count) {  // fewer than a vector
+#ifdef __AVX512F__
+  return (F)_mm512_maskz_loadu_ps((__mmask16)((1 << count) - 1), x);
+#else
+  F value = {};
+  memcpy(&value, x, sizeof(float) * count);
+  return value;
+#endif
+}
 
 // Where the vectors of an output row begin; the last one overlaps its neighbour where WIDTH does not divide the row.
 INLINE long place(long v, long outputs) { return (v + 1) * WIDTH <= outputs ? v * WIDTH : outputs - WIDTH; }
@@ -119,11 +128,10 @@ template <bool BINARY, bool PADDED = false>
 static void event_row(const float *x, const int *index, long count, const float *w, const float *bias, float *y,
                       long outputs) {
   if (!PADDED && outputs < WIDTH) {
-    for (long n = 0; n < outputs; n++) y[n] = bias ? bias[n] : 0.0f;
-    for (long e = 0; e < count; e++) {
-      const float *row = w + index[e] * outputs, value = BINARY ? 1.0f : x[index[e]];
-      for (long n = 0; n < outputs; n++) y[n] += value * row[n];
-    }
+    F sum = bias ? load_some(bias, outputs) : LANE(0);
+    for (long e = 0; e < count; e++)
+      sum = multiply_add(LANE(BINARY ? 1.0f : x[index[e]]), load_some(w + index[e] * outputs, outputs), sum);
+    memcpy(y, &sum, sizeof(float) * outputs);
     return;
   }
   const long vectors = (outputs + WIDTH - 1) / WIDTH;
