@@ -114,6 +114,26 @@ def lost(folder: str, agent: str) -> str:
     return interval(pick(found, agent, f"agent of {folder} with and without velocities").drop)
 
 
+def remains(folder: str, task: str, *conditions: str) -> str:
+    """A table of the share of its return that each agent of a study keeps under these conditions, with its interval."""
+    lines = [f"| share of the return | {' | '.join(f'`{c}`' for c in conditions)} |"]
+    lines.append("| --- " * (len(conditions) + 1) + "|")
+    found = {
+        f"{agent} {name}": rest for (agent, on, name), rest in study(folder).remaining.items() if on == task
+    }
+    for agent in study(folder).labels:
+        shares = [
+            pick(found, f"{agent} {name}", f"agent and condition in {folder}").share for name in conditions
+        ]
+        lines.append(f"| `{agent}` | {' | '.join('-' if s is None else interval(s) for s in shares)} |")
+    return "\n" + "\n".join(lines) + "\n"
+
+
+def metre(folder: str, task: str, agent: str, price: str = PRICE) -> str:
+    """Energy of a metre gone in µJ, of an action's arithmetic or under another price, with its interval."""
+    return interval(pick(row(folder, task, agent).metre, price, "price of a metre"))
+
+
 def energy(folder: str, task: str, agent: str, price: str = PRICE) -> str:
     """Energy of a control step in nJ, of its arithmetic or under another price."""
     return f"{pick(row(folder, task, agent).energy, price, 'price').step.estimate:,.0f}"
@@ -309,7 +329,7 @@ LISTS = (kinds, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(score, scores, across, difference, lost, energy, operations, processor, value),
+        *(score, scores, across, difference, lost, remains, energy, metre, operations, processor, value),
         *(quantised, distilled, raced, classified, inferred, narma),
         *LISTS,
     )

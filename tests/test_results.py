@@ -1,7 +1,9 @@
 """Scores that README and guides state are those of the result files that stand beside them."""
 
 import importlib.util
+import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,18 @@ def test_results_state_no_energy_and_no_difference_that_no_result_file_backs(nam
 def test_a_figure_that_differs_from_its_files_is_seen():
     text = f"<!-- score {ANT} lif_ppo -->76.4 [72.4, 84.2]<!-- end -->"
     assert results.written(text) == f"<!-- score {ANT} lif_ppo -->76.3 [72.4, 84.2]<!-- end -->"
+
+
+def test_what_is_kept_under_a_condition_is_the_mean_of_each_seeds_share():
+    files = (ROOT / "studies" / "ant_pilot" / "cells").glob("Isaac-Ant.mlp_ppo.seed*/result.json")
+    seeds = [json.loads(file.read_text(encoding="utf-8"))["evaluation"]["conditions"] for file in files]
+    shares = [seed["locked_leg"]["mean_return"] / seed["nominal"]["mean_return"] for seed in seeds]
+    table = results.remains("studies/ant_pilot", "Isaac-Ant", "locked_leg")
+    assert f"| `mlp_ppo` | {statistics.fmean(shares):.2f} [" in table and len(shares) > 1
+    with pytest.raises(UserError, match="'mlp_ppo locked_legs'.*did you mean 'mlp_ppo locked_leg'"):
+        results.remains("studies/ant_pilot", "Isaac-Ant", "locked_legs")
+    with pytest.raises(UserError, match="no price of a metre 'fp33'.*did you mean 'fp32'"):
+        results.metre("studies/ant_pilot", "Isaac-Ant", "mlp_ppo", "fp33")
 
 
 def test_figures_are_those_of_a_studys_report():
