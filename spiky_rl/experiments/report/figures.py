@@ -332,17 +332,19 @@ def robustness(analysis: Analysis) -> Sheet | None:
     columns = min(len(analysis.tasks), max(1, int((WIDTH - left) / (0.66 * len(conditions) + 0.2))))
     cell = min(0.85, ((WIDTH - left) / columns - 0.2) / len(conditions))
     width, height = cell * len(conditions), LINE * len(named)
-    sheet = Sheet(math.ceil(len(analysis.tasks) / columns) * (height + 0.75) + 0.1)
+    upright = max(text_width(word, 8) for name in conditions for word in name.split("_")) > cell
+    above = 0.4 + max(text_width(name, 8) for name in conditions) if upright else 0.7
+    sheet = Sheet(math.ceil(len(analysis.tasks) / columns) * (height + above + 0.05) + 0.1)
     for i, task in enumerate(analysis.tasks):
         down, across = divmod(i, columns)
-        axes = sheet.panel(left + across * (width + 0.2), 0.7 + down * (height + 0.75), width, height)
+        top = above + down * (height + above + 0.05)
+        axes = sheet.panel(left + across * (width + 0.2), top, width, height)
         axes.set(xlim=(0, len(conditions)), ylim=(len(named), 0))
-        axes.set_title(task, pad=30)
+        axes.set_title(task, pad=72 * (above - 0.28))
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        axes.set_xticks(
-            [x + 0.5 for x in range(len(conditions))], [c.replace("_", "\n") for c in conditions], size=8
-        )
+        names = [name.replace("_", " " if upright else "\n") for name in conditions]
+        axes.set_xticks([x + 0.5 for x in range(len(names))], names, size=8, rotation=90 if upright else 0)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
         name_rows(analysis, axes, named, across == 0, 0.5)
         for y, label in enumerate(named):
