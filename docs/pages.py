@@ -34,6 +34,8 @@ BESIDE = (
     "examples/exact/*",
     "studies/*/*.yaml",
     "studies/*/report.html",
+    "studies/*/tuning/report.html",
+    "studies/*/tuning/figures/*",
     "studies/*/figures/*",
 )
 """What pages lead to or show, besides what lies in docs/."""
