@@ -130,7 +130,7 @@ static void event_row(const float *x, const int *index, long count, const float 
   if (!PADDED && outputs < WIDTH) {
     F sum = bias ? load_some(bias, outputs) : LANE(0);
     for (long e = 0; e < count; e++)
-      sum = multiply_add(LANE(BINARY ? 1.0f : x[index[e]]), load_some(w + index[e] * outputs, outputs), sum);
+      sum = sum + LANE(BINARY ? 1.0f : x[index[e]]) * load_some(w + index[e] * outputs, outputs);
     memcpy(y, &sum, sizeof(float) * outputs);
     return;
   }
