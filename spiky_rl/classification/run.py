@@ -166,7 +166,7 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     dataset = configured.build(data=folder)
     settings.dataset |= dataset.settings()
     settings.window = dataset.window
-    if settings.unnamed is not None and dataset.agent != settings.spec.name:
+    if settings.unnamed is not None:
         settings.spec = agent_of(dataset.agent, settings.dataset["name"], settings.unnamed)
         _require_memory(settings, device)
     spec = settings.spec

@@ -207,7 +207,7 @@ class Settings:
     overridden: tuple[str, ...] = ()
     """Dotted paths of what the command line of the run's beginning set in its agent."""
     unnamed: list[str] | None = None
-    """Overrides of an agent that nobody named, so that the recordings choose it; None: it is named."""
+    """Overrides of the agent that the recordings choose; None: `spec` is it already."""
 
     def tree(self) -> dict[str, Any]:
         """Flags and dataset as plain data, as a checkpoint keeps them."""
@@ -231,11 +231,13 @@ def fresh(asked: Request) -> Settings:
     flags = Flags(**{key: getattr(cls, key) for key in DECLARED} | asked.absolute)
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
-    spec = agent_of(asked.agent or cls.agent, asked.dataset, asked.agent_overrides())
-    paths = (text.partition("=")[0].removeprefix("agent.") for text in asked.agent_overrides())
+    agent, overrides = asked.agent or cls.agent, asked.agent_overrides()
+    # where recordings choose the agent, which are not there yet, any stands for it, and what is overridden is its own
+    spec = agent_of(agent or "lif_linear_classifier", asked.dataset, overrides if agent else [])
+    paths = (text.partition("=")[0].removeprefix("agent.") for text in overrides)
     # a component that is named anew has no option of the file's any more
     overridden = tuple(path.removesuffix(".name") for path in paths)
-    unnamed = asked.agent_overrides() if asked.agent is None else None
+    unnamed = None if agent else overrides
     return Settings(flags, dataset.settings(), spec, overridden=overridden, unnamed=unnamed)
 
 

@@ -84,7 +84,7 @@ class Dataset(Component):
     """What ``--download`` fetches, into the folder ``home`` below the data folder."""
     home: ClassVar[str] = ""
     agent: str = "lif_conv_classifier"
-    """The agent that is trained on it unless another is named; an instance may know better."""
+    """The agent that is trained on it unless another is named; empty: an instance has the one that fits its recordings."""
     epochs: ClassVar[int] = 30
     """Unless said otherwise: passes over the samples,"""
     batch_size: ClassVar[int] = 50
@@ -112,7 +112,11 @@ class Dataset(Component):
         rows = [("title", cls.title), ("licence", cls.licence), ("source", cls.source)]
         rows += [("sensor", f"{sensor[0]} channels, {sensor[1]} x {sensor[2]} pixels")] if sensor else []
         rows += [("window", f"from {window[0]} to {window[1]}")] if window else []
-        return [*rows, *([("classes", ", ".join(classes))] if classes else []), ("agent", cls.agent)]
+        return [
+            *rows,
+            *([("classes", ", ".join(classes))] if classes else []),
+            ("agent", cls.agent or "one that fits the sensor"),
+        ]
 
     @abstractmethod
     def find(self) -> list[Recording]:

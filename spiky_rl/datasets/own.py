@@ -62,6 +62,7 @@ class Own(Dataset):
     """Recordings in a layout that anybody can make."""
 
     title = "own recordings"
+    agent = ""
     licence = "yours"
     source = "yours"
 

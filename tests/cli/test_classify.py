@@ -68,7 +68,7 @@ def test_digits_are_told_apart_after_a_few_epochs(tmp_path, capsys):
     assert "epoch   8/8  validation" in out and "lif_ppo on digits: finished" in out
 
 
-def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path):
+def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path, capsys):
     for i in range(10):
         (tmp_path / "data" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / "data" / "ab"[i % 2] / f"{i}.npy", np.full((4, 1, 8, 9), 1.0 + i % 2))
@@ -87,8 +87,13 @@ def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path)
     code, result = run(tmp_path, *line, "agent.algorithm.learning_rate=0.25")
     assert code == 0 and result["agent"] == "lif_conv_small_classifier"
     assert result["settings"]["learning_rate"] == 0.25
+    code, result = run(tmp_path, *line, "agent.network.layers=[5,6]", "agent.network.neuron.tau=3.0")
+    assert code == 0 and result["agent"] == "lif_conv_small_classifier" and len(result["firing"]) == 2
     code, _ = run(tmp_path, *line, "--agent", "lif_conv_classifier")
     assert code == 2  # one that is named is taken at its word
+    capsys.readouterr()
+    code, _ = run(tmp_path, *line, "agent.network.layers=[5]")  # of the agent that was chosen, not of another
+    assert code == 2 and "lif_conv_small_classifier.yaml: agent.network.connection" in capsys.readouterr().err
 
 
 def test_a_run_leaves_its_files_and_only_the_last_and_the_best_checkpoint(tmp_path):
