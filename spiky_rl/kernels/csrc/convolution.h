@@ -33,46 +33,10 @@ struct Geometry : Sizes {
   }
 };
 
-#ifdef __AVX512F__
-// Of a matrix in 16 vectors, blocks of S x S beside the diagonal change places.
-template <int S> INLINE void exchange(F *tile) {
-  M low = {}, high = {};
-#pragma GCC unroll 16
-  for (int j = 0; j < 16; j++) low[j] = j & S ? 16 + j - S : j, high[j] = j & S ? 16 + j : j + S;
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; i++)
-    if (!(i & S)) {
-      const __m512 a = (__m512)tile[i], b = (__m512)tile[i + S];
-      tile[i] = (F)_mm512_permutex2var_ps(a, (__m512i)low, b);
-      tile[i + S] = (F)_mm512_permutex2var_ps(a, (__m512i)high, b);
-    }
-}
-#endif
-
 // to [columns, line apart] = from [rows, `stride` apart], turned
 static void transpose(const float *from, long stride, long rows, long columns, float *to, long line) {
-  long r = 0;
-#ifdef __AVX512F__
-  for (; r + 16 <= rows; r += 16)
-    for (long c = 0; c < columns; c += 16) {
-      const long wide = LESS(16, columns - c);
-      const __mmask16 across = (__mmask16)(0xffff >> (16 - wide));
-      const float *row = from + r * stride + c;
-      F tile[16];
-#pragma GCC unroll 16
-      for (long i = 0; i < 16; i++, row += stride) tile[i] = (F)_mm512_maskz_loadu_ps(across, row);
-      exchange<8>(tile);
-      exchange<4>(tile);
-      exchange<2>(tile);
-      exchange<1>(tile);
-      float *column = to + c * line + r;
-#pragma GCC unroll 16
-      for (long i = 0; i < 16; i++, column += line)
-        if (i < wide) store(column, tile[i]);
-    }
-#endif
-  for (; r < rows; r++)
-    for (long c = 0; c < columns; c++) to[c * line + r] = from[r * stride + c];
+  for (long c = 0; c < columns; c++)
+    for (long r = 0; r < rows; r++) to[c * line + r] = from[r * stride + c];
 }
 
 // Asks for memory that is to be written, or read, soon.

@@ -68,8 +68,7 @@ INLINE void whole_step_adjoint(F i, const State &state, const F *p, const float 
 
 #define FUNCTION INLINE
 #define CHUNK 1
-#define FETCH(place)
-#define FETCH_TO(place)
+#define FETCH(place, written)
 INLINE F load(const float *x, long) { return *x; }
 INLINE void store(float *x, F value, long) { *x = value; }
 INLINE F load_param(const float *x, long lane, long N, long) { return x[lane % N]; }
@@ -79,9 +78,9 @@ INLINE F load_keep(const float *x, long lane, long N, long) { return x[lane / N]
 
 #define FUNCTION static
 #define CHUNK (SUBSTEPS > 1 ? 4 : 16)
-// The next step's lanes lie far away: as many places are read and written in turns as there are steps, more than hardware foresees.
-#define FETCH(place) __builtin_prefetch(place)
-#define FETCH_TO(place) __builtin_prefetch(place, 1)
+// Where a step is larger than a cache, as many places are read and written in turns as there are steps, which is more than
+// hardware foresees: the next step's lanes are asked for ahead. Where it is not, that would only take time.
+#define FETCH(place, written) (c.large ? __builtin_prefetch(place, written) : (void)0)
 INLINE F load(const float *x, long left) {
   F value = {};
   memcpy(&value, x, left >= WIDTH ? sizeof value : left * sizeof(float));
@@ -111,10 +110,13 @@ INLINE F load_keep(const float *x, long lane, long N, long left) {
 // A chunk: CHUNK vectors of WIDTH lanes from `first` on; FULL: all of them exist.
 template <bool FULL> struct Chunk {
   const Job &j;
-  const long first, L;
+  const long first, L, of_current, of_output;  // the last two: lanes of a step in memory
+  const bool large;
   F s[STATES][CHUNK], p[SOME(PARAMETERS)][CHUNK];
 
-  METHOD Chunk(const Job &job, long from) : j(job), first(from), L(job.B * job.N) {
+  METHOD Chunk(const Job &job, long from)
+      : j(job), first(from), L(job.B * job.N), of_current(j.current_batch * j.N), of_output(j.output_batch * j.N),
+        large(of_output > 1 << 15) {
     for (int v = 0; v < vectors(); v++) {
       for (int q = 0; q < STATES; q++) s[q][v] = j.state ? load(j.state + state_at(q) + lane(v), left(v)) : LANE(0);
       for (int q = 0; q < PARAMETERS; q++) p[q][v] = load_param(j.params + q * j.N, lane(v), j.N, left(v));
@@ -124,10 +126,8 @@ template <bool FULL> struct Chunk {
   METHOD long left(int v) const { return FULL ? WIDTH : L - lane(v); }
   METHOD int vectors() const { return FULL ? CHUNK : (int)((L - first + WIDTH - 1) / WIDTH); }
   // where the lanes of a step begin in output, in current, and in a state
-  METHOD long at(long t, long k) const { return (t * j.K + k) * j.output_batch * j.N; }
-  METHOD long current_at(long t, long k) const { return (j.constant ? t : t * j.K + k) * j.current_batch * j.N; }
-  METHOD long step_of_current() const { return j.current_batch * j.N; }
-  METHOD long step_of_output() const { return j.output_batch * j.N; }
+  METHOD long at(long t, long k) const { return (t * j.K + k) * of_output; }
+  METHOD long current_at(long t, long k) const { return (j.constant ? t : t * j.K + k) * of_current; }
   METHOD long state_at(int q) const { return q * j.batch * j.N; }
   METHOD F keep(long t, int v) const { return load_keep(j.keep + t * j.batch, lane(v), j.N, left(v)); }
   METHOD void begin(long t) {
@@ -176,8 +176,8 @@ template <bool FULL> FUNCTION void forward_chunk(const Job &j, long first) {
       float *to = j.output + c.at(t, k);
       for (int v = 0; v < c.vectors(); v++) {
         F out;
-        FETCH(from + c.step_of_current() + c.lane(v));
-        FETCH_TO(to + c.step_of_output() + c.lane(v));
+        FETCH(from + c.of_current + c.lane(v), 0);
+        FETCH(to + c.of_output + c.lane(v), 1);
         c.step(from, v, out, Forget());
         store(to + c.lane(v), out, c.left(v));
       }
@@ -199,7 +199,7 @@ template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, floa
       float *to = scratch + (t * j.K + k) * KEPT * KEPT_STATES * stride;
       for (int v = 0; v < c.vectors(); v++) {
         F out;
-        FETCH(from + c.step_of_current() + c.lane(v));
+        FETCH(from + c.of_current + c.lane(v), 0);
         c.step(from, v, out, Write{{to + v * WIDTH, stride}});
       }
     }
@@ -219,9 +219,9 @@ template <bool FULL> FUNCTION void backward_chunk(const Job &j, long first, floa
         F own[SOME(PARAMETERS)], gs[STATES], gradient[SOME(PARAMETERS)];
         for (int q = 0; q < STATES; q++) gs[q] = g[q][v];
         for (int q = 0; q < PARAMETERS; q++) own[q] = c.p[q][v], gradient[q] = gp[q][v];
-        FETCH(from - c.step_of_current() + c.lane(v));
-        if (j.grad_output) FETCH(j.grad_output + c.at(t, k) - c.step_of_output() + c.lane(v));
-        FETCH_TO(j.grad_current + c.current_at(t, k) - c.step_of_current() + c.lane(v));
+        FETCH(from - c.of_current + c.lane(v), 0);
+        if (j.grad_output) FETCH(j.grad_output + c.at(t, k) - c.of_output + c.lane(v), 0);
+        FETCH(j.grad_current + c.current_at(t, k) - c.of_current + c.lane(v), 1);
         const F go = j.grad_output ? load(j.grad_output + c.at(t, k) + c.lane(v), c.left(v)) : LANE(0);
         F gi = j.constant ? sum[v] : LANE(0);
         const Read states{{path + v * WIDTH, stride}};
