@@ -174,6 +174,21 @@ def test_one_seed_draws_estimates_without_bands(tmp_path: Path):
     assert figures.improvement(analysis) is None and figures.pareto(analysis, CARTPOLE, "fp32") is None
 
 
+def test_names_of_conditions_stand_upright_where_their_columns_are_narrower_than_their_words(
+    analysis: Analysis,
+):
+    (key, rest), *_ = analysis.remaining.items()
+    names = [f"observation_delay_{i}" for i in range(18)]
+    more = replace(
+        analysis,
+        conditions=dict.fromkeys(["nominal", *names], ""),
+        remaining={(*key[:2], name): rest for name in names},
+    )
+    wide = drawn(more, "robustness")
+    assert {name.replace("_", " ") for name in names} <= set(texts(wide))
+    assert wide.count("rotate(-90") >= 18 > drawn(analysis, "robustness").count("rotate(-90")
+
+
 def test_where_there_is_nothing_to_draw_there_is_no_figure(tmp_path: Path):
     truths = {"mlp_ppo": Truth(4.9, 3.4, 1_200, 0, 66, None)}
     study = write_study(
