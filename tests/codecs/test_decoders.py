@@ -61,8 +61,9 @@ def test_rate_is_a_linear_map_of_the_mean_over_the_inner_steps():
 
 
 @pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
-def test_rates_of_one_inner_step_are_spikes_whose_events_the_kernel_follows():
-    built, x = decoder(name="rate").float(), spikes(steps=1).float().requires_grad_()
+@pytest.mark.parametrize("steps", [1, STEPS])
+def test_rates_of_one_inner_step_are_spikes_whose_events_the_kernel_follows_and_of_several_are_not(steps):
+    built, x = decoder(name="rate").float(), spikes(steps=steps).float().requires_grad_()
     built.connect("cpu", binary=True)
     before = CPU.launches["linear backward"]
     found, _ = built(x, None, None)
@@ -70,7 +71,7 @@ def test_rates_of_one_inner_step_are_spikes_whose_events_the_kernel_follows():
     of_found, of_expected = (
         torch.autograd.grad(y.square().sum(), (x, *built.readout.parameters())) for y in (found, expected)
     )
-    assert CPU.launches["linear backward"] == before + 1
+    assert CPU.launches["linear backward"] == before + (steps == 1)
     for mine, theirs in zip((found, *of_found), (expected, *of_expected), strict=True):
         torch.testing.assert_close(mine, theirs)
 

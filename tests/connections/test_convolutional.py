@@ -10,7 +10,9 @@ import torch
 from spiky_rl.config import registry
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.convolutional import Convolutional
+from spiky_rl.kernels.backends.cpu import convolutions
 from spiky_rl.networks.base import Record
+from tests.kernels.cases import CPU
 
 MAPS = (2, 6, 7)
 """Channels, height and width; unequal, so that nothing can be mixed up."""
@@ -144,6 +146,20 @@ def test_a_compiled_and_an_exported_network_are_the_eager_one(pooled):
         assert all(torch.allclose(a, b, rtol=1e-5) for a, b in zip(found, expected, strict=True))
     twice = torch.cat([x, 2.0 * x], 1)
     assert torch.equal(exported(twice, None)[0], net(twice, None)[0])
+
+
+@pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
+def test_gradients_of_pooled_maps_are_in_bfloat16_where_that_is_allowed_and_the_cpu_has_it():
+    link, x = connection(kernel=3, pool=2), torch.randn(BATCH, math.prod(MAPS), requires_grad=True)
+
+    def gradients(bfloat16):
+        return torch.autograd.grad(
+            link(x, "cpu", bfloat16=bfloat16).square().sum(), (x, link.weight, link.bias)
+        )
+
+    *found, bias = [(a - b).norm() / b.norm() for a, b in zip(gradients(True), gradients(False), strict=True)]
+    assert all(1e-4 < share < 1e-2 if convolutions().spiky_has_bfloat16() else share == 0 for share in found)
+    assert bias < 1e-6, "sums are not rounded"
 
 
 def test_shapes_follow_from_layer_to_layer_down_to_the_literatures_network():
