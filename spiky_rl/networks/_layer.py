@@ -29,16 +29,22 @@ class Parameters(torch.nn.Module):
     """A neuron's parameters: numbers, or learned values per neuron.
 
     A learned parameter is stored as its logarithm where it must be positive, and read within its range, so no step of the
-    optimiser leaves it; a time constant enters the step as its decay exp(-dt/tau).
+    optimiser leaves it; a time constant enters the step as its decay exp(-dt/tau). With ``spread`` time constants start apart.
+
+    Source: Perez-Nieves et al. (2021), neural heterogeneity promotes robust learning, for time constants that differ from the start.
     """
 
     def __init__(self, neuron: Neuron, width: int) -> None:
         super().__init__()
         self.neuron = neuron
         for name in neuron.learn:
-            value = neuron.chosen[name]
-            stored = math.log(value) if _positive(neuron.params[name]) else value
-            self.register_parameter(name, torch.nn.Parameter(torch.full((width,), stored)))
+            param, values = neuron.params[name], torch.full(
+                (width,), neuron.chosen[name], dtype=torch.float64
+            )
+            if decays(param) and neuron.spread > 1:
+                values *= neuron.spread ** torch.empty_like(values).uniform_(-1.0, 1.0)
+            stored = values.log() if _positive(param) else values
+            self.register_parameter(name, torch.nn.Parameter(stored.to(torch.get_default_dtype())))
 
     def forward(self) -> tuple[Tensor | float, ...]:
         """The values as the step takes them, in the order of ``neuron.params``: numbers or [N] tensors."""

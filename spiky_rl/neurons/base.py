@@ -172,6 +172,12 @@ class Neuron(Component):
 
         dt: float = DT
         learn: Names = option((), "parameters to learn, one value per neuron")
+        spread: float = option(
+            1.0,
+            "learned time constants start log-uniformly spread from their value / this to their value x this",
+            low=1.0,
+            neutral=True,
+        )
 
         @model_validator(mode="after")
         def _learns_what_there_is(self) -> Self:
@@ -180,6 +186,18 @@ class Neuron(Component):
                 if name not in params:
                     raise RegistryError(
                         f"learn: {name!r} is no parameter of this neuron; it has {', '.join(params)}{nearest(name, params)}"
+                    )
+            times = {name: params[name] for name in self.learn if decays(params[name])}
+            if self.spread > 1 and not times:
+                what = ", ".join(name for name, each in params.items() if decays(each)) or "it has none"
+                raise RegistryError(
+                    f"spread: {self.spread:g} is of learned time constants: name them in learn ({what})"
+                )
+            for name, each in times.items():
+                low, high = getattr(self, name) / self.spread, getattr(self, name) * self.spread
+                if low < (each.low or 0.0) or high > (math.inf if each.high is None else each.high):
+                    raise RegistryError(
+                        f"spread: {self.spread:g}: {name} would start between {low:g} and {high:g}, its range is {each.low} to {each.high}"
                     )
             return self
 
@@ -215,7 +233,7 @@ class Neuron(Component):
         self.options = options
         self.chosen: Mapping[str, Any] = options.model_dump()
         """The options as plain values: what a graph that is being compiled can read, and what identifies a program."""
-        self.dt, self.learn = options.dt, options.learn
+        self.dt, self.learn, self.spread = options.dt, options.learn, options.spread
         self.substeps = self.chosen.get("substeps", self.substeps)
 
     @classmethod

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry, spec
+from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.metrics.spikes import firing
 from spiky_rl.networks.base import Record
@@ -156,6 +157,31 @@ def test_learned_parameters_are_one_per_neuron_and_start_at_the_configured_value
     fixed = build(neuron={**LIF, "tau": 4.0, "threshold": 1.5})
     assert parameters_of(fixed) == (math.exp(-1 / 4.0), 1.5)
     assert not any("of_neuron" in name for name, _ in fixed.named_parameters())
+
+
+def test_learned_time_constants_start_log_uniformly_spread_about_their_value():
+    network = build(layers=[4000], neuron={**LEARNING, "tau": 4.0, "spread": 8.0})
+    decay, threshold = parameters_of(network)
+    octaves = torch.log2(-1 / decay.log())  # of the time constants
+    assert -1 - 1e-4 <= octaves.min() < -0.99 and 4.99 < octaves.max() <= 5 + 1e-3, "from 1/2 to 32 steps"
+    for low in range(-1, 5):
+        share = ((octaves >= low) & (octaves < low + 1)).float().mean().item()
+        assert abs(share - 1 / 6) < 0.03, "as many in every octave"
+    assert (threshold == threshold[0]).all(), "no time constant"
+
+
+@pytest.mark.parametrize(
+    ("neuron", "words"),
+    [
+        ({"spread": 8.0}, r"spread: 8 is of learned time constants: name them in learn \(tau\)"),
+        ({"spread": 8.0, "learn": ["threshold"]}, r"name them in learn \(tau\)"),
+        ({"spread": 8e3, "learn": ["tau"]}, r"spread: 8000: tau would start between 0.00025 and 16000"),
+        ({"spread": 0.5, "learn": ["tau"]}, "spread"),
+    ],
+)
+def test_a_spread_of_nothing_or_beyond_the_range_is_refused(neuron, words):
+    with pytest.raises(RegistryError, match=words):
+        build(neuron={**LIF, **neuron})
 
 
 @pytest.mark.parametrize("rate", [1e6, -1e6])
