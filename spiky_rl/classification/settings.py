@@ -232,8 +232,8 @@ def fresh(asked: Request) -> Settings:
     if flags.seed == -1:
         flags = flags.with_changes(seed=random.randrange(10_000))
     agent, overrides = asked.agent or cls.agent, asked.agent_overrides()
-    # where recordings choose the agent, which are not there yet, any stands for it, and what is overridden is its own
-    spec = agent_of(agent or "lif_linear_classifier", asked.dataset, overrides if agent else [])
+    # until recordings have chosen an agent, the one that takes every override that one of them takes stands in its place
+    spec = agent_of(agent or "lif_linear_classifier", asked.dataset, overrides)
     paths = (text.partition("=")[0].removeprefix("agent.") for text in overrides)
     # a component that is named anew has no option of the file's any more
     overridden = tuple(path.removesuffix(".name") for path in paths)
