@@ -218,9 +218,8 @@ def raced(*paths: str) -> str:
             100 * run["accuracy"][-1] for race in races for run in race["runs"] if run["contender"] == name
         ]
         rows = [row for race in races for row in race["rows"] if row["contender"] == name]
-        error = f" ± {statistics.stdev(last) / len(last) ** 0.5:.1f}" if len(last) > 1 else ""
         seconds, ratio = (statistics.median(row[key] for row in rows) for key in ("seconds", "ratio"))
-        lines.append(f"| `{name}` | {statistics.fmean(last):.1f}{error} % | {seconds:.3f} | {ratio:.2f} |")
+        lines.append(f"| `{name}` | {_mean(last)} | {seconds:.3f} | {ratio:.2f} |")
     return "\n" + "\n".join(lines) + "\n"
 
 
@@ -233,14 +232,23 @@ def _runs(folder: str) -> list[dict[str, Any]]:
 
 
 def _accuracies(runs: Sequence[Mapping[str, Any]]) -> str:
-    """Cells of every run's accuracy and of their mean."""
+    """Cells of every run's accuracy, and of their mean with its standard error."""
     shares = [100 * run["accuracy"] for run in runs]
-    return f"{', '.join(f'{share:.1f}' for share in shares)} | {statistics.fmean(shares):.1f} %"
+    return f"{', '.join(f'{share:.1f}' for share in shares)} | {_mean(shares)}"
+
+
+def _mean(shares: Sequence[float]) -> str:
+    """A mean in per cent, of several with its standard error."""
+    error = f" ± {statistics.stdev(shares) / len(shares) ** 0.5:.1f}" if len(shares) > 1 else ""
+    return f"{statistics.fmean(shares):.1f}{error} %"
 
 
 def classified(*folders: str) -> str:
     """A table of classifiers, a line for each folder of runs: accuracy on the test set, seen once, of every seed and split."""
-    lines = ["| | recordings to learn from, to test on | accuracy | mean |", "| --- | --- | --- | --- |"]
+    lines = [
+        "| | recordings to learn from, to test on | accuracy | mean and standard error |",
+        "| --- | --- | --- | --- |",
+    ]
     for folder in folders:
         runs = _runs(folder)
         counts = f"{runs[0]['samples_train']:,}, {runs[0]['samples_test']:,}"
@@ -252,7 +260,7 @@ def classified(*folders: str) -> str:
 def inferred(*folders: str) -> str:
     """A table of classifiers, a line for each folder of runs: accuracy on every hold-out, and what an inference costs."""
     lines = [
-        "| | epochs | accuracy on each hold-out | mean | active units | synaptic operations of a recording, in millions |",
+        "| | epochs | accuracy on each hold-out | mean and standard error | active units | synaptic operations of a recording, in millions |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for folder in folders:
