@@ -138,7 +138,8 @@ def test_a_plasticity_changes_weights_where_they_are_and_keeps_its_state_apart(n
 def test_a_dataset_declares_what_it_is_and_whom_it_is_classified_by(dataset):
     cls = registry.resolve("datasets", dataset)
     assert all(words for _, words in cls.about())
-    assert cls.agent in registry.names("agents")
+    # whose sensor is the recordings' own leaves it to them, too, which agent fits it
+    assert cls.agent in (registry.names("agents") if hasattr(cls, "shape") else [""])
     assert {"bins", "binary"} <= cls.Options.model_fields.keys()
 
 
