@@ -38,9 +38,8 @@ class Parameters(torch.nn.Module):
         super().__init__()
         self.neuron = neuron
         for name in neuron.learn:
-            param, values = neuron.params[name], torch.full(
-                (width,), neuron.chosen[name], dtype=torch.float64
-            )
+            param = neuron.params[name]
+            values = torch.full((width,), neuron.chosen[name], dtype=torch.float64)
             if decays(param) and neuron.spread > 1:
                 values *= neuron.spread ** torch.empty_like(values).uniform_(-1.0, 1.0)
             stored = values.log() if _positive(param) else values

@@ -94,9 +94,8 @@ def test_recordings_of_ones_own_choose_an_agent_that_fits_their_sensor(tmp_path,
     capsys.readouterr()
     code, _ = run(tmp_path, *line, "agent.network.layers=[5]")  # of the agent that was chosen, not of another
     assert code == 2 and "lif_conv_small_classifier.yaml: agent.network.connection" in capsys.readouterr().err
-    code, _ = run(
-        tmp_path, *line, "agent.network.neuron.tua=3.0"
-    )  # wrong for all: before recordings are read
+    # what is wrong for every agent is said before recordings are read
+    code, _ = run(tmp_path, *line, "agent.network.neuron.tua=3.0")
     assert code == 2 and capsys.readouterr().err.startswith("error: command line: agent.network.neuron.tua")
 
 
