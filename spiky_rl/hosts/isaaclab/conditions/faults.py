@@ -46,18 +46,20 @@ class CoarseWeights(Fault):
     """Weights of few bits, also where they change while the policy acts. Abstract: see `FAULTS`."""
 
     bits: int
+    policy: Policy | None = None
+    """The copy that acts; None where actions are random."""
 
     def spoil(self, policy: Policy) -> None:
         self.policy = policy
-        self._round()
+        self._round(policy)
 
     @override
     def step(self) -> None:
-        if self.policy.adapts:  # what has just been learned is kept in as few bits
-            self._round()
+        if self.policy is not None and self.policy.adapts:  # what has just been learned is kept in as few bits
+            self._round(self.policy)
 
-    def _round(self) -> None:
-        for weight in weights(self.policy.model):
+    def _round(self, policy: Policy) -> None:
+        for weight in weights(policy.model):
             weight.copy_(quantised(weight, self.bits))
 
 
