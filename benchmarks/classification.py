@@ -9,47 +9,40 @@ bfloat16. The fastest of them is the one to beat.
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.metadata
 import importlib.util
 import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from benchmarks import plot as bench_plot
-from benchmarks.common import keep_memory
+from benchmarks.classifiers import CONTENDERS, COUNTED, PEER, RATES, RIVALS, Ours
+from benchmarks.common import check_name, keep_memory
 from spiky_rl.classification import samples
 from spiky_rl.classification.run import require_classes
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import HOST, dataset_of, dataset_options
 from spiky_rl.classification.split import Split, split, subset
-from spiky_rl.classification.training import EVALUATED, logits, over_time
+from spiky_rl.classification.training import EVALUATED, over_time
 from spiky_rl.cli import common
 from spiky_rl.config import files, registry
 from spiky_rl.config.arguments import positive, seed_number
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import resolve_agent
-from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.networks.base import SpikingNetwork
 
 DATASET, SYNTHETIC = "nmnist", "nmnist_synthetic"
 BATCH = 50
-PEER, COUNTED = "snntorch", "snntorch_counts"
-"""What the names of snnTorch's contenders begin with; the one that learns by another loss, and so is not one to beat."""
-RATES = (0.8, 0.2)
-"""Share of steps at which an output neuron should spike: the right class's, and the others'."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -85,6 +78,13 @@ def parser() -> argparse.ArgumentParser:
         help="seed that draws the recordings to test on, where a dataset has no test set of its own; settings were chosen on"
         " those that 0 draws, so a race on them flatters; default: 1",
     )
+    add(
+        "--contenders",
+        type=lambda text: text.split(","),
+        default=list(CONTENDERS),
+        metavar="A,B",
+        help=f"who takes part: {', '.join(CONTENDERS)}; default: all",
+    )
     add("--json", type=Path, metavar="FILE", help="result; if not given, logs/bench/<time>_classify.json")
     add("overrides", nargs="*", metavar="key=value", help="dataset.x=v")
     return found
@@ -107,129 +107,6 @@ def spiky_rl(agent: str, seed: int, inputs: Sequence[int], classes: int) -> tupl
     return network, spec.runner["algorithm"]["learning_rate"]
 
 
-class Ours(torch.nn.Module):
-    """The network of this package."""
-
-    def __init__(self, network: SpikingNetwork) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, frames: Tensor) -> Tensor:
-        """Frames [T, B, O] -> what the largest of tells the class, [B, classes]."""
-        return logits(self.network, frames)
-
-    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """Cross entropy of outputs [B, classes]."""
-        return functional.cross_entropy(output, labels)
-
-
-class SnnTorch(Ours):
-    """snnTorch's network with a copy of our weights; the readout is linear, as ours is.
-
-    As its tutorial writes it, step by step, or ``folded``: each layer's currents of all steps at once, and then its neurons over time.
-    The maps of convolutions may lie with their channels ``last``, and products be of ``bfloat16`` by autocast.
-    """
-
-    def __init__(
-        self, network: SpikingNetwork, folded: bool = False, last: bool = False, bfloat16: bool = False
-    ) -> None:
-        super().__init__(network)
-        del self.network
-        self.folded, self.autocast = folded, bfloat16
-        leaky = importlib.import_module("snntorch").Leaky
-        surrogate: Any = network.surrogate
-        gradient = importlib.import_module("snntorch.surrogate").atan(alpha=surrogate.slope)
-        layers: Any = network.layers
-        neuron = next(iter(layers)).neuron
-
-        def cell() -> torch.nn.Module:
-            return leaky(beta=neuron.number("tau"), threshold=neuron.number("threshold"), spike_grad=gradient)
-
-        first = layers[0].connection
-        self.maps = first.inputs if isinstance(first, Convolutional) else (-1,)
-        self.stages = torch.nn.ModuleList(_stage(layer.connection, cell()) for layer in layers)
-        self.readout = torch.nn.Linear(network.readout.in_features, network.readout.out_features)
-        self.readout.load_state_dict(network.readout.state_dict())
-        self.last = cell()
-        if last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def forward(self, frames: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-            if self.folded:
-                return self.readout(self.all_spikes(frames)).mean(0).float()
-            return torch.stack([self.readout(spikes) for spikes in self.spikes(frames)]).mean(0).float()
-
-    def spikes(self, frames: Tensor) -> Iterator[Tensor]:
-        """Spikes of the last hidden layer, [B, N] for each step."""
-        potentials: list[Tensor | None] = [None] * len(self.stages)
-        for frame in frames:
-            signal = frame.view(-1, *self.maps) if len(self.maps) > 1 else frame
-            for i, stage in enumerate(self.stages):
-                current = stage.get_submodule("current")(signal)
-                start = torch.zeros_like(current) if potentials[i] is None else potentials[i]
-                signal, potentials[i] = stage.get_submodule("neuron")(current, start)
-            yield signal.flatten(1)
-
-    def all_spikes(self, frames: Tensor) -> Tensor:
-        """Spikes of the last hidden layer, [T, B, N]."""
-        steps, batch, _ = frames.shape
-        signal = frames.reshape(-1, *self.maps) if len(self.maps) > 1 else frames.flatten(0, 1)
-        for stage in self.stages:
-            current = stage.get_submodule("current")(signal)
-            currents, found = current.unflatten(0, (steps, batch)), []
-            potential = torch.zeros_like(currents[0])
-            for own in currents:
-                spikes, potential = stage.get_submodule("neuron")(own, potential)
-                found.append(spikes)
-            signal = torch.cat(found)
-        return signal.flatten(1).unflatten(0, (steps, batch))
-
-
-class Counted(SnnTorch):
-    """The tutorial's own readout and loss: output neurons whose spikes are counted, and the counts' squared error."""
-
-    def __init__(self, network: SpikingNetwork) -> None:
-        super().__init__(network)
-        self.criterion = importlib.import_module("snntorch.functional").mse_count_loss(*RATES)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        potential, found = torch.zeros(frames.shape[1], self.readout.out_features), []
-        for spikes in self.spikes(frames):
-            output, potential = self.last(self.readout(spikes), potential)
-            found.append(output)
-        return torch.stack(found)
-
-    def loss(self, output: Tensor, labels: Tensor) -> Tensor:
-        """The criterion's loss of output spikes [T, B, classes]."""
-        return self.criterion(output, labels)
-
-
-def _stage(link: Any, neuron: torch.nn.Module) -> torch.nn.ModuleDict:
-    """A connection with these weights, its pooling, and the neuron."""
-    if not isinstance(link, Convolutional):
-        inputs, outputs = link.weight.shape
-        linear = torch.nn.Linear(inputs, outputs)
-        linear.load_state_dict({"weight": link.weight.t(), "bias": link.bias})
-        return torch.nn.ModuleDict({"current": linear, "neuron": neuron})
-    outputs, channels, size, _ = link.weight.shape
-    convolution = torch.nn.Conv2d(channels, outputs, size, link.stride, link.padding)
-    convolution.load_state_dict({"weight": link.weight, "bias": link.bias})
-    current = torch.nn.Sequential(convolution, torch.nn.MaxPool2d(link.pool))
-    return torch.nn.ModuleDict({"current": current, "neuron": neuron})
-
-
-CONTENDERS: Mapping[str, Callable[[SpikingNetwork], Ours]] = {
-    "spiky_rl": Ours,
-    PEER: SnnTorch,
-    f"{PEER}_folded": partial(SnnTorch, folded=True),
-    f"{PEER}_folded_last": partial(SnnTorch, folded=True, last=True),
-    f"{PEER}_folded_last_bfloat16": partial(SnnTorch, folded=True, last=True, bfloat16=True),
-    COUNTED: Counted,
-}
-"""snnTorch's: step by step; folded over time; so with channels last; that in bfloat16; and with its tutorial's output and loss."""
-
-
 @dataclass
 class Run:
     """One contender with one seed; a value for every epoch."""
@@ -245,14 +122,16 @@ class Run:
 
 
 class Race:
-    """All contenders with one seed."""
+    """The ``contenders`` of these names with one seed."""
 
-    def __init__(self, agent: str, held: Samples, parted: Split, seed: int) -> None:
+    def __init__(
+        self, agent: str, held: Samples, parted: Split, seed: int, contenders: Collection[str] = CONTENDERS
+    ) -> None:
         self.held, self.parted, self.seed = held, parted, seed
         self.modules: dict[str, Ours] = {}
-        for name, build in CONTENDERS.items():
+        for name in contenders:
             network, self.learning_rate = spiky_rl(agent, seed, held.shape, len(held.classes))
-            self.modules[name] = build(network)
+            self.modules[name] = CONTENDERS[name](network)
         self.optimisers = {
             name: torch.optim.Adam(module.parameters(), self.learning_rate)
             for name, module in self.modules.items()
@@ -313,9 +192,7 @@ def summary(runs: Sequence[Run]) -> list[dict[str, Any]]:
         error = statistics.stdev(last) / math.sqrt(len(last)) if len(last) > 1 else None
         row = {"contender": name, "accuracy": statistics.fmean(last), "standard_error": error}
         found.append({**row, "seconds": statistics.median(times), "spread": quarters[2] - quarters[0]})
-    base = min(
-        row["seconds"] for row in found if row["contender"].startswith(PEER) and row["contender"] != COUNTED
-    )
+    base = min(row["seconds"] for row in found if row["contender"] in RIVALS)
     return [{**row, "ratio": base / row["seconds"]} for row in found]
 
 
@@ -372,6 +249,10 @@ def bench(argv: list[str]) -> int:
         raise UserError("bench.py classify: snntorch is not installed; install it with: pip install snntorch")
     path = args.json or Path(f"logs/bench/{time.strftime('%Y-%m-%d_%H-%M-%S')}_classify.json")
     files.require_file("--json", path, (".json",))
+    for name in args.contenders:
+        check_name("--contenders", name, list(CONTENDERS))
+    if not set(RIVALS).intersection(args.contenders):
+        raise UserError(f"--contenders: times are held beside one of {', '.join(RIVALS)}; name one")
     common.setup_logging(False)
     agent, held = load(args)
     parted = split(held.labels, held.parts, None, 0, args.split)
@@ -379,7 +260,7 @@ def bench(argv: list[str]) -> int:
     print(header(agent, held, parted, args.epochs, keep_memory()), flush=True)
     runs: list[Run] = []
     for seed in args.seeds:
-        runs += Race(agent, held, parted, seed).run(args.epochs)
+        runs += Race(agent, held, parted, seed, args.contenders).run(args.epochs)
         rows = summary(runs)
         result = {
             "agent": agent,

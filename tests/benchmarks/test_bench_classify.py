@@ -12,7 +12,8 @@ import torch
 
 from benchmarks import classification as bench_classify
 from benchmarks import run as bench
-from benchmarks.classification import CONTENDERS, COUNTED, PEER, Ours, Run, SnnTorch
+from benchmarks.classification import Run
+from benchmarks.classifiers import CONTENDERS, COUNTED, PEER, Ours, SnnTorch
 from spiky_rl.cli import common
 from spiky_rl.config import registry
 from spiky_rl.config.registry import UserError
@@ -120,6 +121,8 @@ def test_a_race_trains_all_from_the_same_weights_and_keeps_a_value_for_every_epo
     assert all(torch.equal(a, b) for a, b in zip(before, of_snntorch(peer), strict=True))
     runs = race.run(2)
     assert [run.contender for run in runs] == list(CONTENDERS)
+    two = bench_classify.Race(AGENT, held, race.parted, 3, [PEER, "spiky_rl"])
+    assert list(two.modules) == [PEER, "spiky_rl"], "those that are named"
     for run in runs:
         assert run.seed == 3 and len(run.accuracy) == len(run.loss) == len(run.seconds) == 2
         assert all(0 <= a <= 1 for a in run.accuracy) and min(run.seconds) > 0
@@ -163,6 +166,14 @@ WRONG = {
     "json": (["--json", "result.txt"], ["--json", "'.txt'", ".json"]),
     "data": (["--data", "nowhere"], ["--data: N-MNIST is not in", "nowhere"]),
     "dataset": (["--dataset", "nmist"], ["unknown dataset 'nmist'", "did you mean 'nmnist'"]),
+    "contender": (
+        ["--contenders", "spiky_rl,snntorch_fold"],
+        ["--contenders", "'snntorch_fold'", "did you mean 'snntorch_folded'"],
+    ),
+    "nobody to beat": (
+        ["--contenders", "spiky_rl,snntorch_counts"],
+        ["--contenders", "one of snntorch, snntorch_folded,"],
+    ),
     "option": (["dataset.bin=3"], ["dataset.bin", "did you mean 'bins'"]),
 }
 
