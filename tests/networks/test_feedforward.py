@@ -10,6 +10,8 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.metrics.spikes import firing
 from spiky_rl.networks.base import Record
+from spiky_rl.neurons.base import param
+from spiky_rl.neurons.lif import Lif
 
 INPUTS, OUTPUTS, LAYERS, TIME, BATCH = 3, 2, [8, 6], 5, 4
 LIF = {"name": "lif", "tau": 2.0, "input_gain": "unit"}
@@ -175,13 +177,31 @@ def test_learned_time_constants_start_log_uniformly_spread_about_their_value():
     [
         ({"spread": 8.0}, r"spread: 8 is of learned time constants: name them in learn \(tau\)"),
         ({"spread": 8.0, "learn": ["threshold"]}, r"name them in learn \(tau\)"),
-        ({"spread": 8e3, "learn": ["tau"]}, r"spread: 8000: tau would start between 0.00025 and 16000"),
+        (
+            {"spread": 8e3, "learn": ["tau"]},
+            r"spread: 8000: tau would start between 0.00025 and 16000; it must be at least 0.001",
+        ),
         ({"spread": 0.5, "learn": ["tau"]}, "spread"),
     ],
 )
 def test_a_spread_of_nothing_or_beyond_the_range_is_refused(neuron, words):
     with pytest.raises(RegistryError, match=words):
         build(neuron={**LIF, **neuron})
+
+
+def test_a_spread_beyond_an_upper_bound_is_refused():
+    class Brief(Lif):
+        class Options(Lif.Options):
+            tau: float = param(
+                2.0, "membrane time constant", low=0.1, high=10.0, unit="ms", transform="decay"
+            )
+
+    Brief.of(learn=["tau"], spread=5.0)
+    with pytest.raises(
+        RegistryError,
+        match="spread: 6: tau would start between 0.33.* and 12; it must be between 0.1 and 10.0",
+    ):
+        Brief.of(learn=["tau"], spread=6.0)
 
 
 @pytest.mark.parametrize("rate", [1e6, -1e6])
