@@ -15,7 +15,7 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -125,7 +125,12 @@ class Race:
     """The ``contenders`` of these names with one seed."""
 
     def __init__(
-        self, agent: str, held: Samples, parted: Split, seed: int, contenders: Collection[str] = CONTENDERS
+        self,
+        agent: str,
+        held: Samples,
+        parted: Split,
+        seed: int,
+        contenders: Sequence[str] = tuple(CONTENDERS),
     ) -> None:
         self.held, self.parted, self.seed = held, parted, seed
         self.modules: dict[str, Ours] = {}

@@ -55,7 +55,8 @@ class CoarseWeights(Fault):
 
     @override
     def step(self) -> None:
-        if self.policy is not None and self.policy.adapts:  # what has just been learned is kept in as few bits
+        # what has just been learned is kept in as few bits
+        if self.policy is not None and self.policy.adapts:
             self._round(self.policy)
 
     def _round(self, policy: Policy) -> None:
