@@ -13,7 +13,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS, ROBUSTNESS, ConditionError, Group, Subject, chosen, missing, require, sensors_of,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
-from spiky_rl.hosts.isaaclab.conditions.faults import DEAD, FAULTS, LOST, SPURIOUS, quantised, weights
+from spiky_rl.hosts.isaaclab.conditions.faults import DEAD, LOST, SPURIOUS, quantised, weights
 from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, FRESH
 from spiky_rl.hosts.isaaclab.history import Frames
 from spiky_rl.hosts.isaaclab.recovery import Recovery
@@ -147,14 +147,6 @@ def test_coarse_weights_have_at_most_as_many_values_as_their_bits_tell_apart(kin
     assert all(
         torch.equal(a, b) for a, b in zip(before, weights(policy.model), strict=True)
     ), "of a copy alone"
-
-
-@pytest.mark.parametrize("name", sorted(FAULTS))
-def test_faults_of_a_network_leave_random_actions_alone(name):
-    found, told = condition(name), values()[0]
-    found.begin()
-    found.step()
-    assert torch.equal(found.send(told), told)
 
 
 def test_quantisation_worked_by_hand():

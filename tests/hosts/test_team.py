@@ -5,6 +5,7 @@ import torch
 from tensordict import TensorDict
 
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, Condition, Group, sensors_of
+from spiky_rl.hosts.isaaclab.conditions.faults import FAULTS
 from spiky_rl.hosts.isaaclab.evaluation import Team
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.rsl_rl.observe import Played
@@ -135,3 +136,11 @@ def test_activity_is_that_of_what_acts_there():
         obs = observed(0, 2)
         rates = [acting.activity(obs, torch.arange(EPISODES) + i * EPISODES).rate for i in range(2)]
     assert 0.0 < rates[1] < rates[0]
+
+
+def test_faults_of_a_network_leave_random_actions_alone():
+    told = torch.randn(EPISODES, OUTPUTS)
+    for condition in conditions_of(sorted(FAULTS)):  # no policy: none of them has changed one
+        condition.begin()
+        condition.step()
+        assert torch.equal(condition.send(told), told)
