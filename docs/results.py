@@ -16,7 +16,7 @@ import functools
 import re
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,31 +74,44 @@ def score(folder: str, task: str, *agent: str) -> str:
     return interval(row(folder, task, " ".join(agent)).mean)
 
 
-def scores(folder: str, task: str, *agents: str) -> str:
-    """A table of these agents; of all, in the study's order, where none is named. With memory: weights and states that are read on chip."""
-    shown = [(agent, row(folder, task, agent)) for agent in agents or study(folder).labels]
-    prices = [price for price in (PRICE, WITH_MEMORY) if all(price in one.energy for _, one in shown)]
-    names = {PRICE: "energy of its arithmetic", WITH_MEMORY: "with memory"}
-    head = [f"{task} | return | by seed | firing | operations of a control step", *map(names.get, prices)]
-    lines = [f"| {' | '.join(map(str, head))} |", "| --- " * (4 + len(head)) + "|"]
+def table(heading: str, lines: Iterable[Sequence[str]]) -> str:
+    """A table as Markdown has it. Bars part the heading's columns; where it begins with one, the first has no name."""
+    head, *rows = (f"| {text} |" for text in (heading, *map(" | ".join, lines)))
+    return "\n".join(["", head, "| --- " * (head.count("|") - 1) + "|", *rows, ""])
+
+
+def scores(folders: str, task: str, *agents: str) -> str:
+    """A table of these agents; of all, in the study's order, where none is named. With memory: weights and states that are read on chip.
+
+    Of several studies, ``studies/a:mlp_ppo,studies/b``, an agent behind a colon is the one that is shown.
+    """
+    names = [name.partition(":")[::2] for name in folders.split(",")]
+    link = " ([{0}](../studies/{0}/report.md))" if len(names) > 1 else ""
+    shown = [
+        (f"`{agent}`{link.format(folder.removeprefix('studies/'))}", row(folder, task, agent))
+        for folder, only in names
+        for agent in [only] * bool(only) or agents or study(folder).labels
+    ]
+    prices = [price for price in (PRICE, WITH_MEMORY) if any(price in one.energy for _, one in shown)]
+    energies = {PRICE: " | energy of its arithmetic", WITH_MEMORY: " | with memory"}
+    lines = []
     for agent, one in shown:
-        by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
-        operations = one.counts["effective_operations"].estimate
-        energies = [f"{one.energy[price].step.estimate:,.0f} nJ" for price in prices]
         mean = interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
+        by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
         firing = f"{one.firing_rate.estimate:.1%}" if one.firing_rate and one.firing_rate.estimate else "-"
-        cells = [f"`{agent}`", mean, by_seed, firing, f"{operations:,.0f}", *energies]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n" + "\n".join(lines) + "\n"
+        count = f"{one.counts['effective_operations'].estimate:,.0f}"
+        costs = (f"{one.energy[p].step.estimate:,.0f} nJ" if p in one.energy else "-" for p in prices)
+        lines.append([agent, mean, by_seed, firing, count, *costs])
+    heading = f"{task} | return | by seed | firing | operations of a control step"
+    return table(heading + "".join(map(energies.__getitem__, prices)), lines)
 
 
 def across(folder: str, tasks: str, *agents: str) -> str:
     """A table of scores on several tasks, whose names are joined by commas; of all agents, in the study's order, where none is named."""
     names = tasks.split(",")
-    lines = [f"| return | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
-    for agent in agents or study(folder).labels:
-        lines.append(f"| `{agent}` | {' | '.join(score(folder, task, agent) for task in names)} |")
-    return "\n" + "\n".join(lines) + "\n"
+    shown = agents or study(folder).labels
+    lines = [[f"`{agent}`", *(score(folder, task, agent) for task in names)] for agent in shown]
+    return table(" | ".join(["return", *names]), lines)
 
 
 def difference(folder: str, task: str, agent: str) -> str:
@@ -116,8 +129,7 @@ def lost(folder: str, agent: str) -> str:
 
 def remains(folder: str, task: str, *conditions: str) -> str:
     """A table of the share of its return that each agent of a study keeps under these conditions, with its interval."""
-    lines = [f"| share of the return | {' | '.join(f'`{c}`' for c in conditions)} |"]
-    lines.append("| --- " * (len(conditions) + 1) + "|")
+    lines = []
     found = {
         f"{agent} {name}": rest for (agent, on, name), rest in study(folder).remaining.items() if on == task
     }
@@ -125,8 +137,8 @@ def remains(folder: str, task: str, *conditions: str) -> str:
         shares = [
             pick(found, f"{agent} {name}", f"agent and condition in {folder}").share for name in conditions
         ]
-        lines.append(f"| `{agent}` | {' | '.join('-' if s is None else interval(s) for s in shares)} |")
-    return "\n" + "\n".join(lines) + "\n"
+        lines.append([f"`{agent}`", *("-" if share is None else interval(share) for share in shares)])
+    return table(" | ".join(["share of the return", *(f"`{name}`" for name in conditions)]), lines)
 
 
 def metre(folder: str, task: str, agent: str, price: str = PRICE) -> str:
@@ -173,16 +185,14 @@ def quantised(folder: str) -> str:
     pairs = [[_conditions(f.with_name(name)) for name in (f.name, "evaluation_int8.json")] for f in files]
     if not pairs:
         raise UserError(f"{folder}: has no seed*/evaluation.json")
-    lines = [
-        f"| return, mean of seeds ({len(pairs)}) | single precision | integers | difference | of the seed that loses most |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for name in pairs[0][0]:
         single, whole = zip(*((a[name], b[name]) for a, b in pairs), strict=True)
         lost = [b - a for a, b in zip(single, whole, strict=True)]
         means = [number(sum(values) / len(values)) for values in (single, whole, lost)]
-        lines.append(f"| `{name}` | {' | '.join(means)} | {number(min(lost))} |")
-    return "\n" + "\n".join(lines) + "\n"
+        lines.append([f"`{name}`", *means, number(min(lost))])
+    heading = f"return, mean of seeds ({len(pairs)}) | single precision | integers | difference | of the seed that loses most"
+    return table(heading, lines)
 
 
 def _conditions(path: Path) -> dict[str, float]:
@@ -191,36 +201,30 @@ def _conditions(path: Path) -> dict[str, float]:
 
 def distilled(folder: str) -> str:
     """A table of students beside their teachers, from the results of their trainings."""
-    lines = [
-        "| seed | teacher's return | student's | student's, in % | student's environment steps |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for file in sorted((ROOT / folder).glob("seed*/result.json")):
         seed, steps = content(file, "seed"), content(file, "env_steps")
         teacher, student = (
             content(file, "distillation", f"{name}_return") for name in ("teacher", "student")
         )
-        lines.append(
-            f"| {seed} | {number(teacher)} | {number(student)} | {100 * student / teacher:.1f} | {steps:,} |"
-        )
-    return "\n" + "\n".join(lines) + "\n"
+        share = f"{100 * student / teacher:.1f}"
+        lines.append([str(seed), number(teacher), number(student), share, f"{steps:,}"])
+    return table("seed | teacher's return | student's | student's, in % | student's environment steps", lines)
 
 
 def raced(*paths: str) -> str:
     """A table of contenders of ``bench.py classify``, from its files: accuracies of all seeds, and times of an epoch beside the fastest peer's."""
     races = [content(ROOT / path) for path in paths]
-    lines = [
-        "| | accuracy after the last epoch, mean and standard error | seconds per epoch | times as fast as the fastest of snnTorch |",
-        "| --- | --- | --- | --- |",
-    ]
+    lines = []
     for name in dict.fromkeys(run["contender"] for race in races for run in race["runs"]):
         last = [
             100 * run["accuracy"][-1] for race in races for run in race["runs"] if run["contender"] == name
         ]
         rows = [row for race in races for row in race["rows"] if row["contender"] == name]
         seconds, ratio = (statistics.median(row[key] for row in rows) for key in ("seconds", "ratio"))
-        lines.append(f"| `{name}` | {_mean(last)} | {seconds:.3f} | {ratio:.2f} |")
-    return "\n" + "\n".join(lines) + "\n"
+        lines.append([f"`{name}`", _mean(last), f"{seconds:.3f}", f"{ratio:.2f}"])
+    times = "seconds per epoch | times as fast as the fastest of snnTorch"
+    return table(f"| accuracy after the last epoch, mean and standard error | {times}", lines)
 
 
 def _runs(folder: str) -> list[dict[str, Any]]:
@@ -231,10 +235,10 @@ def _runs(folder: str) -> list[dict[str, Any]]:
     return found
 
 
-def _accuracies(runs: Sequence[Mapping[str, Any]]) -> str:
+def _accuracies(runs: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     """Cells of every run's accuracy, and of their mean with its standard error."""
     shares = [100 * run["accuracy"] for run in runs]
-    return f"{', '.join(f'{share:.1f}' for share in shares)} | {_mean(shares)}"
+    return ", ".join(f"{share:.1f}" for share in shares), _mean(shares)
 
 
 def _mean(shares: Sequence[float]) -> str:
@@ -245,53 +249,46 @@ def _mean(shares: Sequence[float]) -> str:
 
 def classified(*folders: str) -> str:
     """A table of classifiers, a line for each folder of runs: accuracy on the test set, seen once, of every seed and split."""
-    lines = [
-        "| | recordings to learn from, to test on | accuracy | mean and standard error |",
-        "| --- | --- | --- | --- |",
-    ]
+    lines = []
     for folder in folders:
         runs = _runs(folder)
         counts = f"{runs[0]['samples_train']:,}, {runs[0]['samples_test']:,}"
         name = folder.removeprefix("studies/classification/")
-        lines.append(f"| `{runs[0]['agent']}` ({name}) | {counts} | {_accuracies(runs)} |")
-    return "\n" + "\n".join(lines) + "\n"
+        lines.append([f"`{runs[0]['agent']}` ({name})", counts, *_accuracies(runs)])
+    return table("| recordings to learn from, to test on | accuracy | mean and standard error", lines)
 
 
 def inferred(*folders: str) -> str:
     """A table of classifiers, a line for each folder of runs: accuracy on every hold-out, and what an inference costs."""
-    lines = [
-        "| | epochs | accuracy on each hold-out | mean and standard error | active units | synaptic operations of a recording, in millions |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = []
     for folder in folders:
         runs = _runs(folder)
         active, operations = (
             statistics.fmean(run[key] for run in runs) for key in ("firing_rate", "synops_per_sample")
         )
-        costs = f"{100 * active:.1f} % | {operations / 1e6:.2f}"
-        lines.append(f"| {Path(folder).name} | {runs[0]['epochs']} | {_accuracies(runs)} | {costs} |")
-    return "\n" + "\n".join(lines) + "\n"
+        costs = f"{100 * active:.1f} %", f"{operations / 1e6:.2f}"
+        lines.append([Path(folder).name, str(runs[0]["epochs"]), *_accuracies(runs), *costs])
+    costs = "active units | synaptic operations of a recording, in millions"
+    return table(f"| epochs | accuracy on each hold-out | mean and standard error | {costs}", lines)
 
 
 def narma(*files: str) -> str:
     """A table of reservoirs' errors of NARMA-10, from ``show.py reservoir --json``, and of the echo-state networks beside the first."""
-    lines = [
-        "| | neurons | features | NRMSE, mean and standard deviation of seeds |",
-        "| --- | --- | --- | --- |",
-    ]
-
-    def line(name: str, neurons: int, features: int, errors: Sequence[float]) -> str:
-        spread = f"{statistics.fmean(errors):.3f} ± {statistics.pstdev(errors):.3f}"
-        return f"| {name} | {neurons} | {features} | {spread} |"
-
     held = [content(ROOT / file) for file in files]
-    for file, one in zip(files, held, strict=True):
-        own, *_ = one["nrmse"].values()
-        lines.append(line(f"`{Path(file).stem}`", one["neurons"], one["features"], own))
-    for name, errors in list(held[0]["nrmse"].items())[1:]:
+    sizes = [
+        (f"`{Path(file).stem}`", one["neurons"], one["features"])
+        for file, one in zip(files, held, strict=True)
+    ]
+    errors = [next(iter(one["nrmse"].values())) for one in held]
+    for name, found in list(held[0]["nrmse"].items())[1:]:
         size = int(name.rpartition(" ")[2])
-        lines.append(line("echo state network", size, size, errors))
-    return "\n" + "\n".join(lines) + "\n"
+        sizes.append(("echo state network", size, size))
+        errors.append(found)
+    lines = [
+        [*map(str, size), f"{statistics.fmean(found):.3f} ± {statistics.pstdev(found):.3f}"]
+        for size, found in zip(sizes, errors, strict=True)
+    ]
+    return table("| neurons | features | NRMSE, mean and standard deviation of seeds", lines)
 
 
 KINDS = {
@@ -317,20 +314,20 @@ KINDS = {
 
 def kinds(_: str) -> str:
     """A table of what there is, from the registry."""
-    lines = ["| kind | what it is | entries |", "| --- | --- | --- |"]
-    for kind, meaning in KINDS.items():
-        entries = ", ".join(f"`{name}`" for name in registry.names(kind))
-        lines.append(f"| {kind} | {meaning} | {entries} |")
-    return "\n" + "\n".join(lines) + "\n"
+    lines = [
+        [kind, meaning, ", ".join(f"`{name}`" for name in registry.names(kind))]
+        for kind, meaning in KINDS.items()
+    ]
+    return table("kind | what it is | entries", lines)
 
 
 def rooms(_: str) -> str:
     """A table of the package's rooms, from the first lines of their docstrings."""
-    lines = ["| room | what lives there |", "| --- | --- |"]
+    lines = []
     for file in sorted(registry.PACKAGE.glob("*/__init__.py")):
         first = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-        lines.append(f"| `{file.parent.name}/` | {first} |")
-    return "\n" + "\n".join(lines) + "\n"
+        lines.append([f"`{file.parent.name}/`", first])
+    return table("room | what lives there", lines)
 
 
 LISTS = (kinds, rooms)
