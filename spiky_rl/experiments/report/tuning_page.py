@@ -116,7 +116,7 @@ def design(search: Search, pairs: Sequence[Outcome]) -> Iterable[tuple[str, str]
         yield f"Trial on {pair.label}", f"{pair.budget.text}, {SHARE:.0%} of a whole training"
     if tuning.activity:
         least = f"tuned is the least activity whose return lacks at most {KEEP:.0%} of the highest"
-        yield "Objectives", f"a high return and few {ACTIVITIES[tuning.activity]}; {least}; no trial is ended early"
+        yield "Objectives", f"a high return and a low {ACTIVITIES[tuning.activity]}; {least}; no trial is ended early"
     else:
         rungs = listed(f"{share:.0%}" for share in tuning.rungs[:-1])
         yield "Pruning", f"after {rungs} of its budget a trial ends that is below the median of complete ones, from four on"

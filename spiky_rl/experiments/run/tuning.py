@@ -36,7 +36,7 @@ RUNGS = (0.25, 0.5, 1.0)
 Activity = Literal["firing_rate", "operations"]
 ACTIVITIES = {
     "firing_rate": "share of inner steps with a spike",
-    "operations": "synaptic operations per control step",
+    "operations": "number of synaptic operations per control step",
 }
 """What may be a second objective, of the actor."""
 
