@@ -71,7 +71,12 @@ def interval(found: Interval) -> str:
 
 def score(folder: str, task: str, *agent: str) -> str:
     """The mean return of the final policies over seeds, with its interval; behind an agent stands what was varied of it."""
-    return interval(row(folder, task, " ".join(agent)).mean)
+    return mean(row(folder, task, " ".join(agent)))
+
+
+def mean(one: Row) -> str:
+    """The mean return with its interval, which a single seed has not."""
+    return interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
 
 
 def table(heading: str, lines: Iterable[Sequence[str]]) -> str:
@@ -96,12 +101,11 @@ def scores(folders: str, task: str, *agents: str) -> str:
     energies = {PRICE: " | energy of its arithmetic", WITH_MEMORY: " | with memory"}
     lines = []
     for agent, one in shown:
-        mean = interval(one.mean) if len(one.by_seed) > 1 else number(one.mean.estimate)
         by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
         firing = f"{one.firing_rate.estimate:.1%}" if one.firing_rate and one.firing_rate.estimate else "-"
         count = f"{one.counts['effective_operations'].estimate:,.0f}"
         costs = (f"{one.energy[p].step.estimate:,.0f} nJ" if p in one.energy else "-" for p in prices)
-        lines.append([agent, mean, by_seed, firing, count, *costs])
+        lines.append([agent, mean(one), by_seed, firing, count, *costs])
     heading = f"{task} | return | by seed | firing | operations of a control step"
     return table(heading + "".join(map(energies.__getitem__, prices)), lines)
 
