@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from spiky_rl.metrics.lists import Stored
 from spiky_rl.metrics.updates import Arithmetic, of_activation, of_recurrent_cell
 
 Hook = Callable[..., None]
@@ -32,6 +33,8 @@ class Tally:
     zeros: int = 0
     """How many of them are 0."""
     arithmetic: Arithmetic = field(default_factory=Arithmetic)
+    index_reads: float = 0.0
+    """Bytes of lists that are read, besides weights."""
 
     def synapses(self, effective: Tensor, dense: float, inputs: Tensor) -> None:
         """Add a layer's ``effective`` and ``dense`` operations on its ``inputs``."""
@@ -74,6 +77,17 @@ def weights(body: nn.Module) -> list[Tensor]:
     return matrices
 
 
+def stored(body: nn.Module) -> list[Stored]:
+    """How the weights in ``body`` lie in memory: those of linear layers may be lists."""
+    lists = [_lists(module) for module in body.modules() if isinstance(module, nn.Linear)]
+    others = sum(w.numel() for w in weights(body)) - sum(s.inputs * s.neurons for s in lists)
+    return [*lists, Stored(1, others, 0)]
+
+
+def _lists(module: nn.Linear) -> Stored:
+    return Stored(module.in_features, module.out_features, int((module.weight == 0).sum()))
+
+
 def state_values(body: nn.Module) -> int:
     """Values that the recurrent layers of ``body`` carry from one step to the next."""
     layers = [module for module in body.modules() if isinstance(module, nn.RNNBase)]
@@ -92,11 +106,12 @@ def _hook(tally: Tally, module: nn.Module) -> Hook | None:
 
 
 def _linear(tally: Tally, module: nn.Linear) -> Hook:
-    fan_out = (module.weight.detach() != 0).float().sum(0)
+    fan_out, lists = (module.weight.detach() != 0).float().sum(0), _lists(module)
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         x = inputs[0].detach()
         effective = ((x != 0).float() @ fan_out).double().sum()
+        tally.index_reads += float(lists.reads(effective, (x != 0).double().sum()))
         tally.synapses(effective, output.numel() * module.in_features, x)
 
     return hook

@@ -68,6 +68,8 @@ class Prices:
     """Bytes of a weight, a state and an activation in memory; 0: memory costs nothing."""
     outside: bool = False
     """Whether weights come from DRAM; else from the smallest SRAM that holds all of them, as states always do."""
+    lists: bool = False
+    """Whether the weights of sparse connections lie in memory as lists of synapses; else as matrices with their zeros."""
 
 
 FP32 = Prices("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
@@ -76,26 +78,30 @@ IN_SRAM, IN_DRAM = (
     "weights and states in the smallest SRAM that holds them",
     "weights in DRAM, states in SRAM",
 )
+IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
 
 
-def _with_memory(price: Prices, kind: str, word: int, outside: bool) -> Prices:
-    where = IN_DRAM if outside else IN_SRAM
-    return dataclasses.replace(price, text=f"{kind} at 45 nm, {where}", word=word, outside=outside)
+def _with_memory(price: Prices, kind: str, word: int, where: str) -> Prices:
+    return dataclasses.replace(
+        price, text=f"{kind} at 45 nm, {where}", word=word, outside=where == IN_DRAM, lists=where == IN_LISTS
+    )
 
 
 PRICES: Mapping[str, Prices] = MappingProxyType(
     {
         "fp32": FP32,
         "int8": INT8,
-        "fp32_sram": _with_memory(FP32, "fp32", WORD, False),
-        "fp32_dram": _with_memory(FP32, "fp32", WORD, True),
-        "int8_sram": _with_memory(INT8, "int8", 1, False),
-        "int8_dram": _with_memory(INT8, "int8", 1, True),
+        "fp32_sram": _with_memory(FP32, "fp32", WORD, IN_SRAM),
+        "fp32_lists": _with_memory(FP32, "fp32", WORD, IN_LISTS),
+        "fp32_dram": _with_memory(FP32, "fp32", WORD, IN_DRAM),
+        "int8_sram": _with_memory(INT8, "int8", 1, IN_SRAM),
+        "int8_lists": _with_memory(INT8, "int8", 1, IN_LISTS),
+        "int8_dram": _with_memory(INT8, "int8", 1, IN_DRAM),
         "loihi": Prices("Loihi's synapses and neurons, no encoder", 23.6, 23.6, 0.0, 0.0, 0.0, 81.0),
     }
 )
 """By name. Loihi has one price for any synaptic operation, memory included, and says nothing of an ANN."""
-RIVALS = ("int8", "int8_sram", "int8_dram")
+RIVALS = ("int8", "int8_sram", "int8_lists", "int8_dram")
 """Prices under which a spiking network stands beside an ANN of its sizes that skips zeros."""
 
 
@@ -135,8 +141,14 @@ class Cost:
     """Parameters and buffers."""
     state_bytes: int
     """What one environment needs besides, while it runs."""
+    stored_values: int
+    """Numbers in memory where sparse connections lie there as lists: weights, and what belongs to single neurons."""
+    index_bytes: int
+    """What those lists take besides: the neuron of every weight, and where the list of every input begins."""
     state_accesses: float = 0.0
     """Reads and writes of numbers that are neither weights nor inputs: neurons' states, an ANN's activations."""
+    index_reads: float = 0.0
+    """Bytes of lists that are read, besides weights."""
     rival: Cost | None = None
     """Cost of an ANN of the same sizes and synapses that skips zeros, beside a spiking network; None: there is none."""
 
@@ -159,9 +171,12 @@ class Cost:
 
     def traffic(self, price: Prices) -> float:
         """Energy of the memory traffic at that ``price``, in pJ."""
-        weight = DRAM if price.outside else access(self.footprint_bytes * price.word // WORD)
+        held, read = self.footprint_bytes * price.word // WORD, price.word * self.effective_operations
+        if price.lists:
+            held, read = self.stored_values * price.word + self.index_bytes, read + self.index_reads
+        weight = DRAM if price.outside else access(held)
         state = access(self.state_bytes * price.word // WORD)
-        return price.word / 8 * (weight * self.effective_operations + state * self.state_accesses)
+        return (weight * read + price.word * state * self.state_accesses) / 8
 
     def throughput(self, per_second: float) -> float:
         """Effective operations per second at so many actions or samples ``per_second``."""
@@ -192,7 +207,7 @@ class Cost:
 
 COUNTS = (
     "effective_macs effective_acs dense_operations encoder_operations neuron_updates"
-    " additions multiplications transcendental state_accesses"
+    " additions multiplications transcendental state_accesses index_reads"
 ).split()
 """Fields of `Cost` that grow with the number of passes."""
 

@@ -7,12 +7,14 @@ rest where a network is measured.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from spiky_rl.metrics import ann, synops
 from spiky_rl.metrics.energy import WORD, ZEROS, Cost
+from spiky_rl.metrics.lists import Stored
 from spiky_rl.metrics.updates import Arithmetic, of_activation, of_neuron, of_synapse_and_traces
 from spiky_rl.networks.base import Record, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
@@ -29,6 +31,7 @@ class Meter:
         self.sparsity = synops.connection_sparsity(self.links)
         self.parameters, self.footprint, size = _memory(network)
         self.state = sum(network.state_sizes) * size
+        self.stored = _stored(network, [link.stored for link in self.links])
         self.rival = _rival(network, self.links)
 
     def __call__(self, record: Record) -> Cost:
@@ -47,6 +50,8 @@ class Meter:
             footprint_bytes=self.footprint,
             state_bytes=self.state,
             state_accesses=self.accesses,
+            **self.stored,
+            index_reads=counts.index_reads,
             rival=self.rival,
         )
 
@@ -77,6 +82,8 @@ def of_ann(body: nn.Module, run: Callable[[], object], samples: int) -> Cost:
         state_bytes=ann.state_values(body) * size,
         # every output is written and read once; what a unit remembers is read once more
         state_accesses=2.0 * tally.updates / samples + ann.state_values(body),
+        **_stored(body, ann.stored(body)),
+        index_reads=tally.index_reads / samples,
     )
 
 
@@ -112,12 +119,14 @@ def _rival(network: SpikingNetwork, links: Sequence[synops.Synapses]) -> Cost:
     """
     assert isinstance(network, FeedForward | Reservoir)
     narrowed = network.inputs / network.encoder.width
-    operations = [link.once * (narrowed if link.signal == 0 else 1.0 - ZEROS) for link in links]
-    weights = sum(link.weights * (narrowed if link.signal == 0 else 1.0) for link in links)
+    sizes = [narrowed if link.signal == 0 else 1.0 for link in links]
+    active = [narrowed if link.signal == 0 else 1.0 - ZEROS for link in links]
+    weights = _summed(links, sizes, lambda link: link.weights)
     units = sum(network.widths)
-    parameters = round(weights) + units + network.readout.out_features
+    vectors = units + network.readout.out_features
+    parameters = round(weights) + vectors
     return Cost(
-        effective_macs=sum(operations),
+        effective_macs=_summed(links, active, lambda link: link.once),
         effective_acs=0.0,
         dense_operations=weights,
         encoder_operations=0.0,
@@ -131,7 +140,24 @@ def _rival(network: SpikingNetwork, links: Sequence[synops.Synapses]) -> Cost:
         footprint_bytes=parameters * WORD,
         state_bytes=units * WORD,
         state_accesses=2.0 * units,
+        stored_values=round(_summed(links, sizes, lambda link: link.stored.values)) + vectors,
+        index_bytes=round(_summed(links, sizes, lambda link: link.stored.index_bytes)),
+        index_reads=_summed(links, active, lambda link: link.stored.reads(link.once, link.stored.inputs)),
     )
+
+
+def _summed(
+    links: Sequence[synops.Synapses], shares: Sequence[float], value: Callable[[synops.Synapses], float]
+) -> float:
+    """The ``value`` of all ``links``, of each one the share of its own."""
+    return sum(value(link) * share for link, share in zip(links, shares, strict=True))
+
+
+def _stored(module: nn.Module, matrices: Sequence[Stored]) -> dict[str, Any]:
+    """Numbers in memory, and what lists take besides: the ``matrices``, and the module's vectors. Masks and noise are not needed there."""
+    vectors = [t for t in (*module.parameters(), *module.buffers()) if t.ndim < 2]
+    values = sum(vector.numel() for vector in vectors) + sum(matrix.values for matrix in matrices)
+    return {"stored_values": values, "index_bytes": sum(matrix.index_bytes for matrix in matrices)}
 
 
 def _memory(module: nn.Module) -> tuple[int, int, int]:

@@ -27,6 +27,7 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.connections.base import Connection, IntraLayerConnection
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import Linear
+from spiky_rl.metrics.lists import Stored
 from spiky_rl.networks.base import Record, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.networks.reservoir import Reservoir
@@ -49,6 +50,13 @@ class Synapses:
     """The signal as the weights see it."""
     reached: float | None = None
     """Operations of a call in which every input counts; None: one for each weight that is not 0."""
+    matrix: Stored | None = None
+    """How a matrix of weights lies in memory; None: they are none, those of convolutions among them."""
+
+    @property
+    def stored(self) -> Stored:
+        """How the weights lie in memory."""
+        return self.matrix or Stored(1, self.weights, 0)
 
     @property
     def once(self) -> float:
@@ -65,6 +73,8 @@ class Operations:
     dense: float
     activation_sparsity: float
     """Share of the neurons' outputs that are 0."""
+    index_reads: float
+    """Bytes of lists that are read, besides weights."""
 
 
 def synapses(network: SpikingNetwork) -> list[Synapses]:
@@ -126,7 +136,8 @@ def _of_weights(
     def effective(events: Tensor) -> Tensor:
         return (events != 0).to(fan_out) @ fan_out
 
-    return Synapses(signal, weight.numel(), _zeros(weight), weight.numel(), effective, read)
+    matrix = Stored(weight.shape[0], weight.shape[1], _zeros(weight))
+    return Synapses(signal, weight.numel(), matrix.zeros, weight.numel(), effective, read, matrix=matrix)
 
 
 def _of_readout(decoder: Decoder, signal: int) -> Synapses:
@@ -164,7 +175,7 @@ def connection_sparsity(links: Sequence[Synapses]) -> float:
 
 def counted(links: Sequence[Synapses], record: Record) -> Operations:
     """Operations of a pass, by its ``record``, of the network whose connections are ``links``."""
-    accumulated = multiplied = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
+    accumulated = multiplied = indices = torch.zeros((), dtype=torch.double, device=record.signal[0].device)
     dense = 0.0
     for link in links:
         if link.signal is None:
@@ -175,14 +186,16 @@ def counted(links: Sequence[Synapses], record: Record) -> Operations:
         plain = ((events == 0) | (events.abs() == 1)).flatten(2).all(2)
         accumulated = accumulated + (operations * plain).sum(1).mean()
         multiplied = multiplied + (operations * ~plain).sum(1).mean()
+        spikes = (events != 0).sum(-1).double().mean(2)
+        indices = indices + link.stored.reads(operations, spikes).sum(1).mean()
         ones = torch.ones_like(events[:1, :1, :1])
         dense += events.shape[1] * (float(link.count(ones)) if link.dense is None else link.dense)
     if any(link.signal is None for link in links):
         multiplied = multiplied + record.operations[-1].double().mean()
     silent = torch.stack([(s == 0).sum() for s in record.signal[1:]]).sum()
     sparsity = silent.double() / sum(s.numel() for s in record.signal[1:])
-    macs, acs, sparsity = torch.stack([multiplied, accumulated, sparsity]).tolist()
-    return Operations(macs, acs, dense, sparsity)
+    macs, acs, sparsity, read = torch.stack([multiplied, accumulated, sparsity, indices]).tolist()
+    return Operations(macs, acs, dense, sparsity, read)
 
 
 def effective_operations(record: Record) -> float:

@@ -286,6 +286,8 @@ def cost(truth: Truth) -> dict[str, Any]:
         parameters=17_500 if spiking else 1_300,
         footprint_bytes=70_000,
         state_bytes=0,
+        stored_values=17_500,
+        index_bytes=0,
     )
     return {**found.as_dict(), "ann_dense_operations": 1_200.0, "actions_per_second": 60.0}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.experiments.analysis.outcome import analyse, analysis_of
-from spiky_rl.experiments.analysis.results import read_design, read_results
+from spiky_rl.experiments.analysis.results import LATER, read_design, read_results
 from spiky_rl.experiments.report.hardship import memory
 from spiky_rl.experiments.report.sections import write_report
 from tests.experiments.results import CARTPOLE, change, write_study
@@ -85,13 +85,29 @@ def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:
         if result.cost is not None:
-            earlier = result.cost.model_dump(exclude={"state_accesses"})
+            earlier = result.cost.model_dump(exclude=set(LATER))
             change(study, result.cell, "cost", {**earlier, "energy_nj": {"fp32": 5.0}})
     found = analyse(study)
     assert not found.skipped and not found.recovery and not found.adapting
     assert all(not row.rival and not row.metre for row in found.rows.values())
     text = write_report(study, "2026-11-26")[1].read_text(encoding="utf-8")
     assert "A metre on" not in text and "Recovery on" not in text and "ANN int8" not in text
+
+
+def test_prices_that_some_results_do_not_have_are_a_dash_in_their_rows(tmp_path: Path):
+    study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
+    for result in read_results(study)[0]:
+        if result.agent == AGENTS[0] and result.cost is not None:
+            change(study, result.cell, "cost.energy_nj", {"fp32": 5.0})
+    report = write_report(study, "2026-11-28")[1].read_text(encoding="utf-8")
+    table = report.split(f"A control step on {CARTPOLE}")[1].split("An episode on")[0]
+    header, rows = [line for line in table.splitlines() if line.startswith("|")][0], {}
+    for line in table.splitlines():
+        if line.startswith("| "):
+            cells = [cell.strip(" *`") for cell in line.strip("|").split("|")]
+            rows[cells[0]] = cells
+    at = [i for i, title in enumerate(header.strip("|").split("|")) if "fp32_lists" in title]
+    assert at and all(rows[AGENTS[0]][i] == "–" != rows[AGENTS[1]][i] for i in at)
 
 
 def test_a_task_with_delayed_observations_is_its_own_s_twin(tmp_path: Path):

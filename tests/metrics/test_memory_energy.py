@@ -10,6 +10,7 @@ from spiky_rl.hosts.run.evaluating import energy_per_metre
 from spiky_rl.hosts.run.playing import Playback
 from spiky_rl.config import registry
 from spiky_rl.metrics.energy import DRAM, PRICES, RIVALS, access, mean, per_metre, prices, report, rival_texts
+from spiky_rl.metrics.lists import Stored
 from spiky_rl.metrics.meter import of_ann
 from tests.metrics.costs import of_network
 
@@ -48,6 +49,60 @@ def test_weights_of_a_larger_network_come_from_a_larger_memory():
     assert cost.traffic(PRICES["int8_sram"]) == pytest.approx(
         1.25 * cost.effective_operations + 1.25 * 16
     ), "5 KB"
+
+
+def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know_lists():
+    sparse = {"connection": {"name": "linear", "density": 1 / 6}}
+    torch.manual_seed(0)
+    network = registry.configure(
+        "networks", {"name": "feedforward", "layers": [3], "steps": 2, "neuron": "lif", **sparse}, "network"
+    ).build(inputs=6, outputs=1)
+    cost = of_network(network, torch.ones(1, 2, 6))
+    # a synapse for each of 3 neurons, 3 of the readout, 3 + 1 biases; a byte names a neuron, 4 where each of 6 lists begins and the last ends
+    assert (cost.stored_values, cost.index_bytes) == (3 + 3 + 4, 3 + 7 * 4)
+    # the encoder is constant: each list is read once, and where it begins and ends
+    assert cost.index_reads == 3 * 1 + 6 * 8
+    read = 4 * (cost.effective_operations + cost.state_accesses) + cost.index_reads
+    assert cost.traffic(PRICES["fp32_lists"]) == pytest.approx(1.25 * read)
+    assert cost.traffic(PRICES["int8_lists"]) == pytest.approx(1.25 * (read / 4 + 0.75 * cost.index_reads))
+    rival = cost.rival
+    assert rival is not None and rival.stored_values == cost.stored_values
+    assert (rival.index_bytes, rival.index_reads) == (cost.index_bytes, cost.index_reads)
+
+
+def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
+    cost = dataclasses.replace(of_network(built(), X), stored_values=2_000, index_bytes=500, index_reads=7.0)
+    states = 5.0 * cost.state_accesses
+    assert cost.traffic(PRICES["fp32_lists"]) == pytest.approx(
+        20 / 8 * (4 * cost.effective_operations + 7) + states
+    )
+    assert cost.times(3).index_reads == 21 and mean([cost, cost.times(3)]).index_reads == 14
+
+
+@pytest.mark.parametrize(
+    ("inputs", "neurons", "zeros", "expected"),
+    [
+        (6, 3, 11, (18, 0, 0)),  # less than two thirds
+        (6, 3, 12, (6, 1, 6 + 28)),
+        (10, 256, 2_000, (560, 1, 560 + 44)),
+        (10, 257, 2_000, (570, 2, 2 * 570 + 44)),
+    ],
+)
+def test_a_matrix_is_a_list_from_two_thirds_zeros_on(inputs, neurons, zeros, expected):
+    stored = Stored(inputs, neurons, zeros)
+    assert (stored.values, stored.index, stored.index_bytes) == expected
+    assert stored.reads(5.0, 2.0) == (5 * expected[1] + 16 if expected[1] else 0)
+
+
+def test_a_pruned_ann_s_layers_are_lists_too_and_a_dense_network_pays_the_same_for_both():
+    layer = nn.Linear(6, 3)
+    with torch.no_grad():
+        layer.weight.zero_()[:, 0] = 1.0
+    cost = of_ann(layer, lambda: layer(torch.ones(2, 6)), 2)
+    assert (cost.stored_values, cost.index_bytes, cost.index_reads) == (3 + 3, 3 + 28, 3 + 48)
+    for dense in (of_network(built(), X), of_ann(nn.GRU(2, 3), lambda: None, 1)):
+        assert dense.index_bytes == dense.index_reads == 0
+        assert dense.energy(PRICES["fp32_lists"]) == dense.energy(PRICES["fp32_sram"])
 
 
 def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activations():

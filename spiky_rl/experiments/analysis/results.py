@@ -110,7 +110,7 @@ class Evaluation(Record):
     adapting: dict[str, Condition] | None = None
 
 
-LATER = ("state_accesses", "rival")
+LATER = ("state_accesses", "stored_values", "index_bytes", "index_reads", "rival")
 """Fields of `Cost` that results of earlier versions do not have, or that no result has."""
 _KINDS = {"int": int, "float": float}
 _COUNTS: dict[str, Any] = {
@@ -123,6 +123,9 @@ class CostRecord(_Counts):
     """The cost of an action, per control step: the fields of `Cost`, and those that `Cost.as_dict` adds."""
 
     state_accesses: float | None = None
+    stored_values: int | None = None
+    index_bytes: int | None = None
+    index_reads: float | None = None
     effective_operations: float
     energy_nj: dict[str, float]
     """By assumption."""

@@ -39,6 +39,7 @@ def energy(analysis: Analysis) -> Iterable[Block]:
             if (label, task) in analysis.rows and analysis.rows[label, task].energy
         ]
         rows = [analysis.rows[label, task] for label in named]
+        energies = {name: [row.energy.get(name) for row in rows] for name in names}
         units = {
             "effective_operations": "synaptic",
             "effective_acs": "of them AC",
@@ -54,7 +55,7 @@ def energy(analysis: Analysis) -> Iterable[Block]:
             named,
             *counts,
             *(
-                (Column(name, "nJ"), spelled([row.energy[name].step for row in rows], each=True))
+                (Column(name, "nJ"), spelled([e and e.step for e in energies[name]], each=True))
                 for name in names
             ),
             *(
@@ -75,7 +76,7 @@ def energy(analysis: Analysis) -> Iterable[Block]:
                 spelled([row.episode_operations for row in rows], 1e-3, each=True),
             ),
             *(
-                (Column(name, "µJ"), spelled([row.energy[name].episode for row in rows], 1e-3, each=True))
+                (Column(name, "µJ"), spelled([e and e.episode for e in energies[name]], 1e-3, each=True))
                 for name in names
             ),
         )
