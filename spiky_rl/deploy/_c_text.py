@@ -9,15 +9,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from spiky_rl.config import files
 from spiky_rl.deploy._c_functions import FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH
 from spiky_rl.deploy._c_memory import fields_of, plus
+from spiky_rl.deploy._int8_memory import integer_array
 from spiky_rl.deploy._program import (
     ExportError, Index, Loop, Program, Value, View, count, element, extents, flat, indices, memory,
 )  # fmt: skip
 from spiky_rl.kernels.emit import literal
+from spiky_rl.metrics.lists import Stored
 
 INFIX = {
     "add": "+",
@@ -219,34 +222,46 @@ class _Text:
         raise ExportError(f"{value.place}: torch's operation {name!r} has no C form with these arguments")
 
     def product(self, value: Value) -> str:
-        """C of a ``value`` that is a product: rows of weights, added for inputs that are not zero."""
+        """C of a ``value`` that is a product: rows of weights, added for inputs that are not zero; lists of them where most are zero."""
         (x,), weight, bias = value.operands, value.settings["weight"], value.settings["bias"]
         assert isinstance(x, View)
         (rows, inputs), outputs = x.shape, value.shape[1]
-        matrix = self.constant(f"{value.name}_weight", weight.reshape(-1))
+        zeros = int((weight == 0).sum())
+        lists = outputs > 1 and zeros < weight.numel() and Stored(inputs, outputs, zeros).index > 0
+        held = weight[weight != 0] if lists else weight.reshape(-1)
+        matrix = self.constant(f"{value.name}_weight", held)
         target = self.fields.element(value, ("0" if rows == 1 else "m", "0" if outputs == 1 else "n"))
         start = "0.0f" if bias is None else f"{self.constant(f'{value.name}_bias', bias.reshape(-1))}[n]"
         fused = outputs >= self.width and not x.value.binary
         self.multiplies |= fused
-        entry = f"{matrix}[c * {outputs} + n]"
+        entry = f"{matrix}[i]" if lists else f"{matrix}[c * {outputs} + n]"
         if x.value.binary:
             step = f"{target} += {entry};"
         elif fused:
             step = f"{target} = MULTIPLY_ADD(x, {entry}, {target});"
         else:
             step = f"{target} += x * {entry};"
+        each = self.synapses(value, weight, step) if lists else f"for (int n = 0; n < {outputs}; n++) {step}"
         read = self.read(x.value, x.at(("0" if rows == 1 else "m", "0" if inputs == 1 else "c")))
         lines = [
             f"for (int n = 0; n < {outputs}; n++) {target} = {start};",
             f"for (int c = 0; c < {inputs}; c++) {{",
             f"  const float x = {read};",
-            f"  if (x != 0.0f)\n      for (int n = 0; n < {outputs}; n++) {step}",
+            f"  if (x != 0.0f)\n      {each}",
             "}",
         ]
         body = "\n".join(lines)
         if rows > 1:
             body = f"for (int m = 0; m < {rows}; m++) {{\n{textwrap.indent(body, '  ')}\n}}"
         return textwrap.indent(body, "  ")
+
+    def synapses(self, value: Value, weight: Tensor, step: str) -> str:
+        """C of a ``step`` for each synapse i of input c with its neuron n; declares whose they are, by the ``weight`` [inputs, outputs]."""
+        there = weight != 0
+        ends = there.sum(1).cumsum(0)
+        begin = self.constant(f"{value.name}_begin", torch.cat([ends.new_zeros(1), ends]))
+        neuron = self.constant(f"{value.name}_neuron", there.nonzero()[:, 1])
+        return f"for (int i = {begin}[c]; i < {begin}[c + 1]; i++) {{\n        const int n = {neuron}[i];\n        {step}\n      }}"
 
     def reduction(self, value: Value) -> str:
         """C of a ``value`` that is a sum, mean, product or extreme over some axes."""
@@ -352,7 +367,10 @@ def comment(text: str) -> str:
 
 
 def array(name: str, numbers: Tensor) -> str:
-    """C of a constant array ``name`` with exactly these ``numbers``, as floats."""
+    """C of a constant array ``name`` with exactly these ``numbers``, as floats, or as unsigned integers if they are integers."""
+    if not numbers.is_floating_point():
+        kinds = (("uint8_t", 8), ("uint16_t", 16), ("int32_t", 31))
+        return integer_array(name, numbers, next(k for k, bits in kinds if int(numbers.max()) < 2**bits))
     values = numbers.float().reshape(-1).numpy()
     texts = (_number(x) for x in values)
     rows = [", ".join(row) for row in itertools.batched(texts, 12)]

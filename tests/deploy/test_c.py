@@ -1,5 +1,6 @@
 """policy.c is the policy: bit-equal actions, no warning, nothing outside its struct, whatever it is given."""
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -81,6 +82,34 @@ def test_only_sums_of_torch_may_differ():
     }
     assert {"lif_ppo", "alif_recurrent_ppo", "hodgkin_huxley_ppo", "lif_conv_ppo"} <= exact
     assert not {name for name in exact if "reservoir" in name or name.startswith(("mlp", "gru"))}
+
+
+@pytest.mark.parametrize("density", [0.05, 0.15, 0.9])
+def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
+    policy = agent_runner(
+        "lif_ppo", f"agent.network.connection.density={density}", "agent.network.layers=[40,300]"
+    )
+    policy, target = policy.alg.get_policy().eval(), c.C()
+    path, seen = target.write(policy, tmp_path), walk(policy)
+    step = target.open(path)
+    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
+    sizes = dict(re.findall(r"static const \w+ (\w+)\[(\d+)\]", path.read_text()))
+    synapses = [round(40 * density) * 300]
+    held = [
+        int(sizes["addmm_1_weight"]),
+        *(int(sizes.get(f"addmm_1_{name}", 0)) for name in ("neuron", "begin")),
+    ]
+    assert held == ([40 * 300, 0, 0] if density == 0.9 else [*synapses, *synapses, 41])
+    line = [*c.compiler(), *c.STANDARD, "-Werror", "-O2", "-c", path, "-o", tmp_path / "policy.o"]
+    assert subprocess.run(line, capture_output=True, check=False).returncode == 0
+
+
+def test_weights_that_are_all_zero_are_none_the_less_a_policy(tmp_path):
+    policy = agent_runner("lif_ppo", "agent.network.layers=[40,30]").alg.get_policy().eval()
+    with torch.no_grad():
+        policy.network.layers[1].connection.weight.zero_()
+    step, seen = c.C().open(c.C().write(policy, tmp_path)), walk(policy)
+    np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
 
 
 COMPILERS = {
