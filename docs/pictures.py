@@ -298,7 +298,7 @@ def graph(name: str, configured: Configured) -> Figure:
 def penalty(name: str, configured: Configured) -> Figure:
     """What a layer costs whose neurons all fire at one rate."""
     cost, rates = configured.build(), np.linspace(0.0, 1.0, 51)
-    values = [float(cost.cost([torch.full((1, 1, 1, 1), float(rate))], [1.0])) for rate in rates]
+    values = [float(cost.cost([torch.full((1,), float(rate))], [1.0])) for rate in rates]
     figure, axes = blank(2.0)
     axes[0, 0].plot(rates, values)
     axes[0, 0].set(xlabel="firing rate of all neurons, spikes per inner step", ylabel="cost")

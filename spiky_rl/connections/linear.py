@@ -71,8 +71,8 @@ class Linear(Connection):
 
     @property
     def plain(self) -> bool:
-        """Whether the weights in force are the stored ones, as they are."""
-        return self.mask is None and self.quantiser is None
+        """Whether the weights in force are the stored ones, as they are or by the mask."""
+        return self.quantiser is None
 
     def synapses(self) -> Tensor:
         """The weights in force, [inputs, outputs]."""

@@ -48,6 +48,16 @@ class Stage:
     """By what weights it then does, [D N, N]."""
 
     @property
+    def masked(self) -> bool:
+        """Whether the weights in force are computed from the map's own."""
+        return getattr(self.map, "mask", None) is not None
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights in force."""
+        return self.map.synapses() if self.masked else self.map.weight
+
+    @property
     def states(self) -> int:
         """Tensors [B, N] of state."""
         return len(self.neuron.states) + (self.feedback.states if self.feedback else 0)
@@ -79,6 +89,8 @@ class Stack:
         self.states = sum(stage.states for stage in stages)
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
+        self.masked = any(stage.masked for stage in stages)
+        self.events = all(stage.binary for stage in stages[1:])
         self._layers = (Layer * len(stages))()
         self._stack = structures.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
         self._forward = kernels.core().spiky_stack_forward
@@ -92,9 +104,15 @@ class Stack:
         raise TypeError("a stack is built anew, not copied")
 
     def __call__(
-        self, x: Tensor, steps: int, ops: TorchOps, states: Sequence[Tensor] | None, keep: Tensor | None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Signal -> output [T, K, B, N] of the last stage and the states [B, N] of all, in order.
+        self,
+        x: Tensor,
+        steps: int,
+        ops: TorchOps,
+        states: Sequence[Tensor] | None,
+        keep: Tensor | None,
+        counted: bool = False,
+    ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Signal -> output [T, K, B, N] of the last stage, the states [B, N] of all, in order, and the rates of all but the last.
 
         Args:
             x: Signal [T, K or 1, B, C].
@@ -102,6 +120,8 @@ class Stack:
             ops: The network's vocabulary.
             states: Before the first step, [B, N] each; None: from rest, and none come out.
             keep: [T, B]; 0 where an episode begins with this step.
+            counted: Whether rates are wanted, mean events per inner step, [N] each; only where every stage but the first reads
+                events. They have gradients.
         """
         if states is not None and len(states) < self.states:
             raise _misfit("states", len(states), self.states)
@@ -112,17 +132,18 @@ class Stack:
             count = stage.states
             state = None if rest is None else torch.stack(rest[:count]).to(x.dtype)
             rest = None if rest is None else rest[count:]
-            tensors += [stage.map.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
+            tensors += [stage.weight, stage.map.bias if stage.biased else None, calls[-1].params, state]
             tensors.append(None if stage.synapses is None else stage.synapses())
         # within the function gradients are off, and what needs one is asked of the tensors alone
         recorded = torch.is_grad_enabled()
-        output, *last = _Run.apply(self, calls, steps, recorded, x, keep, *tensors)  # type: ignore[misc]
-        return output, [s for layer in last for s in layer.unbind(0)]
+        output, *found = _Run.apply(self, calls, steps, recorded, counted, x, keep, *tensors)  # type: ignore[misc]
+        count = len(found) - (len(self.stages) - 1) * counted
+        return output, [s for layer in found[:count] for s in layer.unbind(0)], found[count:]
 
     def last_step(self, x: Tensor, steps: int, ops: TorchOps, offset: Tensor) -> Tensor:
         """The output of the last stage's last inner step plus ``offset``: [T, B, N].
 
-        From rest, without gradients, learned neurons or recurrence: what a rollout wants, and what can be set up once.
+        From rest, without gradients, learned neurons, masks or recurrence: what a rollout wants, and what can be set up once.
 
         Args:
             x: Signal [T, K or 1, B, C].
@@ -199,6 +220,13 @@ def _pointer(x: Tensor | None) -> int | None:
     return None if x is None else x.data_ptr()
 
 
+def _rates(kernels: Libraries, bits: Tensor, neurons: int, like: Tensor) -> Tensor:
+    """Mean events [N] of the ``bits`` [T, K, B, words]."""
+    counts, rows = torch.zeros(neurons, dtype=torch.long), bits.shape[0] * bits.shape[1] * bits.shape[2]
+    kernels.core().spiky_count(bits.data_ptr(), counts.data_ptr(), rows, neurons)
+    return (counts.double() / max(rows, 1)).to(like)
+
+
 class _Run(torch.autograd.Function):
     """A stack with states and gradients; per stage: weight, bias, params, state, synapses."""
 
@@ -209,6 +237,7 @@ class _Run(torch.autograd.Function):
         calls: Sequence[programs.Call],
         steps: int,
         recorded: bool,
+        counted: bool,
         x: Tensor,
         keep: Tensor | None,
         *tensors: Any,
@@ -233,7 +262,9 @@ class _Run(torch.autograd.Function):
             C = stage.map.in_features
             if stage.binary:
                 signals.append(
-                    x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64) if wanted else None
+                    x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64)
+                    if wanted or (counted and i > 0)
+                    else None
                 )
                 layer.bits = _pointer(signals[-1])
             else:
@@ -256,13 +287,21 @@ class _Run(torch.autograd.Function):
         if B > 0 and stack.kernels.core().spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
         stack.kernels.launches["stack"] += 1
+        rates = (
+            [
+                _rates(stack.kernels, b, stage.map.in_features, x)
+                for b, stage in zip(signals[1:], stack.stages[1:], strict=True)
+            ]
+            if counted
+            else []
+        )
         if wanted:
             ctx.set_materialize_grads(False)
             ctx.stack, ctx.calls, ctx.steps, ctx.count = stack, calls, steps, len(tensors)
             first = None if stack.stages[0].binary else x
-            ctx.shape = x.shape
+            ctx.shape, ctx.states = x.shape, len(last)
             ctx.save_for_backward(first, keep, *tensors, *signals, *currents)
-        return output, *last
+        return output, *last, *rates
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
@@ -274,7 +313,7 @@ class _Run(torch.autograd.Function):
             saved[ctx.count : ctx.count + n],
             saved[ctx.count + n :],
         )
-        grad_output, grad_last = grads[0], grads[1:]
+        grad_output, grad_last, grad_rates = grads[0], grads[1 : 1 + ctx.states], grads[1 + ctx.states :]
         T, K, B, _ = ctx.shape
         like = tensors[0]
         if grad_output is None:
@@ -291,6 +330,9 @@ class _Run(torch.autograd.Function):
             if state is not None and grad_last[i] is not None:
                 held.append([grad_last[i].contiguous()])
                 layer.grad_last = held[-1][0].data_ptr()
+            if i > 0 and grad_rates and grad_rates[i - 1] is not None:
+                held.append([(grad_rates[i - 1] / (T * ctx.steps * B)).contiguous()])
+                layer.charge = held[-1][0].data_ptr()
             grad_weight = like.new_empty(stage.map.in_features, stage.map.out_features)
             grad_bias, grad_params, grad_state, grad_synapses = (
                 None if t is None else torch.empty_like(t, memory_format=torch.contiguous_format)
@@ -306,7 +348,7 @@ class _Run(torch.autograd.Function):
                 grad_state,
                 grad_synapses,
             ]
-        grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[4] else None
+        grad_x = like.new_empty(ctx.shape) if ctx.needs_input_grad[5] else None
         c = structures.Stack(
             *(ctypes.addressof(layers), _pointer(x), _pointer(keep)),
             grad_output=grad_output.data_ptr(),
@@ -324,4 +366,4 @@ class _Run(torch.autograd.Function):
         elif stack.kernels.core().spiky_stack_backward(ctypes.addressof(c)):
             raise MemoryError(f"no memory for the gradients of {B} samples")
         stack.kernels.launches["stack backward"] += 1
-        return None, None, None, None, grad_x, None, *gradients
+        return None, None, None, None, None, grad_x, None, *gradients

@@ -59,6 +59,7 @@ class Layer(ctypes.Structure):
         ("output_major", ctypes.c_int),
         ("within", IntraLayer),
         ("padded", ctypes.c_void_p),
+        ("charge", ctypes.c_void_p),
     ]
 
 

@@ -28,7 +28,7 @@ from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import Stack
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
 from spiky_rl.networks._layer import Layer, quantise
-from spiky_rl.penalties.base import Penalty, charged
+from spiky_rl.penalties.base import Penalty, charged, rate_of
 
 CPU_ROWS = 2048
 """Samples of a stateless network that a CPU takes at once: what is kept for the backward pass then stays near (8,192 rows of
@@ -236,17 +236,17 @@ class FeedForward(SpikingNetwork):
             features.append(output)
         return torch.cat(features), state
 
+    @property
+    def _pays(self) -> bool:
+        """Whether activity costs something in this pass."""
+        return self.sparsity is not None and torch.is_grad_enabled()
+
     def _by_sample(self) -> bool:
         """Whether no sample's gradient depends on the others of its batch."""
-        return not torch.is_grad_enabled() or (self.learning.by_sample and self.sparsity is None)
+        return not torch.is_grad_enabled() or (self.learning.by_sample and not self._pays)
 
     def _forward(
-        self,
-        x: Tensor,
-        state: State | None,
-        keep: Tensor | None,
-        record: Record | None,
-        share: float = 1.0,
+        self, x: Tensor, state: State | None, keep: Tensor | None, record: Record | None, share: float = 1.0
     ) -> tuple[Tensor, State]:
         """``share``: of the whole pass that this part of it is, and so of what activity costs."""
         slope = self.surrogate.slope_at(self.updates) if self.surrogate.schedule else self.surrogate.slope
@@ -257,9 +257,12 @@ class FeedForward(SpikingNetwork):
         if record is not None and not record.only_signal:
             record.operations.append(self.encoder.operations(x))
         if stack := self._widest(signal, ops, record):
-            features, new = self._at_once(stack, ops, signal, before, keep)
+            features, new, rates = self._at_once(stack, ops, signal, before, keep)
         else:
-            features, new = self._by_layer(ops, signal, before, keep, record, share)
+            features, new, outputs = self._by_layer(ops, signal, before, keep, record)
+            rates = [rate_of(output) for output in outputs] if self._pays else []
+        if self.sparsity is not None and self._pays:
+            features = charged(features, share * self.sparsity.cost(rates, self.fan_out))
         if state is None:
             return features, ()
         return features, tuple(s.unsqueeze(0) for s in (*after, *new))
@@ -267,9 +270,10 @@ class FeedForward(SpikingNetwork):
     def _widest(self, signal: Tensor, ops: TorchOps, record: Record | None) -> Stack | None:
         """The widest that the chosen backend does of this network: all of it in one call; None: one layer after the other.
 
-        One call is for dense linear maps and their neurons; of rules, penalties, compilers and what is recorded it knows nothing.
+        One call is for linear maps and their neurons; of rules, compilers and what is recorded it knows nothing, and of a penalty
+        the rates of neurons that spike.
         """
-        plain = not torch.is_grad_enabled() or (self.learning.plain and self.sparsity is None)
+        plain = not torch.is_grad_enabled() or self.learning.plain
         if record is not None or not plain or not self._linear() or torch.compiler.is_compiling():
             return None
         backend = dispatch.choose(self.backend, signal, ops)
@@ -278,21 +282,22 @@ class FeedForward(SpikingNetwork):
             if self.decoder.potential is not None:
                 stages.append(self.decoder.stage())
             self._stack = backend, backend.stack(stages, self.bfloat16_gradient, self.recompute)
-        return self._stack[1]
+        stack = self._stack[1]
+        return stack if stack is None or stack.events or not self._pays else None
 
     def _at_once(
         self, stack: Stack, ops: TorchOps, signal: Tensor, before: list[Tensor] | None, keep: Tensor | None
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """Features [T, B, F] and the new states, from those ``before``, in one call."""
+    ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
+        """Features [T, B, F], the new states from those ``before``, and the layers' rates if they cost something, in one call."""
         decoder: Any = self._modules["decoder"]
-        learns = stack.learned or stack.recurrent or torch.is_grad_enabled()
+        learns = stack.learned or stack.recurrent or stack.masked or torch.is_grad_enabled()
         if before is None and decoder.last_step and not learns:
-            return stack.last_step(signal, self.steps, ops, decoder.readout.bias), ()
-        output, new = stack(signal, self.steps, ops, before, keep)
+            return stack.last_step(signal, self.steps, ops, decoder.readout.bias), (), []
+        output, new, rates = stack(signal, self.steps, ops, before, keep, self._pays)
         if decoder.potential is not None:
-            return decoder.read(output), new
+            return decoder.read(output), new, rates
         features, last = decoder(output, None if before is None else tuple(before[len(new) :]), keep)
-        return features, (*new, *last)
+        return features, (*new, *last), [*rates, rate_of(output)] if self._pays else []
 
     def _by_layer(
         self,
@@ -301,9 +306,8 @@ class FeedForward(SpikingNetwork):
         before: list[Tensor] | None,
         keep: Tensor | None,
         record: Record | None,
-        share: float,
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """As `_at_once`, one layer after the other, which is ``record``ed and paid for."""
+    ) -> tuple[Tensor, Sequence[Tensor], list[Tensor]]:
+        """As `_at_once`, one layer after the other, which is ``record``ed, and with what they send, [T, K, B, N], for rates."""
         full = None if record is None or record.only_signal else record
         outputs: list[Tensor] = []
         after: list[Tensor] = []
@@ -328,9 +332,7 @@ class FeedForward(SpikingNetwork):
             record.signal.append(signal)
         if full is not None:
             full.operations.append(self.decoder.operations(signal))
-        if self.sparsity is not None and torch.is_grad_enabled():
-            features = charged(features, share * self.sparsity.cost(outputs, self.fan_out))
-        return features, (*after, *new)
+        return features, (*after, *new), outputs
 
     @property
     def widths(self) -> tuple[int, ...]:

@@ -23,13 +23,18 @@ class Penalty(Component):
         self.options = options
 
     @abstractmethod
-    def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
-        """The term, from the ``outputs`` [T, K, B, N] of all layers.
+    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+        """The term, from the ``rates`` [N] of all layers' neurons: mean events per inner step, of graded ones their mean size.
 
         Args:
-            outputs: One for each layer.
+            rates: One tensor for each layer.
             fan_out: Synapses that one of its events reaches, on the mean, for each layer.
         """
+
+
+def rate_of(output: Tensor) -> Tensor:
+    """Mean size [N] of what neurons send, an ``output`` [T, K, B, N]."""
+    return output.abs().mean((0, 1, 2))
 
 
 def charged(features: Tensor, cost: Tensor) -> Tensor:

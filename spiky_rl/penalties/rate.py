@@ -37,10 +37,9 @@ class Rate(Penalty):
     options: Options
 
     @override
-    def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
         terms = []
-        for output in outputs:
-            rate = output.abs().mean((0, 1, 2))
+        for rate in rates:
             beyond = (rate - self.options.upper).clamp(min=0.0) + (self.options.lower - rate).clamp(min=0.0)
             terms.append(beyond.square().mean())
         return self.options.weight * torch.stack(terms).sum()

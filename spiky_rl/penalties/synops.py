@@ -28,9 +28,7 @@ class Synops(Penalty):
     options: Options
 
     @override
-    def cost(self, outputs: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
-        dense = [output.shape[-1] * fan for output, fan in zip(outputs, fan_out, strict=True)]
-        operations = torch.stack(
-            [output.abs().mean() * d for output, d in zip(outputs, dense, strict=True)]
-        ).sum()
-        return self.options.weight * (operations / sum(dense) - self.options.upper).clamp(min=0.0)
+    def cost(self, rates: Sequence[Tensor], fan_out: Sequence[float]) -> Tensor:
+        operations = torch.stack([rate.sum() * fan for rate, fan in zip(rates, fan_out, strict=True)]).sum()
+        dense = sum(len(rate) * fan for rate, fan in zip(rates, fan_out, strict=True))
+        return self.options.weight * (operations / dense - self.options.upper).clamp(min=0.0)

@@ -13,6 +13,8 @@ from tests.kernels.cases import CPU
 
 INPUTS, OUTPUTS, LAYERS, BATCH, STEPS = 19, 3, [70, 33], 37, 4
 
+PAID, SPARSE = {"name": "synops", "weight": 3.0}, {"name": "linear", "density": 0.3}
+
 pytestmark = pytest.mark.skipif(CPU.available() is not None, reason=f"no compiled kernels: {CPU.available()}")
 
 
@@ -64,6 +66,18 @@ def test_stack_rollout_and_layers_give_the_same_bits_whatever_the_batch(encoder,
     assert torch.equal(part, trained), "a rollout and an update must agree: PPO's ratio starts at 1"
 
 
+@pytest.mark.parametrize("settings", [{"sparsity": PAID}, {"connection": SPARSE}], ids=str)
+def test_penalties_and_masks_leave_the_stack_in_one_call(settings):
+    network, x = build(**settings), observations()
+    before = CPU.launches["stack"]
+    with torch.no_grad():
+        rollout, _ = network(x, None)
+        layers, _ = layer_by_layer(network, x, None)
+    trained, _ = network(x, None)
+    assert CPU.launches["stack"] == before + 2, "a rollout and an update"
+    assert torch.equal(rollout, layers) and torch.equal(rollout, trained)
+
+
 @pytest.mark.parametrize("read", ["last", "mean", "max"])
 def test_every_readout_of_the_potential_is_the_layers(read):
     network, x = build(decoder={"name": "membrane", "read": read}), observations()
@@ -99,6 +113,13 @@ GRADIENTS = [
     {"recurrent": {"name": "recurrent", "delays": 3}, "encoder": "population", "neuron": LEARNED},
     {"recurrent": "lateral"},
     {"recurrent": "recurrent", "neuron": {"name": "sigma_delta"}, "recompute": True},
+    {"sparsity": PAID},
+    {"sparsity": PAID, "encoder": "population", "recompute": True, "neuron": LEARNED},
+    {"sparsity": {"name": "rate", "upper": 0.02, "weight": 3.0}, "decoder": "rate"},
+    {"sparsity": PAID, "recurrent": {"name": "recurrent", "delays": 3}},
+    {"sparsity": PAID, "neuron": {"name": "sigma_delta"}},
+    {"connection": SPARSE},
+    {"connection": {**SPARSE, "dale": True}, "sparsity": PAID},
 ]
 
 

@@ -42,8 +42,9 @@ def core() -> ctypes.CDLL:
     library.spiky_linear.argtypes = [*[pointer] * 5, *[long] * 3, integer, integer]
     library.spiky_linear_gradient.argtypes = [*[pointer] * 4, *[long] * 3]
     library.spiky_pack.argtypes = library.spiky_unpack.argtypes = [pointer, pointer, long, long]
+    library.spiky_count.argtypes = [pointer, pointer, long, long]
     library.spiky_stack_forward.argtypes = library.spiky_stack_backward.argtypes = [pointer]
-    for name in ("linear_gradient", "pack", "unpack"):
+    for name in ("linear_gradient", "pack", "unpack", "count"):
         getattr(library, f"spiky_{name}").restype = None
     return library
 

@@ -23,6 +23,7 @@ struct Layer {
   int output_major;
   IntraLayer within;
   float *padded;  // weights and then the bias in padded rows, where that is worth it; the stack's own
+  const float *charge;  // [C], what an event of the binary input adds to its own gradient; or null
 };
 
 struct Stack {

@@ -100,6 +100,15 @@ static int backward_loop(const Stack &s, const Layer &layer, const Loop &loop, c
   return 0;
 }
 
+// Events among 64 as their indices, one after the other.
+#define EACH_EVENT(word, c, first) for (Word left = (word); left && ((c) = (first) + __builtin_ctzll(left), true); left &= left - 1)
+
+extern "C" void spiky_count(const Word *bits, long *counts, long rows, long inputs) {
+  long c;
+  for (long r = 0; r < rows; r++)
+    for (long w = 0; w < WORDS(inputs); w++) EACH_EVENT(bits[r * WORDS(inputs) + w], c, w * 64) counts[c]++;
+}
+
 // Gradients of rows b to b + R, added to those of `layers` (a thread's own copies of the stack's).
 static int backward_rows(const Stack &s, const Layer *layers, const float *const *panels, const Half *const *packed,
                          Room &room, long b, long R) {
@@ -148,6 +157,9 @@ static int backward_rows(const Stack &s, const Layer *layers, const float *const
 #endif
         returned_rows(gradient, panels[l], below, steps * R, C, N);
     }
+    for (long i = 0, c; layer.charge && i < steps * R * words; i++)
+      EACH_EVENT(layer.bits[(i / (R * words) * s.B + b) * words + i % (R * words)], c, i % words * 64)
+        below[i / words * C + c] += layer.charge[c];
     if (first)
       for (long t = 0; t < steps; t++)
         memcpy(s.grad_x + (t * s.B + b) * C, below + t * R * C, sizeof(float) * R * C);
