@@ -367,7 +367,7 @@ def comment(text: str) -> str:
 
 
 def array(name: str, numbers: Tensor) -> str:
-    """C of a constant array ``name`` with exactly these ``numbers``, as floats, or as unsigned integers if they are integers."""
+    """C of a constant array ``name`` with exactly these ``numbers``, as floats; integers, none below 0, as the smallest that holds them."""
     if not numbers.is_floating_point():
         kinds = (("uint8_t", 8), ("uint16_t", 16), ("int32_t", 31))
         return integer_array(name, numbers, next(k for k, bits in kinds if int(numbers.max()) < 2**bits))

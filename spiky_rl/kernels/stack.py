@@ -89,7 +89,6 @@ class Stack:
         self.states = sum(stage.states for stage in stages)
         self.recurrent = any(stage.feedback for stage in stages)
         self.learned = any(stage.neuron.learn for stage in stages)
-        self.masked = any(stage.masked for stage in stages)
         self.events = all(stage.binary for stage in stages[1:])
         self._layers = (Layer * len(stages))()
         self._stack = structures.Stack(layers=ctypes.addressof(self._layers), count=len(stages))
@@ -99,6 +98,11 @@ class Stack:
         ]  # pylint: disable=protected-access
         self._held: list[Any] = []
         self._seen: tuple[Any, ...] = ()
+
+    @property
+    def masked(self) -> bool:
+        """Whether weights in force are computed from those of the maps."""
+        return any(stage.masked for stage in self.stages)
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a stack is built anew, not copied")

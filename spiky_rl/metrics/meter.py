@@ -154,9 +154,10 @@ def _summed(
 
 
 def _stored(module: nn.Module, matrices: Sequence[Stored]) -> dict[str, Any]:
-    """Numbers in memory, and what lists take besides: the ``matrices``, and the module's vectors. Masks and noise are not needed there."""
-    vectors = [t for t in (*module.parameters(), *module.buffers()) if t.ndim < 2]
-    values = sum(vector.numel() for vector in vectors) + sum(matrix.values for matrix in matrices)
+    """Numbers in memory where some of the ``matrices`` are lists, and what those take besides: all but masks and encoders' noise."""
+    fixed = [b for name, b in module.named_buffers() if b.ndim < 2 or name.endswith("weight")]
+    values = sum(tensor.numel() for tensor in (*module.parameters(), *fixed))
+    values -= sum(matrix.inputs * matrix.neurons - matrix.values for matrix in matrices)
     return {"stored_values": values, "index_bytes": sum(matrix.index_bytes for matrix in matrices)}
 
 

@@ -107,7 +107,7 @@ def of_connection(connection: Connection, signal: int = 0) -> Synapses:
     if isinstance(connection, IntraLayerConnection):
         # every synapse has one delay
         delayed = connection.synapses().detach().view(connection.delays, connection.width, connection.width)
-        return _of_weights(delayed.abs().sum(0), signal)
+        return _of_weights(delayed.abs().sum(0), signal, delays=connection.delays)
     if isinstance(connection, Linear):
         return _of_weights(connection.synapses(), signal)
     if isinstance(connection, Convolutional):
@@ -128,15 +128,18 @@ def of_connection(connection: Connection, signal: int = 0) -> Synapses:
 
 
 def _of_weights(
-    weight: Tensor, signal: int, read: Callable[[Tensor], Tensor] = lambda signal: signal
+    weight: Tensor,
+    signal: int,
+    read: Callable[[Tensor], Tensor] = lambda signal: signal,
+    delays: int = 1,
 ) -> Synapses:
-    """The synapses of weights in force [C, N]."""
+    """The synapses of weights in force [C, N], each with one of so many ``delays``."""
     fan_out = (weight.detach() != 0).sum(1).float()
 
     def effective(events: Tensor) -> Tensor:
         return (events != 0).to(fan_out) @ fan_out
 
-    matrix = Stored(weight.shape[0], weight.shape[1], _zeros(weight))
+    matrix = Stored(weight.shape[0], weight.shape[1], _zeros(weight), delays)
     return Synapses(signal, weight.numel(), matrix.zeros, weight.numel(), effective, read, matrix=matrix)
 
 

@@ -366,7 +366,7 @@ class FeedForward(SpikingNetwork):
             part.backend = backend
 
     def _linear(self) -> bool:
-        """Whether all maps are dense linear ones and nothing else, as the stack, which never calls them, takes them to be.
+        """Whether all maps are linear ones and nothing else, as the stack, which never calls them, takes them to be.
 
         Hooks, pruning, parametrizations and subclasses may compute something else.
         """

@@ -160,7 +160,7 @@ class Toy(Rule):
     def before(self, signal):
         return self.gain * signal
 ''',
-    "penalties": f'''"""A toy of a penalty: the mean of all spikes."""{IMPORTS}
+    "penalties": f'''"""A toy of a penalty: the mean of all rates."""{IMPORTS}
 from spiky_rl.penalties.base import Penalty
 
 
@@ -171,8 +171,8 @@ class Toy(Penalty):
     def __init__(self, options):
         self.weight = options.weight
 
-    def cost(self, outputs, fan_out):
-        return self.weight * sum(output.mean() for output in outputs)
+    def cost(self, rates, fan_out):
+        return self.weight * sum(rate.mean() for rate in rates)
 ''',
     "targets": f'''"""A toy of an export target: the weights as text, which nothing can run."""{IMPORTS}
 from spiky_rl.deploy.base import Target

@@ -1,4 +1,4 @@
-"""policy.c is the policy: bit-equal actions, no warning, nothing outside its struct, whatever it is given."""
+"""policy.c is the policy: bit-equal actions, no warning, and nothing outside its struct, whatever it is given."""
 
 import re
 import shutil

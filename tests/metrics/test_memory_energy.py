@@ -17,10 +17,10 @@ from tests.metrics.costs import of_network
 X = torch.tensor([[[1.0, -2.0], [0.5, 3.0]]])
 
 
-def built(**settings):
+def built(inputs=2, **settings):
     torch.manual_seed(0)
     given = {"name": "feedforward", "layers": [3], "steps": 2, "neuron": "lif", **settings}
-    return registry.configure("networks", given, "network").build(inputs=2, outputs=1)
+    return registry.configure("networks", given, "network").build(inputs=inputs, outputs=1)
 
 
 def test_an_access_costs_what_the_smallest_memory_that_holds_it_costs():
@@ -52,16 +52,13 @@ def test_weights_of_a_larger_network_come_from_a_larger_memory():
 
 
 def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know_lists():
-    sparse = {"connection": {"name": "linear", "density": 1 / 6}}
-    torch.manual_seed(0)
-    network = registry.configure(
-        "networks", {"name": "feedforward", "layers": [3], "steps": 2, "neuron": "lif", **sparse}, "network"
-    ).build(inputs=6, outputs=1)
-    cost = of_network(network, torch.ones(1, 2, 6))
-    # a synapse for each of 3 neurons, 3 of the readout, 3 + 1 biases; a byte names a neuron, 4 where each of 6 lists begins and the last ends
-    assert (cost.stored_values, cost.index_bytes) == (3 + 3 + 4, 3 + 7 * 4)
+    cost = of_network(
+        built(inputs=6, layers=[40], connection={"name": "linear", "density": 1 / 6}), torch.ones(1, 2, 6)
+    )
+    # a synapse for each of 40 neurons, 40 of the readout, 40 + 1 biases; a byte names a neuron, 4 where each of 6 lists begins and the last ends
+    assert (cost.stored_values, cost.index_bytes) == (40 + 40 + 41, 40 + 7 * 4)
     # the encoder is constant: each list is read once, and where it begins and ends
-    assert cost.index_reads == 3 * 1 + 6 * 8
+    assert cost.index_reads == 40 * 1 + 6 * 8
     read = 4 * (cost.effective_operations + cost.state_accesses) + cost.index_reads
     assert cost.traffic(PRICES["fp32_lists"]) == pytest.approx(1.25 * read)
     assert cost.traffic(PRICES["int8_lists"]) == pytest.approx(1.25 * (read / 4 + 0.75 * cost.index_reads))
@@ -80,29 +77,60 @@ def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "neurons", "zeros", "expected"),
+    ("inputs", "neurons", "synapses", "expected"),
     [
-        (6, 3, 11, (18, 0, 0)),  # less than two thirds
-        (6, 3, 12, (6, 1, 6 + 28)),
-        (10, 256, 2_000, (560, 1, 560 + 44)),
-        (10, 257, 2_000, (570, 2, 2 * 570 + 44)),
+        (10, 60, 278, (600, 0, 0)),  # 2 bytes each and 44 are not less than the matrix
+        (10, 60, 277, (277, 1, 277 + 44)),
+        (10, 256, 560, (560, 1, 560 + 44)),
+        (10, 257, 570, (570, 2, 2 * 570 + 44)),
     ],
 )
-def test_a_matrix_is_a_list_from_two_thirds_zeros_on(inputs, neurons, zeros, expected):
-    stored = Stored(inputs, neurons, zeros)
+def test_a_matrix_is_lists_where_those_are_less_with_weights_of_a_byte(inputs, neurons, synapses, expected):
+    stored = Stored(inputs, neurons, inputs * neurons - synapses)
     assert (stored.values, stored.index, stored.index_bytes) == expected
     assert stored.reads(5.0, 2.0) == (5 * expected[1] + 16 if expected[1] else 0)
 
 
-def test_a_pruned_ann_s_layers_are_lists_too_and_a_dense_network_pays_the_same_for_both():
-    layer = nn.Linear(6, 3)
+def test_a_spike_reads_a_list_for_every_delay():
+    stored = Stored(10, 256, 2_000, delays=3)
+    assert stored.index_bytes == 560 + 31 * 4 and stored.reads(5.0, 2.0) == 5 + 2 * 3 * 8
+    settings = {"recurrent": {"name": "recurrent", "delays": 3, "density": 0.1}, "layers": [60]}
+    cost = of_network(built(**settings, stateful=True), X)
+    assert cost.index_bytes == 60 * 6 + (3 * 60 + 1) * 4
+
+
+def test_a_pruned_ann_s_layers_are_lists_too():
+    layer = nn.Linear(6, 40)
     with torch.no_grad():
         layer.weight.zero_()[:, 0] = 1.0
     cost = of_ann(layer, lambda: layer(torch.ones(2, 6)), 2)
-    assert (cost.stored_values, cost.index_bytes, cost.index_reads) == (3 + 3, 3 + 28, 3 + 48)
-    for dense in (of_network(built(), X), of_ann(nn.GRU(2, 3), lambda: None, 1)):
-        assert dense.index_bytes == dense.index_reads == 0
-        assert dense.energy(PRICES["fp32_lists"]) == dense.energy(PRICES["fp32_sram"])
+    assert (cost.stored_values, cost.index_bytes, cost.index_reads) == (40 + 40, 40 + 28, 40 + 48)
+
+
+MASKED, NOISE = {"recurrent": {"name": "recurrent"}, "stateful": True}, {
+    "encoder": {"name": "rate", "seed": 3}
+}
+
+
+@pytest.mark.parametrize("settings", [{}, {"encoder": "population"}, MASKED, NOISE], ids=str)
+def test_without_lists_all_is_in_memory_but_masks_and_noise(settings):
+    network = built(**settings)
+    cost, left_out = of_network(network, X), dict(network.named_buffers())
+    left_out = [b for name, b in left_out.items() if name.endswith(("mask", "noise"))]
+    assert cost.index_bytes == cost.index_reads == 0
+    assert 4 * cost.stored_values == cost.footprint_bytes - sum(
+        b.numel() * b.element_size() for b in left_out
+    )
+
+
+def test_without_lists_an_ann_is_in_memory_as_it_is():
+    for body in (
+        nn.GRU(2, 3),
+        nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)),
+        nn.MultiheadAttention(4, 1),
+    ):
+        cost = of_ann(body, lambda: None, 1)
+        assert 4 * cost.stored_values == cost.footprint_bytes and cost.index_bytes == 0
 
 
 def test_the_ann_beside_has_the_same_sizes_and_skips_half_of_its_hidden_activations():
