@@ -101,7 +101,7 @@ def test_prices_that_some_results_do_not_have_are_a_dash_in_their_rows(tmp_path:
             change(study, result.cell, "cost.energy_nj", {"fp32": 5.0})
     report = write_report(study, "2026-11-28")[1].read_text(encoding="utf-8")
     table = report.split(f"A control step on {CARTPOLE}")[1].split("An episode on")[0]
-    header, rows = [line for line in table.splitlines() if line.startswith("|")][0], {}
+    header, rows = next(line for line in table.splitlines() if line.startswith("|")), {}
     for line in table.splitlines():
         if line.startswith("| "):
             cells = [cell.strip(" *`") for cell in line.strip("|").split("|")]
