@@ -13,6 +13,8 @@ OURS = {
     "spiky_rl.hosts.skrl.runner:Runner.losses": "the entropy, once per iteration",
     "spiky_rl.metrics.ann:Tally.synapses": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.ann:Tally.values": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.ann:_linear.<locals>.hook": "an ANN's cost, once per iteration",
+    "spiky_rl.metrics.ann:_lists": "how many weights are zero, once per iteration",
     "spiky_rl.metrics.ann:_recurrent.<locals>.<genexpr>": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.ann:_recurrent.<locals>.hook": "an ANN's cost, once per iteration",
     "spiky_rl.metrics.meter:Meter.__call__": "a network's cost, once per iteration",
