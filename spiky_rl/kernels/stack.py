@@ -265,11 +265,9 @@ class _Run(torch.autograd.Function):
                 layer.last = last[-1].data_ptr()
             C = stage.map.in_features
             if stage.binary:
-                signals.append(
-                    x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64)
-                    if wanted or (counted and i > 0)
-                    else None
-                )
+                kept = wanted or (counted and i > 0)
+                words = x.new_empty(T, inner, B, programs.words_of(C), dtype=torch.int64) if kept else None
+                signals.append(words)
                 layer.bits = _pointer(signals[-1])
             else:
                 signals.append(x.new_empty(T, inner, B, C) if wanted and i > 0 else None)
@@ -291,14 +289,8 @@ class _Run(torch.autograd.Function):
         if B > 0 and stack.kernels.core().spiky_stack_forward(ctypes.addressof(c)):
             raise MemoryError(f"no memory to run {B} samples")
         stack.kernels.launches["stack"] += 1
-        rates = (
-            [
-                _rates(stack.kernels, b, stage.map.in_features, x)
-                for b, stage in zip(signals[1:], stack.stages[1:], strict=True)
-            ]
-            if counted
-            else []
-        )
+        sent = zip(signals[1:], stack.stages[1:], strict=True) if counted else ()
+        rates = [_rates(stack.kernels, bits, stage.map.in_features, x) for bits, stage in sent]
         if wanted:
             ctx.set_materialize_grads(False)
             ctx.stack, ctx.calls, ctx.steps, ctx.count = stack, calls, steps, len(tensors)

@@ -66,7 +66,11 @@ def test_stack_rollout_and_layers_give_the_same_bits_whatever_the_batch(encoder,
     assert torch.equal(part, trained), "a rollout and an update must agree: PPO's ratio starts at 1"
 
 
-@pytest.mark.parametrize("settings", [{"sparsity": PAID}, {"connection": SPARSE}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"sparsity": PAID}, {"connection": SPARSE}, {"connection": {**SPARSE, "dale": True}, "sparsity": PAID}],
+    ids=str,
+)
 def test_penalties_and_masks_leave_the_stack_in_one_call(settings):
     network, x = build(**settings), observations()
     before = CPU.launches["stack"]

@@ -123,6 +123,14 @@ def test_without_lists_all_is_in_memory_but_masks_and_noise(settings):
     )
 
 
+def test_without_lists_a_reservoir_s_fixed_weights_and_currents_are_in_memory_too():
+    graph = {"name": "erdos_renyi", "density": 0.6}
+    settings = {"name": "reservoir", "size": 20, "graph": graph, "steps": 5, "seed": 0}
+    torch.manual_seed(0)
+    cost = of_network(registry.configure("networks", settings, "network").build(inputs=2, outputs=1), X)
+    assert cost.index_bytes == 0 and 4 * cost.stored_values == cost.footprint_bytes
+
+
 def test_without_lists_an_ann_is_in_memory_as_it_is():
     for body in (
         nn.GRU(2, 3),
