@@ -137,12 +137,12 @@ class FeedForward(SpikingNetwork):
                 f"{path}.decoder: {parts['decoder'].name!r} counts spikes, for which {parts['learning'].name!r} has no gradient;"
                 " membrane reads when they come"
             )
-        if parts["sparsity"] is not None and not rule.counts:
+        count = len(options.layers)
+        if parts["sparsity"] is not None and not rule.counts(count):
             raise RegistryError(
                 f"{path}.sparsity: {parts['learning'].name!r} has no gradient for whether a neuron spikes; it keeps rates by"
                 " options of its own"
             )
-        count = len(options.layers)
         for key in cls.listed:
             part = parts[key]
             if isinstance(part, tuple) and len(part) != count:

@@ -118,6 +118,14 @@ def test_descent_on_the_cost_alone_makes_a_network_sparse():
     assert rates[-1] < 0.5 * rates[0]
 
 
+def test_a_layer_beside_those_of_spike_timing_pays():
+    rule = {"name": "rstdp", "layers": [0]}
+    net, x = network({"name": "synops"}, layers=[8, 6], learning=rule), observations()
+    (0.0 * net(x, None)[0].sum()).backward()
+    assert net.layers[0].connection.weight.grad is None
+    assert net.layers[1].connection.weight.grad.abs().sum() > 0.0
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -127,6 +135,7 @@ def test_descent_on_the_cost_alone_makes_a_network_sparse():
             {"sparsity": "rate", "learning": "eventprop"},
             r"net\.sparsity: 'eventprop' has no gradient for whether",
         ),
+        ({"sparsity": "rate", "learning": "rstdp"}, r"net\.sparsity: 'rstdp' has no gradient for whether"),
     ],
 )
 def test_what_a_penalty_cannot_do_is_refused_by_name(settings, message):
