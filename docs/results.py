@@ -23,6 +23,7 @@ from typing import Any
 from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.config.reading import parse_json, read_file
+from spiky_rl.experiments.analysis.comparisons import compare
 from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY, Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.statistics import Interval
@@ -48,12 +49,9 @@ def study(folder: str) -> Analysis:
 
 def row(folder: str, task: str, agent: str) -> Row:
     """An agent's results on a task of a study; what was varied need not be named where there is one variant."""
-    found = {" on ".join(names): one for names, one in study(folder).rows.items()}
-    variants = [
-        one
-        for (label, on), one in study(folder).rows.items()
-        if (label.partition(" ")[0], on) == (agent, task)
-    ]
+    rows = study(folder).rows.items()
+    found = {" on ".join(names): one for names, one in rows}
+    variants = [one for (label, on), one in rows if (label.partition(" ")[0], on) == (agent, task)]
     return variants[0] if len(variants) == 1 else pick(found, f"{agent} on {task}", f"agent in {folder}")
 
 
@@ -118,8 +116,16 @@ def across(folder: str, tasks: str, *agents: str) -> str:
     return table(" | ".join(["return", *names]), lines)
 
 
-def difference(folder: str, task: str, agent: str) -> str:
-    """How far an agent's score is estimated above the baseline's, with its interval; over ``all`` tasks, of normalised scores."""
+def difference(folder: str, task: str, agent: str, *varied: str) -> str:
+    """How far an agent's score is estimated above the baseline's, that of a ``varied`` one above that of its own first variant.
+
+    With its interval; over ``all`` tasks, of normalised scores.
+    """
+    if varied:
+        first = [name for name in study(folder).labels if name.split()[0] == agent][:1]
+        names = [*first, " ".join([agent, *varied])]
+        scores = {name: {task: row(folder, task, name).by_seed} for name in names}
+        return interval(compare(scores, names[0])[0].difference)
     families = pick(study(folder).comparisons, ALL if task == "all" else task, f"task in {folder}")
     found = {comparison.agent: comparison for comparison in families}
     return interval(pick(found, agent, f"agent compared in {folder}").difference)
@@ -134,13 +140,10 @@ def lost(folder: str, agent: str) -> str:
 def remains(folder: str, task: str, *conditions: str) -> str:
     """A table of the share of its return that each agent of a study keeps under these conditions, with its interval."""
     lines = []
-    found = {
-        f"{agent} {name}": rest for (agent, on, name), rest in study(folder).remaining.items() if on == task
-    }
+    every, what = study(folder).remaining.items(), f"agent and condition in {folder}"
+    found = {f"{agent} {name}": rest for (agent, on, name), rest in every if on == task}
     for agent in study(folder).labels:
-        shares = [
-            pick(found, f"{agent} {name}", f"agent and condition in {folder}").share for name in conditions
-        ]
+        shares = [pick(found, f"{agent} {name}", what).share for name in conditions]
         lines.append([f"`{agent}`", *("-" if share is None else interval(share) for share in shares)])
     return table(" | ".join(["share of the return", *(f"`{name}`" for name in conditions)]), lines)
 

@@ -71,6 +71,26 @@ def test_what_is_kept_under_a_condition_is_the_mean_of_each_seeds_share():
         results.metre("studies/ant_pilot", "Isaac-Ant", "mlp_ppo", "fp33")
 
 
+def test_a_variant_is_compared_with_the_first_of_its_agent():
+    def found(agent):
+        return results.difference(folder, "Isaac-Ant", agent, "network.sparsity.weight=1.0")
+
+    folder = "studies/ant_paid"
+    comparisons = {one.agent: one for one in results.study(folder).comparisons["Isaac-Ant"]}
+    baseline = "lif_stateful_ppo"
+    assert found(baseline) == results.interval(
+        comparisons[f"{baseline} network.sparsity.weight=1.0"].difference
+    )
+    without, with_it = (
+        results.row(folder, "Isaac-Ant", f"lif_eprop network.sparsity.weight={weight}").by_seed
+        for weight in (0.0, 1.0)
+    )
+    mean = statistics.fmean(with_it[seed] - without[seed] for seed in without)
+    assert found("lif_eprop").startswith(f"{mean:.2f} [") and len(without) == 5
+    with pytest.raises(UserError, match="did you mean 'lif_eprop network"):
+        found("lif_epro")
+
+
 def test_figures_are_those_of_a_studys_report():
     report = (ROOT / "studies" / "ant" / "report.md").read_text(encoding="utf-8")
     for what in (f"score {ANT} lif_ppo", f"score {ANT} mlp_ppo"):
