@@ -29,6 +29,7 @@ class Exact(Rule):
     """Runs ``timed`` in a neuron's place. Counts of spikes have no gradient, so neurons are held within a band of them."""
 
     by_sample = False
+    counts = False
     no_way_through = ("rate", "population_vector")
     timed: ClassVar[type[Timed]]
     """What locates spikes within the step."""
@@ -45,10 +46,6 @@ class Exact(Rule):
         super().__init__()
         self.own = {"tau_synapse": options.tau_synapse, "slope": options.slope}
         self.regularization, self.lowest, self.highest = options.regularization, options.lowest, highest
-
-    @override
-    def counts(self, layers: int) -> bool:
-        return False
 
     @override
     def neuron(self, neuron: Neuron) -> Neuron:

@@ -259,10 +259,6 @@ class Local(Rule):
         self.window = replace(published, nearest=nearest, causal=causal, mu=options.mu, **own)
 
     @override
-    def counts(self, layers: int) -> bool:
-        return len(set(self.chosen or range(layers))) < layers
-
-    @override
     def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         count = len(layers)
         for index in self.chosen:

@@ -29,6 +29,8 @@ class Rule(Component, torch.nn.Module):
     """Whether a sample's gradient is the same in every batch."""
     cut_recurrent: ClassVar[bool] = False
     """Whether spikes that return to their own layer carry no gradient."""
+    counts: ClassVar[bool] = True
+    """Whether there is a gradient for whether a neuron spikes, and not only for when."""
     no_way_through: ClassVar[tuple[str, ...]] = ()
     """Decoders through which the rule's errors do not pass."""
     local: ClassVar[bool] = False
@@ -49,10 +51,6 @@ class Rule(Component, torch.nn.Module):
     def neuron(self, neuron: Neuron) -> Neuron:
         """The neuron that runs where the agent names this ``neuron``. Raises RegistryError where the rule has no gradient for it."""
         return neuron
-
-    def counts(self, layers: int) -> bool:  # pylint: disable=unused-argument
-        """Whether there is a gradient, in any of so many ``layers``, for whether a neuron spikes, and not only for when."""
-        return True
 
     def attach(self, layers: Sequence[Layer], decoder: Configured, outputs: int) -> None:
         """Make what the rule needs for these ``layers``, and a configured ``decoder`` with ``outputs`` features."""

@@ -191,6 +191,11 @@ class Layer(torch.nn.Module):
         return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
+def learns(*modules: torch.nn.Module) -> bool:
+    """Whether a gradient changes anything in these ``modules``."""
+    return any(p.requires_grad for module in modules for p in module.parameters())
+
+
 def quantise(layers: Sequence[Layer], decoder: Decoder) -> None:
     """Round the weights of ``layers`` and ``decoder`` from now on, those that lead to the same neurons in the same unit."""
     for layer in layers:

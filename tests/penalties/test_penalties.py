@@ -118,12 +118,29 @@ def test_descent_on_the_cost_alone_makes_a_network_sparse():
     assert rates[-1] < 0.5 * rates[0]
 
 
-def test_a_layer_beside_those_of_spike_timing_pays():
-    rule = {"name": "rstdp", "layers": [0]}
-    net, x = network({"name": "synops"}, layers=[8, 6], learning=rule), observations()
+def test_a_penalty_is_refused_where_spike_timing_leaves_it_no_gradient():
+    with pytest.raises(registry.RegistryError, match="sparsity: 'rstdp' leaves gradients nothing"):
+        network({"name": "synops"}, learning="rstdp")
+
+
+@pytest.mark.parametrize(
+    ("settings", "paying"),
+    [
+        ({"learning": {"name": "rstdp", "layers": [0]}}, ["layers.1.connection.weight"]),
+        (
+            {"learning": "rstdp", "recurrent": "recurrent"},
+            ["layers.0.recurrent.weight", "layers.1.recurrent.weight"],
+        ),
+        ({"learning": "rstdp", "encoder": "population"}, ["encoder.centre"]),
+    ],
+    ids=str,
+)
+def test_what_spike_timing_leaves_to_gradients_pays(settings, paying):
+    net, x = network({"name": "synops"}, **settings), observations()
     (0.0 * net(x, None)[0].sum()).backward()
     assert net.layers[0].connection.weight.grad is None
-    assert net.layers[1].connection.weight.grad.abs().sum() > 0.0
+    for name in paying:
+        assert net.get_parameter(name).grad.abs().sum() > 0.0, name
 
 
 @pytest.mark.parametrize(
@@ -135,7 +152,6 @@ def test_a_layer_beside_those_of_spike_timing_pays():
             {"sparsity": "rate", "learning": "eventprop"},
             r"net\.sparsity: 'eventprop' has no gradient for whether",
         ),
-        ({"sparsity": "rate", "learning": "rstdp"}, r"net\.sparsity: 'rstdp' has no gradient for whether"),
     ],
 )
 def test_what_a_penalty_cannot_do_is_refused_by_name(settings, message):
