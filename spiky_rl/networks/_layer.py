@@ -191,7 +191,7 @@ class Layer(torch.nn.Module):
         return total if self.recurrent is None else total + self.recurrent.operations(output).sum(1)
 
 
-def learns(*modules: torch.nn.Module) -> bool:
+def trainable(*modules: torch.nn.Module) -> bool:
     """Whether a gradient changes anything in these ``modules``."""
     return any(p.requires_grad for module in modules for p in module.parameters())
 

@@ -27,7 +27,7 @@ from spiky_rl.kernels.backends.base import Backend
 from spiky_rl.kernels.ops import TorchOps
 from spiky_rl.kernels.stack import Stack
 from spiky_rl.networks.base import Channel, Record, SpikingNetwork, State
-from spiky_rl.networks._layer import Layer, learns, quantise
+from spiky_rl.networks._layer import Layer, quantise, trainable
 from spiky_rl.penalties.base import Penalty, charged, rate_of
 
 CPU_ROWS = 2048
@@ -211,7 +211,7 @@ class FeedForward(SpikingNetwork):
         self.state_sizes += (self.decoder.state_width,) if self.decoder.state_width else ()
         self.learning.attach(stack, decoder, outputs)
         self.sparsity: Penalty | None = None if sparsity is None else sparsity.build()
-        if sparsity is not None and not learns(self.encoder, *stack):
+        if sparsity is not None and not trainable(self.encoder, *stack):
             raise RegistryError(f"sparsity: {learning.name!r} leaves gradients nothing that changes rates")
         readers = [*(layer.connection for layer in stack[1:]), self.decoder]
         self.fan_out = [layer.fan_out(reader) for layer, reader in zip(stack, readers, strict=False)]
