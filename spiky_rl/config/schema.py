@@ -138,6 +138,12 @@ class Algorithm(Settings):
     schedule: Literal["adaptive", "fixed"] = option("adaptive", "schedule of the learning rate")
     desired_kl: float = option(0.01, "target of the adaptive schedule", above=0.0)
     learning_rate_floor: float = option(0.0, "least learning rate of the adaptive schedule", low=0.0)
+    learning_rate_end_factor: float = option(
+        1.0,
+        "fixed schedule: all learning rates fall linearly, over the run, to this factor of their first values",
+        low=0.0,
+        high=1.0,
+    )
     critic_learning_rate: float | None = option(
         None,
         "learning rate of what does not spike, critic and action noise, with the fixed schedule",

@@ -64,6 +64,8 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
         )
     check_rates(algorithm)
+    if (factor := algorithm.pop("learning_rate_end_factor", 1.0)) != 1.0:
+        config["learning_rate_end_factor"] = factor
     if algorithm.get("symmetry_cfg") and any(map(cached, networks.values())):
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"
