@@ -192,6 +192,9 @@ class Training(Watching):
     run_name: str = option("", "suffix of the run folder")
     logger: Literal["tensorboard", "wandb", "neptune"] = option("tensorboard", "where scalars go")
     log_project_name: str | None = option(None, "project of wandb or neptune")
+    choose_best: bool = option(
+        True, "at the end of a finished training, choose best.pt by a short evaluation without noise"
+    )
     video_interval: int = option(2000, "control steps between clips", low=1, high=MOST_STEPS)
     processes: int | None = option(
         None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, override
 
 import torch
 from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
 from skrl.memories.torch import Memory
-from torch import Tensor
+from torch import Tensor, nn
 
 from spiky_rl.hosts.skrl.models import SequenceModel, SpikingPolicy
 
@@ -61,6 +62,11 @@ class SpikingAgent:
     def normalised(self, observations: Tensor) -> Tensor:
         """``observations`` [..., O] as the policy sees them."""
         return self._observation_preprocessor(observations)
+
+    def copy_normalisation(self) -> Callable[[Tensor], Tensor]:
+        """Return a copy of the normalisation of observations, which later training does not change."""
+        normalise = self._observation_preprocessor
+        return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
 
     def stored(self, name: str) -> Tensor:
         """A tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""
