@@ -132,7 +132,9 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
     # skrl normalises observations and states each in one way: a critic that sees anything else sees states
     shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
+    end_factor = value("learning_rate_end_factor")
     return {
+        **({"learning_rate_end_factor": end_factor} if end_factor != 1.0 else {}),
         "num_steps_per_env": steps,
         "save_interval": of_run("save_interval"),
         "obs_groups": groups,
