@@ -118,6 +118,10 @@ class HostRunner(ABC):
         """Where the figures go, while training; None: nowhere."""
 
     @abstractmethod
+    def get_inference_policy(self, device: str | None = None) -> PlayedPolicy:
+        """Return the policy as playback uses it, in evaluation mode, on ``device``."""
+
+    @abstractmethod
     def save(self, path: str, infos: dict | None = None) -> None:
         """Write a checkpoint, atomically.
 

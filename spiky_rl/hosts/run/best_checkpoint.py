@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,9 +24,6 @@ from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.common.runner import HostRunner
 from spiky_rl.hosts.isaaclab.evaluation import restart
 
-if TYPE_CHECKING:
-    from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
-
 log = logging.getLogger(__name__)
 
 MAX_NUMBERED = 3
@@ -36,7 +33,7 @@ MAX_SHARE = 0.25
 
 
 def choose_best_checkpoint(
-    runner: HostRunner, env: TimedVecEnv, plan: Plan, folder: Path, is_stopped: Callable[[], bool]
+    runner: HostRunner, env: Any, plan: Plan, folder: Path, is_stopped: Callable[[], bool]
 ) -> dict[str, Any] | None:
     """Evaluate the last checkpoints of a run without noise, and make the best one its ``best.pt``.
 
@@ -44,7 +41,7 @@ def choose_best_checkpoint(
 
     Args:
         runner: Its weights are those of one of the checkpoints afterwards.
-        env: The environments of the training.
+        env: The environments of the training, as rsl_rl sees them.
         plan: The plan of the training.
         folder: The run folder.
         is_stopped: Asked in every control step; if true, ``best.pt`` stays.
@@ -89,7 +86,7 @@ def _load_policy(runner: HostRunner, path: Path, device: str) -> PlayedPolicy:
 
 
 def _compute_returns(
-    env: TimedVecEnv, policies: Sequence[PlayedPolicy], steps: int, seed: int, is_stopped: Callable[[], bool]
+    env: Any, policies: Sequence[PlayedPolicy], steps: int, seed: int, is_stopped: Callable[[], bool]
 ) -> list[float] | None:
     """Return each policy's mean return over its environments' first episodes, cut after ``steps``; None if stopped."""
     parts = torch.arange(env.num_envs, device=env.device).tensor_split(len(policies))
