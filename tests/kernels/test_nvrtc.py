@@ -10,7 +10,7 @@ from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
 from tests.kernels.cases import NEURONS, SURROGATES, configured, distinct, vocabulary
 
-FAST, ALL = ("80",), ("80", "90", "100")
+FAST, ALL = ("90",), ("80", "90", "100")
 """Architectures: A100, H100, B200."""
 WIDE = ("alif", "arctangent", True)
 """What is compiled for all of them in the fast tests too."""
@@ -143,13 +143,13 @@ def test_what_spills_and_what_does_not_compile_is_seen():
     registers, stack, spilled = found["spiky_backward"]
     assert registers <= 24 and stack > STACK["hodgkin_huxley"][1] and spilled > 0
     with pytest.raises(nvrtc.NVRTCError):
-        compiled(text("lif").replace("fabsf", "absolute"), "-arch=sm_80")
+        compiled(text("lif").replace("fabsf", "absolute"), "-arch=sm_90")
 
 
 def test_products_are_not_contracted_into_multiply_adds():
     source = text("alif")
-    separate, _ = compiled(source, "-arch=compute_80")
-    fused, _ = compiled(source, "-arch=compute_80", "--fmad=true")
+    separate, _ = compiled(source, "-arch=compute_90")
+    fused, _ = compiled(source, "-arch=compute_90", "--fmad=true")
     assert b"mul.rn.ftz.f32" in separate and b"add.rn.ftz.f32" in separate
     assert b"fma.rn" not in separate
     assert b"fma.rn" in fused
