@@ -235,9 +235,14 @@ def ordered(order):
         _order = before
 
 
+def pack(values):
+    """Return the arguments of a launch as they lie in memory: an int as CuPy passes it, all others as they are."""
+    return [np.array(np.int64(v) if isinstance(v, int) else v) for v in values]
+
+
 def run(library, name, grid, block, values, shared=0):
     """Launch a kernel; raises AssertionError where it would be launched with something else than its text says."""
-    values = [np.array(np.int64(v) if isinstance(v, int) else v) for v in values]  # an int as CuPy passes it
+    values = pack(values)
     types = [-v.itemsize if v.dtype.kind == "f" else v.itemsize for v in values]
     sizes = [(ctypes.c_uint * 3)(*size, *(1,) * (3 - len(size))) for size in (grid, block)]
     wrong = getattr(library, f"launch_{name}")(

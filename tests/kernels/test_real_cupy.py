@@ -3,6 +3,7 @@ and the one that tests put in its place offers nothing else.
 """
 
 import ast
+import ctypes
 import importlib
 import importlib.util
 import inspect
@@ -12,11 +13,14 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from spiky_rl.kernels import compiler, dispatch, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
-from tests.kernels import fake_cupy, real_cupy
+from spiky_rl.kernels.runs import Feedback
+from tests.kernels import fake_cupy, host_device, real_cupy
 from tests.kernels.cases import NEURONS, SURROGATES, configured, distinct, vocabulary
 
 pytestmark = pytest.mark.skipif(find_spec("cupy") is None, reason="CuPy is not installed: the extra 'cuda'")
@@ -197,6 +201,35 @@ def test_the_backend_takes_the_real_cupy_where_there_is_a_device(monkeypatch):
     assert cupy_backend.missing.__wrapped__() is None
     monkeypatch.setattr(cupy_backend, "missing", cupy_backend.missing.__wrapped__)
     assert dispatch.automatic.__wrapped__("cuda") == "cupy"
+
+
+# What it is given
+
+
+def read(pointer: int, size: int) -> bytes:
+    return ctypes.string_at(pointer, size)
+
+
+def test_the_real_cupy_passes_on_what_a_kernel_reads():
+    from cupy._core._scalar import CScalar
+
+    state, current = torch.zeros(1, 3, 5), torch.zeros(2, 1, 3, 5)
+    others = (np.int64(7), *cupy_backend._told(Feedback(3, binary=True, decay=0.5)))
+    values = cupy_backend.arguments([current, state, None], current, 4, (0.25, 3e38, 1e-40), others)
+    assert {type(value) for value in values} == {int, np.int64, np.int32, np.float32}
+    for value, wanted in zip(values, host_device.pack(values), strict=True):
+        scalar = CScalar(value)  # what CuPy makes of an argument that is no array
+        assert scalar.dtype == wanted.dtype and read(scalar.ptr, wanted.nbytes) == wanted.tobytes()
+    assert int.from_bytes(read(CScalar(values[0]).ptr, 8), "little") == current.data_ptr()
+
+
+def test_the_real_cupy_takes_torchs_stream(monkeypatch):
+    import cupy
+
+    stream = types.SimpleNamespace(cuda_stream=fake_cupy.STREAM)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    taken = cupy.cuda.Stream.from_external(cupy_backend._Stream(torch.device("cuda:0")))
+    assert taken.ptr == fake_cupy.STREAM
 
 
 # What it compiles
