@@ -260,7 +260,7 @@ FAST = [
     *(("alif", "arctangent", True, recurrent) for recurrent in (False, True)),
     ("sigma_delta", "arctangent", False, True),
 ]
-"""One of each kind; test_nvrtc.py compiles every neuron's text for the same architecture, without CuPy around NVRTC."""
+"""One of each kind; test_nvrtc.py compiles every neuron's and every surrogate's text in the same way."""
 
 
 @compiles
