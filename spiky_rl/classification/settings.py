@@ -191,6 +191,15 @@ class LoadedCheckpoint:
         """The identity of the run that wrote the checkpoint."""
         return self.content["infos"]["spiky_rl"]["identity"]
 
+    def spec(self) -> AgentSpec:
+        """The run's agent; classes that it names are imported. Raises RegistryError that names the file and the key."""
+        spec = self.identity["spec"]
+        with options.at(f"{self.path}: infos.spiky_rl.identity.spec"):
+            built = complete(self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint"))
+            if built.network is None:
+                raise options.RegistryError("missing network")
+        return built
+
 
 @dataclass
 class Settings:
@@ -279,7 +288,7 @@ def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
     for key, now in flatten(parse_overrides(overrides)).items():
         if now != known.get(key):
             refuse(f"agent.{key}", now, known.get(key))
-    spec = complete(identity["agent"], identity["spec"], dict.fromkeys(known, "checkpoint"))
+    spec = loaded.spec()
     overridden = tuple(identity.get("overridden", ()))
     if asked.agent is not None:
         given = agent_of(asked.agent, theirs["dataset"]["name"], overrides)

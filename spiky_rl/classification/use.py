@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
-from spiky_rl.classification import samples, split
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.settings import LoadedCheckpoint, Request, dataset_of, require_named
 from spiky_rl.classification.training import confusion, scores
@@ -20,10 +20,9 @@ from spiky_rl.classification.training import seen as shape_of
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.shown import Shown, unseen
-from spiky_rl.config.spec import complete
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.datasets.base import TIMES, Dataset
-from spiky_rl.hosts.common.devices import check_device
+from spiky_rl.hosts.common.devices import check_device, memory_of
 from spiky_rl.networks.base import SpikingNetwork
 
 log = logging.getLogger(__name__)
@@ -65,12 +64,14 @@ def load(
     identity = loaded.identity
     require_named(asked, loaded)
     device = check_device(device)
-    spec = complete(identity["agent"], identity["spec"], {})
+    spec = loaded.spec()
     held, elsewhere = _recordings(asked, identity, only_tests, shown)
     how = spec.runner.get("frames", "turn")
     _, inputs = shape_of(held.size, how)
     assert spec.network is not None
+    checkpoint.require_memory(spec, inputs, memory_of(device))
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
+    checkpoint.require_weights(network, loaded.content["best"], f"{loaded.path}: best")
     network.load_state_dict(loaded.content["best"])
     learned = np.isin(held.digests.view(np.int64), loaded.content["learned"].numpy())
     return Trained(loaded, spec.name, network, how, device, held, learned, elsewhere)

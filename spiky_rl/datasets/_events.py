@@ -126,7 +126,7 @@ def of_tensor(held: np.ndarray, path: str) -> Events:
             f"{path}: holds {held.dtype} of shape {list(held.shape)}; expected counts [time, channels, rows, columns], or events"
             " [events, 4] as columns t, x, y, p"
         )
-    _require_count(np.count_nonzero(held), path)
+    _require_count(int(np.count_nonzero(held)), path)
     place = np.argwhere(held)
     count = held[tuple(place.T)]
     wrong = (count < 0) | (count > MOST) | (count != np.floor(count))
