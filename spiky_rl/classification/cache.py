@@ -114,6 +114,8 @@ def _held(path: Path) -> Stored | None:
         with open_regular(about) as file:
             held = read_arrays(file, (*KEYS, "digest"), NUMBERS + TEXTS)
         size = path.stat().st_size
+        if size != held["offsets"].astype(np.int64).max(initial=0) * PLACE.itemsize:
+            raise ValueError(f"has {size:,} bytes")
         places = np.memmap(path, PLACE, "r") if size else np.zeros(0, PLACE)
         told = str(held.pop("digest"))
         if _digest_all(hashlib.sha256(places).hexdigest(), path, held) != told:

@@ -17,7 +17,7 @@ from spiky_rl.config import registry, sizes
 from spiky_rl.config.options import Names, Record, RegistryError, nearest, short
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.datasets._events import MOST_CHANNELS, MOST_PIXELS
+from spiky_rl.datasets._events import LATEST, MOST_PIXELS
 from spiky_rl.hosts.common.checkpoints import CheckpointError, Optimiser, read_checkpoint
 from spiky_rl.hosts.common.progress import Count
 from spiky_rl.networks.base import SpikingNetwork
@@ -56,13 +56,9 @@ class ClassifierIdentity(Record):
     split: Digest
     spec: dict[str, Any]
     settings: RunSettings
-    shape: tuple[
-        Annotated[int, Field(ge=1, le=MOST_CHANNELS)],
-        Annotated[int, Field(ge=1, le=MOST_PIXELS)],
-        Annotated[int, Field(ge=1, le=MOST_PIXELS)],
-    ] = Field(strict=False)
+    shape: list[Annotated[int, Field(ge=1, le=MOST_PIXELS)]] = Field(min_length=3, max_length=3)
     classes: Names = Field(strict=False, min_length=2)
-    window: tuple[Count, Count] = Field(strict=False)
+    window: list[Annotated[int, Field(ge=0, le=LATEST + 1)]] = Field(min_length=2, max_length=2)
     scale: Annotated[float, Field(gt=0.0)]
     device: Annotated[str, Field(pattern=r"^(cpu|cuda:[0-9]{1,3})$")]
     overridden: list[str] = Field(default_factory=list)
@@ -174,8 +170,10 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
     """Raise CheckpointError where a ``state`` is none of the ``trainer``'s optimiser; ``where``: file and key at which it stands."""
     (own,), groups = trainer.optimiser.state_dict()["param_groups"], state["param_groups"]
     weights = list(trainer.network.parameters())
-    if len(groups) != 1 or groups[0]["params"] != own["params"]:
-        raise CheckpointError(f"{where}.param_groups: not those of a network with {len(weights)} weights")
+    if len(groups) != 1:
+        raise CheckpointError(f"{where}.param_groups: has {len(groups)} values; it must have 1")
+    if (params := groups[0]["params"]) != own["params"]:
+        raise CheckpointError(f"{where}.param_groups.0.params: {short(params)}; it must be {own['params']}")
     for key, value in groups[0].items():
         # the schedule sets the learning rate; a setting that came later is none of this version's
         if key not in ("lr", "params") and key in own and value != own[key]:

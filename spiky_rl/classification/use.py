@@ -156,7 +156,19 @@ def _recordings(
     index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
     chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
     held = samples.load(name, dataset, chosen, bool(given.get("skip_bad")), shown)
+    if "window" in dataset.settings() and "window" not in asked.dataset_options():
+        _say_what_is_late(held, dataset.window)
     return replace(held, scale=identity["scale"], classes=tuple(known)), asked_for - len(chosen)
+
+
+def _say_what_is_late(held: Samples, window: tuple[int, int]) -> None:
+    """Say in one line where recordings go on after the ``window`` that a run took from those that it was trained with."""
+    assert held.ends is not None
+    late = np.flatnonzero(held.ends > window[1])
+    if len(late):
+        last = late[held.ends[late].argmax()]
+        words = "dataset.window: %s, as in training; %d of %d recordings go on after it, %s until %d, and what comes later is not seen"
+        log.warning(words, list(window), len(late), len(held), held.names[last], held.ends[last])
 
 
 def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:

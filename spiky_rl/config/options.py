@@ -374,5 +374,5 @@ def short(value: object) -> str:
 
 def nearest(value: object, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` with the one of the ``valid`` names nearest to ``value``, or nothing."""
-    match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
+    match = difflib.get_close_matches(str(value), [str(name) for name in valid], n=1, cutoff=0.4)
     return f"; did you mean '{match[0]}'?" if match else ""

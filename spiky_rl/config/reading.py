@@ -58,11 +58,11 @@ def open_regular(path: Path) -> BinaryIO:
 def read_regular(path: Path, most: int = LONGEST) -> bytes:
     """The bytes of the file ``path``, ``most`` of them. Raises OSError that names it, as `open_regular` and where it is longer."""
     with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         # a file of the kernel's says that it is empty, and has more
-        data = file.read(most + 1)
-    if len(data) > most:
-        size = max(path.stat().st_size, len(data))
-        raise OSError(errno.EFBIG, f"{size:,} bytes; at most {most:,}", str(path))
+        data = b"" if size > most else file.read(most + 1)
+    if max(size, len(data)) > most:
+        raise OSError(errno.EFBIG, f"{max(size, len(data)):,} bytes; at most {most:,}", str(path))
     return data
 
 

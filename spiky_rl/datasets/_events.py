@@ -158,7 +158,7 @@ def of_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Even
         if wrong.any():
             first = int(wrong.argmax())
             whole = "" if key == "t" else "a whole number of "
-            allowed = f"at most {most[key]:.15g}" if values[first] > most[key] else f"{whole}0 or more"
+            allowed = f"at most {int(most[key])}" if values[first] > most[key] else f"{whole}0 or more"
             raise EventFileError(f"{path}: event {first}: {key} is {values[first]:g}; it must be {allowed}")
     t = np.rint(held["t"] * unit).astype(np.int64)
     x, y, p = (held[key].astype(np.int64) for key in "xyp")
