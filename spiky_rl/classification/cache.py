@@ -99,7 +99,9 @@ def stored(
             ) from None
         held = _held(path)
         if held is None:
-            raise UserError(f"{path}: is another than was written; set SPIKY_RL_CACHE to a folder on another disk")
+            raise UserError(
+                f"{path}: is another than was written; set SPIKY_RL_CACHE to a folder on another disk"
+            )
     if held.skipped and not skip_bad:
         raise EventFileError(f"{held.skipped[0]}; --skip_bad leaves such recordings out")
     return held

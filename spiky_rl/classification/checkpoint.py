@@ -11,7 +11,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from spiky_rl.classification.settings import LIBRARY, Flags, LoadedCheckpoint, dataset_of, foreign
+from spiky_rl.classification.loaded import LoadedCheckpoint
+from spiky_rl.classification.settings import LIBRARY, Flags, dataset_of, foreign
 from spiky_rl.classification.training import History, Trainer
 from spiky_rl.config import registry, sizes
 from spiky_rl.config.options import Names, Record, RegistryError, nearest, short
@@ -102,7 +103,7 @@ def read(path: Path, device: str = "cpu") -> LoadedCheckpoint:
             f"{path}: says nothing of its settings; it was written by an earlier version, so train again"
         )
     try:
-        held = Content.check("", {key: loaded.content[key] for key in Content.model_fields})
+        held = Content.check("", {key: loaded.content[key] for key in tuple(Content.model_fields)})
         if not held.history.loss:
             raise RegistryError("history.loss: [] has 0 values; it must have at least 1")
         for key in ("network", "best"):
@@ -116,7 +117,9 @@ def read(path: Path, device: str = "cpu") -> LoadedCheckpoint:
         if not foreign(loaded.identity["spec"], ""):
             loaded.spec()
     except RegistryError as error:
-        raise CheckpointError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from None
+        raise CheckpointError(
+            str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}"
+        ) from None
     return loaded
 
 

@@ -14,9 +14,9 @@ import torch
 from spiky_rl.classification import board as boards
 from spiky_rl.classification import checkpoint, samples
 from spiky_rl.classification import result as results
+from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.settings import (
     LIBRARY,
-    LoadedCheckpoint,
     Request,
     Settings,
     agent_of,

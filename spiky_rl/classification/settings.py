@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.config import files, options, registry
 from spiky_rl.config.options import UserError, option
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.registry import Configured, short
 from spiky_rl.config.schema import MOST_STEPS
-from spiky_rl.config.spec import AgentSpec, complete, flatten, parse_overrides, read_agent, resolve_agent
+from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent, resolve_agent
 from spiky_rl.hosts.common.rules import local_rule
 
 if TYPE_CHECKING:
@@ -177,28 +178,6 @@ class Request(options.Settings):
             if text.startswith("agent.") and not any(key == k or key.startswith(f"{k}.") for k in READ):
                 raise UserError(f"{text!r}: a classification reads of an agent {', '.join(READ)} only")
         return found
-
-
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """A checkpoint that a run goes on from, or that is used."""
-
-    path: Path
-    content: Mapping[str, Any]
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """The identity of the run that wrote the checkpoint."""
-        return self.content["infos"]["spiky_rl"]["identity"]
-
-    def spec(self) -> AgentSpec:
-        """The run's agent; classes that it names are imported. Raises RegistryError that names the file and the key."""
-        spec = self.identity["spec"]
-        with options.at(f"{self.path}: infos.spiky_rl.identity.spec"):
-            built = complete(self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint"))
-            if built.network is None:
-                raise options.RegistryError("missing network")
-        return built
 
 
 @dataclass

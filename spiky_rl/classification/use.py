@@ -14,7 +14,8 @@ import numpy as np
 from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import LoadedCheckpoint, Request, dataset_of, require_named
+from spiky_rl.classification.loaded import LoadedCheckpoint
+from spiky_rl.classification.settings import Request, dataset_of, require_named
 from spiky_rl.classification.training import confusion, scores
 from spiky_rl.classification.training import seen as shape_of
 from spiky_rl.config import files, registry

@@ -55,7 +55,9 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS) -> Header:
         raise ValueError("holds Python objects; it must hold numbers")
     fields = [dtype] if dtype.names is None else [dtype[name].base for name in dtype.names]
     if wrong := [field for field in fields if field.kind not in kinds or not field.itemsize]:
-        raise ValueError(f"holds {wrong[0]}; it must hold {'numbers' if kinds == NUMBERS else 'numbers or text'}")
+        raise ValueError(
+            f"holds {wrong[0]}; it must hold {'numbers' if kinds == NUMBERS else 'numbers or text'}"
+        )
     if min(shape, default=0) < 0:
         raise ValueError(f"has the shape {list(shape)}")
     return Header(shape, dtype, fortran, file.tell())
@@ -70,7 +72,9 @@ def read_array(data: bytes, kinds: str = NUMBERS) -> np.ndarray:
     """
     header = read_header(io.BytesIO(data), kinds)
     if header.bytes > len(data) - header.start:
-        raise ValueError(f"{list(header.shape)} of {header.dtype} take {header.bytes:,} bytes; the file ends before")
+        raise ValueError(
+            f"{list(header.shape)} of {header.dtype} take {header.bytes:,} bytes; the file ends before"
+        )
     count = math.prod(header.shape)
     flat = np.frombuffer(data, header.dtype, count, header.start) if count else np.zeros(0, header.dtype)
     return flat.reshape(header.shape, order="F" if header.fortran else "C")

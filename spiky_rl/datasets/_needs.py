@@ -51,8 +51,8 @@ class KeptNeeds(Needs):
     """Hash of the values and of the file's name: others are of other recordings, or damaged."""
 
 
-def load_needs(path: Path, measure: Callable[[], Needs]) -> Needs:
-    """The needs in the cache's file ``path``, else those that ``measure`` finds out, which are written there."""
+def load_needs(path: Path, find_out: Callable[[], Needs]) -> Needs:
+    """The needs in the cache's file ``path``, else those that ``find_out`` finds out, which are written there."""
     try:
         kept = read_record(path, KeptNeeds) if path.exists() else None
         if kept is not None:
@@ -62,7 +62,7 @@ def load_needs(path: Path, measure: Callable[[], Needs]) -> Needs:
             raise ReadingError(f"{path}: digest: {kept.digest!r} is not that of the values")
     except ReadingError as error:
         log.warning("%s; it is made anew", error)
-    needs = measure()
+    needs = find_out()
     files.write_json(path, {**needs.model_dump(), "digest": _digest(path, needs)}, durable=False)
     return needs
 

@@ -101,7 +101,9 @@ class Store:
             if self.archive is not None:
                 return self.archive.open(name.removeprefix(self.prefix))
             if path.exists() and not path.resolve().is_relative_to(self._inside):
-                raise EventFileError(f"{path}: leads out of {self.root}, and is not read; put the file itself there")
+                raise EventFileError(
+                    f"{path}: leads out of {self.root}, and is not read; put the file itself there"
+                )
             return open_regular(path)
         except KeyError:
             raise EventFileError(f"{path}: is not in the archive") from None
@@ -127,7 +129,9 @@ class Store:
             raise EventFileError(f"{self.path(name)}: cannot be read: {reason}") from None
         if max(size, len(data)) > LARGEST:
             size = size or self.size(name)
-            raise EventFileError(f"{self.path(name)}: has {size:,} bytes; a recording has at most {LARGEST:,}")
+            raise EventFileError(
+                f"{self.path(name)}: has {size:,} bytes; a recording has at most {LARGEST:,}"
+            )
         if not data:
             raise EventFileError(f"{self.path(name)}: is empty")
         return data

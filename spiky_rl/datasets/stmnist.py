@@ -13,6 +13,7 @@ import io
 import re
 import struct
 import zlib
+from contextlib import suppress
 from typing import override
 
 import numpy as np
@@ -86,13 +87,11 @@ def _check_whole(data: bytes, path: str) -> None:
 def _check_unpacked(data: memoryview, where: str) -> None:
     """Raise EventFileError that says ``where`` for compressed ``data`` of more than `LARGEST` bytes; damaged ones are left to scipy."""
     packed, size = zlib.decompressobj(), 0
-    try:
+    with suppress(zlib.error):
         while chunk := packed.decompress(data, CHUNK):
             size, data = size + len(chunk), memoryview(packed.unconsumed_tail)
             if size > LARGEST:
                 raise EventFileError(f"{where}: unpacks to more than {LARGEST:,} bytes")
-    except zlib.error:
-        return
 
 
 class StMnist(Dataset):

@@ -77,9 +77,7 @@ def array(key, change):
 def bomb(path):
     """An archive of a megabyte whose array would take a terabyte."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "<i8", "fortran_order": False, "shape": (2**37,)}
-    )
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**37,)})
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("ends.npy", header.getvalue() + bytes(2**20))
 
@@ -100,8 +98,15 @@ ANY = {
     "a pipe": pipe,
     "far too long": sparse,
 }
-DAMAGES = {f"{ending}: {case}": (ending, change) for ending in ("json", "npz", "events") for case, change in ANY.items()}
-DAMAGES |= {f"json: no {key}": ("json", value(key, REMOVED)) for key in ("channels", "rows", "columns", "end", "steps", "digest")}
+DAMAGES = {
+    f"{ending}: {case}": (ending, change)
+    for ending in ("json", "npz", "events")
+    for case, change in ANY.items()
+}
+DAMAGES |= {
+    f"json: no {key}": ("json", value(key, REMOVED))
+    for key in ("channels", "rows", "columns", "end", "steps", "digest")
+}
 DAMAGES |= {
     f"json: {key} is {new!r}"[:40]: ("json", value(key, new))
     for key in ("channels", "rows", "columns", "end")
@@ -132,7 +137,8 @@ DAMAGES |= {
     "events: one more": ("events", bytes_of(lambda data: data + bytes(4))),
 }
 DAMAGES |= {
-    f"npz: no {key}": ("npz", array(key, REMOVED)) for key in ("offsets", "digests", "index", "ends", "skipped", "digest")
+    f"npz: no {key}": ("npz", array(key, REMOVED))
+    for key in ("offsets", "digests", "index", "ends", "skipped", "digest")
 }
 
 

@@ -78,15 +78,26 @@ KINDS = {
 }
 NEEDED = (
     *("network", "best", "optimizer", "history", "random", "learned", "infos", WEIGHT, BIAS, IDENTITY),
-    *("optimizer/state", "optimizer/param_groups", f"{GROUP}/params", f"{MOMENTS}/exp_avg", f"{MOMENTS}/step"),
-    *(f"{IDENTITY}/{key}" for key in ("dataset", "agent", "seed", "data", "split", "spec", "shape", "classes")),
+    *(
+        "optimizer/state",
+        "optimizer/param_groups",
+        f"{GROUP}/params",
+        f"{MOMENTS}/exp_avg",
+        f"{MOMENTS}/step",
+    ),
+    *(
+        f"{IDENTITY}/{key}"
+        for key in ("dataset", "agent", "seed", "data", "split", "spec", "shape", "classes")
+    ),
     *(f"{IDENTITY}/{key}" for key in ("window", "scale", "device", "settings")),
     *(f"{IDENTITY}/settings/{key}" for key in ("flags", "dataset")),
     *(f"{DATASET}/{key}" for key in ("name", "bins", "binary")),
     *(f"{FLAGS}/{key}" for key in ("data", "epochs", "batch_size")),
     *(f"{SPEC}/network", f"{SPEC}/network/name"),
 )
-DAMAGES = {f"{path}: {value!r}"[:80]: (path, value) for path, kind in KINDS.items() for value in EXPECTED[kind]}
+DAMAGES = {
+    f"{path}: {value!r}"[:80]: (path, value) for path, kind in KINDS.items() for value in EXPECTED[kind]
+}
 DAMAGES |= {f"no {path}": (path, REMOVED) for path in NEEDED}
 OTHERS = {
     WEIGHT: (
@@ -217,3 +228,20 @@ def test_zero_bytes_and_half_a_file_are_no_checkpoint(good, tmp_path):
         (tmp_path / "model.pt").write_bytes(content)
         with pytest.raises(UserError, match="model.pt: no checkpoint, or a damaged one"):
             checkpoint.read(tmp_path / "model.pt")
+
+
+def test_recordings_that_go_on_after_the_window_of_the_training_are_said(good, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(common.log, "propagate", True)
+    path, content = good
+    window = content["infos"]["spiky_rl"]["identity"]["window"]
+    (tmp_path / "c0").mkdir()
+    for name, last in (("short", window[1] - 1), ("long", 2 * window[1])):
+        (tmp_path / "c0" / f"{name}.csv").write_text(f"10,1,1,0\n{last},1,1,0\n")
+    asked = Request(checkpoint=str(path), evaluate=True, flags={"data": str(tmp_path)})
+    assert len(use.load(asked, checkpoint.read(path), "cpu", True).held) == 2
+    words = "as in training; 1 of 2 recordings go on after it, c0/long.csv until"
+    assert f"dataset.window: {window}, {words} {2 * window[1] + 1}" in caplog.text
+    caplog.clear()
+    given = asked.with_changes(overrides=(f"dataset.window={window}",))
+    use.load(given, checkpoint.read(path), "cpu", True)
+    assert "go on after" not in caplog.text, "whoever gives a window means it"

@@ -398,17 +398,3 @@ def test_code_that_a_checkpoint_names_is_only_executed_if_the_command_line_names
     (tmp_path / "pixels.py").write_text(OWN)
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--epochs", 2, "--device", "cpu") == 0
     assert run(tmp_path, "--checkpoint", run_folder, *own, "--evaluate", "--device", "cpu") == 0
-
-
-def test_recordings_that_go_on_after_the_window_of_the_training_are_said(tmp_path, trained, caplog, monkeypatch):
-    monkeypatch.setattr(common.log, "propagate", True)
-    monkeypatch.setattr(common, "setup_logging", lambda verbose: None)
-    others = folder(tmp_path / "others", 2, 7)
-    (others / "row" / "long.csv").write_text("10,1,1,0\n1999,1,1,0\n")
-    line = ["--evaluate", "--checkpoint", trained[0], "--data", others, "--out", tmp_path / "out.json"]
-    assert run(tmp_path, *line) == 0
-    words = "dataset.window: [0, 1000], as in training; 1 of 7 recordings go on after it, row/long.csv until 2000"
-    assert words in caplog.text
-    caplog.clear()
-    assert run(tmp_path, *line, "dataset.window=[0,1000]") == 0
-    assert "go on after" not in caplog.text, "whoever gives a window means it"

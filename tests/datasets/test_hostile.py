@@ -108,7 +108,7 @@ def packed(content, **members):
     return held.getvalue()
 
 
-def npy_of(shape, descr="<i8", fortran=False, content=b"", version=(1, 0)):
+def npy_of(shape, descr: object = "<i8", fortran=False, content=b"", version=(1, 0)):
     """A .npy that says so of itself."""
     header = io.BytesIO()
     write = npy.write_array_header_1_0 if version == (1, 0) else npy.write_array_header_2_0
@@ -261,7 +261,9 @@ def test_one_recording_does_not_decide_the_window_alone(kind, tmp_path):
             (tmp_path / "cat" / f"{i}.csv").write_text(f"1,2,3,0\n{last - 1},2,3,0\n")
         else:
             np.save(tmp_path / "cat" / f"{i}.npy", np.ones((last, 1, 4, 4), np.uint8))
-    with pytest.raises(EventFileError, match=r"5\.\w+: lasts until 9000, .* more than 111; with dataset.window="):
+    with pytest.raises(
+        EventFileError, match=r"5\.\w+: lasts until 9000, .* more than 111; with dataset.window="
+    ):
         dataset("own", tmp_path)
     assert dataset("own", tmp_path, window=[0, 111]).window == (0, 111)
 
@@ -276,7 +278,12 @@ def test_the_command_line_says_it_in_one_line_and_waits_for_nobody(case, data, t
         (data / "dog" / "b.bin").symlink_to("/dev/zero")
     line = [sys.executable, "scripts/classify.py", "--dataset", "own", "--data", str(data), "--device", "cpu"]
     ended = subprocess.run(
-        [*line, "--log_root", str(tmp_path / "logs")], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+        [*line, "--log_root", str(tmp_path / "logs")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     last = ended.stderr.splitlines()[-1]
     assert ended.returncode == 2 and last.startswith(f"error: {data / 'dog' / 'b.bin'}: "), ended.stderr
