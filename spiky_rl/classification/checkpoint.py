@@ -15,7 +15,7 @@ from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.settings import LIBRARY, Flags, dataset_of, foreign
 from spiky_rl.classification.training import History, Trainer
 from spiky_rl.config import registry, sizes
-from spiky_rl.config.options import Names, Record, RegistryError, nearest, short
+from spiky_rl.config.options import Names, Record, RegistryError, UserError, nearest, short
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets._events import LATEST, MOST_PIXELS
@@ -85,19 +85,12 @@ class Content(Record):
     history: History
 
 
-def read(path: Path, device: str = "cpu") -> LoadedCheckpoint:
+def read(path: Path) -> LoadedCheckpoint:
     """A classification's checkpoint, whole and of the right kinds; what fits a network alone is left to `require_weights`.
 
-    Nothing that it names is executed.
-
-    Args:
-        path: The file.
-        device: Where its tensors go.
-
-    Raises:
-        CheckpointError: It names the file and the key.
+    Nothing that the file at ``path`` names is executed. Raises CheckpointError that names it and the key.
     """
-    loaded = LoadedCheckpoint(path, read_checkpoint(str(path), device, LIBRARY))
+    loaded = LoadedCheckpoint(path, read_checkpoint(str(path), "cpu", LIBRARY))
     if "settings" not in loaded.identity:
         raise CheckpointError(
             f"{path}: says nothing of its settings; it was written by an earlier version, so train again"
@@ -194,20 +187,24 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
                 raise CheckpointError(f"{place}.{key}: {text}; expected numbers of shape {list(shape)}")
 
 
-def require_memory(spec: AgentSpec, inputs: tuple[int, int, int], have: int) -> None:
-    """Raise UserError where a network is larger than the memory that a machine may ``have``.
+def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, have: int) -> None:
+    """Raise CheckpointError where a run's network is larger than the memory that a machine has.
 
     Args:
-        spec: The agent.
-        inputs: Channels, rows and columns of a frame.
+        loaded: The run's checkpoint.
+        spec: Its agent.
         have: Bytes.
     """
     assert spec.network is not None
     layers, connection = getattr(spec.network.options, "layers", ()), spec.network.parts.get("connection")
     dense = isinstance(connection, registry.Configured) and connection.name == "linear"
+    inputs = loaded.identity["shape"]
     weights = math.prod(inputs) * (layers[0] if dense and layers else 1)
-    first = {f"{IDENTITY}.shape {list(inputs)} with {weights:,} weights": sizes.NUMBER * weights}
-    sizes.require({**first, **sizes.models(spec, "one recording", 1)}, have)
+    first = {f"{IDENTITY}.shape {inputs} with {weights:,} weights": sizes.NUMBER * weights}
+    try:
+        sizes.require({**first, **sizes.models(spec, "one recording", 1)}, have)
+    except UserError as error:
+        raise CheckpointError(f"{loaded.path}: {error}") from None
 
 
 def _described(tensor: Tensor) -> str:

@@ -97,6 +97,8 @@ def prepare(
     if loaded is not None:
         _require_epochs(settings, loaded)
     device = check_device(device)
+    if loaded is not None:
+        checkpoint.require_memory(loaded, settings.spec, memory_of(device))
     _require_memory(settings, device)
     trainer = _drawn(settings, device, fetch, shown)
     if loaded is not None:

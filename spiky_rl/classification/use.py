@@ -66,11 +66,11 @@ def load(
     require_named(asked, loaded)
     device = check_device(device)
     spec = loaded.spec()
+    checkpoint.require_memory(loaded, spec, memory_of(device))
     held, elsewhere = _recordings(asked, identity, only_tests, shown)
     how = spec.runner.get("frames", "turn")
     _, inputs = shape_of(held.size, how)
     assert spec.network is not None
-    checkpoint.require_memory(spec, inputs, memory_of(device))
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
     checkpoint.require_weights(network, loaded.content["best"], f"{loaded.path}: best")
     network.load_state_dict(loaded.content["best"])

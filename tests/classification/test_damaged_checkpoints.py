@@ -126,7 +126,7 @@ OTHERS = {
     "random/torch": (torch.zeros(5), 3),
     "learned": ([1, 2], torch.ones(3), torch.ones(2, 2).long(), torch.zeros(0).long(), torch.tensor(3)),
     f"{IDENTITY}/seed": (-1, 2**70),
-    f"{IDENTITY}/shape": ([2, 8], [2, 8, 0], [2, -8, 8], [2, 8, 10**9], [2.0, 8.0, 8.0]),
+    f"{IDENTITY}/shape": ([10**5] * 3, [2, 8], [2, 8, 0], [2, -8, 8], [2, 8, 10**9], [2.0, 8.0, 8.0]),
     f"{IDENTITY}/classes": ([], ["c0"], ["c0", "c0", "c1"], [0, 1, 2], "c012"),
     f"{IDENTITY}/window": ([5, 2], [0], [-1, 4], [0, 2**70]),
     f"{IDENTITY}/scale": (-1.0, 0.0, math.nan, "1", 1e300),
@@ -148,7 +148,7 @@ OTHERS = {
     f"{DATASET}/window": ([9, 2],),
     f"{DATASET}/stranger": (1,),
     f"{SPEC}/network": ({}, {"name": "nothing"}, "feedforwards"),
-    f"{SPEC}/network/layers": ([-3], ["x"], 5, [2.5], []),
+    f"{SPEC}/network/layers": ([10**9, 10**9], [-3], ["x"], 5, [2.5], []),
     f"{SPEC}/network/neuron": ({"name": "lif", "tau": -1.0}, {"name": "lif", "tau": 1e38, "taus": 1}, 3),
     f"{SPEC}/network/decoder": ({"name": "no"},),
     f"{SPEC}/frames": ("turns",),
@@ -197,8 +197,8 @@ def test_a_damaged_checkpoint_is_refused_by_its_name_and_key(case, good, tmp_pat
         resume(file)
     said = str(caught.value)
     assert said.startswith(f"{file}: ") and "\n" not in said and len(said) < 600
-    keys = {key_of(path), key_of(path.rpartition("/")[0]), "contradict"} - {""}
-    assert any(key in said for key in keys), said
+    keys = {key_of(path), key_of(path.rpartition("/")[0])}
+    assert any(key and key in said for key in keys), said
     assert "Traceback" not in said and "pydantic" not in said
 
 
