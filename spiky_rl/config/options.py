@@ -311,7 +311,7 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str
         missing = [
             str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]
         ]
-        others = [key for key in first["input"] if key not in model.model_fields]
+        others = [str(key) for key in first["input"] if key not in model.model_fields]
         place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
         return f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}"
     if first["type"] == "value_error" and (not keys or field is None or model is _bare(field.annotation)):
@@ -374,5 +374,5 @@ def short(value: object) -> str:
 
 def nearest(value: object, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` with the one of the ``valid`` names nearest to ``value``, or nothing."""
-    match = difflib.get_close_matches(str(value), [str(name) for name in valid], n=1, cutoff=0.4)
+    match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
     return f"; did you mean '{match[0]}'?" if match else ""

@@ -33,11 +33,13 @@ MOST_NODES = 20_000
 """Values of a YAML text, with what its aliases stand for: the largest of ours has 200."""
 LONGEST = 2**28
 """Bytes of a file: a result with a long curve has some 10^5."""
-NO_FILE = "it is no file"
 
 
 class ReadingError(UserError):
     """A text that is no YAML or JSON, or holds what a configuration cannot."""
+
+
+NO_FILE = "it is no file"
 
 
 def open_regular(path: Path) -> BinaryIO:

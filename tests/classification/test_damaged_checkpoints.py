@@ -245,3 +245,9 @@ def test_recordings_that_go_on_after_the_window_of_the_training_are_said(good, t
     given = asked.with_changes(overrides=(f"dataset.window={window}",))
     use.load(given, checkpoint.read(path), "cpu", True)
     assert "go on after" not in caplog.text, "whoever gives a window means it"
+
+
+def test_keys_that_are_numbers_are_no_keys(good, tmp_path):
+    file = damaged(good, tmp_path, IDENTITY, {"settings": {}, 1: 2})
+    with pytest.raises(UserError, match="infos.spiky_rl.identity: missing dataset, agent"):
+        checkpoint.read(file)

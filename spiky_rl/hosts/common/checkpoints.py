@@ -40,6 +40,26 @@ NOT_NEGATIVE = {
 """Last part of the names of tensors without values below 0: deviations, variances and counts of models and optimisers."""
 
 
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Group(Record):
+    """Rates of some weights in an optimiser's state."""
+
+    lr: Amount = 0.0
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.0, 0.0)
+    eps: Amount = 0.0
+    weight_decay: Amount = 0.0
+    params: list[Count]
+
+
+class Optimiser(Record):
+    """An optimiser's state, with a mapping for each weight."""
+
+    param_groups: list[Group]
+    state: dict[int, dict[str, Any]]
+
+
 class RandomState(TypedDict):
     """The states of every generator that training draws from, as plain data and tensors."""
 
@@ -86,26 +106,6 @@ class Infos(Record):
     """What is kept beside the networks: ours, and another program's."""
 
     spiky_rl: Kept | None = None
-
-
-Share = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Group(Record):
-    """Rates of some weights in an optimiser's state."""
-
-    lr: Amount = 0.0
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.0, 0.0)
-    eps: Amount = 0.0
-    weight_decay: Amount = 0.0
-    params: list[Count]
-
-
-class Optimiser(Record):
-    """An optimiser's state, with a mapping for each weight."""
-
-    param_groups: list[Group]
-    state: dict[int, dict[str, Any]]
 
 
 class CheckpointError(UserError):
