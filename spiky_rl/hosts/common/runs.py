@@ -239,6 +239,7 @@ def write_result(path: Path, progress: Progress, **more: object) -> dict[str, An
         "seconds_learning": progress.seconds_learning,
         "firing_rate": progress.firing_rate,
         "synops_per_step": progress.synops_per_step,
+        "worlds_reset": progress.worlds_reset,
         "curve": curve(progress),
         "versions": versions(),
     }

@@ -215,7 +215,7 @@ class Run:
         except FloatingPointError as error:
             return f"failed: {error}"
         except environment.NonFiniteError as error:  # perhaps the learner's doing
-            return f"failed: {error}; {runner.facts()}"
+            return f"failed: {error}; {runner.facts() if error.blames_policy else runner.saved_text()}"
         except OSError as error:
             if error.errno not in files.DISKS:
                 raise
