@@ -127,6 +127,8 @@ class Plan:
     """Where the robots come from, in words."""
     physics: str
     """What steps the worlds; `spiky_rl.hosts.run.simulate.opened` says what really does."""
+    registered: str = ""
+    """The task with the package that it comes from, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
     rank: int = 0
     """Number of this process among those of a distributed run; 0 keeps the run folder."""
 
@@ -159,7 +161,7 @@ class Plan:
     @property
     def description(self) -> dict[str, Any]:
         """The description of the run in its result files."""
-        keys = ("task", "agent", "library", "device", "seed", "assets", "physics")
+        keys = ("task", "registered", "agent", "library", "device", "seed", "assets", "physics")
         return {key: getattr(self, key) for key in keys}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.metadata
 import io
 import logging
 import os
@@ -31,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 SELECTORS = ("physics", "renderer", "presets")
 """Overrides that choose among the variants that a task declares."""
+PACKAGES = {"isaaclab_tasks": ("isaaclab", "Isaac Lab"), "spiky_rl": ("spiky_rl", "spiky_rl")}
+"""Packages of tasks -> the distribution that has their version, and its name."""
 CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
 
@@ -72,6 +75,22 @@ def resolve_task(name: str) -> str:
     close = difflib.get_close_matches(bare, known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else "list the tasks with `isaaclab list_envs`"
     raise UnknownTask(f"task: {name!r} is not registered; {hint}")
+
+
+def describe_task(task_id: str) -> str:
+    """A task with the package that configures it, such as ``Isaac-Ant of Isaac Lab 3.0.0``; by its id alone where that has no version.
+
+    Args:
+        task_id: As `resolve_task` gives it.
+    """
+    import gymnasium
+
+    entry = gymnasium.spec(task_id).kwargs["env_cfg_entry_point"]
+    module = entry if isinstance(entry, str) else entry.__module__
+    for package, (distribution, title) in PACKAGES.items():
+        if module.startswith((f"{package}.", f"{package}:")):
+            return f"{task_id} of {title} {importlib.metadata.version(distribution)}"
+    return task_id
 
 
 def load_configs(
