@@ -60,9 +60,10 @@ def main(task, wanted):
     configure_assets("local")
     cfg, _ = load_configs(resolve_task(task))
     found = {"physics": choice.apply(cfg, wanted, "cpu")}
-    with simulation(
-        cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED
-    ) as gym_env, torch.inference_mode():
+    with (
+        simulation(cfg, task_id=resolve_task(task), device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
+        torch.inference_mode(),
+    ):
         env = TimedVecEnv(gym_env)
         whole, found["none"] = course(env, {}), env.worlds_reset
         rows, found["count"] = course(env, BREAKS), env.worlds_reset
@@ -71,11 +72,16 @@ def main(task, wanted):
             for row in rows
         )
         found["dones"] = {
-            step: [world for world in worlds if rows[step]["dones"][world]] for step, (worlds, _) in BREAKS.items()
+            step: [world for world in worlds if rows[step]["dones"][world]]
+            for step, (worlds, _) in BREAKS.items()
         }
         found["truncated"] = sum(int(rows[step]["time_outs"].sum()) for step in BREAKS)
-        found["lengths"] = {step: rows[step]["lengths"][worlds].tolist() for step, (worlds, _) in BREAKS.items()}
-        found["rewards"] = {step: rows[step]["rewards"][worlds].tolist() for step, (worlds, _) in BREAKS.items()}
+        found["lengths"] = {
+            step: rows[step]["lengths"][worlds].tolist() for step, (worlds, _) in BREAKS.items()
+        }
+        found["rewards"] = {
+            step: rows[step]["rewards"][worlds].tolist() for step, (worlds, _) in BREAKS.items()
+        }
         found["apart"] = max(
             float((a["observation"][STILL] - b["observation"][STILL]).abs().max())
             for a, b in zip(whole[: max(BREAKS)], rows, strict=False)

@@ -15,11 +15,15 @@ from tests.hosts.pretend_cuda import DEVICE, pretended
 
 BOTH = ("mujoco", "newton_mjwarp")
 CASES = [("Isaac-Ant", physics) for physics in BOTH]
-SLOW = [(task, physics) for task in ("Isaac-Ant-Direct", "Isaac-Cartpole", "Isaac-Humanoid") for physics in BOTH]
+SLOW = [
+    (task, physics) for task in ("Isaac-Ant-Direct", "Isaac-Cartpole", "Isaac-Humanoid") for physics in BOTH
+]
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("task", "physics"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
+@pytest.mark.parametrize(
+    ("task", "physics"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
 def test_a_world_that_breaks_begins_anew_and_the_others_go_on(task, physics):
     done = processes.run("-m", "tests.hosts.broken_case", task, physics)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -32,7 +36,9 @@ def test_a_world_that_breaks_begins_anew_and_the_others_go_on(task, physics):
     if penalty is not None:
         assert {value for values in found["rewards"].values() for value in values} == {penalty}
     assert found["apart"] <= (0.0 if physics == "mujoco" else 1e-3)
-    assert "joint velocity of robot is nan" in found["failed"] and "in 16 of 16 environments" in found["failed"]
+    assert (
+        "joint velocity of robot is nan" in found["failed"] and "in 16 of 16 environments" in found["failed"]
+    )
     assert "env.sim.dt=" in found["failed"] and "learning_rate" not in found["failed"]
 
 
@@ -48,7 +54,9 @@ def broken_worlds(count, device="cpu"):
     return BrokenWorlds(SimpleNamespace(num_envs=count, device=device, scene=scene)), velocity  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("value", "is_broken"), [(0.0, False), (-1e8, False), (math.nan, True), (-math.inf, True), (2e9, True)])
+@pytest.mark.parametrize(
+    ("value", "is_broken"), [(0.0, False), (-1e8, False), (math.nan, True), (-math.inf, True), (2e9, True)]
+)
 def test_a_world_is_broken_where_it_is_nowhere(value, is_broken):
     worlds, velocity = broken_worlds(4)
     velocity[2] = value
@@ -77,5 +85,5 @@ def test_broken_worlds_are_found_without_waiting_for_the_device():
         velocity[2] = math.nan
         for _ in range(3):
             worlds.find()
-            worlds.is_excessive  # pylint: disable=pointless-statement
+            assert worlds.is_excessive.shape == ()
         assert not cuda.pretence.met

@@ -20,7 +20,10 @@ ISAACLAB = f"of Isaac Lab {importlib.metadata.version('isaaclab')}"
     [
         ("Isaac-Ant-v0", f"Isaac-Ant {ISAACLAB}"),
         ("Isaac-Ant-Direct", f"Isaac-Ant-Direct {ISAACLAB}"),
-        ("Spiky-Velocity-Flat-Go1", f"Spiky-Velocity-Flat-Go1 of spiky_rl {importlib.metadata.version('spiky_rl')}"),
+        (
+            "Spiky-Velocity-Flat-Go1",
+            f"Spiky-Velocity-Flat-Go1 of spiky_rl {importlib.metadata.version('spiky_rl')}",
+        ),
         ("Someones-Own", "Someones-Own"),
     ],
 )
@@ -30,8 +33,12 @@ def test_a_task_is_named_with_the_package_that_it_comes_from(name, described):
     assert describe_task(resolve_task(name)) == described
 
 
-@pytest.mark.parametrize(("name", "lines"), [("Isaac-Ant-v0", 1), ("Isaac-Ant", 0), ("ant", 0), ("cartpole_masked", 0)])
-def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(name, lines, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    ("name", "lines"), [("Isaac-Ant-v0", 1), ("Isaac-Ant", 0), ("ant", 0), ("cartpole_masked", 0)]
+)
+def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(
+    name, lines, monkeypatch, caplog
+):
     monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
     with caplog.at_level(logging.INFO, "spiky_rl"):
         plan = prepare(Request(task=name, agent="lif_ppo", device="cpu", num_envs=4))

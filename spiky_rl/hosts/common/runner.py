@@ -188,7 +188,7 @@ class HostRunner(ABC):
         self._simulated = getattr(self.env, "seconds_simulation", 0.0)
         self._resets = getattr(self.env, "worlds_reset", 0)
         self.is_booked, self._meter = True, None
-        self.tell_trained(self.progress.iterations > 0)
+        self._tell_trained(self.progress.iterations > 0)
         try:
             yield
         except BaseException as error:
@@ -200,12 +200,12 @@ class HostRunner(ABC):
                 self.fail(self.progress.iterations, f"{spoilt} has values that are no numbers")
             raise
 
-    def tell_trained(self, is_trained: bool) -> None:
+    def _tell_trained(self, is_trained: bool) -> None:
         """Tell the environment, if it asks, whether the policy has learned from anything yet."""
         if tell := getattr(self.env, "tell_trained", None):
             tell(is_trained)
 
-    def blow_up(self) -> str:
+    def _blow_up(self) -> str:
         """A phrase that names the simulation's settings where it has blown up; else "", and of environments that do not say."""
         find = getattr(self.env, "blow_up", None)
         return "" if find is None else find()
@@ -255,7 +255,7 @@ class HostRunner(ABC):
 
     def fail(self, index: int, what: str) -> None:
         """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, who did it or what to do, and what is kept."""
-        cause = self.blow_up()
+        cause = self._blow_up()
         learners = f"at a learning rate of {self._rate():.3g}; lower agent.algorithm.learning_rate"
         raise FloatingPointError(f"iteration {index}: {what}, {cause or learners}; {self.saved_text()}")
 
@@ -345,13 +345,13 @@ class HostRunner(ABC):
         resets = getattr(self.env, "worlds_reset", 0)
         progress.worlds_reset, self._resets = progress.worlds_reset + resets - self._resets, resets
         self.is_booked = True
-        self.tell_trained(True)
+        self._tell_trained(True)
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)
             self.writer.add_scalar("Train/worlds_reset", progress.worlds_reset, index)
         if self.folder is not None:  # the other ranks of a distributed run have none
-            self.watch_returns(index, progress.returns[-1], self.blow_up)
+            self.watch_returns(index, progress.returns[-1], self._blow_up)
             if self.network is not None:
                 self.watch(self.network, activity)
         total = collecting + learning

@@ -321,8 +321,8 @@ class TimedVecEnv(RslRlVecEnvWrapper):
     @override
     def get_observations(self) -> TensorDict:
         """Current observations by group."""
-        self.seen = super().get_observations()
-        return self.seen
+        self.seen = seen = super().get_observations()
+        return seen
 
     @override
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:

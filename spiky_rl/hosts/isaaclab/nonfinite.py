@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 
