@@ -138,15 +138,14 @@ class Algorithm(Settings):
     schedule: Literal["adaptive", "fixed"] = option("adaptive", "schedule of the learning rate")
     desired_kl: float = option(0.01, "target of the adaptive schedule", above=0.0)
     learning_rate_floor: float = option(0.0, "least learning rate of the adaptive schedule", low=0.0)
-    learning_rate_end_factor: float = option(
-        1.0,
-        "fixed schedule: all learning rates fall linearly, over the run, to this factor of their first values",
-        low=0.0,
-        high=1.0,
-    )
     critic_learning_rate: float | None = option(
         None,
         "learning rate of what does not spike, critic and action noise, with the fixed schedule",
+        above=0.0,
+    )
+    std_learning_rate: float | None = option(
+        None,
+        "learning rate of the action's standard deviation, with the fixed schedule; null: the critic's",
         above=0.0,
     )
     num_learning_epochs: int = option(5, "passes over a rollout", low=1, high=10_000)

@@ -35,44 +35,6 @@ def runner(env=None, folder=None, network=NETWORK, identity=IDENTITY, seed=0, **
     return Runner(env or PointEnv(), cfg, log_dir, identity=dict(identity), picture_interval=2)
 
 
-def rates(run) -> list[float]:
-    return [group["lr"] for group in run.alg.optimizer.param_groups]
-
-
-@pytest.mark.parametrize("made", ["rsl_rl", "skrl"])
-def test_rates_fall_linearly_over_a_run_and_a_resumed_one_goes_on_with_them(made, tmp_path):
-    if made == "skrl":
-        pytest.importorskip("skrl", reason="the skrl extra is not installed")
-        from tests.hosts import skrl_case
-
-        fixed = [f"agent.algorithm.{key}" for key in ("schedule=fixed", "learning_rate_end_factor=0.2")]
-
-        def make():
-            return skrl_case.runner(*fixed, network=skrl_case.SPIKING)
-
-    else:
-
-        def make():
-            run = runner(critic_learning_rate=1e-2)
-            run.cfg["learning_rate_end_factor"] = 0.2
-            return run
-
-    run = make()
-    first = rates(run)
-    seen = []
-    for share in (0.0, 0.25, 1.0):
-        run.anneal(share)
-        seen.append(rates(run))
-    assert seen == [pytest.approx([rate * factor for rate in first]) for factor in (1.0, 0.8, 0.2)]
-    run.learn(1)
-    assert rates(run) == seen[-1], "an update keeps them"
-    run.save(str(tmp_path / "model_0.pt"))
-    resumed = make()
-    resumed.load(str(tmp_path / "model_0.pt"))
-    resumed.anneal(0.5)
-    assert rates(resumed) == pytest.approx([rate * 0.6 for rate in first])
-
-
 def parameters(run):
     state = {**run.alg.actor.state_dict(prefix="actor."), **run.alg.critic.state_dict(prefix="critic.")}
     return {name: value.clone() for name, value in state.items()}

@@ -20,8 +20,8 @@ def cached(network: Configured | None) -> bool:
 
 
 def check_rates(algorithm: Mapping[str, object]) -> None:
-    """Raise SpecError where an ``algorithm``'s group has an option of learning rates that its schedule would override."""
+    """Raise SpecError if an ``algorithm``'s group has a learning rate that its schedule would override."""
     schedule = algorithm.get("schedule", "adaptive")
-    for key, without in (("critic_learning_rate", None), ("learning_rate_end_factor", 1.0)):
-        if algorithm.get(key, without) != without and schedule != "fixed":
+    for key in ("critic_learning_rate", "std_learning_rate"):
+        if algorithm.get(key) is not None and schedule != "fixed":
             raise SpecError(f"agent.algorithm.{key}: needs agent.algorithm.schedule=fixed, not {schedule}")

@@ -64,8 +64,6 @@ class HostRunner(ABC):
     notes: Mapping[str, str]
     on_iteration: Callable[[Iteration], None]
     current_learning_iteration: int
-    cfg: Any
-    """The library's configuration, a mapping."""
     alg: Any
     """The library's algorithm, which has an ``optimizer``."""
     is_booked: bool = True
@@ -276,18 +274,6 @@ class HostRunner(ABC):
         if self._meter is None or network.local or getattr(network, "plasticity", None) is not None:
             self._meter = meter_of(network)
         return self._meter
-
-    def anneal(self, share: float) -> None:
-        """Set the learning rates of an iteration that begins when ``share`` of the run is done, in [0, 1].
-
-        They fall linearly from their first values to ``learning_rate_end_factor`` of them. The optimizer's state holds the
-        first values as ``initial_lr``, as torch's schedulers do, so that a resumed run goes on from them.
-        """
-        if (end := self.cfg.get("learning_rate_end_factor", 1.0)) == 1.0:
-            return
-        for group in self.alg.optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * (1.0 - share * (1.0 - end))
-        self.alg.learning_rate = self._rate()
 
     def write_notes(self) -> None:
         """The notes, once the writer is there."""

@@ -94,12 +94,7 @@ def _host_entry(library: str) -> str:
 
 def _merged(task: str, agent: str, host: Tree, library: str, action: str) -> spec.AgentSpec:
     merged = spec.resolve_agent(agent, task, host, task_spec=spec.load_task(task))
-    algorithm = merged.runner["algorithm"]
-    if action == "train" and (factor := algorithm.get("learning_rate_end_factor", 1.0)) != 1.0:
-        raise spec.SpecError(
-            f"agent.algorithm.learning_rate_end_factor: {factor} given; allowed with isaaclab train: 1.0; use spiky train"
-        )
-    if action == "train" and algorithm.get("distillation_cfg"):
+    if action == "train" and merged.runner["algorithm"].get("distillation_cfg"):
         raise spec.SpecError(
             f"--agent {agent}: learns from a teacher first, for which isaaclab train has no option; use spiky train --teacher RUN"
         )

@@ -11,7 +11,7 @@ from spiky_rl.hosts.common.rules import cached, check_rates, local_rule
 from spiky_rl.hosts.rsl_rl.classes import check_class, check_classes
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
-OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate")
+OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate")
 """What SpikingPPO understands beyond rsl_rl's PPO."""
 
 
@@ -64,8 +64,6 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             "agent.algorithm.share_cnn_encoders: true needs two CNNs; set it to false for a network that spikes"
         )
     check_rates(algorithm)
-    if (factor := algorithm.pop("learning_rate_end_factor", 1.0)) != 1.0:
-        config["learning_rate_end_factor"] = factor
     if algorithm.get("symmetry_cfg") and any(map(cached, networks.values())):
         raise SpecError(
             "agent.algorithm.symmetry_cfg: not available with a reservoir, whose features are computed before samples are"

@@ -19,7 +19,6 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import Plan, Training
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.observe import Activity
-from spiky_rl.hosts.common.progress import Progress
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Stop
 from spiky_rl.hosts.common.stopping import Asked
 from spiky_rl.hosts.isaaclab import environment
@@ -207,7 +206,6 @@ class Run:
                 stop.signal = _anywhere(stop.signal, plan.device)  # while the simulator started
                 if stop():
                     raise Stop
-                runner.anneal(following.compute_share(runner.progress))
                 if following.iterations > 0:  # a resumed run may have spent its budget already
                     runner.learn(following.iterations, plan.setting("init_at_random_ep_len"))
         except (Stop, KeyboardInterrupt):
@@ -273,13 +271,6 @@ class _Following:
         self.best = float("-inf")
         self.whole = self.first + math.ceil(runner.env.max_episode_length / steps)
 
-    def compute_share(self, progress: Progress) -> float:
-        """Return the share of the whole run, earlier processes included, that is done, in [0, 1]."""
-        if self.budget is None:
-            return min(progress.iterations / (self.first + max(self.iterations, 1)), 1.0)
-        share = min(self.budget.share(progress), 1.0)
-        return _anywhere(round(share * 2**20), self.run.plan.device) / 2**20
-
     def __call__(self, iteration: Iteration) -> None:
         """Raises Stop where the training is to end."""
         run, device, progress = self.run, self.run.plan.device, iteration.progress
@@ -305,7 +296,6 @@ class _Following:
                 "steps_per_second": iteration.steps_per_second,
             }
             files.write_json(run.folder / PROGRESS, heartbeat, durable=False)
-        self.runner.anneal(self.compute_share(progress))
         self.budget_spent = self.budget is not None and bool(_anywhere(used >= 1.0, device))
         self.stop.signal = _anywhere(self.stop.signal, device)
         if self.budget_spent or self.stop():

@@ -123,6 +123,9 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     steps = of_run("num_steps_per_env")
     learning_rate = value("learning_rate")
     own_rate = value("critic_learning_rate")
+    rates = [learning_rate, learning_rate if own_rate is None else own_rate]
+    if (std_rate := value("std_learning_rate")) is not None:
+        rates.append(std_rate)
     adaptive = value("schedule") == "adaptive"
     schedule = {"kl_threshold": value("desired_kl")}
     if value("learning_rate_floor"):
@@ -132,9 +135,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     normalised = [tree[role].get("obs_normalization", False) for role in ("actor", "critic")]
     # skrl normalises observations and states each in one way: a critic that sees anything else sees states
     shared = groups["actor"] == groups["critic"] and normalised[0] == normalised[1]
-    end_factor = value("learning_rate_end_factor")
     return {
-        **({"learning_rate_end_factor": end_factor} if end_factor != 1.0 else {}),
         "num_steps_per_env": steps,
         "save_interval": of_run("save_interval"),
         "obs_groups": groups,
@@ -158,7 +159,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             "mini_batches": value("num_mini_batches"),
             "discount_factor": value("gamma"),
             "gae_lambda": value("lam"),
-            "learning_rate": [learning_rate, learning_rate if own_rate is None else own_rate],
+            "learning_rate": rates,
             "learning_rate_scheduler": "KLAdaptiveLR" if adaptive else None,
             "learning_rate_scheduler_kwargs": schedule if adaptive else {},
             "observation_preprocessor": SCALER if normalised[0] else None,

@@ -28,18 +28,20 @@ class SpikingAgent:
     def __init__(self, **arguments: Any) -> None:
         """Arguments as skrl's agent's.
 
-        Of the two learning rates in skrl's configuration its PPO uses the first for everything. Here the second is that of
-        what does not spike: the value function and the action noise.
+        Of the learning rates in skrl's configuration its PPO uses the first for everything. Here the second is that of what
+        does not spike, the value function and the action noise, and a third, if there is one, that of the action noise alone.
         """
         super().__init__(**arguments)
-        first, second = self.cfg.learning_rate  # type: ignore[misc]
-        if first != second:
+        first, second, *third = self.cfg.learning_rate  # type: ignore[misc]
+        if third or first != second:
             noise = self.policy.log_std
-            spiking = [p for p in self.policy.parameters() if p is not noise]
-            still = [noise, *self.value.parameters()]
-            self.optimizer = torch.optim.Adam(
-                [{"params": spiking, "lr": first}, {"params": still, "lr": second}]
-            )
+            groups = [{"params": [p for p in self.policy.parameters() if p is not noise], "lr": first}]
+            if third:
+                groups.append({"params": list(self.value.parameters()), "lr": second})
+                groups.append({"params": [noise], "lr": third[0]})
+            else:
+                groups.append({"params": [noise, *self.value.parameters()], "lr": second})
+            self.optimizer = torch.optim.Adam(groups)
             self.checkpoint_modules["optimizer"] = self.optimizer
 
     def update(self, *, timestep: int, timesteps: int) -> None:
