@@ -42,9 +42,9 @@ def compare(argv: list[str]) -> int:
     """Plan, run what is not finished, report."""
     args = parser().read(argv)
     asked = read_study(args)
-    require_report()
     out = (args.out or default_folder(asked, args.study and Path(args.study))).absolute()
     files.require_writable("--out", out)
+    require_report(out)
     asked = study.with_baseline(folders.prepare(out, asked))
     study.check(asked)
     place = picked(Place, args)

@@ -38,12 +38,12 @@ def tune(argv: list[str]) -> int:
     """Check, run the trials that are left, write the tuned values and the page."""
     args = parser().read(argv)
     require("optuna", "experiments")
-    require_report()
     split_overrides(args.overrides)
     how = picked(Trials, args)
     asked = tuning_plan.read(given(Study, args), how)
     out = (how.out or tuning_plan.default_folder(asked)).absolute()
     files.require_writable("--out", out)
+    require_report(out)
     asked = tuning.prepare(out, asked)
     place = picked(Place, args)
     engine, gpus = place.open(asked.study.library)
