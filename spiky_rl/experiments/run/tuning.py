@@ -266,10 +266,9 @@ def list_secrets(url: str) -> list[str]:
     """Return the texts of the ``url`` of a storage that are not to be shown."""
     parsed = _parse_url(url)
     if parsed is None:
-        return [url]
-    values = (value for value in parsed.query.values())
-    listed = [text for value in values for text in ([value] if isinstance(value, str) else value)]
-    return [text for text in (parsed.password, *listed) if text]
+        return [url] if url else []
+    listed = [[value] if isinstance(value, str) else value for value in parsed.query.values()]
+    return [text for texts in ([parsed.password], *listed) for text in texts if text]
 
 
 def _parse_url(url: str) -> URL | None:

@@ -8,6 +8,7 @@ that is running there, and whose lock nobody holds, is taken over.
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 import time
@@ -89,13 +90,20 @@ class Search:
     ) -> None:  # fmt: skip
         self.tuning, self.site, self.out, self.parallel = tuning, site, site.out, parallel
         where = tuning.storage or str(site.out / DATABASE)
-        self.studies = open_studies(tuning, pairs, storage, where, (site.out / TRIALS).exists())
+        begun_before = {pair: self.count_begun(pair) for pair in pairs}
+        self.studies = open_studies(tuning, pairs, storage, where, begun_before)
         self.open: list[Open] = []
         self.taken: set[tuple[Pair, int]] = set()
         """Trials that this command has worked on."""
         self.broken: dict[str, str] = {}
         """Names of trials that failed, which the next command tries again, and why."""
         self.looked = 0.0
+
+    def count_begun(self, pair: Pair) -> int:
+        """Number of trials of a ``pair`` that the storage has at least: a trial's lock is made just before it."""
+        name = f"{pair.label}.{pair.stem}."
+        folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
+        return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
     def more(self, states: Mapping[str, str]) -> list[Cell]:
         """Cells to begin now; ``states`` are those of all cells so far."""

@@ -1,11 +1,13 @@
 """Optuna's storage of a tuning: opened, its studies made, and its trials checked before anything goes on from them."""
 
+# pylint: disable=protected-access  # Optuna has no other way to ask what a distribution has
+
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.distributions import (
@@ -23,11 +25,10 @@ from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.design.tuning_space import Dimension
 from spiky_rl.experiments.run.tuning import Pair, Tuning, list_secrets, without_password
 
+REMEDY = "bring back an earlier copy, or choose another --out"
 CREATION_ATTEMPTS = 6
 CREATION_PAUSE_S = 0.2
 """Wait before the next attempt, times the number of attempts so far."""
-
-log = logging.getLogger(__name__)
 
 
 def connect(url: str) -> RDBStorage:
@@ -52,7 +53,7 @@ def connect(url: str) -> RDBStorage:
 
 
 def open_studies(
-    tuning: Tuning, pairs: Sequence[Pair], storage: BaseStorage, place: str, has_begun: bool
+    tuning: Tuning, pairs: Sequence[Pair], storage: BaseStorage, place: str, begun: Mapping[Pair, int]
 ) -> dict[Pair, optuna.Study]:
     """Open the study of every pair, and make it where there is none.
 
@@ -61,7 +62,7 @@ def open_studies(
         pairs: Agents on tasks.
         storage: Holds the trials.
         place: File or URL of the storage, for messages.
-        has_begun: Whether trials were begun before.
+        begun: Number of trials of a pair that the storage has at least, as the tuning's folder says.
 
     Raises:
         StudyError: The storage has lost the trials, or what it says of one is damaged.
@@ -70,11 +71,6 @@ def open_studies(
     names = {pair: f"{tuning.id} {pair.label} {pair.stem}" for pair in pairs}
     found: dict[Pair, optuna.Study] = {}
     try:
-        known = storage.get_all_studies()
-        if has_begun and not any(study.study_name.startswith(f"{tuning.id} ") for study in known):
-            raise StudyError(
-                f"{place}: has no trial of this tuning, and trials were begun; bring them back, or choose another --out"
-            )
         for pair, name in names.items():
             found[pair] = optuna.create_study(
                 study_name=name,
@@ -91,15 +87,12 @@ def open_studies(
         # a damaged database trips driver, SQLAlchemy or Optuna anywhere
         raise StudyError(f"{place}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
     for pair, study in found.items():
-        _check_trials(tuning, pair, study, place)
+        _check_trials(tuning, pair, study, place, begun[pair])
     return found
 
 
-REMEDY = "bring back an earlier copy, or choose another --out"
-
-
-def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str) -> None:
-    """Raise StudyError where a trial of a ``study`` is none that a tuning could have left at ``place``."""
+def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str, begun: int) -> None:
+    """Raise StudyError where the trials of a ``study`` are none that a tuning which has ``begun`` so many could have left."""
     where = f"{place}: trials of {pair.stem} on {pair.label}"
     try:
         trials = study.get_trials(deepcopy=False)
@@ -107,6 +100,8 @@ def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str) -
         # Optuna decodes rows without looking at them
         raise StudyError(f"{where}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
     distributions = {dimension.key: _get_distribution(dimension) for dimension in pair.dimensions}
+    if len(trials) < begun:
+        raise StudyError(f"{where}: {len(trials)} there; {begun} were begun; {REMEDY}")
     if [trial.number for trial in trials] != list(range(len(trials))):
         raise StudyError(f"{where}: some of them are missing; {REMEDY}")
     for trial in trials:
@@ -134,7 +129,7 @@ def _find_fault(
         wanted = distributions.get(key) if trial.number else None
         if distribution != wanted:
             return f"{key}: was drawn from {distribution}, not from {wanted or 'any range'}"
-        if not distribution._contains(distribution.to_internal_repr(trial.params[key])):
+        if not _is_of(distribution, trial.params[key]):
             return f"{key}: {trial.params[key]!r} is not of {distribution}"
     if trial.state == TrialState.WAITING:
         return "state: it waits, which no trial of a tuning does"
@@ -142,12 +137,26 @@ def _find_fault(
         return f"parameters: {sorted(trial.params)} given; expected: {sorted(distributions)}"
     if trial.state == TrialState.COMPLETE and (values is None or len(values) != objectives):
         return f"values: {values} given; expected: {objectives}"
-    if values is not None and not all(map(math.isfinite, values)):
-        return f"values: {values} are not all finite"
+    if values is not None and not all(map(_is_finite, values)):
+        return f"values: {values} given; expected: finite numbers"
     for step, value in trial.intermediate_values.items():
-        if not 0 <= step < rungs or not math.isfinite(value):
-            return f"value {value} after rung {step}: is not finite, or there is no such rung"
+        if step not in range(rungs) or not _is_finite(value):
+            return f"value after rung {step}: {value!r} given; expected: a finite number after rung 0 to {rungs - 1}"
+    if trial.state == TrialState.COMPLETE and objectives == 1 and len(trial.intermediate_values) != rungs:
+        return f"values after rungs: {len(trial.intermediate_values)} given; expected: {rungs}"
     return ""
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_of(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a ``distribution`` has a ``value``, which may be anything."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _get_distribution(dimension: Dimension) -> BaseDistribution:
