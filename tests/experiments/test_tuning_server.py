@@ -51,7 +51,9 @@ def a_server() -> Iterator[str]:
         for path in (Path(folder), secret):
             os.chown(path, owner.pw_uid, owner.pw_gid)
         line = [initdb, "-D", data, "-U", USER, "--auth=scram-sha-256", f"--pwfile={secret}", "-E", "UTF8"]
-        subprocess.run([*line, "--no-locale", "--no-sync"], check=True, capture_output=True, cwd=folder, **own)
+        subprocess.run(
+            [*line, "--no-locale", "--no-sync"], check=True, capture_output=True, cwd=folder, **own
+        )
         line = [server, "-D", data, "-h", "127.0.0.1", "-p", str(port), "-k", folder, "-c", "fsync=off"]
         with open(Path(folder) / "log", "wb") as log:
             process = subprocess.Popen(line, cwd=folder, stdout=log, stderr=log, **own)

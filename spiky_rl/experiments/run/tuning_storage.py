@@ -121,7 +121,7 @@ def _find_fault(
         rungs: Number of rungs.
     """
     rung, values = trial.user_attrs.get("rung", 0), trial.values
-    if type(rung) is not int or not 0 <= rung < rungs:
+    if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < rungs:
         return f"rung: {rung!r} given; allowed: 0 to {rungs - 1}"
     if not isinstance(trial.user_attrs.get("diverged", ""), str):
         return f"diverged: {trial.user_attrs['diverged']!r} is no text"
