@@ -116,7 +116,7 @@ def _find_fault(
 
     Args:
         trial: As the storage has it.
-        distributions: Of the pair's parameters, by key.
+        distributions: Distributions of the pair's parameters, by key.
         objectives: Number of objectives.
         rungs: Number of rungs.
     """

@@ -24,7 +24,7 @@ class RerunServer:
         """Start a server and wait until it listens.
 
         Args:
-            address: Of the interface on which it listens.
+            address: Address of the interface on which it listens.
             data_port: Port of its data.
             page_port: Port of its page.
 
