@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.config import files, options, registry
+from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import UserError, option
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.registry import Configured, short
@@ -21,8 +21,6 @@ from spiky_rl.hosts.common.rules import local_rule
 if TYPE_CHECKING:
     from spiky_rl.datasets.base import Dataset
 
-CODE = re.compile(r".+:[A-Za-z_]\w*")
-"""What names a class outside the package."""
 LIBRARY = "classify"
 """What stands in the place of a host library: runs lie in logs/classify/<dataset>."""
 HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-3}}
@@ -287,44 +285,27 @@ def label(dataset: str) -> str:
     return dataset.rpartition(":")[2].lower()
 
 
-def foreign(spec: Mapping[str, Any], dataset: str) -> list[str]:
-    """Code outside the package that a run is made of: ``module:Class`` or ``path/file.py:Class``."""
-    return [value for value in (*_strings(spec), dataset) if CODE.fullmatch(value)]
-
-
 def require_named(asked: Request, loaded: LoadedCheckpoint) -> None:
     """Refuse a checkpoint that names code which the user does not name too: a file that is read executes nothing.
 
     Its dataset need not be named where another one is: nothing of it is executed then.
     """
-    given = {asked.dataset, *(text.partition("=")[2] for text in asked.overrides)}
-    given |= set(_strings(read_agent(asked.agent)[1])) if asked.agent is not None else set()
+    named = [asked.dataset or "", *list_texts(parse_overrides(asked.agent_overrides()))]
+    named += list_texts(read_agent(asked.agent)[1]) if asked.agent is not None else []
     dataset = loaded.identity["settings"]["dataset"]["name"]
-    executed = dataset if asked.dataset in (None, dataset) else ""
-    for name in foreign(loaded.identity["spec"], executed):
-        if name not in given:
-            flag = "--dataset" if name == dataset else "--agent"
-            raise UserError(
-                f"{loaded.path}: its run used {name}; pass {flag} as for the run, so that it is you who names that code"
-            )
+    remedy = "pass {} as for the run, so that it is you who names that code"
+    check_code_is_named(loaded.path, loaded.identity["spec"], named, remedy.format("--agent"))
+    if asked.dataset in (None, dataset):
+        check_code_is_named(loaded.path, dataset, named, remedy.format("--dataset"))
 
 
 def named_again(asked: Request, settings: Settings) -> list[str]:
     """The words that a command line must repeat to go on with a run, because they name code."""
-    if not foreign(settings.spec.tree(), settings.dataset["name"]):
+    if not find_code([settings.spec.tree(), settings.dataset["name"]]):
         return []
     words = ["--dataset", asked.dataset] if asked.dataset else []
     words += ["--agent", asked.agent] if asked.agent else []
-    return [*words, *(text for text in asked.overrides if CODE.fullmatch(text.partition("=")[2]))]
-
-
-def _strings(tree: object) -> list[str]:
-    """All texts within nested mappings and lists."""
-    if isinstance(tree, Mapping):
-        tree = list(tree.values())
-    if isinstance(tree, list | tuple):
-        return [text for value in tree for text in _strings(value)]
-    return [tree] if isinstance(tree, str) else []
+    return [*words, *(text for text in asked.agent_overrides() if find_code(parse_overrides([text])))]
 
 
 def dataset_of(name: str, given: Mapping[str, Any]) -> Configured:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from spiky_rl.cli import common, evaluate, train
-from spiky_rl.experiments.run import steps
+from spiky_rl.experiments.run import cells, steps
 from spiky_rl.hosts.run.asked import Evaluation
 
 
@@ -28,6 +28,8 @@ def step(argv: list[str]) -> int:
     if args.step == "evaluate":
         asked, episodes, conditions, out = steps.evaluation(args.folder)
         return evaluate.begin(asked, Evaluation(episodes=episodes, conditions=conditions, out=out))
+    if args.distributed:
+        cells.join(args.folder)
     return train.begin(*steps.training(args.folder, args.checkpoint, args.distributed))
 
 

@@ -14,8 +14,7 @@ from spiky_rl.config.options import UserError, declared
 from spiky_rl.config.plan import split_overrides
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import Study
-from spiky_rl.experiments.run import cells as folders
-from spiky_rl.experiments.run.comparison import planned
+from spiky_rl.experiments.run.comparison import merge_study, planned, write_plan
 from spiky_rl.experiments.run.engines.base import BROKEN
 from spiky_rl.experiments.run.planning import Place, default_folder, warn_of_unequal_steps
 from spiky_rl.hosts.common.stopping import stoppable
@@ -42,20 +41,20 @@ def compare(argv: list[str]) -> int:
     """Plan, run what is not finished, report."""
     args = parser().read(argv)
     asked = read_study(args)
-    require_report()
     out = (args.out or default_folder(asked, args.study and Path(args.study))).absolute()
     files.require_writable("--out", out)
-    asked = study.with_baseline(folders.prepare(out, asked))
-    study.check(asked)
+    require_report(out)
+    merged = merge_study(asked, out)
     place = picked(Place, args)
-    engine, gpus = place.open(asked.library)
-    plan = planned(asked, out, place)
+    engine, gpus = place.open(merged.library)
+    plan = planned(merged, out, place)
     plan.check()
+    if engine is not None:
+        plan = write_plan(asked, plan)
     print_plan(plan, place.dry_run)
-    warn_of_unequal_steps(asked, plan.cells)
+    warn_of_unequal_steps(plan.study, plan.cells)
     if engine is None:
         return 0
-    plan.write()
     with stoppable("stopping; running cells keep a checkpoint") as stop, Table(plan) as table:
         states = plan.run(engine, gpus, table, stop)
         interrupted = stop()

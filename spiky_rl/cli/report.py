@@ -9,6 +9,7 @@ from spiky_rl.cli import common
 from spiky_rl.config import files
 from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError
+from spiky_rl.experiments.report import FIGURES, TENSORBOARD
 
 
 def parser() -> common.Parser:
@@ -23,16 +24,18 @@ def report(argv: list[str]) -> int:
     folder = parser().parse_args(argv).folder
     if not os.path.isfile(folder / "study.json"):
         raise UserError(f"{str(folder)!r}: is no study's folder; there is no study.json")
-    require_report()
     files.require_writable("folder", folder)
+    require_report(folder)
     print_report(folder)
     return 0
 
 
-def require_report() -> None:
-    """Raise UserError where what writes a report is not installed."""
+def require_report(folder: Path) -> None:
+    """Raise UserError where what writes a report is not installed, or something lies in the way of it in its ``folder``."""
     for module in ("jinja2", "matplotlib", "tensorboard"):
         require(module, "experiments")
+    for name in (FIGURES, TENSORBOARD):
+        files.require_own_folder(folder / name)
 
 
 def print_report(folder: Path) -> None:

@@ -50,7 +50,7 @@ def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
     with stoppable("stopping once the simulator has started") as stop:
         outcome = run.train(stop, lambda: displayed(plan))
         if run.folder is not None:
-            summarise(run.keep(outcome), asked)
+            summarise(run.keep(outcome), asked, options)
             print(run.folder / "result.json")
     return stop.code_after(outcome)
 
@@ -62,7 +62,7 @@ def displayed(plan: Plan) -> Iterator[Any]:
         yield lambda step: show_iteration(display, step)
 
 
-def summarise(result: Mapping[str, Any], asked: Request) -> None:
+def summarise(result: Mapping[str, Any], asked: Request, options: Training) -> None:
     """The end of a run on the terminal."""
     seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
     parts = ("simulation", "inference", "learning")
@@ -72,6 +72,7 @@ def summarise(result: Mapping[str, Any], asked: Request) -> None:
     choice = result.get("best")
     held, there = result.get("distillation"), bool(result["iterations"])
     where = go_on(asked)
+    code = f" --teacher_code {shlex.quote(','.join(options.teacher_code))}" if options.teacher_code else ""
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
         ("done", f"{result['iterations']} iterations, {result['env_steps']:,} steps"),
@@ -85,7 +86,7 @@ def summarise(result: Mapping[str, Any], asked: Request) -> None:
         ("time", f"{seconds:.0f} s: {shares}"),
         there and ("play it", f"python scripts/play.py {where}"),
         ("watch it", f"tensorboard --logdir {asked.log_root}"),
-        there and outcome != "finished" and ("go on", f"python scripts/train.py {where}"),
+        there and outcome != "finished" and ("go on", f"python scripts/train.py {where}{code}"),
     )
 
 

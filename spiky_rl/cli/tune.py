@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
@@ -15,8 +16,8 @@ from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.engines.base import Order
-from spiky_rl.experiments.run.planning import Place
-from spiky_rl.experiments.run.tuning import Pair, Tuning
+from spiky_rl.experiments.run.planning import Place, Resolver
+from spiky_rl.experiments.run.tuning import Pair, Site, Tuning
 from spiky_rl.experiments.run.tuning_plan import Trials
 from spiky_rl.hosts.common.stopping import stoppable
 
@@ -38,17 +39,18 @@ def tune(argv: list[str]) -> int:
     """Check, run the trials that are left, write the tuned values and the page."""
     args = parser().read(argv)
     require("optuna", "experiments")
-    require_report()
     split_overrides(args.overrides)
     how = picked(Trials, args)
     asked = tuning_plan.read(given(Study, args), how)
     out = (how.out or tuning_plan.default_folder(asked)).absolute()
     files.require_writable("--out", out)
+    require_report(out)
     asked = tuning.prepare(out, asked)
     place = picked(Place, args)
     engine, gpus = place.open(asked.study.library)
     place, robots = place.settled()
-    checked = tuning_plan.checked(asked, place, robots)
+    check = partial(tuning_plan.checked, place=place, robots=robots)
+    checked = check(asked)
     print_plan(asked, checked.pairs, out)
     if engine is None:
         return 0
@@ -57,7 +59,9 @@ def tune(argv: list[str]) -> int:
     from spiky_rl.experiments.report.tuning_page import write_tuning_page
     from spiky_rl.experiments.run import tuning_search
 
-    search = tuning_search.begun(asked, checked, out, place, how.storage)
+    resolver = partial(Resolver, place=place)
+    site = Site(out, resolver, place.device, place.assets, robots, place.distributed)
+    search = tuning_search.begun(asked, checked, check, site, place.parallel, how.storage)
     with stoppable("stopping; running trials keep a checkpoint") as stop:
         engine.run(Order((), out, place.parallel, lambda states: None, stop, gpus, search.more))
         interrupted = stop()

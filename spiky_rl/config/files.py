@@ -153,6 +153,13 @@ def require_writable(what: str, folder: Path) -> None:
         raise UserError(f"{what}: cannot write to {str(folder)!r}: {error.strerror}") from None
 
 
+def require_own_folder(path: Path) -> None:
+    """Raise UserError where ``path``, a folder to write to, is a symbolic link, which leads elsewhere, or no folder."""
+    if path.is_symlink() or (os.path.lexists(path) and not path.is_dir()):
+        what = "a symbolic link" if path.is_symlink() else "no folder"
+        raise UserError(f"{path}: is {what}, and a folder is to be written there; move it away")
+
+
 def require_file(what: str, path: Path, endings: Sequence[str] = ()) -> None:
     """Raise UserError where no file ``path``, which ``what`` gives, can be written: before the work, not after it.
 

@@ -185,6 +185,11 @@ class Training(Watching):
         "run folder or checkpoint of the trained policy that an agent with distillation_cfg learns from before PPO",
         metavar="RUN",
     )
+    teacher_code: Annotated[tuple[str, ...], BeforeValidator(listed)] = option(
+        (),
+        "code outside the package that the teacher's checkpoint may execute, module:Class or path/file.py:Class as it names them",
+        metavar="NAMES",
+    )
     budget: Spending = option(
         None,
         "instead of --max_iterations: train until env_steps, wall (seconds) or synops (effective synaptic operations) are"

@@ -91,9 +91,10 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
     shutil.copytree(study / "cells", tmp_path / "elsewhere" / "cells")
     for name in ("study.json", "plan.json"):
         shutil.copy(study / name, tmp_path / "elsewhere")
-    stale = tmp_path / "elsewhere" / "figures" / "stale.svg"
-    stale.parent.mkdir()
-    stale.write_text("of an earlier study", encoding="utf-8")
+    figures = tmp_path / "elsewhere" / "figures"
+    figures.mkdir()
+    (figures / "stale.svg").write_text("of an earlier report", encoding="utf-8")
+    (figures.parent / "report.md").write_text("\n![Title (old)](figures/stale.svg)\n", encoding="utf-8")
     code = "import sys; from pathlib import Path; from spiky_rl.experiments.report.sections import write_report; write_report(Path(sys.argv[1]), sys.argv[2])"
     environment = {
         **os.environ,

@@ -19,7 +19,7 @@ from spiky_rl.experiments.design import tuning_space
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.report.tuning_page import Names, three, write_tuning_page
 from spiky_rl.experiments.run import tuning, tuning_plan
-from spiky_rl.experiments.run.tuning_search import connect
+from spiky_rl.experiments.run.tuning_storage import connect
 from tests.experiments import tunings
 
 PATIENCE = 60.0

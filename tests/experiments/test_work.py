@@ -14,10 +14,12 @@ import torch
 from spiky_rl.config import files
 from spiky_rl.experiments.run import cells, work
 from spiky_rl.experiments.run.work import Failed, Interrupted
+from spiky_rl.hosts.common import processes
 from tests.experiments.results import TRUTHS, cell_of
 from tests.experiments.test_grid import cells as planned
 
-PATIENCE = 30.0
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 60.0
 """Seconds."""
 
 
@@ -73,7 +75,7 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
     """Three generations, as compare.py, a cell and its training are: the first is killed."""
     generation = (
         "import subprocess, sys, time, os\n"
-        "from spiky_rl.experiments.run.work import end_with\n"
+        "from spiky_rl.hosts.common.processes import end_with\n"
         "depth, parent = int(sys.argv[1]), int(sys.argv[2])\n"
         "end_with(parent)\n"
         "if depth: subprocess.Popen([sys.executable, __file__, str(depth - 1), str(os.getpid())])\n"
@@ -89,6 +91,82 @@ def test_a_killed_command_takes_its_cells_and_their_steps_with_it(tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     until(lambda: not any(alive(pid) for pid in pids))
+
+
+WORKER = """
+import os, sys, time
+from pathlib import Path
+from spiky_rl.experiments.run import cells
+from spiky_rl.hosts.common import processes
+
+folder, keeps_on = Path(sys.argv[1]), sys.argv[2:] == ["--keep"]
+cells.join(folder)
+if not keeps_on:
+    processes.settle(True)
+(folder / f"worker{os.environ['RANK']}.part").write_text(str(os.getpid()))
+os.rename(folder / f"worker{os.environ['RANK']}.part", folder / f"worker{os.environ['RANK']}")
+time.sleep(120)
+"""
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+FEW = ["-c", "import subprocess, sys, os; [subprocess.Popen([sys.executable, *sys.argv[1:]], start_new_session=True,"
+       " env={**os.environ, 'RANK': str(i), 'LOCAL_RANK': str(i), 'WORLD_SIZE': '2', 'MASTER_ADDR': 'x', 'MASTER_PORT': '1'})"
+       " for i in range(2)]; import time; time.sleep(120)"]  # fmt: skip
+
+
+def workers_of(folder: Path, starter: list[str], *words: str) -> tuple[subprocess.Popen, list[int]]:
+    """A process that works a step of the cell in ``folder`` by ``starter``, and numbers of the processes that this started."""
+    (folder / "worker.py").write_text(WORKER)
+    line = [sys.executable, *starter, str(folder / "worker.py"), str(folder), *words]
+    code = (
+        "import sys; from pathlib import Path; from spiky_rl.experiments.run import cells, work\n"
+        "with cells.locked(Path(sys.argv[1])) as lock:\n"
+        "    work.step('training', sys.argv[2:], Path(sys.argv[1]), lock, [])\n"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code, str(folder), *line], cwd=ROOT)
+    paths = [folder / f"worker{rank}" for rank in range(2)]
+    until(lambda: all(path.exists() for path in paths))
+    return command, [int(path.read_text()) for path in paths]
+
+
+@pytest.mark.parametrize(
+    "starter", [FEW, pytest.param(TORCHRUN, marks=pytest.mark.slow)], ids=["short", "torchrun"]
+)
+def test_processes_of_a_distributed_training_end_with_a_killed_command(starter, tmp_path):
+    command, workers = workers_of(tmp_path, starter)
+    with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+        pass
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    until(lambda: not any(alive(pid) for pid in workers))
+    with cells.locked(tmp_path, wait=False):
+        pass
+
+
+def test_a_cell_is_held_until_the_last_process_of_its_training_has_ended(tmp_path):
+    command, workers = workers_of(tmp_path, FEW, "--keep")  # as if the kernel took its time to end them
+    os.kill(command.pid, signal.SIGKILL)
+    command.wait()
+    try:
+        for worker in workers:
+            with pytest.raises(BlockingIOError), cells.locked(tmp_path, wait=False):
+                pass
+            os.kill(worker, signal.SIGKILL)
+            until(lambda worker=worker: not alive(worker))
+    finally:
+        for worker in filter(alive, workers):
+            os.kill(worker, signal.SIGKILL)
+    with cells.locked(tmp_path, wait=False):
+        pass
+
+
+def test_a_process_whose_starter_has_ended_before_it_could_ask_ends_at_once():
+    code = "from spiky_rl.hosts.common import processes; processes.settle(True); print('goes on')"
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for starter, said in ((os.getpid(), "goes on\n"), (2**22 + 1, "")):
+        environment = {**os.environ, **variables, processes.STARTER: str(starter)}
+        line = [sys.executable, "-c", code]
+        done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == ((0, said) if said else (processes.LOST, ""))
 
 
 def a_cell(folder: Path, **more) -> Path:

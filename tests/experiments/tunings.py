@@ -15,7 +15,8 @@ from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.engines.base import BROKEN, DONE, RUNNING, Engine, Order
 from spiky_rl.experiments.run.tuning import SHARE, Pair, Site, Tuning
-from spiky_rl.experiments.run.tuning_search import Search, connect
+from spiky_rl.experiments.run.tuning_plan import Checked
+from spiky_rl.experiments.run.tuning_search import Search, begun
 from tests.experiments.plans import plan
 from tests.experiments.results import TRUTHS, cell_of
 
@@ -44,24 +45,18 @@ def resolver(given: study.Study):
     return resolve
 
 
-def search(out: Path, wanted: Tuning, parallel: int = 1) -> Search:
+def checked(wanted: Tuning) -> Checked:
+    """As tune.py checks a tuning."""
+    budget = Budget("env_steps", WHOLE.amount * SHARE)
+    agents = wanted.study.agents
+    pairs = [Pair("cartpole", a, "Isaac-Cartpole", a, wanted.space.of(a), budget) for a in agents]
+    return Checked(pairs, {"lif_ppo on Isaac-Cartpole": "a" * 16})
+
+
+def search(out: Path, wanted: Tuning, parallel: int = 1, storage: str | None = None) -> Search:
     """As tune.py makes it."""
-    held = tuning.prepare(out, wanted)
-    pairs = [
-        Pair(
-            "cartpole",
-            agent,
-            "Isaac-Cartpole",
-            agent,
-            held.space.of(agent),
-            Budget("env_steps", WHOLE.amount * SHARE),
-        )
-        for agent in held.study.agents
-    ]
-    out.mkdir(parents=True, exist_ok=True)
-    storage = connect(f"sqlite:///{out / 'tuning.db'}")
-    tuning.write(out, held, {"lif_ppo on Isaac-Cartpole": "a" * 16})
-    return Search(held, pairs, storage, Site(out, resolver, "cpu"), parallel)
+    asked_for = tuning.prepare(out, wanted)
+    return begun(asked_for, checked(asked_for), checked, Site(out, resolver, "cpu"), parallel, storage)
 
 
 def value(cell: Cell, name: str, default: str) -> str:
@@ -120,9 +115,11 @@ class Computed(Engine):
         files.write_json(folder / "run" / "rsl_rl" / "cartpole" / "first" / "result.json", {"outcome": error})
 
 
-def run(out: Path, wanted: Tuning, parallel: int = 1, engine: Engine | None = None) -> Search:
+def run(
+    out: Path, wanted: Tuning, parallel: int = 1, engine: Engine | None = None, storage: str | None = None
+) -> Search:
     """A tuning to its end."""
-    made = search(out, wanted, parallel)
+    made = search(out, wanted, parallel, storage)
     (engine or Computed()).run(Order((), out, parallel, lambda states: None, lambda: False, more=made.more))
     return made
 

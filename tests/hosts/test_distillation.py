@@ -1,15 +1,19 @@
 """A teacher's student: it learns what the teacher does, then the critic catches up, then PPO goes on; and a run goes on anywhere."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from spiky_rl.cli.train import train
+from spiky_rl.config.plan import Training
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import SpecError, resolve_agent
 from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
 from spiky_rl.hosts.rsl_rl.config import runner_config
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.hosts.rsl_rl.teacher import Teacher, kept_teacher, read_teacher
+from spiky_rl.hosts.run import teacher as teachers
 from tests.cli.refusals import refused
 from tests.hosts.point_env import PointEnv, config
 
@@ -194,6 +198,39 @@ def test_a_teacher_that_is_none_is_refused_by_name(tmp_path):
 def test_what_cannot_be_distilled_is_refused(overrides, said):
     with pytest.raises(SpecError, match=said):
         runner_config(merged("lif_distilled", *overrides))
+
+
+@pytest.mark.parametrize("is_resumed", [False, True], ids=["--teacher", "a student that goes on"])
+def test_code_that_a_teachers_checkpoint_names_is_only_executed_if_the_user_names_it_too(
+    is_resumed, tmp_path
+):
+    own = tmp_path / "own.py"
+    own.write_text("from pathlib import Path\nPath(__file__).with_suffix('.executed').touch()\n")
+    network = {"name": "feedforward", "layers": [8], "neuron": f"{own}:Own"}
+    spec = {**merged("lif_ppo").tree(), "network": network}
+    run = student_of(a_teacher(), folder=tmp_path / "run")
+    run.identity["spec"] = spec
+    run.alg.teacher = Teacher("somewhere.pt", "lif_ppo", spec, a_teacher().weights)
+    run.learn(1)
+    checkpoint, student = tmp_path / "run" / "model_0.pt", merged("lif_distilled", SHORT)
+    plan = SimpleNamespace(task=TASK, agent="lif_distilled", spec=student, experiment="point")
+    plan.request = SimpleNamespace(log_root=tmp_path)
+
+    def find(*code):
+        named = None if is_resumed else str(checkpoint)
+        return teachers.find(
+            plan, Training(teacher=named, teacher_code=code), checkpoint if is_resumed else None
+        )
+
+    with pytest.raises(UserError) as said:
+        find()
+    assert str(said.value).startswith(f"{checkpoint}: ") and f"{own}:Own" in str(said.value)
+    assert "--teacher_code" in str(said.value)
+    found = find(f"{own}:Own")
+    assert found.tree["network"]["neuron"] == f"{own}:Own"
+    assert not own.with_suffix(".executed").exists(), "it is found without being executed"
+    plan.spec = SimpleNamespace(runner=student.runner, tree=lambda: {"network": network})
+    assert find().tree == found.tree, "the student's command line names it"
 
 
 CARTPOLE = "--task cartpole --device cpu --assets local --log_root".split()

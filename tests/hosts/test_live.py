@@ -288,7 +288,7 @@ def test_a_tasks_own_settings_of_a_visualizer_stay():
     choice.configure(env_cfg, ["viser", "rerun", "kit"])
     viser, window, rerun = env_cfg.sim.visualizer_cfgs
     assert (viser, window) == (own, other)
-    assert (viser.port, viser.bind_address) == (4711, "127.0.0.1")
+    assert (viser.port, viser.bind_address, rerun.bind_address) == (4711, "127.0.0.1", "127.0.0.1")
     assert str(viser.class_type).startswith("spiky_rl.") and str(rerun.class_type).startswith("spiky_rl.")
     assert not str(window.class_type).startswith("spiky_rl.")
 

@@ -18,8 +18,9 @@ from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.measures import PRICE, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import Analysis, analyse
 from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.report import TENSORBOARD
 
-FOLDER, FILE = "tensorboard", "events.out.tfevents.0.study"
+FILE = "events.out.tfevents.0.study"
 METRICS = {
     "score": "mean return of the final policy, undisturbed",
     "normalised_score": "0: random actions, 1: the baseline's mean",
@@ -36,8 +37,11 @@ CURVE = "curve/return"
 def write_hparams(folder: Path) -> Path:
     """Write ``folder``/tensorboard anew and return it. Raises ResultsError where the folder holds no study."""
     analysis = analyse(folder)
-    root = folder / FOLDER
+    root = folder / TENSORBOARD
+    files.require_own_folder(root)
     for old in [*root.glob(f"*/{FILE}"), root / FILE]:
+        if old.parent.is_symlink():
+            continue
         old.unlink(missing_ok=True)
         if old.parent != root and not any(old.parent.iterdir()):
             old.parent.rmdir()

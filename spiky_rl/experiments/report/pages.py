@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spiky_rl.config import files
-from spiky_rl.experiments.report import drawing, markdown
+from spiky_rl.experiments.report import FIGURES, drawing, markdown
 from spiky_rl.experiments.report.blocks import Section
 
-HTML, MARKDOWN, FIGURES = "report.html", "report.md", "figures"
+HTML, MARKDOWN = "report.html", "report.md"
+FIGURE_LINE = re.compile(rf"^!\[.*\]\({FIGURES}/([^/()]+)\.svg\)$", re.MULTILINE)
+"""How the Markdown page names a figure; the template writes it."""
 
 
 def write_pages(
@@ -33,6 +36,7 @@ def write_pages(
     """
     from jinja2 import Environment, PackageLoader
 
+    files.require_own_folder(folder / FIGURES)
     filled = [section for section in sections if section.blocks]
     context = {
         "title": title,
@@ -43,9 +47,9 @@ def write_pages(
         "fonts": drawing.FONTS,
     }
     drawn = {block.name: block.svg for section in filled for block in section.blocks if block.svg}
-    for old in (folder / FIGURES).glob("*.svg"):
-        if old.stem not in drawn:
-            old.unlink()
+    for stem in _list_last_figures(folder):
+        if stem not in drawn:
+            (folder / FIGURES / f"{stem}.svg").unlink(missing_ok=True)
     for stem, svg in drawn.items():
         files.write_text(folder / FIGURES / f"{stem}.svg", f"{svg}\n")
     loader = PackageLoader("spiky_rl.experiments.report")
@@ -54,3 +58,11 @@ def write_pages(
         templates.filters |= {"plain": markdown.plain, "cell": markdown.cell, "fence": markdown.fence}
         files.write_text(folder / file, templates.get_template(f"{file}.j2").render(context))
     return folder / HTML, folder / MARKDOWN
+
+
+def _list_last_figures(folder: Path) -> list[str]:
+    """Return the names of the figures that the last report in ``folder`` drew, as its Markdown page has them."""
+    path = folder / MARKDOWN
+    if not path.is_file():
+        return []
+    return FIGURE_LINE.findall(path.read_text(encoding="utf-8", errors="replace"))

@@ -27,6 +27,8 @@ from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, exte
 log = logging.getLogger(__name__)
 
 CELL, RESULT, ERROR, LOG, LOCK = "cell.json", "result.json", "error.txt", "log.txt", "lock"
+SHARED_LOCK = "workers.lock"
+"""Held together by the processes of a distributed training, which torchrun lets inherit nothing."""
 VERSION = 1
 
 
@@ -198,12 +200,25 @@ def locked(folder: Path, wait: bool = True) -> Iterator[int]:
         wait: Until nobody else holds it; else raise BlockingIOError.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    mode = fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
     descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(descriptor, mode)
+        if (folder / SHARED_LOCK).exists():
+            workers = os.open(folder / SHARED_LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(workers, mode)  # until those of a killed command have ended; ours come later
+            finally:
+                os.close(workers)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def join(folder: Path) -> None:
+    """Hold the cell in ``folder`` together with the other processes of its training, until this process ends."""
+    descriptor = os.open(folder / SHARED_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    fcntl.flock(descriptor, fcntl.LOCK_SH)
 
 
 def progress(folder: Path) -> Heartbeat | None:

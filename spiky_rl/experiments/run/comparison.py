@@ -14,6 +14,7 @@ from spiky_rl.config.shown import duration
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design import grid
+from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import cells as folders
@@ -104,6 +105,37 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
     cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
     return Comparison(study, out, place, robots, resolve, cells, sources, finished)
+
+
+def merge_study(asked: Study, out: Path) -> Study:
+    """Return the ``asked`` study with what the folder ``out`` has beside it, and with its baseline. Raises UserError."""
+    merged = study_design.with_baseline(folders.prepare(out, asked))
+    study_design.check(merged)
+    return merged
+
+
+def write_plan(
+    asked: Study, plan: Comparison, replan: Callable[[Study, Path, Place], Comparison] | None = None
+) -> Comparison:
+    """Write a plan into its folder, together with what another command has planned there since the folder was read.
+
+    Args:
+        asked: The study as the user asked for it.
+        plan: The plan that was made of it and the folder.
+        replan: Makes the plan of both; None: `planned`.
+
+    Returns:
+        The plan that was written.
+
+    Raises:
+        UserError: The folder has cells of something else.
+    """
+    with folders.locked(plan.out):
+        merged = merge_study(asked, plan.out)
+        if merged != plan.study:
+            plan = (replan or planned)(merged, plan.out, plan.place)
+        plan.write()
+    return plan
 
 
 def with_base(cells: Sequence[Cell], study: Study, place: Place) -> list[Cell]:

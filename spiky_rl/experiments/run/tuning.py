@@ -9,12 +9,11 @@ and in the cells' results: a command that is killed anywhere and run again goes 
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Record
@@ -27,8 +26,11 @@ from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, exte
 from spiky_rl.experiments.design.tuning_space import Dimension, Space
 from spiky_rl.experiments.run.cells import VERSION, held_in, write_cell
 
-FILE, DATABASE = "tuning.json", "tuning.db"
-"""In a tuning's folder; the second where no other storage is named."""
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+FILE, DATABASE, TRIALS = "tuning.json", "tuning.db", "trials"
+"""In a tuning's folder; the second where no other storage is named, the third with the locks of trials that were begun."""
 SHARE = 1 / 3
 """Share of a whole training's budget that a trial has."""
 RUNGS = (0.25, 0.5, 1.0)
@@ -177,23 +179,18 @@ def prepare(folder: Path, asked: Tuning) -> Tuning:
     """The tuning to work on in ``folder``: the ``asked`` one, with the agents, tasks and trials that it has already.
 
     Raises StudyError where the folder holds something else, naming the key: trials of two spaces are not to be compared; and where
-    it holds tuned values without the trials that they are from, which would all be run again.
+    its tuning has lost a part without which all trials would be run again.
     """
     held = read(folder)
-    database = folder / DATABASE
-    if not (held or asked).storage and (folder / TUNED).exists() and not database.exists():
-        raise StudyError(
-            f"{database}: is not there, which has the trials that {TUNED} beside it is from; bring it back, or choose another --out"
-        )
+    _check_is_whole(folder, held, (held or asked).storage)
     if held is None:
-        if (folder / "cells").exists():
-            raise StudyError(f"{folder}: has cells/, but no {FILE} that says of what; choose another --out")
         return replace(asked, id=secrets.token_hex(4))
     study = extended(held.study, asked.study)
     both = [stem for stem in asked.study.stems if stem in held.space.own]
     ours: dict[str, Any] = {"activity": asked.activity, "storage": asked.storage}
     ours |= {"seeds": list(asked.study.seeds), "space": asked.space.part(both)}
     theirs: dict[str, Any] = held.model_dump(include={"activity", "storage", "space"})
+    theirs["storage"] = without_password(held.storage)
     theirs["seeds"] = list(held.study.seeds)
     theirs["space"]["own"] = {stem: held.space.own[stem] for stem in both}
     old, new = flatten(theirs), flatten(ours)
@@ -204,6 +201,33 @@ def prepare(folder: Path, asked: Tuning) -> Tuning:
         )
     asked.space.require_equal(study.agents)
     return replace(asked, study=study, trials=max(asked.trials, held.trials), id=held.id)
+
+
+def _check_is_whole(folder: Path, held: TuningFile | None, storage: str) -> None:
+    """Refuse a ``folder`` that has lost a part of its tuning: its trials would silently be run again.
+
+    Args:
+        folder: The tuning's.
+        held: What its tuning.json says; None if it has none.
+        storage: URL of the storage; empty: a file of the folder.
+
+    Raises:
+        StudyError: It names the file that is missing or empty.
+    """
+    remedy = "bring it back, or choose another --out"
+    if held is None:
+        for name in (TRIALS, TUNED):
+            if (folder / name).exists():
+                raise StudyError(
+                    f"{folder / FILE}: is not there, which says of what {name} beside it is; {remedy}"
+                )
+        if (folder / "cells").exists():
+            raise StudyError(f"{folder}: has cells/, but no {FILE} that says of what; choose another --out")
+    elif not storage:
+        database = folder / DATABASE
+        what = "is not there" if not database.exists() else "is empty" if not database.stat().st_size else ""
+        if what:  # tables are made before tuning.json is written
+            raise StudyError(f"{database}: {what}, and has the trials of the tuning; {remedy}")
 
 
 def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
@@ -226,5 +250,35 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
 
 
 def without_password(url: str) -> str:
-    """The ``url`` of a storage as it may be shown."""
-    return re.sub(r"(^[^:/@]*|://[^:/@]*):(?!//)[^@]*@", r"\1@", url)
+    """Return the ``url`` of a storage as it may be shown and stored: without its password and the values of its query."""
+    parsed = _parse_url(url)
+    if parsed is None:
+        scheme, separator, _ = url.partition("://")
+        return f"{scheme}://***" if separator else "***" if set(url) & set(":@?=") else url
+    user = f"{parsed.username}@" if parsed.username else ""
+    port = f":{parsed.port}" if parsed.port is not None else ""
+    database = f"/{parsed.database}" if parsed.database else ""
+    query = "&".join(f"{key}=***" for key in parsed.query)
+    return f"{parsed.drivername}://{user}{parsed.host or ''}{port}{database}{'?' if query else ''}{query}"
+
+
+def list_secrets(url: str) -> list[str]:
+    """Return the texts of the ``url`` of a storage that are not to be shown."""
+    parsed = _parse_url(url)
+    if parsed is None:
+        return [url] if url else []
+    listed = [[value] if isinstance(value, str) else value for value in parsed.query.values()]
+    return [text for texts in ([parsed.password], *listed) for text in texts if text]
+
+
+def _parse_url(url: str) -> URL | None:
+    """Return the parts of the ``url`` of a storage; None if it has none, or an @ tells a part of its password from the host."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # the latter of a port that is no number
+        return None
+    is_split = parsed.host is not None and "@" in f"{parsed.host}{parsed.database}"
+    return None if is_split else parsed

@@ -65,6 +65,8 @@ def shown_storage(url: str) -> str:
     except (ArgumentError, ValueError):  # the latter of a port that is no number
         like = "sqlite:////shared/tuning.db or postgresql+psycopg://user:password@host/name"
         raise UserError(f"--storage: expected a database's URL, such as {like}, got {shown!r}") from None
+    if shown.endswith("://***"):
+        raise UserError(f"--storage {shown}: has an @ in its password or name; write it as %40")
     return shown
 
 

@@ -8,15 +8,14 @@ that is running there, and whose lock nobody holds, is taken over.
 
 from __future__ import annotations
 
+import glob
 import logging
 import re
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import optuna
@@ -24,12 +23,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from spiky_rl.experiments.analysis.results import read_result
 from spiky_rl.experiments.design.grid import Cell, digest
-from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.run.cells import ERROR, RESULT, Ended, if_whole, is_finished, locked
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
-from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.experiments.run.tuning import DATABASE, Pair, Site, Tuning, without_password, write
+from spiky_rl.experiments.run.tuning import DATABASE, TRIALS, Pair, Site, Tuning, prepare, write
 from spiky_rl.experiments.run.tuning_plan import Checked
+from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 
 DIVERGED = re.compile(r"failed: (iteration|environment step) \d+: ")
 """How a training ends whose numbers are none any more: that is the trial's own doing, and would happen again."""
@@ -56,38 +54,31 @@ class Open:
         return f"{self.pair.stem} trial{self.trial.number}"
 
 
-def connect(url: str) -> optuna.storages.RDBStorage:
-    """Optuna's storage at a ``url``. Raises StudyError, without the password, where there is none."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    wait = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
-    try:
-        return optuna.storages.RDBStorage(url, engine_kwargs=wait)
-    except (
-        Exception
-    ) as error:  # pylint: disable=broad-exception-caught  # whatever a database's driver raises
-        reason = " ".join(str(error).partition("\n(Background")[0].split())[:300]
-        raise StudyError(f"--storage {without_password(url)}: {reason}") from None
-
-
-def begun(asked: Tuning, checked: Checked, out: Path, place: Place, storage: str | None) -> Search:
+def begun(
+    asked: Tuning, checked: Checked, check: Callable[[Tuning], Checked], site: Site, parallel: int, storage: str | None
+) -> Search:  # fmt: skip
     """The search of a tuning, whose folder says from here on what is tuned.
+
+    Another command may have begun in the folder since it was read for ``asked``: the two are one tuning then.
 
     Args:
         asked: The tuning.
         checked: What of it has trials of its own.
-        out: Its folder, absolute.
-        place: Where trials run.
+        check: Tells the same of the tuning that it is together with another command's.
+        site: Where and how trials run.
+        parallel: Cells at once.
         storage: URL of Optuna's storage; None: a file of the folder.
 
     Raises:
-        StudyError: The storage is not there, or the folder's trials are made from something else.
+        StudyError: The storage is not there or damaged, or the folder's trials are made from something else.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    connected = connect(storage or f"sqlite:///{out / DATABASE}")
-    write(out, asked, checked.facts)
-    resolver, robots = partial(Resolver, place=place), checked.facts["robots"]
-    site = Site(out, resolver, place.device, place.assets, robots, place.distributed)
-    return Search(asked, checked.pairs, connected, site, place.parallel)
+    with locked(site.out):
+        merged = prepare(site.out, asked)
+        if merged != replace(asked, id=merged.id):
+            checked = check(merged)
+        connected = connect(storage or f"sqlite:///{site.out / DATABASE}")
+        write(site.out, merged, checked.facts)
+        return Search(merged, checked.pairs, connected, site, parallel)
 
 
 class Search:
@@ -97,20 +88,21 @@ class Search:
         self, tuning: Tuning, pairs: Sequence[Pair], storage: optuna.storages.BaseStorage, site: Site, parallel: int
     ) -> None:  # fmt: skip
         self.tuning, self.site, self.out, self.parallel = tuning, site, site.out, parallel
-        up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
-        self.studies = {
-            pair: optuna.create_study(
-                study_name=f"{tuning.id} {pair.label} {pair.stem}", storage=storage, directions=[up, down] if tuning.activity else [up],
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=4), load_if_exists=True,
-            )
-            for pair in pairs
-        }  # fmt: skip
+        where = tuning.storage or str(site.out / DATABASE)
+        begun_before = {pair: self.count_begun(pair) for pair in pairs}
+        self.studies = open_studies(tuning, pairs, storage, where, begun_before)
         self.open: list[Open] = []
         self.taken: set[tuple[Pair, int]] = set()
         """Trials that this command has worked on."""
         self.broken: dict[str, str] = {}
         """Names of trials that failed, which the next command tries again, and why."""
         self.looked = 0.0
+
+    def count_begun(self, pair: Pair) -> int:
+        """Number of trials of a ``pair`` that the storage has at least: a trial's lock is made just before it."""
+        name = f"{pair.label}.{pair.stem}."
+        folders = (path.name for path in (self.out / TRIALS).glob(f"{glob.escape(name)}*"))
+        return max((int(n) for folder in folders if (n := folder.removeprefix(name)).isdecimal()), default=0)
 
     def more(self, states: Mapping[str, str]) -> list[Cell]:
         """Cells to begin now; ``states`` are those of all cells so far."""
@@ -146,9 +138,7 @@ class Search:
         """The lock of a ``pair``'s trial ``number``, for as long as this process works on it; None where another one does."""
         stack = ExitStack()
         try:
-            stack.enter_context(
-                locked(self.out / "trials" / f"{pair.label}.{pair.stem}.{number}", wait=False)
-            )
+            stack.enter_context(locked(self.out / TRIALS / f"{pair.label}.{pair.stem}.{number}", wait=False))
         except BlockingIOError:
             return None
         return stack

@@ -7,7 +7,6 @@ their step is done again, from the newest checkpoint that is whole.
 
 from __future__ import annotations
 
-import ctypes
 import datetime
 import functools
 import os
@@ -26,8 +25,9 @@ from spiky_rl.experiments.analysis.results import Result, Training, result_from
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
+from spiky_rl.hosts.common.processes import LOST, STARTER, end_with
 
-FINISHED, FAILED, INTERRUPTED = 0, 1, 3
+FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
 """Exit codes."""
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that ask for an end; a step that took one ends with 128 more than its number."""
@@ -51,11 +51,10 @@ class Interrupted(Exception):
     """A step that was asked to stop."""
 
 
-def end_with(parent: int) -> None:
-    """Ask the kernel, Linux's, to kill this process when its parent ends, even if that is killed itself; it is ``parent``."""
-    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it was too late to ask
-        os._exit(INTERRUPTED)
+def begin_step(parent: int) -> None:
+    """End with the ``parent``, and tell the processes of a distributed training, where this starts some, to end with this one."""
+    end_with(parent)
+    os.environ[STARTER] = str(os.getpid())
 
 
 def work(folder: Path, out: Path) -> int:
@@ -213,7 +212,7 @@ def step(what: str, command: Sequence[str], folder: Path, lock: int, asked: list
     with open(folder / LOG, "ab") as log:
         with subprocess.Popen(  # pylint: disable=subprocess-popen-preexec-fn  # one thread here
             command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=(lock,),
-            preexec_fn=functools.partial(end_with, os.getpid()),
+            preexec_fn=functools.partial(begin_step, os.getpid()),
         ) as process:  # fmt: skip
             told = False
             while True:

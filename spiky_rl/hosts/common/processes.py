@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -14,6 +16,10 @@ log = logging.getLogger(__name__)
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 FLAG = "--processes"
+STARTER = "SPIKY_RL_STARTER"
+"""Variable with the number of the process that starts those of a distributed run, where it is one of ours: they end with it."""
+LOST = 3
+"""Exit code of a process whose parent has ended."""
 START = "torchrun --standalone --nproc_per_node N scripts/train.py --distributed"
 
 
@@ -38,7 +44,18 @@ def start(device: str, count: int, arguments: Sequence[str]) -> None:
     log.info("%d processes of %d threads, each with as many environments", count, threads)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os.execve(sys.executable, [sys.executable, *line], {**os.environ, "OMP_NUM_THREADS": str(threads)})
+    own = {
+        "OMP_NUM_THREADS": str(threads),
+        STARTER: str(os.getpid()),
+    }  # torchrun is this process from here on
+    os.execve(sys.executable, [sys.executable, *line], {**os.environ, **own})
+
+
+def end_with(parent: int) -> None:
+    """Ask the kernel, Linux's, to kill this process when its parent ends, even if that is killed itself; it is ``parent``."""
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it was too late to ask
+        os._exit(LOST)
 
 
 def without(flag: str, arguments: Sequence[str]) -> list[str]:
@@ -55,13 +72,15 @@ def settle(distributed: bool) -> None:
     """Check what torchrun sets, or take it away from a process that runs alone, before a library reads it.
 
     A batch job or another program's shell may have left it: rsl_rl and skrl would wait for processes that never come.
-    Raises UserError.
+    A process of a distributed run that one of our commands started ends with torchrun, even if that is killed. Raises UserError.
     """
     if not distributed:
         left = [key for key in NUMBERS if os.environ.pop(key, None) not in (None, "1", "0")]
         if left:
             log.info("%s: set, but without --distributed this is a single process", ", ".join(left))
         return
+    if (starter := os.environ.get(STARTER, "")).isdecimal():
+        end_with(int(starter))
     missing = [key for key in NUMBERS + ADDRESS if not os.environ.get(key)]
     if missing:
         raise UserError(f"--distributed: {', '.join(missing)} not set; start the processes with {START}")

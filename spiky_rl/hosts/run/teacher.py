@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from spiky_rl.config import registry
+from spiky_rl.config.named_code import check_code_is_named, list_texts
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import Plan
+from spiky_rl.config.plan import Plan, Training
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts.common import runs
@@ -22,18 +23,22 @@ from spiky_rl.hosts.rsl_rl.teacher import Teacher, kept_teacher, read_teacher
 
 log = logging.getLogger(__name__)
 
+HOST_PACKAGES = ("rsl_rl", "isaaclab", "isaaclab_rl", "isaaclab_tasks")
+"""Packages whose classes a teacher's specification may name, for a run has executed them anyway."""
 
-def find(plan: Plan, named: str | None, checkpoint: Path | None) -> Teacher | None:
+
+def find(plan: Plan, options: Training, checkpoint: Path | None) -> Teacher | None:
     """The teacher of a run; None for an agent that has none.
 
     Args:
         plan: The run's.
-        named: A run folder or checkpoint of the teacher; None: none is named.
+        options: May name the teacher's run folder or checkpoint, and code that it may execute.
         checkpoint: What the run goes on from, which holds the teacher; None: it begins anew.
 
     Raises:
         UserError: Agent and teacher do not go together.
     """
+    named = options.teacher
     if not plan.spec.runner["algorithm"].get("distillation_cfg"):
         if named is not None:
             raise UserError(
@@ -44,7 +49,9 @@ def find(plan: Plan, named: str | None, checkpoint: Path | None) -> Teacher | No
     if checkpoint is not None:
         if named is not None:
             raise UserError(f"--teacher {named}: {checkpoint} holds its teacher; leave --teacher out")
-        return kept_teacher(read_checkpoint(str(checkpoint)), checkpoint)
+        kept = kept_teacher(read_checkpoint(str(checkpoint)), checkpoint)
+        _check_code(kept, checkpoint, plan, options)
+        return kept
     if named is None:
         raise UserError(f"--agent {plan.agent}: learns from a teacher first; name its run with --teacher RUN")
     path = Path(named)
@@ -54,6 +61,7 @@ def find(plan: Plan, named: str | None, checkpoint: Path | None) -> Teacher | No
         )
     path = runs.find_checkpoint(str(path), plan.request.log_root, plan.experiment, plan.task, plan.agent)
     teacher = read_teacher(path, plan.task)
+    _check_code(teacher, path, plan, options)
     for key, default in (("history", 1),):
         theirs, ours = teacher.tree.get(key, default), plan.spec.runner.get(key, default)
         if theirs != ours:
@@ -62,6 +70,13 @@ def find(plan: Plan, named: str | None, checkpoint: Path | None) -> Teacher | No
             )
     log.info("teacher: %s, %s", teacher.agent, path)
     return teacher
+
+
+def _check_code(teacher: Teacher, file: Path, plan: Plan, options: Training) -> None:
+    """Raise UserError where the ``file`` that holds the ``teacher`` names code that the user does not."""
+    named = {*options.teacher_code, *list_texts(plan.spec.tree())}
+    remedy = "pass --teacher_code with that name, so that it is you who names that code"
+    check_code_is_named(file, teacher.tree, named, remedy, HOST_PACKAGES)
 
 
 def _students() -> list[str]:

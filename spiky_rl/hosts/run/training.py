@@ -95,7 +95,7 @@ def begin(plan: Plan, options: Training) -> Run:
     """
     require_whole_minibatches(plan)
     checkpoint = find_checkpoint(plan, goes_on=True) if plan.request.checkpoint else None
-    taught_by = teachers.find(plan, options.teacher, checkpoint)
+    taught_by = teachers.find(plan, options, checkpoint)
     if plan.library == "rsl_rl":
         plan.config["logger"] = options.logger
         if options.log_project_name:

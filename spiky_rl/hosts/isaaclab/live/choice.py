@@ -43,7 +43,9 @@ def configure(env_cfg: EnvCfg, names: Sequence[str]) -> None:
         cfg.randomly_sample_visible_envs = False  # environment 0 is among those that are seen
         if name == "viser":
             cfg.bind_address, cfg.verbose = LOCAL, False
-        if name == "rerun":  # takes a port that is not free for that of another viewer, and writes into it
+        if name == "rerun":
+            cfg.bind_address = LOCAL
+            # Isaac Lab takes a port that is not free for that of another viewer, and writes into it
             cfg.web_port, cfg.grpc_port = free_port(cfg.web_port), free_port(cfg.grpc_port)
             cfg.keep_historical_data = True  # else poses are static, and rerun's server never drops those
     env_cfg.sim.visualizer_cfgs = there

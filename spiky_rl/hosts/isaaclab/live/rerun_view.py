@@ -11,8 +11,11 @@ from isaaclab_visualizers.rerun.rerun_visualizer import RerunVisualizer
 from PIL import Image
 
 from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+from spiky_rl.hosts.isaaclab.live.choice import LOCAL
+from spiky_rl.hosts.isaaclab.live.rerun_server import RerunServer
 
 if TYPE_CHECKING:
+    from isaaclab.scene_data import SceneDataProvider
     from isaaclab_visualizers.rerun import RerunVisualizerCfg
 
 rerun: Any = importlib.import_module("rerun")
@@ -29,6 +32,22 @@ class LiveView(Live, RerunVisualizer):
         super().__init__(cfg)
         self.plain: Any = None
         """Isaac Lab's own layout of the page."""
+        self.server: RerunServer | None = None
+
+    @override
+    def initialize(self, scene_data_provider: SceneDataProvider) -> None:
+        """As Isaac Lab's, which starts no server where one listens already."""
+        if self.server is None:
+            self.server = RerunServer(LOCAL, self.cfg.grpc_port, self.cfg.web_port)
+        super().initialize(scene_data_provider)
+
+    @override
+    def close(self) -> None:
+        """End the server as well."""
+        super().close()
+        if self.server is not None:
+            self.server.close()
+            self.server = None
 
     @override
     def _apply_camera_pose(self, pose: tuple[tuple[float, float, float], tuple[float, float, float]]) -> None:

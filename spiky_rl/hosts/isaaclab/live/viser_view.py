@@ -8,6 +8,7 @@ import numpy as np
 from isaaclab_visualizers.viser.viser_visualizer import ViserVisualizer
 
 from spiky_rl.hosts.isaaclab.live.base import TITLE, Live
+from spiky_rl.hosts.isaaclab.live.origins import refuse_other_pages
 
 if TYPE_CHECKING:
     import warp
@@ -24,7 +25,8 @@ class LiveView(Live, ViserVisualizer):
 
     @override
     def _create_viewer(self, record_to_viser: str | None, metadata: dict | None = None) -> None:
-        super()._create_viewer(record_to_viser, metadata)
+        with refuse_other_pages():
+            super()._create_viewer(record_to_viser, metadata)
         viewer: Any = self._viewer
         if not hasattr(viewer, "_to_numpy"):
             # Isaac Lab 3.0.0 calls it for every ground plane, and Newton 1.6.1, which it asks for, has it no more

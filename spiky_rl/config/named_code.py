@@ -1,0 +1,66 @@
+"""Code that a file names, such as the specification in a checkpoint: it is executed only where the user names it too."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from spiky_rl.config.options import UserError
+
+PACKAGE = "spiky_rl"
+PYTHON_NAMES = ("class_name", "data_augmentation_func")
+"""Keys whose values Python imports, with a dot as well as with a colon."""
+
+
+def find_code(tree: object, packages: Collection[str] = ()) -> list[str]:
+    """Return the code outside this package that plain data name: ``module:Class``, ``path/file.py:Class`` or ``module.Class``.
+
+    Args:
+        tree: Nested mappings and lists.
+        packages: Further packages whose code is always executed, such as those of a host.
+    """
+    allowed = {PACKAGE, *packages}
+    return [name for key, name in _list_texts("", tree) if _is_code(key, name, allowed)]
+
+
+def check_code_is_named(
+    file: object, spec: object, named: Collection[str], remedy: str, packages: Collection[str] = ()
+) -> None:
+    """Refuse a file whose specification names code that the user does not name.
+
+    Args:
+        file: The file, for the message.
+        spec: What the file holds, as plain data.
+        named: All texts that the user wrote: flags, overrides, the values of an agent file.
+        remedy: How the user can name the code.
+        packages: As `find_code` takes them.
+
+    Raises:
+        UserError: The file names other code.
+    """
+    for name in find_code(spec, packages):
+        if name not in named:
+            raise UserError(f"{file}: its run used the code {name!r}; {remedy}")
+
+
+def list_texts(tree: object) -> list[str]:
+    """Return all texts within the nested mappings and lists of ``tree``."""
+    return [text for _, text in _list_texts("", tree)]
+
+
+def _is_code(key: str, name: str, packages: Collection[str]) -> bool:
+    target, _, _ = name.rpartition(":")
+    if not target and key in PYTHON_NAMES:
+        target, _, _ = name.rpartition(".")
+    return bool(target) and (target.endswith(".py") or target.partition(".")[0] not in packages)
+
+
+def _list_texts(key: str, tree: object) -> Iterator[tuple[str, str]]:
+    """Yield every text within ``tree``, which stands at ``key``, with the key that it stands at itself."""
+    if isinstance(tree, Mapping):
+        for below, value in tree.items():
+            yield from _list_texts(str(below), value)
+    elif isinstance(tree, list | tuple | set | frozenset):
+        for value in tree:
+            yield from _list_texts(key, value)
+    elif isinstance(tree, str):
+        yield key, tree

@@ -1,0 +1,185 @@
+"""Optuna's storage of a tuning: opened, its studies made, and its trials checked before anything goes on from them."""
+
+# pylint: disable=protected-access  # Optuna has no other way to ask what a distribution has
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.design.tuning_space import Dimension
+from spiky_rl.experiments.run.tuning import Pair, Tuning, list_secrets, without_password
+
+REMEDY = "bring back an earlier copy, or choose another --out"
+CREATION_ATTEMPTS = 6
+CREATION_PAUSE_S = 0.2
+"""Wait before the next attempt, times the number of attempts so far."""
+
+
+def connect(url: str) -> RDBStorage:
+    """Open Optuna's storage at a ``url``, and make its tables where there are none.
+
+    Commands of several machines may make the tables at the same time; all but one fail then, and find them in the next attempt.
+
+    Raises:
+        StudyError: There is no such storage; the message has no password.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    wait = {"connect_args": {"timeout": 120}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    for attempt in range(1, CREATION_ATTEMPTS + 1):
+        try:
+            return RDBStorage(url, engine_kwargs=dict(wait))
+        except Exception as error:  # pylint: disable=broad-exception-caught
+            # whatever a database's driver raises
+            if attempt == CREATION_ATTEMPTS or not _is_creation_race(error):
+                raise StudyError(f"--storage {without_password(url)}: {_get_reason(error, url)}") from None
+        time.sleep(CREATION_PAUSE_S * attempt)
+    raise AssertionError
+
+
+def open_studies(
+    tuning: Tuning, pairs: Sequence[Pair], storage: BaseStorage, place: str, begun: Mapping[Pair, int]
+) -> dict[Pair, optuna.Study]:
+    """Open the study of every pair, and make it where there is none.
+
+    Args:
+        tuning: What is tuned.
+        pairs: Agents on tasks.
+        storage: Holds the trials.
+        place: File or URL of the storage, for messages.
+        begun: Number of trials of a pair that the storage has at least, as the tuning's folder says.
+
+    Raises:
+        StudyError: The storage has lost the trials, or what it says of one is damaged.
+    """
+    directions = [StudyDirection.MAXIMIZE, *([StudyDirection.MINIMIZE] if tuning.activity else [])]
+    names = {pair: f"{tuning.id} {pair.label} {pair.stem}" for pair in pairs}
+    found: dict[Pair, optuna.Study] = {}
+    try:
+        for pair, name in names.items():
+            found[pair] = optuna.create_study(
+                study_name=name,
+                storage=storage,
+                directions=directions,
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+                load_if_exists=True,
+            )
+            if found[pair].directions != directions:
+                raise StudyError(f"{place}: study {name!r}: its directions are damaged; {REMEDY}")
+    except StudyError:
+        raise
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # a damaged database trips driver, SQLAlchemy or Optuna anywhere
+        raise StudyError(f"{place}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
+    for pair, study in found.items():
+        _check_trials(tuning, pair, study, place, begun[pair])
+    return found
+
+
+def _check_trials(tuning: Tuning, pair: Pair, study: optuna.Study, place: str, begun: int) -> None:
+    """Raise StudyError where the trials of a ``study`` are none that a tuning which has ``begun`` so many could have left."""
+    where = f"{place}: trials of {pair.stem} on {pair.label}"
+    try:
+        trials = study.get_trials(deepcopy=False)
+    except Exception as error:  # pylint: disable=broad-exception-caught
+        # Optuna decodes rows without looking at them
+        raise StudyError(f"{where}: cannot be read: {_get_reason(error)}; {REMEDY}") from None
+    distributions = {dimension.key: _get_distribution(dimension) for dimension in pair.dimensions}
+    if len(trials) < begun:
+        raise StudyError(f"{where}: {len(trials)} there; {begun} were begun; {REMEDY}")
+    if [trial.number for trial in trials] != list(range(len(trials))):
+        raise StudyError(f"{where}: some of them are missing; {REMEDY}")
+    for trial in trials:
+        if fault := _find_fault(trial, distributions, len(study.directions), len(tuning.rungs)):
+            raise StudyError(f"{where}: trial {trial.number}: {fault}; {REMEDY}")
+
+
+def _find_fault(
+    trial: FrozenTrial, distributions: Mapping[str, BaseDistribution], objectives: int, rungs: int
+) -> str:
+    """Say what of a ``trial`` is damaged; empty if nothing is.
+
+    Args:
+        trial: As the storage has it.
+        distributions: Distributions of the pair's parameters, by key.
+        objectives: Number of objectives.
+        rungs: Number of rungs.
+    """
+    rung, values = trial.user_attrs.get("rung", 0), trial.values
+    if isinstance(rung, bool) or not isinstance(rung, int) or not 0 <= rung < rungs:
+        return f"rung: {rung!r} given; allowed: 0 to {rungs - 1}"
+    if not isinstance(trial.user_attrs.get("diverged", ""), str):
+        return f"diverged: {trial.user_attrs['diverged']!r} is no text"
+    for key, distribution in trial.distributions.items():
+        wanted = distributions.get(key) if trial.number else None
+        if distribution != wanted:
+            return f"{key}: was drawn from {distribution}, not from {wanted or 'any range'}"
+        if not _is_of(distribution, trial.params[key]):
+            return f"{key}: {trial.params[key]!r} is not of {distribution}"
+    if trial.state == TrialState.WAITING:
+        return "state: it waits, which no trial of a tuning does"
+    if trial.state == TrialState.COMPLETE and trial.number and trial.params.keys() != distributions.keys():
+        return f"parameters: {sorted(trial.params)} given; expected: {sorted(distributions)}"
+    if trial.state == TrialState.COMPLETE and (values is None or len(values) != objectives):
+        return f"values: {values} given; expected: {objectives}"
+    if values is not None and not all(map(_is_finite, values)):
+        return f"values: {values} given; expected: finite numbers"
+    for step, value in trial.intermediate_values.items():
+        if step not in range(rungs) or not _is_finite(value):
+            return f"value after rung {step}: {value!r} given; expected: a finite number after rung 0 to {rungs - 1}"
+    if trial.state == TrialState.COMPLETE and objectives == 1 and len(trial.intermediate_values) != rungs:
+        return f"values after rungs: {len(trial.intermediate_values)} given; expected: {rungs}"
+    return ""
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _is_of(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a ``distribution`` has a ``value``, which may be anything."""
+    try:
+        return distribution._contains(distribution.to_internal_repr(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def _get_distribution(dimension: Dimension) -> BaseDistribution:
+    """Return what `Dimension.suggest` draws from."""
+    if dimension.choices:
+        return CategoricalDistribution(dimension.choices)
+    low, high = dimension.low, dimension.high
+    assert low is not None and high is not None
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, log=dimension.log)
+    return FloatDistribution(low, high, log=dimension.log)
+
+
+def _is_creation_race(error: Exception) -> bool:
+    """Whether making the tables failed because another command was making them."""
+    return isinstance(error, IntegrityError) or (
+        isinstance(error, SQLAlchemyError) and "already exists" in str(error).lower()
+    )
+
+
+def _get_reason(error: Exception, url: str = "") -> str:
+    """Return an ``error`` in one line, without the secrets of the ``url``."""
+    reason = " ".join(str(error).partition("\n(Background")[0].split())[:300] or type(error).__name__
+    for secret in list_secrets(url):
+        reason = reason.replace(secret, "***")
+    return reason

@@ -1,0 +1,75 @@
+"""rerun's server as a process of its own, which listens on this machine alone; the one that rerun's library starts listens on all interfaces."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from spiky_rl.hosts.isaaclab.camera import GraphicsError
+
+START_TIMEOUT_S, STOP_TIMEOUT_S = 60.0, 10.0
+START = "import os, sys; from spiky_rl.hosts.common.processes import end_with; end_with(int(sys.argv[1])); os.execv(sys.argv[2], sys.argv[2:])"
+"""Becomes rerun's program once it is bound to end with this process."""
+
+
+class RerunServer:
+    """Keeps what a run sends to it, and serves rerun's page."""
+
+    def __init__(self, address: str, data_port: int, page_port: int) -> None:
+        """Start a server and wait until it listens.
+
+        Args:
+            address: Address of the interface on which it listens.
+            data_port: Port of its data.
+            page_port: Port of its page.
+
+        Raises:
+            GraphicsError: It does not start.
+        """
+        line = [str(_find_program()), "--serve-web", "--bind", address]
+        line += ["--port", str(data_port), "--web-viewer-port", str(page_port)]
+        self.process = subprocess.Popen(  # pylint: disable=consider-using-with  # `close` ends it
+            [sys.executable, "-c", START, str(os.getpid()), *line],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not all(_is_open(address, port) for port in (data_port, page_port)):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.close()
+                raise GraphicsError(
+                    f"--visualizer rerun: its server did not start (exit code {self.process.returncode}); use viser"
+                )
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """End the server."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def _find_program() -> Path:
+    """Return the program that comes with rerun's package. Raises GraphicsError where it did not."""
+    found = importlib.util.find_spec("rerun_cli")
+    for folder in (found.submodule_search_locations or []) if found is not None else []:
+        if (path := Path(folder) / "rerun").is_file():
+            return path
+    raise GraphicsError(
+        "--visualizer rerun: its program is not installed; install it with: pip install 'spiky-rl[live]'"
+    )
+
+
+def _is_open(address: str, port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((address, port)) == 0
