@@ -59,13 +59,18 @@ class Part(TypedDict):
     place: str
 
 
-def require_countable(network: SpikingNetwork) -> FeedForward:
-    """The ``network``, if integers of 16 bits count the channels of its layers; else raise ExportError."""
+def require_known(network: SpikingNetwork) -> FeedForward:
+    """The ``network``, if its layers send whole spikes and 16 bits count their channels; else raise ExportError."""
     assert isinstance(network, FeedForward)
-    if max(_linear(layer).in_features for layer in network.layers) >= MOST_CHANNELS:
-        raise ExportError(
-            f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
-        )
+    for layer in network.layers:
+        if layer.neuron.graded and not layer.neuron.declared.graded:
+            raise ExportError(
+                "c_int8: the learning rule divides a spike between two steps, which has no form in integers"
+            )
+        if _linear(layer).in_features >= MOST_CHANNELS:
+            raise ExportError(
+                f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
+            )
     return network
 
 
@@ -75,7 +80,7 @@ def _linear(layer: Layer) -> linear.Linear:
 
 
 def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
-    """The ``network``, one that `CInt8.refuse` and `require_countable` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
+    """The ``network``, one that `CInt8.refuse` and `require_known` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
     matrices = []
     for layer in network.layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]

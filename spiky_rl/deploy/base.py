@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from spiky_rl.deploy._calibration import Rollout
     from spiky_rl.hosts.rsl_rl.model import MLPModel
 
+WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
+"""Rules under which a spike belongs to one step; under the others a layer sends shares of one in two."""
+
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 """One control step from rest on: the observation [1, ...] and the live policy's state before it, to the action [1, A] and, where
 the file gives it, the state after it. What holds a state of its own ignores the one that it is given."""
@@ -50,6 +53,8 @@ class Target(Component):
     supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Values that the target can express, by dotted path of an agent's key; a key that is not listed may have any. A target that
     lists some of ``network`` needs one: an agent without is an ANN."""
+    own: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``supported`` of which one's own code may be expressible too: that shows when the policy is written."""
     stale: ClassVar[tuple[str, ...]] = ()
     """Files that an earlier export may have left beside the new one, and that belong to it no longer."""
     compiled = False
@@ -78,7 +83,7 @@ class Target(Component):
         for path, allowed in self.supported.items():
             for place, value in values(agent, path):
                 # a class of a library's may be named with its module
-                if value.rpartition(":")[2] not in allowed:
+                if value.rpartition(":")[2] not in allowed and not (":" in value and path in self.own):
                     raise self.refusal(place, value, allowed)
 
     def refusal(self, place: str, value: str, allowed: Sequence[str]) -> ExportError:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain import Tree, section
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import Session, Target, described, values
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, described, values
 from spiky_rl.deploy.c import require_compiler, session, sizes
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ class CInt8(Target):
         "network.recurrent.name": ("lateral", "recurrent"),
         "network.neuron.name": ("alif", "lif", "sigma_delta"),
         "network.decoder.name": ("linear", "membrane", "population_vector", "rate", "sigma_delta"),
+        "network.learning.name": WHOLE_SPIKES,
         "actor.distribution_cfg.class_name": ("GaussianDistribution",),
     }
+    own = ("network.learning.name",)
 
     def __init__(self) -> None:
         self.rollout: Rollout | None = None
@@ -70,7 +72,7 @@ class CInt8(Target):
             raise ExportError(
                 "c_int8: ranges are not known; let the target see a rollout first (`calibrate`)"
             )
-        network = _int8_read.require_countable(model.network)
+        network = _int8_read.require_known(model.network)
         return _int8_read.integers(network, _calibration.ranges(model, self.rollout))
 
     @override

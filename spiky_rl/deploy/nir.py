@@ -20,17 +20,11 @@ import numpy as np
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain import Plain, Tree, section
-from spiky_rl.deploy.base import Session, Target, described, parts, values
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, described, parts
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._nir_policy import Policy
     from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
-
-NOT_OWN = {
-    "network.learning.name": ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike"),
-    "actor.distribution_cfg.class_name": ("GaussianDistribution",),
-}
-"""Values that have a form in NIR, where one's own code may have one too: that is looked at when the file is written."""
 
 
 class Nir(Target):
@@ -41,7 +35,10 @@ class Nir(Target):
         "network.neuron.name": ("lif",),
         "network.connection.name": ("convolutional", "linear"),
         "network.decoder.name": ("linear", "membrane", "population_vector", "rate"),
+        "network.learning.name": WHOLE_SPIKES,
+        "actor.distribution_cfg.class_name": ("GaussianDistribution",),
     }
+    own = ("network.learning.name", "actor.distribution_cfg.class_name")
 
     @override
     def require(self) -> None:
@@ -51,10 +48,6 @@ class Nir(Target):
     @override
     def refuse(self, agent: Tree) -> None:
         super().refuse(agent)
-        for path, allowed in NOT_OWN.items():
-            for place, value in values(agent, path):
-                if ":" not in value and value not in allowed:
-                    raise self.refusal(place, value, allowed)
         for place, connection in parts(agent, "network.connection"):
             if not isinstance(connection, Mapping) or connection.get("pool", 1) == 1:
                 continue

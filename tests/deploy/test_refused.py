@@ -10,7 +10,7 @@ import pytest
 from spiky_rl.config import registry
 from spiky_rl.deploy import _int8_read, _targets
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import Target
+from spiky_rl.deploy.base import WHOLE_SPIKES, Target
 from tests.processes import ROOT
 
 TASK = ["--task", "cartpole", "--device", "cpu", "--assets", "local"]
@@ -112,16 +112,16 @@ def test_integers_list_the_encoders_and_decoders_that_they_have_code_for():
         assert listed == set(known)
 
 
-def test_nir_lists_the_rules_that_send_whole_spikes():
+def test_rules_that_divide_a_spike_between_two_steps_are_not_listed():
     lif = registry.configure("neurons", "lif", "neuron").build()
-    nir = registry.configure("targets", "nir", "--to").build()
-    for name in registry.names("rules"):
-        agent = {"network": {"name": "feedforward", "learning": {"name": name}}}
-        if registry.configure("rules", name, "learning").build().neuron(lif).graded:
-            with pytest.raises(ExportError, match=f"agent.network.learning.name: {name} given"):
-                nir.refuse(agent)
-        else:
-            nir.refuse(agent)
+    rules = {name: registry.configure("rules", name, "learning").build() for name in registry.names("rules")}
+    assert {name for name, rule in rules.items() if not rule.neuron(lif).graded} == set(WHOLE_SPIKES)
+
+
+def test_a_rule_of_ones_own_is_looked_at_when_the_policy_is_written():
+    for name in ("c_int8", "nir"):
+        target = registry.configure("targets", name, "--to").build()
+        target.refuse({"network": {"name": "feedforward", "learning": "mine.py:Mine"}})
 
 
 GRADED = {"name": "feedforward", "neuron": "sigma_delta", "recurrent": "lateral"}
