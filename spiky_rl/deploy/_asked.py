@@ -43,5 +43,6 @@ class Export(Settings):
         built = targets(self.names)
         if self.report is not None:
             require_chip(self.report, built.values())
-        refuse(built.values(), known_agent(asked))
+        if (agent := known_agent(asked)) is not None:
+            refuse(built.values(), agent)
         return built

@@ -70,11 +70,8 @@ def test_a_command_refuses_at_once_and_in_one_line(case, tmp_path):
 
 def one_of_each(target, path):
     """Every entry of the room behind a key of ``path``, with whether the target lists it."""
-    room = (
-        {"network": "networks"}
-        .get(path.split(".")[-2], f"{path.split('.')[-2]}s")
-        .replace("recurrents", "connections")
-    )
+    key = path.split(".")[1]
+    room = {"recurrent": "connections", "learning": "rules"}.get(key, f"{key}s")
     return [(name, name in target.supported[path]) for name in registry.names(room)]
 
 
