@@ -72,6 +72,17 @@ static float tangent(float x) {  // |x| < 10
     "sqrt": "static float square_root(float x) { return sqrtf(x); }\n",
     "sigmoid": "static float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }\n",
     "expm1": "static float exponential_less_one(float x) { return expm1f(x); }\n",
+    "log1p": "static float logarithm_of_one_more(float x) { return log1pf(x); }\n",
+    "trunc": "static float whole_part(float x) { return truncf(x); }\n",
+    "floor": "static float next_below(float x) { return floorf(x); }\n",
+    "ceil": "static float next_above(float x) { return ceilf(x); }\n",
+    "gelu": "static float gaussian_unit(float x) { return x * 0.5f * (1.0f + erff(x * 0.707106781186547524f)); }\n",
+    "gelu_by_tanh": """\
+static float gaussian_unit_by_tanh(float x) {
+  const float inner = 0.797884560802865356f * (x + 0.044715f * (x * x * x));
+  return 0.5f * x * (1.0f + hyperbolic_tangent(inner));
+}
+""",
 }
 SPELLED = {
     "sigmoid": "logistic",
@@ -80,9 +91,15 @@ SPELLED = {
     "tan": "tangent",
     "sqrt": "square_root",
     "expm1": "exponential_less_one",
+    "log1p": "logarithm_of_one_more",
+    "trunc": "whole_part",
+    "floor": "next_below",
+    "ceil": "next_above",
+    "gelu": "gaussian_unit",
+    "gelu_by_tanh": "gaussian_unit_by_tanh",
 }
-NEEDS = {"tanh": ("exp",)}
-WITH_MATH = {"nearest", "exp", "tanh", "sqrt", "sigmoid", "expm1"}
+NEEDS = {"tanh": ("exp",), "gelu_by_tanh": ("tanh", "exp")}
+WITH_MATH = {"nearest", "exp", "tanh", "sqrt", "sigmoid", "expm1", "log1p", "trunc", "floor", "ceil", "gelu"}
 """Functions that take something from <math.h>."""
 
 SOURCE = """\

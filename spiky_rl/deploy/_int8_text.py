@@ -6,7 +6,7 @@ import textwrap
 
 import torch
 
-from spiky_rl.deploy._c_text import array as floats
+from spiky_rl.deploy._c_constants import array as floats
 from spiky_rl.deploy._c_text import comment
 from spiky_rl.deploy._int8_frame import FUNCTIONS, HEADER, SOURCE
 from spiky_rl.deploy._int8_memory import Memory
