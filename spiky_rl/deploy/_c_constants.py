@@ -13,9 +13,9 @@ from torch import Tensor
 from spiky_rl.deploy._int8_memory import integer_array
 from spiky_rl.deploy._program import ExportError, Value
 
-PREFIX = "constant_"
+PREFIX = "c_"
 """What the names of arrays begin with."""
-MOST = 48
+MOST = 56
 """Characters of a path that a name has at most."""
 
 
@@ -53,7 +53,9 @@ def unused(path: str, taken: Container[str]) -> str:
     All of them begin alike, and so none is a keyword, a function of a library or a name of the policy's own. They differ within
     the 63 characters that every compiler of C99 tells apart.
     """
-    first = f"{PREFIX}{re.sub('[^A-Za-z0-9]+', '_', path)[-MOST:]}"
+    words = re.sub("[^A-Za-z0-9]+", "_", path)
+    kept = words[-MOST:] if len(words) <= MOST else words[-MOST:].partition("_")[2] or words[-MOST:]
+    first = f"{PREFIX}{kept}"
     others = (f"{first}_{i}" for i in itertools.count(2))
     return next(name for name in itertools.chain([first], others) if name not in taken)
 

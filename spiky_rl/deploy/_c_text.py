@@ -13,11 +13,14 @@ from torch import Tensor
 from spiky_rl.config import files
 from spiky_rl.deploy._c_constants import Constants
 from spiky_rl.deploy._c_expressions import expression
-from spiky_rl.deploy._c_functions import FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH
+from spiky_rl.deploy._c_functions import (
+    ARITHMETIC, ARITHMETIC_SAID, BOUNDED_SAID, FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH,
+)  # fmt: skip
 from spiky_rl.deploy._c_memory import fields_of, plus
 from spiky_rl.deploy._program import (
     Index, Loop, Program, Value, View, count, element, extents, flat, indices, memory,
 )  # fmt: skip
+from spiky_rl.hosts.common.playing import BOUND
 from spiky_rl.kernels.emit import literal
 from spiky_rl.metrics.lists import Stored
 
@@ -66,6 +69,7 @@ class _Text:
         needed += [text for name, text in FUNCTIONS.items() if name in self.functions]
         return SOURCE.format(
             math="#include <math.h>\n" if self.uses_math or self.functions.keys() & WITH_MATH else "",
+            arithmetic=ARITHMETIC,
             needed="\n".join([*needed, *self.constants.text]),
             body="\n".join([*filter(None, self.loops), self.results]),
         )
@@ -76,6 +80,8 @@ class _Text:
         arrays = {"carried": self.carried, **self.fields.sizes}
         return HEADER.format(
             usage=comment(usage),
+            bounded=comment(BOUNDED_SAID.format(bound=f"{BOUND:g}")),
+            arithmetic=comment(ARITHMETIC_SAID),
             inputs=inputs,
             outputs=outputs,
             floats=sum(arrays.values()),
