@@ -17,15 +17,13 @@ from pathlib import Path
 from typing import Any, override
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.deploy._ann import AnnStep
 from spiky_rl.deploy._c_text import write
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._reader import program
 from spiky_rl.deploy.base import Session, Target
-from spiky_rl.hosts.common.playing import bounded, recovered
 from spiky_rl.hosts.rsl_rl.export import about
 from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 
@@ -52,7 +50,7 @@ class C(Target):
     def write(self, model: MLPModel, folder: Path) -> Path:
         wrapped: Any = model.as_onnx(verbose=False).to("cpu").eval()
         if not isinstance(model, SpikingModel):
-            wrapped = _Ann(wrapped, model)
+            wrapped = AnnStep(wrapped, model)
         example = wrapped.get_dummy_inputs()
         step = program(
             wrapped, ("observation", "state")[: len(example)], ("action", "next")[: len(example)], example
@@ -64,46 +62,25 @@ class C(Target):
         return session(path, sizes(path)["FLOATS"])
 
 
-class _Ann(nn.Module):
-    """A control step of an ANN of rsl_rl's as of a spiking network: bounded observations, and one flat state [1, S] if any."""
-
-    def __init__(self, core: nn.Module, model: MLPModel) -> None:
-        """Take the control step ``core`` of a ``model`` as rsl_rl exports it."""
-        super().__init__()
-        self.core: Any = core
-        first, *states = self.core.get_dummy_inputs()
-        if states and not model.is_recurrent:
-            raise ExportError(
-                f"agent.actor.class_name: {type(model).__name__} given, which takes images beside vectors; allowed with --to c:"
-                " MLPModel, RNNModel"
-            )
-        self.shapes = [state.shape for state in states]
-        self.example = first, *([torch.zeros(1, sum(s.numel() for s in states))] if states else [])
-        self.core.obs_normalizer.register_forward_hook(lambda module, inputs, output: bounded(output))
-
-    def get_dummy_inputs(self) -> tuple[Tensor, ...]:
-        """Return inputs of the right shapes."""
-        return self.example
-
-    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the action for an observation ``x`` [1, O], and the new ``state`` if there is one."""
-        if state is None:
-            return self.core(x)
-        parts = state.split([shape.numel() for shape in self.shapes], -1)
-        action, *after = self.core(x, *(s.view(shape) for s, shape in zip(parts, self.shapes, strict=True)))
-        held = recovered(tuple(s for s in after if s is not None))  # a GRU gives None for an LSTM's cell
-        return action, torch.cat([s.view(1, -1) for s in held], -1)
-
-
 def sizes(path: Path) -> dict[str, int]:
     """Sizes by name, as the header beside ``path``, a policy.c, declares them."""
     text = path.with_suffix(".h").read_text(encoding="utf-8")
     return {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", text)}
 
 
-def session(path: Path, state: int) -> Session:
-    """A session that runs the policy in C in the file ``path``, whose struct is as large as ``state`` floats."""
-    library, told = load(path), sizes(path)
+FLAGS = ("-O3", "-march=native")
+"""Flags that a policy is compiled with for its proof."""
+
+
+def session(path: Path, state: int, flags: tuple[str, ...] = FLAGS) -> Session:
+    """Return a session that runs the policy in C in the file ``path``.
+
+    Args:
+        path: A policy.c.
+        state: Floats that its struct is as large as.
+        flags: Those of the compiler.
+    """
+    library, told = load(path, flags), sizes(path)
     held, observation, action = (
         np.zeros(size, np.float32) for size in (state, told["OBSERVATIONS"], told["ACTIONS"])
     )
@@ -149,7 +126,7 @@ def lanes() -> int:
     return 16 if "__AVX512F__" in told.stdout else 8 if "__AVX__" in told.stdout else 4
 
 
-def load(path: Path, flags: tuple[str, ...] = ("-O3", "-march=native")) -> ctypes.CDLL:
+def load(path: Path, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
     """Compile the policy.c in ``path``, with these ``flags``, into a library of this process.
 
     Raises UserError with what the compiler says where it refuses the file.

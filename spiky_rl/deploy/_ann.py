@@ -1,0 +1,45 @@
+"""A control step of an ANN of rsl_rl's, in the form that a spiking network's has for an export."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.deploy._program import ExportError
+from spiky_rl.hosts.common.playing import bounded, recovered
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.rsl_rl.model import MLPModel
+
+
+class AnnStep(nn.Module):
+    """Bounded observations, and one flat state [1, S] if any."""
+
+    def __init__(self, core: nn.Module, model: MLPModel) -> None:
+        """Take the control step ``core`` of a ``model`` as rsl_rl exports it."""
+        super().__init__()
+        self.core: Any = core
+        first, *states = self.core.get_dummy_inputs()
+        if states and not model.is_recurrent:
+            raise ExportError(
+                f"agent.actor.class_name: {type(model).__name__} given, which takes images beside vectors; allowed with --to c:"
+                " MLPModel, RNNModel"
+            )
+        self.shapes = [state.shape for state in states]
+        self.example = first, *([torch.zeros(1, sum(s.numel() for s in states))] if states else [])
+        self.core.obs_normalizer.register_forward_hook(lambda module, inputs, output: bounded(output))
+
+    def get_dummy_inputs(self) -> tuple[Tensor, ...]:
+        """Return inputs of the right shapes."""
+        return self.example
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the action for an observation ``x`` [1, O], and the new ``state`` if there is one."""
+        if state is None:
+            return self.core(x)
+        parts = state.split([shape.numel() for shape in self.shapes], -1)
+        action, *after = self.core(x, *(s.view(shape) for s, shape in zip(parts, self.shapes, strict=True)))
+        held = recovered(tuple(s for s in after if s is not None))  # a GRU gives None for an LSTM's cell
+        return action, torch.cat([s.view(1, -1) for s in held], -1)
