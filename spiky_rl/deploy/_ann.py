@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.deploy._program import ExportError
 from spiky_rl.hosts.common.playing import bounded, recovered
-
-if TYPE_CHECKING:
-    from spiky_rl.hosts.rsl_rl.model import MLPModel
 
 
 class AnnStep(nn.Module):
     """Bounded observations, and one flat state [1, S] if any."""
 
-    def __init__(self, core: nn.Module, model: MLPModel) -> None:
-        """Take the control step ``core`` of a ``model`` as rsl_rl exports it."""
+    def __init__(self, core: nn.Module) -> None:
+        """Take a control step ``core`` as rsl_rl exports it."""
         super().__init__()
         self.core: Any = core
         first, *states = self.core.get_dummy_inputs()
-        if states and not model.is_recurrent:
-            raise ExportError(
-                f"agent.actor.class_name: {type(model).__name__} given, which takes images beside vectors; allowed with --to c:"
-                " MLPModel, RNNModel"
-            )
         self.shapes = [state.shape for state in states]
         self.example = first, *([torch.zeros(1, sum(s.numel() for s in states))] if states else [])
         self.core.obs_normalizer.register_forward_hook(lambda module, inputs, output: bounded(output))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 type Index = tuple[str, ...]
 """C expressions, one per axis; ``0`` along an axis of one element."""

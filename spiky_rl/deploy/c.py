@@ -14,18 +14,16 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, override
+from typing import TYPE_CHECKING, Any, override
 
 import numpy as np
 
-from spiky_rl.config.registry import UserError
-from spiky_rl.deploy._ann import AnnStep
-from spiky_rl.deploy._c_text import write
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy._reader import program
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plain import Tree, section
 from spiky_rl.deploy.base import Session, Target
-from spiky_rl.hosts.rsl_rl.export import about
-from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+
+if TYPE_CHECKING:
+    from spiky_rl.hosts.rsl_rl.model import MLPModel
 
 STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 """What the file compiles under without a warning."""
@@ -40,6 +38,8 @@ class C(Target):
     @override
     def allowed(self, model: MLPModel) -> float:
         """Tolerance: 0 for spiking networks; 1e-6 for an ANN's layers and a reservoir's readout, which torch sums in another order."""
+        from spiky_rl.hosts.rsl_rl.model import SpikingModel
+
         return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else 1e-6
 
     @override
@@ -47,10 +47,23 @@ class C(Target):
         require_compiler("c")
 
     @override
+    def refuse(self, agent: Tree) -> None:
+        super().refuse(agent)
+        actor = section(agent, "actor")
+        if str(actor.get("class_name")).rpartition(":")[2] == "CNNModel":
+            raise self.refusal("actor.class_name", "CNNModel", ["MLPModel", "RNNModel"])
+
+    @override
     def write(self, model: MLPModel, folder: Path) -> Path:
+        from spiky_rl.deploy._ann import AnnStep
+        from spiky_rl.deploy._c_text import write
+        from spiky_rl.deploy._reader import program
+        from spiky_rl.hosts.rsl_rl.export import about
+        from spiky_rl.hosts.rsl_rl.model import SpikingModel
+
         wrapped: Any = model.as_onnx(verbose=False).to("cpu").eval()
         if not isinstance(model, SpikingModel):
-            wrapped = AnnStep(wrapped, model)
+            wrapped = AnnStep(wrapped)
         example = wrapped.get_dummy_inputs()
         step = program(
             wrapped, ("observation", "state")[: len(example)], ("action", "next")[: len(example)], example

@@ -26,7 +26,7 @@ QUICK = ("-O1", "-march=native")
 NET = "agent.network."
 ONE_AFTER_THE_OTHER = "{name: beside, first: rate, second: delta}"
 SETTINGS = {
-    "hodgkin_huxley": "{name: hodgkin_huxley, substeps: 1, learn: [leak, gain]}",
+    "hodgkin_huxley": "{name: hodgkin_huxley, substeps: 2, dt: 0.2, learn: [leak, gain]}",
     "izhikevich": "{name: izhikevich, learn: [a]}",
     "lif": "{name: lif, learn: [tau, threshold], spread: 2.0}",
     "alif": "{name: alif, learn: [tau, tau_adaptation], reset: zero}",
@@ -201,7 +201,12 @@ def test_an_argument_that_nobody_reads_is_an_error(named):
 
 
 OWN = '''
-"""A neuron whose parameters are called as C's keywords and functions are."""
+"""A leaky neuron whose parameters are called as C's keywords and functions are.
+
+    V <- exp V + y1 I + memset;   V >= double:  spike, V <- V - double
+
+V is in units of the default threshold. Source: none.
+"""
 
 from spiky_rl.config.options import option
 from spiky_rl.neurons.base import Neuron, param
