@@ -29,8 +29,9 @@ class Value:
     """An array of one control step."""
 
     name: str
+    """What C calls it; of a constant, the dotted path of where it comes from."""
     kind: str
-    """input, constant, pointwise, product, convolution, reduction, or join: several one after the other along an axis."""
+    """input, constant, pointwise, product, convolution, pool, reduction, or join: several one after the other along an axis."""
     shape: tuple[int, ...]
     operation: str = ""
     operands: tuple[View | float | int | None, ...] = ()

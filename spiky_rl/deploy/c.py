@@ -20,7 +20,6 @@ import numpy as np
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain import Tree, section
-from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy.base import Session, Target
 
 if TYPE_CHECKING:
@@ -51,21 +50,21 @@ class C(Target):
     def refuse(self, agent: Tree) -> None:
         super().refuse(agent)
         actor = section(agent, "actor")
-        if str(actor.get("class_name")).rpartition(":")[2] == "RNNModel" and actor.get("rnn_type") == "lstm":
-            raise self.refusal("actor.rnn_type", "lstm", ["gru"])
+        if str(actor.get("class_name")).rpartition(":")[2] == "CNNModel":
+            raise self.refusal("actor.class_name", "CNNModel", ["MLPModel", "RNNModel"])
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
+        from spiky_rl.deploy._ann import AnnStep
         from spiky_rl.deploy._c_text import write
         from spiky_rl.deploy._reader import program
         from spiky_rl.hosts.rsl_rl.export import about
+        from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
         wrapped: Any = model.as_onnx(verbose=False).to("cpu").eval()
+        if not isinstance(model, SpikingModel):
+            wrapped = AnnStep(wrapped)
         example = wrapped.get_dummy_inputs()
-        if len(example) > 2:
-            raise ExportError(
-                "an LSTM carries two states, for which policy.c has no place; a GRU carries one"
-            )
         step = program(
             wrapped, ("observation", "state")[: len(example)], ("action", "next")[: len(example)], example
         )
@@ -82,9 +81,19 @@ def sizes(path: Path) -> dict[str, int]:
     return {name: int(size) for name, size in re.findall(r"POLICY_(\w+) = (\d+)", text)}
 
 
-def session(path: Path, state: int) -> Session:
-    """A session that runs the policy in C in the file ``path``, whose struct is as large as ``state`` floats."""
-    library, told = load(path), sizes(path)
+FLAGS = ("-O3", "-march=native")
+"""Flags that a policy is compiled with for its proof."""
+
+
+def session(path: Path, state: int, flags: tuple[str, ...] = FLAGS) -> Session:
+    """Return a session that runs the policy in C in the file ``path``.
+
+    Args:
+        path: A policy.c.
+        state: Floats that its struct is as large as.
+        flags: Those of the compiler.
+    """
+    library, told = load(path, flags), sizes(path)
     held, observation, action = (
         np.zeros(size, np.float32) for size in (state, told["OBSERVATIONS"], told["ACTIONS"])
     )
@@ -130,7 +139,7 @@ def lanes() -> int:
     return 16 if "__AVX512F__" in told.stdout else 8 if "__AVX__" in told.stdout else 4
 
 
-def load(path: Path, flags: tuple[str, ...] = ("-O3", "-march=native")) -> ctypes.CDLL:
+def load(path: Path, flags: tuple[str, ...] = FLAGS) -> ctypes.CDLL:
     """Compile the policy.c in ``path``, with these ``flags``, into a library of this process.
 
     Raises UserError with what the compiler says where it refuses the file.

@@ -18,6 +18,7 @@ from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._proof import prove
 from spiky_rl.networks._layer import quantise
 from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
+from tests.deploy.perturbed import trained
 from tests.hosts.point_env import PointEnv
 from tests.hosts.test_first_minibatch import agent_runner
 
@@ -49,11 +50,7 @@ EACH = [pytest.param(case, marks=[] if case in FAST else pytest.mark.slow) for c
 def policy_of(case):
     agent, *changes = CASES[case]
     changes = [text if text.startswith("agent.") else NET + text for text in (*changes, f"layers={LAYERS}")]
-    policy = agent_runner(agent, *changes).alg.get_policy().eval()
-    if policy.obs_normalization:
-        policy.obs_normalizer._mean += 0.3
-        policy.obs_normalizer._std *= 0.7
-    return policy
+    return trained(agent, *changes)
 
 
 def rollout_of(policy, seed=0):

@@ -143,7 +143,7 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
         ("nir", {"network": "feedforward", "actor": BETA}, "actor.distribution_cfg.class_name: BetaDistri"),
         ("nir", {"network": POOLED}, "network.connection[1].pooling: max given; allowed for nir: average"),
         ("nir", {"network": OWN}, "network.encoder.second.name: own.py:Own given"),
-        ("c", {"actor": {"class_name": "RNNModel", "rnn_type": "lstm"}}, "actor.rnn_type: lstm given"),
+        ("c", {"actor": {"class_name": "CNNModel"}}, "actor.class_name: CNNModel given"),
     ],
 )
 def test_what_only_some_values_together_rule_out_is_named_too(name, agent, said):

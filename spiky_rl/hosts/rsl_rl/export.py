@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from spiky_rl.config import files
+from spiky_rl.hosts.common.playing import bounded, recovered
 from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:
@@ -165,9 +166,10 @@ class _Core(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
-        features, after = self.network(self.obs_normalizer(x.flatten(1)).unsqueeze(0), before)
+        seen = bounded(self.obs_normalizer(x.flatten(1)))
+        features, after = self.network(seen.unsqueeze(0), before)
         action = self.deterministic_output(features.squeeze(0).unflatten(-1, self.output_shape))
-        return action, torch.cat([part.squeeze(0) for part in after], dim=-1)
+        return action, torch.cat([part.squeeze(0) for part in recovered(after)], dim=-1)
 
 
 class JitPolicy(nn.Module):
