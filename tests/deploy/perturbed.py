@@ -2,8 +2,6 @@
 
 import torch
 
-from tests.hosts.test_first_minibatch import agent_runner
-
 SHARE = 0.2
 """Standard deviation of what is added to a learned array, in the root mean square of its values."""
 LEAST = 0.1
@@ -53,8 +51,3 @@ def perturb_learned_values(module, seed=0):
                     SHARE * drawn(part.weight)
                 ).exp()  # a reservoir's synapses: learned, and yet no parameter
     return module
-
-
-def trained(agent, *overrides, seed=0):
-    """Return an ``agent``'s policy on the point mass, with ``overrides``, as a training leaves it, ready to act."""
-    return perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval(), seed)

@@ -13,7 +13,7 @@ from spiky_rl.deploy import c
 from spiky_rl.hosts.common.playing import BOUND, bounded, recovered
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.skrl import observe as skrl
-from tests.deploy.perturbed import trained
+from tests.deploy.trained import trained
 from tests.deploy.test_c import NEWEST, live, walk
 
 CARRYING = {
@@ -113,9 +113,9 @@ def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
 def test_a_compiler_that_takes_numbers_for_finite_is_refused(compiler, flag, written, tmp_path):
     if not shutil.which(compiler):
         pytest.skip(f"{compiler} is not installed")
-    line = [compiler, flag, "-O2", "-c", written[1], "-o", tmp_path / "policy.o"]
+    line = [compiler, flag, "-c", written[1], "-o", tmp_path / "policy.o"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
-    assert done.returncode and "#error" in done.stderr.replace('error: "', '#error "')
+    assert done.returncode and "needs arithmetic as IEEE 754 has it" in done.stderr
 
 
 def test_the_header_says_so(written):

@@ -18,7 +18,7 @@ from spiky_rl.deploy._program import ExportError
 from spiky_rl.deploy._proof import prove
 from spiky_rl.networks._layer import quantise
 from tests.deploy.test_c import COMPILERS, FUZZ, live, skip_without, walk
-from tests.deploy.perturbed import trained
+from tests.deploy.trained import trained
 from tests.hosts.point_env import PointEnv
 from tests.hosts.test_first_minibatch import agent_runner
 
