@@ -50,7 +50,8 @@ class C(Target):
     def refuse(self, agent: Tree) -> None:
         super().refuse(agent)
         actor = section(agent, "actor")
-        if str(actor.get("class_name")).rpartition(":")[2] == "CNNModel":
+        is_ann = not agent.get("network")  # else a spiking model stands in the place of Isaac Lab's
+        if is_ann and str(actor.get("class_name")).rpartition(":")[2] == "CNNModel":
             raise self.refusal("actor.class_name", "CNNModel", ["MLPModel", "RNNModel"])
 
     @override

@@ -151,6 +151,13 @@ def test_what_only_some_values_together_rule_out_is_named_too(name, agent, said)
         registry.configure("targets", name, "--to").build().refuse(agent)
 
 
+def test_a_network_in_the_place_of_a_convolutional_ann_is_no_ann():
+    c, actor = registry.configure("targets", "c", "--to").build(), {"class_name": "CNNModel"}
+    c.refuse({"network": "feedforward", "actor": actor})
+    with pytest.raises(ExportError, match="agent.actor.class_name: CNNModel given"):
+        c.refuse({"actor": actor})
+
+
 def test_a_target_of_ones_own_says_in_its_file_what_it_takes():
     class Toy(Target):
         supported = {"network.steps": ("1",), "network.name": ("feedforward",)}
