@@ -172,7 +172,9 @@ def test_there_is_no_float_within_the_inner_steps_and_no_memory_but_the_struct(m
     assert "float" not in inner and not re.search(r"\d\.\d|\d\.?f\b", inner)
     statics = [line for line in source.splitlines() if line.startswith("static ") and "(" not in line]
     assert statics and all(re.match(r"static const (int(8|16|32)_t|float) ", line) for line in statics)
-    assert not {"malloc", "stdio", "stdlib", "double"} & set(re.split(r"\W+", source)) and "math.h" not in source
+    assert (
+        not {"malloc", "stdio", "stdlib", "double"} & set(re.split(r"\W+", source)) and "math.h" not in source
+    )
 
 
 class Restarted(PointEnv):

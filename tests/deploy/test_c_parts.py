@@ -3,6 +3,7 @@
 Several parts share a network, for what takes time is torch's tracing; a slow test takes one after the other.
 """
 
+import copy
 import ctypes
 import itertools
 import re
@@ -166,7 +167,16 @@ def test_an_ann_with_an_activation_acts_as_before(activation, tmp_path):
     policy = trained("mlp_ppo", f"agent.actor.activation={activation}")
     step, seen = c.C().open(c.C().write(policy, tmp_path)), walk(policy)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
-    np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=1e-6)
+    np.testing.assert_allclose(found, live(policy, seen), rtol=0.0, atol=c.OTHER_ORDER)
+
+
+def test_an_ann_that_observes_large_numbers_is_off_by_rounding_alone(tmp_path):
+    policy = trained("mlp_ppo", "agent.actor.hidden_dims=[400,200,100]")
+    step, seen = c.C().open(c.C().write(policy, tmp_path)), walk(policy) * 10.0
+    found, expected = np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen)
+    exact = live(copy.deepcopy(policy).double(), seen.double())
+    assert np.abs(found - expected).max() < c.OTHER_ORDER
+    assert np.abs(found - exact).max() < 8.0 * np.abs(expected - exact).max()
 
 
 POOLINGS = {
