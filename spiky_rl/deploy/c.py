@@ -29,6 +29,12 @@ STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 """What the file compiles under without a warning."""
 
 
+OTHER_ORDER = 1e-5
+"""Difference of an action that counts as equal where torch sums in another order: in blocks, so it is up to four times nearer to the
+result in double precision. Both are the farther from it, the larger the observations: a 400-200-100 is off by 1.1e-6 from torch's for
+observations up to 8."""
+
+
 class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
@@ -37,10 +43,10 @@ class C(Target):
 
     @override
     def allowed(self, model: MLPModel) -> float:
-        """Tolerance: 0 for spiking networks; 1e-6 for an ANN's layers and a reservoir's readout, which torch sums in another order."""
+        """Tolerance: 0 for spiking networks; for an ANN's layers and a reservoir's readout `OTHER_ORDER`."""
         from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
-        return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else 1e-6
+        return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else OTHER_ORDER
 
     @override
     def require(self) -> None:
