@@ -92,7 +92,7 @@ def forms(
     for name in registry.names("targets"):
         target = registry.configure("targets", name, "targets").build()
         try:
-            target.refuse(plan.spec.network)
+            target.refuse(plan.spec.tree())
         except registry.UserError as error:
             common.log.info("%s has no form %s: %s", agent, name, error)
             continue

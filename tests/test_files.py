@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spiky_rl.config import files
+from spiky_rl.config.options import UserError
 
 ROOT = Path(__file__).parents[1]
 WRITER = """
@@ -118,3 +119,66 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # whom no password file knows
     with pytest.raises(files.UserError, match="no home folder; set SPIKY_RL_CACHE to a folder that can"):
         files.cache_folder()
+
+
+OLDER = {"a": "older a", "c": "older c", "below/d": "older d", "stale": "older"}
+
+
+@pytest.fixture(name="folder")
+def a_folder_of_older_files(tmp_path):
+    for name, text in OLDER.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_text() for p in folder.rglob("*") if p.is_file()}
+
+
+def fill(aside):
+    for name in ("a", "b", "below/d"):
+        (aside / name).parent.mkdir(exist_ok=True)
+        (aside / name).write_text(f"new {name}")
+
+
+def test_files_that_belong_together_are_moved_together(folder):
+    with files.staged(folder, ["stale", "b", "never"]) as aside:
+        fill(aside)
+        assert contents(folder).items() >= OLDER.items(), "nothing moves before the block ends"
+    assert contents(folder) == {"a": "new a", "b": "new b", "c": "older c", "below/d": "new below/d"}
+    assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("{}/b: is wrong"), OSError(errno.ENOSPC, "No space left on device", "{}/b")]
+)
+def test_a_block_that_fails_moves_nothing_and_names_the_places_that_its_files_would_have_had(folder, error):
+    with pytest.raises(type(error)) as caught, files.staged(folder, ["stale"]) as aside:
+        fill(aside)
+        error.args = tuple(str(part).format(aside) if isinstance(part, str) else part for part in error.args)
+        if isinstance(error, OSError):
+            error.filename = str(aside / "b")
+        raise error
+    assert str(folder / "b") in str(caught.value)
+    assert contents(folder) == OLDER and not list(folder.rglob("*.part"))
+
+
+def test_a_file_that_cannot_be_moved_takes_back_those_that_were(folder):
+    (folder / "stale").unlink()
+    (folder / "stale").mkdir()
+    (folder / "stale" / "in").touch()
+    before = contents(folder)
+    with pytest.raises(IsADirectoryError) as caught, files.staged(folder, ["stale"]) as aside:
+        fill(aside)
+    assert str(folder / "stale") in str(caught.value)
+    assert contents(folder) == before and not list(folder.rglob("*.part"))
+
+
+def test_what_a_killed_writer_of_several_files_left_goes_with_the_next(folder):
+    left = folder / f".files.{files.place()}-{2**22 + 1}-01234567.part"
+    (left / "new").mkdir(parents=True)
+    (left / "new" / "a").touch()
+    with files.staged(folder):
+        pass
+    assert contents(folder) == OLDER and not left.exists()

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from spiky_rl.classification.loaded import LoadedCheckpoint
-from spiky_rl.classification.settings import LIBRARY, Flags, dataset_of, foreign
+from spiky_rl.classification.settings import LIBRARY, Flags, dataset_of
 from spiky_rl.classification.training import History, Trainer
 from spiky_rl.config import registry, sizes
+from spiky_rl.config.named_code import find_code
 from spiky_rl.config.options import Names, Record, RegistryError, UserError, nearest, short
 from spiky_rl.config.schema import RunnerSettings
 from spiky_rl.config.spec import AgentSpec
@@ -107,7 +108,7 @@ def read(path: Path) -> LoadedCheckpoint:
         dataset = loaded.identity["settings"]["dataset"]
         if dataset["name"] in registry.names("datasets"):
             _require_options(dataset)
-        if not foreign(loaded.identity["spec"], ""):
+        if not find_code(loaded.identity["spec"]):
             loaded.spec()
     except RegistryError as error:
         raise CheckpointError(

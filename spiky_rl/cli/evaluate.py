@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, override
 
 from spiky_rl.cli import common
 from spiky_rl.cli.display import Bar
 from spiky_rl.cli.flags import TRAINED, picked
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config import files
-from spiky_rl.config.plan import Request
+from spiky_rl.config.plan import RANDOM, Request
+from spiky_rl.deploy._targets import in_integers
+from spiky_rl.hosts.common.run_folders import require_checkpoint
 from spiky_rl.hosts.run.asked import Evaluation
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.hosts.run.prepare import known_agent, prepare
 
 MEASURES = {"distance": "went [m]", "upright": "up [s]", "velocity_error": "off [m/s]"}
 """Titles of what a task is about besides its reward."""
 
 
+class Parser(common.Parser):
+    """One whose help lists the conditions: they import torch, for which nothing else of a command line waits."""
+
+    @override
+    def format_help(self) -> str:
+        from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
+
+        self.epilog = f"conditions: {', '.join(CONDITIONS)}; all: {', '.join(ROBUSTNESS)}"
+        return super().format_help()
+
+
 def parser() -> common.Parser:
     """The command line."""
-    from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, ROBUSTNESS
-
     about = "Measure a trained policy, undisturbed and under other conditions."
-    names = f"conditions: {', '.join(CONDITIONS)}; all: {', '.join(ROBUSTNESS)}"
-    return common.Parser("evaluate.py", about, Request, Evaluation, epilog=names, **TRAINED)
+    return Parser("evaluate.py", about, Request, Evaluation, **TRAINED)
 
 
 def evaluate(argv: list[str]) -> int:
@@ -41,17 +51,24 @@ def begin(asked: Request, options: Evaluation) -> int:
         options: How.
     """
     options.require(asked)
+    if asked.checkpoint not in (None, RANDOM):
+        require_checkpoint(asked.checkpoint)
+    bits = options.quantize
+    target = None if bits is None else in_integers(bits)
+    known = known_agent(asked)
+    if target is not None and known is not None:
+        target.refuse(known)
 
     from spiky_rl.hosts.isaaclab.conditions import chosen
 
     chosen(options.conditions)
     plan = prepare(asked)
+    if target is not None:
+        target.refuse(plan.spec.tree())
 
     from spiky_rl.deploy import _export
     from spiky_rl.hosts.run import evaluating
 
-    bits = options.quantize
-    target = None if bits is None else _export.in_integers(bits, plan.spec.network)
     measured = evaluating.select(plan, options.conditions, options.episodes, options.integers)
     out = options.beside(measured.checkpoint)
     change = target and (lambda policy, env: _export.quantised(policy, env, target, Bar))

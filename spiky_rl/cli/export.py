@@ -10,6 +10,7 @@ from spiky_rl.cli.display import Bar
 from spiky_rl.cli.flags import TRAINED, picked
 from spiky_rl.config.plan import Request
 from spiky_rl.deploy._asked import Export
+from spiky_rl.hosts.run.prepare import prepare
 
 
 def parser() -> common.Parser:
@@ -22,11 +23,12 @@ def export(argv: list[str]) -> int:
     """Export as the arguments say."""
     args = parser().read(argv)
     asked, options = picked(Request, args), picked(Export, args)
-    options.require(asked)
+    targets = options.require(asked)
+    plan = prepare(asked)
 
     from spiky_rl.deploy import _export
 
-    written = _export.exported(asked, options, Bar)
+    written = _export.exported(plan, options, targets, Bar)
     for path in written:
         print(path)
     if options.report is not None:

@@ -11,8 +11,9 @@ from spiky_rl.cli.display import Bar
 from spiky_rl.cli.flags import TRAINED, picked
 from spiky_rl.cli.tables import print_table
 from spiky_rl.config.plan import Request
+from spiky_rl.deploy._targets import refuse, targets
 from spiky_rl.hosts.run.asked import Playing
-from spiky_rl.hosts.run.prepare import prepare
+from spiky_rl.hosts.run.prepare import known_agent, prepare
 
 EXPORTED = ("torchscript", "onnx")
 """What ``--export`` writes; all targets: ``export.py``."""
@@ -32,14 +33,18 @@ def play(argv: list[str]) -> int:
     args = parser().read(argv)
     asked, options = picked(Request, args), picked(Playing, args)
     options.require(asked)
+    built = targets(EXPORTED) if options.export else {}
+    if known := known_agent(asked):
+        refuse(built.values(), known)
     plan = prepare(asked)
+    refuse(built.values(), plan.spec.tree())
 
     from spiky_rl.deploy import _export
     from spiky_rl.hosts.run import playing
     from spiky_rl.metrics.energy import energy_text, rival_texts
 
     def export(policy: Any, env: Any, folder: Path) -> None:
-        _export.export(policy, env, folder, _export.targets(EXPORTED), Bar)
+        _export.export(policy, env, folder, built, Bar)
 
     playback, written = playing.play(plan, options, export, Bar)
     print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")

@@ -9,17 +9,18 @@ import json
 import os
 import re
 import secrets
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spiky_rl.config.plain import Plain
 from spiky_rl.config.registry import UserError
 
 LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")
-"""A file that is being written, or was when its writer was killed: where the writer runs, and its number there (at most 2^22)."""
+"""A file, or a folder of files, that is being written, or was when its writer was killed: where the writer runs, and its number there."""
 ABANDONED = 24 * 3600.0
 """Seconds after which a leftover of a writer elsewhere, of which nothing can be asked, counts as abandoned."""
 LONGEST_NAME = 100
@@ -65,6 +66,65 @@ def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> N
         beside.unlink(missing_ok=True)
 
 
+@contextmanager
+def staged(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
+    """Give a block a folder of its own to write into; all its files go into ``folder`` where the block ends, none where it raises.
+
+    Args:
+        folder: Where the files go, over those of the same names; it is made where there is none.
+        stale: Names of files that are removed from it then, unless the block wrote them.
+
+    What the block raises, an OSError or a UserError, names files by the places that they would have had. A file that cannot be
+    moved leaves all others of ``folder`` as they were, too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    beside = folder / f".files.{place()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+    new, old = beside / "new", beside / "old"
+    try:
+        new.mkdir(parents=True)
+        yield new
+        names = [path.relative_to(new) for path in sorted(new.rglob("*")) if path.is_file()]
+        for name in names:
+            synchronise(new / name)
+        _move(new, folder, names, [Path(name) for name in stale if Path(name) not in names], old)
+        for parent in {(folder / name).parent for name in names}:
+            synchronise(parent)
+    except UserError as error:
+        error.args = tuple(str(text).replace(str(new), str(folder)) for text in error.args)
+        raise
+    except OSError as error:
+        if isinstance(error.filename, str):
+            error.filename = error.filename.replace(str(new), str(folder))
+        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _move(new: Path, folder: Path, names: Sequence[Path], stale: Sequence[Path], old: Path) -> None:
+    """Move files from ``new`` into ``folder`` and remove the ``stale`` ones there; ``old`` is for copies, to go back where one fails."""
+    done: list[Path] = []
+    try:
+        for name in (*names, *stale):
+            place_of = folder / name
+            if place_of.exists():
+                (old / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(place_of, old / name)
+            done.append(name)
+            if name in names:
+                place_of.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(new / name, place_of)
+            else:
+                place_of.unlink(missing_ok=True)
+    except OSError:
+        for name in done:
+            if (old / name).exists():
+                os.replace(old / name, folder / name)
+            else:
+                (folder / name).unlink(missing_ok=True)
+        raise
+
+
 def write_text(path: Path, text: str, durable: bool = True) -> None:
     """Write ``text`` into the file ``path``; ``durable`` as `write` takes it."""
     write(path, lambda beside: beside.write_text(text, encoding="utf-8"), durable)
@@ -104,7 +164,10 @@ def remove_leftovers(folder: Path) -> None:
         match = LEFTOVER.fullmatch(path.name)
         try:
             if match and is_abandoned(path, match[1], int(match[2])):
-                path.unlink(missing_ok=True)
+                if path.is_dir():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink(missing_ok=True)
         except OSError:  # another user's, or gone by now
             continue
 

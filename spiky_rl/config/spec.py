@@ -128,6 +128,21 @@ def resolve_agent(
         task_spec: The task's file, where it has one.
         tuned: Where tuned values come from, and the values.
     """
+    return complete(*merge_agent(name, task, host, overrides, task_spec, tuned))
+
+
+def merge_agent(
+    name: str,
+    task: str,
+    host: Tree,
+    overrides: Iterable[str] = (),
+    task_spec: TaskSpec | None = None,
+    tuned: tuple[str, Tree] = ("", {}),
+) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Merge all layers, given as to `resolve_agent`, of which only keys, types and ranges of the runner's part are checked then.
+
+    Returns the agent's name, the merged values, and the origin of each by its dotted path.
+    """
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     layers: list[tuple[str, Tree]] = [
@@ -141,7 +156,7 @@ def resolve_agent(
     ]
     _check_layer(tuned[1], tuned[0])
     layers += [tuned, ("command line", parse_overrides(overrides))]
-    return complete(stem, *merge(layers))
+    return stem, *merge(layers)
 
 
 def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:

@@ -7,6 +7,9 @@ from pathlib import Path
 from spiky_rl.config import registry
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.plan import Request
+from spiky_rl.deploy._targets import refuse, require_chip, targets
+from spiky_rl.deploy.base import Target
+from spiky_rl.hosts.run.prepare import known_agent
 
 
 class Export(Settings):
@@ -29,11 +32,17 @@ class Export(Settings):
         """The targets, as the registry has them."""
         return [name.strip().replace("-", "_") for name in self.to.split(",")]
 
-    def require(self, asked: Request) -> None:
-        """Raise UserError for a host whose policies are not exported.
+    def require(self, asked: Request) -> dict[str, Target]:
+        """The targets by name; raise UserError for what cannot be exported, as far as that shows without Isaac Lab.
 
         Args:
-            asked: Names it.
+            asked: The policy.
         """
         if asked.library != "rsl_rl":
             raise UserError(f"export.py: not available with --rl_library {asked.library}, only with rsl_rl")
+        built = targets(self.names)
+        if self.report is not None:
+            require_chip(self.report, built.values())
+        if (agent := known_agent(asked)) is not None:
+            refuse(built.values(), agent)
+        return built

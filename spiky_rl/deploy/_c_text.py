@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from spiky_rl.config import files
-from spiky_rl.deploy._c_functions import FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH
-from spiky_rl.deploy._c_memory import fields_of, plus
-from spiky_rl.deploy._int8_memory import integer_array
-from spiky_rl.deploy._program import (
-    ExportError, Index, Loop, Program, Value, View, count, element, extents, flat, indices, memory,
+from spiky_rl.deploy._c_constants import Constants
+from spiky_rl.deploy._c_expressions import expression
+from spiky_rl.deploy._c_functions import (
+    ARITHMETIC, ARITHMETIC_SAID, BOUNDED_SAID, FUNCTIONS, HEADER, MULTIPLY_ADD, NEEDS, SOURCE, SPELLED, WITH_MATH,
 )  # fmt: skip
+from spiky_rl.deploy._c_memory import fields_of, plus
+from spiky_rl.deploy._program import (
+    Index, Loop, Program, Value, View, count, element, extents, flat, indices, memory,
+)  # fmt: skip
+from spiky_rl.hosts.common.playing import BOUND
 from spiky_rl.kernels.emit import literal
 from spiky_rl.metrics.lists import Stored
-
-INFIX = {
-    "add": "+",
-    "sub": "-",
-    "mul": "*",
-    "div": "/",
-    "ge": ">=",
-    "gt": ">",
-    "le": "<=",
-    "lt": "<",
-    "eq": "==",
-    "ne": "!=",
-}
-INFIX |= {"bitwise_and": "&&", "bitwise_or": "||"}
-# operations that are functions of the preamble
-CALLS = {"abs": "absolute", "maximum": "larger", "minimum": "smaller", "round": "nearest"}
-CALLS |= {name: name for name in ("exp", "expm1", "tanh", "tan", "sqrt", "sigmoid")}
 
 
 def write(program: Program, folder: Path, usage: str, width: int) -> Path:
@@ -66,9 +51,9 @@ class _Text:
 
     def __init__(self, program: Program, width: int) -> None:
         self.program, self.width = program, width
-        self.constants: dict[str, Tensor] = {}
+        self.constants = Constants()
         self.functions: dict[str, None] = {}
-        self.multiplies = False
+        self.multiplies = self.uses_math = False
         self.fields = fields_of(program)
         self.loops = [self.loop(loop) for loop in program.loops]
         self.results = self.outputs()
@@ -82,10 +67,10 @@ class _Text:
         """``policy.c``."""
         needed = [MULTIPLY_ADD] if self.multiplies or self.functions.keys() & {"exp", "tanh", "tan"} else []
         needed += [text for name, text in FUNCTIONS.items() if name in self.functions]
-        arrays = [array(name, data) for name, data in self.constants.items()]
         return SOURCE.format(
-            math="#include <math.h>\n" if any(name in WITH_MATH for name in self.functions) else "",
-            needed="\n".join([*needed, *arrays]),
+            math="#include <math.h>\n" if self.uses_math or self.functions.keys() & WITH_MATH else "",
+            arithmetic=ARITHMETIC,
+            needed="\n".join([*needed, *self.constants.text]),
             body="\n".join([*filter(None, self.loops), self.results]),
         )
 
@@ -95,6 +80,8 @@ class _Text:
         arrays = {"carried": self.carried, **self.fields.sizes}
         return HEADER.format(
             usage=comment(usage),
+            bounded=comment(BOUNDED_SAID.format(bound=f"{BOUND:g}")),
+            arithmetic=comment(ARITHMETIC_SAID),
             inputs=inputs,
             outputs=outputs,
             floats=sum(arrays.values()),
@@ -126,6 +113,7 @@ class _Text:
             "reduction": self.reduction,
             "convolution": self.convolution,
             "join": self.join,
+            "pool": self.pool,
         }
         text = self.pointwise(loop) if loop.pointwise else kinds[value.kind](value)
         return f"\n  // {value.place}\n{text}" if text else ""
@@ -139,7 +127,7 @@ class _Text:
         for value in loop.values:
             terms = [self.operand(value, x, variables, inside) for x in value.operands]
             kind = "int" if value.boolean else "float"
-            lines.append(f"{indent}const {kind} {value.name} = {self.expression(value, terms)};")
+            lines.append(f"{indent}const {kind} {value.name} = {expression(value, terms, self.function)};")
             if value.stored:
                 place = self.fields.element(value, indices(value.shape, variables))
                 lines.append(f"{indent}{place} = {self.number(value)};")
@@ -166,7 +154,8 @@ class _Text:
             return "" if x is None else literal(float(x))
         if id(x.value) in inside:
             return x.value.name
-        return self.read(x.value, element(value, x, variables))
+        text = self.read(x.value, element(value, x, variables))
+        return f"({text} != 0.0f)" if memory(x.value).boolean else text
 
     def read(self, value: Value, index: Index) -> str:
         """C of the element of a ``value`` at an ``index``."""
@@ -178,14 +167,8 @@ class _Text:
             numbers = held.data.float().reshape(-1)
             if numbers.numel() == 1 or bool((numbers == numbers[0]).all()):
                 return literal(numbers[0].item())
-            return f"{self.constant(held.name, numbers)}[{place}]"
+            return f"{self.constants.add(held, numbers)}[{place}]"
         return self.fields.element(value, index)
-
-    def constant(self, name: str, numbers: Tensor) -> str:
-        """Declare an array of constant ``numbers``, called ``name`` but for what torch puts before it; returns what it is called."""
-        name = name.removeprefix("p_").removeprefix("b_").replace("core_", "", 1).lstrip("_")
-        self.constants[name] = numbers
-        return name
 
     def function(self, name: str) -> str:
         """Name in C of the preamble's function ``name``, which is added to the file."""
@@ -194,44 +177,15 @@ class _Text:
         self.functions[name] = None
         return SPELLED.get(name, name)
 
-    def expression(self, value: Value, terms: list[str]) -> str:
-        """C of the operation of a ``value`` on operands, ``terms`` in C."""
-        name = value.operation
-        if name in INFIX:
-            return f"{terms[0]} {INFIX[name]} {terms[1]}"
-        if name in CALLS:
-            return f"{self.function(CALLS[name])}({', '.join(terms)})"
-        if name == "_to_copy":
-            source = value.operands[0]
-            boolean = isinstance(source, View) and source.value.boolean
-            return f"{terms[0]} ? 1.0f : 0.0f" if boolean else terms[0]
-        if name == "where":
-            return f"{terms[0]} ? {terms[1]} : {terms[2]}"
-        if name == "clamp":
-            low, high = (*terms[1:], "", "")[:2]
-            inner = f"{self.function('larger')}({terms[0]}, {low})" if low else terms[0]
-            return f"{self.function('smaller')}({inner}, {high})" if high else inner
-        if name == "pow" and value.operands[1] in (2, 3):
-            return " * ".join([terms[0]] * int(value.operands[1]))  # type: ignore[arg-type]
-        if name == "elu":
-            return f"{terms[0]} > 0.0f ? {terms[0]} : {self.function('expm1')}({terms[0]})"
-        fixed = {"neg": f"-{terms[0]}", "relu": f"{terms[0]} > 0.0f ? {terms[0]} : 0.0f", "reciprocal": f"1.0f / {terms[0]}",
-                 "logical_not": f"!{terms[0]}", "bitwise_not": f"!{terms[0]}"}  # fmt: skip
-        if name in fixed:
-            return fixed[name]
-        raise ExportError(f"{value.place}: torch's operation {name!r} has no C form with these arguments")
-
     def product(self, value: Value) -> str:
         """C of a ``value`` that is a product: rows of weights, added for inputs that are not zero; lists of them where most are zero."""
-        (x,), weight, bias = value.operands, value.settings["weight"], value.settings["bias"]
+        (x,), (held, weight), bias = value.operands, numbers_of(value, "weight"), self.bias(value, "n")
         assert isinstance(x, View)
         (rows, inputs), outputs = x.shape, value.shape[1]
         zeros = int((weight == 0).sum())
         lists = outputs > 1 and zeros < weight.numel() and Stored(inputs, outputs, zeros).index > 0
-        held = weight[weight != 0] if lists else weight.reshape(-1)
-        matrix = self.constant(f"{value.name}_weight", held)
+        matrix = self.constants.add(held, weight[weight != 0] if lists else weight.reshape(-1))
         target = self.fields.element(value, ("0" if rows == 1 else "m", "0" if outputs == 1 else "n"))
-        start = "0.0f" if bias is None else f"{self.constant(f'{value.name}_bias', bias.reshape(-1))}[n]"
         fused = outputs >= self.width and not x.value.binary
         self.multiplies |= fused
         entry = f"{matrix}[i]" if lists else f"{matrix}[c * {outputs} + n]"
@@ -241,10 +195,10 @@ class _Text:
             step = f"{target} = MULTIPLY_ADD(x, {entry}, {target});"
         else:
             step = f"{target} += x * {entry};"
-        each = self.synapses(value, weight, step) if lists else f"for (int n = 0; n < {outputs}; n++) {step}"
+        each = self.synapses(held, weight, step) if lists else f"for (int n = 0; n < {outputs}; n++) {step}"
         read = self.read(x.value, x.at(("0" if rows == 1 else "m", "0" if inputs == 1 else "c")))
         lines = [
-            f"for (int n = 0; n < {outputs}; n++) {target} = {start};",
+            f"for (int n = 0; n < {outputs}; n++) {target} = {bias};",
             f"for (int c = 0; c < {inputs}; c++) {{",
             f"  const float x = {read};",
             f"  if (x != 0.0f)\n      {each}",
@@ -255,12 +209,25 @@ class _Text:
             body = f"for (int m = 0; m < {rows}; m++) {{\n{textwrap.indent(body, '  ')}\n}}"
         return textwrap.indent(body, "  ")
 
-    def synapses(self, value: Value, weight: Tensor, step: str) -> str:
-        """C of a ``step`` for each synapse i of input c with its neuron n; declares whose they are, by the ``weight`` [inputs, outputs]."""
+    def bias(self, value: Value, index: str) -> str:
+        """Return C of the bias of a ``value``, a product or convolution, at an ``index``; 0 where it has none."""
+        if value.settings["bias"] is None:
+            return "0.0f"
+        held, numbers = numbers_of(value, "bias")
+        return f"{self.constants.add(held, numbers.reshape(-1))}[{index}]"
+
+    def synapses(self, held: Value, weight: Tensor, step: str) -> str:
+        """C of a ``step`` for each synapse i of input c with its neuron n; declares whose they are.
+
+        Args:
+            held: The constant that the weights are.
+            weight: Its numbers, [inputs, outputs].
+            step: C of what is done for each.
+        """
         there = weight != 0
         ends = there.sum(1).cumsum(0)
-        begin = self.constant(f"{value.name}_begin", torch.cat([ends.new_zeros(1), ends]))
-        neuron = self.constant(f"{value.name}_neuron", there.nonzero()[:, 1])
+        begin = self.constants.add(held, torch.cat([ends.new_zeros(1), ends]), "begin")
+        neuron = self.constants.add(held, there.nonzero()[:, 1], "neuron")
         return f"for (int i = {begin}[c]; i < {begin}[c + 1]; i++) {{\n        const int n = {neuron}[i];\n        {step}\n      }}"
 
     def reduction(self, value: Value) -> str:
@@ -300,14 +267,13 @@ class _Text:
 
     def convolution(self, value: Value) -> str:
         """C of a ``value`` that is a convolution of maps, output by output."""
-        (x,), weight, bias = value.operands, value.settings["weight"], value.settings["bias"]
+        (x,), (held, weight) = value.operands, numbers_of(value, "weight")
         assert isinstance(x, View)
         (sr, sc), (pr, pc) = value.settings["stride"], value.settings["padding"]
         outputs, inputs, height, width = weight.shape
         rows, columns = x.shape[2:]
         batch, _, high, wide = value.shape
-        kernel = self.constant(f"{value.name}_weight", weight.reshape(-1))
-        start = "0.0f" if bias is None else f"{self.constant(f'{value.name}_bias', bias.reshape(-1))}[o]"
+        kernel, start = self.constants.add(held, weight.reshape(-1)), self.bias(value, "o")
         self.multiplies = True
         b = "0" if batch == 1 else "b"
         target = self.fields.element(
@@ -334,6 +300,34 @@ class _Text:
             body = f"for (int b = 0; b < {batch}; b++)\n{textwrap.indent(body, '  ')}"
         return textwrap.indent(body, "  ")
 
+    def pool(self, value: Value) -> str:
+        """C of a ``value`` that is maps pooled block by block: the largest, or the mean, of what lies in each."""
+        (x,) = value.operands
+        assert isinstance(x, View)
+        (kr, kc), (sr, sc), (pr, pc) = (value.settings[key] for key in ("kernel", "stride", "padding"))
+        rows, columns = x.shape[2:]
+        largest = value.operation != "avg_pool2d"
+        variables, open_, close = _nest(value.shape, "  ")
+        whole = indices(value.shape, variables)
+        target = self.fields.element(value, whole)
+        read = self.read(x.value, x.at((*whole[:2], "0" if rows == 1 else "y", "0" if columns == 1 else "z")))
+        step = f"sum = {self.function('larger')}({read}, sum);" if largest else f"sum += {read};"
+        if pr or pc:
+            step = f"if (y >= 0 && y < {rows} && z >= 0 && z < {columns}) {step}"
+        self.uses_math |= largest
+        lines = [
+            f"float sum = {'-INFINITY' if largest else '0.0f'};",
+            f"for (int i = 0; i < {kr}; i++)",
+            f"  for (int j = 0; j < {kc}; j++) {{",
+            f"    const int y = {moved(whole[2], sr, pr)} + i, z = {moved(whole[3], sc, pc)} + j;",
+            f"    {step}",
+            "  }",
+            f"{target} = sum{'' if largest else f' / {literal(float(kr * kc))}'};",
+        ]
+        return f"{open_}{textwrap.indent(chr(10).join(lines), '  ' * (len(variables) + 1))}\n{close}".rstrip(
+            "\n"
+        )
+
     def join(self, value: Value) -> str:
         """C of a ``value`` that is a join: parts one after the other along an axis."""
         axis, start, lines = value.settings["axis"], 0, []
@@ -347,6 +341,19 @@ class _Text:
                 lines.append(f"{open_}{indent}{to} = {self.read(part.value, part.at(whole))};\n{close}")
             start += part.shape[axis]
         return "".join(lines).rstrip("\n")
+
+
+def numbers_of(value: Value, setting: str) -> tuple[Value, Tensor]:
+    """Return the constant that a ``setting`` of a ``value`` is, and its numbers."""
+    held = value.settings[setting]
+    assert isinstance(held, Value) and held.data is not None
+    return held, held.data
+
+
+def moved(index: str, stride: int, padding: int) -> str:
+    """Return C of where a window begins that is the one at an ``index``."""
+    start = index if stride == 1 or index == "0" else f"{index} * {stride}"
+    return f"{start} - {padding}" if padding else start
 
 
 def _nest(shape: Iterable[int], indent: str) -> tuple[list[str], str, str]:
@@ -364,25 +371,3 @@ def _nest(shape: Iterable[int], indent: str) -> tuple[list[str], str, str]:
 def comment(text: str) -> str:
     """The ``text`` as lines of a C comment."""
     return textwrap.fill(text, 110, initial_indent="// ", subsequent_indent="// ")
-
-
-def array(name: str, numbers: Tensor) -> str:
-    """C of a constant array ``name`` with exactly these ``numbers``, as floats; integers, none below 0, as the smallest that holds them."""
-    if not numbers.is_floating_point():
-        kinds = (("uint8_t", 8), ("uint16_t", 16), ("int32_t", 31))
-        return integer_array(name, numbers, next(k for k, bits in kinds if int(numbers.max()) < 2**bits))
-    values = numbers.float().reshape(-1).numpy()
-    texts = (_number(x) for x in values)
-    rows = [", ".join(row) for row in itertools.batched(texts, 12)]
-    return f"static const float {name}[{len(values)}] = {{\n  " + ",\n  ".join(rows) + "};"
-
-
-def _number(x: np.float32) -> str:
-    if not np.isfinite(x):
-        raise ExportError(f"a weight is {x}, which no C constant says")
-    text = (
-        np.format_float_scientific(x, unique=True, trim="0")
-        if 0 < abs(x) < 1e-4 or abs(x) >= 1e7
-        else np.format_float_positional(x, unique=True, trim="0")
-    )
-    return f"{text}f"

@@ -36,6 +36,7 @@ SOURCE = """\
 
 #include <string.h>
 
+{arithmetic}
 // what the file takes for granted: an int of 32 bits, and negative numbers shifted as in two's complement
 typedef char an_int_is_wide[sizeof(int) >= 4 ? 1 : -1];
 typedef char shifts_keep_the_sign[(-2 >> 1) == -1 ? 1 : -1];
@@ -57,7 +58,10 @@ HEADER = """\
 //
 // Weights are int8 in a unit of the neuron that they lead to; what a neuron adds up is a whole number of that unit, and its
 // membrane has some bits below it. Room for observations and membranes was chosen by their ranges in
-// {calibrated}; what becomes larger than the room is clamped.
+// {calibrated}; what becomes larger than the room is clamped; an observation that is not a number
+// counts as 0, after normalisation.
+//
+{arithmetic}
 #ifndef POLICY_H
 #define POLICY_H
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -12,8 +12,7 @@ from torch import Tensor
 from spiky_rl.codecs.decoders import linear as last_spikes
 from spiky_rl.codecs.decoders import membrane, population_vector, rate as mean_rate, sigma_delta as sums
 from spiky_rl.codecs.encoders import delta, direct, rate, sigma_delta
-from spiky_rl.config.registry import Configured, names, resolve
-from spiky_rl.connections import lateral, linear, recurrent
+from spiky_rl.connections import linear
 from spiky_rl.connections._quantised import multiples, units
 from spiky_rl.deploy._calibration import Ranges
 from spiky_rl.deploy._int8_network import IntegerNetwork
@@ -24,9 +23,8 @@ from spiky_rl.deploy._program import ExportError
 from spiky_rl.networks._layer import Layer
 from spiky_rl.networks.base import SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
-from spiky_rl.neurons import alif, lif
+from spiky_rl.neurons import alif
 from spiky_rl.neurons import sigma_delta as changes
-from spiky_rl.neurons.base import Neuron
 
 ENCODERS = {
     direct.Direct: "direct",
@@ -38,16 +36,6 @@ DECODERS = {
     membrane.Membrane: "membrane", mean_rate.Rate: "rate", population_vector.PopulationVector: "rate",
     last_spikes.Linear: "linear", sums.SigmaDelta: "sigma_delta",
 }  # fmt: skip
-KNOWN: Mapping[str, tuple[type, ...]] = {
-    "network": (FeedForward,),
-    "encoder": tuple(ENCODERS),
-    "connection": (linear.Linear,),
-    "recurrent": (recurrent.Recurrent, lateral.Lateral),
-    "neuron": (lif.Lif, alif.Alif, changes.SigmaDelta),
-    "decoder": tuple(DECODERS),
-}
-"""What integers are known of, by the key of the network that holds it."""
-ROOMS = {"network": "networks", "encoder": "encoders", "decoder": "decoders", "neuron": "neurons"}
 OBSERVED_ROOM, STATE_ROOM = 4.0, 2.0
 """How many times as large as in the rollout an observation and a state may become before they are clamped."""
 SMALLEST_LEAK = 32
@@ -58,7 +46,6 @@ MOST_CHANNELS = 2**16
 """Channels that an event's number of 16 bits cannot tell apart."""
 DELTA_STEPS = 256
 """Integers that a threshold of the delta encoder is."""
-NO_SPIKES = "c_int8: an ANN has no spikes to add weights for; export it with --to c"
 NOISE = 2.0**16
 """Integers that a probability of 1 is."""
 
@@ -72,52 +59,18 @@ class Part(TypedDict):
     place: str
 
 
-def refuse(key: str, cls: type, name: str = "") -> None:
-    """Raise ExportError where a part of a network has no form in integers.
-
-    Args:
-        key: One of `KNOWN`.
-        cls: The part's class.
-        name: What an agent calls it; empty: as the room does.
-    """
-    if cls in KNOWN[key]:
-        return
-    room = ROOMS.get(key, "connections")
-    fit = [each for each in names(room) if resolve(room, each) in KNOWN[key]]
-    name = name or next((each for each in names(room) if resolve(room, each) is cls), cls.__name__)
-    raise ExportError(f"c_int8: {key} {name!r} has no form in integers; choose from {', '.join(fit)}")
-
-
-def refuse_configured(network: Configured | None) -> None:
-    """Raise ExportError for an agent's ``network`` (None: an ANN) that has no form in integers, before anything is built."""
-    if network is None:
-        raise ExportError(NO_SPIKES)
-    refuse("network", network.cls, network.name)
-    for key in KNOWN.keys() & network.parts.keys():
-        for part in network.each(key):
-            refuse(key, part.cls, part.name)
-    if network.parts["recurrent"] is not None:
-        for neuron in network.each("neuron"):
-            assert issubclass(neuron.cls, Neuron)
-            _refuse_graded_feedback(neuron.cls.graded, neuron.name)
-
-
 def require_known(network: SpikingNetwork) -> FeedForward:
-    """The ``network``, if it has a form in integers; else raise ExportError, as `refuse_configured` does for one not yet built."""
-    refuse("network", type(network))
+    """The ``network``, if its layers send whole spikes and 16 bits count their channels; else raise ExportError."""
     assert isinstance(network, FeedForward)
-    for key in ("encoder", "decoder"):
-        refuse(key, type(getattr(network, key)))
     for layer in network.layers:
-        refuse("connection", type(layer.connection))
-        refuse("neuron", type(layer.neuron.declared))
-        if layer.recurrent is not None:
-            refuse("recurrent", type(layer.recurrent))
-            _refuse_graded_feedback(layer.neuron.graded, type(layer.neuron.declared).__name__)
-    if max(_linear(layer).in_features for layer in network.layers) >= MOST_CHANNELS:
-        raise ExportError(
-            f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
-        )
+        if layer.neuron.graded and not layer.neuron.declared.graded:
+            raise ExportError(
+                "c_int8: the learning rule divides a spike between two steps, which has no form in integers"
+            )
+        if _linear(layer).in_features >= MOST_CHANNELS:
+            raise ExportError(
+                f"c_int8: a layer reads {MOST_CHANNELS} channels or more, which 16 bits do not count"
+            )
     return network
 
 
@@ -127,7 +80,7 @@ def _linear(layer: Layer) -> linear.Linear:
 
 
 def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
-    """The ``network``, one that `require_known` lets pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
+    """The ``network``, one that `CInt8.refuse` and `require_known` let pass, with weights of 8 bits and states in fixed point that hold its ``ranges``."""
     matrices = []
     for layer in network.layers:
         links = [layer.connection, *([] if layer.recurrent is None else [layer.recurrent])]
@@ -159,13 +112,6 @@ def integers(network: FeedForward, ranges: Ranges) -> IntegerNetwork:
         source = stage.sent
     readout = _readout(network, rounded[-1], source, largest[-1])
     return IntegerNetwork(network, encoding, stages, readout, ranges.text)
-
-
-def _refuse_graded_feedback(graded: bool, name: str) -> None:
-    if graded:
-        raise ExportError(
-            f"c_int8: neuron {name!r} sends graded events, which have no recurrent form in integers"
-        )
 
 
 def _rounded(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:

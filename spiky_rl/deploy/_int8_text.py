@@ -6,7 +6,8 @@ import textwrap
 
 import torch
 
-from spiky_rl.deploy._c_text import array as floats
+from spiky_rl.deploy._c_constants import array as floats
+from spiky_rl.deploy._c_functions import ARITHMETIC, ARITHMETIC_SAID
 from spiky_rl.deploy._c_text import comment
 from spiky_rl.deploy._int8_frame import FUNCTIONS, HEADER, SOURCE
 from spiky_rl.deploy._int8_memory import Memory
@@ -31,12 +32,18 @@ class Text:
     def source(self) -> str:
         """``policy.c``."""
         needed = [text for name, text in FUNCTIONS.items() if name in self.functions]
-        return SOURCE.format(needed="".join(needed), arrays="\n".join(self.memory.constants), body=self.body)
+        return SOURCE.format(
+            arithmetic=ARITHMETIC,
+            needed="".join(needed),
+            arrays="\n".join(self.memory.constants),
+            body=self.body,
+        )
 
     def header(self, usage: str) -> str:
         """``policy.h``; ``usage``: what goes in and comes out, in words."""
         return HEADER.format(
             usage=comment(usage),
+            arithmetic=comment(ARITHMETIC_SAID),
             calibrated=self.network.calibrated,
             inputs=self.inputs,
             outputs=self.outputs,

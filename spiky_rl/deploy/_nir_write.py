@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +12,6 @@ from torch import Tensor
 
 from spiky_rl.codecs.decoders.membrane import Membrane
 from spiky_rl.codecs.decoders.population_vector import PopulationVector
-from spiky_rl.config.plain import Plain
-from spiky_rl.config.registry import Configured
 from spiky_rl.connections.convolutional import Convolutional
 from spiky_rl.connections.linear import Linear
 from spiky_rl.deploy._program import ExportError
@@ -34,40 +31,6 @@ DT = 1e-4
 """Seconds that a step takes in the file: snnTorch assumes it, Norse is told it."""
 LAYOUT = 1
 """Version of the metadata's layout; a reader refuses another."""
-DECODERS = ("linear", "membrane", "population_vector", "rate")
-"""Those that are a sum over a control step of a linear map of the spikes."""
-CONNECTIONS = ("convolutional", "linear")
-
-
-def unsayable(network: Configured | None) -> str:
-    """Why a ``network`` has no NIR form, empty where it has one; None stands for an ANN."""
-    if network is None:
-        return "an ANN has activation functions, for which NIR has no primitive"
-    if network.name != "feedforward":
-        return f"network {network.name!r} has no NIR form; feedforward has"
-    parts = network.parts
-    for neuron in network.each("neuron"):
-        if neuron.name != "lif":
-            return f"neuron {neuron.name!r} has no NIR primitive; lif has"
-        if parts["learning"].build().neuron(neuron.build()).graded:
-            return f"learning {parts['learning'].name!r} divides a spike between two steps, for which NIR has no primitive"
-    for connection in network.each("connection"):
-        if connection.name not in CONNECTIONS:
-            return f"connection {connection.name!r} has no NIR form; {' and '.join(CONNECTIONS)} have"
-        if getattr(connection.options, "pool", 1) > 1 and connection.options.pooling == "max":
-            return "connection 'convolutional' with pooling: max has no NIR primitive; pooling: average has"
-    if parts["decoder"].name not in DECODERS:
-        return f"decoder {parts['decoder'].name!r} has no NIR form; {', '.join(DECODERS)} have"
-    if ":" in json.dumps(_names(parts["encoder"].settings())):
-        return f"encoder {parts['encoder'].name!r} is code of your own, which a file cannot hold"
-    return ""
-
-
-def _names(settings: Plain) -> list[str]:
-    """Names of a component and its parts."""
-    if not isinstance(settings, Mapping):
-        return []
-    return [str(settings["name"]), *(name for part in settings.values() for name in _names(part))]
 
 
 def graph_of(model: SpikingModel) -> NIRGraph:
@@ -82,6 +45,10 @@ def graph_of(model: SpikingModel) -> NIRGraph:
     with torch.no_grad():
         chain = _Chain(model)
         for i, layer in enumerate(network.layers):
+            if layer.neuron.graded:
+                raise ExportError(
+                    f"--to nir: learning {model.settings['learning']['name']!r} divides a spike between two steps, for which NIR has no primitive"
+                )
             chain.add_layer(f"layer_{i}", layer)
         weight = network.readout.weight
         if isinstance(network.decoder, PopulationVector):
@@ -225,7 +192,7 @@ def _neuron(name: str, layer: Layer) -> tuple[LIF, np.ndarray]:
 
 
 def _feedforward(model: SpikingModel) -> FeedForward:
-    """The network of a model, which `unsayable` has let pass."""
+    """The network of a model, which `Nir.refuse` has let pass."""
     assert isinstance(model.network, FeedForward)
     return model.network
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 type Index = tuple[str, ...]
 """C expressions, one per axis; ``0`` along an axis of one element."""
@@ -28,8 +29,9 @@ class Value:
     """An array of one control step."""
 
     name: str
+    """What C calls it; of a constant, the dotted path of where it comes from."""
     kind: str
-    """input, constant, pointwise, product, convolution, reduction, or join: several one after the other along an axis."""
+    """input, constant, pointwise, product, convolution, pool, reduction, or join: several one after the other along an axis."""
     shape: tuple[int, ...]
     operation: str = ""
     operands: tuple[View | float | int | None, ...] = ()

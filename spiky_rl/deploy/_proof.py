@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from spiky_rl.kernels import dispatch
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.environment import TimedVecEnv
 
-log = logging.getLogger(__name__)
 type Progress = Callable[[float], None]
 
 
@@ -44,7 +43,16 @@ class Agreement:
             self.difference = max(self.difference, worst)
         else:
             self.flips += 1
-            self.apart = max(self.apart, worst)
+            self.apart = max(self.apart, math.inf if math.isnan(worst) else worst)
+
+    def text(self, target: Target, model: MLPModel) -> str:
+        """How the file of a ``target`` compares with the live policy, ``model``, in words."""
+        limit = target.allowed(model)
+        allowed, changed = f"equal within {limit:.1g}" if limit else "equal to the last bit", ""
+        if target.reference(model) is not model:
+            allowed += " to the policy in its own numbers"
+            changed = f"; that one's actions are {self.aside:.2g} on the mean from those in single precision"
+        return f"{allowed} in {self.steps - self.flips} of {self.steps} control steps of an episode{changed}"
 
 
 def prove(
@@ -66,23 +74,11 @@ def prove(
         backend = dispatch.compiled()["cpu"] if compiled else dispatch.REFERENCE
         agreements |= _episode(model, env, group, backend, progress)
     for path, agreement in agreements.items():
-        target = targets[path]
-        allowed = f"equal within {limit:.1g}" if (limit := target.allowed(model)) else "equal to the last bit"
-        if agreement.flips > target.flips * agreement.steps:
+        if agreement.flips > targets[path].flips * agreement.steps:
             raise UserError(
                 f"{path}: actions differ from the live policy's in {agreement.flips} of {agreement.steps} control steps,"
                 f" by up to {agreement.apart:.2g}"
             )
-        same, changed = agreement.steps - agreement.flips, ""
-        if target.reference(model) is not model:
-            allowed += " to the policy in its own numbers"
-            changed = (
-                f"; that one's actions are {agreement.aside:.2g} on the mean from those in single precision"
-            )
-        log.info(
-            "exported %s: %s in %d of %d control steps of an episode%s",
-            *(path, allowed, same, agreement.steps, changed),
-        )
     return agreements
 
 

@@ -10,19 +10,38 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from spiky_rl.deploy._arguments import (
+    Arguments, is_boolean, name_of, path_of, place_of, without_wrapper,
+)  # fmt: skip
 from spiky_rl.deploy._program import (
     ExportError, Index, Program, Value, View, extents, grouped, indices, letters, memory, needed, wrapped,
 )  # fmt: skip
 
-POINTWISE = {
-    *("add", "sub", "mul", "div", "neg", "abs", "exp", "expm1", "tanh", "sigmoid", "tan", "sqrt", "round", "reciprocal"),
-    *("ge", "gt", "le", "lt", "eq", "ne", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not"),
-    *("where", "clamp", "maximum", "minimum", "pow", "elu", "relu", "_to_copy"),
+UNARY = {
+    *("neg", "abs", "exp", "expm1", "log1p", "tanh", "sigmoid", "tan", "sqrt", "reciprocal", "relu", "gelu", "isnan"),
+    *("round", "trunc", "floor", "ceil", "logical_not", "bitwise_not", "_to_copy"),
 }  # fmt: skip
-"""Operations of torch on single elements that have a C expression."""
-BOOLEAN = {"ge", "gt", "le", "lt", "eq", "ne", "logical_not", "bitwise_and", "bitwise_or", "bitwise_not"}
+BINARY = {
+    *("add", "sub", "mul", "div", "maximum", "minimum", "ge", "gt", "le", "lt", "eq", "ne", "bitwise_and", "bitwise_or"),
+}  # fmt: skip
+POINTWISE = {
+    **dict.fromkeys(UNARY, ("self",)),
+    **dict.fromkeys(BINARY, ("self", "other")),
+    "pow": ("self", "exponent"),
+    "where": ("condition", "self", "other"),
+    "clamp": ("self", "min", "max"),
+    "hardtanh": ("self", "min_val", "max_val"),
+    "elu": ("self", "alpha", "scale", "input_scale"),
+    "leaky_relu": ("self", "negative_slope"),
+}
+"""Operations of torch on single elements that have a C expression, and their operands."""
+ON_TRUTH = {"logical_not", "bitwise_and", "bitwise_or", "bitwise_not"}
+"""Operations that C says for what is true or false alone."""
 REDUCTIONS = {"sum", "mean", "amax", "amin", "prod"}
+POOLS = {"max_pool2d_with_indices", "avg_pool2d"}
 SAME = {"alias", "clone", "detach", "lift_fresh_copy", "contiguous", "expand", "repeat"}
+LAYOUT = SAME | {"unsqueeze", "squeeze", "view", "_unsafe_view", "reshape", "permute", "transpose", "t", "_to_copy"}  # fmt: skip
+"""Operations that leave all numbers of a constant as they are."""
 
 
 def program(
@@ -52,7 +71,7 @@ def program(
     given = {}
     for node in exported.graph.find_nodes(op="placeholder"):
         if node.name in held:
-            reader.constant(node, tensors[held[node.name]].detach())
+            reader.constant(node, tensors[held[node.name]].detach(), without_wrapper(held[node.name]))
         else:
             name = next(names)
             given[name] = reader.add(node, Value(name, "input", tuple(node.meta["val"].shape)))
@@ -88,92 +107,163 @@ class _Reader:
         self.views[node] = View(value, value.shape, lambda index: index)
         return value
 
-    def constant(self, node: Node, data: Tensor) -> None:
-        """Let a ``node`` stand for ``data`` that are known."""
+    def constant(self, node: Node, data: Tensor, path: str, operation: str = "") -> None:
+        """Let a ``node`` stand for numbers that are known.
+
+        Args:
+            node: The node.
+            data: The numbers.
+            path: Where they come from: a module's path and a name in it.
+            operation: What was last done with them; empty: nothing.
+        """
         self.numbers[node] = data
-        self.add(node, Value(node.name, "constant", tuple(data.shape), data=data))
+        self.add(
+            node,
+            Value(
+                path,
+                "constant",
+                tuple(data.shape),
+                operation.strip("_"),
+                data=data,
+                boolean=data.dtype == torch.bool,
+            ),
+        )
 
     def read(self, node: Node) -> None:
         """Take up one operation, a ``node``."""
-        args: Any = node.args
-        name = getattr(node.target, "_opname", getattr(node.target, "__name__", str(node.target)))
+        name = name_of(node)
         if name in ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size"):
             return
         if all(x in self.numbers for x in node.all_input_nodes):
-            # the same arithmetic as in the live policy: torch's own
-            operation: Any = node.target
-            arguments: Any = map_arg((args, node.kwargs), lambda x: self.numbers[x])
-            with torch.no_grad():
-                result = operation(*arguments[0], **arguments[1])
-            if isinstance(result, Tensor):
-                self.constant(node, result)
-            else:
-                self.numbers[node] = result
+            self._evaluate(node, name)
             return
-        if name in ("split_with_sizes", "split"):
-            return
-        if name == "full_like":
-            self.constant(node, torch.full(node.meta["val"].shape, args[1]))
-            return
-        if isinstance(node.meta["val"], Tensor) and self._is_view(node, name):
+        if name in ("split_with_sizes", "split", "max_pool2d_with_indices"):
+            return  # the elements of what it returns are read one by one
+        if name == "getitem" and name_of(parent := _parent(node)) in POOLS:
+            if node.args[1] != 0:
+                raise ExportError(f"{place_of(node)}: the places of a pooling's maxima have no C form")
+            self._compute(node, parent, name_of(parent))
             return
         if not isinstance(node.meta["val"], Tensor):
-            raise ExportError(f"{_place(node)}: torch's operation {name!r} has no C form")
-        value = Value(node.name, "pointwise", tuple(node.meta["val"].shape), name, place=_place(node))
-        value.boolean = name in BOOLEAN
-        self._fill(node, name, value)
+            raise ExportError(f"{place_of(node)}: torch's operation {name!r} has no C form")
+        if name == "full_like":
+            data = torch.full(node.meta["val"].shape, node.args[1], dtype=node.meta["val"].dtype)  # type: ignore[arg-type]
+            self.constant(node, data, _joined(path_of(node), "full"))
+        elif not self._is_view(node, name):
+            self._compute(node, node, name)
+
+    def _evaluate(self, node: Node, name: str) -> None:
+        """Compute a ``node`` that depends on constants alone by the live policy's arithmetic: torch's own."""
+        operation: Any = node.target
+        arguments: Any = map_arg((node.args, node.kwargs), lambda x: self.numbers[x])
+        with torch.no_grad():
+            result = operation(*arguments[0], **arguments[1])
+        if not isinstance(result, Tensor):
+            self.numbers[node] = result
+            return
+        sources = [self.views[x].value for x in node.all_input_nodes if x in self.views]
+        if not sources:
+            self.constant(node, result, _joined(path_of(node), name.strip("_")))
+        else:
+            last = sources[0].operation if name in LAYOUT else name
+            self.constant(node, result, sources[0].name, last)
+
+    def _compute(self, node: Node, operation: Node, name: str) -> None:
+        """Let a ``node`` stand for a new value, the result of an ``operation`` with that ``name``."""
+        value = Value(
+            _local(node.name), "pointwise", tuple(node.meta["val"].shape), name, place=place_of(node)
+        )
+        value.boolean = is_boolean(node)
+        arguments = Arguments(operation)
+        self._fill(node, name, value, arguments)
+        arguments.require_all_read()
+        for view in value.operands:
+            if isinstance(view, View) and value.kind != "pointwise":
+                view.value.stored = True
         self.values.append(value)
         self.add(node, value)
 
-    def _fill(self, node: Node, name: str, value: Value) -> None:
-        args: Any = node.args
-        operands: tuple[View, ...] = tuple(self.view(x) for x in args if isinstance(x, Node))
+    def _fill(self, node: Node, name: str, value: Value, arguments: Arguments) -> None:
+        """Say how a ``value``, of the operation called ``name`` with these ``arguments``, is computed."""
         if name in POINTWISE:
-            value.operands = tuple(self.view(x) for x in args)
-            value.settings = dict(node.kwargs)
-            if value.settings.get("alpha", 1) != 1:
-                raise ExportError(
-                    f"{_place(node)}: {name} with alpha {value.settings['alpha']} has no C form"
-                )
-            value.binary = (name == "_to_copy" and operands[0].value.boolean) or (
-                name == "mul" and _is_one(value.operands[1]) and operands[0].value.binary
-            )
+            self._fill_pointwise(node, name, value, arguments)
         elif name in ("mm", "addmm"):
-            matrix, weight = operands[-2:]
-            if weight.value.kind != "constant":
+            matrix, weight = (
+                arguments.read("mat1", "mat2") if name == "addmm" else arguments.read("self", "mat2")
+            )
+            if weight not in self.numbers:
                 raise ExportError(
-                    f"{_place(node)}: a product of two arrays that both change from step to step has no C form"
+                    f"{value.place}: a product of two arrays that both change from step to step has no C form"
                 )
-            numbers = self.numbers[args[-1]].contiguous()
-            bias = self.numbers[args[0]] if name == "addmm" else None
-            value.kind, value.operands = "product", (matrix,)
-            value.settings = {"weight": numbers, "bias": bias}
+            bias = arguments["self"] if name == "addmm" else None
+            value.kind, value.operands = "product", (self.view(matrix),)
+            value.settings = {"weight": self._known(weight), "bias": self._known(bias)}
         elif name == "convolution":
-            numbers = self.numbers[args[1]]
-            bias = None if args[2] is None else self.numbers[args[2]]
-            stride, padding, dilation, transposed, _, groups = args[3:9]
+            x, weight, bias = arguments.read("input", "weight", "bias")
+            stride, padding, dilation = arguments.read("stride", "padding", "dilation")
+            transposed, groups = arguments.read("transposed", "groups")
+            arguments.read("output_padding")  # of transposed ones alone
             if transposed or groups != 1 or set(dilation) != {1}:
                 raise ExportError(
-                    f"{_place(node)}: transposed, dilated and grouped convolutions have no C form"
+                    f"{value.place}: transposed, dilated and grouped convolutions have no C form"
                 )
-            value.kind, value.operands = "convolution", operands[:1]
-            value.settings = {"weight": numbers, "bias": bias, "stride": stride, "padding": padding}
+            value.kind, value.operands = "convolution", (self.view(x),)
+            value.settings = {"weight": self._known(weight), "bias": self._known(bias)}
+            value.settings |= {"stride": stride, "padding": padding}
+        elif name in POOLS:
+            x, kernel, stride, padding = arguments.read("self", "kernel_size", "stride", "padding")
+            if len(value.shape) != 4:
+                raise ExportError(f"{value.place}: pooling of other than maps has no C form")
+            if name == "avg_pool2d" and set(padding) != {0}:
+                arguments.refuse("padding")
+            value.kind, value.operands = "pool", (self.view(x),)
+            value.settings = {
+                "kernel": _pair(kernel),
+                "stride": _pair(stride or kernel),
+                "padding": _pair(padding),
+            }
         elif name in REDUCTIONS:
-            axes, keep = args[1] if len(args) > 1 else (), len(args) > 2 and args[2]
-            count = len(operands[0].shape)
+            axes = arguments["dim"] if "dim" in arguments.given else ()
+            keep = arguments["keepdim"] if "keepdim" in arguments.given else False
+            x = self.view(arguments["self"])
+            count = len(x.shape)
             axes = [axes] if isinstance(axes, int) else axes
-            value.kind, value.operands = "reduction", operands[:1]
+            value.kind, value.operands = "reduction", (x,)
             value.settings = {"axes": sorted(a % count for a in axes) or list(range(count)), "keep": keep}
         elif name == "cat":
-            parts = tuple(self.view(x) for x in args[0])
-            axis = (args[1] if len(args) > 1 else 0) % len(value.shape)
-            value.kind, value.operands, value.settings = "join", parts, {"axis": axis}
-            value.binary = all(part.value.binary for part in parts)
+            parts, axis = arguments.read("tensors", "dim")
+            value.kind, value.operands = "join", tuple(self.view(x) for x in parts)
+            value.settings = {"axis": axis % len(value.shape)}
+            value.binary = all(part.value.binary for part in value.operands if isinstance(part, View))
         else:
-            raise ExportError(f"{_place(node)}: torch's operation {name!r} has no C form yet")
-        for view in operands if value.kind != "join" else value.operands:
-            if isinstance(view, View) and value.kind != "pointwise":
-                view.value.stored = True
+            raise ExportError(f"{value.place}: torch's operation {name!r} has no C form yet")
+
+    def _fill_pointwise(self, node: Node, name: str, value: Value, arguments: Arguments) -> None:
+        """As `_fill`, for an operation on single elements."""
+        value.operands = tuple(self.view(x) for x in arguments.read(*POINTWISE[name]))
+        first = value.operands[0]
+        kind = node.meta["val"].dtype
+        if name == "gelu":
+            value.settings = {"approximate": arguments["approximate"]}
+        elif name == "_to_copy" and kind in (torch.float32, torch.bool):
+            arguments.read("dtype")
+        elif name == "_to_copy":
+            arguments.refuse("dtype")
+        both = [x for x in value.operands if isinstance(x, View)]
+        truth = [x.value.boolean for x in both]
+        if (name in ON_TRUTH and not all(truth)) or (
+            name not in ON_TRUTH and value.boolean and name in ("add", "mul")
+        ):
+            raise ExportError(f"{value.place}: torch's operation {name!r} on {kind} has no C form")
+        if kind == torch.float64:
+            raise ExportError(f"{value.place}: torch's operation {name!r} in double precision has no C form")
+        value.binary = (name == "_to_copy" and isinstance(first, View) and first.value.boolean) or (
+            name == "mul" and _is_one(value.operands[1]) and isinstance(first, View) and first.value.binary
+        )
+
+    def _known(self, node: Node | None) -> Value | None:
+        """Return the constant that ``node`` stands for; None for None."""
+        return None if node is None else self.views[node].value
 
     def _is_view(self, node: Node, name: str) -> bool:
         """Take up an operation that only looks at its operand in another way."""
@@ -190,7 +280,7 @@ class _Reader:
         if name in SAME:
             before, extra = base.shape, len(shape) - len(base.shape)
             if any(a != b and a != 1 for a, b in zip(before, shape[extra:], strict=True)):
-                raise ExportError(f"{_place(node)}: a repetition of more than one element has no C form")
+                raise ExportError(f"{place_of(node)}: a repetition of more than one element has no C form")
             self._look(
                 node,
                 base,
@@ -234,7 +324,7 @@ class _Reader:
                 "_to_copy",
                 (base,),
                 binary=base.value.binary,
-                place=_place(node),
+                place=place_of(node),
             )
             self.values.append(copy)
             base = View(copy, copy.shape, lambda index: index)
@@ -245,6 +335,7 @@ class _Reader:
             held.kind,
             shape,
             data=None if held.data is None else held.data.reshape(shape),
+            boolean=held.boolean,
             binary=held.binary,
         )
         other.settings = {"memory": held.settings.get("memory", held)}
@@ -271,7 +362,24 @@ def _is_one(x: object) -> bool:
     return isinstance(x, int | float) and x == 1
 
 
-def _place(node: Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    names = [path for path, _ in stack.values() if path]
-    return names[-1].removeprefix("core.") if names else "the policy"
+def _parent(node: Node) -> Node:
+    """Return the node of whose several results ``node`` is one."""
+    parent = node.args[0]
+    assert isinstance(parent, Node)
+    return parent
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    """Return a ``size`` of one or two numbers as one of two."""
+    return size[0], size[-1]
+
+
+def _local(name: str) -> str:
+    """Return torch's ``name`` of a node as a name in C that no function or keyword has: it ends in a number."""
+    name = name.strip("_")
+    return name if name.rpartition("_")[2].isdigit() else f"{name}_0"
+
+
+def _joined(path: str, name: str) -> str:
+    """Return the dotted path of what is called ``name`` in the module ``path``; empty: the policy itself."""
+    return f"{path}.{name}" if path else name

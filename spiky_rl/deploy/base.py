@@ -1,20 +1,30 @@
-"""What every target is: a file that a policy is written into, and how that file is run beside the live policy."""
+"""What every target is: a file that a policy is written into, and how that file is run beside the live policy.
+
+This file and those of the targets import torch only where they need it: a command asks them what they can express, and answers
+without it.
+"""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
-from torch import Tensor
 
-from spiky_rl.config.registry import Component, Configured
-from spiky_rl.deploy._calibration import Rollout
+from spiky_rl.config.plain import Plain, Tree
+from spiky_rl.config.registry import Component
+from spiky_rl.deploy._program import ExportError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spiky_rl.deploy._calibration import Rollout
     from spiky_rl.hosts.rsl_rl.model import MLPModel
+
+WHOLE_SPIKES = ("bptt", "eprop", "rstdp", "slayer", "stdp", "superspike")
+"""Rules under which a spike belongs to one step; under the others a layer sends shares of one in two."""
 
 type Session = Callable[[np.ndarray, list[np.ndarray]], list[np.ndarray]]
 """One control step from rest on: the observation [1, ...] and the live policy's state before it, to the action [1, A] and, where
@@ -40,6 +50,13 @@ class Normaliser(Protocol):
 class Target(Component):
     """Writes a policy and runs what was written."""
 
+    supported: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Values that the target can express, by dotted path of an agent's key; a key that is not listed may have any. A target that
+    lists some of ``network`` needs one: an agent without is an ANN."""
+    own: ClassVar[tuple[str, ...]] = ()
+    """Keys of ``supported`` of which one's own code may be expressible too: that shows when the policy is written."""
+    stale: ClassVar[tuple[str, ...]] = ()
+    """Files that an earlier export may have left beside the new one, and that belong to it no longer."""
     compiled = False
     """Whether the live policy runs on the CPU's compiled kernels when it is compared, and not on the torch reference."""
     tolerance = 0.0
@@ -55,8 +72,24 @@ class Target(Component):
     observes = False
     """Whether it has to see what the policy observes before it writes."""
 
-    def refuse(self, network: Configured | None) -> None:
-        """Raise ExportError for an agent's ``network`` (None: an ANN) that it cannot express, before a simulator starts."""
+    def refuse(self, agent: Tree) -> None:
+        """Raise ExportError that names the key of an ``agent``, as plain data, that the target cannot express.
+
+        Called before Isaac Lab is imported, with what is known of the agent then, and again with all of it: a key that the agent
+        lacks is passed over.
+        """
+        if any(path.startswith("network.") for path in self.supported) and not agent.get("network"):
+            raise self.refusal("network", "none", self.supported["network.name"])
+        for path, allowed in self.supported.items():
+            for place, value in values(agent, path):
+                # a class of a library's may be named with its module
+                if value.rpartition(":")[2] not in allowed and not (":" in value and path in self.own):
+                    raise self.refusal(place, value, allowed)
+
+    def refusal(self, place: str, value: str, allowed: Sequence[str]) -> ExportError:
+        """The error that the key of an agent at ``place`` has a ``value`` other than those ``allowed``."""
+        name = type(self).__module__.rpartition(".")[2]
+        return ExportError(f"agent.{place}: {value} given; allowed for {name}: {', '.join(allowed)}")
 
     def calibrate(self, rollout: Rollout) -> None:
         """Take in the ``rollout`` that the policy observes; called before `write` where the target ``observes``."""
@@ -76,3 +109,29 @@ class Target(Component):
     @abstractmethod
     def open(self, path: Path) -> Session | None:
         """A session that runs the file ``path``; None where its runtime is not installed."""
+
+
+def parts(agent: Tree, path: str) -> Iterator[tuple[str, Plain]]:
+    """Yield what stands at a dotted ``path`` of an ``agent``, with its place; of a list each element: one for each layer."""
+    node: Plain = agent
+    for key in path.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    if isinstance(node, list | tuple):
+        yield from ((f"{path}[{i}]", each) for i, each in enumerate(node))
+    else:
+        yield path, node
+
+
+def values(agent: Tree, path: str) -> Iterator[tuple[str, str]]:
+    """Yield the texts at a dotted ``path`` of an ``agent``, each with its place; a component may be written as its name alone."""
+    above, _, last = path.rpartition(".")
+    for place, part in parts(agent, above):
+        value = part.get(last) if isinstance(part, Mapping) else part if last == "name" else None
+        if isinstance(value, str):
+            yield f"{place}.{last}", value
+
+
+def described(model: MLPModel) -> Tree:
+    """Return what decides whether a target can express a ``model``, as the plain data of an agent; an ANN has no network."""
+    distribution = {} if model.distribution is None else {"class_name": type(model.distribution).__name__}
+    return {"network": getattr(model, "settings", None), "actor": {"distribution_cfg": distribution}}

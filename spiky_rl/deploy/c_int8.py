@@ -10,28 +10,37 @@ Source: Jacob et al. (2018), integers alone at inference; Davies et al. (2018), 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import override
+from typing import TYPE_CHECKING, cast, override
 
-from spiky_rl.config.registry import Configured
-from spiky_rl.deploy import _calibration, _int8_read
-from spiky_rl.deploy._c_text import write_files
-from spiky_rl.deploy._calibration import Rollout
-from spiky_rl.deploy._int8_network import IntegerNetwork, with_network
-from spiky_rl.deploy._int8_text import Text
+from spiky_rl.config.plain import Tree, section
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import Session, Target
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, described, values
 from spiky_rl.deploy.c import require_compiler, session, sizes
-from spiky_rl.hosts.rsl_rl.export import about
-from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 
-PLAIN = ("_IdentityDeterministicOutput",)
-"""rsl_rl's modules between features and action that change nothing."""
+if TYPE_CHECKING:
+    from spiky_rl.deploy._calibration import Rollout
+    from spiky_rl.deploy._int8_network import IntegerNetwork
+    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+
+GRADED = ("sigma_delta",)
+"""Neurons whose events are numbers, which have no recurrent form."""
 
 
 class CInt8(Target):
     """One C99 file and its header, for chips without a floating-point unit, or without room for 32 bits a weight."""
 
     observes = in_c = True
+    supported = {
+        "network.name": ("feedforward",),
+        "network.encoder.name": ("delta", "direct", "rate", "sigma_delta"),
+        "network.connection.name": ("linear",),
+        "network.recurrent.name": ("lateral", "recurrent"),
+        "network.neuron.name": ("alif", "lif", "sigma_delta"),
+        "network.decoder.name": ("linear", "membrane", "population_vector", "rate", "sigma_delta"),
+        "network.learning.name": WHOLE_SPIKES,
+        "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    }
+    own = ("network.learning.name",)
 
     def __init__(self) -> None:
         self.rollout: Rollout | None = None
@@ -42,8 +51,13 @@ class CInt8(Target):
         require_compiler("c-int8")
 
     @override
-    def refuse(self, network: Configured | None) -> None:
-        _int8_read.refuse_configured(network)
+    def refuse(self, agent: Tree) -> None:
+        super().refuse(agent)
+        if section(agent, "network").get("recurrent"):
+            for place, neuron in values(agent, "network.neuron.name"):
+                if neuron in GRADED:
+                    whole = [name for name in self.supported["network.neuron.name"] if name not in GRADED]
+                    raise self.refusal(place, f"{neuron} beside agent.network.recurrent", whole)
 
     @override
     def calibrate(self, rollout: Rollout) -> None:
@@ -51,27 +65,30 @@ class CInt8(Target):
 
     def quantised(self, model: SpikingModel) -> IntegerNetwork:
         """The network of a ``model`` in integers. Raises ExportError where it has no such form."""
-        network = _int8_read.require_known(model.network)
+        from spiky_rl.deploy import _calibration, _int8_read
+
+        self.refuse(described(model))
         if self.rollout is None:
             raise ExportError(
                 "c_int8: ranges are not known; let the target see a rollout first (`calibrate`)"
             )
-        if model.distribution is not None:
-            output = type(model.distribution.as_deterministic_output_module()).__name__
-            if output not in PLAIN:
-                raise ExportError(
-                    f"c_int8: distribution {type(model.distribution).__name__!r} computes with what it gets; choose GaussianDistribution"
-                )
+        network = _int8_read.require_known(model.network)
         return _int8_read.integers(network, _calibration.ranges(model, self.rollout))
 
     @override
     def reference(self, model: MLPModel) -> SpikingModel:
-        model = spiking(model)
-        return with_network(model, self.network or self.quantised(model))
+        from spiky_rl.deploy._int8_network import with_network
+
+        spiking = cast("SpikingModel", model)
+        return with_network(spiking, self.network or self.quantised(spiking))
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        self.network = self.quantised(spiking(model))
+        from spiky_rl.deploy._c_text import write_files
+        from spiky_rl.deploy._int8_text import Text
+        from spiky_rl.hosts.rsl_rl.export import about
+
+        self.network = self.quantised(cast("SpikingModel", model))
         text = Text(self.network, model.obs_normalizer)
         header = text.header(about(model, {}, {}, [], "", "")["usage"])
         return write_files(folder / "int8", text.source(), header)
@@ -79,10 +96,3 @@ class CInt8(Target):
     @override
     def open(self, path: Path) -> Session:
         return session(path, sizes(path)["BYTES"] // 4)
-
-
-def spiking(model: MLPModel) -> SpikingModel:
-    """The ``model``, if it spikes; else raise ExportError."""
-    if not isinstance(model, SpikingModel):
-        raise ExportError(_int8_read.NO_SPIKES)
-    return model

@@ -10,27 +10,35 @@ Source: Pedersen et al. (2024), Neuromorphic intermediate representation.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import override
+from typing import TYPE_CHECKING, cast, override
 
 import numpy as np
-import torch
 
 from spiky_rl.config import files, registry
-from spiky_rl.config.registry import Configured, UserError
-from spiky_rl.deploy._nir_policy import Policy
-from spiky_rl.deploy._nir_read import read
-from spiky_rl.deploy._nir_write import graph_of, unsayable
-from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import Session, Target
-from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plain import Plain, Tree, section
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, described, parts
 
-__all__ = ["Nir", "Policy", "read"]
+if TYPE_CHECKING:
+    from spiky_rl.deploy._nir_policy import Policy
+    from spiky_rl.hosts.rsl_rl.model import MLPModel, SpikingModel
 
 
 class Nir(Target):
     """Weights, LIF neurons and delays as NIR's nodes; encoder and decoder as metadata."""
+
+    supported = {
+        "network.name": ("feedforward",),
+        "network.neuron.name": ("lif",),
+        "network.connection.name": ("convolutional", "linear"),
+        "network.decoder.name": ("linear", "membrane", "population_vector", "rate"),
+        "network.learning.name": WHOLE_SPIKES,
+        "actor.distribution_cfg.class_name": ("GaussianDistribution",),
+    }
+    own = ("network.learning.name", "actor.distribution_cfg.class_name")
 
     @override
     def require(self) -> None:
@@ -38,23 +46,33 @@ class Nir(Target):
             raise UserError("--to nir: nir is not installed; install it with: pip install nir")
 
     @override
-    def refuse(self, network: Configured | None) -> None:
-        if reason := unsayable(network):
-            raise ExportError(f"--to nir: {reason}")
+    def refuse(self, agent: Tree) -> None:
+        super().refuse(agent)
+        for place, connection in parts(agent, "network.connection"):
+            if not isinstance(connection, Mapping) or connection.get("pool", 1) == 1:
+                continue
+            if connection.get("pooling", "max") == "max":
+                raise self.refusal(f"{place}.pooling", "max", ["average"])
+        encoder = section(agent, "network").get("encoder")
+        for place, name in names_of(encoder, "network.encoder"):
+            if ":" in name:
+                raise self.refusal(place, name, registry.names("encoders"))
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
         import nir
 
-        if not isinstance(model, SpikingModel):
-            raise ExportError(f"--to nir: {unsayable(None)}")
-        self.refuse(registry.configure("networks", model.settings, "network"))
-        graph = graph_of(model)
+        from spiky_rl.deploy._nir_write import graph_of
+
+        self.refuse(described(model))
+        graph = graph_of(cast("SpikingModel", model))
         files.write(folder / "policy.nir", lambda beside: nir.write(str(beside), graph))
         return folder / "policy.nir"
 
     @override
     def open(self, path: Path) -> Session:
+        import torch
+
         policy = read(path)
 
         def step(x: np.ndarray, _state: list[np.ndarray]) -> list[np.ndarray]:
@@ -62,3 +80,25 @@ class Nir(Target):
                 return [policy.step(torch.from_numpy(x)).numpy()]
 
         return step
+
+
+def read(path: Path | str) -> Policy:
+    """The policy in the file ``path``, one of ours.
+
+    Raises UserError for what is no NIR file, was not written by ``export.py``, or holds other nodes or numbers than it writes.
+    """
+    from spiky_rl.deploy import _nir_read
+
+    return _nir_read.read(path)
+
+
+def names_of(settings: Plain, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the names of a component and of its parts, each with where it stands below ``place``."""
+    if isinstance(settings, str):
+        yield f"{place}.name", settings
+    elif isinstance(settings, Mapping):
+        for key, value in settings.items():
+            if key == "name" and isinstance(value, str):
+                yield f"{place}.name", value
+            elif isinstance(value, Mapping):
+                yield from names_of(value, f"{place}.{key}")

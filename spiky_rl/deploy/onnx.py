@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, override
 import numpy as np
 
 from spiky_rl.deploy.base import Session, Target
-from spiky_rl.hosts.rsl_rl.export import write_onnx
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.model import MLPModel
@@ -23,11 +22,14 @@ log = logging.getLogger(__name__)
 class Onnx(Target):
     """The torch reference of every neuron as a graph. Runtimes sum in different orders."""
 
+    stale = ("policy.onnx.data",)
     tolerance = 1e-4
     flips = 0.01
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
+        from spiky_rl.hosts.rsl_rl.export import write_onnx
+
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's exporter about itself
             write_onnx(model, folder / "policy.onnx")
@@ -40,7 +42,7 @@ class Onnx(Target):
         except ImportError:
             log.warning(
                 "onnxruntime is not installed: %s was written but not compared (pip install onnxruntime)",
-                path,
+                path.name,
             )
             return None
         graph = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])

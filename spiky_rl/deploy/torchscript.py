@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, override
 
 import numpy as np
-import torch
 
-from spiky_rl.config import files
 from spiky_rl.deploy.base import Session, Target
 
 if TYPE_CHECKING:
@@ -20,12 +18,15 @@ class TorchScript(Target):
 
     @override
     def write(self, model: MLPModel, folder: Path) -> Path:
-        scripted = torch.jit.script(model.as_jit().to("cpu").eval())
-        files.write(folder / "policy.pt", lambda beside: scripted.save(str(beside)))
+        from spiky_rl.hosts.rsl_rl.export import write_torchscript
+
+        write_torchscript(model, folder / "policy.pt")
         return folder / "policy.pt"
 
     @override
     def open(self, path: Path) -> Session:
+        import torch
+
         scripted = torch.jit.load(path)
         scripted.reset()
 

@@ -1,6 +1,6 @@
-"""Two iterations of every agent on the real Isaac-Cartpole, in one simulator: ``every_agent.py LIBRARY FOLDER AGENT...``.
+"""Iterations of every agent on a real task, in one simulator: ``every_agent.py LIBRARY FOLDER TASK ITERATIONS TARGETS AGENT...``.
 
-Prints one line of JSON per agent: what it did, or the traceback.
+What was trained is exported to the TARGETS, with commas; ``-``: none. Prints one line of JSON per agent: what it did, or the traceback.
 """
 
 import contextlib
@@ -8,10 +8,15 @@ import io
 import json
 import sys
 import traceback
+from pathlib import Path
 
 from spiky_rl.cli.flags import picked
 from spiky_rl.cli.train import parser
+from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import Request
+from spiky_rl.deploy._asked import Export
+from spiky_rl.deploy._export import export
+from spiky_rl.deploy._targets import refuse
 from spiky_rl.hosts.common.silence import expected_to_spike, state_of
 from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, simulation
 from spiky_rl.hosts.run.prepare import prepare
@@ -21,10 +26,10 @@ ONCE = "agent.algorithm.num_learning_epochs=1"
 """Each sample is learned from once: in all minibatches, eight times faster with skrl."""
 
 
-def planned(library, logs, agent):
+def planned(library, logs, task, agent):
     line = [
         "--task",
-        "cartpole",
+        task,
         "--agent",
         agent,
         "--device",
@@ -48,8 +53,26 @@ def warnings(runner, activity):
     ]
 
 
-def main(library, logs, *agents):
-    plan = planned(library, logs, agents[0])
+def exported(plan, policy, env, targets):
+    """By target how many control steps its file was compared over, the line that refuses it, or how it failed."""
+    found = {}
+    for name in targets.split(","):
+        try:
+            built = Export(to=name).require(plan.request)
+            refuse(built.values(), plan.spec.tree())
+        except UserError as error:
+            found[name] = {"refused": str(error)}
+            continue
+        try:
+            (agreement,) = export(policy, env, Path(plan.request.log_root) / plan.agent, built).values()
+            found[name] = {"steps": agreement.steps}
+        except Exception:  # pylint: disable=broad-exception-caught  # the test shows it
+            found[name] = {"error": traceback.format_exc()}
+    return found
+
+
+def main(library, logs, task, iterations, targets, *agents):
+    plan = planned(library, logs, task, agents[0])
     with simulation(
         plan.env_cfg, task_id=plan.gym_id, device="cpu", num_envs=plan.num_envs, seed=0
     ) as gym_env:
@@ -57,13 +80,13 @@ def main(library, logs, *agents):
             found = {"agent": agent}
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    plan = planned(library, logs, agent)
+                    plan = planned(library, logs, task, agent)
                     env = TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
                     env.reset()
                     runner = runner_of(plan)(env, plan.config, None, "cpu", plan.identity)
                     seen = []
                     runner.on_iteration = seen.append
-                    runner.learn(2, True)
+                    runner.learn(int(iterations), True)
                     policy = runner.get_inference_policy("cpu")
                     policy.reset()
                     action = policy(env.get_observations())
@@ -75,6 +98,8 @@ def main(library, logs, *agents):
                     "losses": seen[-1].losses,
                     "action": action.flatten().tolist(),
                 }
+                if targets != "-":
+                    found["exports"] = exported(plan, runner.alg.get_policy(), env, targets)
             except Exception:  # pylint: disable=broad-exception-caught  # the test shows it
                 found["error"] = traceback.format_exc()
             print(json.dumps(found), flush=True)

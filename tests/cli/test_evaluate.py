@@ -231,6 +231,11 @@ LIGHT = {
         ["--quantize int8", "not --checkpoint random"],
     ),
     "integers of skrl's": (["--rl_library", "skrl", "--quantize", "int8"], ["not --rl_library skrl"]),
+    "an ANN in integers": (["--agent", "mlp_ppo", "--quantize", "int8"], ["agent.network: none given"]),
+    "neurons in integers": (
+        ["--agent", "quadratic_ppo", "--quantize", "int8"],
+        ["agent.network.neuron.name: quadratic given; allowed for c_int8: alif, lif, sigma_delta"],
+    ),
     "unknown agent": (["--agent", "lif_pppo"], ["'lif_pppo'", "mean 'lif_ppo'"]),
 }
 
@@ -258,14 +263,6 @@ HEAVY = {
     "a fault of a network in integers": (
         ["--task", "cartpole", "--quantize", "int8", "--conditions", "push,dead_neurons"],
         ["--quantize int8: 'dead_neurons' changes a network in single precision"],
-    ),
-    "an ANN in integers": (
-        ["--task", "cartpole", "--agent", "mlp_ppo", "--quantize", "int8"],
-        ["an ANN has no spikes"],
-    ),
-    "neurons in integers": (
-        ["--task", "cartpole", "--agent", "quadratic_ppo", "--quantize", "int8"],
-        ["neuron 'quadratic' has no form in integers; choose from alif, lif, sigma_delta"],
     ),
     "two robots": (
         ["--task", "Isaac-Shadow-Handover-Direct"],

@@ -1,7 +1,11 @@
-"""Every shipped agent that takes vectors resolves, builds, trains for two iterations on Isaac-Cartpole and acts, on both hosts."""
+"""Every shipped agent that takes vectors resolves, builds, trains for two iterations on Isaac-Cartpole and acts, on both hosts.
+
+Slow: after four iterations each is exported, with a camera those that take images, or refused by the key of the agent.
+"""
 
 import json
 import math
+import re
 
 import pytest
 
@@ -45,8 +49,13 @@ def library(request):
 def trained(library, tmp_path_factory) -> dict[str, dict]:
     """What each agent did, by name, from one process with one simulator."""
     agents = [agent for agent in AGENTS if library != "skrl" or not refused_by_skrl(agent)]
-    logs = tmp_path_factory.mktemp("logs")
-    done = processes.run("-m", "tests.cli.every_agent", library, logs, *agents)
+    return rows_of(agents, library, tmp_path_factory.mktemp("logs"), "cartpole", 2, "-")
+
+
+def rows_of(agents, library, logs, task, iterations, targets):
+    """What ``agents`` did, by name, in a process of their own."""
+    line = (library, logs, task, iterations, targets)
+    done = processes.run("-m", "tests.cli.every_agent", *line, *agents)
     rows = [json.loads(text) for text in done.stdout.splitlines() if text.startswith('{"agent"')]
     assert len(rows) == len(agents), done.stdout[-1000:] + done.stderr[-3000:]
     return {row["agent"]: row for row in rows}
@@ -69,3 +78,31 @@ def test_every_agent_trains_on_the_real_cartpole(trained, library, agent):
     assert row["operations"] > 0
     assert (row["rate"] > 0) == (agent in SPIKING)
     assert row["warned"] == [], "no layer of a shipped agent is silent or saturated from the start"
+
+
+TARGETS = "c,c_int8,onnx,torchscript,nir"
+IMAGES = [name for name in registry.names("agents") if not takes_vectors(name) and "classifier" not in name]
+UNROLLED = ("hodgkin_huxley_ppo",)
+"""Agents of so many operations that an ONNX graph of them takes minutes; all other files are made of them too."""
+GROUPS = {
+    "vectors": ([name for name in AGENTS if name not in UNROLLED], "cartpole", TARGETS),
+    "many operations": (UNROLLED, "cartpole", TARGETS.replace("onnx,", "")),
+    "images": (IMAGES, "cartpole_camera_small", TARGETS),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_trained_agent_is_exported_or_refused_by_its_key(group, tmp_path):
+    agents, task, targets = GROUPS[group]
+    rows, wrong = rows_of(agents, "rsl_rl", tmp_path, task, 4, targets), {}
+    for agent, row in rows.items():
+        assert "error" not in row, row["error"]
+        for target, found in row["exports"].items():
+            refused = re.match(r"agent\.[\w.\[\]]+: .* given; allowed for", found.get("refused", ""))
+            if not (refused or found.get("steps")):
+                wrong[agent, target] = found
+    assert not wrong
+    every = [row["exports"] for row in rows.values()]
+    assert all("steps" in exports[name] for exports in every for name in ("c", "torchscript"))

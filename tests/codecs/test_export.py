@@ -5,6 +5,7 @@ import torch
 from tensordict import TensorDict
 
 from spiky_rl.hosts.rsl_rl import SpikingModel
+from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF
 
 INPUTS, ACTIONS, CONTROL_STEPS = 4, 2, 12
@@ -48,7 +49,7 @@ NETWORKS = {
 @pytest.mark.parametrize("case", NETWORKS)
 def test_exports_equal_the_live_policy_and_start_again_from_rest(case, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
-    live = model(NETWORKS[case]).eval()
+    live = perturb_learned_values(model(NETWORKS[case]).eval())
     scripted, wrapped = torch.jit.script(live.as_jit()), live.as_onnx()
     names = {"input_names": wrapped.input_names, "output_names": wrapped.output_names}
     # as rsl_rl's runner does it
@@ -86,6 +87,7 @@ def test_exports_equal_the_live_policy_and_start_again_from_rest(case, tmp_path)
 def test_running_normalisation_is_saved_and_exported_with_a_range_limited_encoder(encoder):
     network = {**LIF, "encoder": encoder}
     live = model(network, obs_normalization=True)
+    perturb_learned_values(live.network)
     raw = torch.randn(200, INPUTS, generator=torch.Generator().manual_seed(2)) * 4.0 + 100.0
     with torch.inference_mode():
         unnormalised = live.eval()(observations(raw))

@@ -1,5 +1,6 @@
 """policy.c is the policy: bit-equal actions, no warning, and nothing outside its struct, whatever it is given."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -14,15 +15,18 @@ from spiky_rl.config import registry
 from spiky_rl.deploy import c
 from spiky_rl.deploy._program import ExportError
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from tests.deploy.trained import trained
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner
 
 STEPS = 120
+LAYER_1 = "c_network_layers_1_connection"
+"""How names of the second layer's arrays begin."""
 FAST = ("lif_ppo", "alif_recurrent_ppo", "sigma_delta_ppo", "quadratic_ppo", "gru_ppo", "lif_population_ppo")
 """One of each kind of program; all others are slow."""
 
 
-def marked(names):
-    return [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in names]
+def marked(names, fast=FAST):
+    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(name="written", scope="module")
@@ -33,9 +37,9 @@ def written_once():
 
 @pytest.fixture(name="policy")
 def policy_of_an_agent(request, written, tmp_path_factory):
-    """An agent's freshly drawn policy, and the file that it is written into."""
+    """An agent's policy as if trained, and the file that it is written into."""
     if request.param not in written:
-        policy = agent_runner(request.param).alg.get_policy().eval()
+        policy = trained(request.param)
         target = registry.configure("targets", "c", "--to").build()
         written[request.param] = policy, target, target.write(policy, tmp_path_factory.mktemp(request.param))
     return written[request.param]
@@ -86,18 +90,18 @@ def test_only_sums_of_torch_may_differ():
 
 @pytest.mark.parametrize("density", [0.05, 0.15, 0.9])
 def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
-    policy = agent_runner(
-        "lif_ppo", f"agent.network.connection.density={density}", "agent.network.layers=[40,300]"
+    policy, target = (
+        trained("lif_ppo", f"agent.network.connection.density={density}", "agent.network.layers=[40,300]"),
+        c.C(),
     )
-    policy, target = policy.alg.get_policy().eval(), c.C()
     path, seen = target.write(policy, tmp_path), walk(policy)
     step = target.open(path)
     np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
     sizes = dict(re.findall(r"static const \w+ (\w+)\[(\d+)\]", path.read_text()))
     synapses = [round(40 * density) * 300]
     held = [
-        int(sizes["addmm_1_weight"]),
-        *(int(sizes.get(f"addmm_1_{name}", 0)) for name in ("neuron", "begin")),
+        int(sizes[f"{LAYER_1}_weight_mul"]),
+        *(int(sizes.get(f"{LAYER_1}_weight_mul_{name}", 0)) for name in ("neuron", "begin")),
     ]
     assert held == ([40 * 300, 0, 0] if density == 0.9 else [*synapses, *synapses, 41])
     line = [*c.compiler(), *c.STANDARD, "-Werror", "-O2", "-c", path, "-o", tmp_path / "policy.o"]
@@ -105,16 +109,22 @@ def test_weights_that_are_mostly_zero_are_lists_of_synapses(density, tmp_path):
 
 
 def test_weights_that_are_all_zero_are_none_the_less_a_policy(tmp_path):
-    policy = agent_runner("lif_ppo", "agent.network.layers=[40,30]").alg.get_policy().eval()
+    policy = trained("lif_ppo", "agent.network.layers=[40,30]")
     with torch.no_grad():
         policy.network.layers[1].connection.weight.zero_()
     step, seen = c.C().open(c.C().write(policy, tmp_path)), walk(policy)
     np.testing.assert_array_equal(np.concatenate([step(x.numpy(), [])[0] for x in seen]), live(policy, seen))
 
 
+NEWEST = max(
+    (path.name for folder in os.get_exec_path() for path in Path(folder).glob("clang-[0-9]*")),
+    key=lambda name: int(re.findall(r"\d+", name)[0]),
+    default="clang",
+)
+"""The newest Clang that there is."""
 COMPILERS = {
     "gcc": ("gcc",),
-    "clang": ("clang",),
+    "clang": (NEWEST,),
     "gcc for 32 bits": ("gcc", "-m32"),
     "Cortex-M4": ("arm-none-eabi-gcc", "-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
 }
@@ -135,12 +145,12 @@ def skip_without(command, folder):
 @pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
 @pytest.mark.parametrize(
     "policy",
-    marked(("lif_ppo", "quadratic_ppo", "gru_ppo", "lif_reservoir_ppo", "lif_conv_ppo")),
+    marked(AGENTS, (*FAST, "lif_latency_ppo")),  # whose truths are stored and read again
     indirect=True,
 )
 def test_compilers_have_nothing_to_say(policy, command, tmp_path):
     skip_without(command, tmp_path)
-    line = [*command, *c.STANDARD, "-Werror", "-O2", "-c", policy[2], "-o", tmp_path / "policy.o"]
+    line = [*command, *c.STANDARD, "-Wshadow", "-Werror", "-O2", "-c", policy[2], "-o", tmp_path / "policy.o"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:2000]
 
@@ -163,9 +173,8 @@ int main(void) {
         observation[i] = episode % 4 == 0 ? (float)(seed >> 16) / 32768.0f - 1.0f : odd[(seed >> 16) % 11];
       }
       policy_step(&state, observation, action);
-      if (episode % 4 == 0)
-        for (int i = 0; i < POLICY_ACTIONS; i++)
-          if (!isfinite(action[i])) return 1;
+      for (int i = 0; i < POLICY_ACTIONS; i++)
+        if (!isfinite(action[i])) return 1;
     }
   }
   puts("whole");
@@ -199,7 +208,7 @@ def test_nothing_that_is_observed_leads_outside_of_the_struct(policy, tmp_path):
 
 
 def test_a_finite_struct_of_the_callers_is_all_that_there_is(tmp_path):
-    policy = agent_runner("alif_recurrent_ppo").alg.get_policy().eval()
+    policy = trained("alif_recurrent_ppo")
     path = c.C().write(policy, tmp_path)
     source = path.read_text()
     statics = [line for line in source.splitlines() if line.startswith("static ") and "(" not in line]
@@ -210,7 +219,7 @@ def test_a_finite_struct_of_the_callers_is_all_that_there_is(tmp_path):
 
 
 def test_two_robots_share_the_code_and_nothing_else(tmp_path):
-    policy = agent_runner("lif_stateful_ppo").alg.get_policy().eval()
+    policy = trained("lif_stateful_ppo")
     target = c.C()
     path = target.write(policy, tmp_path)
     one, other = target.open(path), target.open(path)
@@ -233,7 +242,7 @@ def test_an_operation_without_a_c_form_is_named():
 
 
 def test_a_weight_that_is_not_finite_is_refused(tmp_path):
-    policy = agent_runner("lif_ppo").alg.get_policy().eval()
+    policy = trained("lif_ppo")
     with torch.no_grad():
         policy.network.readout.weight[0, 0] = float("nan")
     with pytest.raises(ExportError, match="nan"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from spiky_rl.hosts.rsl_rl.runner import Runner
+from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 
 CONTROL_STEPS, TOLERANCE = 60, 1e-5
@@ -27,7 +28,7 @@ def runner(network, actor):
     settings = config(network)
     settings["actor"] |= actor
     run = Runner(PointEnv(1), settings)
-    run.alg.actor.eval()
+    perturb_learned_values(run.alg.actor.eval())
     if network is not None:
         run.alg.actor.network.run_on("torch")  # the exports run the reference
     return run

@@ -10,6 +10,7 @@ from spiky_rl.config.registry import RegistryError
 from spiky_rl.hosts.rsl_rl import SpikingModel
 from spiky_rl.hosts.rsl_rl.runner import Runner
 from spiky_rl.kernels import dispatch
+from tests.deploy.perturbed import perturb_learned_values
 from tests.hosts.point_env import LIF, PointEnv, config
 from tests.hosts.ratio_case import replayed_differences
 
@@ -236,7 +237,7 @@ def test_learning_rate_floor_holds_under_the_adaptive_schedule():
 def test_exports_equal_the_live_policy_over_whole_episodes(stateful, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime", reason="runs the exported graph")
     run = runner({**LIF, "stateful": stateful, "layers": [16, 12]}, num_envs=1)
-    run.alg.actor.eval()
+    perturb_learned_values(run.alg.actor.eval())
     run.alg.actor.network.run_on("torch")  # the exports run the reference: bit for bit
     run.export_policy_to_jit(str(tmp_path))
     run.export_policy_to_onnx(str(tmp_path))

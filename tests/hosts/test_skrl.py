@@ -232,7 +232,10 @@ def test_models_tolerate_single_samples_without_states_and_never_write_a_state(c
 
 def test_the_action_noise_learns_at_a_rate_of_its_own_on_both_hosts():
     rates = {"learning_rate": 0.001, "critic_learning_rate": 0.01, "std_learning_rate": 0.002}
-    fixed = ["agent.algorithm.schedule=fixed", *(f"agent.algorithm.{key}={rate}" for key, rate in rates.items())]
+    fixed = [
+        "agent.algorithm.schedule=fixed",
+        *(f"agent.algorithm.{key}={rate}" for key, rate in rates.items()),
+    ]
     theirs = RslRunner(PointEnv(), config(SPIKING, **rates))
     ours = runner(*fixed, network=SPIKING)
     for run, noise in ((theirs, theirs.alg.actor.distribution.std_param), (ours, ours.policy.log_std)):

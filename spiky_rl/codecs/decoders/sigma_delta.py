@@ -33,7 +33,8 @@ class SigmaDelta(Decoder):
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         weight, bias = self.synapses(), self.readout.bias
         if state is None:
-            return dispatch.linear(self.backend, spikes.sum(1), weight, bias), ()
+            # the bias last, as below: the first control step of an episode has the same bits with a state as without
+            return dispatch.linear(self.backend, spikes.sum(1), weight, None) + bias, ()
         changes, total, sums = dispatch.linear(self.backend, spikes.sum(1), weight, None), state[0], []
         for t in range(changes.shape[0]):
             if keep is not None:

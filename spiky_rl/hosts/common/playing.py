@@ -19,6 +19,9 @@ from spiky_rl.networks.base import SpikingNetwork, State
 Part = slice | Tensor
 """Some of the environments, by index."""
 ALL = slice(None)
+BOUND = 1e6
+"""Largest size of an observation, normalised where a policy normalises, that a policy takes which acts and does not learn."""
+LARGEST = torch.finfo(torch.float32).max
 
 
 def part_of(state: State | None, part: Part) -> State | None:
@@ -30,6 +33,19 @@ def rested(state: State, dones: Tensor) -> State:
     """A ``state`` in which the environments that are ``dones`` [B] are at rest; a new one, for a rollout may hold the old."""
     done = dones.view(1, -1, 1) > 0
     return tuple(torch.where(done, torch.zeros_like(s), s) for s in state)
+
+
+def bounded(x: Tensor) -> Tensor:
+    """Return observations ``x`` as a policy takes them that acts and does not learn: 0 for what is not a number, none beyond `BOUND`.
+
+    One such number would otherwise stay in a state for as long as the episode lasts.
+    """
+    return torch.where(x.isnan(), 0.0, x).clamp(-BOUND, BOUND)
+
+
+def recovered(state: State) -> State:
+    """Return a ``state`` in which what is not finite is at rest."""
+    return tuple(torch.where(s.abs() <= LARGEST, s, 0.0) if s.is_floating_point() else s for s in state)
 
 
 class PlayedPolicy(ABC):

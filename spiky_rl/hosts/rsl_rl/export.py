@@ -6,8 +6,10 @@ Both run the torch reference step. The state is one flat tensor [1, S], rest is 
 from __future__ import annotations
 
 import copy
+import io
 import json
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from spiky_rl.config import files
+from spiky_rl.hosts.common.playing import bounded, recovered
 from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:
@@ -29,7 +33,7 @@ LARGEST_FILE = 2**31 - 2**24
 
 
 def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
-    """Write a model as one ONNX file whose metadata say how it is to be run, as `about` describes.
+    """Write a model as one ONNX file whose metadata say how it is to be run, as `about` describes, and nothing of where it was made.
 
     Args:
         model: Any of rsl_rl's or ours.
@@ -42,13 +46,6 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
     wrapped: Any = model.as_onnx(verbose=verbose).to("cpu").eval()
     example = wrapped.get_dummy_inputs()
     size = sum(t.numel() * t.element_size() for t in (*wrapped.parameters(), *wrapped.buffers()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.data")
-    beside.unlink(missing_ok=True)  # of an earlier export
-    torch.onnx.export(
-        wrapped, example, str(path), opset_version=18, verbose=verbose, external_data=size > LARGEST_FILE,
-        input_names=wrapped.input_names, output_names=wrapped.output_names,
-    )  # fmt: skip
     with torch.no_grad():
         outputs = wrapped(*example)
     # rsl_rl's GRU gives a None where its LSTM gives a cell
@@ -68,9 +65,47 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
         "After each call give every state output to the state input of the next call.",
         "give every state input its rest value, in every element",
     )
-    graph = onnx.load(str(path), load_external_data=False)
-    onnx.helper.set_model_props(graph, {key: _text(value) for key, value in described.items()})
-    onnx.save(graph, str(path))
+    # the weights of an earlier export may lie beside it
+    with files.staged(path.parent, [f"{path.name}.data"]) as folder:
+        place = str(folder / path.name)
+        torch.onnx.export(
+            wrapped, example, place, opset_version=18, verbose=verbose, external_data=size > LARGEST_FILE,
+            input_names=wrapped.input_names, output_names=wrapped.output_names,
+        )  # fmt: skip
+        graph = onnx.load(place, load_external_data=False)
+        clear_origin(graph)
+        onnx.helper.set_model_props(graph, {key: _text(value) for key, value in described.items()})
+        onnx.save(graph, place)
+
+
+def clear_origin(message: Any) -> None:
+    """Clear the notes in which torch says of each part of an ONNX ``message`` from which line of which file it was made."""
+    for field, value in message.ListFields():
+        if field.name in ("doc_string", "metadata_props"):
+            message.ClearField(field.name)
+        elif field.type == field.TYPE_MESSAGE and field.name != "initializer":
+            for part in value if field.is_repeated else (value,):
+                clear_origin(part)
+
+
+def write_torchscript(model: MLPModel, path: Path) -> None:
+    """Write a model as TorchScript that says in its attribute ``about`` how it is to be run, and nothing of where it was made.
+
+    Args:
+        model: Any of rsl_rl's or ours.
+        path: The file.
+    """
+    whole = io.BytesIO()
+    torch.jit.save(torch.jit.script(model.as_jit().to("cpu").eval()), whole)
+
+    def fill(beside: Path) -> None:
+        with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(beside, "w") as kept:
+            for part in archive.infolist():
+                # the lines of the trainer's files, for error messages; libtorch reads a file without them
+                if not part.filename.endswith(".debug_pkl"):
+                    kept.writestr(part, archive.read(part))
+
+    files.write(path, fill)
 
 
 def about(
@@ -131,13 +166,14 @@ class _Core(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
-        features, after = self.network(self.obs_normalizer(x.flatten(1)).unsqueeze(0), before)
+        seen = bounded(self.obs_normalizer(x.flatten(1)))
+        features, after = self.network(seen.unsqueeze(0), before)
         action = self.deterministic_output(features.squeeze(0).unflatten(-1, self.output_shape))
-        return action, torch.cat([part.squeeze(0) for part in after], dim=-1)
+        return action, torch.cat([part.squeeze(0) for part in recovered(after)], dim=-1)
 
 
 class JitPolicy(nn.Module):
-    """For ``torch.jit.script``: one environment, its state inside, as rsl_rl's own recurrent exports."""
+    """For ``torch.jit.script``: its state inside, of one environment, as rsl_rl's own recurrent exports; any number where it has none."""
 
     def __init__(self, model: SpikingModel) -> None:
         super().__init__()
@@ -156,8 +192,8 @@ class JitPolicy(nn.Module):
             self.core: Any = torch.jit.trace(core, core.example, check_trace=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Observation ``x`` [1, O] or [1, C, H, W] -> action [1, A]; advances the state."""
-        action, state = self.core(x, self.state)
+        """Observation ``x`` [1, O] or [1, C, H, W] -> action [1, A]; advances the state. Without a state, any batch."""
+        action, state = self.core(x, self.state.expand(x.shape[0], -1))
         if self.is_recurrent:
             self.state[:] = state
         return action

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spiky_rl.config import registry, spec
 from spiky_rl.config.plain import Tree
-from spiky_rl.hosts.common.playing import rested
+from spiky_rl.hosts.common.playing import bounded, recovered, rested
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.hosts.rsl_rl.flat_state import FlatState
 from spiky_rl.metrics.synops import dense_operations
@@ -126,8 +126,11 @@ class SpikingModel(MLPModel):
     ) -> Tensor:
         # an image comes out flat, with its columns fastest
         if len(self.input_shape) == 1:
-            return super().get_latent(obs, masks, hidden_state)
-        return obs[self.obs_groups[0]].flatten(-len(self.input_shape))
+            x = super().get_latent(obs, masks, hidden_state)
+        else:
+            x = obs[self.obs_groups[0]].flatten(-len(self.input_shape))
+        # while it learns nothing is put right: what is not finite then has to be seen
+        return x if self.training else bounded(x)
 
     @override
     def forward(
@@ -171,7 +174,8 @@ class SpikingModel(MLPModel):
             features, _ = self.network(x.reshape(1, -1, x.shape[-1]), None)
             return features.reshape(*x.shape[:-1], *self.output_shape)
         if masks is None:
-            features, self.state = self.network(x.unsqueeze(0), self._present(x))
+            features, state = self.network(x.unsqueeze(0), self._present(x))
+            self.state = state if self.training else recovered(state)
             return features.squeeze(0).unflatten(-1, self.output_shape)
         features, _ = self.network(x, _as_state(hidden_state) or self.network.zero_state(x.shape[1], x))
         output: Tensor = unpad_trajectories(features, masks)  # type: ignore[assignment]
@@ -201,7 +205,7 @@ class SpikingModel(MLPModel):
             x.unsqueeze(0), self._present(x), adapt=advance and (self.training if adapt is None else adapt)
         )
         if advance:
-            self.state = state
+            self.state = state if self.training else recovered(state)
         found = obs.copy()
         found[self.cache] = features.squeeze(0)
         return found

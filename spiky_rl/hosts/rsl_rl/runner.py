@@ -23,7 +23,7 @@ from spiky_rl.hosts.common.interfaces import Writer
 from spiky_rl.hosts.common.observe import write_pictures
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, fitting
 from spiky_rl.hosts.rsl_rl.distillation import DistillingPPO
-from spiky_rl.hosts.rsl_rl.export import write_onnx
+from spiky_rl.hosts.rsl_rl.export import write_onnx, write_torchscript
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.rsl_rl.observe import Played, last_activity, raster
 from spiky_rl.hosts.rsl_rl.teacher import Teacher
@@ -144,6 +144,11 @@ class Runner(HostRunner, OnPolicyRunner):
     def get_inference_policy(self, device: str | None = None) -> Played:  # type: ignore[override]
         """The actor as playback uses it, in evaluation mode, on ``device``."""
         return Played(OnPolicyRunner.get_inference_policy(self, device))
+
+    @override
+    def export_policy_to_jit(self, path: str, filename: str = "policy.pt") -> None:
+        """Write the policy as TorchScript that says how it is to be run; arguments as `export_policy_to_onnx`'s."""
+        write_torchscript(self.alg.get_policy(), Path(path) / filename)
 
     @override
     def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:

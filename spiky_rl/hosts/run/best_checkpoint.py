@@ -19,8 +19,8 @@ import torch
 from spiky_rl.config import files
 from spiky_rl.config.plan import Plan
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError, numbered
 from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.common.run_folders import CheckpointError, numbered
 from spiky_rl.hosts.common.runner import HostRunner
 from spiky_rl.hosts.isaaclab.evaluation import restart
 

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from spiky_rl.config import files, sizes
 from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError
-from spiky_rl.config.plan import Plan, Request, split_overrides
+from spiky_rl.config.plain import Tree
+from spiky_rl.config.plan import RANDOM, Plan, Request, split_overrides
 from spiky_rl.config.spec import (
     AgentSpec,
     TaskSpec,
     flatten,
     load_task,
+    merge_agent,
     parse_overrides,
     read_agent,
     resolve_agent,
@@ -26,6 +28,7 @@ from spiky_rl.config.spec import (
 )
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.hosts.common import processes
+from spiky_rl.hosts.common.run_folders import require_checkpoint
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.isaaclab.conditions import Subject
@@ -54,6 +57,8 @@ def prepare(asked: Request) -> Plan:
     files.require_writable("--log_root", asked.log_root)
     task_spec = load_task(asked.task)
     tuned = None if asked.tuning is None or spec is not None else read_tuned(asked.tuning)
+    if asked.checkpoint not in (None, RANDOM):
+        require_checkpoint(asked.checkpoint)
     require("isaaclab", "isaaclab")
     if asked.library == "skrl":
         require("skrl", "skrl")
@@ -114,6 +119,17 @@ def prepare(asked: Request) -> Plan:
         asked, label, gym_id, stem, task_spec, spec, config, experiment,
         env_cfg, device, num_envs, seed, assets, physics, registered, rank,
     )  # fmt: skip
+
+
+def known_agent(asked: Request) -> Tree | None:
+    """Merge what of a request's agent is known without Isaac Lab, whose own values are left out; None where it was tuned."""
+    if asked.spec is not None:
+        return asked.spec.tree()
+    if asked.tuning is not None:  # which values those are depends on the task's registered id
+        return None
+    task_spec, overrides = load_task(asked.task), split_overrides(asked.overrides)[0]
+    task = task_spec.id if task_spec else task_id(asked.task)
+    return merge_agent(asked.agent, task, {}, overrides, task_spec)[1]
 
 
 def merged(agent: str, task: str, library: str, overrides: Sequence[str]) -> tuple[str, AgentSpec]:

@@ -1,0 +1,36 @@
+"""A control step of an ANN of rsl_rl's, in the form that a spiking network's has for an export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spiky_rl.hosts.common.playing import bounded, recovered
+
+
+class AnnStep(nn.Module):
+    """Bounded observations, and one flat state [1, S] if any."""
+
+    def __init__(self, core: nn.Module) -> None:
+        """Take a control step ``core`` as rsl_rl exports it."""
+        super().__init__()
+        self.core: Any = core
+        first, *states = self.core.get_dummy_inputs()
+        self.shapes = [state.shape for state in states]
+        self.example = first, *([torch.zeros(1, sum(s.numel() for s in states))] if states else [])
+        self.core.obs_normalizer.register_forward_hook(lambda module, inputs, output: bounded(output))
+
+    def get_dummy_inputs(self) -> tuple[Tensor, ...]:
+        """Return inputs of the right shapes."""
+        return self.example
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the action for an observation ``x`` [1, O], and the new ``state`` if there is one."""
+        if state is None:
+            return self.core(x)
+        parts = state.split([shape.numel() for shape in self.shapes], -1)
+        action, *after = self.core(x, *(s.view(shape) for s, shape in zip(parts, self.shapes, strict=True)))
+        held = recovered(tuple(s for s in after if s is not None))  # a GRU gives None for an LSTM's cell
+        return action, torch.cat([s.view(1, -1) for s in held], -1)

@@ -1,0 +1,124 @@
+"""policy.c where arithmetic is not as usual: observations that are no numbers, and compilers that round otherwise."""
+
+import os
+import shutil
+import subprocess
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from spiky_rl.deploy import c
+from spiky_rl.hosts.common.playing import BOUND, bounded, recovered
+from spiky_rl.hosts.rsl_rl.model import SpikingModel
+from spiky_rl.hosts.skrl import observe as skrl
+from tests.deploy.trained import trained
+from tests.deploy.test_c import NEWEST, live, walk
+
+CARRYING = {
+    "lif": ("lif_stateful_ppo", "agent.actor.obs_normalization=true"),
+    "delta": ("lif_stateful_ppo", "agent.network.encoder=delta"),
+    "recurrent": ("alif_recurrent_ppo",),
+    "changes": ("sigma_delta_ppo",),
+    "GRU": ("gru_ppo",),
+    "LSTM": ("gru_ppo", "agent.actor.rnn_type=lstm"),
+}
+"""Agents that remember: one of each kind."""
+
+
+def spoilt(seen):
+    """Observations of which some are none, or larger than any robot's."""
+    seen = seen.clone()
+    seen[10], seen[20, :, 0], seen[21], seen[30, :, 1] = float("nan"), float("inf"), -float("inf"), 3e38
+    return seen
+
+
+def acts(path, seen):
+    step = c.C().open(path)
+    return np.concatenate([step(x.numpy(), [])[0] for x in seen])
+
+
+@pytest.mark.parametrize("case", CARRYING)
+def test_observations_that_are_no_numbers_are_forgotten(case, tmp_path):
+    policy = trained(*CARRYING[case])
+    path, seen = c.C().write(policy, tmp_path), walk(policy)
+    found = acts(path, spoilt(seen))
+    assert np.isfinite(found).all()
+    undisturbed = acts(path, seen)
+    assert np.abs(found - undisturbed)[:40].max() > 1e-3, "they were seen"
+    # a sum without a leak keeps the rounding of the largest number that it held
+    assert np.abs(found - undisturbed)[-1].max() < (0.1 if case == "changes" else 1e-5)
+    if isinstance(policy, SpikingModel):
+        np.testing.assert_array_equal(found, live(policy, spoilt(seen)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_a_policy_takes_what_is_no_number_as_it_is_while_it_learns(value):
+    policy = trained("lif_stateful_ppo")
+    seen = torch.full_like(walk(policy)[:1], value)
+    live(policy.train(), seen)
+    assert not all(s.abs().max() < 1e30 for s in policy.state)
+    live(policy.eval(), seen)
+    assert all(s.isfinite().all() for s in policy.state)
+
+
+def test_numbers_that_are_some_keep_their_bits():
+    x = torch.tensor([[0.0, -0.0, 1e-40, -BOUND, 123.456, float("nan"), float("inf"), -3e38]])
+    expected = torch.tensor([[0.0, -0.0, 1e-40, -BOUND, 123.456, 0.0, BOUND, -BOUND]])
+    assert torch.equal(bounded(x).view(torch.int32), expected.view(torch.int32))
+    whole, (real,) = torch.tensor([[1, -2]]), (torch.tensor([[-0.0, 3e38, float("nan"), -float("inf")]]),)
+    counts, values = recovered((whole, real))
+    assert counts is whole
+    assert torch.equal(values.view(torch.int32), torch.tensor([[-0.0, 3e38, 0.0, 0.0]]).view(torch.int32))
+
+
+def test_the_policy_of_skrl_does_so_too():
+    given = torch.tensor([[float("nan"), 1.0, float("inf")]])
+    environment = SimpleNamespace(observations=lambda obs: obs)
+    after = {"rnn": [torch.tensor([[[float("nan"), 2.0]]])]}
+    model = SimpleNamespace(
+        network=None, ann_operations=0.0, compute=lambda inputs: (inputs["observations"], after)
+    )
+    policy = skrl.Played(SimpleNamespace(normalised=lambda x: x, policy=model), environment)
+    assert policy(given).tolist() == [[0.0, 1.0, BOUND]]
+    assert policy.state[0].tolist() == [[[0.0, 2.0]]]
+
+
+@pytest.fixture(name="written", scope="module")
+def a_policy_with_sums_and_products(tmp_path_factory):
+    policy = trained("alif_recurrent_ppo", "agent.network.layers=[40,30]")
+    return policy, c.C().write(policy, tmp_path_factory.mktemp("arithmetic"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["gcc -std=gnu17 -O2", "gcc -std=c99 -O3", "gcc -std=gnu17 -O2 -ffp-contract=fast", f"{NEWEST} -std=gnu17 -O2", f"{NEWEST} -O3"],
+)  # fmt: skip
+def test_no_compiler_rounds_otherwise(command, written, monkeypatch):
+    policy, path = written
+    words = command.split()
+    if not shutil.which(words[0]):
+        pytest.skip(f"{words[0]} is not installed")
+    monkeypatch.setitem(os.environ, "CC", words[0])
+    monkeypatch.setattr(c, "STANDARD", ())
+    seen = walk(policy)
+    step = c.session(path, c.sizes(path)["FLOATS"], (*words[1:], "-march=native"))
+    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    np.testing.assert_array_equal(found, live(policy, seen))
+
+
+@pytest.mark.parametrize("flag", ["-ffast-math", "-Ofast", "-ffinite-math-only"])
+@pytest.mark.parametrize("compiler", ["gcc", NEWEST])
+def test_a_compiler_that_takes_numbers_for_finite_is_refused(compiler, flag, written, tmp_path):
+    if not shutil.which(compiler):
+        pytest.skip(f"{compiler} is not installed")
+    line = [compiler, flag, "-c", written[1], "-o", tmp_path / "policy.o"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert done.returncode and "needs arithmetic as IEEE 754 has it" in done.stderr
+
+
+def test_the_header_says_so(written):
+    header = " ".join(written[1].with_suffix(".h").read_text().replace("// ", "").split())
+    for words in ("contraction", "-ffast-math", f"beyond {BOUND:g}", "not a number counts as 0"):
+        assert words in header

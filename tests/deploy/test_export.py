@@ -1,0 +1,240 @@
+"""An export is whole: files are proved beside their place, or the older ones stay; what they are made from does not show in them."""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+
+from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
+from spiky_rl.deploy import _export, _targets
+from spiky_rl.deploy._proof import Agreement, state_of
+from spiky_rl.deploy.c import C
+from spiky_rl.deploy.nir import Nir
+from spiky_rl.deploy.onnx import Onnx
+from spiky_rl.deploy.torchscript import TorchScript
+from tests.deploy.perturbed import perturb_learned_values
+from tests.deploy.test_c import walk
+from tests.deploy.test_c_int8 import Restarted
+from tests.hosts.test_first_minibatch import AGENTS, agent_runner
+
+SLOW_TO_UNROLL = ("hodgkin_huxley_ppo",)
+"""Agents of so many operations that torch takes minutes to make an ONNX graph of them."""
+FAST = {
+    "torchscript": ("lif_ppo", "lif_stateful_ppo", "lif_population_ppo", "lif_conv_ppo", "gru_ppo"),
+    "onnx": ("lif_population_ppo",),
+}
+"""By target one agent of each kind; all others are slow."""
+EACH = [
+    pytest.param(target, agent, marks=[] if agent in FAST[target] else pytest.mark.slow)
+    for target in FAST
+    for agent in AGENTS
+    if target == "torchscript" or agent not in SLOW_TO_UNROLL
+]
+
+
+def trained(agent, *overrides):
+    """A policy whose learned values and statistics are as a training leaves them, on the backend that files are compared on."""
+    policy = perturb_learned_values(agent_runner(agent, *overrides).alg.get_policy().eval())
+    if hasattr(policy, "network"):
+        policy.network.run_on("torch")
+    return policy
+
+
+@pytest.fixture(name="written", scope="module")
+def written_once(tmp_path_factory):
+    """Policy, target and file of an agent, made when they are first asked for."""
+    held = {}
+
+    def written(name, agent, *overrides):
+        case = (name, agent, *overrides)
+        if case not in held:
+            policy, target = trained(agent, *overrides), registry.configure("targets", name, "--to").build()
+            held[case] = policy, target, target.write(policy, tmp_path_factory.mktemp("export"))
+        return held[case]
+
+    return written
+
+
+@pytest.mark.parametrize("name, agent", EACH)
+def test_every_agents_file_acts_as_the_trained_agent_does(written, name, agent):
+    if name == "onnx":
+        pytest.importorskip("onnxruntime", reason="runs the exported graph")
+    policy, target, path = written(name, agent)
+    step, agreement = target.open(path), Agreement()
+    policy.reset()
+    with torch.inference_mode():
+        for x in walk(policy):
+            before = state_of(policy)
+            expected = [
+                policy(TensorDict(dict.fromkeys(policy.obs_groups, x), batch_size=[1])).numpy(),
+                *state_of(policy),
+            ]
+            found = step(x.numpy(), before)
+            worst = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=False))
+            agreement.add(worst, target.allowed(policy))
+    assert agreement.flips <= target.flips * agreement.steps, agreement
+
+
+BATCHED = {
+    "delays": ("lif_ppo", "agent.network.recurrent={name: recurrent, delays: 3}"),
+    "delays of two layers": (
+        "alif_ppo",
+        "agent.network.recurrent={name: recurrent, delays: 2}",
+        "agent.network.layers=[8,8]",
+    ),
+    "lateral": ("lif_ppo", "agent.network.recurrent=lateral", "agent.network.encoder=rate"),
+    "images": ("lif_conv_ppo",),
+    "ANN": ("mlp_ppo",),
+}
+
+
+@pytest.mark.parametrize("case", BATCHED)
+def test_torchscript_without_a_state_takes_any_batch(written, case):
+    policy, _, path = written("torchscript", *BATCHED[case])
+    scripted = torch.jit.load(path)
+    seen = walk(policy)[:5, 0]
+    with torch.inference_mode():
+        together = scripted(seen)
+        single = torch.cat([scripted(x[None]) for x in seen])
+    # a matrix product of one row may round otherwise than one of many
+    torch.testing.assert_close(together, single, rtol=1e-5, atol=1e-6)
+    assert together.std(0).min() > 0.0
+
+
+PLACES = [str(Path(__file__).parents[2]), str(Path.home()), "site-packages", "stack_trace"]
+
+
+def places_in(path):
+    """Those of `PLACES` that the bytes of a file name."""
+    content = path.read_bytes()
+    return [place for place in PLACES if place.encode() in content]
+
+
+@pytest.mark.parametrize(
+    "name, agent",
+    [("onnx", "lif_population_ppo"), ("torchscript", "lif_population_ppo"), ("torchscript", "mlp_ppo")],
+)
+def test_a_file_holds_no_path_of_the_machine_that_wrote_it(written, name, agent):
+    assert not places_in(written(name, agent)[2])
+
+
+def test_a_file_of_rsl_rls_own_export_holds_none_either(tmp_path):
+    agent_runner("lif_ppo").export_policy_to_jit(str(tmp_path))
+    assert not places_in(tmp_path / "policy.pt")
+    assert "usage" in torch.jit.load(tmp_path / "policy.pt").about
+
+
+def listing(folder):
+    """Every file below a folder, with its content."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+FILES = {
+    "c": ("policy.c", "policy.h"),
+    "c_int8": ("int8/policy.c", "int8/policy.h"),
+    "nir": ("policy.nir",),
+    "onnx": ("policy.onnx", "policy.onnx.data"),
+    "torchscript": ("policy.pt",),
+}
+QUICK = ("c", "c_int8", "torchscript")
+"""Targets that take no seconds to write."""
+
+
+@pytest.fixture(name="place")
+def a_folder_with_older_files(tmp_path):
+    """A folder with a file of every target's, and one of somebody else's."""
+    for name in (*(name for names in FILES.values() for name in names), "notes.txt"):
+        (tmp_path / "exported" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "exported" / name).write_text(f"older {name}")
+    return tmp_path / "exported"
+
+
+def wrong_sign(cls, monkeypatch):
+    """Let a target write the policy with its readout reversed."""
+    write = cls.write
+
+    def reverse(self, model, folder):
+        with torch.no_grad():
+            model.network.readout.weight *= -1.0
+        try:
+            return write(self, model, folder)
+        finally:
+            with torch.no_grad():
+                model.network.readout.weight *= -1.0
+
+    monkeypatch.setattr(cls, "write", reverse)
+
+
+def not_c(_cls, monkeypatch):
+    """Let the compiler refuse the file in C."""
+    from spiky_rl.deploy import _c_text
+
+    write = _c_text.write_files
+    monkeypatch.setattr(
+        _c_text, "write_files", lambda folder, text, header: write(folder, f"{text}}}", header)
+    )
+
+
+def no_form(cls, monkeypatch):
+    """Let a target fail at an operation that it has no form for, once it has written half."""
+
+    def fail(_self, _model, folder):
+        (folder / "policy.half").write_text("half")
+        raise UserError(f"{folder / 'policy.half'}: torch's operation 'sort' has no form")
+
+    monkeypatch.setattr(cls, "write", fail)
+
+
+FAILURES = {
+    "a wrong file in C": (wrong_sign, C, "policy.c: actions differ"),
+    "a wrong TorchScript": (wrong_sign, TorchScript, "policy.pt: actions differ"),
+    "a file that is no C": (not_c, C, "policy.c: the compiler refuses it"),
+    "no form": (no_form, TorchScript, "policy.half: torch's operation"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_failed_export_leaves_every_older_file_as_it_was(case, place, monkeypatch):
+    fail, cls, said = FAILURES[case]
+    fail(cls, monkeypatch)
+    before, policy = listing(place), trained("lif_ppo")
+    with pytest.raises(UserError, match=re.escape(said)) as refusal:
+        _export.export(policy, Restarted(), place, _targets.targets(QUICK))
+    assert listing(place) == before
+    assert [path.name for path in place.rglob("*.part")] == []
+    assert str(place / said.partition(":")[0]) in str(refusal.value), "the file's own place is named"
+
+
+@pytest.mark.parametrize("cls", [Nir, Onnx])
+def test_a_wrong_file_of_a_slow_target_stays_aside_too(cls, place, monkeypatch):
+    pytest.importorskip("nir" if cls is Nir else "onnxruntime")
+    wrong_sign(cls, monkeypatch)
+    before, name = listing(place), cls.__name__.lower()
+    with pytest.raises(UserError, match=f"policy.{name}: actions differ"):
+        _export.export(trained("lif_ppo"), Restarted(), place, _targets.targets([name]))
+    assert listing(place) == before
+
+
+def test_files_that_are_proved_take_their_places_and_leave_nothing_else(place):
+    pytest.importorskip("onnxruntime")
+    names = [*QUICK, "onnx"]
+    found = _export.export(trained("lif_ppo"), Restarted(), place, _targets.targets(names))
+    after = listing(place)
+    assert set(found) == {place / FILES[name][0] for name in names}
+    new = {name for target in names for name in FILES[target]} - {"policy.onnx.data"}
+    assert set(after) == new | {"policy.nir", "notes.txt"}, "older weights beside the ONNX file are gone"
+    assert {name for name, content in after.items() if content.startswith(b"older")} == {
+        "policy.nir",
+        "notes.txt",
+    }
+
+
+def test_numbers_that_are_none_are_no_agreement():
+    agreement = Agreement()
+    agreement.add(math.nan, 1.0)
+    assert (agreement.flips, agreement.apart) == (1, math.inf)
