@@ -154,7 +154,8 @@ class _Text:
             return "" if x is None else literal(float(x))
         if id(x.value) in inside:
             return x.value.name
-        return self.read(x.value, element(value, x, variables))
+        text = self.read(x.value, element(value, x, variables))
+        return f"({text} != 0.0f)" if memory(x.value).boolean else text
 
     def read(self, value: Value, index: Index) -> str:
         """C of the element of a ``value`` at an ``index``."""

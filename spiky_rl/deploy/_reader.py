@@ -117,7 +117,17 @@ class _Reader:
             operation: What was last done with them; empty: nothing.
         """
         self.numbers[node] = data
-        self.add(node, Value(path, "constant", tuple(data.shape), operation.strip("_"), data=data))
+        self.add(
+            node,
+            Value(
+                path,
+                "constant",
+                tuple(data.shape),
+                operation.strip("_"),
+                data=data,
+                boolean=data.dtype == torch.bool,
+            ),
+        )
 
     def read(self, node: Node) -> None:
         """Take up one operation, a ``node``."""
@@ -325,6 +335,7 @@ class _Reader:
             held.kind,
             shape,
             data=None if held.data is None else held.data.reshape(shape),
+            boolean=held.boolean,
             binary=held.binary,
         )
         other.settings = {"memory": held.settings.get("memory", held)}

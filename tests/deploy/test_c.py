@@ -25,8 +25,8 @@ FAST = ("lif_ppo", "alif_recurrent_ppo", "sigma_delta_ppo", "quadratic_ppo", "gr
 """One of each kind of program; all others are slow."""
 
 
-def marked(names):
-    return [pytest.param(name, marks=[] if name in FAST else pytest.mark.slow) for name in names]
+def marked(names, fast=FAST):
+    return [pytest.param(name, marks=[] if name in fast else pytest.mark.slow) for name in names]
 
 
 @pytest.fixture(name="written", scope="module")
@@ -145,7 +145,7 @@ def skip_without(command, folder):
 @pytest.mark.parametrize("command", COMPILERS.values(), ids=COMPILERS)
 @pytest.mark.parametrize(
     "policy",
-    marked(AGENTS),
+    marked(AGENTS, (*FAST, "lif_latency_ppo")),  # whose truths are stored and read again
     indirect=True,
 )
 def test_compilers_have_nothing_to_say(policy, command, tmp_path):
