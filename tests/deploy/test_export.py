@@ -2,6 +2,7 @@
 
 import math
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +111,11 @@ PLACES = [str(Path(__file__).parents[2]), str(Path.home()), "site-packages", "st
 
 
 def places_in(path):
-    """Those of `PLACES` that the bytes of a file name."""
+    """Return those of `PLACES` that the bytes of a file name, or those of the parts of an archive."""
     content = path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            content += b"".join(archive.read(part) for part in archive.namelist())
     return [place for place in PLACES if place.encode() in content]
 
 
