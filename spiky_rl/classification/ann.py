@@ -1,0 +1,80 @@
+"""The ANN beside a classifier of one's own recordings: a perceptron that sees all frames at once, trained on the same ones.
+
+It says what the recordings are worth without spikes. Its layers are `WIDTHS` with rectified-linear units; it learns from the same
+recordings in the same batches' size, with the same augmentation, and its epoch is chosen by the same validation set. It takes a third
+of the epochs, after which it no longer changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from spiky_rl.classification.settings import agent_of
+from spiky_rl.classification.training import Trainer, accuracy, seen
+from spiky_rl.config.options import UserError
+from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.hosts.common.stopping import Asked
+
+WIDTHS = (256, 256)
+EPOCHS = 3
+"""Epochs of the network for one of the ANN."""
+MAX_WEIGHTS = 50_000_000
+AGENT = "cnn_time_classifier"
+OVERRIDES = [
+    "agent.network.connection={name: linear, gain: 1.4142, offset: 0.0, spread: 0.1}",
+    f"agent.network.layers={list(WIDTHS)}",
+    "agent.algorithm.learning_rate=1.0e-3",
+]
+
+
+def build(trainer: Trainer, seed: int) -> Trainer:
+    """Return a trainer of the ANN on the samples and the split of a network's ``trainer``; ``seed``: of its weights and batches.
+
+    Raises UserError if it would have more than `MAX_WEIGHTS` weights.
+    """
+    spec = agent_of(AGENT, trainer.samples.name, OVERRIDES)
+    assert spec.network is not None
+    how = spec.runner["frames"]
+    _, inputs = seen(trainer.samples.size, how)
+    weights = math.prod(inputs) * WIDTHS[0]
+    if weights > MAX_WEIGHTS:
+        raise UserError(
+            f"{math.prod(inputs):,} values of a recording make {weights:,} weights; allowed: {MAX_WEIGHTS:,}. Take fewer --bins"
+        )
+    torch.manual_seed(seed)
+    network = spec.network.build(inputs=inputs, outputs=len(trainer.samples.classes))
+    settings = replace(
+        trainer.settings,
+        epochs=math.ceil(trainer.settings.epochs / EPOCHS),
+        learning_rate=spec.runner["algorithm"]["learning_rate"],
+        frames=how,
+    )
+    return Trainer(network, trainer.samples, trainer.split, settings, trainer.device)
+
+
+def train(ann: Trainer, stop: Asked, shown: Shown = unseen) -> dict[str, Any] | None:
+    """Train an ``ann`` and test it; return what a result file says of it, or None if a stop was asked for."""
+    with shown("training the ANN on the same frames") as tell:
+        for epoch in ann.epochs():
+            tell((epoch.index + 1) / (epoch.last + 1), f"epoch {epoch.index + 1} of {epoch.last + 1}")
+            if stop():
+                return None
+    best = ann.choose()
+    _, _, operations = ann.observe()
+    history = ann.history
+    return {
+        "name": "mlp",
+        "layers": list(WIDTHS),
+        "learning_rate": ann.settings.learning_rate,
+        "accuracy": accuracy(ann, ann.split.test),
+        "accuracy_validation": history.accuracy_validation[best],
+        "accuracy_train": history.accuracy_train[best],
+        "epoch": best + 1,
+        "epochs": len(history.loss),
+        "seconds_total": sum(history.seconds),
+        "synops_per_sample": operations,
+    }
