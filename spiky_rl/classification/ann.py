@@ -1,8 +1,8 @@
 """The ANN beside a classifier of one's own recordings: a perceptron that sees all frames at once, trained on the same ones.
 
-It says what the recordings are worth without spikes. Its layers are `WIDTHS` with rectified-linear units; it learns from the same
-recordings in the same batches' size, with the same augmentation, and its epoch is chosen by the same validation set. It takes a third
-of the epochs, after which it no longer changes.
+It says what can be told of the recordings without spikes. Its layers are `WIDTHS` with rectified-linear units; it learns from the same
+recordings with the same batch size and augmentation, and the same validation set chooses its epoch. It takes a third of the epochs,
+because it converges sooner.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.settings import agent_of
 from spiky_rl.classification.training import Trainer, accuracy, seen
 from spiky_rl.config.options import UserError
@@ -20,7 +21,7 @@ from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.hosts.common.stopping import Asked
 
 WIDTHS = (256, 256)
-EPOCHS = 3
+EPOCH_RATIO = 3
 """Epochs of the network for one of the ANN."""
 MAX_WEIGHTS = 50_000_000
 AGENT = "cnn_time_classifier"
@@ -49,11 +50,13 @@ def build(trainer: Trainer, seed: int) -> Trainer:
     network = spec.network.build(inputs=inputs, outputs=len(trainer.samples.classes))
     settings = replace(
         trainer.settings,
-        epochs=math.ceil(trainer.settings.epochs / EPOCHS),
+        epochs=math.ceil(trainer.settings.epochs / EPOCH_RATIO),
         learning_rate=spec.runner["algorithm"]["learning_rate"],
         frames=how,
     )
-    return Trainer(network, trainer.samples, trainer.split, settings, trainer.device)
+    ann = Trainer(network, trainer.samples, trainer.split, settings, trainer.device)
+    scale_to_recordings(ann.network, ann.sample_frames())
+    return ann
 
 
 def train(ann: Trainer, stop: Asked, shown: Shown = unseen) -> dict[str, Any] | None:

@@ -20,10 +20,8 @@ from spiky_rl.networks.base import Record, SpikingNetwork
 from spiky_rl.networks.feedforward import FeedForward
 from spiky_rl.reservoirs.calibration import bisect
 
-RATE = 0.2
+RATE = 0.1
 """Share of a layer's neurons that spike in an inner step, on the mean; or half of what very large weights reach, if that is less."""
-RECORDINGS = 32
-"""Recordings that this is measured on, at most."""
 MAX_FACTOR = 1e4
 """Factor of a layer's weights at most; its inverse at least."""
 
@@ -40,11 +38,11 @@ def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
         raise UserError("--initial data: not available for this agent's network; allowed: agent")
     for index, layer in enumerate(network.layers):
         bias, weight = layer.connection.bias, layer.connection.weight
-        current = layer.connection(_record_signal(network, frames)[index])
+        signal = _record_signal(network, frames)[index]
         if bias.requires_grad:
-            bias -= current.flatten(0, -2).mean(0).view(len(bias), -1).mean(1)
+            bias -= layer.connection(signal).flatten(0, -2).mean(0).view(len(bias), -1).mean(1)
         if layer.neuron.graded:
-            factor = 1.0 / float(current.std())
+            factor = 1.0 / float(layer.connection(signal).std())
         else:
             factor = _find_factor(network, frames, index, weight, bias)
         weight *= factor
@@ -61,7 +59,8 @@ def _find_factor(network: FeedForward, frames: Tensor, index: int, weight: Tenso
         return float((_record_signal(network, frames)[index + 1] != 0).float().mean())
 
     largest = math.log(MAX_FACTOR)
-    exponent = bisect(measure_rate, min(RATE, measure_rate(largest) / 2.0), -largest, largest)
+    target = min(RATE, measure_rate(largest) / 2.0)
+    exponent = bisect(measure_rate, target, -largest, largest) if target else None
     weight.copy_(drawn[0])
     bias.copy_(drawn[1])
     if exponent is None:

@@ -15,7 +15,7 @@ from spiky_rl.classification import ann as anns
 from spiky_rl.classification import board as boards
 from spiky_rl.classification import result as results
 from spiky_rl.classification import samples
-from spiky_rl.classification.initial import RECORDINGS, scale_to_recordings
+from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.settings import (
     LIBRARY,
     Flags,
@@ -30,7 +30,7 @@ from spiky_rl.classification.settings import (
 )
 from spiky_rl.classification.sizing import MIN_BATCH, compute_batch_size, compute_epochs
 from spiky_rl.classification.split import split, subset
-from spiky_rl.classification.training import Epoch, History, Trainer, over_time, seen, spread_out
+from spiky_rl.classification.training import Epoch, History, Trainer, seen
 from spiky_rl.classification.training import Settings as Training
 from spiky_rl.config import registry, sizes
 from spiky_rl.config.options import UserError
@@ -110,8 +110,7 @@ def prepare(
     _require_memory(settings, device)
     trainer = _drawn(settings, device, fetch, shown)
     if loaded is None and settings.flags.initial == "data":
-        some = trainer.samples.frames(spread_out(trainer.split.train, RECORDINGS)).to(device)
-        scale_to_recordings(trainer.network, over_time(some, trainer.settings.frames))
+        scale_to_recordings(trainer.network, trainer.sample_frames())
     if loaded is not None:
         _require_same(trainer, loaded, settings.flags.ids)
         trainer.restore(dict(loaded.content))

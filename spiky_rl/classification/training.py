@@ -30,6 +30,8 @@ EVALUATED = 200
 """Samples that pass through the network at once without gradients."""
 LEAST_RISE = 0.02
 """Accuracy by which the end of a training must exceed what came before for it not to have converged."""
+SCALED = 32
+"""Samples that initial weights are scaled to, up to twice as many."""
 OBSERVED = 50
 """Samples that firing rates and operations are measured on, at most."""
 
@@ -127,7 +129,7 @@ class History:
         last epochs alone would always look converged.
 
         Args:
-            validated: Recordings in the validation set; one of them more or less is no rise.
+            validated: Recordings in the validation set; one and a half of them is the least that counts as a rise.
             schedule: That of `Settings`.
         """
         epochs, fifth = len(self.loss), len(self.loss) // 5
@@ -135,7 +137,7 @@ class History:
             return None
         begin = epochs // 2 if schedule == "cosine" else epochs - fifth
         known = [value for value in self.accuracy_validation if value is not None]
-        courses = {"validation": (known, 1.0 / max(validated, 1)), "training": (self.accuracy_train, 0.0)}
+        courses = {"validation": (known, 1.5 / max(validated, 1)), "training": (self.accuracy_train, 0.0)}
         for what, (values, one) in courses.items():
             if len(values) == epochs:
                 before, last = fmean(values[begin - fifth : begin]), fmean(values[-fifth:])
@@ -259,6 +261,11 @@ class Trainer:
         """When this part of all epochs is done."""
         rate = self.settings.learning_rate
         return 0.5 * rate * (1.0 + math.cos(math.pi * done)) if self.settings.schedule == "cosine" else rate
+
+    def sample_frames(self) -> Tensor:
+        """Return frames [T, B, O] of some samples that are learned from, as the network takes them."""
+        frames = self.samples.frames(spread_out(self.split.train, SCALED)).to(self.device)
+        return over_time(frames, self.settings.frames)
 
     def observe(self) -> tuple[list[Firing], float, float]:
         """Firing by layer, mean rate and operations per control step, over some samples that are not learned from, if there are."""
