@@ -20,6 +20,8 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.hosts.common.stopping import Asked
 
+NAME = "mlp"
+"""What `Flags` and result files call it."""
 WIDTHS = (256, 256)
 EPOCH_RATIO = 3
 """Epochs of the network for one of the ANN."""
@@ -59,18 +61,29 @@ def build(trainer: Trainer, seed: int) -> Trainer:
     return ann
 
 
-def train(ann: Trainer, stop: Asked, shown: Shown = unseen) -> dict[str, Any] | None:
-    """Train an ``ann`` and test it; return what a result file says of it, or None if a stop was asked for."""
-    with shown("training the ANN on the same frames") as tell:
-        for epoch in ann.epochs():
-            tell((epoch.index + 1) / (epoch.last + 1), f"epoch {epoch.index + 1} of {epoch.last + 1}")
-            if stop():
-                return None
+def train(trainer: Trainer, seed: int, stop: Asked, shown: Shown = unseen) -> dict[str, Any]:
+    """Train the ANN beside a network's ``trainer`` and test it; return what a result file says of it.
+
+    Args:
+        trainer: The network's, whose samples and split are the ANN's too.
+        seed: Of weights and batches.
+        stop: Tells whether to stop: then the ANN is left out, as it is where it is too large or its loss is no number.
+        shown: Shows how far it is.
+    """
+    try:
+        ann = build(trainer, seed)
+        with shown("training the ANN on the same frames") as tell:
+            for epoch in ann.epochs():
+                tell((epoch.index + 1) / (epoch.last + 1), f"epoch {epoch.index + 1} of {epoch.last + 1}")
+                if stop() and epoch.index < epoch.last:
+                    return {"name": NAME, "accuracy": None, "left_out": "a stop was asked for"}
+    except (UserError, FloatingPointError) as error:
+        return {"name": NAME, "accuracy": None, "left_out": str(error)}
     best = ann.choose()
     _, _, operations = ann.observe()
     history = ann.history
     return {
-        "name": "mlp",
+        "name": NAME,
         "layers": list(WIDTHS),
         "learning_rate": ann.settings.learning_rate,
         "accuracy": accuracy(ann, ann.split.test),

@@ -108,6 +108,8 @@ def prepare(
         _require_epochs(settings, loaded)
     device = check_device(device)
     _require_memory(settings, device)
+    if loaded is not None and settings.flags.initial is None:  # of a run before there was a choice
+        settings.flags = settings.flags.with_changes(initial="agent")
     trainer = _drawn(settings, device, fetch, shown)
     if loaded is None and settings.flags.initial == "data":
         scale_to_recordings(trainer.network, trainer.sample_frames())
@@ -353,15 +355,9 @@ class Run:
 
         Args:
             result: A finished run's, as `keep` gives it.
-            asked: Tells whether to stop: then nothing is added.
+            asked: Tells whether to stop: then the ANN is left out.
             shown: Shows how far it is.
         """
-        if self.settings.flags.ann != "mlp":
-            return
-        try:
-            result["ann"] = anns.train(anns.build(self.trainer, self.settings.flags.seed), asked, shown)
-        except (UserError, FloatingPointError) as error:
-            result["ann"] = {"name": "mlp", "accuracy": None, "left_out": str(error)}
-        except KeyboardInterrupt:
-            return
-        results.write(self.folder, result)
+        if self.settings.flags.ann == "mlp":
+            result["ann"] = anns.train(self.trainer, self.settings.flags.seed, asked, shown)
+            results.write(self.folder, result)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from spiky_rl.classification import ann as ann_beside
 from spiky_rl.classification import training as classify_training
 from spiky_rl.classification import use
 from spiky_rl.cli import common
@@ -381,10 +382,21 @@ def test_an_ann_on_the_same_frames_stands_beside_the_network_in_words_and_in_the
     assert (alone["accuracy"], alone["history"]["loss"]) == (result["accuracy"], result["history"]["loss"])
     assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 33, "--device", "cpu") == 0
     assert newest(tmp_path)[1]["ann"]["epochs"] == 11
-    # one that is too large is left out, which is said
+    # one that a signal stops, or that is too large, is left out, which is said
+    build = ann_beside.build
+
+    def build_and_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return build(*arguments)
+
+    monkeypatch.setattr(ann_beside, "build", build_and_stop)
+    assert run(tmp_path, *line) == 0
+    assert re.search(r"ANN +left out: a stop was asked for", capsys.readouterr().out)
+    assert newest(tmp_path)[1]["accuracy"] == result["accuracy"]
+    monkeypatch.setattr(ann_beside, "build", build)
     monkeypatch.setattr("spiky_rl.classification.ann.MAX_WEIGHTS", 100_000)
     assert run(tmp_path, *line) == 0
-    assert "ANN" in (said := capsys.readouterr().out) and "left out: 512 values" in said
+    assert re.search(r"ANN +left out: 512 values", capsys.readouterr().out)
     assert newest(tmp_path)[1]["ann"]["accuracy"] is None
 
 
