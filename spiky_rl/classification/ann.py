@@ -35,7 +35,7 @@ OVERRIDES = [
 
 
 def build(trainer: Trainer, seed: int) -> Trainer:
-    """Return a trainer of the ANN on the samples and the split of a network's ``trainer``; ``seed``: of its weights and batches.
+    """Return a trainer of the ANN on the samples and the split of a network's ``trainer``; ``seed`` draws its weights and batches.
 
     Raises UserError if it would have more than `MAX_WEIGHTS` weights.
     """
@@ -66,8 +66,8 @@ def train(trainer: Trainer, seed: int, stop: Asked, shown: Shown = unseen) -> di
 
     Args:
         trainer: The network's, whose samples and split are the ANN's too.
-        seed: Of weights and batches.
-        stop: Tells whether to stop: then the ANN is left out, as it is where it is too large or its loss is no number.
+        seed: Seed of its weights and batches.
+        stop: Says whether to stop; the ANN is then left out, as it is if it is too large or its loss is not finite.
         shown: Shows how far it is.
     """
     try:
