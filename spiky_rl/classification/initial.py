@@ -10,6 +10,7 @@ Source: Rossbroich et al. (2022), fluctuation-driven initialisation, and Mishkin
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,12 +38,13 @@ def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
     if not isinstance(network, FeedForward):
         raise UserError("--initial data: not available for this agent's network; allowed: agent")
     for index, layer in enumerate(network.layers):
-        bias, weight = layer.connection.bias, layer.connection.weight
+        link: Any = layer.connection
+        bias, weight = link.bias, link.weight
         signal = _record_signal(network, frames)[index]
         if bias.requires_grad:
-            bias -= layer.connection(signal).flatten(0, -2).mean(0).view(len(bias), -1).mean(1)
+            bias -= link(signal).flatten(0, -2).mean(0).view(len(bias), -1).mean(1)
         if layer.neuron.graded:
-            factor = 1.0 / float(layer.connection(signal).std())
+            factor = 1.0 / float(link(signal).std())
         else:
             factor = _find_factor(network, frames, index, weight, bias)
         weight *= factor

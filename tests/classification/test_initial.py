@@ -15,7 +15,9 @@ SIZE = (12, 2, 1, 39)
 
 def build(agent, size=SIZE):
     torch.manual_seed(0)
-    network = agent_of(agent, "own", []).network.build(inputs=size[1:], outputs=5)
+    spec = agent_of(agent, "own", [])
+    assert spec.network is not None
+    network = spec.network.build(inputs=size[1:], outputs=5)
     network.run_on("torch")
     return network
 

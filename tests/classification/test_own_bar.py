@@ -13,7 +13,7 @@ from spiky_rl.config.reading import parse_json, read_file
 from spiky_rl.datasets._events import MissingData
 from tests.recorded import dataset
 
-REAL = os.environ.get("SPIKY_RL_DATA")
+REAL = os.environ.get("SPIKY_RL_DATA", "")
 FIRST, LEARNED = 16, 12
 """The first class of 20 that no default was chosen on; recordings of each that are learned from."""
 
