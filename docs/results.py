@@ -256,12 +256,12 @@ def _mean(shares: Sequence[float]) -> str:
 
 def classified(*folders: str) -> str:
     """A table of classifiers, a line for each folder of runs: accuracy on the test set, seen once, of every seed and split."""
-    lines = []
-    for folder in folders:
-        runs = _runs(folder)
+    lines: list[list[str]] = []
+    for folder, runs in zip(folders, map(_runs, folders), strict=True):
         counts = f"{runs[0]['samples_train']:,}, {runs[0]['samples_test']:,}"
-        name = folder.removeprefix("studies/classification/")
-        lines.append([f"`{runs[0]['agent']}` ({name})", counts, *_accuracies(runs)])
+        name = f"`{runs[0]['agent']}` ({folder.removeprefix('studies/classification/')})"
+        rows = {name: runs, "the ANN beside it": [run["ann"] for run in runs if run.get("ann")]}
+        lines += [[who, counts, *_accuracies(found)] for who, found in rows.items() if found]
     return table("| recordings to learn from, to test on | accuracy | mean and standard error", lines)
 
 

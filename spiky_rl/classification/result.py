@@ -64,6 +64,7 @@ def write_result(
     held, history, split = trainer.samples, trainer.history, trainer.split
     finished = outcome == "finished"
     best = trainer.choose() if finished else history.best
+    rise = history.find_rise(len(split.validation), trainer.settings.schedule) if finished else None
     layers, rate, operations = trainer.observe()
     steps, _ = seen(held.size, trainer.settings.frames)
     counts, accuracy = None, None
@@ -86,6 +87,8 @@ def write_result(
         "loss": history.loss[best],
         "epoch": best + 1,
         "epochs": len(history.loss),
+        "rising": None if rise is None else vars(rise),
+        "ann": None,
         "samples_train": len(split.train),
         "samples_validation": len(split.validation),
         "samples_test": len(split.test),
@@ -107,5 +110,10 @@ def write_result(
         "history": vars(history),
         "versions": {**runs.versions(), "numpy": importlib.metadata.version("numpy")},
     }
-    files.write_json(folder / "result.json", result)
+    write(folder, result)
     return result
+
+
+def write(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write a ``result`` into a run's ``folder``, atomically."""
+    files.write_json(folder / "result.json", result)

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
+from spiky_rl.classification import ann as anns
 from spiky_rl.classification import board as boards
 from spiky_rl.classification import checkpoint, samples
 from spiky_rl.classification import result as results
+from spiky_rl.classification.initial import scale_to_recordings
 from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.settings import (
     LIBRARY,
+    Flags,
     Request,
     Settings,
     agent_of,
@@ -25,6 +28,7 @@ from spiky_rl.classification.settings import (
     label,
     resumed,
 )
+from spiky_rl.classification.sizing import MIN_BATCH, compute_batch_size, compute_epochs
 from spiky_rl.classification.split import split, subset
 from spiky_rl.classification.training import Epoch, History, Trainer, seen
 from spiky_rl.classification.training import Settings as Training
@@ -38,6 +42,7 @@ from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import CheckpointError
 from spiky_rl.hosts.common.devices import check_device, memory_of
 from spiky_rl.hosts.common.stopping import Asked
+from spiky_rl.networks.feedforward import FeedForward
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +105,11 @@ def prepare(
     if loaded is not None:
         checkpoint.require_memory(loaded, settings.spec, memory_of(device))
     _require_memory(settings, device)
+    if loaded is not None and settings.flags.initial is None:  # of a run before there was a choice
+        settings.flags = settings.flags.with_changes(initial="agent")
     trainer = _drawn(settings, device, fetch, shown)
+    if loaded is None and settings.flags.initial == "data":
+        scale_to_recordings(trainer.network, trainer.sample_frames())
     if loaded is not None:
         _require_same(trainer, loaded, settings.flags.ids)
         for key in ("network", "best"):
@@ -148,8 +157,7 @@ def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -
 
 def _require_memory(settings: Settings, device: str) -> None:
     """Raise UserError where the network, with a batch of it, does not fit the ``device``."""
-    batch = settings.flags.batch_size
-    assert batch is not None
+    batch = settings.flags.batch_size or MIN_BATCH
     sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
 
 
@@ -181,9 +189,18 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     random.seed(flags.seed)
     assert spec.network is not None and flags.shift is not None and flags.rotation is not None
     network = spec.network.build(inputs=inputs, outputs=len(held.classes))
+    initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
+    settings.flags = flags = _sized(flags, len(parted.train)).with_changes(initial=initial)
     rate = spec.runner["algorithm"]["learning_rate"]
     training = Training(learning_rate=rate, frames=how, **{key: getattr(flags, key) for key in TRAINED})
     return Trainer(network, held, parted, training, device)
+
+
+def _sized(flags: Flags, recordings: int) -> Flags:
+    """Return ``flags`` with the batches and epochs that fit a number of ``recordings`` where none are given."""
+    batch_size = flags.batch_size or compute_batch_size(recordings)
+    epochs = flags.epochs or compute_epochs(recordings, batch_size)
+    return flags.with_changes(batch_size=batch_size, epochs=epochs)
 
 
 def require_state(spec: AgentSpec, steps: int) -> None:
@@ -332,3 +349,15 @@ class Run:
                 title = f"{self.title}: {result['accuracy']:.1%} of {len(self.trainer.split.test)}"
                 boards.write_confusion(self.folder, self.board, result, title)
             return result
+
+    def compare(self, result: dict[str, Any], asked: Asked, shown: Shown = unseen) -> None:
+        """Train the ANN that the run asks for on the same frames, and add what came of it to the ``result`` and its file.
+
+        Args:
+            result: A finished run's, as `keep` gives it.
+            asked: Tells whether to stop: then the ANN is left out.
+            shown: Shows how far it is.
+        """
+        if self.settings.flags.ann == "mlp":
+            result["ann"] = anns.train(self.trainer, self.settings.flags.seed, asked, shown)
+            results.write(self.folder, result)

@@ -27,9 +27,9 @@ HOST = {"actor": {"hidden_dims": [128, 128]}, "algorithm": {"learning_rate": 1e-
 """What stands in the place of Isaac Lab's agent: layers and learning rate of an agent that names none."""
 READ = ("network", "frames", "actor.hidden_dims", "algorithm.learning_rate")
 """What of an agent is read here."""
-DECLARED = ("epochs", "batch_size", "shift", "rotation")
+DECLARED = ("epochs", "batch_size", "shift", "rotation", "ann")
 """Flags whose defaults a dataset declares."""
-FREE = ("epochs", "patience", "data")
+FREE = ("epochs", "patience", "data", "ann")
 """Flags that may change when a run goes on."""
 
 
@@ -87,6 +87,14 @@ class Flags(options.Settings):
     )
     rotation: float | None = option(
         None, "augmentation: degrees that a sample is turned by at most; null: as the dataset says", low=0.0
+    )
+    initial: Literal["agent", "data"] | None = option(
+        None,
+        "initial weights: as the agent draws them, or those scaled to the recordings; null: as the dataset says",
+    )
+    ann: Literal["none", "mlp"] | None = option(
+        None,
+        "ANN that is trained on the same frames when the network is; null: a perceptron for your own recordings, else none",
     )
 
 

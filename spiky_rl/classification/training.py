@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -31,6 +32,10 @@ from spiky_rl.networks.base import SpikingNetwork
 
 EVALUATED = 200
 """Samples that pass through the network at once without gradients."""
+LEAST_RISE = 0.02
+"""Accuracy by which the end of a training must exceed what came before for it not to have converged."""
+SCALED = 32
+"""Samples that initial weights are scaled to, up to twice as many."""
 OBSERVED = 50
 """Samples that firing rates and operations are measured on, at most."""
 Part = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -75,6 +80,25 @@ class Epoch:
     """Mean spikes per neuron and inner step."""
     operations: float
     """Effective synaptic operations per control step."""
+    steps: int
+    """Control steps of a recording."""
+
+    @property
+    def operations_per_recording(self) -> float:
+        """Effective synaptic operations of all control steps of a recording."""
+        return self.operations * self.steps
+
+
+@dataclass(frozen=True)
+class Rise:
+    """An accuracy that was still rising when training ended."""
+
+    what: str
+    """``validation`` or ``training``."""
+    before: float
+    """Mean over a fifth of the epochs before the last fifth of what was learned."""
+    last: float
+    """Mean over the last fifth of the epochs."""
 
 
 class History(Record):
@@ -108,6 +132,29 @@ class History(Record):
         """Epochs since the accuracy on the validation set was raised for the last time."""
         known = [value for value in self.accuracy_validation if value is not None]
         return len(known) - 1 - known.index(max(known)) if known else 0
+
+    def find_rise(self, validated: int, schedule: str) -> Rise | None:
+        """Return the accuracy that rose in the last fifth of what was learned; None if neither did, or there are under 10 epochs.
+
+        Learning is counted in learning rates: with a cosine schedule its last fifth begins halfway, and what follows is so slow that its
+        last epochs alone would always look converged.
+
+        Args:
+            validated: Recordings in the validation set; one and a half of them is the least that counts as a rise.
+            schedule: That of `Settings`.
+        """
+        epochs, fifth = len(self.loss), len(self.loss) // 5
+        if fifth < 2:
+            return None
+        begin = epochs // 2 if schedule == "cosine" else epochs - fifth
+        known = [value for value in self.accuracy_validation if value is not None]
+        courses = {"validation": (known, 1.5 / max(validated, 1)), "training": (self.accuracy_train, 0.0)}
+        for what, (values, one) in courses.items():
+            if len(values) == epochs:
+                before, last = fmean(values[begin - fifth : begin]), fmean(values[-fifth:])
+                if last - before > max(one, LEAST_RISE):
+                    return Rise(what, before, last)
+        return None
 
 
 def logits(network: SpikingNetwork, frames: Tensor, record: Recorder | None = None) -> Tensor:
@@ -192,8 +239,10 @@ class Trainer:
             seconds = time.perf_counter() - started
             layers, rate, operations = self.observe()
             chosen = accuracy(self, self.split.validation) if len(self.split.validation) else None
+            steps, _ = seen(self.samples.size, self.settings.frames)
             epoch = Epoch(
-                index, self.settings.epochs - 1, loss, right, chosen, seconds, layers, rate, operations
+                *(index, self.settings.epochs - 1, loss, right, chosen, seconds),
+                *(layers, rate, operations, steps),
             )
             self.history.add(epoch)
             if self.history.best == index:
@@ -224,11 +273,16 @@ class Trainer:
         rate = self.settings.learning_rate
         return 0.5 * rate * (1.0 + math.cos(math.pi * done)) if self.settings.schedule == "cosine" else rate
 
+    def sample_frames(self) -> Tensor:
+        """Return frames [T, B, O] of some samples that are learned from, as the network takes them."""
+        frames = self.samples.frames(spread_out(self.split.train, SCALED)).to(self.device)
+        return over_time(frames, self.settings.frames)
+
     def observe(self) -> tuple[list[Firing], float, float]:
         """Firing by layer, mean rate and operations per control step, over some samples that are not learned from, if there are."""
         record = Recorder()
         few = self.split.validation if len(self.split.validation) else self.split.train
-        ((frames, _),) = loaded(self.samples, [few[:: max(1, len(few) // OBSERVED)]], self.device)
+        ((frames, _),) = loaded(self.samples, [spread_out(few, OBSERVED)], self.device)
         with torch.no_grad():
             logits(self.network, over_time(frames, self.settings.frames), record)
         layers = firing(record)
@@ -257,6 +311,11 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimizer"])
         self.history = History(**state["history"])
         restore_random_state(state["random"], self.device)
+
+
+def spread_out(indices: np.ndarray, count: int) -> np.ndarray:
+    """Return some ``count`` of ``indices``, up to twice as many, evenly from all of them."""
+    return indices[:: max(1, len(indices) // count)]
 
 
 def learned(samples: Samples, split: Split) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,8 @@ def classify(argv: list[str]) -> int:
         with Display(run.title) as display:
             outcome = run.learn(stop, lambda epoch: show(display, epoch, first, course))
         if (result := run.keep(outcome)) is not None:
+            if outcome == "finished":
+                run.compare(result, stop, Bar)
             summarise(result, asked.log_root, run.folder, named_again(asked, run.settings))
         print(f"{run.title}: {outcome}" if result is None else run.folder / "result.json")
     return stop.code_after(outcome)
@@ -84,7 +87,7 @@ def show(display: Display, epoch: Epoch, first: int, course: list[float]) -> Non
         Reading("train", f"{epoch.accuracy_train:6.1%}", blocks if chosen is None else ""),
         Reading("loss", f"{epoch.loss:6.3f}"),
         Reading("firing", f"{epoch.rate:5.1%}", f"by layer: {layers}"),
-        Reading("operations", f"{epoch.operations:9,.0f}", "per control step"),
+        Reading("operations", f"{epoch.operations_per_recording:9,.0f}", "per recording"),
         Reading("time", f"{epoch.seconds:5.1f} s", "per epoch"),
     )
     display.show((epoch.index - first + 1) / (epoch.last - first + 1), readings)
@@ -105,12 +108,40 @@ def summarise(result: Mapping[str, Any], log_root: Path, folder: Path, named: Se
     print_facts(
         f"{result['agent']} on {result['dataset']}{synthetic}: {outcome}",
         ("accuracy", told),
+        *describe_ann(result),
         result["accuracy"] is not None
         and ("epoch", f"{result['epoch']} of {result['epochs']}{by and f', chosen by {by}'}"),
+        result["rising"] is not None and ("not converged", describe_rise(result)),
         ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
-        ("operations", f"{result['synops_per_sample']:,.0f} per sample"),
+        ("operations", f"{result['synops_per_sample']:,.0f} per recording"),
         ("time", f"{result['seconds_total']:.0f} s, {result['seconds_per_epoch']:.1f} s per epoch"),
         ("watch it", f"tensorboard --logdir {log_root}"),
         outcome == "stopped" and ("go on", f"{command} {words}{root}"),
         outcome == "finished" and ("use it", f"{command} --predict {words} --data FOLDER"),
     )
+
+
+def describe_rise(result: Mapping[str, Any]) -> str:
+    """Return in words which accuracy was still rising at the end of a training, and the option that changes it."""
+    what, before, last = (result["rising"][key] for key in ("what", "before", "last"))
+    return f"{what} accuracy was still rising, from {before:.1%} to {last:.1%}; longer: --epochs {2 * result['epochs']}"
+
+
+def describe_ann(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return rows on the ANN of a ``result``: its accuracy beside the network's, and its cost."""
+    ann, count = result["ann"], result["samples_test"]
+    if ann is None:
+        return []
+    if ann["accuracy"] is None:
+        return [("ANN", f"left out: {ann['left_out']}")]
+    share = ann["accuracy"]
+    cost = f"{ann['seconds_total']:.0f} s, {ann['synops_per_sample']:,.0f} operations per recording"
+    rows = [
+        ("ANN", f"{share:.1%} of the same {count}: a perceptron on all frames ({cost}; --ann none: without)")
+    ]
+    error = math.sqrt(share * (1.0 - share) / count)
+    if result["accuracy"] < share - 2.0 * error:
+        rows.append(
+            ("", f"better than the spiking network by more than two standard errors ({2.0 * error:.1%})")
+        )
+    return rows

@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from spiky_rl.config.options import RegistryError, Settings, option
 from spiky_rl.config.registry import Component
@@ -26,6 +26,10 @@ from spiky_rl.datasets._store import Store
 PARTS = ("train", "validation", "test")
 TIMES = {False: "us", True: "steps"}
 """Whether times are steps of tensors -> their unit."""
+type Initial = Literal["agent", "data"]
+"""How initial weights are drawn: as the agent says, or so and then scaled to the recordings."""
+type Ann = Literal["none", "mlp"]
+"""An ANN that is trained beside: none, or a perceptron on all frames."""
 UNKNOWN = -1
 """The label of a recording that nobody has labelled."""
 
@@ -85,14 +89,18 @@ class Dataset(Component):
     home: ClassVar[str] = ""
     agent: str = "lif_conv_classifier"
     """The agent that is trained on it unless another is named; empty: an instance has the one that fits its recordings."""
-    epochs: ClassVar[int] = 30
-    """Unless said otherwise: passes over the samples,"""
-    batch_size: ClassVar[int] = 50
-    """samples that are learned from at once,"""
+    epochs: ClassVar[int | None] = 30
+    """Unless said otherwise: passes over the samples, None if their number decides,"""
+    batch_size: ClassVar[int | None] = 50
+    """samples that are learned from at once, None if their number decides,"""
     shift: ClassVar[float] = 0.0
     """augmentation: pixels that a sample is moved by at most,"""
     rotation: ClassVar[float] = 0.0
-    """and degrees that it is turned by at most."""
+    """degrees that it is turned by at most,"""
+    initial: ClassVar[Initial] = "agent"
+    """what draws the initial weights,"""
+    ann: ClassVar[Ann] = "none"
+    """and the ANN that is trained on the same frames."""
 
     def __init__(self, options: Options, data: Path) -> None:
         """``data``: the folder of the datasets. Raises MissingData where this one is not there."""

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 ENDINGS = (".bin", ".npy", ".npz", ".csv")
 COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
 """Column of a manifest -> what it says."""
+BINS = 32
+"""Frames of a recording, unless said otherwise."""
 MANIFESTS = ("manifest.csv", "manifest.npz")
 SPLITS = {
     "train": "train",
@@ -68,10 +70,18 @@ class Own(Dataset):
 
     title = "own recordings"
     agent = ""
+    epochs = batch_size = None
+    initial, ann = "data", "mlp"
     licence = "yours"
     source = "yours"
 
     class Options(Dataset.Options):
+        bins: int = option(
+            0,
+            f"T: frames of a recording, control steps of the network; 0: {BINS}, or the window's steps where they are fewer",
+            low=0,
+            high=100_000,
+        )
         sensor: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], ...] = option(
             (), "rows and columns; empty: as the recordings need"
         )
@@ -194,6 +204,7 @@ class Own(Dataset):
                 *(self.data, channels, *sensor, *window),
             )
         self.shape, self.window = (channels, *sensor), tuple(window)  # type: ignore[assignment]
+        self.bins = self.bins or min(BINS, self.window[1] - self.window[0])
         self.time = self.time or self._time_of_first(recordings)
 
     def _time_of_first(self, recordings: list[Recording]) -> str:

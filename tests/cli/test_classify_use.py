@@ -20,7 +20,7 @@ from tests.recorded import bars, encoded
 
 CLASSES = ("row", "column", "diagonal")
 LINE = "--dataset own --device cpu --agent lif_linear_classifier --bins 4 --batch_size 8".split()
-LINE += ["dataset.sensor=[8,8]", "dataset.window=[0,1000]", "--seed", "2"]
+LINE += "dataset.sensor=[8,8] dataset.window=[0,1000] --seed 2 --ann none --initial agent".split()
 LINE += ["agent.network.layers=[32]", "agent.network.backend=torch", "agent.algorithm.learning_rate=1e-2"]
 
 

@@ -1,0 +1,94 @@
+"""The ANN beside a classifier of one's own recordings: a perceptron that sees all frames at once, trained on the same ones.
+
+It says what can be told of the recordings without spikes. Its layers are `WIDTHS` with rectified-linear units; it learns from the same
+recordings with the same batch size and augmentation, and the same validation set chooses its epoch. It takes a third of the epochs,
+because it converges sooner.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from spiky_rl.classification.settings import agent_of
+from spiky_rl.classification.training import Trainer, accuracy, seen
+from spiky_rl.config.options import UserError
+from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.hosts.common.stopping import Asked
+
+NAME = "mlp"
+"""What `Flags` and result files call it."""
+WIDTHS = (256, 256)
+EPOCH_RATIO = 3
+"""Epochs of the network for one of the ANN."""
+MAX_WEIGHTS = 50_000_000
+AGENT = "cnn_time_classifier"
+OVERRIDES = [
+    # weights as large as those of torch.nn.Linear: larger ones fit the noise of few recordings
+    "agent.network.connection={name: linear, gain: 0.577, offset: 0.0, spread: 0.02}",
+    f"agent.network.layers={list(WIDTHS)}",
+    "agent.algorithm.learning_rate=1.0e-3",
+]
+
+
+def build(trainer: Trainer, seed: int) -> Trainer:
+    """Return a trainer of the ANN on the samples and the split of a network's ``trainer``; ``seed`` draws its weights and batches.
+
+    Raises UserError if it would have more than `MAX_WEIGHTS` weights.
+    """
+    spec = agent_of(AGENT, trainer.samples.name, OVERRIDES)
+    assert spec.network is not None
+    how = spec.runner["frames"]
+    _, inputs = seen(trainer.samples.size, how)
+    weights = math.prod(inputs) * WIDTHS[0]
+    if weights > MAX_WEIGHTS:
+        raise UserError(
+            f"{math.prod(inputs):,} values of a recording make {weights:,} weights; allowed: {MAX_WEIGHTS:,}. Take fewer --bins"
+        )
+    torch.manual_seed(seed)
+    network = spec.network.build(inputs=inputs, outputs=len(trainer.samples.classes))
+    settings = replace(
+        trainer.settings,
+        epochs=math.ceil(trainer.settings.epochs / EPOCH_RATIO),
+        learning_rate=spec.runner["algorithm"]["learning_rate"],
+        frames=how,
+    )
+    return Trainer(network, trainer.samples, trainer.split, settings, trainer.device)
+
+
+def train(trainer: Trainer, seed: int, stop: Asked, shown: Shown = unseen) -> dict[str, Any]:
+    """Train the ANN beside a network's ``trainer`` and test it; return what a result file says of it.
+
+    Args:
+        trainer: The network's, whose samples and split are the ANN's too.
+        seed: Seed of its weights and batches.
+        stop: Says whether to stop; the ANN is then left out, as it is if it is too large or its loss is not finite.
+        shown: Shows how far it is.
+    """
+    try:
+        ann = build(trainer, seed)
+        with shown("training the ANN on the same frames") as tell:
+            for epoch in ann.epochs():
+                tell((epoch.index + 1) / (epoch.last + 1), f"epoch {epoch.index + 1} of {epoch.last + 1}")
+                if stop() and epoch.index < epoch.last:
+                    return {"name": NAME, "accuracy": None, "left_out": "a stop was asked for"}
+    except (UserError, FloatingPointError) as error:
+        return {"name": NAME, "accuracy": None, "left_out": str(error)}
+    best = ann.choose()
+    _, _, operations = ann.observe()
+    history = ann.history
+    return {
+        "name": NAME,
+        "layers": list(WIDTHS),
+        "learning_rate": ann.settings.learning_rate,
+        "accuracy": accuracy(ann, ann.split.test),
+        "accuracy_validation": history.accuracy_validation[best],
+        "accuracy_train": history.accuracy_train[best],
+        "epoch": best + 1,
+        "epochs": len(history.loss),
+        "seconds_total": sum(history.seconds),
+        "synops_per_sample": operations,
+    }

@@ -1,0 +1,58 @@
+"""Initial weights are scaled to recordings: whatever their counts, every layer spikes as much."""
+
+import pytest
+import torch
+
+from spiky_rl.classification.initial import RATE, scale_to_recordings
+from spiky_rl.classification.settings import agent_of
+from spiky_rl.classification.training import logits, over_time
+from spiky_rl.config.options import UserError
+from spiky_rl.metrics.spikes import firing
+from spiky_rl.networks.base import Record
+
+SIZE = (12, 2, 1, 39)
+
+
+def build(agent, size=SIZE):
+    torch.manual_seed(0)
+    spec = agent_of(agent, "own", [])
+    assert spec.network is not None
+    network = spec.network.build(inputs=size[1:], outputs=5)
+    network.run_on("torch")
+    return network
+
+
+def draw_frames(count, size=SIZE):
+    torch.manual_seed(1)
+    return over_time((torch.rand(16, *size) < 0.1).float() * count)
+
+
+def measure_rates(network, frames):
+    record = Record()
+    with torch.no_grad():
+        logits(network, frames, record)
+    return [layer.rate for layer in firing(record)]
+
+
+@pytest.mark.parametrize("count", [0.02, 1.0, 50.0])
+@pytest.mark.parametrize(
+    ("agent", "size"), [("lif_linear_classifier", SIZE), ("lif_conv_small_classifier", (6, 1, 10, 10))]
+)
+def test_every_layer_spikes_at_the_rate_whatever_the_counts_are(agent, size, count):
+    network, frames = build(agent, size), draw_frames(count, size)
+    scale_to_recordings(network, frames)
+    assert measure_rates(network, frames) == pytest.approx([RATE] * 2, rel=0.1)
+
+
+def test_a_layer_of_graded_neurons_gets_currents_of_one_size():
+    network, frames = build("cnn_time_classifier", (1, 2, 34, 34)), draw_frames(30.0, (1, 2, 34, 34))
+    scale_to_recordings(network, frames)
+    with torch.no_grad():
+        current = network.layers[0].connection(frames.unsqueeze(1))
+    assert float(current.std()) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_recordings_that_reach_no_neuron_are_refused():
+    network = build("lif_linear_classifier")
+    with pytest.raises(UserError, match="--initial data: .* layer 1 spike; allowed: agent"):
+        scale_to_recordings(network, torch.zeros(3, 2, 78))

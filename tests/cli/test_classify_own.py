@@ -1,0 +1,83 @@
+"""One's own recordings are trained on with settings that fit them, and with an ANN on the same frames beside the network."""
+
+import os
+import re
+import signal
+
+import pytest
+
+from spiky_rl.classification import ann as ann_beside
+from spiky_rl.cli import common
+from tests.cli.test_classify_use import LINE, folder, newest, run
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPIKY_RL_CACHE", str(tmp_path / "cache"))
+    log = common.log
+    before = log.handlers, log.propagate, log.level
+    yield
+    log.handlers, log.propagate, log.level = before
+
+
+def test_an_ann_on_the_same_frames_stands_beside_the_network_in_words_and_in_the_result(
+    tmp_path, monkeypatch, capsys
+):
+    data = folder(folder(tmp_path / "data", 10, 0, "train"), 6, 1, "test")
+    line = [*LINE, "--data", data, "--epochs", 30, "--ann", "mlp"]
+    assert run(tmp_path, *line) == 0
+    run_folder, result = newest(tmp_path)
+    ann, said = result["ann"], capsys.readouterr().out
+    assert ann["name"] == "mlp" and ann["epochs"] == 10 and result["samples_test"] == 18
+    assert 0.0 <= ann["accuracy"] <= 1.0 and ann["seconds_total"] > 0 and ann["synops_per_sample"] > 0
+    (network,) = re.findall(r"accuracy +([\d.]+%) of the 18 to test on", said)
+    (beside,) = re.findall(r"ANN +([\d.]+%) of the same 18: .* s, .* operations per recording", said)
+    assert (network, beside) == (f"{result['accuracy']:.1%}", f"{ann['accuracy']:.1%}")
+    # the network's result is what it is without an ANN, and a run that goes on trains it again
+    assert run(tmp_path, *line[:-1], "none") == 0
+    _, alone = newest(tmp_path)
+    assert alone["ann"] is None and "ANN" not in capsys.readouterr().out
+    assert (alone["accuracy"], alone["history"]["loss"]) == (result["accuracy"], result["history"]["loss"])
+    assert run(tmp_path, "--checkpoint", run_folder, "--epochs", 33, "--device", "cpu") == 0
+    assert newest(tmp_path)[1]["ann"]["epochs"] == 11
+    # one that a signal stops, or that is too large, is left out, which is said
+    build = ann_beside.build
+
+    def build_and_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return build(*arguments)
+
+    monkeypatch.setattr(ann_beside, "build", build_and_stop)
+    assert run(tmp_path, *line) == 0
+    assert re.search(r"ANN +left out: a stop was asked for", capsys.readouterr().out)
+    assert newest(tmp_path)[1]["accuracy"] == result["accuracy"]
+    monkeypatch.setattr(ann_beside, "build", build)
+    monkeypatch.setattr("spiky_rl.classification.ann.MAX_WEIGHTS", 100_000)
+    assert run(tmp_path, *line) == 0
+    assert re.search(r"ANN +left out: 512 values", capsys.readouterr().out)
+    assert newest(tmp_path)[1]["ann"]["accuracy"] is None
+
+
+def test_a_network_that_an_ann_beats_and_a_training_that_is_not_over_are_named(tmp_path, capsys):
+    data = folder(folder(tmp_path / "data", 20, 0, "train"), 20, 1, "test")
+    slow = ["agent.algorithm.learning_rate=2e-4", "--ann", "mlp", "--epochs", 30]
+    assert run(tmp_path, *LINE, *slow, "--data", data) == 0
+    _, result = newest(tmp_path)
+    said = capsys.readouterr().out
+    assert result["rising"]["last"] > result["rising"]["before"]
+    assert re.search(r"not converged +\w+ accuracy was still rising, .* longer: --epochs 60", said)
+    assert ("better than the spiking network" in said) == (
+        result["accuracy"] < result["ann"]["accuracy"] - 0.1
+    )
+
+
+def test_own_recordings_are_sized_and_their_counts_scaled_unless_it_is_said_otherwise(tmp_path):
+    data = folder(tmp_path / "data", 10, 0)
+    line = ["--dataset", "own", "--data", data, "--device", "cpu", "--agent", "lif_linear_classifier"]
+    line += ["dataset.bins=2", "--ann", "none", "--epochs", 1]
+    assert run(tmp_path, *line) == 0
+    flags = newest(tmp_path)[1]["settings"]["flags"]
+    assert (flags["batch_size"], flags["initial"]) == (16, "data")
+    assert run(tmp_path, *line, "--batch_size", 5, "--initial", "agent") == 0
+    flags = newest(tmp_path)[1]["settings"]["flags"]
+    assert (flags["batch_size"], flags["initial"]) == (5, "agent")
