@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -113,10 +113,19 @@ def option(
 
 def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     """The ``names``, if none stands twice. Raises RegistryError."""
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise RegistryError(f"{short(name)} stands twice")
+    if (name := find_repeated(names)) is not None:
+        raise RegistryError(f"{short(name)} stands twice")
     return names
+
+
+def find_repeated[T: Hashable](values: Iterable[T]) -> T | None:
+    """The first of the ``values`` that stands a second time; None where each stands once."""
+    seen = set[T]()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def ordered(limits: tuple[float, ...]) -> tuple[float, ...]:

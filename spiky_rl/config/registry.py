@@ -371,11 +371,19 @@ def fault(error: BaseException, file: str | None = None) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {_message(error)}"
     if isinstance(error, SystemExit):
         text = f"it ends the program (exit code {error.code}), which a component may not"
     where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""
     return where + " ".join(text.split())
+
+
+def _message(error: BaseException) -> str:
+    """The text of ``error``, or that it has none: the class of an exception may be anyone's."""
+    try:
+        return str(error)
+    except Exception as failure:  # pylint: disable=broad-exception-caught
+        return f"its own text fails with {type(failure).__name__}"
 
 
 def _load_file(path: Path) -> ModuleType:

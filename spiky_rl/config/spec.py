@@ -162,11 +162,26 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
             for key in NETWORKS
         }
         together.check(tree)
+        _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
         raise SpecError(f"{_origin(path, origins)}: {error}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
+
+
+def _check_models(tree: Tree, origins: Mapping[str, str]) -> None:
+    """Refuse a model that is named for an agent and that its spiking network would take the place of. Raises RegistryError.
+
+    What Isaac Lab or a task's file names is for the agents that do not spike.
+    """
+    for network, role in zip(NETWORKS, ("actor", "critic"), strict=True):
+        origin = origins.get(f"{role}.class_name", "Isaac Lab")
+        if tree.get(network) and origin != "Isaac Lab" and not origin.startswith("tasks/"):
+            raise RegistryError(
+                f"agent.{role}.class_name: {short(section(tree, role)['class_name'])} given, and agent.{network} takes its place;"
+                f" allowed: nothing with agent.{network}"
+            )
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:

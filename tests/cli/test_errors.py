@@ -56,6 +56,7 @@ def assert_no_run(log_root: Path) -> None:
     assert not list(log_root.glob("*rl/**/*")), "a run folder was made"
 
 
+SYMMETRY = "agent.algorithm.symmetry_cfg={{{{data_augmentation_func: '{}'}}}}"
 LIGHT = {
     "unknown agent": (["--agent", "lif_pppo"], ["agent", "'lif_pppo'", "mlp_ppo", "mean 'lif_ppo'"]),
     "value with a flag": (["env.scene.num_envs=8"], ["'env.scene.num_envs=8'", "use --num_envs"]),
@@ -240,7 +241,7 @@ HEAVY = {
     "neuron value": (
         "train",
         ["agent.network.neuron.tau=0"],
-        ["network.neuron.tau", "0.0", "at least 0.001"],
+        ["network.neuron.tau", "0.0", "between 0.001 and"],
     ),
     "network type": (
         "train",
@@ -252,7 +253,34 @@ HEAVY = {
     "burn-in": ("train", ["agent.burn_in=4"], ["agent.burn_in", "agent.network.stateful=true"]),
     "env key": ("train", ["env.episode_length=3"], ["env.episode_length", "mean 'episode_length_s'"]),
     "env value": ("train", ["env.episode_length_s=long"], ["env.episode_length_s", "float", "long"]),
-    "no step": ("train", ["env.sim.dt=0"], ["env.sim.dt: 0.0 is out of range", "above 0.0 and at most 1.0"]),
+    "no step": ("train", ["env.sim.dt=0"], ["env.sim.dt: 0.0 is out of range", "between 1e-06 and 1.0"]),
+    "a step too short": ("train", ["env.sim.dt=1e-300"], ["env.sim.dt: 1e-300 is out of range"]),
+    "no robot": ("train", ["env.scene.robot=null"], ["env.scene.robot: null", "env.observations.policy."]),
+    "no group of settings": ("train", ["env.sim.physics.solver_cfg=null"], ["solver_cfg: null", "rewards"]),
+    "solver's iterations": (
+        "train",
+        ["env.sim.physics.solver_cfg.iterations=-1"],
+        ["env.sim.physics.solver_cfg.iterations: -1", "between 1 and"],
+    ),
+    "number inside a mapping": (
+        "train",
+        ["env.actions.joint_effort.scale={{'slider': 1e999}}"],
+        ["env.actions.joint_effort.scale.slider: expected a finite number, got inf"],
+    ),
+    "mirror of another task": (
+        "train",
+        [
+            "--agent",
+            "mlp_ppo",
+            SYMMETRY.format("isaaclab_tasks.core.velocity.mdp.symmetry.anymal:compute_symmetric_states"),
+        ],
+        ["data_augmentation_func: 'isaaclab_tasks.core.velocity", "isaaclab_tasks.core.cartpole"],
+    ),
+    "a mirror that takes nothing": (
+        "train",
+        ["--agent", "mlp_ppo", SYMMETRY.format("math:sqrt")],
+        ["data_augmentation_func: 'math:sqrt'", "env, obs and actions"],
+    ),
     "a step of no length": ("play", ["env.sim.dt=nan"], ["env.sim.dt: expected float", "got nan"]),
     "back in time": ("play", ["env.sim.dt=-0.01"], ["env.sim.dt: -0.01 is out of range"]),
     "decimation": ("play", ["env.decimation=0"], ["env.decimation: 0", "between 1 and 100000"]),

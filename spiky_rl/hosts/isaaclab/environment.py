@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import io
 import logging
 import math
@@ -22,7 +23,7 @@ from tensordict import TensorDict
 from spiky_rl.config.registry import RegistryError, UserError, load_module, nearest
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
 from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
-from spiky_rl.hosts.isaaclab.limits import check_times
+from spiky_rl.hosts.isaaclab.limits import check_scene, check_times
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
@@ -50,10 +51,8 @@ def resolve_task(name: str) -> str:
     Before a colon may stand the module or the ``.py`` file that registers the task.
     """
     import gymnasium
-    import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers the tasks
-    from isaaclab.cli import load_external_tasks
 
-    load_external_tasks()
+    _register_tasks()
     module, _, stem = name.rpartition(":")
     if module:
         try:
@@ -68,6 +67,15 @@ def resolve_task(name: str) -> str:
     close = difflib.get_close_matches(bare, known, n=4, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else "list the tasks with `isaaclab list_envs`"
     raise UnknownTask(f"task: {name!r} is not registered; {hint}")
+
+
+@functools.cache  # looking for packages with tasks takes as long as merging an agent
+def _register_tasks() -> None:
+    """Let Isaac Lab, and every installed package that extends it, register its tasks."""
+    import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers them
+    from isaaclab.cli import load_external_tasks
+
+    load_external_tasks()
 
 
 def load_configs(
@@ -113,6 +121,8 @@ def load_configs(
     for key, value in values:
         override_value(env_cfg, key, value)  # type: ignore[arg-type]
     check_times(env_cfg)  # type: ignore[arg-type]
+    things = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
+    check_scene(env_cfg, {name for name in things if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
     return env_cfg, agent
 
 

@@ -73,7 +73,7 @@ def prepare(asked: Request) -> Plan:
 
     from spiky_rl.hosts.isaaclab import history
     from spiky_rl.hosts.isaaclab.environment import require_files, resolve_task
-    from spiky_rl.hosts.isaaclab.limits import check_groups
+    from spiky_rl.hosts.isaaclab.limits import check_groups, check_symmetry
     from spiky_rl.hosts.isaaclab.mujoco import choice
 
     gym_id = resolve_task(task_spec.id if task_spec else asked.task)
@@ -92,6 +92,8 @@ def prepare(asked: Request) -> Plan:
         spec = resolve_agent(asked.agent, gym_id, host, agent_overrides, task_spec, layer)
     groups = spec.runner.get("obs_groups") or {}
     check_groups(env_cfg, groups)
+    symmetry = spec.runner["algorithm"].get("symmetry_cfg") or {}
+    check_symmetry(env_cfg, symmetry.get("data_augmentation_func"))
     history.lengthen(env_cfg, spec.runner.get("history", 1), groups)
     config = importlib.import_module(f"spiky_rl.hosts.{asked.library}.config").runner_config(spec)
     experiment = asked.experiment_name or spec.runner.get("experiment_name", "")
