@@ -381,6 +381,14 @@ def short(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def message_of(error: BaseException) -> str:
+    """The text of ``error``, or that it has none: the class of an exception may be anyone's."""
+    try:
+        return str(error)
+    except Exception as failure:  # pylint: disable=broad-exception-caught
+        return f"its own text fails with {type(failure).__name__}"
+
+
 def nearest(value: object, valid: Iterable[str]) -> str:
     """``; did you mean 'x'?`` with the one of the ``valid`` names nearest to ``value``, or nothing."""
     match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)

@@ -69,7 +69,9 @@ class AgentSpec(Settings):
 
     def rows(self) -> list[tuple[str, Any, str]]:
         """(path, value, origin) of every value."""
-        return [(path, value, _origin(path, self.origins)) for path, value in flatten(self.tree()).items()]
+        return [
+            (path, value, find_origin(path, self.origins)) for path, value in flatten(self.tree()).items()
+        ]
 
 
 def load_task(name: str) -> TaskSpec | None:
@@ -128,6 +130,21 @@ def resolve_agent(
         task_spec: The task's file, where it has one.
         tuned: Where tuned values come from, and the values.
     """
+    return complete(*merge_agent(name, task, host, overrides, task_spec, tuned))
+
+
+def merge_agent(
+    name: str,
+    task: str,
+    host: Tree,
+    overrides: Iterable[str] = (),
+    task_spec: TaskSpec | None = None,
+    tuned: tuple[str, Tree] = ("", {}),
+) -> tuple[str, dict[str, Any], dict[str, str]]:
+    """Merge all layers, given as to `resolve_agent`, of which only keys, types and ranges of the runner's part are checked then.
+
+    Returns the agent's name, the merged values, and the origin of each by its dotted path.
+    """
     stem, data, file = read_agent(name)
     own = {key: value for key, value in data.items() if key not in ("summary", "tasks")}
     layers: list[tuple[str, Tree]] = [
@@ -141,7 +158,7 @@ def resolve_agent(
     ]
     _check_layer(tuned[1], tuned[0])
     layers += [tuned, ("command line", parse_overrides(overrides))]
-    return complete(stem, *merge(layers))
+    return stem, *merge(layers)
 
 
 def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
@@ -165,7 +182,7 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
-        raise SpecError(f"{_origin(path, origins)}: {error}") from None
+        raise SpecError(f"{find_origin(path, origins)}: {error}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
@@ -356,7 +373,7 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _origin(path: str, origins: Mapping[str, str]) -> str:
+def find_origin(path: str, origins: Mapping[str, str]) -> str:
     """The layer that set a path or something below it; what nobody set is a default."""
     if path in origins:
         return origins[path]

@@ -168,7 +168,8 @@ def runs(folder: Path) -> list[Path]:
 
 def last_whole(run: Path, library: str, lost: Callable[[Path], None] = lambda path: None) -> Path | None:
     """The last checkpoint of a ``run`` from which a training of ``library`` can go on; ``lost`` is called with each behind it."""
-    from spiky_rl.hosts.common.checkpoints import CheckpointError, numbered, read_checkpoint
+    from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+    from spiky_rl.hosts.common.run_folders import numbered
 
     for path in reversed(numbered(run)):
         try:

@@ -18,8 +18,9 @@ from pydantic import Field
 from torch import Tensor
 
 from spiky_rl.config import files
-from spiky_rl.config.options import Record, UserError, check_number
+from spiky_rl.config.options import Record, check_number
 from spiky_rl.hosts.common.progress import Count, Progress
+from spiky_rl.hosts.common.run_folders import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -81,21 +82,11 @@ class Infos(Record):
     spiky_rl: Kept | None = None
 
 
-class CheckpointError(UserError):
-    """A file that is no checkpoint, or one of another run."""
-
-
 def write_checkpoint(path: Path, content: Mapping[str, object]) -> None:
     """Write ``content`` as a checkpoint, whole or not at all. Raises OSError that names ``path``."""
     buffer = io.BytesIO()
     torch.save(dict(content), buffer)  # torch itself does not say why it could not write a file
     files.write(path, lambda beside: beside.write_bytes(buffer.getbuffer()))
-
-
-def numbered(folder: Path) -> list[Path]:
-    """Checkpoints in a run's ``folder``, in the order of their iterations."""
-    named = [path for path in folder.glob("model_*.pt") if re.fullmatch(r"model_\d+", path.stem)]
-    return sorted(named, key=lambda path: int(path.stem.partition("_")[2]))
 
 
 def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:

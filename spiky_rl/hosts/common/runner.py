@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from spiky_rl.hosts.common.checkpoints import (
     CheckpointError,
     runner_data_of,
-    numbered,
     random_state,
     restore_random_state,
     write_checkpoint,
@@ -28,6 +27,7 @@ from spiky_rl.hosts.common.interfaces import VectorEnv, Writer
 from spiky_rl.hosts.common.observe import Activity, write_activity
 from spiky_rl.hosts.common.playing import PlayedPolicy
 from spiky_rl.hosts.common.progress import Progress
+from spiky_rl.hosts.common.run_folders import numbered
 from spiky_rl.hosts.common.silence import Watch
 from spiky_rl.metrics.meter import Meter, meter_of
 from spiky_rl.networks.base import SpikingNetwork

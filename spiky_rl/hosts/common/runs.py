@@ -20,8 +20,9 @@ import yaml
 from spiky_rl import __version__
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.hosts.common.checkpoints import CheckpointError, identity_of, numbered, read_checkpoint
+from spiky_rl.hosts.common.checkpoints import identity_of, read_checkpoint
 from spiky_rl.hosts.common.progress import Progress
+from spiky_rl.hosts.common.run_folders import CheckpointError, numbered, require_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -119,11 +120,8 @@ def find_checkpoint(
         path = Path(name)
         if path.is_file():
             return path
-        held = numbered(path) if path.is_dir() else []
-        if not held:
-            raise CheckpointError(
-                f"--checkpoint {name!r}: there is no such file, and no run folder with checkpoints of that name"
-            )
+        require_checkpoint(name)
+        held = numbered(path)
         if (path := _newest_whole(held, library)) is None:
             _none_whole(name, len(held))
         return path

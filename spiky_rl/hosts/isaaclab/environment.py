@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import io
 import logging
 import math
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,11 +18,12 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from spiky_rl.config.registry import RegistryError, UserError, load_module, nearest
+from spiky_rl.config.registry import RegistryError, load_module, nearest
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
 from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
 from spiky_rl.hosts.isaaclab.limits import check_scene, check_times
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
+from spiky_rl.hosts.isaaclab.tasks import UnknownTask, unknown_task, without_version
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 logger = logging.getLogger(__name__)
@@ -35,10 +34,6 @@ EXPLODED = 1e5
 """An action that no learner means: Isaac Lab's are numbers near one, scaled by the task."""
 CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
-
-
-class UnknownTask(UserError):
-    """A task that no installed package registers."""
 
 
 class NonFiniteError(RuntimeError):
@@ -60,13 +55,10 @@ def resolve_task(name: str) -> str:
         except RegistryError as error:
             raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
-    bare = re.sub(r"-v\d+$", "", stem)
-    for task in (stem, bare):
+    for task in (stem, without_version(stem)):
         if task in known:
             return task
-    close = difflib.get_close_matches(bare, known, n=4, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "list the tasks with `isaaclab list_envs`"
-    raise UnknownTask(f"task: {name!r} is not registered; {hint}")
+    raise unknown_task("task", name, known)
 
 
 @functools.cache  # looking for packages with tasks takes as long as merging an agent

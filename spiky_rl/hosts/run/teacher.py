@@ -14,7 +14,8 @@ from spiky_rl.config.plan import Plan
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.spec import read_agent
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import numbered, read_checkpoint
+from spiky_rl.hosts.common.checkpoints import read_checkpoint
+from spiky_rl.hosts.common.run_folders import numbered
 from spiky_rl.hosts.common.runner import HostRunner
 from spiky_rl.hosts.isaaclab.evaluation import Evaluation
 from spiky_rl.hosts.rsl_rl.runner import Runner
