@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from spiky_rl.cli.flags import add_flags
@@ -14,6 +16,16 @@ from spiky_rl.hosts.common import command
 
 log = logging.getLogger("spiky_rl")
 run = command.run
+
+
+def program(command: str) -> str:
+    """How a shell calls another ``command`` in the way in which this one was called."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"python -m spiky_rl.cli {command}"
+    if called.suffix == ".py":
+        return f"python {shlex.quote(str(called.with_name(f'{command}.py')))}"
+    return f"spiky {command}"
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
