@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from spiky_rl.config import registry
+from spiky_rl.config.keys import read_parts, with_hint
 from spiky_rl.config.plain import Plain, Tree, section
 from spiky_rl.config.registry import RegistryError
 from spiky_rl.config.schema import NETWORKS
@@ -37,7 +37,7 @@ def check_networks(tree: Tree, origins: Mapping[str, str]) -> None:
                 )
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
-        raise SpecError(f"{find_origin(path, origins)}: {error}") from None
+        raise SpecError(f"{find_origin(path, origins)}: {with_hint(error)}") from None
 
 
 def check_light(kind: str, settings: Plain, path: str) -> None:
@@ -63,15 +63,6 @@ def check_light(kind: str, settings: Plain, path: str) -> None:
             if isinstance(given, Mapping) and "name" not in given and default is not None:
                 given = {**({"name": default} if isinstance(default, str) else default), **given}
             check_light(part_kind, given, place)
-
-
-def read_parts(kind: str, name: str) -> dict[str, tuple[str, Any]]:
-    """The declared `registry.Component.parts` of the entry ``name``, read from its file without importing it."""
-    for cls in registry.parse_file(kind, name).body:
-        for node in cls.body if isinstance(cls, ast.ClassDef) else ():
-            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "parts":
-                return ast.literal_eval(node.value)
-    return {}
 
 
 def _each(path: str, given: Plain) -> Iterator[tuple[str, Plain]]:

@@ -21,7 +21,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
-from spiky_rl.config.options import RegistryError, Settings, UserError, declared, message_of, nearest, short
+from spiky_rl.config.errors import UnknownKey, message_of
+from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, short
 from spiky_rl.config.plain import Plain, Tree
 
 PACKAGE = Path(__file__).parents[1]
@@ -224,9 +225,7 @@ def configure(kind: str, settings: Plain, path: str) -> Configured:
     known = ("name", *declared(cls.Options), *cls.parts)
     for key in tree:
         if key not in known:
-            raise RegistryError(
-                f"{path}.{key}: {name!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
-            )
+            raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known[1:])
     with from_outside(path, name):
         options = cls.Options.check(
             path, {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}

@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import InstanceOf
 
 from spiky_rl.config import registry, together
+from spiky_rl.config.keys import with_hint
 from spiky_rl.config.options import RegistryError, Settings, declared, nearest, short
 from spiky_rl.config.plain import Plain, Tree, section
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
@@ -182,7 +183,7 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
         _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
-        raise SpecError(f"{find_origin(path, origins)}: {error}") from None
+        raise SpecError(f"{find_origin(path, origins)}: {with_hint(error)}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
 
@@ -290,7 +291,7 @@ def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = Run
                 )
             registry.check_name("networks", layer[key], f"agent.{key}")
     except RegistryError as error:
-        raise SpecError(f"{origin}: {error}") from None
+        raise SpecError(f"{origin}: {with_hint(error)}") from None
 
 
 def _with_paths(node: Plain, folder: Path) -> Plain:
