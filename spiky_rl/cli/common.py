@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from spiky_rl.cli.flags import add_flags
+from spiky_rl.cli.foreign_flags import INSTEAD
 from spiky_rl.config.options import Settings, nearest
 from spiky_rl.hosts.common import command
 
@@ -53,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         """
         super().__init__(prog, None, description, epilog, formatter_class=Help, allow_abbrev=False)
         if verbose:
-            self.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
+            self.add_argument("-v", "--verbose", action="store_true", help="show the libraries' own messages")
         for each in settings:
             add_flags(self, each, **how)
 
@@ -67,7 +68,8 @@ class Parser(argparse.ArgumentParser):
         """Name the problem, with the nearest flag where one is unknown."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split()
-        hint = next((nearest(flag, flags) for flag in unknown if flag.startswith("-")), "")
+        flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+        hint = f"; here: {INSTEAD[flag]}" if flag in INSTEAD else nearest(flag, flags) if flag else ""
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
 

@@ -33,7 +33,9 @@ def test_the_nearest_key_is_named_wherever_it_stands(override):
 
 
 def test_a_key_that_is_like_none_is_answered_by_all_that_there_are():
-    with pytest.raises(UserError, match="agent.zzqq: no such key; known: num_steps_per_env, .*critic_network"):
+    with pytest.raises(
+        UserError, match="agent.zzqq: no such key; known: num_steps_per_env, .*critic_network"
+    ):
         merge_agent("lif_ppo", "Isaac-Cartpole", {}, ["agent.zzqq=1"])
 
 

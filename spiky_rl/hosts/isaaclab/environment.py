@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,10 @@ EXPLODED = 1e5
 """An action that no learner means: Isaac Lab's are numbers near one, scaled by the task."""
 CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
+
+
+NO_GPU = "Could not find or load the NVIDIA CUDA driver"
+"""What Warp says where it will compute on the CPU."""
 
 
 class NonFiniteError(RuntimeError):
@@ -177,6 +182,8 @@ def simulation(
     Raises:
         AssetError: A robot cannot be fetched.
     """
+    _initialise_warp()  # before Isaac Lab's environments are imported, which do it too
+
     from argparse import Namespace
 
     import gymnasium
@@ -220,6 +227,24 @@ def simulation(
         hushed = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
         with contextlib.redirect_stderr(hushed):
             launched.__exit__(*failure)
+
+
+def _initialise_warp() -> None:
+    """Initialise Warp; that there is no GPU, which its own code writes to stderr, goes to the debug log."""
+    import warp
+
+    kept = os.dup(2)
+    with quiet(), tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 2)
+        try:
+            warp.init()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        for line in said.read().decode(errors="replace").splitlines():
+            logger.log(logging.DEBUG if NO_GPU in line else logging.WARNING, "%s", line)
 
 
 @contextlib.contextmanager
