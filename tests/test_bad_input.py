@@ -171,21 +171,6 @@ def test_values_that_rsl_rl_takes_pass_all_checks(overrides):
     getattr(module, distribution.pop("class_name"))(3, **distribution)
 
 
-SPIKING = {
-    "actor.class_name=RNNModel": ["actor.class_name: 'RNNModel'", "agent.network takes its place"],
-    "network.neuron.tau=1e38": ["network.neuron.tau: 1e+38", "between 0.001 and 1000000.0"],
-    "network.neuron.threshold=1e7": ["network.neuron.threshold: 10000000.0", "and 1000000.0"],
-}
-
-
-@pytest.mark.parametrize("override", SPIKING)
-def test_values_of_a_spiking_agent_are_refused_where_they_would_be_ignored_or_overflow(override):
-    with pytest.raises(UserError) as refusal:
-        configured("lif_ppo", override)
-    for words in SPIKING[override]:
-        assert words in str(refusal.value)
-
-
 class Headed(GaussianDistribution):
     """A distribution that a task registers together with the model that gives it its heads."""
 

@@ -154,7 +154,10 @@ WRONG_SETTINGS = {
     "not a number": ({"name": "lif", "tau": math.nan}, r"n\.tau: nan is out of range; it must be finite"),
     "infinite": ({"name": "lif", "tau": math.inf}, r"n\.tau: inf is out of range; it must be finite"),
     "choice": ({"name": "lif", "reset": "substract"}, r"choose from subtract, zero; did you mean 'subtract'"),
-    "unknown option": ({"name": "lif", "treshold": 1.0}, r"n\.treshold: 'lif' has no such option; did you mean 'threshold'"),
+    "unknown option": (
+        {"name": "lif", "treshold": 1.0},
+        r"n\.treshold: 'lif' has no such option; did you mean 'threshold'",
+    ),
     "nearest option": ({"name": "lif", "treshold": 1.0}, r"did you mean 'threshold'"),
     "learned option": ({"name": "lif", "learn": ["taus"]}, r"n\.learn: 'taus' is no parameter.*'tau'"),
     "no name": ({"tau": 2.0}, r"n\.name: name one of alif, .*, lif"),

@@ -19,14 +19,14 @@ log = logging.getLogger("spiky_rl")
 run = command.run
 
 
-def program(command: str) -> str:
-    """How a shell calls another ``command`` in the way in which this one was called."""
+def program(name: str) -> str:
+    """How a shell calls the command ``name`` in the way in which this one was called."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
-        return f"python -m spiky_rl.cli {command}"
+        return f"python -m spiky_rl.cli {name}"
     if called.suffix == ".py":
-        return f"python {shlex.quote(str(called.with_name(f'{command}.py')))}"
-    return f"spiky {command}"
+        return f"python {shlex.quote(str(called.with_name(f'{name}.py')))}"
+    return f"spiky {name}"
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):

@@ -23,7 +23,7 @@ from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
 
 from spiky_rl.config.errors import RegistryError, UnknownKey, nearest, short
-from spiky_rl.config.errors import UserError as UserError
+from spiky_rl.config.errors import UserError  # noqa: F401  # pylint: disable=unused-import
 
 LARGEST_INTEGER = 2**63 - 1
 """What an integer of 64 bits holds: what torch and the simulators count with."""

@@ -56,7 +56,6 @@ def assert_no_run(log_root: Path) -> None:
     assert not list(log_root.glob("*rl/**/*")), "a run folder was made"
 
 
-SYMMETRY = "agent.algorithm.symmetry_cfg={{{{data_augmentation_func: '{}'}}}}"
 LIGHT = {
     "unknown agent": (["--agent", "lif_pppo"], ["agent", "'lif_pppo'", "mlp_ppo", "mean 'lif_ppo'"]),
     "value with a flag": (["env.scene.num_envs=8"], ["'env.scene.num_envs=8'", "use --num_envs"]),
@@ -93,87 +92,6 @@ def test_what_needs_no_simulator_is_refused_without_one(case, name, command, tmp
     assert_refused(*result, *words)
     assert len(result[1].splitlines()) == 1
     assert_no_run(tmp_path)
-
-
-EARLY = {
-    "task": (
-        "train",
-        ["--task", "Isaac-Cartpol-v0"],
-        ["--task: 'Isaac-Cartpol-v0'", "Isaac-Cartpole", "list_envs --all"],
-        False,
-    ),
-    "task's file": ("play", ["--task", "cartpol"], ["--task: 'cartpol'", "did you mean cartpole"], False),
-    "task far from all": ("train", ["--task", "zzz"], ["--task: 'zzz'", "list_envs --all"], False),
-    "task of an agent's file": (
-        "train",
-        ["--agent", "{agent}"],
-        ["mine.yaml: tasks: 'Isaac-Antt'", "Isaac-Ant"],
-        False,
-    ),
-    "task of show": (
-        "show",
-        ["agents", "lif_ppo", "--task", "Isaac-Antt"],
-        ["'Isaac-Antt'", "Isaac-Ant"],
-        False,
-    ),
-    "neuron": ("train", ["agent.network.neuron.tau=-1"], ["neuron.tau: -1.0", "between 0.001 and"], False),
-    "neurons": (
-        "train",
-        ["agent.network.neuron=[lif, {name: lif, tau: -1}]"],
-        ["neuron[1].tau: -1.0"],
-        False,
-    ),
-    "encoder's name": (
-        "train",
-        ["agent.network.encoder=rat"],
-        ["encoder.name: unknown encoder 'rat'"],
-        False,
-    ),
-    "checkpoint": ("train", ["--checkpoint", "no/model.pt"], ["--checkpoint 'no/model.pt'"], False),
-    "network": ("train", ["agent.network.steps=-1"], ["network.steps: -1", "between 1 and"], True),
-}
-"""Command, its arguments, words of the error, and whether torch is imported for it."""
-EARLY_SCRIPT = """
-import contextlib, io, json, sys
-from spiky_rl.cli import common, play, show, train
-results = {}
-for case, (name, argv) in json.load(sys.stdin).items():
-    stderr = io.StringIO()
-    with contextlib.redirect_stderr(stderr):
-        code = common.run(getattr(globals()[name], name), argv)
-    results[case] = code, stderr.getvalue(), [m for m in ("torch", "isaaclab", "isaaclab_tasks") if m in sys.modules]
-print(json.dumps(results))
-"""
-
-
-@pytest.fixture(scope="module")
-def early(tmp_path_factory):
-    """Exit code, stderr and imported libraries of every case of `EARLY`, in one process."""
-    agent = tmp_path_factory.mktemp("early") / "mine.yaml"
-    agent.write_text("tasks: {Isaac-Ant: {history: 2}, Isaac-Antt: {history: 2}}", encoding="utf-8")
-    lines = {}
-    for case, (name, arguments, *_) in EARLY.items():
-        start = [] if name == "show" or "--task" in arguments else ["--task", "cartpole"]
-        lines[case] = name, [*start, *(str(agent) if a == "{agent}" else a for a in arguments)]
-    # a process of its own: those of `processes` have imported everything before
-    done = subprocess.run(
-        [sys.executable, "-c", EARLY_SCRIPT],
-        cwd=ROOT,
-        input=json.dumps(lines),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout)
-
-
-@pytest.mark.parametrize("case", EARLY)
-def test_what_needs_no_isaac_lab_is_refused_before_it_is_imported_and_mostly_before_torch(case, early):
-    _, _, words, needs_torch = EARLY[case]
-    code, stderr, imported = early[case]
-    assert_refused(code, stderr, *words)
-    assert imported == (["torch"] if needs_torch else [])
 
 
 TRAINING = {
@@ -334,33 +252,6 @@ HEAVY = {
     "env key": ("train", ["env.episode_length=3"], ["env.episode_length", "mean 'episode_length_s'"]),
     "env value": ("train", ["env.episode_length_s=long"], ["env.episode_length_s", "float", "long"]),
     "no step": ("train", ["env.sim.dt=0"], ["env.sim.dt: 0.0 is out of range", "between 1e-06 and 1.0"]),
-    "a step too short": ("train", ["env.sim.dt=1e-300"], ["env.sim.dt: 1e-300 is out of range"]),
-    "no robot": ("train", ["env.scene.robot=null"], ["env.scene.robot: null", "env.observations.policy."]),
-    "no group of settings": ("train", ["env.sim.physics.solver_cfg=null"], ["solver_cfg: null", "rewards"]),
-    "solver's iterations": (
-        "train",
-        ["env.sim.physics.solver_cfg.iterations=-1"],
-        ["env.sim.physics.solver_cfg.iterations: -1", "between 1 and"],
-    ),
-    "number inside a mapping": (
-        "train",
-        ["env.actions.joint_effort.scale={{'slider': 1e999}}"],
-        ["env.actions.joint_effort.scale.slider: expected a finite number, got inf"],
-    ),
-    "mirror of another task": (
-        "train",
-        [
-            "--agent",
-            "mlp_ppo",
-            SYMMETRY.format("isaaclab_tasks.core.velocity.mdp.symmetry.anymal:compute_symmetric_states"),
-        ],
-        ["data_augmentation_func: 'isaaclab_tasks.core.velocity", "isaaclab_tasks.core.cartpole"],
-    ),
-    "a mirror that takes nothing": (
-        "train",
-        ["--agent", "mlp_ppo", SYMMETRY.format("math:sqrt")],
-        ["data_augmentation_func: 'math:sqrt'", "env, obs and actions"],
-    ),
     "a step of no length": ("play", ["env.sim.dt=nan"], ["env.sim.dt: expected float", "got nan"]),
     "back in time": ("play", ["env.sim.dt=-0.01"], ["env.sim.dt: -0.01 is out of range"]),
     "decimation": ("play", ["env.decimation=0"], ["env.decimation: 0", "between 1 and 100000"]),
