@@ -200,5 +200,5 @@ def verify(argv: list[str]) -> int:
 
 
 def main() -> int:
-    """Entry point of ``scripts/verify_gpu.py``."""
+    """Run ``verify_gpu.py`` on the command line, once its packages are known to be there."""
     return common.run(verify)

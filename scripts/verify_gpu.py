@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.verify_gpu import main  # pylint: disable=wrong-import-position
+from benchmarks.verify_packages import main  # pylint: disable=wrong-import-position
 
 if __name__ == "__main__":
     raise SystemExit(main())

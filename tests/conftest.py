@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from spiky_rl.hosts.isaaclab.assets import configure_assets
+from tests.gpu_session import pytest_configure  # noqa: F401  # a hook
 
 torch.set_num_threads(1)
 

@@ -62,7 +62,11 @@ def test_a_leftover_of_a_writer_elsewhere_goes_after_a_day(where, age, stays, tm
 
 
 @pytest.mark.parametrize(
-    "name", [".film.part", ".a.1-2.part", "x.0123abcd-1-01234567.part", ".x.1-zzzzzzzz.part"]
+    "name",
+    [
+        *(".film.part", ".a.1-2.part", "x.0123abcd-1-01234567.part", ".x.1-zzzzzzzz.part"),
+        f".x.{files.place()}-{2**63}-01234567.part",
+    ],
 )
 def test_files_of_other_programs_are_left_alone(name, tmp_path):
     other = tmp_path / name

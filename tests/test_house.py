@@ -28,7 +28,7 @@ FLOORS = [
 """Rooms from the ground up: each may import its own floor and those below."""
 HEAVY = {"torch", "cupy", "rsl_rl", "skrl", "isaaclab"}
 LONGEST_FILE, LONGEST_SCRIPT = 400, 15
-BENCHMARKS = {"bench": "run", "verify_gpu": "verify_gpu"}
+BENCHMARKS = {"bench": "run", "verify_gpu": "verify_packages"}
 """Scripts whose code does not ship, and its module."""
 MODULES = sorted(path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*.py"))
 

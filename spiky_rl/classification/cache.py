@@ -12,26 +12,30 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from spiky_rl.config import files
+from spiky_rl.config.reading import open_regular
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.shown import Shown, unseen
+from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, check
 from spiky_rl.datasets.base import Dataset, Recording
 
 log = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 """Version of what is kept on disk: another one makes it anew."""
 LIMIT_GB = 20.0
 PLACE = np.dtype(np.uint32)
 MEASURED = 16
 """Recordings that the size of all is estimated from."""
+KEYS = ("offsets", "digests", "index", "ends", "skipped")
+"""Arrays beside the places; with them stands a digest of the bytes of all."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Stored:
     """[recordings], uint64: hash of the events of each, wherever they come from."""
     index: np.ndarray
     """[recordings], which of those that were asked for."""
+    ends: np.ndarray
+    """[recordings], time after the last event of each, in the window or not."""
     skipped: tuple[str, ...]
     """What is wrong with each of the others."""
 
@@ -92,7 +98,10 @@ def stored(
                 f"recordings cannot be kept in {str(path.parent)!r}: {error.strerror or error}; set SPIKY_RL_CACHE to another folder"
             ) from None
         held = _held(path)
-        assert held is not None
+        if held is None:
+            raise UserError(
+                f"{path}: is another than was written; set SPIKY_RL_CACHE to a folder on another disk"
+            )
     if held.skipped and not skip_bad:
         raise EventFileError(f"{held.skipped[0]}; --skip_bad leaves such recordings out")
     return held
@@ -104,18 +113,31 @@ def _held(path: Path) -> Stored | None:
     if not (path.is_file() and about.is_file()):
         return None
     try:
-        with np.load(about, allow_pickle=False) as held:
-            offsets, digests, index = (held[key] for key in ("offsets", "digests", "index"))
-            skipped = tuple(map(str, held["skipped"]))
-        if path.stat().st_size != offsets[-1] * PLACE.itemsize:
-            raise ValueError("its size is another")
-        places = np.memmap(path, PLACE, "r") if offsets[-1] else np.zeros(0, PLACE)
+        with open_regular(about) as file:
+            held = read_arrays(file, (*KEYS, "digest"), NUMBERS + TEXTS)
+        size = path.stat().st_size
+        if size != held["offsets"].astype(np.int64).max(initial=0) * PLACE.itemsize:
+            raise ValueError(f"has {size:,} bytes")
+        places = np.memmap(path, PLACE, "r") if size else np.zeros(0, PLACE)
+        told = str(held.pop("digest"))
+        if _digest_all(hashlib.sha256(places).hexdigest(), path, held) != told:
+            raise ValueError("digest: is not that of what is kept")
     except DAMAGE as error:
-        log.warning("%s: damaged (%s); it is made anew", path, error)
+        log.warning("%s: damaged (%s); it is made anew", path, " ".join(str(error).split()))
         return None
-    for file in (path, about):
-        os.utime(file)
-    return Stored(places, offsets, digests, index, skipped)
+    for file_used in (path, about):
+        os.utime(file_used)
+    skipped = tuple(map(str, held.pop("skipped")))
+    return Stored(places, **held, skipped=skipped)
+
+
+def _digest_all(places: str, path: Path, arrays: Mapping[str, np.ndarray]) -> str:
+    """Hash of all that is kept of recordings: that of their ``places``, the name of the file at ``path``, and the arrays beside it."""
+    whole = hashlib.sha256(places.encode())
+    for key in KEYS:
+        array = arrays[key]
+        whole.update(f"{path.stem} {key} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return whole.hexdigest()
 
 
 def _build(
@@ -145,7 +167,8 @@ def _build(
         size / 1e6,
         path,
     )
-    offsets, digests, index, skipped = [0], [], [], []
+    offsets, digests, index, ends, skipped = [0], [], [], [], []
+    places = hashlib.sha256()
 
     def fill(beside: Path) -> None:
         with beside.open("wb") as file, shown(f"reading {dataset.title}") as tell:
@@ -165,7 +188,9 @@ def _build(
                     )
                 digests.append(digest(events))
                 index.append(number)
+                ends.append(int(events.t.max()) + 1)
                 file.write(own.tobytes())
+                places.update(own.tobytes())
                 tell((number + 1) / len(recordings), f"{number + 1} of {len(recordings)}")
         if not index:
             raise EventFileError(f"{skipped[0]}; no recording is left")
@@ -175,8 +200,10 @@ def _build(
         "offsets": np.array(offsets, np.int64),
         "digests": np.array(digests, np.uint64),
         "index": np.array(index, np.int64),
+        "ends": np.array(ends, np.int64),
         "skipped": np.array(skipped, np.str_),
     }
+    arrays["digest"] = np.array(_digest_all(places.hexdigest(), path, arrays))
 
     def note(beside: Path) -> None:
         with beside.open("wb") as file:

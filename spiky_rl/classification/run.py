@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from spiky_rl.classification import board as boards
+from spiky_rl.classification import checkpoint, samples
 from spiky_rl.classification import result as results
-from spiky_rl.classification import samples
+from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.classification.settings import (
     LIBRARY,
-    LoadedCheckpoint,
     Request,
     Settings,
     agent_of,
@@ -35,7 +35,7 @@ from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.datasets.base import Dataset, Recording
 from spiky_rl.hosts.common import runs
-from spiky_rl.hosts.common.checkpoints import CheckpointError, read_checkpoint
+from spiky_rl.hosts.common.checkpoints import CheckpointError
 from spiky_rl.hosts.common.devices import check_device, memory_of
 from spiky_rl.hosts.common.stopping import Asked
 
@@ -63,21 +63,16 @@ def begun(asked: Request, settings: Settings | None, shown: Shown = unseen) -> R
 
 def find(asked: Request) -> LoadedCheckpoint:
     """The checkpoint that is ``asked`` for, of the run that dataset, agent and seed tell, and its content. Raises UserError."""
-    checkpoint = asked.checkpoint
-    assert checkpoint is not None
-    if asked.dataset is None and checkpoint in ("latest", "best"):
-        raise UserError(f"--checkpoint {checkpoint}: name the --dataset too, or the run's folder instead")
+    named = asked.checkpoint
+    assert named is not None
+    if asked.dataset is None and named in ("latest", "best"):
+        raise UserError(f"--checkpoint {named}: name the --dataset too, or the run's folder instead")
     name = label(asked.dataset or "any")
     agent = None if asked.agent is None else Path(asked.agent).stem
     given = asked.flags.get("seed")
     seed = given if isinstance(given, int) and given != -1 else None
-    path = runs.find_checkpoint(checkpoint, asked.log_root, name, name, agent, LIBRARY, seed)
-    loaded = LoadedCheckpoint(path, read_checkpoint(str(path), "cpu", LIBRARY))
-    if "settings" not in loaded.identity:
-        raise CheckpointError(
-            f"{path}: says nothing of its settings; it was written by an earlier version, so train again"
-        )
-    return loaded
+    path = runs.find_checkpoint(named, asked.log_root, name, name, agent, LIBRARY, seed)
+    return checkpoint.read(path)
 
 
 def prepare(
@@ -102,10 +97,15 @@ def prepare(
     if loaded is not None:
         _require_epochs(settings, loaded)
     device = check_device(device)
+    if loaded is not None:
+        checkpoint.require_memory(loaded, settings.spec, memory_of(device))
     _require_memory(settings, device)
     trainer = _drawn(settings, device, fetch, shown)
     if loaded is not None:
         _require_same(trainer, loaded, settings.flags.ids)
+        for key in ("network", "best"):
+            checkpoint.require_weights(trainer.network, loaded.content[key], f"{loaded.path}: {key}")
+        checkpoint.require_optimiser(trainer, loaded.content["optimizer"], f"{loaded.path}: optimizer")
         trainer.restore(dict(loaded.content))
         if device != loaded.identity["device"]:
             settings.changed["device"] = [loaded.identity["device"], device]

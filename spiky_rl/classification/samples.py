@@ -53,6 +53,8 @@ class Samples:
     """What stood in for the sensor; empty: nothing."""
     skipped: tuple[str, ...] = ()
     """What is wrong with recordings that were left out."""
+    ends: np.ndarray | None = None
+    """[samples], time after the last event of each, in the window or not; None if it is not known."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -125,4 +127,5 @@ def load(
         dataset.binary,
         dataset.synthetic,
         held.skipped,
+        held.ends,
     )

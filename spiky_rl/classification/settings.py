@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from spiky_rl.classification.loaded import LoadedCheckpoint
 from spiky_rl.config import files, options, registry
 from spiky_rl.config.options import UserError, option
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.registry import Configured, short
 from spiky_rl.config.schema import MOST_STEPS
-from spiky_rl.config.spec import AgentSpec, complete, flatten, parse_overrides, read_agent, resolve_agent
+from spiky_rl.config.spec import AgentSpec, flatten, parse_overrides, read_agent, resolve_agent
 from spiky_rl.hosts.common.rules import local_rule
 
 if TYPE_CHECKING:
@@ -179,19 +180,6 @@ class Request(options.Settings):
         return found
 
 
-@dataclass(frozen=True)
-class LoadedCheckpoint:
-    """A checkpoint that a run goes on from, or that is used."""
-
-    path: Path
-    content: Mapping[str, Any]
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        """The identity of the run that wrote the checkpoint."""
-        return self.content["infos"]["spiky_rl"]["identity"]
-
-
 @dataclass
 class Settings:
     """All that a run is made from."""
@@ -279,7 +267,7 @@ def resumed(asked: Request, loaded: LoadedCheckpoint) -> Settings:
     for key, now in flatten(parse_overrides(overrides)).items():
         if now != known.get(key):
             refuse(f"agent.{key}", now, known.get(key))
-    spec = complete(identity["agent"], identity["spec"], dict.fromkeys(known, "checkpoint"))
+    spec = loaded.spec()
     overridden = tuple(identity.get("overridden", ()))
     if asked.agent is not None:
         given = agent_of(asked.agent, theirs["dataset"]["name"], overrides)

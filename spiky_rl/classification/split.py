@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spiky_rl.config.reading import read_regular
 from spiky_rl.config.registry import UserError, nearest
 from spiky_rl.datasets.base import PARTS, Recording
 
@@ -121,7 +122,7 @@ def listed(recordings: Sequence[Recording], ids: Path) -> list[Recording]:
     try:
         rows = [
             row
-            for row in csv.reader(ids.read_text(encoding="utf-8-sig").splitlines())
+            for row in csv.reader(read_regular(ids).decode("utf-8-sig").splitlines())
             if row and row[0][:1] != "#"
         ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:

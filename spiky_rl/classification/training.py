@@ -10,25 +10,30 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from spiky_rl.classification.samples import Samples
 from spiky_rl.classification.split import Split
+from spiky_rl.config.options import Record, RegistryError
 from spiky_rl.hosts.common.checkpoints import random_state, restore_random_state
+from spiky_rl.hosts.common.progress import Amount
 from spiky_rl.metrics.spikes import Firing, firing, mean_rate
 from spiky_rl.metrics.synops import effective_operations
-from spiky_rl.networks.base import Record, SpikingNetwork
+from spiky_rl.networks.base import Record as Recorder
+from spiky_rl.networks.base import SpikingNetwork
 
 EVALUATED = 200
 """Samples that pass through the network at once without gradients."""
 OBSERVED = 50
 """Samples that firing rates and operations are measured on, at most."""
+Part = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 @dataclass(frozen=True)
@@ -72,14 +77,20 @@ class Epoch:
     """Effective synaptic operations per control step."""
 
 
-@dataclass
-class History:
+class History(Record):
     """All epochs so far; saved with every checkpoint, so that a resumed run counts on."""
 
-    loss: list[float] = field(default_factory=list)
-    accuracy_train: list[float] = field(default_factory=list)
-    accuracy_validation: list[float | None] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    model_config = ConfigDict(frozen=False)
+    loss: list[float] = Field(default_factory=list)
+    accuracy_train: list[Part] = Field(default_factory=list)
+    accuracy_validation: list[Part | None] = Field(default_factory=list)
+    seconds: list[Amount] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> Self:
+        if len({len(values) for values in vars(self).values()}) > 1:
+            raise RegistryError("its lists have different lengths")
+        return self
 
     def add(self, epoch: Epoch) -> None:
         """Append an epoch's values."""
@@ -99,7 +110,7 @@ class History:
         return len(known) - 1 - known.index(max(known)) if known else 0
 
 
-def logits(network: SpikingNetwork, frames: Tensor, record: Record | None = None) -> Tensor:
+def logits(network: SpikingNetwork, frames: Tensor, record: Recorder | None = None) -> Tensor:
     """Frames [T, B, O] -> mean features over T [B, classes], from rest."""
     state = network.zero_state(frames.shape[1], frames) if network.stateful else None
     features, _ = network(frames, state, record=record)
@@ -215,7 +226,7 @@ class Trainer:
 
     def observe(self) -> tuple[list[Firing], float, float]:
         """Firing by layer, mean rate and operations per control step, over some samples that are not learned from, if there are."""
-        record = Record()
+        record = Recorder()
         few = self.split.validation if len(self.split.validation) else self.split.train
         ((frames, _),) = loaded(self.samples, [few[:: max(1, len(few) // OBSERVED)]], self.device)
         with torch.no_grad():
@@ -234,7 +245,7 @@ class Trainer:
             "network": self.network.state_dict(),
             "best": self.best,
             "optimizer": self.optimiser.state_dict(),
-            "history": asdict(self.history),
+            "history": self.history.model_dump(),
             "random": random_state(self.device),
             "learned": torch.from_numpy(learned(self.samples, self.split)),
         }

@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
+from spiky_rl.classification import checkpoint, samples, split
 from spiky_rl.classification import result as results
-from spiky_rl.classification import samples, split
 from spiky_rl.classification.samples import Samples
-from spiky_rl.classification.settings import LoadedCheckpoint, Request, dataset_of, require_named
+from spiky_rl.classification.loaded import LoadedCheckpoint
+from spiky_rl.classification.settings import Request, dataset_of, require_named
 from spiky_rl.classification.training import confusion, scores
 from spiky_rl.classification.training import seen as shape_of
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.shown import Shown, unseen
-from spiky_rl.config.spec import complete
 from spiky_rl.datasets._events import MissingData
 from spiky_rl.datasets.base import TIMES, Dataset
-from spiky_rl.hosts.common.devices import check_device
+from spiky_rl.hosts.common.devices import check_device, memory_of
 from spiky_rl.networks.base import SpikingNetwork
 
 log = logging.getLogger(__name__)
@@ -65,12 +65,14 @@ def load(
     identity = loaded.identity
     require_named(asked, loaded)
     device = check_device(device)
-    spec = complete(identity["agent"], identity["spec"], {})
+    spec = loaded.spec()
+    checkpoint.require_memory(loaded, spec, memory_of(device))
     held, elsewhere = _recordings(asked, identity, only_tests, shown)
     how = spec.runner.get("frames", "turn")
     _, inputs = shape_of(held.size, how)
     assert spec.network is not None
     network = spec.network.build(inputs=inputs, outputs=len(identity["classes"])).to(device)
+    checkpoint.require_weights(network, loaded.content["best"], f"{loaded.path}: best")
     network.load_state_dict(loaded.content["best"])
     learned = np.isin(held.digests.view(np.int64), loaded.content["learned"].numpy())
     return Trained(loaded, spec.name, network, how, device, held, learned, elsewhere)
@@ -155,7 +157,19 @@ def _recordings(
     index = {label: known.index(c) for label, c in enumerate(dataset.classes)}
     chosen = [replace(r, label=index.get(r.label, r.label)) for r in chosen]
     held = samples.load(name, dataset, chosen, bool(given.get("skip_bad")), shown)
+    if "window" in dataset.settings() and "window" not in asked.dataset_options():
+        _say_what_is_late(held, dataset.window)
     return replace(held, scale=identity["scale"], classes=tuple(known)), asked_for - len(chosen)
+
+
+def _say_what_is_late(held: Samples, window: tuple[int, int]) -> None:
+    """Say in one line where recordings go on after the ``window`` that a run took from those that it was trained with."""
+    assert held.ends is not None
+    late = np.flatnonzero(held.ends > window[1])
+    if len(late):
+        last = late[held.ends[late].argmax()]
+        words = "dataset.window: %s, as in training; %d of %d recordings go on after it, %s until %d, and what comes later is not seen"
+        log.warning(words, list(window), len(late), len(held), held.names[last], held.ends[last])
 
 
 def _reader(asked: Request, identity: Mapping[str, Any], folder: Path) -> tuple[str, Dataset]:

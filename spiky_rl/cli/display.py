@@ -157,6 +157,7 @@ def show_iteration(display: Display, step: Step) -> None:
         Reading("length", f"{number(progress.lengths[-1]):>7}", "control steps"),
         *([Reading("firing", f"{activity.rate:5.1%}", f"by layer: {layers}")] if layers else []),
         Reading("operations", f"{activity.operations:7,.0f}", "per control step"),
+        *([Reading("resets", f"{progress.worlds_reset:,}", "worlds broke")] if progress.worlds_reset else []),
         Reading("speed", f"{iteration.steps_per_second:7,.0f} steps/s"),
     ]
     display.show(step.share, readings, step.begun or 0.0)

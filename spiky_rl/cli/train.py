@@ -86,6 +86,7 @@ def summarise(result: Mapping[str, Any], asked: Request, folder: Path) -> None:
     shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
     keys = ("mean_return_final", "mean_return_best")
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
+    choice = result.get("best")
     held, there = result.get("distillation"), bool(result["iterations"])
     where = checkpoint_arguments(asked, folder)
     tuning = ["--tuning", str(asked.tuning)] if asked.tuning else []
@@ -96,6 +97,8 @@ def summarise(result: Mapping[str, Any], asked: Request, folder: Path) -> None:
         ("mean return", f"{final} over the last 10 iterations, {best} at best"),
         held is not None
         and ("without noise", f"{held['student_return']:.2f}, its teacher {held['teacher_return']:.2f}"),
+        choice is not None
+        and ("best.pt", f"{choice['checkpoint']}, chosen without noise in {choice['seconds']:.0f} s"),
         bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("operations", f"{result['synops_per_step']:,.0f} per control step"),
         ("time", f"{seconds:.0f} s: {shares}"),

@@ -18,8 +18,8 @@ from pathlib import Path
 from spiky_rl.config.plain import Plain
 from spiky_rl.config.registry import UserError
 
-LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?(\d+)-[0-9a-f]{8}\.part")
-"""A file that is being written, or was when its writer was killed: where the writer runs, and its number there."""
+LEFTOVER = re.compile(r"\..+?\.(?:([0-9a-f]{8})-)?([0-9]{1,9})-[0-9a-f]{8}\.part")
+"""A file that is being written, or was when its writer was killed: where the writer runs, and its number there (at most 2^22)."""
 ABANDONED = 24 * 3600.0
 """Seconds after which a leftover of a writer elsewhere, of which nothing can be asked, counts as abandoned."""
 LONGEST_NAME = 100

@@ -309,7 +309,7 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> Reg
         missing = [
             str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]
         ]
-        others = [key for key in first["input"] if key not in model.model_fields]
+        others = [str(key) for key in first["input"] if key not in model.model_fields]
         place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
         return RegistryError(f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}")
     if first["type"] == "value_error" and (not keys or field is None or model is _bare(field.annotation)):

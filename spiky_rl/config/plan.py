@@ -131,6 +131,8 @@ class Plan:
     """Where the robots come from, in words."""
     physics: str
     """What steps the worlds; `spiky_rl.hosts.run.simulate.opened` says what really does."""
+    registered: str = ""
+    """The task with the package that it comes from, such as ``Isaac-Ant of Isaac Lab 3.0.0``."""
     rank: int = 0
     """Number of this process among those of a distributed run; 0 keeps the run folder."""
 
@@ -163,7 +165,7 @@ class Plan:
     @property
     def description(self) -> dict[str, Any]:
         """The description of the run in its result files."""
-        keys = ("task", "agent", "library", "device", "seed", "assets", "physics")
+        keys = ("task", "registered", "agent", "library", "device", "seed", "assets", "physics")
         return {key: getattr(self, key) for key in keys}
 
 
@@ -196,6 +198,9 @@ class Training(Watching):
     run_name: str = option("", "suffix of the run folder")
     logger: Literal["tensorboard", "wandb", "neptune"] = option("tensorboard", "where scalars go")
     log_project_name: str | None = option(None, "project of wandb or neptune")
+    choose_best: bool = option(
+        True, "at the end of a finished training, choose best.pt by a short evaluation without noise"
+    )
     video_interval: int = option(2000, "control steps between clips", low=1, high=MOST_STEPS)
     processes: int | None = option(
         None,

@@ -9,13 +9,17 @@ and one that multiplies are errors that name the key or the line.
 from __future__ import annotations
 
 import copy
+import errno
 import functools
+import io
 import json
 import math
+import os
 import re
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, override
+from typing import Any, BinaryIO, override
 
 import yaml
 from yaml import Event, MappingNode, Node, ScalarNode
@@ -44,14 +48,46 @@ class ReadingError(UserError):
     """A text that is no YAML or JSON, or holds what a configuration cannot."""
 
 
+NO_FILE = "it is no file"
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open the file ``path`` to read its bytes. Raises OSError that names it for what has no end or waits for a writer: a pipe, a device.
+
+    Every file that a user or another program may have put there is opened here.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is open at once
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise PermissionError(errno.EACCES, NO_FILE, str(path))
+
+
+def read_regular(path: Path, most: int = LONGEST) -> bytes:
+    """The bytes of the file ``path``, ``most`` of them. Raises OSError that names it, as `open_regular` and where it is longer."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        # a file of the kernel's says that it is empty, and has more
+        data = b"" if size > most else file.read(most + 1)
+    if max(size, len(data)) > most:
+        raise OSError(errno.EFBIG, f"{max(size, len(data)):,} bytes; at most {most:,}", str(path))
+    return data
+
+
+def read_text(path: Path) -> str:
+    """The text of the regular file ``path``, with its lines' ends as one character. Raises OSError and UnicodeDecodeError."""
+    return io.StringIO(read_regular(path).decode("utf-8"), newline=None).getvalue()
+
+
 def read_file[T](path: Path, parse: Callable[[str], T]) -> T:
     """Read the file ``path`` and ``parse`` its text. Raises ReadingError that names the file, and what is wrong."""
     try:
-        if path.exists() and not path.is_file():
-            raise ReadingError(f"cannot read {str(path)!r}: it is no file")
-        if (size := path.stat().st_size) > LONGEST:
-            raise ReadingError(f"cannot read {str(path)!r}: {size:,} bytes; at most {LONGEST:,}")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
+    except IsADirectoryError:
+        raise ReadingError(f"cannot read {str(path)!r}: {NO_FILE}") from None
     except OSError as error:
         raise ReadingError(f"cannot read {str(path)!r}: {error.strerror}") from None
     except UnicodeDecodeError as error:

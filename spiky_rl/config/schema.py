@@ -143,6 +143,11 @@ class Algorithm(Settings):
         "learning rate of what does not spike, critic and action noise, with the fixed schedule",
         above=0.0,
     )
+    std_learning_rate: float | None = option(
+        None,
+        "learning rate of the action's standard deviation, with the fixed schedule; null: the critic's",
+        above=0.0,
+    )
     num_learning_epochs: int = option(5, "passes over a rollout", low=1, high=10_000)
     num_mini_batches: int = option(4, "minibatches per pass", low=1, high=MOST_STEPS)
     gamma: float = option(0.99, "discount", low=0.0, high=1.0)

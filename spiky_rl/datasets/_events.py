@@ -10,13 +10,16 @@ import csv
 import io
 import zipfile
 import zlib
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.datasets._arrays import read_array, read_arrays
 
 SUFFIXES = (".bin", ".npy", ".npz", ".csv", ".mat")
 """Endings of files that may be recordings."""
@@ -25,6 +28,10 @@ OVERFLOW, OVERFLOW_US, SIZE = 240, 1 << 13, 5
 """N-MNIST's bytes: the row that is no event, what it adds to all later times, and the bytes of an event."""
 MOST = 1 << 15
 """Events of one pixel, channel and step that a tensor may count."""
+MOST_EVENTS = 1 << 25
+"""Events of a recording: in memory they take a gigabyte."""
+MOST_CHANNELS, MOST_PIXELS, LATEST = 1000, 100_000, 1 << 53
+"""Channels, and rows or columns, of a sensor; microseconds or steps until a recording ends."""
 DAMAGE = (OSError, ValueError, KeyError, EOFError, TypeError, csv.Error, zipfile.BadZipFile, zlib.error)
 """What reading a damaged or foreign file raises."""
 
@@ -76,15 +83,19 @@ def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int
     try:
         if kind == "csv":
             return of_columns(_table(data.decode("utf-8-sig")), path, unit)
-        held = np.load(io.BytesIO(data), allow_pickle=False)
-        if kind == "npz" or held.dtype.names:
+        if kind == "npz":
+            return of_columns(read_arrays(io.BytesIO(data), COLUMNS), path, unit)
+        held = read_array(data)
+        if names := held.dtype.names:
+            if missing := [key for key in COLUMNS if key not in names]:
+                raise ValueError(f"no field {missing[0]}; it has {', '.join(names)}")
             return of_columns({key: held[key] for key in COLUMNS}, path, unit)
         if held.ndim == 2 and held.shape[1] == len(COLUMNS):
             return of_columns(dict(zip(COLUMNS, held.T, strict=True)), path, unit)
     except EventFileError:
         raise
     except DAMAGE as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise EventFileError(f"{path}: no recording, or a damaged one: {reason}") from None
     if shape is not None and held.ndim == 4 and held.shape[1:] != shape:
         raise EventFileError(
@@ -100,6 +111,7 @@ def of_bytes(data: bytes, path: str) -> Events:
         raise EventFileError(
             f"{path}: byte {whole}: the last event has {len(data) - whole} of {SIZE} bytes; the file is truncated"
         )
+    _require_count(len(data) // SIZE, path)
     raw = np.frombuffer(data, np.uint8).reshape(-1, SIZE)
     x, y, high, middle, low = (column.astype(np.int64) for column in raw.T)
     t = ((high & 0x7F) << 16 | middle << 8 | low) + OVERFLOW_US * np.cumsum(y == OVERFLOW)
@@ -114,6 +126,7 @@ def of_tensor(held: np.ndarray, path: str) -> Events:
             f"{path}: holds {held.dtype} of shape {list(held.shape)}; expected counts [time, channels, rows, columns], or events"
             " [events, 4] as columns t, x, y, p"
         )
+    _require_count(int(np.count_nonzero(held)), path)
     place = np.argwhere(held)
     count = held[tuple(place.T)]
     wrong = (count < 0) | (count > MOST) | (count != np.floor(count))
@@ -121,6 +134,7 @@ def of_tensor(held: np.ndarray, path: str) -> Events:
         raise EventFileError(
             f"{path}: holds {count[wrong][0].item()!r}; a tensor counts events: whole numbers from 0 to {MOST}"
         )
+    _require_count(int(count.sum(dtype=np.float64)), path)
     t, p, y, x = np.repeat(place, count.astype(np.int64), 0).T
     return Events(x, y, p, t, steps=True)
 
@@ -136,27 +150,43 @@ def of_columns(columns: Mapping[str, ArrayLike], path: str, unit: float) -> Even
         raise EventFileError(
             f"{path}: t, x, y and p have shapes {', '.join(map(str, sizes.values()))}; they must be equal lists"
         )
+    _require_count(len(held["t"]), path)
+    most = {"t": LATEST / unit, "x": MOST_PIXELS - 1, "y": MOST_PIXELS - 1, "p": MOST_CHANNELS - 1}
     for key, values in held.items():
         wrong = ~np.isfinite(values) if key == "t" else values != np.floor(values)
-        wrong |= values < (-1 if key == "p" else 0)
+        wrong |= (values < (-1 if key == "p" else 0)) | (values > most[key])
         if wrong.any():
             first = int(wrong.argmax())
-            allowed = "0 or more" if key == "t" else "a whole number of 0 or more"
+            whole = "" if key == "t" else "a whole number of "
+            allowed = f"at most {int(most[key])}" if values[first] > most[key] else f"{whole}0 or more"
             raise EventFileError(f"{path}: event {first}: {key} is {values[first]:g}; it must be {allowed}")
     t = np.rint(held["t"] * unit).astype(np.int64)
     x, y, p = (held[key].astype(np.int64) for key in "xyp")
     return Events(x, y, np.maximum(p, 0), t)
 
 
-def _table(text: str) -> dict[str, list[float]]:
-    """The columns of a CSV, by its header, or t, x, y, p where it has none."""
-    rows = [row for row in csv.reader(io.StringIO(text)) if row]
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+def _require_count(count: int, path: str) -> None:
+    """Raise EventFileError that names ``path`` for more events than a recording may have, before they take memory."""
+    if count > MOST_EVENTS:
+        raise EventFileError(f"{path}: holds {count:,} events; a recording has at most {MOST_EVENTS:,}")
+
+
+def _table(text: str) -> dict[str, array[float]]:
+    """The columns of a CSV, by its header, or t, x, y, p where it has none. Raises ValueError."""
+    rows = (row for row in csv.reader(io.StringIO(text)) if row)
+    first = next(rows, [])
+    header = [cell.strip().lower() for cell in first]
     named = any(cell in COLUMNS for cell in header)
+    if named and (missing := [key for key in COLUMNS if key not in header]):
+        raise ValueError(f"no column {missing[0]}; it has {', '.join(header)}")
     place = {key: header.index(key) if named else i for i, key in enumerate(COLUMNS)}
-    return {
-        key: [float(row[i]) if i < len(row) else np.nan for row in rows[named:]] for key, i in place.items()
-    }
+    columns = {key: array("d") for key in COLUMNS}
+    for count, row in enumerate(rows if named else chain([first] if first else [], rows)):
+        if count == MOST_EVENTS:
+            raise ValueError(f"holds more than {MOST_EVENTS:,} events")
+        for key, i in place.items():
+            columns[key].append(float(row[i]) if i < len(row) else np.nan)
+    return columns
 
 
 def check(events: Events, path: str, shape: tuple[int, int, int]) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
 from spiky_rl.config import registry
+from spiky_rl.config.reading import open_regular
+from spiky_rl.datasets._arrays import LARGEST, read_header
 from spiky_rl.datasets._events import SUFFIXES, EventFileError, MissingData
+
+log = logging.getLogger(__name__)
 
 PACKED = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 """Endings of archives."""
@@ -21,7 +28,10 @@ NAMED = 3
 
 
 class Store:
-    """Files below a folder or in an archive, by their names from there, with / between folders."""
+    """Files below a folder or in an archive, by their names from there, with / between folders.
+
+    Only regular files are read that lie in the folder itself: no pipe and no device, and nothing that a link or a name leads to elsewhere.
+    """
 
     def __init__(self, root: Path, prefix: str = "") -> None:
         """``prefix``: stands before every name, such as the folder's own. Raises EventFileError for a damaged archive."""
@@ -31,14 +41,32 @@ class Store:
             try:
                 # pylint: disable-next=consider-using-with  # it is open for as long as the store is there
                 self.archive = zipfile.ZipFile(root)
-            except (OSError, zipfile.BadZipFile) as error:
+            except (OSError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
                 reason = getattr(error, "strerror", None) or error
                 raise EventFileError(f"{root}: no archive, or a damaged one: {reason}") from None
+
+    @cached_property
+    def _inside(self) -> Path:
+        """The folder itself, wherever a link to it lies."""
+        return self.root.resolve()
+
+    @cached_property
+    def _walked(self) -> tuple[list[str], list[str]]:
+        """Names of all files of the folder, and those of links to folders elsewhere. Raises MissingData."""
+        names, outward = _walk(self.root)
+        for name in outward:
+            log.warning("%s: is a link that leads out of %s; it is not followed", self.root / name, self.root)
+        return names, outward
+
+    @property
+    def outward(self) -> list[str]:
+        """Where links lie that lead to folders elsewhere, which are not followed."""
+        return [str(self.root / name) for name in self._walked[1]] if self.archive is None else []
 
     def names(self) -> list[str]:
         """All files, sorted; hidden ones are left out, and what archives of macOS add. A folder with a recording's ending counts, and cannot be read."""
         held = (
-            _walk(self.root)
+            self._walked[0]
             if self.archive is None
             else (i.filename for i in self.archive.infolist() if not i.is_dir())
         )
@@ -68,24 +96,42 @@ class Store:
 
     def open(self, name: str) -> IO[bytes]:
         """The file ``name``, to be read from any place. Raises EventFileError."""
+        path = Path(self.path(name))
         try:
             if self.archive is not None:
                 return self.archive.open(name.removeprefix(self.prefix))
-            return open(self.path(name), "rb")
+            if path.exists() and not path.resolve().is_relative_to(self._inside):
+                raise EventFileError(
+                    f"{path}: leads out of {self.root}, and is not read; put the file itself there"
+                )
+            return open_regular(path)
         except KeyError:
-            raise EventFileError(f"{self.path(name)}: is not in the archive") from None
+            raise EventFileError(f"{path}: is not in the archive") from None
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise EventFileError(f"{self.path(name)}: cannot be read: {reason}") from None
+            raise EventFileError(f"{path}: cannot be read: {reason}") from None
+
+    def size(self, name: str) -> int:
+        """Bytes of the file ``name``, in an archive unpacked, as it says. Raises EventFileError."""
+        with self.open(name) as file:
+            if self.archive is None:
+                return os.fstat(file.fileno()).st_size
+            return self.archive.getinfo(name.removeprefix(self.prefix)).file_size
 
     def read(self, name: str) -> bytes:
-        """The bytes of the file ``name``. Raises EventFileError where it cannot be read, or is empty."""
+        """The bytes of the file ``name``. Raises EventFileError where it cannot be read, is empty, or has more than `LARGEST`."""
+        size = self.size(name) if self.archive is not None else 0
         try:
             with self.open(name) as file:
-                data = file.read()
+                data = b"" if size > LARGEST else file.read(LARGEST + 1)
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             reason = getattr(error, "strerror", None) or error
             raise EventFileError(f"{self.path(name)}: cannot be read: {reason}") from None
+        if max(size, len(data)) > LARGEST:
+            size = size or self.size(name)
+            raise EventFileError(
+                f"{self.path(name)}: has {size:,} bytes; a recording has at most {LARGEST:,}"
+            )
         if not data:
             raise EventFileError(f"{self.path(name)}: is empty")
         return data
@@ -97,21 +143,19 @@ class Tensors:
     def __init__(self, store: Store, name: str) -> None:
         self.path, self.file = store.path(name), store.open(name)
         try:
-            version = np.lib.format.read_magic(self.file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            self.shape, fortran, self.kind = read(self.file)
-        except (OSError, ValueError, EOFError, zlib.error) as error:
+            header = read_header(self.file)
+        except ValueError as error:
             raise EventFileError(f"{self.path}: no .npy, or a damaged one: {error}") from None
-        if fortran or self.kind.hasobject or len(self.shape) < 2:
+        self.shape, self.kind, self.start = header.shape, header.dtype, header.start
+        if header.fortran or len(self.shape) < 2:
             raise EventFileError(
                 f"{self.path}: expected an array [recordings, ...] with the last axis fastest"
             )
-        self.start = self.file.tell()
-        self.bytes = int(np.prod(self.shape[1:])) * self.kind.itemsize
+        self.bytes = math.prod(self.shape[1:]) * self.kind.itemsize
+        if self.bytes > LARGEST:
+            raise EventFileError(
+                f"{self.path}: a row has {self.bytes:,} bytes; a recording has at most {LARGEST:,}"
+            )
 
     def __del__(self) -> None:
         if file := getattr(self, "file", None):
@@ -177,8 +221,12 @@ def _letters(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path) -> tuple[list[str], list[str]]:
+    """Names of all files below the folder ``root``, and those of links that lead out of it. Raises MissingData."""
     seen: set[str] = set()
+    found: list[str] = []
+    outward: list[str] = []
+    inside = root.resolve()
 
     def refuse(error: OSError) -> None:
         raise MissingData(f"{error.filename}: cannot be read: {error.strerror}")
@@ -189,7 +237,14 @@ def _walk(root: Path) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        files = [name for name in folders if name.endswith(SUFFIXES)]
-        folders[:] = [name for name in folders if name not in files]
-        for name in (*names, *files):
-            yield Path(folder, name).relative_to(root).as_posix()
+        here = Path(folder)
+        links = [
+            name
+            for name in folders
+            if (here / name).is_symlink() and not (here / name).resolve().is_relative_to(inside)
+        ]
+        outward += [(here / name).relative_to(root).as_posix() for name in links]
+        files = [name for name in folders if name.endswith(SUFFIXES) and name not in links]
+        folders[:] = [name for name in folders if name not in (*files, *links)]
+        found += [(here / name).relative_to(root).as_posix() for name in (*names, *files)]
+    return found, outward

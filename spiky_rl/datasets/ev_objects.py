@@ -9,12 +9,12 @@ is shipped.
 
 from __future__ import annotations
 
-import io
 import re
 from typing import override
 
 import numpy as np
 
+from spiky_rl.datasets._arrays import read_array
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, of_tensor
 from spiky_rl.datasets._store import stores, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording, counted
@@ -68,7 +68,7 @@ class EvObjects(Dataset):
         assert recording.store is not None
         path = self.path(recording)
         try:
-            held = np.load(io.BytesIO(recording.store.read(recording.member)), allow_pickle=False)
+            held = read_array(recording.store.read(recording.member))
         except DAMAGE as error:
             raise EventFileError(f"{path}: no recording, or a damaged one: {error}") from None
         if held.shape != (TAXELS, POLARITIES, STEPS):

@@ -19,12 +19,15 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.registry import UserError
+from spiky_rl.datasets._arrays import list_arrays, read_arrays
 from spiky_rl.datasets._download import Archive
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
 from spiky_rl.datasets._store import Store, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, DIGITS = 34, 10
+LARGEST = 1 << 33
+"""Bytes that a file of many recordings unpacks to at most: all 60,000 take a quarter of it."""
 LONGEST_US = 2**31 - 1
 """Between two events: more than half an hour, so that no sum of times overflows."""
 _BASE = "https://data.mendeley.com/public-files/datasets/468j46mzdv/files"
@@ -120,14 +123,12 @@ class _Packed:
     def _arrays(self, *keys: str) -> list[np.ndarray]:
         """Lists of whole numbers. Raises UserError."""
         try:
-            with np.load(self.path, allow_pickle=False) as held:
-                count = len(held["label"])
-                arrays = [
-                    np.arange(1, count + 1) if key == "id" and key not in held else np.asarray(held[key])
-                    for key in keys
-                ]
+            with self.store.open(self.path.name) as file:
+                there = [key for key in ("label", *keys) if key != "id" or key in list_arrays(file)]
+                held = read_arrays(file, there, most=LARGEST)
         except DAMAGE as error:
             raise UserError(f"{self.path}: no packed recordings, or damaged ones: {error}") from None
+        arrays = [held.get(key, np.arange(1, held["label"].size + 1)) for key in keys]
         for key, array in zip(keys, arrays, strict=True):
             if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
                 raise UserError(f"{self.path}: {key} must be a list of whole numbers that is not empty")

@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from typing import override
 import numpy as np
 
 from spiky_rl.config.options import UserError, option
+from spiky_rl.config.reading import read_regular
 from spiky_rl.datasets import digits
 from spiky_rl.datasets._events import Events
 from spiky_rl.datasets.base import Dataset, Recording
@@ -36,6 +39,8 @@ MNIST_SIDE, BOX = 28, 20
 FLOOR, PALER = 0.3, 1.6
 """Enlarged strokes are wider and paler than MNIST's; taken from here and saturated they cover as many pixels."""
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+MOST = 1 << 28
+"""Bytes of a file of images: all 60,000 take a fifth of it."""
 STEPS = 310
 """Milliseconds."""
 PATH = np.array(
@@ -172,12 +177,21 @@ def _idx(path: Path) -> np.ndarray | None:
     if not (path.is_file() or packed.is_file()):
         return None
     try:
-        data = path.read_bytes() if path.is_file() else gzip.decompress(packed.read_bytes())
+        data = read_regular(path, MOST) if path.is_file() else _unpacked(read_regular(packed, MOST))
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     count = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
     start = 4 + 4 * count
     shape = np.frombuffer(data[4:start].ljust(4 * count, b"\0"), ">u4").astype(int)
-    if not count or len(data) - start != np.prod(shape):
+    if not count or len(data) - start != math.prod(shape.tolist()):
         raise UserError(f"{path}: no idx file of bytes, or a truncated one")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def _unpacked(data: bytes) -> bytes:
+    """What gzip's ``data`` unpack to. Raises OSError where that is too much, as does what is no gzip."""
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
+        unpacked = file.read(MOST + 1)
+    if len(unpacked) > MOST:
+        raise OSError(f"unpacks to more than {MOST:,} bytes")
+    return unpacked

@@ -16,20 +16,27 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, override
 
-import numpy as np
 from pydantic import Field, field_validator
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Names, RegistryError, nearest, option
-from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
-from spiky_rl.datasets._store import Store, Tensors, to_unpack
+from spiky_rl.datasets._arrays import NUMBERS, TEXTS, read_arrays
+from spiky_rl.datasets._events import (
+    DAMAGE,
+    MOST_CHANNELS,
+    MOST_PIXELS,
+    EventFileError,
+    Events,
+    MissingData,
+    decode,
+)
+from spiky_rl.datasets._needs import Needs, load_needs, measure
+from spiky_rl.datasets._store import Store, to_unpack
 from spiky_rl.datasets.base import TIMES, UNKNOWN, Dataset, Recording
 
 log = logging.getLogger(__name__)
@@ -37,8 +44,6 @@ log = logging.getLogger(__name__)
 ENDINGS = (".bin", ".npy", ".npz", ".csv")
 COLUMNS = {"recording": "recording", "label": "label", "split": "split", "part": "split"}
 """Column of a manifest -> what it says."""
-SOME = 10
-"""Recordings among which one that needs twice the sensor of all others is not believed."""
 MANIFESTS = ("manifest.csv", "manifest.npz")
 SPLITS = {
     "train": "train",
@@ -67,11 +72,11 @@ class Own(Dataset):
     source = "yours"
 
     class Options(Dataset.Options):
-        sensor: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = option(
+        sensor: tuple[Annotated[int, Field(ge=1, le=MOST_PIXELS)], ...] = option(
             (), "rows and columns; empty: as the recordings need"
         )
         channels: int = option(
-            0, "polarities, or channels of tensors; 0: as the recordings need", low=0, high=1000
+            0, "polarities, or channels of tensors; 0: as the recordings need", low=0, high=MOST_CHANNELS
         )
         window: tuple[Annotated[int, Field(ge=0)], ...] = option(
             (),
@@ -113,6 +118,10 @@ class Own(Dataset):
             raise MissingData(f"{self.data}: there is no such folder; {LAYOUT}")
         store = Store(self.data)
         names = store.names()
+        if store.outward:
+            raise MissingData(
+                f"{store.outward[0]}: is a link that leads out of {self.data}; put the recordings themselves there"
+            )
         manifest = next((name for name in MANIFESTS if name in names), None)
         rows = _of_folders(names) if manifest is None else _of_manifest(store, manifest)
         if not rows:
@@ -165,21 +174,21 @@ class Own(Dataset):
         sensor, channels, window = self.given
         if not (sensor and channels and window):
             stamps = [f"{r.member} {r.store.stamp(r.member)}" for r in recordings if r.store is not None]
-            asked = f"2 {self.data.resolve()} {self.unit} {self.time} {bool(sensor)}"
+            given = (*(("rows", "columns") if sensor else ()), *(("end",) if window else ()))
+            asked = f"3 {self.data.resolve()} {self.unit} {self.time} {given}"
             key = hashlib.sha256("\n".join([asked, *stamps]).encode()).hexdigest()[:16]
-            path = files.cache_folder() / "frames" / f"own-{key}.json"
-            try:
-                measured = json.loads(path.read_text(encoding="ascii"))
-            except (OSError, ValueError):
+
+            def measure_once() -> Needs:
                 log.info("%s: reading %d recordings once to see what they need", self.data, len(recordings))
-                measured = self._measured(recordings)
-                files.write_json(path, measured, durable=False)
+                return measure(recordings, self.read, self.time, given)
+
+            needs = load_needs(files.cache_folder() / "frames" / f"own-{key}.json", measure_once)
             channels, sensor, window = (
-                channels or measured[0],
-                sensor or measured[1:3],
-                window or (0, measured[3]),
+                channels or needs.channels,
+                sensor or (needs.rows, needs.columns),
+                window or (0, needs.end),
             )
-            self.time = self.time or TIMES[bool(measured[4])]
+            self.time = self.time or TIMES[needs.steps]
             log.info(
                 "%s: %d channels, %d x %d pixels, times from %d to %d, unless dataset.channels, .sensor and .window say otherwise",
                 *(self.data, channels, *sensor, *window),
@@ -195,51 +204,6 @@ class Own(Dataset):
             except EventFileError:  # refused or skipped where it is read to be learned from
                 continue
         return TIMES[False]
-
-    def _measured(self, recordings: list[Recording]) -> list[int]:
-        """Channels, rows, columns and the end of time that hold all recordings that can be read; 1 where times are steps, else 0.
-
-        Tensors have the shape that most of them have. Raises EventFileError where some have times and others count steps, and for a
-        recording that alone needs a sensor more than twice as large as all others do.
-        """
-        needs: list[list[int]] = []
-        kinds: dict[bool, list[str]] = {False: [], True: []}
-        for recording in recordings:
-            assert recording.store is not None
-            try:
-                held = (
-                    Tensors(recording.store, recording.member).shape
-                    if recording.member.endswith(".npy")
-                    else ()
-                )
-                if steps := len(held) == 4:
-                    need = [*held[1:], held[0]]
-                else:
-                    events = self.read(recording)
-                    need = [int(values.max()) + 1 for values in (events.p, events.y, events.x, events.t)]
-            except (EventFileError, ValueError):  # refused or skipped where it is read to be learned from
-                continue
-            if self.time in ("", TIMES[steps]):
-                kinds[steps].append(self.path(recording))
-                needs.append(need)
-        if kinds[False] and kinds[True]:
-            raise EventFileError(
-                f"{kinds[True][0]}: counts steps, and {kinds[False][0]} has times: they are no recordings of one kind; with"
-                " dataset.time=us or steps, --skip_bad leaves the others out"
-            )
-        if kinds[True]:
-            shape, _ = Counter(tuple(need[:3]) for need in needs).most_common(1)[0]
-            return [*shape, max(need[3] for need in needs), 1]
-        sizes = np.array(needs or [[1] * 4])
-        believed = len(sizes) < SOME or self.given[0]
-        for axis, what in () if believed else ((1, "rows"), (2, "columns")):
-            *_, second, first = np.argsort(sizes[:, axis])
-            if sizes[first, axis] > 2 * sizes[second, axis]:
-                raise EventFileError(
-                    f"{kinds[False][first]}: needs {sizes[first, axis]} {what}, and no other recording more than {sizes[second, axis]};"
-                    " with dataset.sensor=[rows,columns], --skip_bad leaves it out"
-                )
-        return [*sizes.max(0).tolist(), 0]
 
 
 def _agent_for(shape: tuple[int, int, int]) -> str:
@@ -275,7 +239,7 @@ def _of_manifest(store: Store, manifest: str) -> list[tuple[str, str | None, str
         if manifest.endswith(".csv"):
             rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
         else:
-            held = np.load(io.BytesIO(data), allow_pickle=False)
+            held = read_arrays(io.BytesIO(data), kinds=NUMBERS + TEXTS)
             columns = {key: [str(cell) for cell in held[key]] for key in held}
             rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     except DAMAGE as error:

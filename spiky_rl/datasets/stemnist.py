@@ -72,7 +72,10 @@ class Stemnist(Dataset):
         match = re.search(r"(?:^|/)(train|val|test)/manifest\.csv$", name)
         if match is None:
             return []
-        rows = list(csv.DictReader(io.StringIO(store.read(name).decode(errors="replace"))))
+        try:
+            rows = list(csv.DictReader(io.StringIO(store.read(name).decode(errors="replace"))))
+        except csv.Error as error:
+            raise EventFileError(f"{store.path(name)}: no list of recordings: {error}") from None
         if not rows or not {"label", "sample_id"} <= rows[0].keys():
             raise EventFileError(
                 f"{store.path(name)}: expected columns label and sample_id, and a row for each recording"

@@ -12,15 +12,20 @@ from __future__ import annotations
 import io
 import re
 import struct
+import zlib
+from contextlib import suppress
 from typing import override
 
 import numpy as np
 
-from spiky_rl.datasets._events import EventFileError, Events, MissingData
+from spiky_rl.datasets._arrays import LARGEST, NUMBERS
+from spiky_rl.datasets._events import LATEST, EventFileError, Events, MissingData
 from spiky_rl.datasets._store import stores, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording, counted
 
 SIDE = 10
+COMPRESSED, CHUNK = 15, 1 << 20
+"""MATLAB's kind of an element that is compressed, and the bytes that one is unpacked by."""
 HEADER = 128
 """Bytes before the first element of a MATLAB 5 file."""
 ARCHIVE = "STMNIST dataset NUS Tee Research Group.zip"
@@ -41,11 +46,14 @@ def decode(data: bytes, path: str) -> Events:
         Exception
     ) as error:  # pylint: disable=broad-exception-caught  # a damaged file trips scipy anywhere
         raise EventFileError(f"{path}: byte {HEADER} and after: no readable MATLAB 5 data: {error}") from None
-    if train is None or train.ndim != 2 or train.shape[0] != SIDE * SIDE + 1:
+    if not isinstance(train, np.ndarray) or train.ndim != 2 or train.shape[0] != SIDE * SIDE + 1:
         shape = "absent" if train is None else train.shape
         raise EventFileError(f"{path}: spiketrain is {shape}; it must be [{SIDE * SIDE + 1}, events]")
+    if train.dtype.kind not in NUMBERS:
+        raise EventFileError(f"{path}: spiketrain holds {train.dtype}; it must hold numbers")
     seconds, values = train[-1], train[:-1].T
-    if not np.isfinite(seconds).all() or (seconds < 0).any() or not np.isin(values, (-1, 0, 1)).all():
+    in_time = np.isfinite(seconds) & (seconds >= 0) & (seconds <= LATEST / 1e6)
+    if not in_time.all() or not np.isin(values, (-1, 0, 1)).all():
         raise EventFileError(
             f"{path}: spiketrain must hold -1, 0 and 1, and times of 0 or more in its last row"
         )
@@ -63,13 +71,27 @@ def _check_whole(data: bytes, path: str) -> None:
     place = HEADER
     while place < len(data):
         end = place + 8
+        kind = 0
         if end <= len(data):
-            end += struct.unpack(f"{order}2I", data[place:end])[1]
+            kind, size = struct.unpack(f"{order}2I", data[place:end])
+            end += size
         if end > len(data):
             raise EventFileError(
                 f"{path}: byte {place}: an element that ends at byte {end} of {len(data)}; the file is truncated"
             )
+        if kind == COMPRESSED:
+            _check_unpacked(memoryview(data)[place + 8 : end], f"{path}: byte {place}")
         place = end
+
+
+def _check_unpacked(data: memoryview, where: str) -> None:
+    """Raise EventFileError that says ``where`` for compressed ``data`` of more than `LARGEST` bytes; damaged ones are left to scipy."""
+    packed, size = zlib.decompressobj(), 0
+    with suppress(zlib.error):
+        while chunk := packed.decompress(data, CHUNK):
+            size, data = size + len(chunk), memoryview(packed.unconsumed_tail)
+            if size > LARGEST:
+                raise EventFileError(f"{where}: unpacks to more than {LARGEST:,} bytes")
 
 
 class StMnist(Dataset):

@@ -182,7 +182,7 @@ def compile_to(path: Path, text: str, flags: tuple[str, ...] = ()) -> None:
         last = last or result.stderr or result.stdout or f"exit code {result.returncode}"
     log.debug("the compiler's words:\n%s", last)
     raise CompileError(
-        f"the compiler {shlex.join(words)!r} did not accept a kernel: {_complaint(last)}; set CXX to another"
+        f"the compiler {shlex.join(words)!r} did not accept a kernel: {complaint(last)}; set CXX to another"
     )
 
 
@@ -224,7 +224,7 @@ def _run(line: Sequence[str], text: str = "", limit: float | None = None) -> sub
         raise CompileError(f"the compiler {line[0]!r} does not start: {error}") from error
 
 
-def _complaint(text: str) -> str:
-    """The first error that a compiler names, or the last that it says."""
+def complaint(text: str) -> str:
+    """Return the first error that a compiler names in ``text``, or the last that it says."""
     lines = [line.strip() for line in text.strip().splitlines()]
     return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no word")

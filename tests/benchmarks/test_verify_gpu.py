@@ -176,6 +176,30 @@ def test_without_a_gpu_it_refuses_in_one_line_before_anything_starts(tmp_path, m
     assert not out and list(tmp_path.iterdir()) == []
 
 
+START = """
+import runpy, sys
+sys.modules.update(dict.fromkeys({missing!r}))  # None: not to be found
+sys.argv = ["verify_gpu.py", "--dry-run", "--out", "page.txt"]
+runpy.run_path("scripts/verify_gpu.py", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    ("missing", "line", "lines"),
+    [
+        (["pydantic_core", "annotated_types"], "error: not installed: pydantic_core, annotated_types; ", 1),
+        (["cupy", "isaaclab"], "not installed: cupy, isaaclab; ", 2),
+    ],
+)
+def test_its_first_line_says_which_packages_are_missing(missing, line, lines):
+    code = START.format(missing=missing)
+    stacked = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, check=False, **stacked)
+    said = done.stdout.splitlines()
+    assert done.returncode == 2 and len(said) == lines and said[0].startswith(line)
+    assert lines == 1 or "--out" in said[1], "it goes on"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,5 +1,7 @@
 """Splits and subsets: of every class its part, nothing in two of them, and the same for everyone."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,12 @@ def test_a_list_that_does_not_fit_is_refused(case, tmp_path):
         subset(RECORDINGS, None, tmp_path / "ids.csv")
     with pytest.raises(UserError, match="cannot be read: No such file"):
         subset(RECORDINGS, None, tmp_path / "none")
+
+
+def test_a_list_that_is_a_pipe_waits_for_nobody(tmp_path):
+    os.mkfifo(tmp_path / "ids")
+    with pytest.raises(UserError, match="--ids .*: cannot be read: it is no file"):
+        subset([Recording("a", 0, "train")], None, tmp_path / "ids")
 
 
 def test_a_training_takes_what_its_dataset_declares_unless_it_is_given():

@@ -52,6 +52,30 @@ raise SystemExit(common.run(speak))
 """
 
 
+LEAVE = """
+import sys
+from spiky_rl.cli import common
+
+class Garbage:
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        print("collected", flush=True)
+
+held = Garbage()
+command = common.run if sys.argv[1:] else lambda function: function([])
+raise SystemExit(command(lambda argv: 0))
+"""
+
+
+@pytest.mark.parametrize("arguments, printed", [([], "collected\n"), (["run"], "")])
+def test_a_command_leaves_without_a_search_for_garbage(arguments, printed):
+    line = [sys.executable, "-c", LEAVE, *arguments]
+    done = subprocess.run(line, env=HERE, capture_output=True, text=True, check=True)
+    assert done.stdout == printed
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8", "ascii:strict", "cp437"])
 def test_a_terminal_without_our_characters_shows_others_in_their_place(encoding):
     done = subprocess.run(

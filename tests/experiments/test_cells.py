@@ -1,6 +1,7 @@
 """A study's folder: written whole, worked by one process at a time, and never taken over by another study."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,10 @@ def test_the_same_study_and_a_larger_one_may_use_the_folder_and_another_may_not(
 def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(folder):
     (folder / "study.json").write_text("{}")
     with pytest.raises(StudyError, match="study.json: missing version, name, .*no study of this version"):
+        cells.prepare(folder, study.build("mine", GIVEN))
+    (folder / "study.json").unlink()
+    os.mkfifo(folder / "study.json")
+    with pytest.raises(PermissionError, match="it is no file"):
         cells.prepare(folder, study.build("mine", GIVEN))
     (folder / "study.json").unlink()
     with pytest.raises(StudyError, match="no study.json"):

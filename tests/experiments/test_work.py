@@ -194,6 +194,10 @@ def test_damaged_files_of_a_cell_are_as_if_they_were_not_there(tmp_path, text):
     assert cells.progress(tmp_path) is None
     made = work.result(planned()[-1], tmp_path, TRAINED, EVALUATED)
     assert made.training is not None and made.training.seconds_cpu is None and made.resumed == 0
+    assert made.registered == "" and made.training.worlds_reset == 0, "of an earlier version"
+    named, trained = "Isaac-Cartpole of Isaac Lab 3.0.0", {**TRAINED, "worlds_reset": 3}
+    made = work.result(planned()[-1], tmp_path, trained, {**EVALUATED, "registered": named})
+    assert made.training is not None and made.training.worlds_reset == 3 and made.registered == named
 
 
 def test_the_machine_is_named_with_the_cards_that_were_used(monkeypatch):

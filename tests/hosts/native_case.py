@@ -84,14 +84,18 @@ class Twice:
         self.rows.append((row, scale))
 
     def summary(self):
-        """Of all steps since the last: median, 99th percentile and largest difference, and the typical size, by quantity."""
-        found = {}
+        """Of all steps since the last: median, 99th percentile and largest difference, and the typical size, by quantity.
+
+        The largest is that of the worlds in which the same contacts push; of the others there is their share.
+        """
+        same = np.concatenate([row["contacts"] for row, _ in self.rows]) == 0.0
+        found = {"flipped": float((~same).mean())}
         for name in self.rows[0][0]:
             apart = np.concatenate([row[name] for row, _ in self.rows])
             size = np.concatenate([scale[name] for _, scale in self.rows])
             found[name] = {
                 "median": float(np.median(apart)), "most": float(np.quantile(apart, 0.99)),
-                "largest": float(apart.max()), "size": float(np.quantile(size, 0.9)),
+                "largest": float(apart[same].max()), "size": float(np.quantile(size, 0.9)),
             }  # fmt: skip
         self.rows.clear()
         return found

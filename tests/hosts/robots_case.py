@@ -1,4 +1,4 @@
-"""Physics probes of a task's robot: ``python -m tests.hosts.robots_case TASK``; prints what it found as one line of JSON.
+"""Physics probes of a task's robot: ``python -m tests.hosts.robots_case TASK PHYSICS``; prints what it found as one line of JSON.
 
 A module of its own because a process holds one simulation; all probes of a robot share it.
 """
@@ -17,8 +17,11 @@ from spiky_rl.hosts.isaaclab.environment import TimedVecEnv, load_configs, resol
 from spiky_rl.hosts.isaaclab.evaluation import stand_together
 from spiky_rl.hosts.isaaclab.lookalikes import mjcf_model
 from spiky_rl.hosts.isaaclab.measures import Measures
+from spiky_rl.hosts.isaaclab.mujoco import choice
 
 ENVS, SEED = 4, 1
+STARTS = 64
+"""Resets as the task makes them, after which its robots are looked at before they move."""
 SETTLE, REST = 200, 60
 """Control steps until a fallen robot lies still, and those over which the contact forces are averaged."""
 ABOVE = 0.2
@@ -213,27 +216,39 @@ class Simulation:
     """What the running solver says of its worlds."""
 
     def __init__(self, env):
-        from isaaclab_newton.physics import NewtonManager
-
-        solver = NewtonManager._solver  # pylint: disable=protected-access
+        solver = env.unwrapped.sim.physics_manager._solver  # pylint: disable=protected-access
         self.body, self.worlds = Body(solver.mj_model), solver.mjw_data
         self.model, self.data = solver.mj_model, mujoco.MjData(solver.mj_model)
-        self.robot = robot_of(env.unwrapped)[1]
+        self.robot, self.env = robot_of(env.unwrapped)[1], env.unwrapped
 
     def lifted(self):
         """The sum of the contact forces upwards, in newtons, per world."""
-        return self.worlds.qfrc_constraint.numpy()[:, 2]
+        return self.env.scene["touched"].data.net_forces_w.torch[..., 2].sum(1).numpy()
 
-    def lowest(self):
-        """The lowest point of the robot's spheres and capsules, per world."""
-        place, turn = self.worlds.geom_xpos.numpy(), self.worlds.geom_xmat.numpy()
+    def places(self):
+        """MuJoCo's coordinates of a floating robot, [worlds, coordinates], from Isaac Lab's: a reset changes those at once."""
+        data = self.robot.data
+        pose, angles = data.root_link_pose_w.torch.numpy(), data.joint_pos.torch.numpy()
+        found = np.zeros((len(pose), self.model.nq))
+        found[:, :3], found[:, 3:7] = pose[:, :3], pose[:, [6, 3, 4, 5]]
+        found[:, self.model.jnt_qposadr[self.joints()]] = angles
+        return found
+
+    def lowest(self, qpos=None):
+        """The lowest point of the robot's spheres and capsules at ``qpos`` [worlds, coordinates], now if it is None, per world."""
+        rounds = [
+            i for i in range(self.model.ngeom)
+            if self.model.geom_bodyid[i] and self.model.geom_type[i] in ROUND
+        ]  # fmt: skip
+        radius, half = self.model.geom_size[rounds, 0], self.model.geom_size[rounds, 1]
+        half = half * (self.model.geom_type[rounds] == mujoco.mjtGeom.mjGEOM_CAPSULE)
         low = []
-        for i in range(self.model.ngeom):
-            if self.model.geom_bodyid[i] and self.model.geom_type[i] in ROUND:
-                radius, half = self.model.geom_size[i][:2]
-                half = half if self.model.geom_type[i] == mujoco.mjtGeom.mjGEOM_CAPSULE else 0.0
-                low.append(place[:, i, 2] - np.abs(turn[:, i].reshape(-1, 3, 3)[:, 2, 2]) * half - radius)
-        return np.min(low, axis=0)
+        for row in self.worlds.qpos.numpy() if qpos is None else qpos:
+            self.data.qpos[:] = row
+            mujoco.mj_kinematics(self.model, self.data)
+            upright = np.abs(self.data.geom_xmat[rounds, 8])
+            low.append(np.min(self.data.geom_xpos[rounds, 2] - upright * half - radius))
+        return np.array(low)
 
     def energy(self):
         """Kinetic, potential and in the joints' springs, in joules, per world."""
@@ -299,12 +314,30 @@ def mirrored(env, sim, partners, walker=True):
     return max(apart), float((place - sim.robot.data.default_joint_pos.torch).abs().max())
 
 
-def main(task):
+def starts(env, sim):
+    """How high the lowest point of a robot is in the states that the task resets it to: the lowest of all, and the share below 0."""
+    low = []
+    for _ in range(STARTS):
+        env.reset()
+        low.append(sim.lowest(sim.places()))
+    low = np.concatenate(low)
+    return {"count": len(low), "lowest": float(low.min()), "sunk": float((low < 0.0).mean())}
+
+
+def main(task, wanted):
     assets = configure_assets("local")
     task = resolve_task(task)
     cfg, agent = load_configs(task)
     stand_together(cfg)
-    found = {"task": task, "assets": assets, "fallen": endless(cfg), "hidden": agent["actor"]["hidden_dims"]}
+    physics = choice.apply(cfg, wanted, "cpu")
+    found = {"task": task, "physics": physics, "assets": assets, "fallen": endless(cfg)}
+    found["hidden"] = agent["actor"]["hidden_dims"]
+    walker = next((name for name in ("ant", "humanoid") if name in task.lower()), None)
+    if walker:
+        from isaaclab.sensors import ContactSensorCfg
+
+        cfg.scene.robot.spawn.activate_contact_sensors = True
+        cfg.scene.touched = ContactSensorCfg(prim_path="{ENV_REGEX_NS}/Robot/.*")
     with (
         simulation(cfg, task_id=task, device="cpu", num_envs=ENVS, seed=SEED) as gym_env,
         torch.inference_mode(),
@@ -313,7 +346,6 @@ def main(task):
         found |= {"actions": env.num_actions, "measures": Measures(env).names}
         sim = Simulation(env)
         partners, found["symmetry"] = mirror(sim.body)
-        walker = next((name for name in ("ant", "humanoid") if name in task.lower()), None)
         weight = 9.81 * float(sim.model.body_mass.sum())
         if walker:
             theirs = Body(mjcf_model(newton_folder() / f"nv_{walker}.xml")[1])
@@ -323,6 +355,7 @@ def main(task):
         env.reset()
         found["start"] = sim.robot.data.root_link_pos_w.torch[:, 2].tolist()
         if walker:
+            found["starts"] = starts(env, sim)
             pose = sim.robot.data.root_link_pose_w.torch.clone()
             pose[:, 2] += ABOVE
             sim.robot.write_root_link_pose_to_sim_index(root_pose=pose)
@@ -334,6 +367,8 @@ def main(task):
             if walker:
                 lowest.append(sim.lowest())
                 lifted.append(sim.lifted() / weight)
+                moved = np.abs(sim.places() - sim.worlds.qpos.numpy())
+                found["places"] = max(found.get("places", 0.0), float(moved.max()))
         found["gained"] = ((np.max(energy, 0) - energy[0]) / np.ptp(energy, 0)).tolist()
         if walker:
             found["end"] = sim.robot.data.root_link_pos_w.torch[:, 2].tolist()

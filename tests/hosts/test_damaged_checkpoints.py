@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import zipfile
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def put(path, value):
         *parents, last = path.split("/")
         node = content
         for part in parents:
-            node = node[int(part) if isinstance(node, list) else part]
+            node = node[part if not isinstance(node, list) and part in node else int(part)]
         last = int(last) if isinstance(node, list) else last
         if value is REMOVED:
             del node[last]
@@ -79,6 +80,14 @@ def put(path, value):
             node[last] = value
 
     return change
+
+
+def nest(depth):
+    """Lists inside each other."""
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
 
 
 REMOVED = object()
@@ -169,6 +178,48 @@ DAMAGES = {
 }
 
 
+ACTOR = "actor_state_dict/network.layers.0.connection.weight"
+GROUP, MOMENTS = "optimizer_state_dict/param_groups/0", "optimizer_state_dict/state/0"
+NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+DAMAGES |= {
+    "a sparse tensor": (put(ACTOR, torch.eye(4, 16).to_sparse()), "connection.weight: is a sparse tensor"),
+    "rows of a sparse one": (put(ACTOR, torch.eye(4, 16).to_sparse_csr()), "weight: is a sparse tensor"),
+    "a nested tensor": (put(ACTOR, NESTED), "connection.weight: is a nested tensor"),
+    "a tensor without values": (put(ACTOR, torch.ones(4, 16, device="meta")), "is a tensor without values"),
+    "complex values": (put(ACTOR, torch.ones(4, 16, dtype=torch.complex64)), "tensor of torch.complex64"),
+    "quantised values": (
+        put(ACTOR, torch.quantize_per_tensor(torch.ones(4, 16), 0.1, 0, torch.qint8)),
+        "is a tensor of torch.qint8",
+    ),
+    "one value for all": (put(ACTOR, torch.ones(1).expand(4, 16)), "its 64 values share memory"),
+    "more values than memory": (put(ACTOR, torch.ones(1).expand(2**40)), "values share memory"),
+    "rows that overlap": (put(ACTOR, torch.ones(20).as_strided((4, 16), (1, 1))), "64 values share memory"),
+    "a random state of one byte": (
+        put(f"{STATE}/torch", torch.zeros(1, dtype=torch.uint8).expand(5056)),
+        "random.torch: its 5,056 values share memory",
+    ),
+    "a GPU's random state": (put(f"{STATE}/cuda", torch.ones(16)), "random.cuda is no state .*float32"),
+    "containers in containers": (put("infos/other", nest(100)), "infos.other: nested more than 64 deep"),
+    "a negative deviation": (
+        put("actor_state_dict/distribution.std_param", torch.tensor([1.0, -0.5])),
+        "distribution.std_param: -0.5 is out of range; it must be at least 0",
+    ),
+    "a negative variance": (put("actor_state_dict/obs_normalizer._var", -torch.ones(1, 4)), "_var: -1 is"),
+    "a negative spread": (put("actor_state_dict/obs_normalizer._std", -torch.ones(1, 4)), "_std: -1 is"),
+    "a negative count": (put("actor_state_dict/obs_normalizer.count", torch.tensor(-3)), "count: -3 is out"),
+    "a negative moment": (put(f"{MOMENTS}/exp_avg_sq", -torch.ones(2)), "state.0.exp_avg_sq: -1 is out"),
+    "a negative step": (put(f"{MOMENTS}/step", torch.tensor(-1.0)), "state.0.step: -1 is out of range"),
+    "a negative rate": (put(f"{GROUP}/lr", -1.0), "groups.0.lr: -1.0 is out of range; it must be at least 0"),
+    "a rate that is no number": (put(f"{GROUP}/lr", math.nan), "groups.0.lr: nan is out of range"),
+    "a rate that is text": (put(f"{GROUP}/lr", "fast"), "groups.0.lr: expected a number, got 'fast'"),
+    "a decay of momentum": (put(f"{GROUP}/betas", (0.9, 1.5)), "groups.0.betas: .*1.5 is out of range"),
+    "a negative epsilon": (put(f"{GROUP}/eps", -1e-8), "groups.0.eps: -1e-08 is out of range"),
+    "a negative weight decay": (put(f"{GROUP}/weight_decay", -1.0), "weight_decay: -1.0 is out of range"),
+    "groups that are text": (put("optimizer_state_dict/param_groups", "x"), "param_groups: expected a list"),
+    "a state that is a list": (put("optimizer_state_dict/state", [1]), "state: expected a mapping"),
+}
+
+
 @pytest.mark.parametrize("case", DAMAGES)
 def test_damaged_metadata_is_refused_by_name(case, good, tmp_path):
     change, message = DAMAGES[case]
@@ -211,6 +262,16 @@ def test_weights_that_are_no_numbers_are_refused_by_name(part, value, good, tmp_
     path = tmp_path / "model.pt"
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=f"{part}.*{name} has values that are no numbers"):
+        read_checkpoint(str(path))
+
+
+def test_a_checkpoint_that_is_packed_is_refused_before_it_is_unpacked(good, tmp_path):
+    path = tmp_path / "model.pt"
+    (tmp_path / "whole.pt").write_bytes(good[0])
+    with zipfile.ZipFile(tmp_path / "whole.pt") as whole, zipfile.ZipFile(path, "w") as packed:
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name), zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="no checkpoint, or a damaged one .its parts are compressed"):
         read_checkpoint(str(path))
 
 

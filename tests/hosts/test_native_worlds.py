@@ -259,14 +259,32 @@ def test_a_box_on_a_box_rests_where_mujoco_warp_lets_it_rest():
     np.testing.assert_allclose(heights[0], [0.1, 0.3], atol=2e-3)
 
 
-def test_contacts_that_have_no_place_are_told_once(caplog):
-    both = Both(compiled("two capsules that touch"))
-    both.worlds.batch.contacts.capacity = 3
+@pytest.mark.parametrize("report", [True, False], ids=["reported", "not reported"])
+@pytest.mark.parametrize("option", ["njmax", "nconmax"])
+@pytest.mark.parametrize("missing", [0, 1])
+def test_arrays_that_are_too_small_for_mujoco_warp_are_told_once_with_what_is_enough(
+    option, missing, report, caplog
+):
+    ample, both = (Both(compiled("two capsules that touch")) for _ in range(2))
+    ample.native()
+    found = int(ample.data.nacon.numpy()[0])
+    needed = {"njmax": int(ample.data.nefc.numpy().max()), "nconmax": -(-found // WORLDS)}[option]
+    room = needed - missing
+    if option == "njmax":
+        both.data.njmax = room
+    else:
+        both.worlds.batch.contacts.capacity = room * WORLDS
+    both.worlds.ask(wrenches=False, report=report, given=False)
     both.native()
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == missing
+    for line in said:
+        path = f"env.sim.physics.solver_cfg.{option}"
+        assert f"{path}={room} is too small" in line and f"{path}={needed} is enough" in line
+    if report and option == "nconmax":
+        assert int(both.data.nacon.numpy()[0]) == min(found, room * WORLDS)
     both.native()
-    assert int(both.data.nacon.numpy()[0]) == 3
-    (record,) = caplog.records
-    assert "too small" in record.getMessage()
+    assert len(caplog.records) <= 1
 
 
 def test_a_model_that_differs_between_worlds_is_stepped_with_each_worlds_own():

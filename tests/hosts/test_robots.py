@@ -10,8 +10,14 @@ pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
 pytestmark = pytest.mark.timeout(900)
 
-WALKERS = ["Isaac-Ant", "Isaac-Humanoid"]
-SLOW = ["Isaac-Ant-Direct", "Isaac-Humanoid-Direct", "Isaac-Cartpole", "Isaac-Cartpole-Direct"]
+NATIVE, WARP = "mujoco", "newton_mjwarp"
+FAST = [("Isaac-Ant", NATIVE), ("Isaac-Ant", WARP), ("Isaac-Humanoid", NATIVE)]
+SLOW = [("Isaac-Humanoid", WARP)]
+SLOW += [
+    (f"Isaac-{name}", physics)
+    for name in ("Ant-Direct", "Humanoid-Direct", "Cartpole", "Cartpole-Direct")
+    for physics in (NATIVE, WARP)
+]
 
 EXACT = 1e-6
 ROUNDED = {
@@ -30,12 +36,17 @@ DIFFERENT = {
 
 
 @pytest.fixture(
-    scope="module", params=[*WALKERS, *(pytest.param(task, marks=pytest.mark.slow) for task in SLOW)]
+    scope="module",
+    params=[*FAST, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)],
+    ids=" ".join,
 )
 def probes(request):
-    done = processes.run("-m", "tests.hosts.robots_case", request.param)
+    task, physics = request.param
+    done = processes.run("-m", "tests.hosts.robots_case", task, physics)
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout.rpartition("RESULT")[2])
+    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    assert found["physics"] == physics
+    return found
 
 
 def walks(probes):
@@ -65,6 +76,16 @@ def test_no_body_of_a_robot_sinks_into_the_ground(probes):
     walks(probes)
     assert min(probes["lowest at rest"]) > -0.002
     assert min(probes["lowest"]) > -0.03, "not even where it hits the ground"
+
+
+def test_a_task_starts_its_robots_where_the_documentation_says(probes):
+    walks(probes)
+    starts = probes["starts"]
+    assert starts["count"] == 256 and probes["places"] < 1e-6
+    if "Ant" in probes["task"]:
+        assert -0.06 < starts["lowest"] < -0.04 and 0.75 < starts["sunk"] < 0.92
+    else:
+        assert starts["sunk"] == 0.0 and 0.0 < starts["lowest"] < 0.06
 
 
 def test_robot_without_actions_gains_no_energy(probes):

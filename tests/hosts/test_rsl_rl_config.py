@@ -51,6 +51,7 @@ NEEDS = {
         "mlp_ppo",
         "agent.algorithm.critic_learning_rate=0.01",
     ): r"agent\.algorithm\.critic_learning_rate: 0\.01",
+    ("mlp_ppo", "agent.algorithm.std_learning_rate=0.01"): r"agent\.algorithm\.std_learning_rate: 0\.01",
 }
 
 

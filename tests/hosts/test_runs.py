@@ -1,6 +1,9 @@
 """Which checkpoint a name stands for: the newest run's, of the seed asked for, and the newest of it that is whole."""
 
+import datetime
+import json
 import logging
+import os
 
 import pytest
 import torch
@@ -117,6 +120,65 @@ def test_an_older_run_is_taken_where_all_of_the_newest_are_damaged(tmp_path):
     assert find("latest", tmp_path) == older / "model_10.pt"
     with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged; train again without it"):
         find(str(newer), tmp_path)
+
+
+class Clock(datetime.datetime):
+    """A clock that is set."""
+
+    said = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
+
+    @classmethod
+    def now(cls, tz=None):
+        return cls.said.astimezone(tz)
+
+
+@pytest.mark.parametrize("set_back", [datetime.timedelta(0), datetime.timedelta(days=40)])
+def test_the_newest_run_is_the_one_that_was_made_last_whatever_the_clock_says(
+    set_back, tmp_path, monkeypatch
+):
+    folders = []
+    monkeypatch.setattr(runs.datetime, "datetime", Clock)
+    for back in range(3):
+        monkeypatch.setattr(Clock, "said", Clock.said - back * set_back)
+        folders.append(a_run(tmp_path))
+        os.utime(folders[-1] / "run.json", (10**9 - back, 10**9 - back))
+        assert find("latest", tmp_path) == folders[-1] / "model_10.pt"
+    # Isaac Lab's command line takes the greatest of these times, too
+    times = [json.loads((folder / "run.json").read_text())["created_at"] for folder in folders]
+    assert times == sorted(set(times), key=datetime.datetime.fromisoformat)
+
+
+MANIFESTS = {
+    "a list as seed": ("seed", [0]),
+    "a truth as seed": ("seed", True),
+    "a seed below 0": ("seed", -1),
+    "a list as task": ("task", ["Isaac-Point"]),
+    "a list as metadata": ("metadata", [1]),
+    "a mapping as agent": ("metadata", {"agent": {}}),
+    "a number as time": ("created_at", 3),
+    "no time": ("created_at", "yesterday"),
+    "the end of time": ("created_at", "9999-12-31T23:59:59.999999+00:00"),
+}
+
+
+@pytest.mark.parametrize("case", MANIFESTS)
+def test_a_manifest_with_a_value_of_another_kind_is_damaged(case, said, tmp_path):
+    key, value = MANIFESTS[case]
+    older, newer = a_run(tmp_path), a_run(tmp_path)
+    manifest = json.loads((newer / "run.json").read_text())
+    (newer / "run.json").write_text(json.dumps({**manifest, key: value}))
+    assert find("latest", tmp_path, seed=0) == older / "model_10.pt"
+    assert f"{newer / 'run.json'}: is damaged" in said.text
+    last = a_run(tmp_path)
+    assert find("latest", tmp_path) == last / "model_10.pt", "a run can be made beside it"
+
+
+def test_a_manifest_that_is_a_pipe_is_damaged_and_waits_for_nobody(said, tmp_path):
+    older, newer = a_run(tmp_path), a_run(tmp_path)
+    (newer / "run.json").unlink()
+    os.mkfifo(newer / "run.json")
+    assert find("latest", tmp_path) == older / "model_10.pt"
+    assert f"{newer / 'run.json'}: is damaged" in said.text
 
 
 NAMES = ["../x", "a/b", "/absolute", ".", "..", ".hidden", "-flag", "a b", "new\nline", "nul\0", "x" * 101]

@@ -230,6 +230,21 @@ def test_models_tolerate_single_samples_without_states_and_never_write_a_state(c
         assert all(torch.equal(a, b) for a, b in zip(before, state, strict=True))
 
 
+def test_the_action_noise_learns_at_a_rate_of_its_own_on_both_hosts():
+    rates = {"learning_rate": 0.001, "critic_learning_rate": 0.01, "std_learning_rate": 0.002}
+    fixed = [
+        "agent.algorithm.schedule=fixed",
+        *(f"agent.algorithm.{key}={rate}" for key, rate in rates.items()),
+    ]
+    theirs = RslRunner(PointEnv(), config(SPIKING, **rates))
+    ours = runner(*fixed, network=SPIKING)
+    for run, noise in ((theirs, theirs.alg.actor.distribution.std_param), (ours, ours.policy.log_std)):
+        groups = run.alg.optimizer.param_groups
+        assert [group["lr"] for group in groups] == [0.001, 0.01, 0.002]
+        assert len(groups[2]["params"]) == 1 and groups[2]["params"][0] is noise
+        assert sum(len(g["params"]) for g in groups) == sum(len(list(m.parameters())) for m in run.models)
+
+
 def test_what_does_not_spike_learns_at_a_rate_of_its_own():
     fixed = ["agent.algorithm.schedule=fixed", "agent.algorithm.learning_rate=0.0"]
     run = runner(*fixed, "agent.algorithm.critic_learning_rate=0.01", network=SPIKING)

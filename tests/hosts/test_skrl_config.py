@@ -84,6 +84,7 @@ REFUSED = {
     "agent.actor.class_name=CNNModel": ("agent.actor.class_name: 'CNNModel'", "MLPModel and RNNModel"),
     "agent.actor.distribution_cfg.std_type=scalar": ("std_type: 'scalar'", "allows log"),
     "agent.algorithm.critic_learning_rate=0.1": ("critic_learning_rate", "schedule=fixed, not adaptive"),
+    "agent.algorithm.std_learning_rate=0.1": ("std_learning_rate", "schedule=fixed, not adaptive"),
 }
 
 

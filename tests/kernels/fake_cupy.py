@@ -1,7 +1,8 @@
 """A module in the place of CuPy, for a machine without a GPU: it takes what the CuPy backend gives CuPy and refuses what CuPy, NVRTC or
 a kernel would not take or would misread, then runs the kernels' text on the host.
 
-`on_the_host` lets the CuPy backend, as it is, run on tensors of the CPU.
+`on_the_host` lets the CuPy backend, as it is, run on tensors of the CPU. The module offers nothing that the real CuPy does not offer in
+the same shape: `tests/kernels/test_real_cupy.py` compares the two.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import re
 import sys
 import types
 from collections import Counter
+from importlib.machinery import ModuleSpec
 
 import numpy as np
 import pytest
@@ -25,6 +27,8 @@ KINDS = {"long": np.int64, "int": np.int32, "float": np.float32}
 """Of a kernel's parameters: what is passed as each of them. A pointer is a plain int."""
 MOST_THREADS, MOST_SHARED = 1024, 227 * 1024
 """Of a block, on every device that is compiled for."""
+UNASKED_SHARED = 48 * 1024
+"""Bytes that a launch may share without `max_dynamic_shared_size_bytes`."""
 CAST = re.compile(r"\b(const|unsigned|signed|__restrict__)\b")
 
 
@@ -39,84 +43,133 @@ def signature(code: str, name: str) -> list[type]:
     return [int if any("*" in word for word in words) else KINDS[words[0]] for words in parameters]
 
 
-class Cupy(types.ModuleType):
-    """The module. ``executes``: whether kernels run, or are only looked at."""
+class Cupy:
+    """The record of what a fake CuPy was asked for, and the module itself. ``executes``: whether kernels run, or are only looked at."""
 
     def __init__(self, executes: bool = True) -> None:
-        super().__init__("cupy")
         self.executes = executes
         self.launches: Counter[str] = Counter()
         self.shapes: list[tuple[str, tuple[int, ...], tuple[int, ...]]] = []
         self.devices: list[int | None] = []
         self.streams: list[int] = []
         self.current_stream = STREAM
-        self.RawModule = lambda **given: RawModule(self, **given)
-        self.cuda = types.SimpleNamespace(
-            Device=self.device, Stream=types.SimpleNamespace(from_external=self.stream)
-        )
-        self.nvrtc = types.ModuleType("cupy.cuda.nvrtc")
-
-    @contextlib.contextmanager
-    def device(self, index):
-        self.devices.append(index)
-        yield
-        self.devices.pop()
-
-    @contextlib.contextmanager
-    def stream(self, external):
-        assert (
-            self.devices
-        ), "CuPy holds a stream for one of the device that is current: it is taken inside of it"
-        version, handle = external.__cuda_stream__()
-        assert version == 0, "the version of the protocol"
-        self.streams.append(handle)
-        yield
-        self.streams.pop()
+        self.module = make_module(self)
 
 
-class RawModule:
-    """A module of kernels."""
+def make_module(record: Cupy) -> types.ModuleType:
+    """Make the module ``cupy`` that keeps ``record``."""
 
-    def __init__(self, cupy: Cupy, *, code: str, options: tuple[str, ...], backend: str) -> None:
-        assert backend == "nvrtc"
-        assert {"-DGPU", "--fmad=false"} <= set(options), "the text's own lanes, and no products contracted"
-        self.cupy, self.code, self.devices = cupy, code, list(cupy.devices)
-        assert self.devices, "a module is loaded on the device that is current"
+    class Device:
+        def __init__(self, device: int) -> None:
+            self.id = device
 
-    def get_function(self, name: str) -> "Function":
-        return Function(self, name)
+        def __enter__(self):
+            record.devices.append(self.id)
+            return self
 
+        def __exit__(self, *_) -> None:
+            record.devices.pop()
 
-class Function:
-    """A kernel."""
+    class Stream:
+        ptr: int
 
-    def __init__(self, module: RawModule, name: str) -> None:
-        self.module, self.name, self.takes = module, name, signature(module.code, name)
+        @classmethod
+        def from_external(cls, obj):
+            version, handle = obj.__cuda_stream__()
+            assert version == 0, "the version of the protocol"
+            stream = cls()
+            stream.ptr = handle
+            return stream
 
-    def __call__(self, grid, block, args, *, shared_mem=0) -> None:
-        cupy, name = self.module.cupy, self.name
-        assert (
-            cupy.devices and cupy.devices[-1] == self.module.devices[-1]
-        ), f"{name} runs on its module's device"
-        assert (
-            cupy.streams and cupy.streams[-1] == cupy.current_stream
-        ), f"{name} runs on torch's current stream"
-        for sizes, most in ((grid, 2**31), (block, MOST_THREADS)):
-            assert all(type(size) is int and size > 0 for size in sizes) and np.prod(sizes) <= most, (
-                grid,
-                block,
-            )
-        assert shared_mem <= MOST_SHARED
-        assert len(args) == len(self.takes), f"{name} takes {len(self.takes)} arguments, not {len(args)}"
-        for i, (value, kind) in enumerate(zip(args, self.takes, strict=True)):
+        def __enter__(self):
             assert (
-                type(value) is kind
-            ), f"argument {i} of {name} is {kind.__name__}, not {type(value).__name__}"
-        cupy.launches[name] += 1
-        cupy.shapes.append((name, grid, block))
-        if cupy.executes:
-            library = host_device.compiled(self.module.code, name)
-            host_device.run(library, name, grid, block, args, shared_mem)
+                record.devices
+            ), "CuPy holds a stream for one of the device that is current: it is taken inside of it"
+            record.streams.append(self.ptr)
+            return self
+
+        def __exit__(self, *_) -> None:
+            record.streams.pop()
+
+    class RawKernel:
+        __slots__ = (
+            "_bytes",
+            "_module",
+            "_takes",
+            "name",
+        )  # a name that CuPy's kernel does not have is refused
+
+        def __init__(self, module: "RawModule", name: str) -> None:
+            self._module, self.name, self._takes = module, name, signature(module.code, name)
+            self._bytes = UNASKED_SHARED
+
+        @property
+        def max_dynamic_shared_size_bytes(self) -> int:
+            return self._bytes
+
+        @max_dynamic_shared_size_bytes.setter
+        def max_dynamic_shared_size_bytes(self, value: int) -> None:
+            if value > MOST_SHARED:
+                raise RuntimeError("CUDA_ERROR_INVALID_VALUE: invalid argument")
+            self._bytes = value
+
+        def __call__(self, grid, block, args, *, shared_mem=0) -> None:
+            name, module = self.name, self._module
+            assert (
+                record.devices and record.devices[-1] == module._devices[-1]
+            ), f"{name} runs on its module's device"
+            assert (
+                record.streams and record.streams[-1] == record.current_stream
+            ), f"{name} runs on torch's current stream"
+            for sizes, most in ((grid, 2**31), (block, MOST_THREADS)):
+                assert type(sizes) is tuple
+                assert all(type(size) is int and size > 0 for size in sizes) and np.prod(sizes) <= most, (
+                    grid,
+                    block,
+                )
+            assert shared_mem <= self._bytes, f"{name} was not allowed to share {shared_mem} bytes"
+            assert len(args) == len(
+                self._takes
+            ), f"{name} takes {len(self._takes)} arguments, not {len(args)}"
+            for i, (value, kind) in enumerate(zip(args, self._takes, strict=True)):
+                assert (
+                    type(value) is kind
+                ), f"argument {i} of {name} is {kind.__name__}, not {type(value).__name__}"
+            record.launches[name] += 1
+            record.shapes.append((name, grid, block))
+            if record.executes:
+                library = host_device.compiled(module.code, name)
+                host_device.run(library, name, grid, block, args, shared_mem)
+
+    class RawModule:
+        def __init__(self, *, code: str, options: tuple[str, ...], backend: str) -> None:
+            assert type(code) is str and type(options) is tuple, "CuPy takes no other types"
+            assert backend == "nvrtc"
+            assert {"-DGPU", "--fmad=false"} <= set(
+                options
+            ), "the text's own lanes, and no products contracted"
+            assert record.devices, "a module is loaded on the device that is current"
+            self.code, self._devices = code, list(record.devices)
+
+        def get_function(self, name: str) -> RawKernel:
+            return RawKernel(self, name)
+
+    cupy, cuda = types.ModuleType("cupy"), types.ModuleType("cupy.cuda")
+    nvrtc = types.ModuleType("cupy_backends.cuda.libs.nvrtc")
+    cupy.__spec__, cuda.__spec__ = ModuleSpec("cupy", None), ModuleSpec("cupy.cuda", None)
+    nvrtc.getVersion = lambda: (13, 0)
+    cuda.Device, cuda.Stream, cuda.nvrtc = Device, Stream, nvrtc
+    cupy.cuda, cupy.RawModule, cupy.RawKernel = cuda, RawModule, RawKernel
+    cupy.is_available = lambda: True
+    return cupy
+
+
+def put_in_place(patch: pytest.MonkeyPatch, cupy: types.ModuleType) -> None:
+    """Let ``import cupy`` find ``cupy`` and no part of another one."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
+        patch.delitem(sys.modules, name)
+    for module in (cupy, cupy.cuda):
+        patch.setitem(sys.modules, module.__name__, module)
 
 
 def forget() -> None:
@@ -127,10 +180,10 @@ def forget() -> None:
 
 @contextlib.contextmanager
 def installed(executes: bool = True):
-    """CuPy and a device for it, as far as the CuPy backend asks; gives the module."""
+    """CuPy and a device for it, as far as the CuPy backend asks; gives its record."""
     cupy = Cupy(executes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", cupy)
+        put_in_place(patch, cupy.module)
         patch.setattr(CUPY, "available", lambda: None)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         patch.setattr(
@@ -147,7 +200,7 @@ def installed(executes: bool = True):
 
 @contextlib.contextmanager
 def on_the_host():
-    """The CuPy backend computes on tensors of the CPU; gives the module in CuPy's place."""
+    """The CuPy backend computes on tensors of the CPU; gives the record of what it asked CuPy for."""
     with installed() as cupy, pytest.MonkeyPatch.context() as patch:
         patch.setitem(dispatch.compiled(), "cpu", "cupy")
         patch.setattr(CUPY, "device", "cpu")

@@ -1,9 +1,11 @@
 """A CUDA device made of the host: CUDA text, compiled by the host's compiler, whose blocks run one after the other.
 
 The threads of a block run one after the other too, or, where the text has barriers, as fibers: each runs up to its next barrier,
-and goes on when all that the barrier is for have come to theirs.
+and goes on when all that the barrier is for have come to theirs. A device promises no order of blocks or of threads between two
+barriers: `ordered` runs them in another one than ascending.
 """
 
+import contextlib
 import ctypes
 import re
 from functools import cache
@@ -12,6 +14,11 @@ import numpy as np
 
 from spiky_rl.kernels import compiler, programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
+
+ASCENDING, REVERSED = 0, 1
+"""Orders of blocks and threads; each number above these is a permutation, another one from barrier to barrier."""
+PERMUTED = 7
+_order = ASCENDING
 
 BEFORE = """
 #include <math.h>
@@ -89,6 +96,17 @@ static unsigned atomicOr(unsigned *to, unsigned bits) {
 """What threads of a block wait for each other with. The scheduler is in `AFTER`."""
 AFTER = """
 static const long OTHER_BARRIERS = -2;
+static unsigned order, seed;  // 0: ascending, 1: descending, else the first seed of permutations
+static std::vector<unsigned> drawn(unsigned count) {
+  std::vector<unsigned> places(count);
+  for (unsigned i = 0; i < count; i++) places[i] = order == 1 ? count - 1 - i : i;
+  if (order > 1)
+    for (unsigned i = count; i > 1; i--) {
+      seed = seed * 1664525u + 1013904223u;
+      std::swap(places[i - 1], places[(seed >> 8) % i]);
+    }
+  return places;
+}
 template <typename... A, size_t... I>
 static void thread(void (*kernel)(A...), void *const *values, std::index_sequence<I...>) {
   kernel(*(A *)values[I]...);
@@ -128,12 +146,13 @@ template <typename Body> static long block(const Body &body) {
     makecontext(&fiber.context, begin, 0);
   }
   for (unsigned ended = 0;;) {
-    for (running = 0; running < count; running++)
-      if (fibers[running].where == RUNNING) {
-        place(running);
-        swapcontext(&scheduler, &fibers[running].context);
-        ended += fibers[running].where == ENDED;
-      }
+    for (unsigned i : drawn(count)) {
+      running = i;
+      if (fibers[i].where != RUNNING) continue;
+      place(i);
+      swapcontext(&scheduler, &fibers[i].context);
+      ended += fibers[i].where == ENDED;
+    }
     if (ended == count) return 0;
     bool released = false;
     for (unsigned i = 0; i < count; i += WARP) released |= release(i, i + WARP < count ? i + WARP : count, AT_WARP);
@@ -142,7 +161,7 @@ template <typename Body> static long block(const Body &body) {
 }
 #else
 template <typename Body> static long block(const Body &body) {
-  for (unsigned i = 0; i < blockDim.x * blockDim.y * blockDim.z; i++) place(i), body();
+  for (unsigned i : drawn(blockDim.x * blockDim.y * blockDim.z)) place(i), body();
   return 0;
 }
 #endif
@@ -151,7 +170,7 @@ template <typename Body> static long block(const Body &body) {
 // or OTHER_BARRIERS where threads wait for each other at different ones.
 template <typename... A>
 static long launch(void (*kernel)(A...), const unsigned *grid, const unsigned *threads, unsigned shared, void *const *values,
-                   const long *types, long n) {
+                   const long *types, long n, unsigned given) {
   const long expected[] = {(std::is_floating_point<A>::value ? -1 : 1) * (long)sizeof(A)...};
   if (n != sizeof...(A)) return -1;
   for (long i = 0; i < n; i++)
@@ -160,21 +179,21 @@ static long launch(void (*kernel)(A...), const unsigned *grid, const unsigned *t
 #ifdef SHARED
   if (shared > sizeof shared_memory) return -1;
 #endif
-  for (blockIdx.z = 0; blockIdx.z < gridDim.z; blockIdx.z++)
-    for (blockIdx.y = 0; blockIdx.y < gridDim.y; blockIdx.y++)
-      for (blockIdx.x = 0; blockIdx.x < gridDim.x; blockIdx.x++) {
+  order = seed = given;
+  for (unsigned i : drawn(gridDim.x * gridDim.y * gridDim.z)) {
+    blockIdx = {i % gridDim.x, i / gridDim.x % gridDim.y, i / gridDim.x / gridDim.y};
 #ifdef SHARED
-        memset(shared_memory, 0xff, sizeof shared_memory);  // what no thread has written is no number
+    memset(shared_memory, 0xff, sizeof shared_memory);  // what no thread has written is no number
 #endif
-        if (long wrong = block([&] { thread(kernel, values, std::index_sequence_for<A...>()); })) return wrong;
-      }
+    if (long wrong = block([&] { thread(kernel, values, std::index_sequence_for<A...>()); })) return wrong;
+  }
   return 0;
 }
 """
 LAUNCH = """
 extern "C" long launch_%(name)s(const unsigned *grid, const unsigned *threads, unsigned shared, void *const *values,
-                                const long *types, long n) {
-  return launch(%(name)s, grid, threads, shared, values, types, n);
+                                const long *types, long n, unsigned order) {
+  return launch(%(name)s, grid, threads, shared, values, types, n, order);
 }
 """
 SHARED = """
@@ -205,9 +224,25 @@ def compiled(code, of):
     return compiler.library(on_host(code), f"{of} on a device of the host")
 
 
+@contextlib.contextmanager
+def ordered(order):
+    """Run the blocks and threads of what is launched in another ``order``: `REVERSED`, or the seed of permutations."""
+    global _order  # pylint: disable=global-statement
+    before, _order = _order, order
+    try:
+        yield
+    finally:
+        _order = before
+
+
+def pack(values):
+    """Return the arguments of a launch as they lie in memory: an int as CuPy passes it, all others as they are."""
+    return [np.array(np.int64(v) if isinstance(v, int) else v) for v in values]
+
+
 def run(library, name, grid, block, values, shared=0):
     """Launch a kernel; raises AssertionError where it would be launched with something else than its text says."""
-    values = [np.array(np.int64(v) if isinstance(v, int) else v) for v in values]  # an int as CuPy passes it
+    values = pack(values)
     types = [-v.itemsize if v.dtype.kind == "f" else v.itemsize for v in values]
     sizes = [(ctypes.c_uint * 3)(*size, *(1,) * (3 - len(size))) for size in (grid, block)]
     wrong = getattr(library, f"launch_{name}")(
@@ -216,6 +251,7 @@ def run(library, name, grid, block, values, shared=0):
         (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values)),
         (ctypes.c_long * len(types))(*types),
         ctypes.c_long(len(values)),
+        ctypes.c_uint(_order),
     )
     assert wrong != -2, f"threads of one block of {name} wait at different barriers"
     assert (

@@ -15,6 +15,7 @@ from spiky_rl.kernels import dispatch, precision
 from spiky_rl.kernels.backends import cpu as cpu_backend
 from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.kernels.ops import TorchOps
+from tests.kernels import fake_cupy
 from tests.kernels.cases import CPU, CUPY
 
 STEPS, BATCH, WIDTH, INPUTS, OUTPUTS = 3, 4, 6, 5, 2
@@ -80,16 +81,24 @@ def cuda_machine(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
 
 
-def fake_cupy(monkeypatch, folder, text):
-    """An installed CuPy with this text."""
-    package = folder / "cupy"
-    (package / "cuda").mkdir(parents=True)
-    (package / "__init__.py").write_text(text, encoding="utf-8")
-    (package / "cuda" / "__init__.py").write_text("", encoding="utf-8")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.syspath_prepend(folder)
-    return package
+def install(monkeypatch, **answers):
+    """Put the fake CuPy in place, of which some functions give other ``answers``, on a machine on which torch sees a GPU."""
+    cuda_machine(monkeypatch)
+    cupy = fake_cupy.Cupy().module
+    for name, answer in answers.items():
+        owner = cupy if hasattr(cupy, name) else cupy.cuda.nvrtc
+        assert hasattr(owner, name)
+        setattr(owner, name, answer)
+    fake_cupy.put_in_place(monkeypatch, cupy)
+
+
+def fail(error):
+    """Return a function that raises ``error``."""
+
+    def raise_error():
+        raise error
+
+    return raise_error
 
 
 # Named
@@ -240,24 +249,33 @@ def no_cupy(monkeypatch, _):
     )
 
 
-def cupy_of_another_driver(monkeypatch, folder):
+def cupy_of_another_driver(monkeypatch, _):
+    install(monkeypatch, is_available=lambda: False)
+
+
+def cupy_that_does_not_load(monkeypatch, folder, error):
+    """A CuPy whose import fails, of which therefore nothing else is seen."""
     cuda_machine(monkeypatch)
-    fake_cupy(monkeypatch, folder, "def is_available():\n    return False\n")
+    (folder / "cupy.py").write_text(f"raise {error}\n", encoding="utf-8")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cupy"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(folder)
 
 
 def cupy_without_its_libraries(monkeypatch, folder):
-    cuda_machine(monkeypatch)
-    fake_cupy(monkeypatch, folder, "raise ImportError('libcublas.so.13: no such file')\n")
+    cupy_that_does_not_load(monkeypatch, folder, "ImportError('libcublas.so.13: no such file')")
 
 
-def cupy_that_crashes(monkeypatch, folder):
-    cuda_machine(monkeypatch)
-    fake_cupy(monkeypatch, folder, "def is_available():\n    raise RuntimeError('driver too old')\n")
+def cupy_without_a_cache(monkeypatch, folder):
+    cupy_that_does_not_load(monkeypatch, folder, "PermissionError(13, 'Permission denied', '/nowhere/.cupy')")
 
 
-def cupy_without_nvrtc(monkeypatch, folder):
-    cuda_machine(monkeypatch)
-    fake_cupy(monkeypatch, folder, "def is_available():\n    return True\n")
+def cupy_that_crashes(monkeypatch, _):
+    install(monkeypatch, is_available=fail(RuntimeError("driver too old")))
+
+
+def cupy_without_nvrtc(monkeypatch, _):
+    install(monkeypatch, getVersion=fail(RuntimeError("CuPy failed to load libnvrtc.so.13")))
 
 
 MACHINES = {
@@ -266,7 +284,8 @@ MACHINES = {
     cupy_of_another_driver: r"CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA",
     cupy_without_its_libraries: r"CuPy does not load \(ImportError: libcublas\.so\.13: no such file\); reinstall it with pip",
     cupy_that_crashes: r"CuPy does not load \(RuntimeError: driver too old\); reinstall it with pip install",
-    cupy_without_nvrtc: r"CuPy does not load \(ModuleNotFoundError: .*cupy\.cuda\.nvrtc.*\); reinstall it with pip",
+    cupy_without_nvrtc: r"CuPy does not load \(RuntimeError: .*libnvrtc\.so\.13\); reinstall it with pip",
+    cupy_without_a_cache: r"CuPy does not load \(PermissionError: .*\); set CUPY_CACHE_DIR to a folder that can be written",
 }
 
 
@@ -306,11 +325,9 @@ def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, m
     assert line.removeprefix("neurons on cuda run on the torch backend, which is slow: ")[:8] in reason
 
 
-def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monkeypatch, tmp_path, caplog):
+def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monkeypatch, caplog):
     caplog.set_level(logging.DEBUG)
-    cuda_machine(monkeypatch)
-    package = fake_cupy(monkeypatch, tmp_path, "def is_available():\n    return True\n")
-    (package / "cuda" / "nvrtc.py").write_text("def getVersion():\n    return 13, 0\n", encoding="utf-8")
+    install(monkeypatch)
     assert dispatch.automatic("cuda") == "cupy"
     assert chosen(caplog) == [("DEBUG", "neurons on cuda run on the cupy backend")]
     with pytest.raises(

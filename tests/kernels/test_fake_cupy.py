@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from spiky_rl.config import registry, spec
+from spiky_rl.config.registry import UserError
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
 from spiky_rl.kernels.runs import Feedback, Launch, Loop
@@ -185,6 +186,17 @@ def test_a_stream_that_was_torchs_once_is_caught(monkeypatch):
         cupy.current_stream = 7
         with pytest.raises(AssertionError, match="torch's current stream"):
             CUPY.forward(job, True)
+
+
+def test_a_loop_that_shares_more_than_a_device_has_is_refused_by_its_key():
+    key, current, _, *others = call(learned=False)
+    job, feedback = (key, current, None, *others), Feedback(12_000, binary=False)
+    with fake_cupy.on_the_host() as cupy:
+        with pytest.raises(
+            UserError, match=r"^network\.recurrent: 5 neurons .* 240020 bytes .*network\.backend: torch$"
+        ):
+            CUPY.recurrent_forward(Loop(*job, feedback, torch.zeros(60_000, 5)), False)
+    assert not cupy.launches
 
 
 def change(place, value):

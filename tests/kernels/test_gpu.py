@@ -1,8 +1,9 @@
 """The CuPy backend on a CUDA device: the reference's results, on torch's streams, in torch's graphs and memory.
 
-These tests need torch, CuPy, NumPy, PyYAML and pytest, and no host library:
+These tests and those of test_gpu_recurrent.py need no host library. On a machine without the package's environment they need torch,
+CuPy, NumPy, PyYAML, pytest and pydantic with its own three packages, pydantic_core, annotated_types and typing_inspection:
 
-    python -m pytest -c /dev/null --rootdir . -m gpu tests/kernels/test_gpu.py
+    python -m pytest -c /dev/null --rootdir . -m gpu tests/kernels/test_gpu.py tests/kernels/test_gpu_recurrent.py
 """
 
 import itertools

@@ -58,6 +58,24 @@ extern "C" __global__ void apart(float *y) {
   }
 }
 """
+PLACES = """
+extern "C" __global__ void places(int *count, int *y) {
+  y[(blockIdx.y * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x] = (*count)++;
+}
+"""
+NEIGHBOURS = """
+extern "C" __global__ void neighbours(const float *x, float *y) {
+  extern __shared__ float row[];
+  const int i = threadIdx.x;
+  row[i] = x[i];
+  __syncthreads();
+  y[i] = row[i ? i - 1 : 0];
+}
+"""
+BEFORE = """
+extern "C" __global__ void before(int *y) { y[blockIdx.x] = blockIdx.x ? y[blockIdx.x - 1] + 1 : 0; }
+"""
+ORDERS = (host_device.REVERSED, host_device.PERMUTED)
 
 
 def run(code, name, grid, block, *values, shared=0):
@@ -101,3 +119,45 @@ def test_shared_memory_that_nobody_has_written_is_no_number():
 def test_threads_that_wait_at_different_barriers_are_caught():
     with pytest.raises(AssertionError, match="different barriers"):
         run(APART, "apart", (1,), (8,), np.zeros(8, np.float32))
+
+
+@pytest.mark.parametrize(
+    "code", [PLACES, PLACES.replace("}\n", "  __syncthreads();\n}\n")], ids=["plain", "fibers"]
+)
+def test_blocks_and_threads_run_in_the_order_that_is_asked_for(code):
+    found = []
+    for order in (host_device.ASCENDING, *ORDERS, host_device.PERMUTED + 1):
+        count, y = np.zeros(1, np.int32), np.full(2 * 3 * 40, -1, np.int32)
+        with host_device.ordered(order):
+            run(code, "places", (2, 3), (40,), count, y)
+        assert sorted(y) == list(range(240)), "every thread runs once"
+        assert all(np.ptp(block) == 39 for block in y.reshape(6, 40)), "one block after the other"
+        found.append(y)
+    ascending, backwards, *permuted = found
+    assert list(ascending) == list(range(240)) and list(backwards) == list(range(240))[::-1]
+    assert len({tuple(y) for y in found}) == 4
+    for y in permuted:
+        assert (
+            len({tuple(block - block.min()) for block in y.reshape(6, 40)}) == 6
+        ), "another one in each block"
+
+
+def test_what_is_right_is_right_in_every_order():
+    x, y = np.arange(40, dtype=np.float32), np.zeros(40, np.float32)
+    for order in ORDERS:
+        with host_device.ordered(order):
+            run(NEIGHBOURS, "neighbours", (1,), (40,), x, y, shared=160)
+        assert np.array_equal(y, np.maximum(x - 1, 0))
+
+
+def test_what_an_ascending_order_hides_is_seen_in_the_others():
+    x, y, z = np.arange(40, dtype=np.float32), np.zeros(40, np.float32), np.zeros(40, np.int32)
+    faulty = NEIGHBOURS.replace("  __syncthreads();\n", "")
+    right = {}
+    for order in (host_device.ASCENDING, *ORDERS):
+        with host_device.ordered(order):
+            run(faulty, "neighbours", (1,), (40,), x, y, shared=160)
+            run(BEFORE, "before", (40,), (1,), z)
+        right[order] = np.array_equal(y, np.maximum(x - 1, 0)), np.array_equal(z, np.arange(40))
+        z[:] = 0
+    assert right == {order: (order == host_device.ASCENDING,) * 2 for order in right}

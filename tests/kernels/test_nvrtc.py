@@ -1,4 +1,4 @@
-"""NVRTC compiles every neuron for every architecture, needs no GPU for it, and the kernels stay within their registers."""
+"""CuPy's compiler takes every neuron for every architecture, needs no GPU for it, and the kernels stay within their registers."""
 
 import inspect
 import itertools
@@ -8,9 +8,10 @@ import pytest
 
 from spiky_rl.kernels import programs
 from spiky_rl.kernels.backends import cupy as cupy_backend
+from tests.kernels import real_cupy
 from tests.kernels.cases import NEURONS, SURROGATES, configured, distinct, vocabulary
 
-FAST, ALL = ("80",), ("80", "90", "100")
+FAST, ALL = ("90",), ("80", "90", "100")
 """Architectures: A100, H100, B200."""
 WIDE = ("alif", "arctangent", True)
 """What is compiled for all of them in the fast tests too."""
@@ -47,13 +48,9 @@ STACK = {"hodgkin_huxley": (0, 264), "quadratic": (32, 32)}
 sub-steps there (11 x 6 floats: local memory, which is cached); the quadratic neuron's is the C library's, to bring large arguments
 of tan into range."""
 
-try:
+MISSING = real_cupy.find_reason()
+if not MISSING:
     from cupy.cuda import nvrtc
-
-    nvrtc.getVersion()
-    MISSING = ""
-except Exception as reason:  # whatever keeps a CuPy from its libraries
-    MISSING = f"no NVRTC: {type(reason).__name__}: {reason}"
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING or "NVRTC is there")
 
 
@@ -64,21 +61,19 @@ def text(neuron, surrogate="arctangent", learned=False):
     return cupy_backend.source(key, recurrent=True)
 
 
-def compiled(source, *options):
-    """The compiler's object and what it said. Raises `NVRTCError`."""
+def ptx(source, *options):
+    """The text before it is assembled. Raises `NVRTCError`."""
     program = nvrtc.createProgram(source, "kernel.cu", (), ())
     try:
-        nvrtc.compileProgram(program, (*cupy_backend.OPTIONS, *ADDED, *options))
-        binary = any(option.startswith("-arch=sm_") for option in options)
-        found = nvrtc.getCUBIN(program) if binary else nvrtc.getPTX(program)
-        return found, nvrtc.getProgramLog(program)
+        nvrtc.compileProgram(program, (*cupy_backend.OPTIONS, *ADDED, "-arch=compute_90", *options))
+        return nvrtc.getPTX(program)
     finally:
         nvrtc.destroyProgram(program)
 
 
 def measured(source, architecture, *options):
     """Registers, bytes of stack and bytes spilled of each kernel."""
-    binary, log = compiled(source, f"-arch=sm_{architecture}", "--ptxas-options=-v", *options)
+    binary, log = real_cupy.compile_code(source, architecture, "--ptxas-options=-v", *options)
     assert binary[:4] == b"\x7fELF"
     assert "warning" not in log, log
     pattern = r"'(\w+)' for 'sm_\d+a?'.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) reg"
@@ -114,11 +109,7 @@ def architectures(*program):
     return ALL if program == WIDE else FAST
 
 
-@pytest.mark.parametrize(
-    ("neuron", "surrogate", "learned"),
-    # what is learned has all that is in the others, and more
-    [pytest.param(*p, marks=[pytest.mark.slow] * (p[1] == "arctangent" and not p[2])) for p in PROGRAMS],
-)
+@pytest.mark.parametrize(("neuron", "surrogate", "learned"), PROGRAMS)
 def test_kernels_compile_and_keep_to_their_registers(neuron, surrogate, learned):
     for architecture in architectures(neuron, surrogate, learned):
         check(neuron, surrogate, learned, architecture)
@@ -143,13 +134,12 @@ def test_what_spills_and_what_does_not_compile_is_seen():
     registers, stack, spilled = found["spiky_backward"]
     assert registers <= 24 and stack > STACK["hodgkin_huxley"][1] and spilled > 0
     with pytest.raises(nvrtc.NVRTCError):
-        compiled(text("lif").replace("fabsf", "absolute"), "-arch=sm_80")
+        ptx(text("lif").replace("fabsf", "absolute"))
 
 
 def test_products_are_not_contracted_into_multiply_adds():
     source = text("alif")
-    separate, _ = compiled(source, "-arch=compute_80")
-    fused, _ = compiled(source, "-arch=compute_80", "--fmad=true")
+    separate, fused = ptx(source), ptx(source, "--fmad=true")
     assert b"mul.rn.ftz.f32" in separate and b"add.rn.ftz.f32" in separate
     assert b"fma.rn" not in separate
     assert b"fma.rn" in fused

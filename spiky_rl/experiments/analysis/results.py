@@ -57,6 +57,8 @@ class Training(Record):
     seconds_learning: float
     seconds_cpu: float | None = None
     """Seconds of all processors together; None where they were not counted, as in a resumed training."""
+    worlds_reset: int = 0
+    """Worlds whose physics broke; 0 in results of earlier versions, in which one of them ended the training."""
 
 
 class Curve(Record):
@@ -144,6 +146,8 @@ class Result(Record):
     label: str
     variant: dict[str, Any]
     task: str
+    registered: str = ""
+    """The task with the package that it comes from; empty in results of earlier versions."""
     seed: int
     kind: Literal["trained", "random"]
     hash: str

@@ -20,7 +20,7 @@ from typing import Any
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Record, RegistryError, Settings
-from spiky_rl.config.reading import ReadingError, read_record
+from spiky_rl.config.reading import ReadingError, read_record, read_text
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, PlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
 
@@ -157,9 +157,9 @@ def begun_with(folder: Path) -> Mark | None:
 
 
 def read_json(path: Path) -> Any:
-    """The content of the file ``path``; None where there is no such file, or one that is no JSON."""
+    """The content of the file ``path``; None where there is no such file, or one that is no JSON. Raises OSError for what is no file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
 

@@ -23,7 +23,7 @@ def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[R
     given = read_cell(folder).specification
     budget = None if given.budget is None else parse(given.budget, "budget")
     asked = _request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
-    return asked, Training(budget=budget)
+    return asked, Training(budget=budget, choose_best=False)
 
 
 def evaluation(folder: Path) -> tuple[Request, int, str, Path]:

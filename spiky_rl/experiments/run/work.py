@@ -37,8 +37,8 @@ CPU = "cpu.json"
 """Processor time of a training in one go, with its start; wall time says little where cells share a machine."""
 TAIL = 30
 """Lines of the log that an error keeps."""
-TRAINING_FIELDS = tuple(key for key in declared(Training) if key != "seconds_cpu")
-"""Fields that a cell's result takes from its training's."""
+TRAINING_FIELDS = tuple(key for key in declared(Training) if key not in ("seconds_cpu", "worlds_reset"))
+"""Fields that a cell's result takes from its training's, and that every version has written."""
 EVALUATION_FIELDS = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
 """Fields that it takes from its evaluation's."""
 
@@ -260,6 +260,7 @@ def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> R
     data = {
         **cell.model_dump(by_alias=True),
         **{key: evaluated[key] for key in EVALUATION_FIELDS},
+        **({"registered": evaluated["registered"]} if "registered" in evaluated else {}),
         "version": cells.VERSION,
         "outcome": "finished",
         "resumed": max(attempts - 1, 0),

@@ -10,7 +10,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from spiky_rl.config import files
 from spiky_rl.config.options import Record, check_number
-from spiky_rl.hosts.common.progress import Count, Progress
+from spiky_rl.hosts.common.progress import Amount, Count, Progress
 from spiky_rl.hosts.common.run_folders import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,33 @@ KEYS = {
 """What a library's checkpoints hold at least: its own names for the models, and the iteration; and a classification's."""
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError)
 """What reading content of a wrong kind raises."""
+DEEPEST = 64
+"""Containers inside each other."""
+NOT_NEGATIVE = {
+    *("std_param", "_std", "_var", "count", "running_variance", "current_count"),
+    *("exp_avg_sq", "max_exp_avg_sq", "square_avg", "step"),
+}
+"""Last part of the names of tensors without values below 0: deviations, variances and counts of models and optimisers."""
+
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Group(Record):
+    """Rates of some weights in an optimiser's state."""
+
+    lr: Amount = 0.0
+    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.0, 0.0)
+    eps: Amount = 0.0
+    weight_decay: Amount = 0.0
+    params: list[Count]
+
+
+class Optimiser(Record):
+    """An optimiser's state, with a mapping for each weight."""
+
+    param_groups: list[Group]
+    state: dict[int, dict[str, Any]]
 
 
 class RandomState(TypedDict):
@@ -104,6 +131,8 @@ def read_mapping(path: str, map_location: str = "cpu") -> dict[str, Any]:
     try:
         # torch writes a checksum of every part and reads without looking at it
         with zipfile.ZipFile(path) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise zipfile.BadZipFile("its parts are compressed")
             broken = archive.testzip()
         if broken is not None:
             raise zipfile.BadZipFile(f"{broken} is not what was written")
@@ -132,13 +161,12 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
         other = next((name for name, keys in KEYS.items() if all(key in held for key in keys)), None)
         hint = f"; it is {other}'s: pass --rl_library {other}" if other in ("rsl_rl", "skrl") else ""
         raise CheckpointError(f"{path}: no {library} checkpoint: {', '.join(missing)} missing{hint}")
-    for key, value in held.items():
-        for name, tensor in tensors(value, key):
-            if tensor.is_floating_point() and not tensor.isfinite().all():
-                raise CheckpointError(
-                    f"{path}: {name} has values that are no numbers; use an older checkpoint"
-                )
     try:
+        for key, value in held.items():
+            for name, tensor in tensors(value, str(key)):
+                check_tensor(name, tensor)
+            if isinstance(value, Mapping) and "param_groups" in value:
+                Optimiser.check(str(key), value)
         check_metadata(held, library)
     except DAMAGE as error:
         detail = " ".join(str(error).split())[:200]
@@ -146,14 +174,40 @@ def read_checkpoint(path: str, map_location: str = "cpu", library: str = "rsl_rl
     return held
 
 
-def tensors(value: object, name: str) -> Iterator[tuple[str, Tensor]]:
-    """All tensors inside the nested containers of ``value``, which is called ``name``, with their dotted names."""
+def tensors(value: object, name: str, depth: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """All tensors inside the nested containers of ``value``, which is called ``name``, with their dotted names.
+
+    Raises ValueError where containers are nested too deep; ``depth``: of those around ``value``.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"{'.'.join(name.split('.')[:2])}: nested more than {DEEPEST} deep")
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping | list | tuple):
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            yield from tensors(item, f"{name}.{key}")
+            yield from tensors(item, f"{name}.{key}", depth + 1)
+
+
+def check_tensor(name: str, tensor: Tensor) -> None:
+    """Raise ValueError where the ``tensor``, which is called ``name``, is none that a run of ours writes.
+
+    It may lie in memory in another way than plain numbers do, hold values that are no numbers, or negative ones of what cannot be.
+    """
+    if tensor.is_nested or tensor.layout != torch.strided:
+        kind = "nested" if tensor.is_nested else "sparse"
+        raise ValueError(f"{name}: is a {kind} tensor; it must be a plain one")
+    if tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+        kind = "without values" if tensor.is_meta else f"of {tensor.dtype}"
+        raise ValueError(f"{name}: is a tensor {kind}; it must be one of real numbers")
+    repeated = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+    if repeated or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{name}: its {tensor.numel():,} values share memory; each must have its own")
+    if tensor.is_floating_point() and not tensor.isfinite().all():
+        raise ValueError(f"{name} has values that are no numbers; use an older checkpoint")
+    if name.rpartition(".")[2] in NOT_NEGATIVE and (tensor < 0).any():
+        lowest = tensor.min().item()
+        raise ValueError(f"{name}: {lowest:g} is out of range; it must be at least 0")
 
 
 def check_metadata(held: Mapping[str, object], library: str) -> None:
@@ -242,11 +296,19 @@ def check_random_state(held: Any) -> None:
         "numpy": lambda: np.random.RandomState().set_state(_numpy(held["numpy"])),
         "python": lambda: random.Random().setstate(_python(held["python"])),
     }
+    if "cuda" in held:
+        generators["cuda"] = lambda: _require_bytes(held["cuda"])
     for name, take in generators.items():
         try:
             take()
         except DAMAGE as error:
             raise ValueError(f"random.{name} is no state of that generator ({error})") from None
+
+
+def _require_bytes(state: Tensor) -> None:
+    """Raise ValueError where a ``state`` is no list of bytes: what a GPU's generator takes, of which there may be none here."""
+    if state.dtype != torch.uint8 or state.ndim != 1:
+        raise ValueError(f"{state.dtype} of shape {list(state.shape)}")
 
 
 def restore_random_state(state: RandomState, device: str) -> None:

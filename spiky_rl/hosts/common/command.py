@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import shutil
@@ -66,6 +68,8 @@ def prepare_libraries() -> None:
             "GIT_PYTHON_REFRESH", "quiet"
         )  # rsl_rl notes the state of repositories, where it can
     threading.excepthook = leave_to_main_thread
+    # At its exit the interpreter looks through all objects for garbage: after a training a million of them, for four seconds.
+    atexit.register(gc.freeze)
 
 
 def leave_to_main_thread(failure: threading.ExceptHookArgs) -> None:

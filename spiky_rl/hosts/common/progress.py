@@ -38,6 +38,8 @@ class Progress(Settings):
     """Mean episode length of each iteration, in control steps."""
     firing_rate: Amount = 0.0
     synops_per_step: Amount = 0.0
+    worlds_reset: Count = 0
+    """Worlds that were reset because their physics broke."""
     seconds: list[Amount] = Field(default_factory=list)
     """Seconds of simulation, inference and learning when each iteration ended."""
     firing: list[Amount] = Field(default_factory=list)

@@ -20,9 +20,8 @@ def cached(network: Configured | None) -> bool:
 
 
 def check_rates(algorithm: Mapping[str, object]) -> None:
-    """Raise SpecError where an ``algorithm``'s group has a rate for what does not spike that its schedule would not leave alone."""
+    """Raise SpecError if an ``algorithm``'s group has a learning rate that its schedule would override."""
     schedule = algorithm.get("schedule", "adaptive")
-    if algorithm.get("critic_learning_rate") is not None and schedule != "fixed":
-        raise SpecError(
-            f"agent.algorithm.critic_learning_rate: needs agent.algorithm.schedule=fixed, not {schedule}"
-        )
+    for key in ("critic_learning_rate", "std_learning_rate"):
+        if algorithm.get(key) is not None and schedule != "fixed":
+            raise SpecError(f"agent.algorithm.{key}: needs agent.algorithm.schedule=fixed, not {schedule}")

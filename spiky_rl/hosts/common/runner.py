@@ -71,6 +71,7 @@ class HostRunner(ABC):
     watch: Watch
     watch_returns: ReturnWatch
     _simulated: float = 0.0
+    _resets: int = 0
     _meter: Meter | None = None
 
     def keep_books(
@@ -114,6 +115,10 @@ class HostRunner(ABC):
     @abstractmethod
     def writer(self) -> Writer | None:
         """Where the figures go, while training; None: nowhere."""
+
+    @abstractmethod
+    def get_inference_policy(self, device: str | None = None) -> PlayedPolicy:
+        """Return the policy as playback uses it, in evaluation mode, on ``device``."""
 
     @abstractmethod
     def save(self, path: str, infos: dict | None = None) -> None:
@@ -179,7 +184,9 @@ class HostRunner(ABC):
         Raises FloatingPointError where the networks' weights are no numbers, and names them.
         """
         self._simulated = getattr(self.env, "seconds_simulation", 0.0)
+        self._resets = getattr(self.env, "worlds_reset", 0)
         self.is_booked, self._meter = True, None
+        self._tell_trained(self.progress.iterations > 0)
         try:
             yield
         except BaseException as error:
@@ -190,6 +197,16 @@ class HostRunner(ABC):
                 # torch refuses to sample from such weights, and a simulation cannot move by such actions
                 self.fail(self.progress.iterations, f"{spoilt} has values that are no numbers")
             raise
+
+    def _tell_trained(self, is_trained: bool) -> None:
+        """Tell the environment, if it asks, whether the policy has learned from anything yet."""
+        if tell := getattr(self.env, "tell_trained", None):
+            tell(is_trained)
+
+    def _blow_up(self) -> str:
+        """A phrase that names the simulation's settings where it has blown up; else "", and of environments that do not say."""
+        find = getattr(self.env, "blow_up", None)
+        return "" if find is None else find()
 
     def save_last(self) -> None:
         """Save the last finished iteration, if it is not saved yet and the weights are still its own."""
@@ -235,11 +252,10 @@ class HostRunner(ABC):
         return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
 
     def fail(self, index: int, what: str) -> None:
-        """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, what to do, and what is kept."""
-        raise FloatingPointError(
-            f"iteration {index}: {what}, at a learning rate of {self._rate():.3g};"
-            f" lower agent.algorithm.learning_rate; {self.saved_text()}"
-        )
+        """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, who did it or what to do, and what is kept."""
+        cause = self._blow_up()
+        learners = f"at a learning rate of {self._rate():.3g}; lower agent.algorithm.learning_rate"
+        raise FloatingPointError(f"iteration {index}: {what}, {cause or learners}; {self.saved_text()}")
 
     @property
     def network(self) -> SpikingNetwork | None:
@@ -312,12 +328,16 @@ class HostRunner(ABC):
         progress.seconds.append(progress.seconds_total)
         progress.firing.append(activity.rate)
         progress.operations.append(activity.operations)
+        resets = getattr(self.env, "worlds_reset", 0)
+        progress.worlds_reset, self._resets = progress.worlds_reset + resets - self._resets, resets
         self.is_booked = True
+        self._tell_trained(True)
         if self.writer is not None:
             parts = {"simulation": simulation, "inference": collecting - simulation, "learning": learning}
             write_activity(self.writer, index, activity, parts)
+            self.writer.add_scalar("Train/worlds_reset", progress.worlds_reset, index)
         if self.folder is not None:  # the other ranks of a distributed run have none
-            self.watch_returns(index, progress.returns[-1])
+            self.watch_returns(index, progress.returns[-1], self._blow_up)
             if self.network is not None:
                 self.watch(self.network, activity)
         total = collecting + learning

@@ -8,27 +8,60 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import logging
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import yaml
+from pydantic import AfterValidator
 
 from spiky_rl import __version__
 from spiky_rl.config import files
+from spiky_rl.config.options import Record, RegistryError, short
+from spiky_rl.config.reading import ReadingError, read_record
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common.checkpoints import identity_of, read_checkpoint
-from spiky_rl.hosts.common.progress import Progress
+from spiky_rl.hosts.common.progress import Count, Progress
 from spiky_rl.hosts.common.run_folders import CheckpointError, numbered, require_checkpoint
 
 log = logging.getLogger(__name__)
 
-BEST = "best.pt"
+BEST, MANIFEST = "best.pt", "run.json"
+STAMP = "%Y-%m-%d_%H-%M-%S"
+"""Beginning of a run folder's name."""
 FINAL = 10
 """Iterations over which ``mean_return_final`` is the mean."""
+
+
+def is_time(text: str) -> str:
+    """The ``text``, if it is a time that others can come after. Raises RegistryError."""
+    try:
+        if 1970 < datetime.datetime.fromisoformat(text).year < datetime.MAXYEAR:
+            return text
+    except ValueError:
+        pass
+    raise RegistryError(f"{short(text)} is no time of a run")
+
+
+class About(Record):
+    """Part of a manifest that tells runs of a task apart."""
+
+    agent: str | None = None
+
+
+class Manifest(Record):
+    """Record of a run in its ``run.json``, as either command line writes it."""
+
+    task: str
+    created_at: Annotated[str, AfterValidator(is_time)] | None = None
+    metadata: About = About()
+    seed: Count | None = None
+
+    @property
+    def created(self) -> datetime.datetime | None:
+        """When the run was made; None if the manifest does not say."""
+        return None if self.created_at is None else _aware(datetime.datetime.fromisoformat(self.created_at))
 
 
 def new_run(
@@ -40,7 +73,7 @@ def new_run(
     library: str = "rsl_rl",
     seed: int | None = None,
 ) -> Path:
-    """Make a run folder with its manifest.
+    """Make a run folder with its manifest, which says that it was made after all runs beside it, whatever the clock says.
 
     Args:
         root: Folder of all runs.
@@ -57,8 +90,11 @@ def new_run(
     files.require_plain_name("--experiment_name", experiment)
     if run_name:
         files.require_plain_name("--run_name", run_name)
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    stamp = datetime.datetime.now().strftime(STAMP)
     parent = root / library / experiment
+    now = datetime.datetime.now(datetime.UTC)
+    # a clock may have been set back since the last run, and the newest one is found by this time
+    created = max([now, *(time + datetime.timedelta(microseconds=1) for time, _ in _runs(parent))])
     name = f"{stamp}_{run_name}" if run_name else stamp
     taken = 1
     while True:
@@ -68,16 +104,15 @@ def new_run(
             break
         except FileExistsError:
             taken += 1
-    now = datetime.datetime.now(datetime.UTC).isoformat()
     manifest = {
         "version": 1,
         "library": library,
         "task": task,
-        "created_at": now,
+        "created_at": created.isoformat(),
         "metadata": {"agent": agent},
         "seed": seed,
     }
-    files.write_json(folder / "run.json", manifest)
+    files.write_json(folder / MANIFEST, manifest)
     return folder
 
 
@@ -104,7 +139,8 @@ def find_checkpoint(
 ) -> Path:
     """The file that ``latest``, ``best``, a run folder or a path stands for.
 
-    Of a run's checkpoints it is the newest that is whole; each damaged one is named in a warning. Raises CheckpointError.
+    The newest run is the one that was made last, as the runs' manifests say; of its checkpoints it is the newest that is whole. Each
+    damaged one is named in a warning. Raises CheckpointError.
 
     Args:
         name: ``latest``, ``best``, a run folder or a file.
@@ -127,12 +163,11 @@ def find_checkpoint(
         return path
     parent = root / library / experiment
     damaged, seeds = 0, set()
-    for manifest_file in sorted(parent.glob("*/run.json"), key=_created, reverse=True):
-        run = manifest_file.parent
-        manifest = _manifest(manifest_file) or _restored(run, library)
-        if manifest.get("task") != task or agent not in (None, _agent(manifest)):
+    for _, run in _runs(parent):
+        manifest = _manifest(run) or _restored(run, library)
+        if manifest.task != task or agent not in (None, manifest.metadata.agent):
             continue
-        theirs = manifest.get("seed")
+        theirs = manifest.seed
         if seed is not None and theirs not in (None, seed):
             seeds.add(theirs)
             continue
@@ -202,6 +237,7 @@ def write_result(path: Path, progress: Progress, **more: object) -> dict[str, An
         "seconds_learning": progress.seconds_learning,
         "firing_rate": progress.firing_rate,
         "synops_per_step": progress.synops_per_step,
+        "worlds_reset": progress.worlds_reset,
         "curve": curve(progress),
         "versions": versions(),
     }
@@ -237,32 +273,40 @@ def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def _runs(parent: Path) -> list[tuple[datetime.datetime, Path]]:
+    """Time and folder of each run in the folder ``parent``, the newest first."""
+    runs = [path.parent for path in parent.glob(f"*/{MANIFEST}")]
+    return sorted(((_created(run), run) for run in runs), reverse=True)
+
+
+def _manifest(run: Path) -> Manifest | None:
+    """The manifest in the folder of a ``run``; None if it is damaged."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return manifest if isinstance(manifest, dict) else {}
+        return read_record(run / MANIFEST, Manifest)
+    except ReadingError:
+        return None
 
 
-def _restored(run: Path, library: str) -> dict[str, Any]:
+def _restored(run: Path, library: str) -> Manifest:
     """What a damaged manifest said, by the newest of the run's checkpoints that is whole."""
-    log.warning("%s: is damaged; what the run is of is read from its checkpoints", run / "run.json")
+    log.warning("%s: is damaged; what the run is of is read from its checkpoints", run / MANIFEST)
     path = _newest_whole(numbered(run), library)
     theirs = {} if path is None else identity_of(read_checkpoint(str(path), library=library))
-    return {
-        "task": theirs.get("task"),
-        "metadata": {"agent": theirs.get("agent")},
-        "seed": theirs.get("seed"),
-    }
+    # a classification's are called as their datasets are
+    task = theirs.get("task") or theirs.get("dataset", "").rpartition(":")[2].lower()
+    return Manifest(task=task, metadata=About(agent=theirs.get("agent")), seed=theirs.get("seed"))
 
 
-def _agent(manifest: Mapping[str, object]) -> str | None:
-    metadata = manifest.get("metadata")
-    return metadata.get("agent") if isinstance(metadata, dict) else None
+def _created(run: Path) -> datetime.datetime:
+    """When a ``run`` was made: as its manifest says, else at the end of the second that its folder's name says, else before all others."""
+    if (manifest := _manifest(run)) is not None and manifest.created is not None:
+        return manifest.created
+    try:
+        return _aware(datetime.datetime.strptime(run.name[:19], STAMP)).replace(microsecond=999_999)
+    except ValueError:
+        return datetime.datetime.min.replace(tzinfo=datetime.UTC)
 
 
-def _created(path: Path) -> str:
-    """When a run was made, in the manifest's words; of a damaged one, when that was written."""
-    written = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat()
-    return str(_manifest(path).get("created_at", written))
+def _aware(time: datetime.datetime) -> datetime.datetime:
+    """A ``time`` with its zone: the machine's where it has none."""
+    return time if time.tzinfo is not None else time.astimezone()

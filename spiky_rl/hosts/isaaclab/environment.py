@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import io
 import logging
-import math
 import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, override
 
@@ -21,8 +21,10 @@ from tensordict import TensorDict
 
 from spiky_rl.config.registry import RegistryError, load_module, nearest
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
+from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
 from spiky_rl.hosts.isaaclab.limits import check_scene, check_times
+from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
 from spiky_rl.hosts.isaaclab.tasks import UnknownTask, unknown_task, without_version
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
@@ -31,8 +33,8 @@ logger = logging.getLogger(__name__)
 
 SELECTORS = ("physics", "renderer", "presets")
 """Overrides that choose among the variants that a task declares."""
-EXPLODED = 1e5
-"""An action that no learner means: Isaac Lab's are numbers near one, scaled by the task."""
+PACKAGES = {"isaaclab_tasks": ("isaaclab", "Isaac Lab"), "spiky_rl": ("spiky_rl", "spiky_rl")}
+"""Packages of tasks -> the distribution that has their version, and its name."""
 CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
 
@@ -43,6 +45,11 @@ NO_GPU = "Could not find or load the NVIDIA CUDA driver"
 
 class NonFiniteError(RuntimeError):
     """The simulation produced an observation or a reward that is no number, or was given such an action."""
+
+    def __init__(self, message: str, blames_policy: bool) -> None:
+        super().__init__(message)
+        self.blames_policy = blames_policy
+        """Whether the policy, and not the simulation, is to blame."""
 
 
 def resolve_task(name: str) -> str:
@@ -73,6 +80,22 @@ def _register_tasks() -> None:
     from isaaclab.cli import load_external_tasks
 
     load_external_tasks()
+
+
+def describe_task(task_id: str) -> str:
+    """A task with the package that configures it, such as ``Isaac-Ant of Isaac Lab 3.0.0``; by its id alone where that has no version.
+
+    Args:
+        task_id: As `resolve_task` gives it.
+    """
+    import gymnasium
+
+    entry = gymnasium.spec(task_id).kwargs["env_cfg_entry_point"]
+    module = entry if isinstance(entry, str) else entry.__module__
+    for package, (distribution, title) in PACKAGES.items():
+        if module.startswith((f"{package}.", f"{package}:")):
+            return f"{task_id} of {title} {importlib.metadata.version(distribution)}"
+    return task_id
 
 
 def load_configs(
@@ -295,77 +318,63 @@ class TimedVecEnv(RslRlVecEnvWrapper):
 
     checks_finite = True
     """Whether `step` raises for numbers that are none, so that nobody else need look for them."""
+    is_trained = True
+    """Whether the policy has learned from anything yet; only then an exploding policy is its learner's doing."""
+    broken: BrokenWorlds | None = None
+    """Worlds that are reset because their physics broke."""
+    seen: TensorDict | None = None
+    """The observations that the policy saw last."""
 
     def __init__(self, env: Env, clip_actions: float | None = None) -> None:
         with quiet():
             super().__init__(env, clip_actions)  # type: ignore[arg-type]  # it takes those on Warp too
         self.stopwatch = Stopwatch(self.device)
+        self.broken = BrokenWorlds(self.unwrapped)  # type: ignore[arg-type]
 
     @property
     def seconds_simulation(self) -> float:
         """Seconds spent in step() so far."""
         return self.stopwatch.seconds
 
+    @property
+    def worlds_reset(self) -> int:
+        """How many worlds were reset so far because their physics broke. Waits for the device."""
+        return 0 if self.broken is None else int(self.broken.count)
+
+    def tell_trained(self, is_trained: bool) -> None:
+        """Say whether the policy has learned from anything yet."""
+        self.is_trained = is_trained
+
+    @override
+    def get_observations(self) -> TensorDict:
+        """Current observations by group."""
+        self.seen = seen = super().get_observations()
+        return seen
+
     @override
     def step(self, actions: torch.Tensor) -> tuple[TensorDict, torch.Tensor, torch.Tensor, dict]:
         """Act for a control step: ``actions`` [B, A] -> observations, rewards [B], ended episodes [B], and extras.
 
-        Raises NonFiniteError that names the step, the term and how many environments it hit.
+        A world whose physics broke begins a new episode. Raises NonFiniteError where too many do, and where anything else is no
+        number: it names the step, the term and how many environments it hit.
         """
         self.stopwatch.start()
         observations, rewards, dones, extras = super().step(actions)
-        leaves: dict[Any, Any] = dict(observations.items(include_nested=True, leaves_only=True))
+        leaves = leaves_of(observations)
         # one answer from the device for all of them
-        finite = torch.stack([values.isfinite().all() for values in (actions, rewards, *leaves.values())])
-        if not finite.all():
+        finite = [values.isfinite().all() for values in (actions, rewards, *leaves.values())]
+        if self.broken is not None:
+            finite.append(~self.broken.is_excessive)
+        if not torch.stack(finite).all():
             self.explain(actions, rewards, leaves)
         self.stopwatch.stop()
+        self.seen = observations
         return observations, rewards, dones, extras
 
-    def explain(
-        self,
-        actions: torch.Tensor,
-        rewards: torch.Tensor,
-        leaves: Mapping[str | tuple[str, ...], torch.Tensor],
-    ) -> None:
-        """Raise NonFiniteError for the terms that are no number, or for the actions, if they were none before.
+    def explain(self, actions: torch.Tensor, rewards: torch.Tensor, leaves: Leaves) -> None:
+        """Raise NonFiniteError for an action, or for the ``rewards`` [B] and observations ``leaves`` that followed ``actions`` [B, A]."""
+        raise NonFiniteError(*explain(self, actions, rewards, leaves))
 
-        Args:
-            actions: [B, A].
-            rewards: [B].
-            leaves: Observations by their nested names, [B, ...] each.
-        """
-        bad = ~actions.isfinite().flatten(1).all(1)
-        faults = ["actions"] if bad.any() else []
-        if not faults:
-            bad = ~rewards.isfinite()
-            faults = [f"reward {name}" for name in self.reward_terms(bad)]
-            for key, values in leaves.items():
-                for name, part in self.terms(".".join(key) if isinstance(key, tuple) else key, values):
-                    broken = ~part.isfinite().flatten(1).all(1)
-                    bad = bad | broken
-                    faults += [f"observation {name}"] if broken.any() else []
-        step, hit = self.unwrapped.common_step_counter, bad.nonzero().flatten().tolist()
-        where = f"in {len(hit)} of {self.num_envs} environments, the first is {hit[0]}"
-        what = f"{', '.join(faults)} not finite {where}"
-        largest = float(actions.nan_to_num(0.0).abs().max())
-        if faults == ["actions"] or largest > EXPLODED:  # no simulation can follow
-            what = f"the policy has exploded, lower agent.algorithm.learning_rate: {what}"
-        raise NonFiniteError(f"environment step {step}: {what}; the largest action was {largest:.3g}")
-
-    def terms(self, name: str, values: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-        """The named parts of an observation, of ``values`` [B, ...] called ``name``: its columns by term where the manager knows them."""
-        manager = getattr(self.unwrapped, "observation_manager", None)
-        if manager is None or values.ndim != 2 or not manager.group_obs_concatenate.get(name, False):
-            return [(name, values)]
-        widths = [math.prod(shape) for shape in manager.group_obs_term_dim[name]]
-        names = [f"{name}.{term}" for term in manager.active_terms[name]]
-        return list(zip(names, values.split(widths, dim=1), strict=True))
-
-    def reward_terms(self, bad: torch.Tensor) -> list[str]:
-        """The reward terms that are no number in the first of the ``bad`` environments [B]; their total where all are."""
-        manager = getattr(self.unwrapped, "reward_manager", None)
-        if manager is None or not bad.any():
-            return ["total"] if bad.any() else []
-        terms = manager.get_active_iterable_terms(int(bad.nonzero()[0]))
-        return [name for name, values in terms if not all(map(math.isfinite, values))] or ["total"]
+    def blow_up(self) -> str:
+        """A phrase that names the physics of the task where what the policy saw last is of no ordinary size; else ""."""
+        return blow_up(self)

@@ -50,6 +50,25 @@ def stand_together(env_cfg: EnvCfg) -> None:
         env_cfg.scene.env_spacing = 0.0
 
 
+def restart(env: TimedVecEnv, parts: Sequence[Tensor], seed: int) -> TensorDict:
+    """Begin an episode in every environment and return its first observations.
+
+    Args:
+        env: The environments.
+        parts: Indices of environments; those of each part start in the states drawn from ``seed``.
+        seed: Seed of the states.
+    """
+    base = env.unwrapped
+    if hasattr(base, "observation_manager"):
+        for ids in parts:
+            with drawing(seed, base.device):
+                base.reset(env_ids=ids.int())  # type: ignore[arg-type, call-arg]
+    else:
+        with drawing(seed, base.device):
+            base.reset()
+    return env.get_observations()
+
+
 class RandomPolicy:
     """Actions of N(0, 1), the same for episode i of every condition."""
 
@@ -163,15 +182,7 @@ class Evaluation:
 
     def restart(self) -> TensorDict:
         """Begin an episode in every environment and return its first observations."""
-        base = self.env.unwrapped
-        if hasattr(base, "observation_manager"):
-            for ids in self.ids:
-                with drawing(self.seed, base.device):
-                    base.reset(env_ids=ids.int())  # type: ignore[arg-type, call-arg]
-        else:
-            with drawing(self.seed, base.device):
-                base.reset()
-        return self.env.get_observations()
+        return restart(self.env, self.ids, self.seed)
 
     def values(self, obs: TensorDict) -> Tensor:
         """Observation of the policy in ``obs``, flat: [B, C]."""

@@ -11,7 +11,7 @@ from spiky_rl.hosts.common.rules import cached, check_rates, local_rule
 from spiky_rl.hosts.rsl_rl.classes import check_class, check_classes
 
 CLASSES = "spiky_rl.hosts.rsl_rl"
-OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate")
+OWN_OPTIONS = ("learning_rate_floor", "critic_learning_rate", "std_learning_rate")
 """What SpikingPPO understands beyond rsl_rl's PPO."""
 
 

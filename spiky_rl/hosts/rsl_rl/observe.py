@@ -41,6 +41,11 @@ class Played(PlayedPolicy):
 
     @override
     def copy(self) -> Played:
+        if (distribution := self.model.distribution) is not None:
+            # after an update it holds tensors of a gradient's graph, which cannot be copied
+            size = distribution.input_dim
+            with torch.no_grad():
+                distribution.update(torch.zeros(1, *([size] if isinstance(size, int) else size)))
         model = copy.deepcopy(self.model)
         model.reset()
         return Played(model)

@@ -16,7 +16,7 @@ from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
 
 class SpikingPPO(PPO):
-    """rsl_rl's PPO, unchanged but for three options that default to nothing, and for networks that learn by local rules."""
+    """rsl_rl's PPO, unchanged but for four options that default to nothing, and for networks that learn by local rules."""
 
     def __init__(
         self,
@@ -26,10 +26,11 @@ class SpikingPPO(PPO):
         *args: Any,
         learning_rate_floor: float = 0.0,
         critic_learning_rate: float | None = None,
+        std_learning_rate: float | None = None,
         burn_in: int = 0,
         **kwargs: Any,
     ) -> None:
-        """Arguments as `PPO`'s, and three more.
+        """Arguments as `PPO`'s, and four more.
 
         Args:
             learning_rate_floor: The adaptive schedule never goes below it. One flipped spike moves the action mean by a
@@ -38,6 +39,9 @@ class SpikingPPO(PPO):
             critic_learning_rate: Under the fixed schedule, the learning rate of what does not spike: the critic and the
                 action's standard deviation. Both learn well at rates that a spiking network does not survive; rsl_rl
                 has one rate for all.
+            std_learning_rate: Under the fixed schedule, the learning rate of the action's standard deviation alone; None: the
+                critic's. At a high rate it shrinks within tens of iterations, and the steps of the mean, whose size does not
+                shrink with it, then change the policy more than PPO's clipping undoes.
             burn_in: The first control steps of every rollout that recurrent models replay without loss.
         """
         self.learning_rate_floor = learning_rate_floor
@@ -59,17 +63,21 @@ class SpikingPPO(PPO):
             assert model.cache is not None and model.network.features is not None
             shape = (*storage.observations.shape, model.network.features)
             storage.observations[model.cache] = torch.zeros(shape, device=storage.device)
-        if critic_learning_rate is not None:
+        if critic_learning_rate is not None or std_learning_rate is not None:
             if self.schedule != "fixed":
-                raise ValueError(f"critic_learning_rate: needs the fixed schedule, not {self.schedule!r}")
+                raise ValueError(
+                    f"critic_learning_rate, std_learning_rate: need the fixed schedule, not {self.schedule!r}"
+                )
+            critic_rate = self.learning_rate if critic_learning_rate is None else critic_learning_rate
             noise = [] if self.actor.distribution is None else list(self.actor.distribution.parameters())
             spiking = [p for p in self.actor.parameters() if not any(p is q for q in noise)]
-            self.optimizer = type(self.optimizer)(
-                [
-                    {"params": spiking, "lr": self.learning_rate},
-                    {"params": [*noise, *self.critic.parameters()], "lr": critic_learning_rate},
-                ]
-            )
+            groups = [{"params": spiking, "lr": self.learning_rate}]
+            if std_learning_rate is None:
+                groups.append({"params": [*noise, *self.critic.parameters()], "lr": critic_rate})
+            else:
+                groups.append({"params": list(self.critic.parameters()), "lr": critic_rate})
+                groups.append({"params": noise, "lr": std_learning_rate})
+            self.optimizer = type(self.optimizer)(groups)
 
     @override
     def act(self, obs: TensorDict) -> Tensor:

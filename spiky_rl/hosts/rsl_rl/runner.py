@@ -143,7 +143,7 @@ class Runner(HostRunner, OnPolicyRunner):
     @override
     def get_inference_policy(self, device: str | None = None) -> Played:  # type: ignore[override]
         """The actor as playback uses it, in evaluation mode, on ``device``."""
-        return Played(super().get_inference_policy(device))
+        return Played(OnPolicyRunner.get_inference_policy(self, device))
 
     @override
     def export_policy_to_onnx(self, path: str, filename: str = "policy.onnx", verbose: bool = False) -> None:

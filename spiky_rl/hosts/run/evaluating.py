@@ -111,6 +111,7 @@ def evaluate(measured: Measured, change: Change | None = None, shown: Shown = un
             evaluation = Evaluation(env, names, measured.episodes, groups, plan.seed, plan.leg, adapts)
             with shown("evaluating", f"{len(names)} conditions x {measured.episodes} episodes") as tell:
                 tables, cost = evaluation.run(policy, tell)
+        resets = env.worlds_reset
     return {
         "version": 1,
         **plan.description,
@@ -118,6 +119,7 @@ def evaluate(measured: Measured, change: Change | None = None, shown: Shown = un
         "episodes": measured.episodes,
         "conditions": tables[0],
         "adapting": tables[1] if adapts else None,
+        "worlds_reset": resets,
         "cost": cost,
         "energy_per_metre": energy_per_metre(cost, tables[0]["nominal"]),
         "solved": plan.task_spec.solved if plan.task_spec else None,

@@ -79,11 +79,15 @@ def prepare(asked: Request) -> Plan:
     assets = configure_assets(asked.assets)
 
     from spiky_rl.hosts.isaaclab import history
-    from spiky_rl.hosts.isaaclab.environment import require_files, resolve_task
+    from spiky_rl.hosts.isaaclab.environment import describe_task, require_files, resolve_task
     from spiky_rl.hosts.isaaclab.limits import check_groups, check_symmetry
     from spiky_rl.hosts.isaaclab.mujoco import choice
 
     gym_id = resolve_task(task_spec.id if task_spec else asked.task)
+    registered = describe_task(gym_id)
+    if asked.task.rpartition(":")[2].startswith(f"{gym_id}-v"):
+        words = "task: %s is %s; the task of an earlier release under that name may have had other rewards and actions"
+        log.info(words, asked.task, registered)
     for name in data.get("tasks") or {}:
         try:
             resolve_task(task_id(name))
@@ -119,7 +123,7 @@ def prepare(asked: Request) -> Plan:
     env_cfg.scene.num_envs, env_cfg.sim.device, env_cfg.seed = num_envs, device, seed
     return Plan(
         asked, label, gym_id, stem, task_spec, spec, config, experiment,
-        env_cfg, device, num_envs, seed, assets, physics, rank,
+        env_cfg, device, num_envs, seed, assets, physics, registered, rank,
     )  # fmt: skip
 
 

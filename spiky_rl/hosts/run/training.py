@@ -25,6 +25,7 @@ from spiky_rl.hosts.isaaclab import environment
 from spiky_rl.hosts.rsl_rl.teacher import Teacher
 from spiky_rl.hosts.run import resume
 from spiky_rl.hosts.run import teacher as teachers
+from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
 from spiky_rl.hosts.run.prepare import write_params
 from spiky_rl.hosts.run.simulate import runner_of, seen, simulated
@@ -122,6 +123,8 @@ class Run:
     """Activity in the last iteration; None before the first."""
     returns: dict[str, Any] | None = None
     """A finished student's beside its teacher's."""
+    best: dict[str, Any] | None = None
+    """Choice of the best checkpoint; None if none was made."""
 
     def make_folder(self) -> None:
         """Make the run folder, with all that the run is made from. Raises UserError where it cannot be written."""
@@ -169,6 +172,8 @@ class Run:
                 recorder.finish()
             if self.teacher is not None and self.folder is not None and outcome == "finished":
                 self.returns = teachers.side_by_side(self.runner, env, plan)
+            if options.choose_best and self.folder is not None and outcome == "finished":
+                self.best = choose_best_checkpoint(self.runner, env, plan, self.folder, stop)
         return outcome
 
     def _runner(self, env: Any) -> HostRunner:
@@ -216,7 +221,7 @@ class Run:
         except FloatingPointError as error:
             return f"failed: {error}"
         except environment.NonFiniteError as error:  # perhaps the learner's doing
-            return f"failed: {error}; {runner.facts()}"
+            return f"failed: {error}; {runner.facts() if error.blames_policy else runner.saved_text()}"
         except OSError as error:
             if error.errno not in files.DISKS:
                 raise
@@ -242,6 +247,7 @@ class Run:
                 overrides=list(plan.request.overrides),
                 cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.as_dict(),
                 **({"distillation": self.returns} if self.returns else {}),
+                **({"best": self.best} if self.best else {}),
             )
         except OSError:  # the disk is full, still
             log.error("%s", outcome)

@@ -123,6 +123,9 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
     steps = of_run("num_steps_per_env")
     learning_rate = value("learning_rate")
     own_rate = value("critic_learning_rate")
+    rates = [learning_rate, learning_rate if own_rate is None else own_rate]
+    if (std_rate := value("std_learning_rate")) is not None:
+        rates.append(std_rate)
     adaptive = value("schedule") == "adaptive"
     schedule = {"kl_threshold": value("desired_kl")}
     if value("learning_rate_floor"):
@@ -156,7 +159,7 @@ def runner_config(spec: AgentSpec) -> dict[str, Any]:
             "mini_batches": value("num_mini_batches"),
             "discount_factor": value("gamma"),
             "gae_lambda": value("lam"),
-            "learning_rate": [learning_rate, learning_rate if own_rate is None else own_rate],
+            "learning_rate": rates,
             "learning_rate_scheduler": "KLAdaptiveLR" if adaptive else None,
             "learning_rate_scheduler_kwargs": schedule if adaptive else {},
             "observation_preprocessor": SCALER if normalised[0] else None,

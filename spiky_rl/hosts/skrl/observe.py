@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, override
 
 import torch
@@ -26,17 +27,24 @@ class Played(PlayedPolicy):
     """The policy of one of skrl's agents, with the state that skrl itself does not advance when it only acts."""
 
     def __init__(
-        self, agent: SpikingAgent, environment: Environment, policy: SpikingPolicy | None = None
+        self,
+        agent: SpikingAgent,
+        environment: Environment,
+        policy: SpikingPolicy | None = None,
+        normalise: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        """``policy``: what acts; None: the agent's own."""
+        """``policy`` and ``normalise``: the policy that acts, and its normalisation of observations; None: the agent's own."""
         self.agent, self.environment = agent, environment
+        self.normalise = agent.normalised if normalise is None else normalise
         self.model: SpikingPolicy = agent.policy if policy is None else policy
         self.network, self.ann_operations = self.model.network, self.model.ann_operations
         self._state: State | None = None
 
     @override
     def copy(self) -> Played:
-        return Played(self.agent, self.environment, copy.deepcopy(self.model))
+        # the distribution of the last update holds tensors of a gradient's graph, which cannot be copied
+        model = copy.deepcopy(self.model, {id(self.model.distribution()): None})
+        return Played(self.agent, self.environment, model, self.agent.copy_normalisation())
 
     @property
     @override
@@ -62,7 +70,7 @@ class Played(PlayedPolicy):
 
     @override
     def seen(self, obs: TensorDict) -> Tensor:
-        return self.agent.normalised(self.environment.observations(obs))
+        return self.normalise(self.environment.observations(obs))
 
     @override
     def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:

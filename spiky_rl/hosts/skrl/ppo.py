@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, override
 
 import torch
 from skrl.agents.torch.ppo import PPO, PPO_CFG, PPO_RNN
 from skrl.memories.torch import Memory
-from torch import Tensor
+from torch import Tensor, nn
 
 from spiky_rl.hosts.skrl.models import SequenceModel, SpikingPolicy
 
@@ -27,18 +28,20 @@ class SpikingAgent:
     def __init__(self, **arguments: Any) -> None:
         """Arguments as skrl's agent's.
 
-        Of the two learning rates in skrl's configuration its PPO uses the first for everything. Here the second is that of
-        what does not spike: the value function and the action noise.
+        Of the learning rates in skrl's configuration its PPO uses the first for everything. Here the second is that of what
+        does not spike, the value function and the action noise, and a third, if there is one, that of the action noise alone.
         """
         super().__init__(**arguments)
-        first, second = self.cfg.learning_rate  # type: ignore[misc]
-        if first != second:
+        first, second, *third = self.cfg.learning_rate  # type: ignore[misc]
+        if third or first != second:
             noise = self.policy.log_std
-            spiking = [p for p in self.policy.parameters() if p is not noise]
-            still = [noise, *self.value.parameters()]
-            self.optimizer = torch.optim.Adam(
-                [{"params": spiking, "lr": first}, {"params": still, "lr": second}]
-            )
+            groups = [{"params": [p for p in self.policy.parameters() if p is not noise], "lr": first}]
+            if third:
+                groups.append({"params": list(self.value.parameters()), "lr": second})
+                groups.append({"params": [noise], "lr": third[0]})
+            else:
+                groups.append({"params": [noise, *self.value.parameters()], "lr": second})
+            self.optimizer = torch.optim.Adam(groups)
             self.checkpoint_modules["optimizer"] = self.optimizer
 
     def update(self, *, timestep: int, timesteps: int) -> None:
@@ -61,6 +64,11 @@ class SpikingAgent:
     def normalised(self, observations: Tensor) -> Tensor:
         """``observations`` [..., O] as the policy sees them."""
         return self._observation_preprocessor(observations)
+
+    def copy_normalisation(self) -> Callable[[Tensor], Tensor]:
+        """Return a copy of the normalisation of observations, which later training does not change."""
+        normalise = self._observation_preprocessor
+        return copy.deepcopy(normalise) if isinstance(normalise, nn.Module) else normalise
 
     def stored(self, name: str) -> Tensor:
         """A tensor of the latest rollout, [T, B, ...], by skrl's ``name``."""

@@ -6,7 +6,6 @@ because a module cannot be loaded during it.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spiky_rl.kernels import operators, programs, recall
+from spiky_rl.config.registry import UserError
+from spiky_rl.kernels import compiler, operators, programs, recall
 from spiky_rl.kernels.backends._compiled import Compiled
 from spiky_rl.kernels.runs import Feedback, Launch, Loop
 
@@ -53,34 +53,54 @@ def missing() -> str | None:
                 "CuPy sees no CUDA device, although torch does; its build must match the driver's CUDA version:"
                 f" remove it (pip uninstall cupy-cuda12x cupy-cuda13x) and pip install 'spiky-rl[{extra()}]'"
             )
-        importlib.import_module("cupy.cuda.nvrtc").getVersion()
+        cupy.cuda.nvrtc.getVersion()  # an attribute of cupy.cuda, which holds no module of that name
     except Exception as error:  # pylint: disable=broad-exception-caught
         # a CuPy that does not fit its libraries fails in many ways, each of them a reason
-        return f"CuPy does not load ({type(error).__name__}: {error}); reinstall it with pip install 'spiky-rl[{extra()}]'"
+        return f"CuPy does not load ({type(error).__name__}: {error}); {remedy(error)}"
     return None
+
+
+def remedy(error: Exception) -> str:
+    """Name what helps against an ``error`` of CuPy, which writes a cache wherever it is imported and compiles."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return "set CUPY_CACHE_DIR to a folder that can be written"
+    return f"reinstall it with pip install 'spiky-rl[{extra()}]'"
 
 
 @cache
 def kernels(key: str, device: int, recurrent: bool = False) -> tuple[Any, Any]:
-    """The compiled forward and backward of the neuron ``key`` on a ``device``; ``recurrent``: those of its recurrent run."""
+    """Load forward and backward of the neuron ``key`` on a ``device``; ``recurrent``: those of its recurrent run."""
+    name = "spiky_recurrent" if recurrent else "spiky"
+    forward, backward = load(source(key, recurrent), (f"{name}_forward", f"{name}_backward"), device)
+    return forward, backward
+
+
+@cache
+def bit_kernels(device: int) -> dict[str, Any]:
+    """Load the kernels of `bits_gpu.h` on one ``device``, by name."""
+    names = ("spiky_pack", "spiky_unpack")
+    return dict(zip(names, load(programs.header("bits_gpu"), names, device), strict=True))
+
+
+def load(code: str, names: Sequence[str], device: int) -> list[Any]:
+    """Compile ``code`` for a ``device`` and load the kernels called ``names``.
+
+    Raises `CompileError` where CuPy, its libraries or the driver do not do that.
+    """
     import cupy
 
     with cupy.cuda.Device(device):
         if torch.cuda.is_current_stream_capturing():
             raise RuntimeError("run the network once, forward and backward, before capturing a CUDA graph")
-        module = cupy.RawModule(code=source(key, recurrent), options=OPTIONS, backend="nvrtc")
-        name = "spiky_recurrent" if recurrent else "spiky"
-        return module.get_function(f"{name}_forward"), module.get_function(f"{name}_backward")
-
-
-@cache
-def bit_kernels(device: int) -> dict[str, Any]:
-    """The kernels of `bits_gpu.h` on one ``device``, by name."""
-    import cupy
-
-    with cupy.cuda.Device(device):
-        module = cupy.RawModule(code=programs.header("bits_gpu"), options=OPTIONS, backend="nvrtc")
-        return {name: module.get_function(name) for name in ("spiky_pack", "spiky_unpack")}
+        try:
+            module = cupy.RawModule(code=code, options=OPTIONS, backend="nvrtc")
+            return [module.get_function(name) for name in names]
+        except Exception as error:
+            # headers that are missing, a device or a driver that NVRTC's code is not for, a cache that cannot be written
+            raise compiler.CompileError(
+                f"backend 'cupy' loads no kernels on cuda:{device} ({type(error).__name__}: {compiler.complaint(str(error))});"
+                f" {remedy(error)}, or take network.backend: torch"
+            ) from error
 
 
 def source(key: str, recurrent: bool = False) -> str:
@@ -274,7 +294,15 @@ class Cupy(Compiled):
         device, name = current.device, key.removesuffix(" recurrent")
         function = kernels(name, device.index, recurrent=name != key)[which]
         if shared_bytes > SHARED:
-            function.max_dynamic_shared_size_bytes = shared_bytes
+            try:
+                function.max_dynamic_shared_size_bytes = shared_bytes
+            except RuntimeError as error:  # what CuPy makes of an error of the driver
+                if "CUDA_ERROR_INVALID_VALUE" not in str(error):
+                    raise
+                raise UserError(
+                    f"network.recurrent: {current.shape[3]} neurons in this loop need {shared_bytes} bytes that a block of threads"
+                    f" shares, more than {device} has; take fewer neurons or delays, or network.backend: torch"
+                ) from error
         label = key if which == 0 else f"{key} backward"
         self._run(function, label, values, device, grid, block, shared_bytes)
 

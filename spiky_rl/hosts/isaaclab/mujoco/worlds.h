@@ -45,7 +45,8 @@ struct Batch {
   int *order, *first;  // scratch: contacts in the order of worlds; a world's first, [world + 1]
   int *warnings;       // [mjNWARNING] how often MuJoCo warned
   Newton *newton;      // whose inputs a step begins with and whose state it ends with, or none
-  int lost;            // contacts or constraint rows without a place in the arrays
+  int lost;            // contacts without a place in MuJoCo's own memory
+  int rows, found;     // the most constraint rows of one world in one step, and contacts of all worlds in the last step
   int failed;          // the first world whose step MuJoCo broke off, or -1
   char message[512];
   const Pairs *pairs;  // scratch: those to look at, or none: MuJoCo searches
@@ -60,6 +61,10 @@ struct Found {
 struct Span {
   int world;
   size_t first;
+};
+// What one thread's worlds found too much for MuJoCo's memory, the most rows of one of them, and their contacts.
+struct Need {
+  int lost = 0, rows = 0, contacts = 0;
 };
 
 thread_local std::jmp_buf *escape = nullptr;
@@ -123,16 +128,13 @@ int constraint_rows(const mjModel *m, const mjContact &contact) {
   return m->opt.cone == mjCONE_ELLIPTIC || contact.dim == 1 ? contact.dim : 2 * (contact.dim - 1);
 }
 
-// The addresses of a contact's rows; returns how many of them the array of forces has no place for.
-int write_addresses(const Contacts &all, const mjModel *m, const mjContact &contact, int *to) {
+// The addresses of a contact's rows, but those for which the array of forces has no place.
+void write_addresses(const Contacts &all, const mjModel *m, const mjContact &contact, int *to) {
   const int rows = constraint_rows(m, contact);
-  int lost = 0;
   for (int i = 0; i < all.addresses; i++) {
     const int address = i < rows ? contact.efc_address + i : -1;
     to[i] = address < all.rows ? address : -1;
-    lost += address >= all.rows;
   }
-  return lost;
 }
 
 // Contacts `order[first .. last]` instead of those that MuJoCo finds.
@@ -165,16 +167,15 @@ int give_contacts(const Batch &b, mjModel *m, mjData *d, int world) {
   return lost;
 }
 
-// Contacts of one world and the forces of their rows. Returns how many contacts or rows were lost.
-int report_contacts(Batch &b, const mjModel *m, const mjData *d, int world, std::vector<Found> &found, std::vector<Span> &spans) {
+// Contacts of one world and the forces of their rows.
+void report_contacts(Batch &b, const mjModel *m, const mjData *d, int world, std::vector<Found> &found, std::vector<Span> &spans) {
   const Contacts &all = b.contacts;
-  int lost = 0;
   copy(all.force + static_cast<long>(world) * all.rows, d->efc_force, d->nefc < all.rows ? d->nefc : all.rows);
   if (b.given) {
     const int count = b.first[world + 1] - b.first[world];
     for (int i = 0; i < count && i < d->ncon; i++)
-      lost += write_addresses(all, m, d->contact[i], all.address + static_cast<long>(b.order[b.first[world] + i]) * all.addresses);
-    return lost;
+      write_addresses(all, m, d->contact[i], all.address + static_cast<long>(b.order[b.first[world] + i]) * all.addresses);
+    return;
   }
   spans.push_back({world, found.size()});
   b.first[world + 1] = d->ncon;
@@ -187,17 +188,15 @@ int report_contacts(Batch &b, const mjModel *m, const mjData *d, int world, std:
     row.distance = static_cast<float>(contact.dist);
     row.dimension = contact.dim;
     copy(row.geoms, contact.geom, 2);
-    lost += write_addresses(all, m, contact, row.address);
+    write_addresses(all, m, contact, row.address);
     found.push_back(row);
   }
-  return lost;
 }
 
-// One step of one world; `last`: of those that one call makes, whose findings are kept. Returns how many contacts or rows were lost.
-int step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &found, std::vector<Span> &spans) {
+// One step of one world; `last`: of those that one call makes, whose findings are kept.
+void step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &found, std::vector<Span> &spans, Need &need) {
   mjModel *m = b.models[thread];
   mjData *d = b.datas[thread];
-  int lost = 0;
   load(b.load, b.loads, world, thread);
   m->stat.meaninertia = b.mean_inertia[world];
   mj_fwdKinematics(m, d);  // the stage of mj_forward that finds positions
@@ -207,23 +206,25 @@ int step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &f
     m->opt.disableflags |= mjDSBL_CONTACT;  // empties the list and its memory
     mj_collision(m, d);
     m->opt.disableflags = b.disabled;
-    lost += b.given ? give_contacts(b, m, d, world) : b.pairs->collide(m, d);
+    need.lost += b.given ? give_contacts(b, m, d, world) : b.pairs->collide(m, d);
   } else {
     fourths.clear();
     mj_collision(m, d);
-    lost += add_fourths(m, d);
+    need.lost += add_fourths(m, d);
   }
   mj_makeConstraint(m, d);
+  if (d->nefc > need.rows) need.rows = d->nefc;
   mj_island(m, d);
   mj_projectConstraint(m, d);
   mj_transmission(m, d);
   mj_forwardSkip(m, d, mjSTAGE_POS, 1);
   if (last) {
+    need.contacts += d->ncon;
     if (b.wrenches) mj_rnePostConstraint(m, d);
     store(b.outcome, b.outcomes, world, thread);
     if (b.iterations) b.iterations[world] = d->solver_niter[0];
     if (b.constraints) b.constraints[world] = d->nefc;
-    if (b.report || b.given) lost += report_contacts(b, m, d, world, found, spans);
+    if (b.report || b.given) report_contacts(b, m, d, world, found, spans);
   }
   switch (m->opt.integrator) {
     case mjINT_EULER: mj_Euler(m, d); break;
@@ -231,29 +232,25 @@ int step_world(Batch &b, int world, int thread, bool last, std::vector<Found> &f
     default: implicit_as_warp(m, d);
   }
   store(b.state, b.states, world, thread);
-  return lost;
 }
 
 // All steps of one world, from Newton's state to Newton's state.
-int step_from_newton(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
-  int lost = 0;
+void step_from_newton(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans, Need &need) {
   for (int i = 0; i < b.substeps; i++) {
     const bool last = i + 1 == b.substeps;
     if (b.newton) newton::to_mujoco(*b.newton, world, i);
-    lost += step_world(b, world, thread, last, found, spans);
+    step_world(b, world, thread, last, found, spans, need);
     if (b.newton) newton::to_newton(*b.newton, world, last);
   }
-  return lost;
 }
 
 // A step that MuJoCo may break off: then its world is named and is no number from here on, and the thread is usable again.
-int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans) {
+void guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std::vector<Span> &spans, Need &need) {
   std::jmp_buf here;
   escape = &here;
-  volatile int lost = 0;
   if (b.report && !b.given) b.first[world + 1] = 0;
   if (setjmp(here) == 0) {
-    lost = step_from_newton(b, world, thread, found, spans);
+    step_from_newton(b, world, thread, found, spans, need);
   } else {
     b.models[thread]->opt.disableflags = b.disabled;
     hide_free_bodies(b.models[thread], false);
@@ -268,7 +265,6 @@ int guarded_step(Batch &b, int world, int thread, std::vector<Found> &found, std
     }
   }
   escape = nullptr;
-  return lost;
 }
 
 void write_found(const Contacts &all, const Found &row, int world, long k) {
@@ -326,10 +322,9 @@ extern "C" void batch_step(Batch *batch) {
   if (b.given) sort_given(b);
   const Pairs pairs(b.models[0]);
   b.pairs = pairs.is_usable && !(b.disabled & (mjDSBL_CONTACT | mjDSBL_CONSTRAINT)) && !b.searches ? &pairs : nullptr;
-  b.lost = 0;
   b.failed = -1;
-  int lost = 0;
-#pragma omp parallel num_threads(b.threads) reduction(+ : lost)
+  int lost = 0, rows = 0, contacts = 0;
+#pragma omp parallel num_threads(b.threads) reduction(+ : lost, contacts) reduction(max : rows)
   {
     thread_local std::vector<Found> found;
     thread_local std::vector<Span> spans;
@@ -341,8 +336,12 @@ extern "C" void batch_step(Batch *batch) {
 #else
     const int thread = 0;
 #endif
+    Need need;
 #pragma omp for schedule(dynamic, 8)
-    for (int world = 0; world < b.worlds; world++) lost += guarded_step(b, world, thread, found, spans);
+    for (int world = 0; world < b.worlds; world++) guarded_step(b, world, thread, found, spans, need);
+    lost = need.lost;
+    rows = need.rows;
+    contacts = need.contacts;
     if (b.report && !b.given) {
 #pragma omp single
       {
@@ -350,7 +349,6 @@ extern "C" void batch_step(Batch *batch) {
         for (int w = 0; w < b.worlds; w++) b.first[w + 1] += b.first[w];
         const int count = b.first[b.worlds];
         *b.contacts.count = count < b.contacts.capacity ? count : b.contacts.capacity;
-        lost += count - *b.contacts.count;
       }
       for (const Span &span : spans) {
         const int count = b.first[span.world + 1] - b.first[span.world];
@@ -362,6 +360,8 @@ extern "C" void batch_step(Batch *batch) {
     }
   }
   b.lost = lost;
+  b.rows = rows;
+  b.found = b.given ? *b.contacts.count : contacts;
   for (int t = 0; t < b.threads; t++)
     for (int kind = 0; kind < mjNWARNING; kind++) {
       b.warnings[kind] += b.datas[t]->warning[kind].number;

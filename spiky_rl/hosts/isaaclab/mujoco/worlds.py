@@ -98,7 +98,7 @@ class BatchStruct(ctypes.Structure):
         *((name, POINTER) for name in ("load", "outcome", "state", "iterations", "constraints")),
         ("contacts", ContactsStruct),
         *((name, POINTER) for name in ("order", "first", "warnings", "newton")),
-        *((name, INTEGER) for name in ("lost", "failed")),
+        *((name, INTEGER) for name in ("lost", "rows", "found", "failed")),
         ("message", ctypes.c_char * 512),
         ("pairs", POINTER),
     ]
@@ -250,15 +250,32 @@ class Worlds:
             message = self.batch.message.decode(errors="replace")
             self.tell(message, "MuJoCo broke off the step of world %d: %s", self.batch.failed, message)
         if self.batch.lost:
-            self.tell(
-                "lost",
-                "the arrays for contacts are too small for %d contacts or constraint rows: raise nconmax or njmax",
-                self.batch.lost,
-            )
+            self.tell("lost", "MuJoCo's own memory has no place for %d contacts", self.batch.lost)
+        self.tell_overflow("njmax", self.batch.rows, self.data.njmax, "constraint rows")
+        per_world, room = -(-self.batch.found // self.count), self.batch.contacts.capacity // self.count
+        self.tell_overflow("nconmax", per_world, room, "contacts on average")
         warnings = self.kept["warnings"]
         for kind, number in enumerate(warnings):
             if number:
                 self.tell(str(kind), "MuJoCo warns: %s", mujoco.mjtWarning(kind).name)
+
+    def tell_overflow(self, option: str, needed: int, room: int, what: str) -> None:
+        """Warn once where MuJoCo-Warp's arrays are too small, though MuJoCo's own grow.
+
+        Args:
+            option: The solver's option that makes ``room``.
+            needed: How many there are in one world.
+            room: For how many there is room.
+            what: They are.
+        """
+        if needed > room:
+            path = f"env.sim.physics.solver_cfg.{option}"
+            self.tell(
+                option,
+                "physics: %s=%d is too small: a world has %d %s; sensors miss the others, and MuJoCo-Warp would leave them out;"
+                " %s=%d is enough so far",
+                *(path, room, needed, what, path, needed),
+            )
 
     def tell(self, what: str, message: str, *values: object) -> None:
         """Log a ``message`` with its ``values``, once in the life of these worlds for each ``what``."""

@@ -1,0 +1,33 @@
+"""A checkpoint of a classification that was read: where it lies, and what run wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spiky_rl.config.options import RegistryError, at
+from spiky_rl.config.spec import AgentSpec, complete, flatten
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint that a run goes on from, or that is used."""
+
+    path: Path
+    content: Mapping[str, Any]
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The identity of the run that wrote the checkpoint."""
+        return self.content["infos"]["spiky_rl"]["identity"]
+
+    def spec(self) -> AgentSpec:
+        """The run's agent; classes that it names are imported. Raises RegistryError that names the file and the key."""
+        spec = self.identity["spec"]
+        with at(f"{self.path}: infos.spiky_rl.identity.spec"):
+            built = complete(self.identity["agent"], spec, dict.fromkeys(flatten(spec), "checkpoint"))
+            if built.network is None:
+                raise RegistryError("missing network")
+        return built

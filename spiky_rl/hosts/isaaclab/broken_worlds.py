@@ -1,0 +1,132 @@
+"""Worlds whose physics has become non-finite: each is ended and reset at once, and counted; none of them reaches a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from spiky_rl.hosts.isaaclab.workflows import Env
+
+if TYPE_CHECKING:
+    from isaaclab.envs import DirectRLEnv, ManagerBasedRLEnv
+
+FAR = 1e9
+"""Metres, radians or either per second beyond which nothing is anywhere any more; the square of it is still a float32."""
+WINDOW = 100
+"""Control steps over which resets are remembered: more of them than there are worlds are over 1 % of all steps."""
+PENALTIES = ("is_terminated", "terminated_penalty")
+"""Isaac Lab's reward terms that say nothing but that an episode was terminated, which a broken world pays."""
+
+
+class BrokenWorlds:
+    """The worlds of an environment that broke in the latest control step, and how many did before. Nothing here waits for a device."""
+
+    def __init__(self, env: Env) -> None:
+        from isaaclab.envs import DirectRLEnv, ManagerBasedRLEnv  # which reads where the robots are
+
+        self.env = env
+        self.mask = torch.zeros(env.num_envs, dtype=torch.bool, device=env.device)
+        """Whether a world broke in the latest step, [B]."""
+        self.count = torch.zeros((), dtype=torch.long, device=env.device)
+        self.recent = torch.zeros((), device=env.device)
+        self.sizes = self.sizes_before = torch.zeros(0, env.num_envs, device=env.device)
+        """Largest value of every quantity in every world, [Q, B], in the latest step and in the one before; resets come later."""
+        if isinstance(env, ManagerBasedRLEnv):
+            self._follow_managers(env)
+        elif isinstance(env, DirectRLEnv):
+            self._follow_methods(env)
+
+    @property
+    def is_excessive(self) -> Tensor:
+        """Whether worlds broke just now, and so many that training has no sense: all at once, or over 1 % of the latest steps."""
+        return self.mask.any() & (self.mask.all() | (self.recent > len(self.mask)))
+
+    def quantities(self) -> dict[str, Tensor]:
+        """Velocities and positions of all that moves, by name, [B, ...] each."""
+        scene, speeds, places = self.env.scene, {}, {}
+        for name, robot in scene.articulations.items():
+            speeds[f"joint velocity of {name}"] = robot.data.joint_vel.torch
+            places[f"joint position of {name}"] = robot.data.joint_pos.torch
+        for name, thing in (*scene.articulations.items(), *scene.rigid_objects.items()):
+            speeds[f"velocity of {name}"] = thing.data.root_com_vel_w.torch
+            places[f"pose of {name}"] = thing.data.root_link_pose_w.torch
+        for name, things in scene.rigid_object_collections.items():
+            speeds[f"velocity of {name}"] = things.data.body_com_vel_w.torch
+            places[f"pose of {name}"] = things.data.body_link_pose_w.torch
+        return {name: values for name, values in {**speeds, **places}.items() if values.numel()}
+
+    def find(self) -> None:
+        """Look for broken worlds after a step of physics, and count them."""
+        self.sizes_before = self.sizes
+        sizes = [values.abs().flatten(1).amax(1) for values in self.quantities().values()]
+        if sizes:
+            self.sizes = torch.stack(sizes)
+            self.mask = ~(self.sizes <= FAR).all(0)  # NaN is not below anything
+        number = self.mask.sum()
+        self.count += number
+        self.recent = self.recent * (1.0 - 1.0 / WINDOW) + number
+
+    def describe(self) -> str:
+        """A quantity that broke, its value in the step before, and how many worlds it hit. Waits for the device."""
+        which, world = (int(index) for index in (~(self.sizes <= FAR)).nonzero()[0])
+        name, now = list(self.quantities())[which], float(self.sizes[which, world])
+        before = f" after {float(self.sizes_before[which, world]):.3g}" if len(self.sizes_before) else ""
+        hit = f"{int(self.mask.sum())} of {len(self.mask)} environments, the first is {world}"
+        return f"{name} is {now:.3g}{before} in {hit}; {int(self.count)} such worlds were reset so far"
+
+    def _follow_managers(self, env: ManagerBasedRLEnv) -> None:
+        """Let the managers of an ``env`` terminate broken worlds, and pay them a termination's penalty alone."""
+        terminations, rewards = env.termination_manager, env.reward_manager
+        find_ended, pay = terminations.compute, rewards.compute
+        is_penalty = torch.tensor(
+            [
+                getattr(rewards.get_term_cfg(name).func, "__name__", "") in PENALTIES
+                for name in rewards.active_terms
+            ],
+            dtype=torch.bool,
+            device=env.device,
+        )
+
+        def compute_terminations() -> Tensor:
+            find_ended()
+            self.find()
+            terminations.terminated.logical_or_(self.mask)
+            terminations.time_outs.logical_and_(~self.mask)
+            return terminations.dones
+
+        def compute_rewards(dt: float) -> Tensor:
+            # pylint: disable=protected-access  # its sums would be NaN in a log
+            sums = rewards._episode_sum_buf.clone()
+            total, broken = pay(dt), self.mask[:, None]
+            rewards._step_reward.masked_fill_(broken & ~is_penalty, 0.0)
+            rewards._episode_sum_buf.copy_(
+                torch.where(broken, sums + rewards._step_reward * dt, rewards._episode_sum_buf)
+            )
+            total.copy_(torch.where(self.mask, rewards._step_reward.sum(1) * dt, total))
+            return total
+
+        replace(terminations, "compute", compute_terminations)
+        replace(rewards, "compute", compute_rewards)
+
+    def _follow_methods(self, env: DirectRLEnv) -> None:
+        """Let an ``env`` terminate broken worlds, and pay them nothing."""
+        find_ended, pay = env._get_dones, env._get_rewards  # pylint: disable=protected-access
+
+        def get_dones() -> tuple[Tensor, Tensor]:
+            terminated, time_outs = find_ended()
+            self.find()
+            return terminated | self.mask, time_outs & ~self.mask
+
+        def get_rewards() -> Tensor:
+            return pay().masked_fill(self.mask, 0.0)
+
+        replace(env, "_get_dones", get_dones)
+        replace(env, "_get_rewards", get_rewards)
+
+
+def replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
+    """Give one object, ``owner``, a ``function`` of its own in the place of its class's method ``name``."""
+    setattr(owner, name, function)

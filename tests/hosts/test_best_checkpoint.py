@@ -1,0 +1,115 @@
+"""``best.pt`` is the checkpoint that returns most without noise, chosen from the last ones of a run."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from spiky_rl.hosts.common.runner import HostRunner
+from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
+from tests.hosts.point_env import LIF, PointEnv, config
+
+NETWORK = {**LIF, "layers": [16]}
+STEPS = 8
+PLAN = SimpleNamespace(device="cpu", seed=0, setting={"num_steps_per_env": STEPS}.__getitem__)
+
+
+class ResettableEnv(PointEnv):
+    """Points that can be reset as Isaac Lab's direct workflow is, all at once."""
+
+    unwrapped = property(lambda self: self)
+
+    def reset(self) -> None:
+        self.state = torch.randn(1, 4).expand(self.num_envs, 4).clone()
+        self.limit[:] = self.max_episode_length
+        self.episode_length_buf[:] = 0
+
+
+def make_runner(env, folder, network=NETWORK) -> HostRunner:
+    torch.manual_seed(0)
+    cfg = config(network, steps=STEPS)
+    cfg["actor"]["obs_normalization"] = True
+    return Runner(env, cfg, None if folder is None else str(folder))
+
+
+def push(run, force: float) -> None:
+    """Let the policy accelerate all points by ``force``: they leave the origin that they are to reach."""
+    readout = list(run.alg.actor.network.parameters())[-1]
+    with torch.no_grad():
+        readout.fill_(force)
+
+
+def choose(run, env, folder, is_stopped=lambda: False):
+    return choose_best_checkpoint(run, env, PLAN, folder, is_stopped)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A trained run whose last policies are worse than that before them, and whose ``best.pt`` is one of those."""
+    env = ResettableEnv(num_envs=9)
+    run = make_runner(env, tmp_path)
+    run.learn(16)
+    (tmp_path / "model_15.pt").unlink()
+    for index, force in ((3, 90.0), (7, 0.0), (11, 60.0), (15, 90.0)):
+        push(run, force)
+        run.save(str(tmp_path / f"model_{index}.pt"))
+    run.save(str(tmp_path / "best.pt"))
+    return run, env, tmp_path
+
+
+def test_the_checkpoint_that_returns_most_without_noise_is_the_best(trained):
+    run, env, folder = trained
+    best = choose(run, env, folder)
+    assert best["checkpoint"] == "model_7.pt"
+    assert list(best["returns"]) == ["model_7.pt", "model_11.pt", "model_15.pt", "best.pt"]
+    assert best["returns"]["model_15.pt"] == pytest.approx(
+        best["returns"]["best.pt"]
+    )  # the same weights and states
+    assert best["returns"]["model_7.pt"] > best["returns"]["model_11.pt"] > best["returns"]["model_15.pt"]
+    assert (best["episodes"], best["control_steps"]) == (2, env.max_episode_length)
+    assert (folder / "best.pt").read_bytes() == (folder / "model_7.pt").read_bytes()
+
+
+def test_a_short_training_has_a_shorter_evaluation(trained):
+    run, env, folder = trained
+    run.progress.iterations = 4
+    assert choose(run, env, folder)["control_steps"] == 8  # a quarter of 4 times 8
+
+
+def test_a_stop_leaves_the_best_checkpoint_as_it_was(trained):
+    run, env, folder = trained
+    before = (folder / "best.pt").read_bytes()
+    assert choose(run, env, folder, lambda: True) is None
+    assert (folder / "best.pt").read_bytes() == before
+
+
+def test_fewer_environments_than_checkpoints_compare_the_last_ones(trained):
+    run, _, folder = trained
+    best = choose(run, ResettableEnv(num_envs=2), folder)
+    assert list(best["returns"]) == ["model_15.pt", "best.pt"]
+
+
+def test_a_run_without_a_checkpoint_has_nothing_to_choose(tmp_path):
+    env = ResettableEnv()
+    assert choose(make_runner(env, tmp_path), env, tmp_path) is None
+
+
+def test_a_copy_of_a_policy_keeps_its_weights_and_normalisation_while_training_goes_on(tmp_path):
+    """On both hosts, right after an update, whose gradient's graph the distribution of the actions belongs to."""
+    pytest.importorskip("skrl", reason="the skrl extra is not installed")
+    from tests.hosts import skrl_case
+
+    for run in (make_runner(PointEnv(), None), skrl_case.runner(network=skrl_case.SPIKING)):
+        run.learn(1)
+        obs = run.env.get_observations()
+        copy = run.played.copy()
+        with torch.inference_mode():
+            before = copy(obs)
+        for model in run.models:
+            model.train()
+        run.learn(2)
+        copy.reset()
+        with torch.inference_mode():
+            assert torch.equal(copy(obs), before)
+            assert not torch.equal(run.get_inference_policy("cpu").copy()(obs), before)

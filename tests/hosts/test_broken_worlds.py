@@ -1,0 +1,89 @@
+"""A world whose physics breaks is ended, reset and counted; too many of them end a run. Nobody waits for the device."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
+from tests import processes
+from tests.hosts.pretend_cuda import DEVICE, pretended
+
+BOTH = ("mujoco", "newton_mjwarp")
+CASES = [("Isaac-Ant", physics) for physics in BOTH]
+SLOW = [
+    (task, physics) for task in ("Isaac-Ant-Direct", "Isaac-Cartpole", "Isaac-Humanoid") for physics in BOTH
+]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("task", "physics"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)]
+)
+def test_a_world_that_breaks_begins_anew_and_the_others_go_on(task, physics):
+    done = processes.run("-m", "tests.hosts.broken_case", task, physics)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.rpartition("RESULT")[2])
+    assert found["physics"] == physics
+    assert found["none"] == 0 and found["count"] == 4 and found["finite"]
+    assert found["dones"] == {"5": [3], "9": [3, 7], "15": [0]} and found["truncated"] == 0
+    assert all(length == 0 for lengths in found["lengths"].values() for length in lengths)
+    penalty = 0.0 if "Direct" in task else {"Isaac-Ant": -2.0, "Isaac-Humanoid": -1.0}.get(task)
+    if penalty is not None:
+        assert {value for values in found["rewards"].values() for value in values} == {penalty}
+    assert found["apart"] <= (0.0 if physics == "mujoco" else 1e-3)
+    assert (
+        "joint velocity of robot is nan" in found["failed"] and "in 16 of 16 environments" in found["failed"]
+    )
+    assert "env.sim.dt=" in found["failed"] and "learning_rate" not in found["failed"]
+
+
+def broken_worlds(count, device="cpu"):
+    """Worlds of one robot with a joint, and its velocity."""
+    velocity = torch.zeros(count, 1, device=device)
+    data = {
+        name: SimpleNamespace(torch=torch.zeros(count, 7, device=device))
+        for name in ("joint_pos", "root_link_pose_w", "root_com_vel_w")
+    }
+    robot = SimpleNamespace(data=SimpleNamespace(joint_vel=SimpleNamespace(torch=velocity), **data))
+    scene = SimpleNamespace(articulations={"robot": robot}, rigid_objects={}, rigid_object_collections={})
+    return BrokenWorlds(SimpleNamespace(num_envs=count, device=device, scene=scene)), velocity  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_broken"), [(0.0, False), (-1e8, False), (math.nan, True), (-math.inf, True), (2e9, True)]
+)
+def test_a_world_is_broken_where_it_is_nowhere(value, is_broken):
+    worlds, velocity = broken_worlds(4)
+    velocity[2] = value
+    worlds.find()
+    assert worlds.mask.tolist() == [False, False, is_broken, False] and int(worlds.count) == is_broken
+    assert not worlds.is_excessive
+
+
+@pytest.mark.parametrize(("count", "each", "step"), [(400, 400, 0), (400, 8, 68), (400, 3, None), (1, 1, 0)])
+def test_more_than_one_in_a_hundred_steps_are_too_many(count, each, step):
+    worlds, velocity = broken_worlds(count)
+    velocity[:each] = math.nan
+    ended = []
+    for i in range(300):
+        worlds.find()
+        ended += [i] * bool(worlds.is_excessive)
+    assert ended[:1] == ([] if step is None else [step])
+    velocity.zero_()
+    worlds.find()
+    assert not worlds.is_excessive, "none is broken now"
+
+
+def test_broken_worlds_are_found_without_waiting_for_the_device():
+    with pretended() as cuda:
+        worlds, velocity = broken_worlds(4, DEVICE)
+        velocity[2] = math.nan
+        for _ in range(3):
+            worlds.find()
+            assert worlds.is_excessive.shape == ()
+        assert not cuda.pretence.met

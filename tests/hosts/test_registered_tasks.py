@@ -1,0 +1,48 @@
+"""A task is named with the package that it comes from; a name of an earlier release is said to be another task, once."""
+
+import importlib.metadata
+import logging
+
+import gymnasium
+import pytest
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+from spiky_rl.config.plan import Request
+from spiky_rl.hosts.isaaclab.environment import describe_task, resolve_task
+from spiky_rl.hosts.run.prepare import prepare
+
+ISAACLAB = f"of Isaac Lab {importlib.metadata.version('isaaclab')}"
+
+
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("Isaac-Ant-v0", f"Isaac-Ant {ISAACLAB}"),
+        ("Isaac-Ant-Direct", f"Isaac-Ant-Direct {ISAACLAB}"),
+        (
+            "Spiky-Velocity-Flat-Go1",
+            f"Spiky-Velocity-Flat-Go1 of spiky_rl {importlib.metadata.version('spiky_rl')}",
+        ),
+        ("Someones-Own", "Someones-Own"),
+    ],
+)
+def test_a_task_is_named_with_the_package_that_it_comes_from(name, described):
+    if name == "Someones-Own":
+        gymnasium.register("Someones-Own", "own:Env", kwargs={"env_cfg_entry_point": "own.tasks:EnvCfg"})
+    assert describe_task(resolve_task(name)) == described
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"), [("Isaac-Ant-v0", 1), ("Isaac-Ant", 0), ("ant", 0), ("cartpole_masked", 0)]
+)
+def test_the_name_of_an_earlier_release_is_said_to_be_another_task_in_one_line(
+    name, lines, monkeypatch, caplog
+):
+    monkeypatch.setattr(logging.getLogger("spiky_rl"), "propagate", True)
+    with caplog.at_level(logging.INFO, "spiky_rl"):
+        plan = prepare(Request(task=name, agent="lif_ppo", device="cpu", num_envs=4))
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("task: ")]
+    assert len(said) == lines
+    assert all(f"{name} is Isaac-Ant {ISAACLAB}" in line for line in said)
+    assert plan.description["registered"] == f"{plan.gym_id} {ISAACLAB}"
