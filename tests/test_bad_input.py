@@ -102,6 +102,7 @@ VALUES = {
     f"algorithm.rnd_cfg={RND}, weigth: 1.0}}": ["rnd_cfg.weigth: no such key", "mean 'weight'"],
     "algorithm.symmetry_cfg={}": ["symmetry_cfg.data_augmentation_func: is missing"],
     "algorithm.symmetry_cfg={data_augmentation_func: os:sep}": ["'os:sep' is no function"],
+    "algorithm.symmetry_cfg={data_augmentation_func: 'math:sqrt'}": ["'math:sqrt'", "env, obs and actions"],
     "algorithm.symmetry_cfg={data_augmentation_func: os:no}": ["rsl_rl finds no 'os:no'"],
     # classes that are none of what they stand for
     "actor.class_name=os:system": ["'os:system' is not a class that derives from rsl_rl.models.MLPModel"],
@@ -125,7 +126,7 @@ VALUES = {
     "network={name: feedforward, neuron: {name: lif, learn: [[tau]]}}": [
         "learn: expected names, got ['tau']"
     ],
-    "network={name: feedforward, neuron: {name: lif, tau: 1e300}}": ["tau: 1e+300", "3.4e+38"],
+    "network={name: feedforward, neuron: {name: lif, tau: 1e300}}": ["tau: 1e+300", "and 1000000.0"],
     "network={name: reservoir, traces: [0]}": ["network.traces: 0.0", "at least 0.001"],
     "network={name: reservoir, seed: 1.5}": ["network.seed: expected a whole number, got 1.5"],
     # texts
@@ -145,13 +146,18 @@ def test_a_value_is_refused_by_key_value_and_what_is_allowed(override):
         assert words in message, message
 
 
+def mirror(env, obs, actions):
+    """A function as rsl_rl takes it for ``symmetry_cfg``."""
+    return obs, actions
+
+
 GOOD = [
     ["torch_compile_mode=default"],
     ["actor.distribution_cfg.class_name=BetaDistribution", "actor.distribution_cfg.action_range=[-2,2]"],
     ["actor.distribution_cfg.class_name=HeteroscedasticGaussianDistribution"],
     ["actor.distribution_cfg.std_range=[0.1,2]"],
     [f"algorithm.rnd_cfg={RND}}}", "obs_groups.rnd_state=[policy]"],
-    ["algorithm.symmetry_cfg={data_augmentation_func: os:getcwd}"],
+    ["algorithm.symmetry_cfg={data_augmentation_func: '" + __name__ + ":mirror'}"],
     ["actor.class_name=RNNModel", "actor.rnn_type=lstm"],
 ]
 
@@ -316,6 +322,7 @@ def test_a_component_that_is_not_there_is_refused(case, tmp_path, capsys):
     ("method", "message"),
     [
         ("@classmethod\n    def validate(cls, path, options, parts): raise KeyError('x')", "cannot be checked: .*line 5: KeyError: 'x'"),
+        ("class Mute(Exception):\n        def __str__(self): raise KeyError('x')\n    @classmethod\n    def validate(cls, path, options, parts): raise cls.Mute", "cannot be checked: .*line 7: Mute: its own text fails with KeyError"),
         ("def __init__(self, options): raise KeyError('x')", "cannot be built: .*line 4: KeyError: 'x'"),
         ("@classmethod\n    def validate(cls, path, options, parts): raise SystemExit(0)", "cannot be checked: .*line 5: it ends the program"),
     ],

@@ -282,7 +282,7 @@ print(json.dumps(list(sys.modules)))
     text = "\n".join(shown)
     assert all(name in text for name in LISTS.values())
     assert "tau dV/dt = -V + I(t)" in text
-    assert "at least 0.001" in text, "the range of an option"
+    assert "between 0.001 and" in text, "the range of an option"
     assert not HEAVY & {name.partition(".")[0] for name in json.loads(last)}
 
 

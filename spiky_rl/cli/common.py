@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from spiky_rl.cli.flags import add_flags
+from spiky_rl.cli.foreign_flags import INSTEAD
 from spiky_rl.config.options import Settings, nearest
 from spiky_rl.hosts.common import command
 
 log = logging.getLogger("spiky_rl")
 run = command.run
+
+
+def program(name: str) -> str:
+    """How a shell calls the command ``name`` in the way in which this one was called."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"python -m spiky_rl.cli {name}"
+    if called.suffix == ".py":
+        return f"python {shlex.quote(str(called.with_name(f'{name}.py')))}"
+    return f"spiky {name}"
 
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -41,7 +54,7 @@ class Parser(argparse.ArgumentParser):
         """
         super().__init__(prog, None, description, epilog, formatter_class=Help, allow_abbrev=False)
         if verbose:
-            self.add_argument("--verbose", action="store_true", help="show the libraries' own messages")
+            self.add_argument("-v", "--verbose", action="store_true", help="show the libraries' own messages")
         for each in settings:
             add_flags(self, each, **how)
 
@@ -55,7 +68,8 @@ class Parser(argparse.ArgumentParser):
         """Name the problem, with the nearest flag where one is unknown."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.partition("unrecognized arguments: ")[2].split()
-        hint = next((nearest(flag, flags) for flag in unknown if flag.startswith("-")), "")
+        flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), "")
+        hint = f"; here: {INSTEAD[flag]}" if flag in INSTEAD else nearest(flag, flags) if flag else ""
         sys.stderr.write(f"{self.prog}: error: {' '.join(message.splitlines())}{hint}\n")
         raise SystemExit(2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,15 @@ def play(argv: list[str]) -> int:
     def export(policy: Any, env: Any, folder: Path) -> None:
         _export.export(policy, env, folder, built, Bar)
 
-    playback, written = playing.play(plan, options, export, Bar)
-    print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
-    if playback.cost is not None:
-        ann = playback.ann_operations if plan.spec.network is not None else 0.0
-        for text in (energy_text(playback.cost, ann_operations=ann), *rival_texts(playback.cost)):
-            print(f"energy per action: {text}")
-    for path in written:
+    def report(playback: playing.Playback) -> None:
+        print_episodes(playback.rows, playback.means(), plan.task_spec.measure if plan.task_spec else "")
+        if playback.cost is not None:
+            ann = playback.ann_operations if plan.spec.network is not None else 0.0
+            for text in (energy_text(playback.cost, ann_operations=ann), *rival_texts(playback.cost)):
+                print(f"energy per action: {text}")
+        sys.stdout.flush()  # what follows goes to stderr, and takes its time
+
+    for path in playing.play(plan, options, export, Bar, report):
         print(path)
     return 0
 

@@ -13,6 +13,7 @@ from spiky_rl.config.described import options, plain, summary, text
 from spiky_rl.config.extras import require
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.config.plan import Request
+from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import flatten, load_task, parse_overrides, read_agent
 
 KINDS = (*registry.DATA, *registry.ROOMS)
@@ -117,7 +118,10 @@ def show_agent(name: str, task: str | None, overrides: list[str], library: str) 
 
     gym_id, spec = merged(name, task, library, overrides)
     print(f"{spec.name} on {gym_id}    hash {spec.digest}\n")
-    print_columns([(path, plain(value), origin) for path, value, origin in spec.rows()])
+    roles = [role for role, network in (("actor", spec.network), ("critic", spec.critic_network)) if network]
+    replaced = {f"{role}.{key}" for role in roles for key in ANN_KEYS}
+    rows = [(path, plain(value), origin) for path, value, origin in spec.rows() if path not in replaced]
+    print_columns(rows)
 
 
 def show_reservoir(args: argparse.Namespace) -> None:

@@ -39,7 +39,7 @@ def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
         argv: What was parsed, for processes that are started for it.
     """
     require(asked, options)
-    plan = prepare(asked)
+    plan, options = planned(asked, options)
 
     from spiky_rl.hosts.run import training
 
@@ -50,9 +50,26 @@ def begin(asked: Request, options: Training, argv: Sequence[str] = ()) -> int:
     with stoppable("stopping once the simulator has started") as stop:
         outcome = run.train(stop, lambda: displayed(plan))
         if run.folder is not None:
-            summarise(run.keep(outcome), asked, options)
+            summarise(run.keep(outcome), run.plan.request, options, run.folder)
             print(run.folder / "result.json")
     return stop.code_after(outcome)
+
+
+def planned(asked: Request, options: Training) -> tuple[Plan, Training]:
+    """The plan of a training, and how it is done: as the run that it goes on from has recorded, where nothing else is given.
+
+    Args:
+        asked: What is trained.
+        options: How.
+    """
+    plan = prepare(asked)
+    if asked.checkpoint is None or asked.spec is not None:  # a study's cells have their own record
+        return plan, options
+
+    from spiky_rl.hosts.run import resume
+
+    asked, options = resume.take_up(plan, options)
+    return prepare(asked), options
 
 
 @contextmanager
@@ -62,7 +79,7 @@ def displayed(plan: Plan) -> Iterator[Any]:
         yield lambda step: show_iteration(display, step)
 
 
-def summarise(result: Mapping[str, Any], asked: Request, options: Training) -> None:
+def summarise(result: Mapping[str, Any], asked: Request, options: Training, folder: Path) -> None:
     """The end of a run on the terminal."""
     seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
     parts = ("simulation", "inference", "learning")
@@ -71,7 +88,9 @@ def summarise(result: Mapping[str, Any], asked: Request, options: Training) -> N
     final, best = ("-" if result[key] is None else f"{result[key]:.2f}" for key in keys)
     choice = result.get("best")
     held, there = result.get("distillation"), bool(result["iterations"])
-    where = go_on(asked)
+    where = checkpoint_arguments(asked, folder)
+    tuning = ["--tuning", str(asked.tuning)] if asked.tuning else []
+    overrides = "".join(f" {shlex.quote(word)}" for word in (*tuning, *asked.overrides))
     code = f" --teacher_code {shlex.quote(','.join(options.teacher_code))}" if options.teacher_code else ""
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
@@ -84,17 +103,16 @@ def summarise(result: Mapping[str, Any], asked: Request, options: Training) -> N
         bool(result["firing_rate"]) and ("firing rate", f"{result['firing_rate']:.1%} of all inner steps"),
         ("operations", f"{result['synops_per_step']:,.0f} per control step"),
         ("time", f"{seconds:.0f} s: {shares}"),
-        there and ("play it", f"python scripts/play.py {where}"),
+        there and ("play it", f"{common.program('play')} {where}{overrides}"),
         ("watch it", f"tensorboard --logdir {asked.log_root}"),
-        there and outcome != "finished" and ("go on", f"python scripts/train.py {where}{code}"),
+        there and outcome != "finished" and ("go on", f"{common.program('train')} {where}{code}"),
     )
 
 
-def go_on(asked: Request) -> str:
-    """The arguments of a command that takes the checkpoint of a run."""
-    words = f"--task {asked.task} --agent {asked.agent} --checkpoint latest"
-    words += f" --rl_library {asked.library}" if asked.library != "rsl_rl" else ""
-    words += f" --log_root {asked.log_root}" if asked.log_root != Path("logs") else ""
-    words += f" --tuning {asked.tuning}" if asked.tuning else ""
-    words += f" --experiment_name {asked.experiment_name}" if asked.experiment_name else ""
-    return words + "".join(f" {shlex.quote(override)}" for override in asked.overrides)
+def checkpoint_arguments(asked: Request, folder: Path) -> str:
+    """The arguments of a command that takes the last checkpoint of the run in ``folder``, but for what a run records itself."""
+    words = ["--task", asked.task, "--agent", asked.agent, "--checkpoint", str(folder)]
+    words += ["--rl_library", asked.library] if asked.library != "rsl_rl" else []
+    words += ["--log_root", str(asked.log_root)] if asked.log_root != Path("logs") else []
+    words += ["--experiment_name", asked.experiment_name] if asked.experiment_name else []
+    return shlex.join(words)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -23,6 +21,9 @@ from pydantic import (
 )
 from pydantic.config import JsonValue
 from pydantic.fields import FieldInfo
+
+from spiky_rl.config.errors import RegistryError, UnknownKey, nearest, short
+from spiky_rl.config.errors import UserError  # noqa: F401  # pylint: disable=unused-import
 
 LARGEST_INTEGER = 2**63 - 1
 """What an integer of 64 bits holds: what torch and the simulators count with."""
@@ -42,17 +43,6 @@ EXPECTED = {
 """pydantic's name of an error -> the plain words for the type that is wanted, of one value and of a list's elements."""
 UNKNOWN_KEY = ("extra_forbidden", "invalid_key")
 OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-
-
-class UserError(ValueError):
-    """Bad input: the message says what is wrong and what to do in one line, and is all that a user needs."""
-
-    def __str__(self) -> str:
-        return " ".join(super().__str__().splitlines())
-
-
-class RegistryError(UserError):
-    """A name that is not in the registry, or a value that a component does not accept."""
 
 
 @contextmanager
@@ -113,10 +103,19 @@ def option(
 
 def distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     """The ``names``, if none stands twice. Raises RegistryError."""
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise RegistryError(f"{short(name)} stands twice")
+    if (name := find_repeated(names)) is not None:
+        raise RegistryError(f"{short(name)} stands twice")
     return names
+
+
+def find_repeated[T: Hashable](values: Iterable[T]) -> T | None:
+    """The first of the ``values`` that stands a second time; None where each stands once."""
+    seen = set[T]()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
 
 
 def ordered(limits: tuple[float, ...]) -> tuple[float, ...]:
@@ -163,7 +162,7 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise RegistryError(_explain(error, path, cls)) from None
+            raise _explain(error, path, cls) from None
 
     @classmethod
     def default(cls, key: str) -> Any:
@@ -207,7 +206,7 @@ def check_number[N: (int, float)](
     try:
         return settings(number=value).number
     except ValidationError as error:
-        raise RegistryError(path + _explain(error, "", settings).removeprefix("number")) from None
+        raise RegistryError(path + str(_explain(error, "", settings)).removeprefix("number")) from None
 
 
 @dataclass(frozen=True)
@@ -292,7 +291,7 @@ def _bare(annotation: object) -> Any:
     return annotation
 
 
-def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str:
+def _explain(error: ValidationError, path: str, settings: type[Settings]) -> RegistryError:
     """The first of pydantic's errors in one line that names the key; keys that there are not come first."""
     errors = error.errors(include_url=False)
     first = next((e for e in errors if e["type"] in UNKNOWN_KEY), errors[0])
@@ -305,20 +304,19 @@ def _explain(error: ValidationError, path: str, settings: type[Settings]) -> str
             inner = _declared(field).kind
             model = inner if isinstance(inner, type) and issubclass(inner, Settings) else model
     if first["type"] in UNKNOWN_KEY:
-        known = list(model.model_fields)
-        return f"{path}: no such key{nearest(keys[-1], known) or '; known: ' + ', '.join(known)}"
+        return UnknownKey(f"{path}: no such key", path, model.model_fields)
     if first["type"] == "missing":
         missing = [
             str(e["loc"][-1]) for e in errors if e["type"] == "missing" and e["loc"][:-1] == first["loc"][:-1]
         ]
         others = [str(key) for key in first["input"] if key not in model.model_fields]
         place = f"{path.rpartition('.')[0]}: ".removeprefix(": ")
-        return f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}"
+        return RegistryError(f"{place}missing {', '.join(missing)}{nearest(missing[0], others)}")
     if first["type"] == "value_error" and (not keys or field is None or model is _bare(field.annotation)):
         message = str(first.get("ctx", {})["error"])
         names_a_key = re.match(r"[\w.]+: ", message)
-        return f"{path}{'.' if names_a_key else ': '}{message}" if path else message
-    return f"{path}: {_reason(first, field and _declared(field), element)}".removeprefix(": ")
+        return RegistryError(f"{path}{'.' if names_a_key else ': '}{message}" if path else message)
+    return RegistryError(f"{path}: {_reason(first, field and _declared(field), element)}".removeprefix(": "))
 
 
 class _Error(TypedDict):
@@ -362,17 +360,3 @@ def _largest(number: float) -> float:
 def _out_of_range(value: object, low: float, high: float, field: Declared | None = None) -> str:
     bounds = (field and field.bounds) or f"between {low} and {high}"
     return f"{short(value)} is out of range; it must be {bounds}"
-
-
-def short(value: object) -> str:
-    """The ``value`` as an error message shows it: as Python writes it, cut where it is long."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return f"a whole number of {int(value.bit_length() * math.log10(2)) + 1} digits"
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def nearest(value: object, valid: Iterable[str]) -> str:
-    """``; did you mean 'x'?`` with the one of the ``valid`` names nearest to ``value``, or nothing."""
-    match = difflib.get_close_matches(str(value), list(valid), n=1, cutoff=0.4)
-    return f"; did you mean '{match[0]}'?" if match else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 type Plain = bool | int | float | str | Sequence[Plain] | Mapping[str, Plain] | None
 """A value to be read, not changed; a list and a tuple are the same to it."""
@@ -15,6 +15,15 @@ def section(tree: Tree, key: str) -> Tree:
     """The mapping below ``key`` in ``tree``; empty where there is none."""
     below = tree.get(key)
     return below if isinstance(below, Mapping) else {}
+
+
+def hashable(value: Plain) -> Hashable:
+    """A key for ``value`` in sets and mappings, equal for equal values."""
+    if isinstance(value, Mapping):
+        return frozenset((key, hashable(below)) for key, below in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map(hashable, value))
+    return value
 
 
 def written(value: Plain) -> str:

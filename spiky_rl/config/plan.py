@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, ConfigDict
 
 from spiky_rl.config.budget import Spending
+from spiky_rl.config.keys import list_keys, suggest_key
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import AgentSpec, TaskSpec
@@ -96,8 +97,11 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
         if flag := FLAGS.get(text.partition("=")[0]):
             raise UserError(f"{text!r}: use {flag}")
         if text not in agent and text not in environment:
+            key = text.partition("=")[0]
+            hint = f"; did you mean '{key}'?" if key in list_keys() else suggest_key(key, ())
+            hint = hint.replace("'", "'agent.", 1)
             raise UserError(
-                f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME"
+                f"{text!r} is no override; write agent.key=value, env.key=value, physics=NAME or presets=NAME{hint}"
             )
     return agent, environment
 

@@ -24,7 +24,14 @@ from typing import Any, BinaryIO, override
 import yaml
 from yaml import Event, MappingNode, Node, ScalarNode
 
-from spiky_rl.config.options import LARGEST_INTEGER, RegistryError, Settings, UserError, short
+from spiky_rl.config.options import (
+    LARGEST_INTEGER,
+    RegistryError,
+    Settings,
+    UserError,
+    find_repeated,
+    short,
+)
 from spiky_rl.config.plain import Plain
 
 DEEPEST = 64
@@ -33,6 +40,8 @@ MOST_NODES = 20_000
 """Values of a YAML text, with what its aliases stand for: the largest of ours has 200."""
 LONGEST = 2**28
 """Bytes of a file: a result with a long curve has some 10^5."""
+LONGEST_YAML = 2**20
+"""Characters of a YAML text, which take a second to read: the largest of ours has 4,000."""
 
 
 class ReadingError(UserError):
@@ -101,6 +110,8 @@ def read_record[R: Settings](path: Path, kind: type[R]) -> R:
 
 def parse_yaml(text: str) -> Any:
     """The value of a YAML ``text``, the caller's own. Raises ReadingError that names the key, or the line."""
+    if len(text) > LONGEST_YAML:
+        raise ReadingError(f"not valid YAML: {len(text):,} characters; at most {LONGEST_YAML:,}")
     return copy.deepcopy(_parsed(text))
 
 
@@ -205,8 +216,7 @@ def _unique(pairs: list[tuple[str, Plain]]) -> dict[str, Plain]:
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise ValueError(f"the key {short(twice)} stands twice")
+        raise ValueError(f"the key {short(find_repeated(names))} stands twice")
     return value
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, Self
 
+from spiky_rl.config.errors import UnknownKey, message_of
 from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, short
 from spiky_rl.config.plain import Plain, Tree
 
@@ -159,6 +160,11 @@ def _files(kind: str) -> dict[str, Path]:
     return {name: path for name, path in files.items() if name != BASE and name[0] != "_"}
 
 
+def parse_file(kind: str, name: str) -> ast.Module:
+    """The syntax tree of the entry ``name`` of a ``kind`` in a room, which is not imported."""
+    return ast.parse(_files(kind)[name].read_text(encoding="utf-8"))
+
+
 def _module(kind: str, name: str = "") -> str:
     """What Python imports a room, or a file of it, by."""
     return ".".join(filter(None, ("spiky_rl", *ROOMS[kind].split("/"), name)))
@@ -166,8 +172,7 @@ def _module(kind: str, name: str = "") -> str:
 
 def summary(kind: str, name: str) -> str:
     """First docstring line of the entry ``name`` of a ``kind`` in a room, read without importing it."""
-    tree = ast.parse(_files(kind)[name].read_text(encoding="utf-8"))
-    return (ast.get_docstring(tree) or "").partition("\n")[0]
+    return (ast.get_docstring(parse_file(kind, name)) or "").partition("\n")[0]
 
 
 @cache
@@ -220,9 +225,7 @@ def configure(kind: str, settings: Plain, path: str) -> Configured:
     known = ("name", *declared(cls.Options), *cls.parts)
     for key in tree:
         if key not in known:
-            raise RegistryError(
-                f"{path}.{key}: {name!r} has no such option; it has {', '.join(known[1:]) or 'none'}{nearest(key, known)}"
-            )
+            raise UnknownKey(f"{path}.{key}: {name!r} has no such option", f"{path}.{key}", known[1:])
     with from_outside(path, name):
         options = cls.Options.check(
             path, {key: value for key, value in tree.items() if key != "name" and key not in cls.parts}
@@ -371,7 +374,7 @@ def fault(error: BaseException, file: str | None = None) -> str:
     """
     frames = traceback.extract_tb(error.__traceback__)[::-1]
     frame = next((f for f in frames if file is None or os.path.abspath(file) == f.filename), None)
-    text = f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {message_of(error)}"
     if isinstance(error, SystemExit):
         text = f"it ends the program (exit code {error.code}), which a component may not"
     where = f"{file or frame.filename}, line {frame.lineno}: " if frame else f"{file}: " if file else ""

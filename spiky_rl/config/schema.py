@@ -230,6 +230,8 @@ class AgentFile(RunnerSettings):
 
 NETWORKS = ("network", "critic_network")
 """Keys of the networks that spike."""
+ANN_KEYS = ("class_name", "hidden_dims", "activation", "rnn_type", "rnn_hidden_dim", "rnn_num_layers")
+"""Keys of an actor or a critic that say what ANN it is: a network that spikes takes its place."""
 SKRL_ONLY = (
     "rewards_shaper_scale",
     "value_normalization",

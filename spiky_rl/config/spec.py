@@ -22,6 +22,7 @@ from typing import Any
 from pydantic import InstanceOf
 
 from spiky_rl.config import registry, together
+from spiky_rl.config.keys import with_hint
 from spiky_rl.config.options import RegistryError, Settings, declared, nearest, short
 from spiky_rl.config.plain import Plain, Tree, section
 from spiky_rl.config.reading import ReadingError, parse_yaml, read_file
@@ -69,7 +70,9 @@ class AgentSpec(Settings):
 
     def rows(self) -> list[tuple[str, Any, str]]:
         """(path, value, origin) of every value."""
-        return [(path, value, _origin(path, self.origins)) for path, value in flatten(self.tree()).items()]
+        return [
+            (path, value, find_origin(path, self.origins)) for path, value in flatten(self.tree()).items()
+        ]
 
 
 def load_task(name: str) -> TaskSpec | None:
@@ -177,11 +180,26 @@ def complete(name: str, tree: Tree, origins: Mapping[str, str]) -> AgentSpec:
             for key in NETWORKS
         }
         together.check(tree)
+        _check_models(tree, origins)
     except RegistryError as error:
         path = str(error).partition(":")[0].removeprefix("agent.")
-        raise SpecError(f"{_origin(path, origins)}: {error}") from None
+        raise SpecError(f"{find_origin(path, origins)}: {with_hint(error)}") from None
     runner = {key: value for key, value in tree.items() if key not in NETWORKS}
     return AgentSpec(name=name, runner=runner, **networks, origins=dict(origins))
+
+
+def _check_models(tree: Tree, origins: Mapping[str, str]) -> None:
+    """Refuse a model that is named for an agent and that its spiking network would take the place of. Raises RegistryError.
+
+    What Isaac Lab or a task's file names is for the agents that do not spike.
+    """
+    for network, role in zip(NETWORKS, ("actor", "critic"), strict=True):
+        origin = origins.get(f"{role}.class_name", "Isaac Lab")
+        if tree.get(network) and origin != "Isaac Lab" and not origin.startswith("tasks/"):
+            raise RegistryError(
+                f"agent.{role}.class_name: {short(section(tree, role)['class_name'])} given, and agent.{network} takes its place;"
+                f" allowed: nothing with agent.{network}"
+            )
 
 
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
@@ -273,7 +291,7 @@ def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = Run
                 )
             registry.check_name("networks", layer[key], f"agent.{key}")
     except RegistryError as error:
-        raise SpecError(f"{origin}: {error}") from None
+        raise SpecError(f"{origin}: {with_hint(error)}") from None
 
 
 def _with_paths(node: Plain, folder: Path) -> Plain:
@@ -356,7 +374,7 @@ def flatten(tree: Tree, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _origin(path: str, origins: Mapping[str, str]) -> str:
+def find_origin(path: str, origins: Mapping[str, str]) -> str:
     """The layer that set a path or something below it; what nobody set is a default."""
     if path in origins:
         return origins[path]

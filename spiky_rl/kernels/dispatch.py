@@ -105,7 +105,7 @@ def automatic(device: str) -> str:
     if name is None or reason:
         log.warning("neurons on %s run on the %s backend, which is slow: %s", device, REFERENCE, reason)
         return REFERENCE
-    log.info("neurons on %s run on the %s backend", device, name)
+    log.debug("neurons on %s run on the %s backend", device, name)
     return name
 
 

@@ -31,7 +31,7 @@ def fast() -> bool:
     times as long); its tiles (AMX) do, as AMD's and ARM's instructions do.
     """
     gains = not (FLAGS - ({"avx512_bf16"} if "GenuineIntel" in words() else set())).isdisjoint(words())
-    log.info(
+    log.debug(
         "gradients of inputs, and of convolutions' weights, are computed in %s on the CPU",
         "bfloat16" if gains else "float32",
     )

@@ -48,6 +48,8 @@ __all__ = [
 
 BELOW_ANY = -1e30
 """Where a maximum over sub-steps starts."""
+PLAUSIBLE = 1e6
+"""Largest parameter of a neuron that says nothing else: 1,000 s as a time constant, which a float of 32 bits still tells from none."""
 
 
 def param(
@@ -67,10 +69,13 @@ def param(
         meaning: What it is.
         unit: Must be said; ``1`` is that of a pure number, or of one measured in other parameters.
         transform: ``decay``: a time constant, which enters the step as exp(-dt / value).
-        low: Least value.
-        high: Largest value.
+        low: Least value; None: `PLAUSIBLE` below zero.
+        high: Largest value; None: `PLAUSIBLE`.
         above: A bound that the value has to exceed.
     """
+    if low is None and above is None:
+        low = -PLAUSIBLE
+    high = PLAUSIBLE if high is None else high
     return option(
         default, meaning, low=low, high=high, above=above, unit=unit, param=True, transform=transform
     )

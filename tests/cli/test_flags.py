@@ -74,6 +74,25 @@ def test_what_a_field_does_not_take_is_refused_by_its_flag(line, words, capsys):
     assert end.value.code == 2 and words in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "here"),
+    [
+        (train, "--headless", "leave it out"),
+        (train, "--resume", "--checkpoint latest"),
+        (train, "--load_run=2026", "--checkpoint RUN_FOLDER"),
+        (train, "--livestream", "--visualizer viser"),
+        (export, "--viz", "--visualizer viser"),
+        (play, "--logger", "train.py --logger"),
+        (play, "--experiment", "did you mean '--experiment_name'"),
+    ],
+)
+def test_a_flag_of_isaac_labs_own_commands_is_answered_by_what_it_is_called_here(command, flag, here, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.parser().read(["--task", "cartpole", flag])
+    line = capsys.readouterr().err
+    assert ended.value.code == 2 and line.count("\n") == 1 and flag in line and here in line
+
+
 def test_a_flag_whose_field_has_no_default_is_required(capsys):
     with pytest.raises(SystemExit):
         parser().read([])

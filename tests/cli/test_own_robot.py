@@ -9,7 +9,10 @@ from tests import processes
 
 pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
 
+import gymnasium
+
 from spiky_rl.hosts.isaaclab.environment import UnknownTask, resolve_task
+from spiky_rl.hosts.isaaclab.tasks import registered_ids
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -46,3 +49,11 @@ def test_robot_of_the_example_trains_and_plays(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     result = json.loads(next(tmp_path.rglob("play*.json")).read_text())
     assert result["task"] == "Own-Arm" and result["mean_length"] == 250, "five seconds"
+
+
+def test_ids_that_are_read_from_isaac_labs_files_are_those_that_it_registers():
+    with pytest.raises(UnknownTask):
+        resolve_task("none")  # registers them
+    registered = {name for name, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs}
+    assert {name for name in registered if name.startswith(("Isaac", "Spiky"))} <= registered_ids()
+    assert registered_ids() <= registered

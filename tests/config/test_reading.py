@@ -45,6 +45,8 @@ BAD_YAML = {
     "half a character": (r'a: "\ud800"', "holds a character that is none"),
     "no character": (r'a: "\0"', "holds a character that is none"),
     "a character beyond all": (r'a: "\UFFFFFFFF"', "not valid YAML"),
+    "a text of 8 MB": ("a: " + "x" * 2**23, "not valid YAML: 8,388,611 characters; at most 1,048,576"),
+    "a comment of 8 MB": ("#" * 2**23, "not valid YAML: 8,388,608 characters"),
     "two documents": ("a: 1\n---\nb: 2", "not valid YAML: expected a single document"),
     "tabs": ("a:\n\t- b", "not valid YAML: .* line 2"),
 }
@@ -64,6 +66,10 @@ BAD_JSON = {
     "nested lists": ('{"a": ' + "[" * DEEP, "nested more than"),
     "nested lists that end": ('{"a": ' + "[" * 200 + "]" * 200 + "}", f"a: nested more than {DEEPEST} deep"),
     "a key twice": ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+    "the last of many keys twice": (
+        "{" + ", ".join(f'"{i}": 1' for i in [*range(50_000), 49_999]) + "}",
+        "the key '49999' stands twice",
+    ),
     "not a number": ('{"a": {"b": NaN}}', r"a\.b: expected a finite number, got nan"),
     "infinity": ('{"a": [-Infinity]}', r"a\[0\]: expected a finite number, got -inf"),
     "a number of 65 bits": ('{"a": 9223372036854775808}', "a: 9223372036854775808 is out of range"),
@@ -77,9 +83,11 @@ BAD_JSON = {
 @pytest.mark.parametrize("case", BAD_JSON)
 def test_a_json_text_that_is_none_of_ours_is_refused_in_one_line(case):
     text, message = BAD_JSON[case]
+    start = time.process_time()
     with pytest.raises(ReadingError, match=message) as caught:
         parse_json(text)
     assert "\n" not in str(caught.value)
+    assert time.process_time() - start < 5.0
 
 
 def test_what_is_read_is_the_callers_own_and_read_anew_the_same():

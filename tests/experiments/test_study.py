@@ -69,6 +69,14 @@ REFUSED = {
     "episodes": ({"episodes": 0}, ["episodes", "0", "between 1 and"]),
     "a varied key that there is not": ({"vary": {"agent.algorithm.gama": [0.9]}}, ["gama", "mean 'gamma'"]),
     "a varied environment": ({"vary": {"env.decimation": [1, 2]}}, ["env.decimation", "agent.key"]),
+    "more values than are ever planned": (
+        {"vary": {"agent.algorithm.gamma": [i / 3000 for i in range(3000)]}},
+        ["6,000 combinations", "at most 500"],
+    ),
+    "a value twice in other words": (
+        {"vary": {"agent.algorithm.gamma": [{"a": [1]}, {"a": [1.0]}]}},
+        ["agent.algorithm.gamma", "twice"],
+    ),
     "a value twice": ({"vary": {"agent.algorithm.gamma": [0.9, 0.9]}}, ["agent.algorithm.gamma", "twice"]),
     "an unknown library": ({"library": "rslrl"}, ["'rslrl'", "mean 'rsl_rl'"]),
     "agents that are a number": ({"agents": 3}, ["agents", "3"]),

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from rsl_rl.runners import OnPolicyRunner
 
+from spiky_rl.config.options import UserError
 from spiky_rl.hosts.rsl_rl import SpikingModel
 from spiky_rl.hosts.rsl_rl.observe import last_activity, raster
 from spiky_rl.hosts.rsl_rl.runner import Runner
@@ -35,6 +37,15 @@ def test_cached_features_give_the_stored_log_probabilities(case):
         assert run.alg.storage.dones.sum() > 8
         assert replayed_difference(run) < 1e-5
         run.alg.storage.clear()
+
+
+def test_a_ppo_that_keeps_no_features_is_answered_by_the_one_that_does():
+    settings = config(RESERVOIR)
+    settings["algorithm"]["class_name"] = "rsl_rl.algorithms:PPO"
+    env = PointEnv(8)
+    run = OnPolicyRunner(env, settings, None, "cpu")
+    with pytest.raises(UserError, match=r"class_name: .*reservoir.* spiky_rl\.hosts\.rsl_rl:SpikingPPO"):
+        run.learn(1)
 
 
 @pytest.mark.parametrize("case", ["actor", "both", "plastic"])

@@ -157,7 +157,7 @@ def test_a_step_that_works_only_with_numbers_is_found_before_its_parameter_is_le
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("tau", 0.0, r"agent\.network\.neuron\.tau: 0\.0 is out of range; it must be at least 0\.001"),
+        ("tau", 0.0, r"agent\.network\.neuron\.tau: 0\.0 is out of range; it must be between 0\.001 and"),
         (
             "gain",
             11.0,

@@ -200,12 +200,12 @@ def test_a_network_on_a_named_backend_refuses_what_its_kernels_would_misread(gra
 
 @compiled
 def test_auto_chooses_the_compiled_backend_of_the_device_and_says_so_once(caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     total = launches()
     for _ in range(2):
         unroll("auto", current())
         network()(torch.ones(1, BATCH, INPUTS), None)
-    assert chosen(caplog) == [("INFO", "neurons on cpu run on the cpu backend")]
+    assert chosen(caplog) == [("DEBUG", "neurons on cpu run on the cpu backend")]
     assert launches() > total
 
 
@@ -326,10 +326,10 @@ def test_cupy_that_cannot_run_is_refused_by_name_and_left_out_by_auto(machine, m
 
 
 def test_cupy_that_can_run_is_chosen_for_cuda_and_refuses_tensors_elsewhere(monkeypatch, caplog):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG)
     install(monkeypatch)
     assert dispatch.automatic("cuda") == "cupy"
-    assert chosen(caplog) == [("INFO", "neurons on cuda run on the cupy backend")]
+    assert chosen(caplog) == [("DEBUG", "neurons on cuda run on the cupy backend")]
     with pytest.raises(
         RegistryError, match="backend 'cupy' computes on cuda, the tensor lies on cpu; backend: torch"
     ):

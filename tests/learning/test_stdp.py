@@ -309,7 +309,7 @@ def test_a_neuron_comes_to_listen_to_the_inputs_that_fire_together(seed):
     [
         ({"learning": {"name": "stdp", "kind": "tripplet"}}, r"learning\.kind: 'tripplet' .* did you mean 'triplet'\?"),
         ({"learning": {"name": "stdp", "tau_y": 9.0}}, r"learning\.tau_y: 9\.0 means nothing to pairs"),
-        ({"learning": {"name": "rstdp", "tau_eligibilty": 9.0}}, r"no such option; .* did you mean 'tau_eligibility'\?"),
+        ({"learning": {"name": "rstdp", "tau_eligibilty": 9.0}}, r"no such option; .*did you mean 'tau_eligibility'\?"),
         ({"learning": {"name": "stdp", "layers": [2]}}, r"layers: 2 is out of range; the layers are 0 to 1"),
         ({"learning": {"name": "stdp", "potentiation": -1.0}}, r"potentiation: -1\.0 is out of range"),
     ],

@@ -13,8 +13,17 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from spiky_rl.config.budget import Spending
-from spiky_rl.config.options import RegistryError, Settings, UserError, declared, nearest, option, short
-from spiky_rl.config.plain import Plain, Tree, assignment
+from spiky_rl.config.options import (
+    RegistryError,
+    Settings,
+    UserError,
+    declared,
+    find_repeated,
+    nearest,
+    option,
+    short,
+)
+from spiky_rl.config.plain import Plain, Tree, assignment, hashable
 from spiky_rl.config.plan import RANDOM, Library
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
@@ -23,6 +32,8 @@ from spiky_rl.config.tuned import read_tuned
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
 MOST_CELLS = 100_000
+MOST_COMBINATIONS = 500
+"""Agents x tasks x values of ``vary``: each is merged and checked before anything runs, in some 0.05 s."""
 MOST = {"num_envs": 10**7, "episodes": 10**5}
 """What no machine of today has room for is a slip of the keyboard."""
 
@@ -128,8 +139,8 @@ class Study(Settings):
         for key, values in vary.items():
             if not key.startswith("agent.") or not values:
                 raise RegistryError(f"{key}: expected agent.key: [value, value], got {short(values)}")
-            if any(v in values[:i] for i, v in enumerate(values)):
-                raise RegistryError(f"{key}: a value stands twice in {values!r}")
+            if find_repeated(map(hashable, values)) is not None:
+                raise RegistryError(f"{key}: a value stands twice in {short(values)}")
         return vary
 
     def data(self) -> dict[str, Any]:
@@ -224,6 +235,10 @@ def check(study: Study) -> None:
     if count > MOST_CELLS:
         raise StudyError(
             f"agents x tasks x seeds x values of vary are {count:.3g} cells; at most {MOST_CELLS:,} make a study"
+        )
+    if (plans := count // len(study.seeds)) > MOST_COMBINATIONS:
+        raise StudyError(
+            f"agents x tasks x values of vary are {plans:,} combinations; at most {MOST_COMBINATIONS} make a study"
         )
     for key, values in study.vary.items():
         for value in values:

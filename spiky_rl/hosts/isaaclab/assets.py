@@ -6,6 +6,7 @@ scores are no Isaac Lab baselines.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import logging
 import os
@@ -157,6 +158,7 @@ def server() -> str:
     return found[1]
 
 
+@functools.cache
 def answers(address: str) -> bool:
     """Whether the server at ``address`` hands out the ground plane, asked once. Logs the answer."""
     replies = []
@@ -167,7 +169,7 @@ def answers(address: str) -> bool:
         time.sleep(0.02)
     reply = replies[0] if replies else f"no answer within {PATIENCE:g} s"
     said = f"does not answer ({reply})" if reply else "answers"
-    logger.info("Isaac Lab's asset server %s: %s", said, address)
+    logger.debug("Isaac Lab's asset server %s: %s", said, address)
     return not reply
 
 

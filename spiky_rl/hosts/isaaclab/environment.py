@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import functools
 import importlib.metadata
 import io
 import logging
 import os
-import re
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,13 +19,14 @@ import torch
 from isaaclab_rl.rsl_rl import RslRlVecEnvWrapper
 from tensordict import TensorDict
 
-from spiky_rl.config.registry import RegistryError, UserError, load_module, nearest
+from spiky_rl.config.registry import RegistryError, load_module, nearest
 from spiky_rl.hosts.isaaclab.assets import ROOT, AssetError, is_derived, missing_asset
 from spiky_rl.hosts.isaaclab.broken_worlds import BrokenWorlds
 from spiky_rl.hosts.isaaclab.fields import OverrideError, fields, override_value, plain_agent
-from spiky_rl.hosts.isaaclab.limits import check_times
+from spiky_rl.hosts.isaaclab.limits import check_scene, check_times
 from spiky_rl.hosts.isaaclab.nonfinite import Leaves, blow_up, explain, leaves_of
 from spiky_rl.hosts.isaaclab.stopwatch import Stopwatch
+from spiky_rl.hosts.isaaclab.tasks import UnknownTask, unknown_task, without_version
 from spiky_rl.hosts.isaaclab.workflows import Env, EnvCfg
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,8 @@ CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 """Loggers that warn of normal things while a scene is built, such as a root that cannot move."""
 
 
-class UnknownTask(UserError):
-    """A task that no installed package registers."""
+NO_GPU = "Could not find or load the NVIDIA CUDA driver"
+"""What Warp says where it will compute on the CPU."""
 
 
 class NonFiniteError(RuntimeError):
@@ -57,10 +58,8 @@ def resolve_task(name: str) -> str:
     Before a colon may stand the module or the ``.py`` file that registers the task.
     """
     import gymnasium
-    import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers the tasks
-    from isaaclab.cli import load_external_tasks
 
-    load_external_tasks()
+    _register_tasks()
     module, _, stem = name.rpartition(":")
     if module:
         try:
@@ -68,13 +67,19 @@ def resolve_task(name: str) -> str:
         except RegistryError as error:
             raise UnknownTask(f"task: {name!r}: {error}") from error.__cause__
     known = [task for task, spec in gymnasium.registry.items() if "env_cfg_entry_point" in spec.kwargs]
-    bare = re.sub(r"-v\d+$", "", stem)
-    for task in (stem, bare):
+    for task in (stem, without_version(stem)):
         if task in known:
             return task
-    close = difflib.get_close_matches(bare, known, n=4, cutoff=0.5)
-    hint = f"did you mean {', '.join(close)}?" if close else "list the tasks with `isaaclab list_envs`"
-    raise UnknownTask(f"task: {name!r} is not registered; {hint}")
+    raise unknown_task("task", name, known)
+
+
+@functools.cache  # looking for packages with tasks takes as long as merging an agent
+def _register_tasks() -> None:
+    """Let Isaac Lab, and every installed package that extends it, register its tasks."""
+    import isaaclab_tasks  # noqa: F401  # pylint: disable=unused-import  # registers them
+    from isaaclab.cli import load_external_tasks
+
+    load_external_tasks()
 
 
 def describe_task(task_id: str) -> str:
@@ -136,6 +141,8 @@ def load_configs(
     for key, value in values:
         override_value(env_cfg, key, value)  # type: ignore[arg-type]
     check_times(env_cfg)  # type: ignore[arg-type]
+    things = (key.removeprefix("env.scene.") for key, _ in values if key.startswith("env.scene."))
+    check_scene(env_cfg, {name for name in things if getattr(env_cfg.scene, name, "") is None})  # type: ignore[arg-type]
     return env_cfg, agent
 
 
@@ -198,6 +205,8 @@ def simulation(
     Raises:
         AssetError: A robot cannot be fetched.
     """
+    _initialise_warp()  # before Isaac Lab's environments are imported, which do it too
+
     from argparse import Namespace
 
     import gymnasium
@@ -241,6 +250,24 @@ def simulation(
         hushed = sys.stderr if "omni.kit.app" in sys.modules else io.StringIO()
         with contextlib.redirect_stderr(hushed):
             launched.__exit__(*failure)
+
+
+def _initialise_warp() -> None:
+    """Initialise Warp; that there is no GPU, which its own code writes to stderr, goes to the debug log."""
+    import warp
+
+    kept = os.dup(2)
+    with quiet(), tempfile.TemporaryFile() as said:
+        sys.stderr.flush()
+        os.dup2(said.fileno(), 2)
+        try:
+            warp.init()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        for line in said.read().decode(errors="replace").splitlines():
+            logger.log(logging.DEBUG if NO_GPU in line else logging.WARNING, "%s", line)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from dataclasses import MISSING
 from typing import TYPE_CHECKING, Any
 
 from spiky_rl.config.registry import UserError, nearest
-from spiky_rl.hosts.isaaclab.limits import check_numbers
+from spiky_rl.hosts.isaaclab.limits import check_absent, check_numbers
 from spiky_rl.hosts.isaaclab.workflows import EnvCfg
 
 if TYPE_CHECKING:
@@ -67,11 +67,13 @@ def override_value(env_cfg: EnvCfg, path: str, text: str) -> None:
             hint = nearest(part, fields(node)) or f"; it has {', '.join(fields(node)) or 'none'}"
             raise OverrideError(f"{path}: {parent} has no field {part!r}{hint}")
         node = fields(node)[part]
+    declared = str(getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", ""))
     value, switched_off = parse(text), parse(text) is None and parent != "env"
+    if switched_off and fields(node) and ("None" not in declared or path.startswith("env.sim.")):
+        check_absent(path, node)  # a simulation's default says None where Isaac Lab fills it in
     if fields(node) and not switched_off:
         raise OverrideError(f"{path}: is a group; set one of its fields: {', '.join(fields(node))}")
-    declared = getattr(getattr(type(owner), "__dataclass_fields__", {}).get(leaf), "type", "")
-    if not fields(node) and not fits(value, node, str(declared)):
+    if not fields(node) and not fits(value, node, declared):
         raise OverrideError(
             f"{path}: expected {declared or type(node).__name__} such as {node!r}, got {text}"
         )

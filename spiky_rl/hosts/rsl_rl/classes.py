@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from spiky_rl.config.registry import RegistryError, fault, load_module, short
@@ -55,6 +55,15 @@ def check_classes(config: dict[str, Any], origins: Mapping[str, str]) -> None:
         function = _resolve(path, symmetry["data_augmentation_func"])
         if not callable(function):
             raise SpecError(f"{path}: {short(symmetry['data_augmentation_func'])} is no function")
+        _check_call(path, symmetry["data_augmentation_func"], function)
+
+
+def _check_call(path: str, name: object, function: Callable[..., object]) -> None:
+    """Refuse a function called ``name`` that cannot be called as rsl_rl calls it. Raises SpecError."""
+    try:
+        inspect.signature(function).bind(env=None, obs=None, actions=None)
+    except (TypeError, ValueError):  # and a function of C, whose arguments nobody knows
+        raise SpecError(f"{path}: {short(name)} given; allowed: a function of env, obs and actions") from None
 
 
 def check_class(role: str, settings: Mapping[str, object]) -> type | None:

@@ -185,6 +185,13 @@ class SpikingModel(MLPModel):
         """The state before the next step, for observations x [B, O]."""
         state = self.state if self.state is not None else self.network.zero_state(x.shape[0], x)
         if state[0].shape[1] != x.shape[0]:
+            if (
+                self.cache is not None and torch.is_grad_enabled()
+            ):  # an update: what a rollout computed is not there
+                raise registry.RegistryError(
+                    f"agent.algorithm.class_name: keeps no features of the {type(self.network).__name__.lower()} for its update;"
+                    " allowed: class_name: spiky_rl.hosts.rsl_rl:SpikingPPO"
+                )
             raise ValueError(
                 f"the state is that of {state[0].shape[1]} environments, the observation of {x.shape[0]}; reset first"
             )

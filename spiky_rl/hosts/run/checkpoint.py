@@ -8,6 +8,7 @@ from typing import Any
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import Plan
+from spiky_rl.config.schema import ANN_KEYS
 from spiky_rl.config.spec import AgentSpec, flatten
 from spiky_rl.hosts.common import checkpoints, runs
 
@@ -52,14 +53,7 @@ def shape(tree: Mapping[str, Any]) -> dict[str, Any]:
         if tree.get(network):
             kept |= flatten({network: tree[network]})
         else:
-            keys += [
-                "class_name",
-                "hidden_dims",
-                "activation",
-                "rnn_type",
-                "rnn_hidden_dim",
-                "rnn_num_layers",
-            ]
+            keys += ANN_KEYS
         kept |= {f"{role}.{key}": model[key] for key in keys if key in model}
     return kept
 

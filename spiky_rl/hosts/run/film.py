@@ -31,6 +31,7 @@ def film(env: Any, policy: PlayedPolicy, path: Path, steps: int, shown: Shown = 
     Returns:
         The files.
     """
+    log.info("filming %d control steps of new episodes", steps)
     panel = RasterPanel(steps=policy.network.steps if policy.network is not None else 1)
     frames: list[Frame] = []
     with shown("filming", f"{steps} control steps") as tell:

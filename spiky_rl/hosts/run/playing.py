@@ -89,8 +89,12 @@ class Playback:
 
 
 def play(
-    plan: Plan, options: Playing, export: Callable[[Any, Any, Path], object], shown: Shown = unseen
-) -> tuple[Playback, list[Path]]:
+    plan: Plan,
+    options: Playing,
+    export: Callable[[Any, Any, Path], object],
+    shown: Shown = unseen,
+    report: Callable[[Playback], object] = lambda playback: None,
+) -> list[Path]:
     """Play the policy that a plan's request names, film it and export it, as that is asked for.
 
     Args:
@@ -98,9 +102,10 @@ def play(
         options: How it is played.
         export: Exports the host's policy, given its environment, into a folder.
         shown: Shows how far it is.
+        report: Gets what was measured, before films and exports, which take longer than the episodes and may fail.
 
     Returns:
-        What was measured, and the films and the result file, which are beside the checkpoint.
+        The films and the result file, which are beside the checkpoint.
     """
     if plan.request.num_envs is None:
         plan.num_envs = min(plan.num_envs, options.episodes)
@@ -113,8 +118,8 @@ def play(
     with opened(plan, checkpoint, live) as (env, runner, policy):
         with shown("playing", f"{options.episodes} episodes") as tell:
             playback = episodes(env, policy, options.episodes, Measures(env), tell)
-        # before films and exports, which may fail
         files.write_json(folder / "playback.json", playback.as_dict(plan, checkpoint))
+        report(playback)
         if plan.request.video:
             from spiky_rl.hosts.run.film import film
 
@@ -122,7 +127,7 @@ def play(
             films = film(env, policy, to, plan.request.video_length, shown)
         if options.export:
             export(runner.alg.get_policy(), env, folder / "exported")
-    return playback, [*films, folder / "playback.json"]
+    return [*films, folder / "playback.json"]
 
 
 def episodes(

@@ -14,6 +14,7 @@ from spiky_rl.hosts.common.stopping import started
 from spiky_rl.hosts.isaaclab import environment
 from spiky_rl.hosts.isaaclab.mujoco import choice
 from spiky_rl.hosts.run.watched import Live, Watched
+from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.common.playing import PlayedPolicy
@@ -47,8 +48,16 @@ def simulated(plan: Plan, live: Live | None = None) -> Iterator[Any]:
         env = environment.TimedVecEnv(gym_env, clip_actions=plan.setting("clip_actions"))
         plan.physics = choice.settled(gym_env, plan.physics)
         if plan.rank == 0:
-            log.info("robots: %s; physics: %s", plan.assets, plan.physics)
+            log.info("robots: %s; physics: %s%s", plan.assets, plan.physics, _neurons(plan))
         yield env
+
+
+def _neurons(plan: Plan) -> str:
+    """A phrase that names the backend of the agent's neurons; empty if it has none."""
+    network = plan.spec.network or plan.spec.critic_network
+    name = getattr(network.options, "backend", "") if network is not None else ""
+    found = dispatch.automatic(plan.device.partition(":")[0]) if name == dispatch.AUTO else name
+    return f"; neurons: {found} backend" if found else ""
 
 
 def seen(env: Any, live: Live | None) -> Any:

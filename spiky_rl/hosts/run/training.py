@@ -23,6 +23,7 @@ from spiky_rl.hosts.common.runner import HostRunner, Iteration, Stop
 from spiky_rl.hosts.common.stopping import Asked
 from spiky_rl.hosts.isaaclab import environment
 from spiky_rl.hosts.rsl_rl.teacher import Teacher
+from spiky_rl.hosts.run import resume
 from spiky_rl.hosts.run import teacher as teachers
 from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
 from spiky_rl.hosts.run.checkpoint import find_checkpoint
@@ -95,6 +96,8 @@ def begin(plan: Plan, options: Training) -> Run:
     """
     require_whole_minibatches(plan)
     checkpoint = find_checkpoint(plan, goes_on=True) if plan.request.checkpoint else None
+    if checkpoint is not None:
+        resume.require_iterations(plan, options, checkpoint)
     taught_by = teachers.find(plan, options, checkpoint)
     if plan.library == "rsl_rl":
         plan.config["logger"] = options.logger
@@ -197,6 +200,11 @@ class Run:
         """Train until the iterations or the budget are over, or a stop is asked for; returns how it ended."""
         plan = self.plan
         following = _Following(self, runner, stop)
+        if self.folder is not None:
+            total = (
+                None if following.iterations == UNCOUNTED else following.first + max(following.iterations, 0)
+            )
+            resume.write_settings(self.folder, plan, self.options, total)
         if following.first and following.iterations != UNCOUNTED:
             log.info("running %d more iterations", max(following.iterations, 0))
         try:

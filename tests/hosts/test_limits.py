@@ -1,0 +1,82 @@
+"""Values that would only fail, or be ignored, in the simulator are refused before one starts, by key, value and what is allowed."""
+
+import pytest
+
+pytest.importorskip("isaaclab", reason="the isaaclab extra is not installed")
+
+from spiky_rl.config.options import UserError
+from spiky_rl.hosts.isaaclab.environment import load_configs, resolve_task
+from spiky_rl.hosts.isaaclab.limits import check_symmetry
+from tests.test_bad_input import configured
+
+SOLVER = "env.sim.physics.solver_cfg"
+ENVIRONMENT = {
+    "env.sim.dt=1e-300": ["env.sim.dt: 1e-300", "32 bits"],
+    "env.sim.dt=1e-9": ["env.sim.dt: 1e-09", "between 1e-06 and 1.0"],
+    "env.rewards.alive.weight=1e39": ["env.rewards.alive.weight: 1e+39", "32 bits"],
+    "env.scene.robot=null": ["env.scene.robot: null", "env.observations.policy."],
+    f"{SOLVER}=null": [f"{SOLVER}: null", "allowed: a ", "rewards"],
+    "env.events.reset_cart_position.params.asset_cfg=null": [
+        "params.asset_cfg: null",
+        "allowed: a SceneEntityCfg",
+    ],
+    f"{SOLVER}.iterations=-1": [f"{SOLVER}.iterations: -1", "between 1 and"],
+    f"{SOLVER}.njmax=0": [f"{SOLVER}.njmax: 0", "at least 1"],
+    "env.actions.joint_effort.scale={'slider': 1e999}": [
+        "env.actions.joint_effort.scale.slider: ",
+        "finite number, got inf",
+    ],
+    "env.scene.robot.actuators.cart_actuator.damping=-1.0": ["cart_actuator.damping: -1.0", "at least 0"],
+}
+
+
+@pytest.mark.parametrize("override", ENVIRONMENT)
+def test_an_environment_that_only_fails_in_the_simulator_is_refused(override):
+    with pytest.raises(UserError) as refused:
+        load_configs(resolve_task("Isaac-Cartpole"), overrides=[override])
+    for words in ENVIRONMENT[override]:
+        assert words in str(refused.value)
+
+
+FINE = [
+    [
+        "env.rewards.alive=null",
+        "env.events.reset_cart_position=null",
+        "env.observations.policy.joint_pos_rel=null",
+    ],
+    ["env.scene.distant_light=null"],
+    ["env.sim.gravity=[0.0,0.0,-1.62]", f"{SOLVER}.iterations=5", "env.rewards.alive.weight=-1.0"],
+    ["env.scene.robot.actuators.cart_actuator.damping=2.0", "env.actions.joint_effort.scale={'slider': 1.0}"],
+]
+
+
+@pytest.mark.parametrize("overrides", FINE, ids=lambda overrides: overrides[0])
+def test_what_isaac_lab_leaves_out_where_it_is_null_and_what_is_sensible_passes(overrides):
+    load_configs(resolve_task("Isaac-Cartpole"), overrides=overrides)
+
+
+def test_a_mirror_is_a_function_of_the_tasks_own_package_or_of_the_users():
+    env_cfg, _ = load_configs(resolve_task("Isaac-Cartpole"))
+    anymal = "isaaclab_tasks.core.velocity.mdp.symmetry.anymal:compute_symmetric_states"
+    for name in (None, "isaaclab_tasks.core.cartpole.mdp.symmetry:compute_symmetric_states", "mine:mirror"):
+        check_symmetry(env_cfg, name)
+    with pytest.raises(
+        UserError,
+        match="data_augmentation_func: 'isaaclab_tasks.core.velocity.* isaaclab_tasks.core.cartpole",
+    ):
+        check_symmetry(env_cfg, anymal)
+
+
+AGENT = {
+    "actor.class_name=RNNModel": ["actor.class_name: 'RNNModel'", "agent.network takes its place"],
+    "network.neuron.tau=1e38": ["network.neuron.tau: 1e+38", "between 0.001 and 1000000.0"],
+    "network.neuron.threshold=1e7": ["network.neuron.threshold: 10000000.0", "and 1000000.0"],
+}
+
+
+@pytest.mark.parametrize("override", AGENT)
+def test_values_of_a_spiking_agent_are_refused_where_they_would_be_ignored_or_overflow(override):
+    with pytest.raises(UserError) as refused:
+        configured("lif_ppo", override)
+    for words in AGENT[override]:
+        assert words in str(refused.value)

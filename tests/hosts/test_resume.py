@@ -1,0 +1,134 @@
+"""A resumed training goes on from the settings that its run recorded; what the command line gives wins, and is said."""
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from spiky_rl.cli import common
+from spiky_rl.cli.train import checkpoint_arguments
+from spiky_rl.config.options import UserError
+from spiky_rl.config.plan import Request, Training
+from spiky_rl.hosts.run import resume
+
+DONE = 40
+"""Iterations before the checkpoint."""
+WITH = ("agent.algorithm.gamma=0.98", "env.decimation=4", "agent.max_iterations=100")
+
+
+@pytest.fixture(autouse=True)
+def _checkpoint(monkeypatch):
+    """Checkpoints are found by their path, and hold nothing but the number of their last iteration."""
+    monkeypatch.setattr(resume.runs, "find_checkpoint", lambda name, *_: Path(name))
+    monkeypatch.setattr(resume.checkpoints, "read_checkpoint", lambda path, library: {"iter": DONE - 1})
+
+
+def planned(folder: Path, **given: object) -> SimpleNamespace:
+    """The plan of a training on cartpole that goes on from the checkpoint in ``folder``."""
+    asked = Request.check("", {"task": "cartpole", "checkpoint": str(folder / "model_39.pt"), **given})
+    known = {
+        "experiment": "cartpole",
+        "task": "Isaac-Cartpole",
+        "agent": "lif_ppo",
+        "library": asked.library,
+        "identity": {},
+    }
+    return SimpleNamespace(request=asked, num_envs=16, seed=7, device="cpu", **known)
+
+
+@pytest.fixture(name="folder")
+def run_folder(tmp_path):
+    """The folder of a run of 100 iterations that recorded its settings."""
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=WITH), Training(), 100)
+    return tmp_path
+
+
+def test_what_is_not_given_is_as_the_run_had_it(folder, caplog):
+    asked, options = resume.take_up(planned(folder), Training())
+    assert (asked.num_envs, asked.seed, asked.device, asked.max_iterations) == (16, 7, "cpu", 60)
+    assert asked.overrides == WITH[:2] and options.budget is None and options.processes is None
+    assert "the command line wins" not in caplog.text
+
+
+GIVEN = {
+    "environments": ({"num_envs": 8}, {"num_envs": 8}, "--num_envs 8, not 16"),
+    "seed": ({"seed": 3}, {"seed": 3}, "--seed 3, not 7"),
+    "the same": ({"num_envs": 16, "seed": 7}, {"num_envs": 16}, ""),
+    "iterations": ({"max_iterations": 5}, {"max_iterations": 5}, ""),
+    "iterations as an override": (
+        {"overrides": ("agent.max_iterations=5",)},
+        {"max_iterations": None, "overrides": (*WITH[:2], "agent.max_iterations=5")},
+        "",
+    ),
+    "an override": (
+        {"overrides": ("env.decimation=2",)},
+        {"overrides": (WITH[0], "env.decimation=2")},
+        "env.decimation=2, not 4",
+    ),
+    "another override": ({"overrides": ("env.x=1",)}, {"overrides": (*WITH[:2], "env.x=1")}, ""),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN)
+def test_what_is_given_wins_and_is_said_in_one_line_where_it_contradicts(case, folder, caplog):
+    given, expected, line = GIVEN[case]
+    with caplog.at_level(logging.INFO):
+        asked, _ = resume.take_up(planned(folder, **given), Training())
+    assert {key: getattr(asked, key) for key in expected} == expected
+    said = [record.message for record in caplog.records]
+    assert said == ([f"the command line wins over the run's settings: {line}"] if line else [])
+
+
+def test_a_budget_goes_on_as_one_and_processes_are_as_many(tmp_path):
+    options = Training.check("", {"budget": "wall=60"})
+    resume.write_settings(tmp_path, planned(tmp_path), options, None)
+    asked, how = resume.take_up(planned(tmp_path), Training())
+    assert asked.max_iterations is None and how.budget == options.budget
+    asked, how = resume.take_up(planned(tmp_path, max_iterations=2), Training())
+    assert asked.max_iterations == 2 and how.budget is None
+
+
+def test_processes_are_started_again_but_not_by_one_of_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    resume.write_settings(tmp_path, planned(tmp_path, distributed=True), Training(), 100)
+    assert resume.take_up(planned(tmp_path), Training())[1].processes == 4
+    assert resume.take_up(planned(tmp_path, distributed=True), Training())[1].processes is None
+
+
+def test_a_run_that_has_had_its_iterations_is_refused_unless_more_are_asked_for(tmp_path):
+    checkpoint = tmp_path / "model_39.pt"
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=WITH), Training(), DONE)
+    asked, options = resume.take_up(planned(tmp_path), Training())
+    with pytest.raises(UserError, match="has had its 40 iterations; give --max_iterations"):
+        resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
+    asked, options = resume.take_up(planned(tmp_path, max_iterations=3), Training())
+    resume.require_iterations(SimpleNamespace(request=asked), options, checkpoint)
+
+
+def test_a_run_without_a_record_goes_on_as_it_is_asked_for(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        asked, _ = resume.take_up(planned(tmp_path, num_envs=8), Training())
+    assert (asked.num_envs, asked.seed) == (8, None) and "has no settings.json" in caplog.text
+    (tmp_path / resume.RECORD).write_text('{"num_envs": 8, "device": "cpu"}')
+    with pytest.raises(UserError, match=r"settings\.json: missing seed"):
+        resume.take_up(planned(tmp_path), Training())
+
+
+@pytest.mark.parametrize(
+    ("called", "command"),
+    [
+        ("scripts/train.py", "python scripts/play.py"),
+        ("/usr/bin/spiky", "spiky play"),
+        ("/x/spiky_rl/cli/__main__.py", "python -m spiky_rl.cli play"),
+    ],
+)
+def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_called(
+    called, command, monkeypatch
+):
+    monkeypatch.setattr("sys.argv", [called, "--task", "cartpole"])
+    assert common.program("play") == command
+    asked = Request(task="cartpole", log_root=Path("my logs"), overrides=WITH)
+    assert checkpoint_arguments(asked, Path("my logs/run")) == (
+        "--task cartpole --agent lif_ppo --checkpoint 'my logs/run' --log_root 'my logs'"
+    )
