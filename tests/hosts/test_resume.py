@@ -8,6 +8,7 @@ import pytest
 
 from spiky_rl.cli import common
 from spiky_rl.cli.train import checkpoint_arguments
+from spiky_rl.config import files
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import Request, Training
 from spiky_rl.hosts.run import resume
@@ -132,3 +133,24 @@ def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_
     assert checkpoint_arguments(asked, Path("my logs/run")) == (
         "--task cartpole --agent lif_ppo --checkpoint 'my logs/run' --log_root 'my logs'"
     )
+
+
+CODE = "agent.network.neuron=run/evil.py:Neuron"
+RECORDED = {"an override": {"overrides": (CODE,)}, "tuned values": {"tuning": "tuned.yaml"}}
+
+
+@pytest.mark.parametrize("recorded", RECORDED)
+def test_code_that_a_record_names_is_refused_unless_the_user_names_it_too(recorded, tmp_path):
+    tuned = {"version": 1, "tuning": "t", "trials": 1, "seeds": [1], "budget": "one"}
+    agent = {"network": {"neuron": CODE.partition("=")[2]}}
+    files.write_json(
+        tmp_path / "tuned.yaml", {**tuned, "tasks": {"Isaac-Cartpole": {"lif_ppo": {"agent": agent}}}}
+    )
+    given = dict(RECORDED[recorded])
+    if "tuning" in given:
+        given["tuning"] = tmp_path / "tuned.yaml"
+    resume.write_settings(tmp_path, planned(tmp_path, **given), Training(), 100)
+    with pytest.raises(UserError, match=r"run/evil\.py:Neuron"):
+        resume.take_up(planned(tmp_path), Training())
+    asked, _ = resume.take_up(planned(tmp_path, **given), Training())
+    assert asked.overrides == given.get("overrides", ()) and asked.tuning == given.get("tuning")

@@ -6,7 +6,9 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from spiky_rl.config import files
 from spiky_rl.config.budget import Spending
@@ -35,7 +37,7 @@ class RunSettings(Record):
     device: str = option(..., "device")
     deterministic: bool = option(False, "whether kernels were deterministic")
     overrides: tuple[str, ...] = option((), "overrides of agent and environment")
-    tuning: Path | None = option(None, "file of the tuned values; null: none")
+    tuning: Annotated[Path, Field(strict=False)] | None = option(None, "file of the tuned values; null: none")
     processes: int = option(1, "processes of the training", low=1)
     budget: Spending = option(None, "budget; null: iterations are counted")
     max_iterations: int | None = option(None, "iterations of the whole run; null: a budget ends it", low=1)
