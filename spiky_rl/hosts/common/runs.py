@@ -1,7 +1,7 @@
 """Run folders: where they lie, what they say of themselves, and which checkpoint a name stands for.
 
 The layout is Isaac Lab's, ``logs/<library>/<experiment>/<date>[_run]``, with its ``run.json``, so that for rsl_rl either
-command line finds the other's runs. Beside the numbered checkpoints lies ``best.pt``: that of the highest mean return.
+command line finds the other's runs. Beside the numbered checkpoints lies ``best.pt``, the best of them.
 """
 
 from __future__ import annotations
