@@ -32,7 +32,8 @@ def test_sizes_of_some_numbers_of_recordings(recordings, batch_size, epochs):
 
 
 def make_history(validation, training):
-    return History([1.0] * len(training), training, validation, [1.0] * len(training))
+    ones = [1.0] * len(training)
+    return History(loss=ones, accuracy_train=training, accuracy_validation=validation, seconds=ones)
 
 
 FLAT, RISING = [0.5] * 20, [0.025 * i for i in range(20)]
