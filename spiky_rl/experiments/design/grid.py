@@ -195,6 +195,7 @@ def commands(given: Specification, name: str, kind: str, processes: int = 1) -> 
         run = f"torchrun --standalone --nproc_per_node {processes} scripts/train.py --distributed"
     train = [*common, "--seed", str(given.seed), "--num_envs", str(given.num_envs)]
     train += ["--budget", given.budget] if given.budget else []
+    train += ["--no-choose_best"]  # the last policy is measured
     measured = ["--seed", str(given.evaluation_seed), "--episodes", str(given.episodes)]
     measured += ["--conditions", ",".join(given.conditions), "--out", f"{folder}/{EVALUATION}"]
     measured += ["--checkpoint", "latest" if is_trained else RANDOM]
