@@ -50,8 +50,8 @@ class Agreement:
         limit = target.allowed(model)
         allowed, changed = f"equal within {limit:.1g}" if limit else "equal to the last bit", ""
         if target.reference(model) is not model:
-            allowed += " to the policy in its own numbers"
-            changed = f"; that one's actions are {self.aside:.2g} on the mean from those in single precision"
+            allowed += f" to the policy {target.changed}"
+            changed = f"; that one's actions are {self.aside:.2g} on the mean from the live policy's"
         return f"{allowed} in {self.steps - self.flips} of {self.steps} control steps of an episode{changed}"
 
 
