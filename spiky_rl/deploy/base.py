@@ -61,6 +61,8 @@ class Target(Component):
     """Whether the live policy runs on the CPU's compiled kernels when it is compared, and not on the torch reference."""
     tolerance = 0.0
     """Largest difference of an action that counts as equal."""
+    relative = False
+    """Whether that difference is a share of the largest action of the episode so far, or of 1 where no action is larger."""
     flips = 0.0
     """Share of control steps that may differ by more: a spike at its threshold can fall on either side of it."""
 
@@ -99,7 +101,7 @@ class Target(Component):
         return model
 
     def allowed(self, model: MLPModel) -> float:  # pylint: disable=unused-argument
-        """The largest difference of an action from that of this ``model`` which counts as equal."""
+        """The largest difference of an action from that of this ``model`` which counts as equal; a share of it if `relative`."""
         return self.tolerance
 
     @abstractmethod

@@ -30,14 +30,16 @@ STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 
 
 OTHER_ORDER = 1e-5
-"""Difference of an action that counts as equal where torch sums in another order: in blocks, so it is up to four times nearer to the
-result in double precision. Both are the farther from it, the larger the observations: a 400-200-100 is off by 1.1e-6 from torch's for
-observations up to 8."""
+"""Difference of an action that counts as equal where torch sums in another order, as a share of the largest action so far, or of 1: in
+blocks, so it is up to four times nearer to the result in double precision. Rounding grows with the numbers that are summed, and a small
+action may be the difference of large ones. Over 120 steps, for observations of standard deviations from 1 to 1000, ANNs of 64-64 to
+1024-512-256, GRU, LSTM and reservoirs are off by 4.3e-6 at most."""
 
 
 class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
+    relative = True
     compiled = True
     in_c = True
 
