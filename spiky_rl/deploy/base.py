@@ -6,6 +6,7 @@ without it.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,8 +85,8 @@ class Target(Component):
             raise self.refusal("network", "none", self.supported["network.name"])
         for path, allowed in self.supported.items():
             for place, value in values(agent, path):
-                # a class of a library's may be named with its module
-                if value.rpartition(":")[2] not in allowed and not (":" in value and path in self.own):
+                known = strip_module(value) if path.endswith(".class_name") else value
+                if known not in allowed and not (":" in value and path in self.own):
                     raise self.refusal(place, value, allowed)
 
     def refusal(self, place: str, value: str, allowed: Sequence[str]) -> ExportError:
@@ -133,7 +134,15 @@ def values(agent: Tree, path: str) -> Iterator[tuple[str, str]]:
             yield f"{place}.{last}", value
 
 
+def strip_module(name: str) -> str:
+    """Return the ``name`` of a class of rsl_rl without its module, with a colon or a dot before it; any other name as it is."""
+    parts_of_name = re.split("[:.]", name)
+    return parts_of_name[-1] if parts_of_name[0] == "rsl_rl" else name
+
+
 def described(model: MLPModel) -> Tree:
     """Return what decides whether a target can express a ``model``, as the plain data of an agent; an ANN has no network."""
-    distribution = {} if model.distribution is None else {"class_name": type(model.distribution).__name__}
+    kind = type(model.distribution)
+    name = strip_module(f"{kind.__module__}:{kind.__name__}")
+    distribution = {} if model.distribution is None else {"class_name": name}
     return {"network": getattr(model, "settings", None), "actor": {"distribution_cfg": distribution}}

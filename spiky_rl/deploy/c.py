@@ -20,7 +20,7 @@ import numpy as np
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain import Tree, section
-from spiky_rl.deploy.base import Session, Target
+from spiky_rl.deploy.base import Session, Target, strip_module
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.model import MLPModel
@@ -59,7 +59,7 @@ class C(Target):
         super().refuse(agent)
         actor = section(agent, "actor")
         is_ann = not agent.get("network")  # else a spiking model stands in the place of Isaac Lab's
-        if is_ann and str(actor.get("class_name")).rpartition(":")[2] == "CNNModel":
+        if is_ann and strip_module(str(actor.get("class_name"))) == "CNNModel":
             raise self.refusal("actor.class_name", "CNNModel", ["MLPModel", "RNNModel"])
 
     @override

@@ -248,7 +248,9 @@ def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_actio
         agreement.compare(found, [action[None]], target, policy)
         wrong.compare([found[0] * 1.0001], [action[None]], target, policy)
     assert agreement.flips == 0, agreement
-    assert agreement.difference > 1e-5 and agreement.largest > 10.0, "more than what is allowed of a small one"
+    assert (
+        agreement.difference > 1e-5 and agreement.largest > 10.0
+    ), "more than what is allowed of a small one"
     assert wrong.flips > 10, "and an error of one in ten thousand is found"
 
 
