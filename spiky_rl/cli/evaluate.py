@@ -55,8 +55,7 @@ def begin(asked: Request, options: Evaluation) -> int:
         require_checkpoint(asked.checkpoint)
     bits = options.quantize
     target = None if bits is None else in_integers(bits)
-    known = known_agent(asked)
-    if target is not None and known is not None:
+    if target is not None and (known := known_agent(asked)) is not None:
         target.refuse(known)
 
     from spiky_rl.hosts.isaaclab.conditions import chosen

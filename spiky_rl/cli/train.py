@@ -81,6 +81,8 @@ def displayed(plan: Plan) -> Iterator[Any]:
 
 def summarise(result: Mapping[str, Any], asked: Request, options: Training, folder: Path) -> None:
     """The end of a run on the terminal."""
+    from spiky_rl.hosts.run.resume import find_named_code
+
     seconds, outcome = result["seconds_total"] or 1.0, result["outcome"]
     parts = ("simulation", "inference", "learning")
     shares = ", ".join(f"{part} {result[f'seconds_{part}'] / seconds:.0%}" for part in parts)
@@ -92,6 +94,7 @@ def summarise(result: Mapping[str, Any], asked: Request, options: Training, fold
     tuning = ["--tuning", str(asked.tuning)] if asked.tuning else []
     overrides = "".join(f" {shlex.quote(word)}" for word in (*tuning, *asked.overrides))
     code = f" --teacher_code {shlex.quote(','.join(options.teacher_code))}" if options.teacher_code else ""
+    code += "".join(f" {shlex.quote(override)}" for override in find_named_code(asked.overrides))
     print_facts(
         f"{result['agent']} on {result['task']}: {outcome}",
         ("done", f"{result['iterations']} iterations, {result['env_steps']:,} steps"),

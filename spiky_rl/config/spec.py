@@ -274,7 +274,7 @@ def _meant(name: str, task: str, task_spec: TaskSpec | None) -> bool:
     known = load_task(name)
     if known is not None and known.env:
         return task_spec is not None and known.name == task_spec.name
-    return task_id(name) == task
+    return task_id(name).rpartition(":")[2] == task.rpartition(":")[2]
 
 
 def _check_layer(layer: Plain, origin: str, settings: type[RunnerSettings] = RunnerSettings) -> None:

@@ -28,6 +28,7 @@ from torch.nn import functional
 from spiky_rl.config.options import RegistryError, Settings, Widths, option
 from spiky_rl.connections.base import Connection, Shape, vector
 from spiky_rl.kernels import dispatch
+from spiky_rl.kernels.convolution import LARGEST_POOL
 
 SIGNAL = 0.5
 """Root mean square of a signal in which a quarter of the inputs spike."""
@@ -68,8 +69,11 @@ class Convolutional(Connection):
         self.inputs = _maps(inputs, options.map)
         kernel, self.stride, self.padding = options.kernel, options.stride, options.padding
         self.pool, self.pooling = options.pool, options.pooling
+        self.in_order = False
+        """Whether the backend's kernels sum where torch does: slower, in an order that the sizes alone give. Torch's depends on the
+        instructions of the CPU, the rows of the batch and the threads too."""
         channels, *size = self.inputs
-        places = [_places(side, kernel, self.stride, self.padding) for side in size]
+        self.places = places = [_places(side, kernel, self.stride, self.padding) for side in size]
         if min(places) < self.pool:
             what = f"convolutional.pool: {self.pool}" if min(places) else f"convolutional.kernel: {kernel}"
             most = min(places) or min(size) + 2 * self.padding
@@ -97,15 +101,26 @@ class Convolutional(Connection):
     def forward(
         self, x: Tensor, backend: str = "auto", binary: bool = False, bfloat16: bool = False
     ) -> Tensor:
-        if self.pool > 1 and self.pooling == "max":
-            geometry = (self.inputs, self.stride, self.padding, self.pool)
+        if self.in_order or not self.summed_by_torch:
+            pool = 1 if self.summed_by_torch else self.pool
+            geometry = (self.inputs, self.stride, self.padding, pool)
             kernels = dispatch.choose(backend, x)
-            return kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
-        maps = x.reshape(-1, *self.inputs)
-        current = functional.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
+            current = kernels.convolution(x, self.weight, self.bias, geometry, binary, bfloat16)
+            if not self.summed_by_torch:
+                return current
+            current = current.reshape(-1, self.shape[0], *self.places)
+        else:
+            maps = x.reshape(-1, *self.inputs)
+            current = functional.conv2d(maps, self.weight, self.bias, self.stride, self.padding)
         if self.pool > 1:
-            current = functional.avg_pool2d(current, self.pool)
+            pooled = functional.max_pool2d if self.pooling == "max" else functional.avg_pool2d
+            current = pooled(current, self.pool)
         return current.reshape(*x.shape[:-1], self.width)
+
+    @property
+    def summed_by_torch(self) -> bool:
+        """Whether torch sums the currents on the CPU too."""
+        return not (self.pooling == "max" and 1 < self.pool <= LARGEST_POOL)
 
     def operations(self, events: Tensor) -> Tensor:
         """Per non-zero input of ``events``: the kernel's places that cover it, times the output channels; pooling is not counted.

@@ -21,6 +21,7 @@ from spiky_rl.deploy._program import (
     Index, Loop, Program, Value, View, count, element, extents, flat, indices, memory,
 )  # fmt: skip
 from spiky_rl.hosts.common.playing import BOUND
+from spiky_rl.kernels.convolution import LARGEST_POOL, by_columns
 from spiky_rl.kernels.emit import literal
 from spiky_rl.metrics.lists import Stored
 
@@ -266,7 +267,7 @@ class _Text:
         return f"  {loops}{{\n{textwrap.indent(chr(10).join(lines), '    ')}\n  }}"
 
     def convolution(self, value: Value) -> str:
-        """C of a ``value`` that is a convolution of maps, output by output."""
+        """C of a ``value`` that is a convolution of maps, output by output, in the order of the `cpu` backend's kernel."""
         (x,), (held, weight) = value.operands, numbers_of(value, "weight")
         assert isinstance(x, View)
         (sr, sc), (pr, pc) = value.settings["stride"], value.settings["padding"]
@@ -280,14 +281,18 @@ class _Text:
             value, (b, "o" if outputs > 1 else "0", "r" if high > 1 else "0", "q" if wide > 1 else "0")
         )
         read = self.read(x.value, x.at((b, "c" if inputs > 1 else "0", "y", "z")))
+        over = [("c", inputs), ("i", height), ("j", width)]
+        if by_columns((inputs, rows, columns, outputs, width, sc, pc, self.pool_of(value))):
+            over.reverse()
+        first, second, third = (f"for (int {name} = 0; {name} < {size}; {name}++)" for name, size in over)
         lines = [
             f"for (int o = 0; o < {outputs}; o++)",
             f"  for (int r = 0; r < {high}; r++)",
             f"    for (int q = 0; q < {wide}; q++) {{",
             f"      float sum = {start};",
-            f"      for (int c = 0; c < {inputs}; c++)",
-            f"        for (int i = 0; i < {height}; i++)",
-            f"          for (int j = 0; j < {width}; j++) {{",
+            f"      {first}",
+            f"        {second}",
+            f"          {third} {{",
             f"            const int y = r * {sr} + i - {pr}, z = q * {sc} + j - {pc};",
             f"            if (y >= 0 && y < {rows} && z >= 0 && z < {columns})",
             f"              sum = MULTIPLY_ADD({read}, {kernel}[((o * {inputs} + c) * {height} + i) * {width} + j], sum);",
@@ -299,6 +304,16 @@ class _Text:
         if batch > 1:
             body = f"for (int b = 0; b < {batch}; b++)\n{textwrap.indent(body, '  ')}"
         return textwrap.indent(body, "  ")
+
+    def pool_of(self, convolution: Value) -> int:
+        """Side of the blocks that the kernel pools a ``convolution``'s currents by; 1: it does not."""
+        pools = (value for loop in self.program.loops for value in loop.values if value.kind == "pool")
+        for value in pools:
+            (x,) = value.operands
+            if isinstance(x, View) and memory(x.value) is convolution and value.operation != "avg_pool2d":
+                side = value.settings["kernel"][0]
+                return side if side <= LARGEST_POOL else 1
+        return 1
 
     def pool(self, value: Value) -> str:
         """C of a ``value`` that is maps pooled block by block: the largest, or the mean, of what lies in each."""

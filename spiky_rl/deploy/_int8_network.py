@@ -154,8 +154,8 @@ def _split(held: list[Tensor], counts: Sequence[int]) -> list[list[Tensor]]:
     return parts
 
 
-def with_network(model: SpikingModel, network: IntegerNetwork) -> SpikingModel:
-    """A copy of a ``model``, at rest, with a ``network`` in integers in the place of its own."""
+def with_network(model: SpikingModel, network: SpikingNetwork) -> SpikingModel:
+    """A copy of a ``model``, at rest, with a ``network``, in integers or not, in the place of its own."""
     changed = copy.copy(model)
     changed._modules = dict(model._modules)  # pylint: disable=protected-access  # the copy's own
     changed.network, changed.state = network, None

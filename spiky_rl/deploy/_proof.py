@@ -68,8 +68,8 @@ class Agreement:
         share = " of the largest action so far, or of 1," if target.relative else ""
         allowed, changed = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit", ""
         if target.reference(model) is not model:
-            allowed += " to the policy in its own numbers"
-            changed = f"; that one's actions are {self.aside:.2g} on the mean from those in single precision"
+            allowed += f" to the policy {target.changed}"
+            changed = f"; that one's actions are {self.aside:.2g} on the mean from the live policy's"
         return f"{allowed} in {self.steps - self.flips} of {self.steps} control steps of an episode{changed}"
 
 

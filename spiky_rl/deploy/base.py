@@ -67,6 +67,9 @@ class Target(Component):
     flips = 0.0
     """Share of control steps that may differ by more: a spike at its threshold can fall on either side of it."""
 
+    changed = ""
+    """What is other in its `reference` than in the live policy, in words."""
+
     def require(self) -> None:
         """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
 

@@ -1,11 +1,13 @@
 """``policy.c`` and ``policy.h``: a trained policy in C99, without a library, memory of its own or global state.
 
 The caller owns one struct. A spike adds a row of weights; sums run in the order of the `cpu` backend, with its fused
-multiply-adds where it has them and the target does too, so the actions are bit-equal to the live policy's.
+multiply-adds where it has them and the target does too, so the actions are bit-equal to the live policy's. Of a convolution that torch
+sums they are bit-equal to the policy whose convolutions the backend's kernels sum: torch's order depends on CPU, batch and threads.
 """
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import os
 import re
@@ -42,6 +44,7 @@ class C(Target):
     relative = True
     compiled = True
     in_c = True
+    changed = "whose convolutions sum in the file's order"
 
     @override
     def allowed(self, model: MLPModel) -> float:
@@ -49,6 +52,24 @@ class C(Target):
         from spiky_rl.hosts.rsl_rl.model import SpikingModel
 
         return 0.0 if isinstance(model, SpikingModel) and model.network.features is None else OTHER_ORDER
+
+    @override
+    def reference(self, model: MLPModel) -> MLPModel:
+        from spiky_rl.connections.convolutional import Convolutional
+        from spiky_rl.deploy._int8_network import with_network
+        from spiky_rl.hosts.rsl_rl.model import SpikingModel
+        from spiky_rl.kernels import dispatch
+
+        if not isinstance(model, SpikingModel) or not any(
+            isinstance(part, Convolutional) and part.summed_by_torch for part in model.network.modules()
+        ):
+            return model
+        network = copy.deepcopy(model.network).to("cpu")
+        network.run_on(dispatch.compiled()["cpu"])
+        for part in network.modules():
+            if isinstance(part, Convolutional):
+                part.in_order = part.summed_by_torch
+        return with_network(model, network)
 
     @override
     def require(self) -> None:

@@ -30,6 +30,7 @@ class CInt8(Target):
     """One C99 file and its header, for chips without a floating-point unit, or without room for 32 bits a weight."""
 
     observes = in_c = True
+    changed = "in its own numbers"
     supported = {
         "network.name": ("feedforward",),
         "network.encoder.name": ("delta", "direct", "rate", "sigma_delta"),

@@ -35,6 +35,16 @@ def blocks(shape: Sequence[int]) -> int:
     return rows * columns
 
 
+def by_columns(shape: Sequence[int]) -> bool:
+    """Whether a current's inputs are added by columns, then rows, then channels (`gather_of`); else by channels, rows, columns.
+
+    ``shape``: as of `blocks`.
+    """
+    channels, _, width, _, kernel, stride, padding, pool = shape
+    line = ((width + 2 * padding - kernel) // stride + 1) // pool * pool
+    return stride == 1 and channels >= 8 and line >= 5 and kernel in (3, 5)
+
+
 def _check(x: Tensor, weight: Tensor, bias: Tensor, shape: Sequence[int]) -> None:
     """Raise `ValueError` where the kernel would read beyond what it is given."""
     channels, height, width, outputs, kernel, *_ = shape

@@ -72,7 +72,7 @@ def test_every_agents_file_acts_as_the_agent_does(policy):
     expected = live(policy, seen)
     assert np.abs(expected).max() > 0.0
     if target.allowed(policy) == 0.0:
-        np.testing.assert_array_equal(found, expected)
+        np.testing.assert_array_equal(found, live(target.reference(policy), seen))
     else:
         np.testing.assert_allclose(found, expected, rtol=0.0, atol=target.allowed(policy))
 

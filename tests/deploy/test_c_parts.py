@@ -8,20 +8,26 @@ import ctypes
 import itertools
 import re
 import subprocess
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rsl_rl.utils import resolve_nn_activation
+from tensordict import TensorDict
 from torch import nn
 from torch.nn import functional
 
 from spiky_rl.config import registry
+from spiky_rl.config.options import UserError
 from spiky_rl.deploy import _c_text, c
 from spiky_rl.deploy._program import ExportError
+from spiky_rl.deploy._proof import prove
 from spiky_rl.deploy._reader import program
+from spiky_rl.kernels import convolution
 from tests.deploy.trained import trained
 from tests.deploy.test_c import live, walk
+from tests.kernels.test_convolution import GEOMETRIES, operands
 
 QUICK = ("-O1", "-march=native")
 NET = "agent.network."
@@ -84,7 +90,7 @@ def assert_equal(policy, folder):
     step = c.session(path, c.sizes(path)["FLOATS"], QUICK)
     found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
     assert found.std() > 0.0, "it acts"
-    np.testing.assert_array_equal(found, live(policy, seen))
+    np.testing.assert_array_equal(found, live(c.C().reference(policy), seen))
     return path
 
 
@@ -193,6 +199,87 @@ def test_pooling_is_torchs(tmp_path):
         path = _c_text.write(step, tmp_path / name.replace(" ", "_"), "", 1)
         found = c.session(path, max(1, c.sizes(path)["FLOATS"]), QUICK)(x.numpy(), [])[0]
         np.testing.assert_array_equal(found, function(x).flatten(1).numpy(), err_msg=name)
+
+
+ORDERS = [
+    GEOMETRIES[0],
+    GEOMETRIES[3],
+    *GEOMETRIES[8:],
+    ((8, 7, 7), 17, 3, 1, 0, 2),  # pooling leaves a column out, and four are too few to be added by columns
+]
+
+
+@pytest.mark.parametrize("geometry", ORDERS, ids=str)
+def test_currents_of_a_convolution_are_those_of_the_cpus_kernels(geometry, tmp_path):
+    maps, *_, stride, padding, pool = geometry
+    x, weight, bias, shape, *_ = operands(geometry, False)
+    x = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) * (x != 0)
+    link = nn.Conv2d(maps[0], weight.shape[0], weight.shape[-1], stride, padding)
+    link.weight, link.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    step = nn.Sequential(nn.Unflatten(1, maps), link, nn.MaxPool2d(pool), nn.Flatten())
+    written = program(step, ["observation"], ["action"], (x[:1],))
+    path = _c_text.write(written, tmp_path, "", 1)
+    run = c.session(path, c.sizes(path)["FLOATS"], QUICK)
+    found = np.concatenate([run(row.numpy(), [])[0] for row in x])
+    with torch.no_grad():
+        expected = convolution.convolution(x, weight, bias, shape, False, False)
+    np.testing.assert_array_equal(found, expected.numpy())
+
+
+def at_a_threshold(policy):
+    """Smooth images [STEPS, 1, ...], one a rounding brighter than the other; amid them a current crosses a neuron's threshold."""
+    image = functional.avg_pool2d(walk(policy)[-1], 3, 1, 1)
+
+    def act(brightness):
+        return live(policy, image[None] * brightness)
+
+    low, high = np.float32(0.5), np.float32(1.0)
+    start = act(low)
+    assert not np.array_equal(start, act(high))
+    while (middle := (low + high) / np.float32(2.0)) not in (low, high):
+        low, high = (middle, high) if np.array_equal(act(middle), start) else (low, middle)
+    return torch.stack([image * (low + k * np.spacing(low)) for k in range(-60, 60)])
+
+
+class Shown:
+    """An episode of one robot whatever it does: it is shown images one after the other."""
+
+    num_envs, num_actions, device = 1, 2, "cpu"
+
+    def __init__(self, policy, images):
+        self.groups, self.images, self.at = policy.obs_groups, images, 0
+        self.max_episode_length = len(images)
+
+    def reset(self):
+        self.at = 0
+
+    def get_observations(self):
+        return TensorDict(dict.fromkeys(self.groups, self.images[self.at]), batch_size=[1])
+
+    def step(self, _actions):
+        self.at += 1
+        return None, None, [self.at == len(self.images)]
+
+
+def test_a_convolution_at_a_threshold_acts_as_in_its_own_order(tmp_path):
+    policy, target = trained("lif_conv_ppo"), c.C()
+    path, seen = target.write(policy, tmp_path), at_a_threshold(policy)
+    step = target.open(path)
+    found = np.concatenate([step(x.numpy(), [])[0] for x in seen])
+    assert len(np.unique(found, axis=0)) > 1, "a spike comes or goes"
+    reference: Any = target.reference(policy)
+    env: Any = Shown(policy, seen)
+    np.testing.assert_array_equal(found, live(reference, seen))
+    # torch's sums, of another order, are as near as rounding
+    x, links = seen[:, 0].flatten(1), [each.network.layers[0].connection for each in (policy, reference)]
+    with torch.no_grad():
+        torch.testing.assert_close(*(link(x) for link in links), rtol=1e-5, atol=1e-5)
+    agreement = prove(policy, env, {path: target}, lambda share: None)[path]
+    assert (agreement.flips, agreement.difference) == (0, 0.0)
+    assert "order in 120 of 120" in agreement.text(target, policy)
+    path.write_text(path.read_text().replace("r * 4 + i - 2", "r * 4 + i - 1"))
+    with pytest.raises(UserError, match="actions differ"):
+        prove(policy, env, {path: target}, lambda share: None)
 
 
 UNREAD = {

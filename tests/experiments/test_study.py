@@ -71,7 +71,7 @@ REFUSED = {
     "a varied environment": ({"vary": {"env.decimation": [1, 2]}}, ["env.decimation", "agent.key"]),
     "more values than are ever planned": (
         {"vary": {"agent.algorithm.gamma": [i / 3000 for i in range(3000)]}},
-        ["6,000 combinations", "at most 500"],
+        ["6,000 combinations", "at most 2000"],
     ),
     "a value twice in other words": (
         {"vary": {"agent.algorithm.gamma": [{"a": [1]}, {"a": [1.0]}]}},

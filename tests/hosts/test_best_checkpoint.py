@@ -7,6 +7,8 @@ import torch
 
 from spiky_rl.hosts.common.runner import HostRunner
 from spiky_rl.hosts.rsl_rl.runner import Runner
+from spiky_rl.hosts.isaaclab.environment import NonFiniteError
+from spiky_rl.hosts.run import training
 from spiky_rl.hosts.run.best_checkpoint import choose_best_checkpoint
 from tests.hosts.point_env import LIF, PointEnv, config
 
@@ -93,6 +95,20 @@ def test_fewer_environments_than_checkpoints_compare_the_last_ones(trained):
 def test_a_run_without_a_checkpoint_has_nothing_to_choose(tmp_path):
     env = ResettableEnv()
     assert choose(make_runner(env, tmp_path), env, tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NonFiniteError("joint velocity", False), OSError(28, "No space left on device"), KeyboardInterrupt()],
+)
+def test_a_finished_training_stays_finished_whatever_ends_the_choice(error, monkeypatch, caplog):
+    def choose_in_vain(*_):
+        raise error
+
+    monkeypatch.setattr(training, "choose_best_checkpoint", choose_in_vain)
+    run = training.Run(PLAN, None, runner=object())
+    assert run._choose_best(None, None, lambda: False) is None
+    assert caplog.messages == [f"best.pt stays that of the highest mean return: {str(error) or 'stopped'}"]
 
 
 def test_a_copy_of_a_policy_keeps_its_weights_and_normalisation_while_training_goes_on(tmp_path):

@@ -136,7 +136,16 @@ def test_the_lines_at_the_end_of_a_run_name_its_folder_and_the_program_that_was_
 
 
 CODE = "agent.network.neuron=run/evil.py:Neuron"
-RECORDED = {"an override": {"overrides": (CODE,)}, "tuned values": {"tuning": "tuned.yaml"}}
+RECORDED = {
+    "an override": {"overrides": (CODE,)},
+    "a literal of Python's": {"overrides": (r"env.scene.robot.class_type='run/evil.py\x3aNeuron'",)},
+    "a text that YAML reads otherwise": {"overrides": ("env.scene.robot.class_type=run/evil.py: Neuron",)},
+    "tuned values": {"tuning": "tuned.yaml"},
+}
+KNOWN = (
+    "agent.actor.class_name=rsl_rl.models:RNNModel",
+    "env.scene.robot.spawn.usd_path=https://example.org/a.usd",
+)
 
 
 @pytest.mark.parametrize("recorded", RECORDED)
@@ -150,7 +159,13 @@ def test_code_that_a_record_names_is_refused_unless_the_user_names_it_too(record
     if "tuning" in given:
         given["tuning"] = tmp_path / "tuned.yaml"
     resume.write_settings(tmp_path, planned(tmp_path, **given), Training(), 100)
-    with pytest.raises(UserError, match=r"run/evil\.py:Neuron"):
+    with pytest.raises(UserError, match=r"run/evil\.py: ?Neuron"):
         resume.take_up(planned(tmp_path), Training())
     asked, _ = resume.take_up(planned(tmp_path, **given), Training())
     assert asked.overrides == given.get("overrides", ()) and asked.tuning == given.get("tuning")
+
+
+def test_classes_of_the_hosts_and_addresses_are_no_code_of_strangers(tmp_path):
+    resume.write_settings(tmp_path, planned(tmp_path, overrides=KNOWN), Training(), 100)
+    assert resume.take_up(planned(tmp_path), Training())[0].overrides == KNOWN
+    assert resume.find_named_code([*KNOWN, CODE]) == [CODE]

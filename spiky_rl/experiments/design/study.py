@@ -32,7 +32,7 @@ from spiky_rl.config.tuned import read_tuned
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
 MOST_CELLS = 100_000
-MOST_COMBINATIONS = 500
+MOST_COMBINATIONS = 2000
 """Agents x tasks x values of ``vary``: each is merged and checked before anything runs, in some 0.05 s."""
 MOST = {"num_envs": 10**7, "episodes": 10**5}
 """What no machine of today has room for is a slip of the keyboard."""

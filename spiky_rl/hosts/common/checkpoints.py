@@ -35,10 +35,13 @@ DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, Overflo
 DEEPEST = 64
 """Containers inside each other."""
 NOT_NEGATIVE = {
-    *("std_param", "_std", "_var", "count", "running_variance", "current_count"),
+    *("_std", "_var", "count", "running_variance", "current_count"),
     *("exp_avg_sq", "max_exp_avg_sq", "square_avg", "step"),
 }
-"""Last part of the names of tensors without values below 0: deviations, variances and counts of models and optimisers."""
+"""Last part of the names of tensors without values below 0: deviations, variances and counts of models and optimisers.
+
+Not rsl_rl's ``std_param``: an update may take it below 0, and rsl_rl clamps it wherever it is used.
+"""
 
 
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]

@@ -8,6 +8,7 @@ import functools
 import importlib.metadata
 import importlib.util
 import re
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
@@ -41,6 +42,8 @@ def require_task(key: str, name: str) -> None:
     if ":" in name or load_task(name) is not None:
         return
     known = registered_ids()
+    if "gymnasium" in sys.modules:  # a program may have registered a task of its own
+        known = known and known | set(sys.modules["gymnasium"].registry)
     if known and known.isdisjoint((name, without_version(name))):
         raise unknown_task(key, name, known)
 

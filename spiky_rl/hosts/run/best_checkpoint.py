@@ -37,7 +37,8 @@ def choose_best_checkpoint(
 ) -> dict[str, Any] | None:
     """Evaluate the last checkpoints of a run without noise, and make the best one its ``best.pt``.
 
-    The environments are shared out among the checkpoints and start in the same states for each of them.
+    The environments are shared out among the checkpoints, and start in the same states for each of them where a task can reset
+    some of its environments alone.
 
     Args:
         runner: Its weights are those of one of the checkpoints afterwards.
@@ -51,11 +52,12 @@ def choose_best_checkpoint(
     """
     paths = [*numbered(folder)[-MAX_NUMBERED:], folder / runs.BEST]
     paths = [path for path in paths if path.is_file()][-env.num_envs :]
+    episodes = env.num_envs // max(len(paths), 1)
     steps = min(
         int(env.max_episode_length),
         math.ceil(MAX_SHARE * runner.progress.iterations * plan.setting("num_steps_per_env")),
     )
-    if not paths or not steps:
+    if len(paths) < 2 or not steps:
         return None
     log.info("comparing %d checkpoints without noise, %d control steps each", len(paths), steps)
     began = time.perf_counter()
@@ -64,7 +66,7 @@ def choose_best_checkpoint(
     except CheckpointError as error:
         log.warning("%s stays that of the highest mean return: %s", runs.BEST, error)
         return None
-    returns = _compute_returns(env, policies, steps, plan.seed, is_stopped)
+    returns = _compute_returns(env, policies, episodes, steps, plan.seed, is_stopped)
     if returns is None:
         return None
     best = max(range(len(paths)), key=lambda i: (returns[i], -i))
@@ -73,7 +75,7 @@ def choose_best_checkpoint(
     return {
         "checkpoint": paths[best].name,
         "returns": {path.name: value for path, value in zip(paths, returns, strict=True)},
-        "episodes": env.num_envs // len(paths),
+        "episodes": episodes,
         "control_steps": steps,
         "seconds": time.perf_counter() - began,
     }
@@ -86,18 +88,25 @@ def _load_policy(runner: HostRunner, path: Path, device: str) -> PlayedPolicy:
 
 
 def _compute_returns(
-    env: Any, policies: Sequence[PlayedPolicy], steps: int, seed: int, is_stopped: Callable[[], bool]
+    env: Any,
+    policies: Sequence[PlayedPolicy],
+    episodes: int,
+    steps: int,
+    seed: int,
+    is_stopped: Callable[[], bool],
 ) -> list[float] | None:
-    """Return each policy's mean return over its environments' first episodes, cut after ``steps``; None if stopped."""
-    parts = torch.arange(env.num_envs, device=env.device).tensor_split(len(policies))
+    """Return each policy's mean return over the first episodes of its environments, cut after ``steps``; None if stopped."""
+    everywhere = torch.arange(env.num_envs, device=env.device)
+    parts = everywhere[: episodes * len(policies)].split(episodes)
+    acting = [*parts[:-1], everywhere[episodes * (len(policies) - 1) :]]  # the last one moves what remains
     total = torch.zeros(env.num_envs, device=env.device)
     first = torch.ones_like(total)
     with torch.inference_mode():
         obs = restart(env, parts, seed)
         for _ in range(steps):
-            actions = torch.cat([policy(obs[ids]) for policy, ids in zip(policies, parts, strict=True)])
+            actions = torch.cat([policy(obs[ids]) for policy, ids in zip(policies, acting, strict=True)])
             obs, rewards, dones, _ = env.step(actions)
-            for policy, ids in zip(policies, parts, strict=True):
+            for policy, ids in zip(policies, acting, strict=True):
                 policy.reset(dones[ids])
             total += rewards * first
             first *= dones == 0

@@ -162,7 +162,7 @@ def check_without_host(
     if isinstance(agent, AgentSpec):
         return
     _, data, file = read_agent(agent)
-    for name in data.get("tasks") or ():
+    for name in () if ":" in task else data.get("tasks") or ():  # importing that module may register them
         require_task(f"{file}: tasks", name)
     if not is_tuned:
         gym_id = task_spec.id if task_spec else task_id(task)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from pydantic import Field
 
 from spiky_rl.config import files
 from spiky_rl.config.budget import Spending
-from spiky_rl.config.named_code import check_code_is_named, list_texts
+from spiky_rl.config.named_code import check_code_is_named, find_code, list_texts
 from spiky_rl.config.options import Record, UserError, option
 from spiky_rl.config.plan import Plan, Request, Training
 from spiky_rl.config.reading import parse_yaml, read_record
@@ -20,6 +22,7 @@ from spiky_rl.config.schema import MOST_STEPS
 from spiky_rl.config.spec import read_agent
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.hosts.common import checkpoints, runs
+from spiky_rl.hosts.run.teacher import HOST_PACKAGES
 
 log = logging.getLogger(__name__)
 
@@ -130,21 +133,32 @@ def check_code(record: Path, settings: RunSettings, asked: Request) -> None:
     Raises:
         UserError: It names other code.
     """
-    named = list_texts([read_agent(asked.agent)[1], *map(_parse_value, asked.overrides)])
+    named = list_texts([read_agent(asked.agent)[1], *map(_read_values, asked.overrides)])
     remedy = "pass it again, so that it is you who names that code"
-    check_code_is_named(record, list(map(_parse_value, settings.overrides)), named, remedy)
+    recorded = list(map(_read_values, settings.overrides))
+    check_code_is_named(record, recorded, named, remedy, HOST_PACKAGES)
     if settings.tuning is not None and asked.tuning is None:
         tuned = read_tuned(settings.tuning)
         values = [agent.agent for agents in tuned.tasks.values() for agent in agents.values()]
-        check_code_is_named(
-            tuned.path, values, named, "pass --tuning again, so that it is you who names that code"
-        )
+        remedy = "pass --tuning again, so that it is you who names that code"
+        check_code_is_named(tuned.path, values, named, remedy, HOST_PACKAGES)
 
 
-def _parse_value(override: str) -> dict[str, Any]:
-    """The value of an ``override`` as plain data, below the last part of its key."""
-    path, _, value = override.partition("=")
-    return {path.rpartition(".")[2]: parse_yaml(value)}
+def find_named_code(overrides: Sequence[str]) -> list[str]:
+    """Return the ``overrides`` that name code, which a command that resumes their run has to repeat."""
+    return [text for text in overrides if find_code(_read_values(text), HOST_PACKAGES)]
+
+
+def _read_values(override: str) -> dict[str, Any]:
+    """Return all that an ``override`` may be read as, below the last part of its key; addresses of files are left out.
+
+    We read YAML, Isaac Lab Python's literals or else the text itself.
+    """
+    path, _, text = override.partition("=")
+    values = [text, parse_yaml(text)]
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        values.append(ast.literal_eval(text))
+    return {path.rpartition(".")[2]: [value for value in list_texts(values) if "://" not in value]}
 
 
 def require_iterations(plan: Plan, options: Training, checkpoint: Path) -> None:

@@ -157,7 +157,8 @@ class Run:
         plan, options, asked, recorder = self.plan, self.options, self.plan.request, None
         live = Live(options.visualizer, options.max_visible_envs)
         log.info("starting the simulator")
-        with environment.torch_settings(plan.device, plan.library), simulated(plan, live) as env:
+        with environment.torch_settings(plan.device, plan.library), simulated(plan, live) as plain:
+            env: Any = plain
             if asked.video and self.folder is not None:
                 from spiky_rl.hosts.run.film import Recorder
 
@@ -171,10 +172,19 @@ class Run:
             if recorder is not None:
                 recorder.finish()
             if self.teacher is not None and self.folder is not None and outcome == "finished":
-                self.returns = teachers.side_by_side(self.runner, env, plan)
+                self.returns = teachers.side_by_side(self.runner, plain, plan)
             if options.choose_best and self.folder is not None and outcome == "finished":
-                self.best = choose_best_checkpoint(self.runner, env, plan, self.folder, stop)
+                self.best = self._choose_best(plain, self.folder, stop)
         return outcome
+
+    def _choose_best(self, env: Any, folder: Path, stop: Asked) -> dict[str, Any] | None:
+        """Choose the best checkpoint; what ends that early leaves ``best.pt`` and the finished training as they are."""
+        assert self.runner is not None
+        try:
+            return choose_best_checkpoint(self.runner, env, self.plan, folder, stop)
+        except (environment.NonFiniteError, OSError, KeyboardInterrupt) as error:
+            log.warning("%s stays that of the highest mean return: %s", runs.BEST, str(error) or "stopped")
+            return None
 
     def _runner(self, env: Any) -> HostRunner:
         """The host's runner, where the run begins or goes on."""
