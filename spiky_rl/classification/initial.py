@@ -48,7 +48,7 @@ def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
             if (
                 not 1.0 / MAX_FACTOR <= deviation <= MAX_FACTOR
             ):  # a layer below is silent, or numbers overflow
-                raise _no_factor(index)
+                raise _make_factor_error(index)
             factor = 1.0 / deviation
         else:
             factor = _find_factor(network, frames, index, weight, bias)
@@ -71,11 +71,11 @@ def _find_factor(network: FeedForward, frames: Tensor, index: int, weight: Tenso
     weight.copy_(drawn[0])
     bias.copy_(drawn[1])
     if exponent is None:
-        raise _no_factor(index)
+        raise _make_factor_error(index)
     return math.exp(exponent)
 
 
-def _no_factor(index: int) -> UserError:
+def _make_factor_error(index: int) -> UserError:
     """Return the error that no factor up to `MAX_FACTOR` lets the layer at ``index`` spike."""
     return UserError(f"--initial data: no factor of its weights lets layer {index + 1} spike; allowed: agent")
 

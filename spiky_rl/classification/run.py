@@ -186,7 +186,7 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     steps, inputs = seen(held.size, how)
     require_state(spec, steps)
     parted = split(held.labels, held.parts, flags.hold_out, flags.validation, flags.split)
-    sized = _sized(flags, len(parted.train))
+    sized = _complete_sizes(flags, len(parted.train))
     assert sized.batch_size is not None
     _require_memory(settings, device, sized.batch_size)
     torch.manual_seed(flags.seed)
@@ -200,7 +200,7 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     return Trainer(network, held, parted, training, device)
 
 
-def _sized(flags: Flags, recordings: int) -> Flags:
+def _complete_sizes(flags: Flags, recordings: int) -> Flags:
     """Return ``flags`` with the batches and epochs that fit a number of ``recordings`` where none are given."""
     batch_size = flags.batch_size or compute_batch_size(recordings)
     epochs = flags.epochs or compute_epochs(recordings, batch_size)

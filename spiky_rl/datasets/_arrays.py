@@ -106,7 +106,7 @@ def read_arrays(
     chosen = {key: members[key] for key in keys or members}
     if (size := sum(info.file_size for info in chosen.values())) > most:
         raise ValueError(f"unpacks to {size:,} bytes; at most {most:,}")
-    return {key: _unpacked(archive, info, key, kinds) for key, info in chosen.items()}
+    return {key: _unpack(archive, info, key, kinds) for key, info in chosen.items()}
 
 
 def list_arrays(file: IO[bytes]) -> list[str]:
@@ -134,8 +134,8 @@ def _archive(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInf
         raise ValueError("no archive of arrays, or a damaged one") from None
 
 
-def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, kinds: str) -> np.ndarray:
-    """An array of an archive, unpacked to no more bytes than it declares. Raises ValueError that names its ``key``."""
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, kinds: str) -> np.ndarray:
+    """Return an array of an archive, unpacked to no more bytes than it declares. Raises ValueError that names its ``key``."""
     try:
         with archive.open(info) as member:
             data = member.read(info.file_size)

@@ -27,7 +27,7 @@ NAMED = 3
 """Archives that a message names."""
 
 
-def unreadable(path: str | Path, error: Exception) -> EventFileError:
+def make_read_error(path: str | Path, error: Exception) -> EventFileError:
     """Return the error that the file ``path`` cannot be read, with the reason that ``error`` has."""
     return EventFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
 
@@ -113,7 +113,7 @@ class Store:
         except KeyError:
             raise EventFileError(f"{path}: is not in the archive") from None
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-            raise unreadable(path, error) from None
+            raise make_read_error(path, error) from None
 
     def size(self, name: str) -> int:
         """Bytes of the file ``name``, in an archive unpacked, as it says. Raises EventFileError."""
@@ -129,7 +129,7 @@ class Store:
             with self.open(name) as file:
                 data = b"" if size > LARGEST else file.read(LARGEST + 1)
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise unreadable(self.path(name), error) from None
+            raise make_read_error(self.path(name), error) from None
         if max(size, len(data)) > LARGEST:
             size = size or self.size(name)
             raise EventFileError(
@@ -148,7 +148,7 @@ class Tensors:
         try:
             header = read_header(self.file)
         except OSError as error:
-            raise unreadable(self.path, error) from None
+            raise make_read_error(self.path, error) from None
         except ValueError as error:
             raise EventFileError(f"{self.path}: no .npy, or a damaged one: {error}") from None
         self.shape, self.kind, self.start = header.shape, header.dtype, header.start

@@ -22,7 +22,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._arrays import list_arrays, read_arrays
 from spiky_rl.datasets._download import Archive
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
-from spiky_rl.datasets._store import Store, to_unpack, unreadable
+from spiky_rl.datasets._store import Store, make_read_error, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, DIGITS = 34, 10
@@ -127,7 +127,7 @@ class _Packed:
                 there = [key for key in ("label", *keys) if key != "id" or key in list_arrays(file)]
                 held = read_arrays(file, there, most=LARGEST)
         except OSError as error:
-            raise unreadable(self.path, error) from None
+            raise make_read_error(self.path, error) from None
         except DAMAGE as error:
             raise UserError(f"{self.path}: no packed recordings, or damaged ones: {error}") from None
         arrays = [held.get(key, np.arange(1, held["label"].size + 1)) for key in keys]

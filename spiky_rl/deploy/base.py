@@ -1,4 +1,4 @@
-"""What every target is: a file that a policy is written into, and how that file is run beside the live policy.
+"""Interface of all targets: a file that a policy is written into, and how that file is run beside the live policy.
 
 This file and those of the targets import torch only where they need it: a command asks them what they can express, and answers
 without it.
@@ -68,7 +68,7 @@ class Target(Component):
     """Share of control steps that may differ by more: a spike at its threshold can fall on either side of it."""
 
     changed = ""
-    """What is other in its `reference` than in the live policy, in words."""
+    """Difference of its `reference` from the live policy, in words."""
 
     def require(self) -> None:
         """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
@@ -143,7 +143,7 @@ def strip_module(name: str) -> str:
     return parts_of_name[-1] if parts_of_name[0] == "rsl_rl" else name
 
 
-def described(model: MLPModel) -> Tree:
+def describe_model(model: MLPModel) -> Tree:
     """Return what decides whether a target can express a ``model``, as the plain data of an agent; an ANN has no network."""
     kind = type(model.distribution)
     name = strip_module(f"{kind.__module__}:{kind.__name__}")
