@@ -143,7 +143,7 @@ def fill(aside):
 
 
 def test_files_that_belong_together_are_moved_together(folder):
-    with files.staged(folder, ["stale", "b", "never"]) as aside:
+    with files.stage_files(folder, ["stale", "b", "never"]) as aside:
         fill(aside)
         assert contents(folder).items() >= OLDER.items(), "nothing moves before the block ends"
     assert contents(folder) == {"a": "new a", "b": "new b", "c": "older c", "below/d": "new below/d"}
@@ -154,7 +154,7 @@ def test_files_that_belong_together_are_moved_together(folder):
     "error", [UserError("{}/b: is wrong"), OSError(errno.ENOSPC, "No space left on device", "{}/b")]
 )
 def test_a_block_that_fails_moves_nothing_and_names_the_places_that_its_files_would_have_had(folder, error):
-    with pytest.raises(type(error)) as caught, files.staged(folder, ["stale"]) as aside:
+    with pytest.raises(type(error)) as caught, files.stage_files(folder, ["stale"]) as aside:
         fill(aside)
         error.args = tuple(str(part).format(aside) if isinstance(part, str) else part for part in error.args)
         if isinstance(error, OSError):
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_moved_takes_back_those_that_were(folder):
     (folder / "stale").mkdir()
     (folder / "stale" / "in").touch()
     before = contents(folder)
-    with pytest.raises(IsADirectoryError) as caught, files.staged(folder, ["stale"]) as aside:
+    with pytest.raises(IsADirectoryError) as caught, files.stage_files(folder, ["stale"]) as aside:
         fill(aside)
     assert str(folder / "stale") in str(caught.value)
     assert contents(folder) == before and not list(folder.rglob("*.part"))
@@ -179,6 +179,6 @@ def test_what_a_killed_writer_of_several_files_left_goes_with_the_next(folder):
     left = folder / f".files.{files.place()}-{2**22 + 1}-01234567.part"
     (left / "new").mkdir(parents=True)
     (left / "new" / "a").touch()
-    with files.staged(folder):
+    with files.stage_files(folder):
         pass
     assert contents(folder) == OLDER and not left.exists()

@@ -20,7 +20,7 @@ from spiky_rl.config.shown import Shown, unseen
 from spiky_rl.hosts.common.stopping import Asked
 
 NAME = "mlp"
-"""What `Flags` and result files call it."""
+"""Name in `Flags` and in result files."""
 WIDTHS = (256, 256)
 EPOCH_RATIO = 3
 """Epochs of the network for one of the ANN."""

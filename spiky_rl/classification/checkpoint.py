@@ -129,7 +129,7 @@ def _require_digests(learned: object) -> None:
     if not isinstance(learned, Tensor):
         raise RegistryError(f"learned: expected a tensor, got {short(learned)}")
     if learned.dtype != torch.int64 or learned.ndim != 1 or not learned.numel():
-        raise RegistryError(f"learned: {_described(learned)}; it must be a list of whole numbers")
+        raise RegistryError(f"learned: {_describe(learned)}; it must be a list of whole numbers")
 
 
 def _require_options(dataset: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ def require_weights(network: SpikingNetwork, weights: Mapping[str, Tensor], wher
     for name, tensor in named.items():
         if tensor.shape != own[name].shape or tensor.dtype != own[name].dtype:
             raise CheckpointError(
-                f"{where}.{name}: {_described(tensor)}; this network's is {_described(own[name])}"
+                f"{where}.{name}: {_describe(tensor)}; this network's is {_describe(own[name])}"
             )
         if name == EXTRA and tensor.min() < 0:
             raise CheckpointError(f"{where}.{name}: {tensor.min()} is out of range; it must be at least 0")
@@ -184,7 +184,7 @@ def require_optimiser(trainer: Trainer, state: Mapping[str, Any], where: str) ->
         for key, shape in ((STEP, ()), *((k, weights[index].shape) for k in (FIRST_MOMENT, SECOND_MOMENT))):
             value = moments.get(key)
             if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
-                text = _described(value) if isinstance(value, Tensor) else f"got {short(value)}"
+                text = _describe(value) if isinstance(value, Tensor) else f"got {short(value)}"
                 raise CheckpointError(f"{place}.{key}: {text}; expected numbers of shape {list(shape)}")
 
 
@@ -208,5 +208,5 @@ def require_memory(loaded: LoadedCheckpoint, spec: AgentSpec, have: int) -> None
         raise CheckpointError(f"{loaded.path}: {error}") from None
 
 
-def _described(tensor: Tensor) -> str:
+def _describe(tensor: Tensor) -> str:
     return f"{tensor.dtype} of shape {list(tensor.shape)}".removeprefix("torch.")

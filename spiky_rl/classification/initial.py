@@ -44,7 +44,12 @@ def scale_to_recordings(network: SpikingNetwork, frames: Tensor) -> None:
         if bias.requires_grad:
             bias -= link(signal).flatten(0, -2).mean(0).view(len(bias), -1).mean(1)
         if layer.neuron.graded:
-            factor = 1.0 / float(link(signal).std())
+            deviation = float(link(signal).std())
+            if (
+                not 1.0 / MAX_FACTOR <= deviation <= MAX_FACTOR
+            ):  # a layer below is silent, or numbers overflow
+                raise _make_factor_error(index)
+            factor = 1.0 / deviation
         else:
             factor = _find_factor(network, frames, index, weight, bias)
         weight *= factor
@@ -66,10 +71,13 @@ def _find_factor(network: FeedForward, frames: Tensor, index: int, weight: Tenso
     weight.copy_(drawn[0])
     bias.copy_(drawn[1])
     if exponent is None:
-        raise UserError(
-            f"--initial data: no factor of its weights lets layer {index + 1} spike; allowed: agent"
-        )
+        raise _make_factor_error(index)
     return math.exp(exponent)
+
+
+def _make_factor_error(index: int) -> UserError:
+    """Return the error that no factor up to `MAX_FACTOR` lets the layer at ``index`` spike."""
+    return UserError(f"--initial data: no factor of its weights lets layer {index + 1} spike; allowed: agent")
 
 
 def _record_signal(network: FeedForward, frames: Tensor) -> list[Tensor]:

@@ -155,10 +155,11 @@ def _require_same(trainer: Trainer, loaded: LoadedCheckpoint, ids: str | None) -
         )
 
 
-def _require_memory(settings: Settings, device: str) -> None:
-    """Raise UserError where the network, with a batch of it, does not fit the ``device``."""
-    batch = settings.flags.batch_size or MIN_BATCH
-    sizes.require(sizes.models(settings.spec, f"--batch_size {batch}", batch), memory_of(device))
+def _require_memory(settings: Settings, device: str, batch: int = MIN_BATCH) -> None:
+    """Raise UserError where the network does not fit the ``device`` with the batches of the run, or of ``batch`` if none are given."""
+    given = settings.flags.batch_size
+    rows = f"batches of {batch} recordings" if given is None else f"--batch_size {given}"
+    sizes.require(sizes.models(settings.spec, rows, given or batch), memory_of(device))
 
 
 def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Trainer:
@@ -185,18 +186,21 @@ def _drawn(settings: Settings, device: str, fetch: bool, shown: Shown) -> Traine
     steps, inputs = seen(held.size, how)
     require_state(spec, steps)
     parted = split(held.labels, held.parts, flags.hold_out, flags.validation, flags.split)
+    sized = _complete_sizes(flags, len(parted.train))
+    assert sized.batch_size is not None
+    _require_memory(settings, device, sized.batch_size)
     torch.manual_seed(flags.seed)
     random.seed(flags.seed)
     assert spec.network is not None and flags.shift is not None and flags.rotation is not None
     network = spec.network.build(inputs=inputs, outputs=len(held.classes))
     initial = flags.initial or (dataset.initial if isinstance(network, FeedForward) else "agent")
-    settings.flags = flags = _sized(flags, len(parted.train)).with_changes(initial=initial)
+    settings.flags = flags = sized.with_changes(initial=initial)
     rate = spec.runner["algorithm"]["learning_rate"]
     training = Training(learning_rate=rate, frames=how, **{key: getattr(flags, key) for key in TRAINED})
     return Trainer(network, held, parted, training, device)
 
 
-def _sized(flags: Flags, recordings: int) -> Flags:
+def _complete_sizes(flags: Flags, recordings: int) -> Flags:
     """Return ``flags`` with the batches and epochs that fit a number of ``recordings`` where none are given."""
     batch_size = flags.batch_size or compute_batch_size(recordings)
     epochs = flags.epochs or compute_epochs(recordings, batch_size)

@@ -67,7 +67,7 @@ def write(path: Path, fill: Callable[[Path], object], durable: bool = True) -> N
 
 
 @contextmanager
-def staged(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
+def stage_files(folder: Path, stale: Sequence[str] = ()) -> Iterator[Path]:
     """Give a block a folder of its own to write into; all its files go into ``folder`` where the block ends, none where it raises.
 
     Args:

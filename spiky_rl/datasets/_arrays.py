@@ -6,6 +6,7 @@ memory is taken. Errors are ValueError in words of our own, for what NumPy advis
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import zipfile
@@ -38,23 +39,30 @@ class Header:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: IO[bytes], kinds: str = NUMBERS) -> Header:
-    """The header of a .npy, from whose beginning the ``file`` is read. Raises ValueError.
+def read_header(file: IO[bytes], kinds: str = NUMBERS, fields: Sequence[str] = ()) -> Header:
+    """The header of a .npy, from whose beginning the ``file`` is read. Raises ValueError, and OSError where it cannot be read.
 
     Args:
         file: Left at the first value.
         kinds: NumPy's kinds of values that are allowed, in fields too.
+        fields: Names of the fields that are needed: others may be of any kind but Python's objects; empty: all fields are needed.
     """
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0
         shape, fortran, dtype = (read if version == (1, 0) else np.lib.format.read_array_header_2_0)(file)
-    except Exception:  # pylint: disable=broad-exception-caught  # a foreign header trips NumPy anywhere
+    except (
+        Exception
+    ) as error:  # pylint: disable=broad-exception-caught  # a foreign header trips NumPy anywhere
+        if failure := _find_disk_error(error):
+            raise failure from None
         raise ValueError("no header of a .npy stands at its beginning") from None
     if dtype.hasobject:
         raise ValueError("holds Python objects; it must hold numbers")
-    fields = [dtype] if dtype.names is None else [dtype[name].base for name in dtype.names]
-    if wrong := [field for field in fields if field.kind not in kinds or not field.itemsize]:
+    names = dtype.names or ()
+    needed = [name for name in names if name in fields] or names
+    values = [dtype[name].base for name in needed] if dtype.names is not None else [dtype]
+    if wrong := [field for field in values if field.kind not in kinds or not field.itemsize]:
         raise ValueError(
             f"holds {wrong[0]}; it must hold {'numbers' if kinds == NUMBERS else 'numbers or text'}"
         )
@@ -63,14 +71,15 @@ def read_header(file: IO[bytes], kinds: str = NUMBERS) -> Header:
     return Header(shape, dtype, fortran, file.tell())
 
 
-def read_array(data: bytes, kinds: str = NUMBERS) -> np.ndarray:
+def read_array(data: bytes, kinds: str = NUMBERS, fields: Sequence[str] = ()) -> np.ndarray:
     """The array in a .npy's bytes, which it shares. Raises ValueError.
 
     Args:
         data: What the file holds.
         kinds: NumPy's kinds of values that are allowed.
+        fields: Names of the fields that are needed, as `read_header` takes them.
     """
-    header = read_header(io.BytesIO(data), kinds)
+    header = read_header(io.BytesIO(data), kinds, fields)
     if header.bytes > len(data) - header.start:
         raise ValueError(
             f"{list(header.shape)} of {header.dtype} take {header.bytes:,} bytes; the file ends before"
@@ -83,7 +92,7 @@ def read_array(data: bytes, kinds: str = NUMBERS) -> np.ndarray:
 def read_arrays(
     file: IO[bytes], keys: Sequence[str] = (), kinds: str = NUMBERS, most: int = LARGEST
 ) -> dict[str, np.ndarray]:
-    """Arrays of a .npz by their names. Raises ValueError.
+    """Arrays of a .npz by their names. Raises ValueError, and OSError where it cannot be read.
 
     Args:
         file: What holds them.
@@ -97,7 +106,7 @@ def read_arrays(
     chosen = {key: members[key] for key in keys or members}
     if (size := sum(info.file_size for info in chosen.values())) > most:
         raise ValueError(f"unpacks to {size:,} bytes; at most {most:,}")
-    return {key: _unpacked(archive, info, key, kinds) for key, info in chosen.items()}
+    return {key: _unpack(archive, info, key, kinds) for key, info in chosen.items()}
 
 
 def list_arrays(file: IO[bytes]) -> list[str]:
@@ -105,23 +114,36 @@ def list_arrays(file: IO[bytes]) -> list[str]:
     return list(_archive(file)[1])
 
 
+def _find_disk_error(error: Exception) -> OSError | None:
+    """Return the error of the disk that an ``error`` is or stands for; None if the file is damaged."""
+    for each in (error, error.__context__):  # zipfile calls a file that it cannot read no archive
+        # unpackers raise OSError without a number, and a place before the file's beginning is EINVAL
+        if isinstance(each, OSError) and each.errno not in (None, errno.EINVAL):
+            return each
+    return None
+
+
 def _archive(file: IO[bytes]) -> tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]:
     """A .npz with its arrays' places by name. Raises ValueError."""
     try:
         archive = zipfile.ZipFile(file)  # pylint: disable=consider-using-with  # nothing is open but the file
         return archive, {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    except Exception:  # pylint: disable=broad-exception-caught  # as above
+    except Exception as error:  # pylint: disable=broad-exception-caught  # as above
+        if failure := _find_disk_error(error):
+            raise failure from None
         raise ValueError("no archive of arrays, or a damaged one") from None
 
 
-def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, kinds: str) -> np.ndarray:
-    """An array of an archive, unpacked to no more bytes than it declares. Raises ValueError that names its ``key``."""
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo, key: str, kinds: str) -> np.ndarray:
+    """Return an array of an archive, unpacked to no more bytes than it declares. Raises ValueError that names its ``key``."""
     try:
         with archive.open(info) as member:
             data = member.read(info.file_size)
             if member.read(1):
                 raise ValueError("has more bytes than it declares")
     except Exception as error:  # pylint: disable=broad-exception-caught  # as above
+        if failure := _find_disk_error(error):
+            raise failure from None
         raise ValueError(f"{key}: cannot be unpacked: {' '.join(str(error).split())}") from None
     try:
         return read_array(data, kinds)

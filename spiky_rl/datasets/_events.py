@@ -85,7 +85,7 @@ def decode(data: bytes, path: str, unit: float = 1.0, shape: tuple[int, int, int
             return of_columns(_table(data.decode("utf-8-sig")), path, unit)
         if kind == "npz":
             return of_columns(read_arrays(io.BytesIO(data), COLUMNS), path, unit)
-        held = read_array(data)
+        held = read_array(data, fields=COLUMNS)
         if names := held.dtype.names:
             if missing := [key for key in COLUMNS if key not in names]:
                 raise ValueError(f"no field {missing[0]}; it has {', '.join(names)}")

@@ -16,7 +16,8 @@ from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError, Settings
 from spiky_rl.config.reading import ReadingError, read_record
 from spiky_rl.datasets._arrays import read_header
-from spiky_rl.datasets._events import LATEST, MOST_CHANNELS, MOST_PIXELS, EventFileError, Events
+from spiky_rl.datasets._events import COLUMNS, LATEST, MOST_CHANNELS, MOST_PIXELS, EventFileError, Events
+from spiky_rl.datasets._store import make_read_error
 from spiky_rl.datasets.base import TIMES, Recording
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ AXES = {
     "columns": (2, "needs {0} columns", "dataset.sensor=[rows,columns], --skip_bad leaves it out"),
     "end": (3, "lasts until {0}", "dataset.window=[start,end], what comes later is left out"),
 }
-"""What is not believed of one recording alone: its place among the needs, how it is said, and what to give instead."""
+"""Needs that one recording alone does not decide: place among the needs, wording, and the remedy."""
 Pixels = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 
 
@@ -156,7 +157,9 @@ def _tensor_of(recording: Recording) -> tuple[list[int], bool] | None:
         return None
     try:
         with store.open(member) as file:
-            header = read_header(file)
+            header = read_header(file, fields=COLUMNS)
+    except OSError as error:
+        raise make_read_error(store.path(member), error) from None
     except ValueError as error:
         raise EventFileError(f"{store.path(member)}: no recording, or a damaged one: {error}") from None
     if len(header.shape) != 4:

@@ -27,6 +27,11 @@ NAMED = 3
 """Archives that a message names."""
 
 
+def make_read_error(path: str | Path, error: Exception) -> EventFileError:
+    """Return the error that the file ``path`` cannot be read, with the reason that ``error`` has."""
+    return EventFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}")
+
+
 class Store:
     """Files below a folder or in an archive, by their names from there, with / between folders.
 
@@ -108,8 +113,7 @@ class Store:
         except KeyError:
             raise EventFileError(f"{path}: is not in the archive") from None
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise EventFileError(f"{path}: cannot be read: {reason}") from None
+            raise make_read_error(path, error) from None
 
     def size(self, name: str) -> int:
         """Bytes of the file ``name``, in an archive unpacked, as it says. Raises EventFileError."""
@@ -125,8 +129,7 @@ class Store:
             with self.open(name) as file:
                 data = b"" if size > LARGEST else file.read(LARGEST + 1)
         except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise EventFileError(f"{self.path(name)}: cannot be read: {reason}") from None
+            raise make_read_error(self.path(name), error) from None
         if max(size, len(data)) > LARGEST:
             size = size or self.size(name)
             raise EventFileError(
@@ -144,6 +147,8 @@ class Tensors:
         self.path, self.file = store.path(name), store.open(name)
         try:
             header = read_header(self.file)
+        except OSError as error:
+            raise make_read_error(self.path, error) from None
         except ValueError as error:
             raise EventFileError(f"{self.path}: no .npy, or a damaged one: {error}") from None
         self.shape, self.kind, self.start = header.shape, header.dtype, header.start

@@ -22,7 +22,7 @@ from spiky_rl.config.registry import UserError
 from spiky_rl.datasets._arrays import list_arrays, read_arrays
 from spiky_rl.datasets._download import Archive
 from spiky_rl.datasets._events import DAMAGE, EventFileError, Events, MissingData, decode
-from spiky_rl.datasets._store import Store, to_unpack
+from spiky_rl.datasets._store import Store, make_read_error, to_unpack
 from spiky_rl.datasets.base import Dataset, Recording
 
 SIDE, DIGITS = 34, 10
@@ -126,6 +126,8 @@ class _Packed:
             with self.store.open(self.path.name) as file:
                 there = [key for key in ("label", *keys) if key != "id" or key in list_arrays(file)]
                 held = read_arrays(file, there, most=LARGEST)
+        except OSError as error:
+            raise make_read_error(self.path, error) from None
         except DAMAGE as error:
             raise UserError(f"{self.path}: no packed recordings, or damaged ones: {error}") from None
         arrays = [held.get(key, np.arange(1, held["label"].size + 1)) for key in keys]

@@ -177,7 +177,7 @@ def _idx(path: Path) -> np.ndarray | None:
     if not (path.is_file() or packed.is_file()):
         return None
     try:
-        data = read_regular(path, MOST) if path.is_file() else _unpacked(read_regular(packed, MOST))
+        data = read_regular(path, MOST) if path.is_file() else _unpack(read_regular(packed, MOST))
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     count = data[3] if data[:3] == b"\0\0\x08" and len(data) > 3 else 0
@@ -188,8 +188,8 @@ def _idx(path: Path) -> np.ndarray | None:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def _unpacked(data: bytes) -> bytes:
-    """What gzip's ``data`` unpack to. Raises OSError where that is too much, as does what is no gzip."""
+def _unpack(data: bytes) -> bytes:
+    """Return the content of gzip's ``data``. Raises OSError if that is too much, or if the data are not gzip's."""
     with gzip.GzipFile(fileobj=io.BytesIO(data)) as file:
         unpacked = file.read(MOST + 1)
     if len(unpacked) > MOST:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spiky_rl.hosts.common.playing import bounded, recovered
+from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite
 
 
 class AnnStep(nn.Module):
@@ -20,7 +20,9 @@ class AnnStep(nn.Module):
         first, *states = self.core.get_dummy_inputs()
         self.shapes = [state.shape for state in states]
         self.example = first, *([torch.zeros(1, sum(s.numel() for s in states))] if states else [])
-        self.core.obs_normalizer.register_forward_hook(lambda module, inputs, output: bounded(output))
+        self.core.obs_normalizer.register_forward_hook(
+            lambda module, inputs, output: clamp_observations(output)
+        )
 
     def get_dummy_inputs(self) -> tuple[Tensor, ...]:
         """Return inputs of the right shapes."""
@@ -32,5 +34,7 @@ class AnnStep(nn.Module):
             return self.core(x)
         parts = state.split([shape.numel() for shape in self.shapes], -1)
         action, *after = self.core(x, *(s.view(shape) for s, shape in zip(parts, self.shapes, strict=True)))
-        held = recovered(tuple(s for s in after if s is not None))  # a GRU gives None for an LSTM's cell
+        held = reset_nonfinite(
+            tuple(s for s in after if s is not None)
+        )  # a GRU gives None for an LSTM's cell
         return action, torch.cat([s.view(1, -1) for s in held], -1)

@@ -37,11 +37,6 @@ class Arguments:
         """Return the arguments of these ``names``."""
         return tuple(self[name] for name in names)
 
-    def require_default(self, name: str) -> None:
-        """Raise ExportError unless the argument ``name`` has its default value."""
-        if name in self.given and self[name] != self.defaults[name]:
-            self.refuse(name)
-
     def require_all_read(self) -> None:
         """Raise ExportError for an argument that was not read and is not what it is by default."""
         for name in sorted(self.unread):

@@ -14,7 +14,7 @@ from spiky_rl.deploy._int8_memory import integer_array
 from spiky_rl.deploy._program import ExportError, Value
 
 PREFIX = "c_"
-"""What the names of arrays begin with."""
+"""Beginning of the names of arrays."""
 MOST = 56
 """Characters of a path that a name has at most."""
 

@@ -334,7 +334,7 @@ class _Text:
             f"float sum = {'-INFINITY' if largest else '0.0f'};",
             f"for (int i = 0; i < {kr}; i++)",
             f"  for (int j = 0; j < {kc}; j++) {{",
-            f"    const int y = {moved(whole[2], sr, pr)} + i, z = {moved(whole[3], sc, pc)} + j;",
+            f"    const int y = {format_window_start(whole[2], sr, pr)} + i, z = {format_window_start(whole[3], sc, pc)} + j;",
             f"    {step}",
             "  }",
             f"{target} = sum{'' if largest else f' / {literal(float(kr * kc))}'};",
@@ -365,7 +365,7 @@ def numbers_of(value: Value, setting: str) -> tuple[Value, Tensor]:
     return held, held.data
 
 
-def moved(index: str, stride: int, padding: int) -> str:
+def format_window_start(index: str, stride: int, padding: int) -> str:
     """Return C of where a window begins that is the one at an ``index``."""
     start = index if stride == 1 or index == "0" else f"{index} * {stride}"
     return f"{start} - {padding}" if padding else start

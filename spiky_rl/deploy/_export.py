@@ -64,7 +64,7 @@ def export(
         for target in watching:
             target.calibrate(rollout)
     written: dict[Path, Target] = {}
-    with files.staged(folder, [name for target in built.values() for name in target.stale]) as aside:
+    with files.stage_files(folder, [name for target in built.values() for name in target.stale]) as aside:
         with shown("exporting", ", ".join(built)) as tell:
             for i, target in enumerate(built.values()):
                 written[target.write(policy, aside)] = target

@@ -29,7 +29,7 @@ class Value:
     """An array of one control step."""
 
     name: str
-    """What C calls it; of a constant, the dotted path of where it comes from."""
+    """Name in C; of a constant, the dotted path of its origin."""
     kind: str
     """input, constant, pointwise, product, convolution, pool, reduction, or join: several one after the other along an axis."""
     shape: tuple[int, ...]

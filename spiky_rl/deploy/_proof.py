@@ -35,6 +35,23 @@ class Agreement:
     """Control steps that differ by more than the target's tolerance."""
     aside: float = 0.0
     """Mean difference of the policy that the target made of the live one from the live one; 0 where it is the live one."""
+    largest: float = 1.0
+    """Largest action so far, or 1 where no action is larger."""
+
+    def compare(
+        self, returned: list[np.ndarray], wanted: list[np.ndarray], target: Target, model: MLPModel
+    ) -> None:
+        """Count a control step of a file of a ``target``, written from ``model``.
+
+        Args:
+            returned: The file's action and, where the file gives it, state.
+            wanted: The same of the policy.
+            target: Says what counts as equal.
+            model: The live policy.
+        """
+        worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
+        self.largest = max(self.largest, float(np.abs(wanted[0]).max()))
+        self.add(worst, target.allowed(model) * (self.largest if target.relative else 1.0))
 
     def add(self, worst: float, allowed: float) -> None:
         """Count a control step whose numbers differ by ``worst`` at most; it is equal where no more is ``allowed``."""
@@ -48,7 +65,8 @@ class Agreement:
     def text(self, target: Target, model: MLPModel) -> str:
         """How the file of a ``target`` compares with the live policy, ``model``, in words."""
         limit = target.allowed(model)
-        allowed, changed = f"equal within {limit:.1g}" if limit else "equal to the last bit", ""
+        share = " of the largest action so far, or of 1," if target.relative else ""
+        allowed, changed = f"equal within {limit:.1g}{share}" if limit else "equal to the last bit", ""
         if target.reference(model) is not model:
             allowed += f" to the policy {target.changed}"
             changed = f"; that one's actions are {self.aside:.2g} on the mean from the live policy's"
@@ -109,8 +127,7 @@ def _episode(
                 if references[path] is not model:
                     wanted = [references[path](obs).numpy()]
                     agreements[path].aside += float(np.abs(wanted[0] - expected[0]).mean())
-                worst = max(float(np.abs(a - b).max()) for a, b in zip(returned, wanted, strict=False))
-                agreements[path].add(worst, targets[path].allowed(model))
+                agreements[path].compare(returned, wanted, targets[path], model)
             steps += 1
             whole = torch.zeros(env.num_envs, env.num_actions, device=env.device)
             whole[:1] = action.to(env.device)

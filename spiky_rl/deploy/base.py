@@ -1,4 +1,4 @@
-"""What every target is: a file that a policy is written into, and how that file is run beside the live policy.
+"""Interface of all targets: a file that a policy is written into, and how that file is run beside the live policy.
 
 This file and those of the targets import torch only where they need it: a command asks them what they can express, and answers
 without it.
@@ -6,6 +6,7 @@ without it.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -61,11 +62,13 @@ class Target(Component):
     """Whether the live policy runs on the CPU's compiled kernels when it is compared, and not on the torch reference."""
     tolerance = 0.0
     """Largest difference of an action that counts as equal."""
+    relative = False
+    """Whether that difference is a share of the largest action of the episode so far, or of 1 where no action is larger."""
     flips = 0.0
     """Share of control steps that may differ by more: a spike at its threshold can fall on either side of it."""
 
     changed = ""
-    """What is other in its `reference` than in the live policy, in words."""
+    """Difference of its `reference` from the live policy, in words."""
 
     def require(self) -> None:
         """Raise UserError where this machine cannot write the target or prove it, before anything is written."""
@@ -85,8 +88,8 @@ class Target(Component):
             raise self.refusal("network", "none", self.supported["network.name"])
         for path, allowed in self.supported.items():
             for place, value in values(agent, path):
-                # a class of a library's may be named with its module
-                if value.rpartition(":")[2] not in allowed and not (":" in value and path in self.own):
+                known = strip_module(value) if path.endswith(".class_name") else value
+                if known not in allowed and not (":" in value and path in self.own):
                     raise self.refusal(place, value, allowed)
 
     def refusal(self, place: str, value: str, allowed: Sequence[str]) -> ExportError:
@@ -102,7 +105,7 @@ class Target(Component):
         return model
 
     def allowed(self, model: MLPModel) -> float:  # pylint: disable=unused-argument
-        """The largest difference of an action from that of this ``model`` which counts as equal."""
+        """The largest difference of an action from that of this ``model`` which counts as equal; a share of it if `relative`."""
         return self.tolerance
 
     @abstractmethod
@@ -134,7 +137,15 @@ def values(agent: Tree, path: str) -> Iterator[tuple[str, str]]:
             yield f"{place}.{last}", value
 
 
-def described(model: MLPModel) -> Tree:
+def strip_module(name: str) -> str:
+    """Return the ``name`` of a class of rsl_rl without its module, with a colon or a dot before it; any other name as it is."""
+    parts_of_name = re.split("[:.]", name)
+    return parts_of_name[-1] if parts_of_name[0] == "rsl_rl" else name
+
+
+def describe_model(model: MLPModel) -> Tree:
     """Return what decides whether a target can express a ``model``, as the plain data of an agent; an ANN has no network."""
-    distribution = {} if model.distribution is None else {"class_name": type(model.distribution).__name__}
+    kind = type(model.distribution)
+    name = strip_module(f"{kind.__module__}:{kind.__name__}")
+    distribution = {} if model.distribution is None else {"class_name": name}
     return {"network": getattr(model, "settings", None), "actor": {"distribution_cfg": distribution}}

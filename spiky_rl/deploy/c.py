@@ -22,7 +22,7 @@ import numpy as np
 
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain import Tree, section
-from spiky_rl.deploy.base import Session, Target
+from spiky_rl.deploy.base import Session, Target, strip_module
 
 if TYPE_CHECKING:
     from spiky_rl.hosts.rsl_rl.model import MLPModel
@@ -32,14 +32,16 @@ STANDARD = ("-std=c99", "-pedantic", "-Wall", "-Wextra", "-Wconversion")
 
 
 OTHER_ORDER = 1e-5
-"""Difference of an action that counts as equal where torch sums in another order: in blocks, so it is up to four times nearer to the
-result in double precision. Both are the farther from it, the larger the observations: a 400-200-100 is off by 1.1e-6 from torch's for
-observations up to 8."""
+"""Difference of an action that counts as equal where torch sums in another order, as a share of the largest action so far, or of 1: in
+blocks, so it is up to four times nearer to the result in double precision. Rounding grows with the numbers that are summed, and a small
+action may be the difference of large ones. Over 120 steps, for observations of standard deviations from 1 to 1000, ANNs of 64-64 to
+1024-512-256, GRU, LSTM and reservoirs are off by 4.3e-6 at most."""
 
 
 class C(Target):
     """One C99 file and its header, for microcontrollers and whatever else has a C compiler."""
 
+    relative = True
     compiled = True
     in_c = True
     changed = "whose convolutions sum in the file's order"
@@ -78,7 +80,7 @@ class C(Target):
         super().refuse(agent)
         actor = section(agent, "actor")
         is_ann = not agent.get("network")  # else a spiking model stands in the place of Isaac Lab's
-        if is_ann and str(actor.get("class_name")).rpartition(":")[2] == "CNNModel":
+        if is_ann and strip_module(str(actor.get("class_name"))) == "CNNModel":
             raise self.refusal("actor.class_name", "CNNModel", ["MLPModel", "RNNModel"])
 
     @override

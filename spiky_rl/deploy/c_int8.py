@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast, override
 
 from spiky_rl.config.plain import Tree, section
 from spiky_rl.deploy._program import ExportError
-from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, described, values
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, values
 from spiky_rl.deploy.c import require_compiler, session, sizes
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class CInt8(Target):
         """The network of a ``model`` in integers. Raises ExportError where it has no such form."""
         from spiky_rl.deploy import _calibration, _int8_read
 
-        self.refuse(described(model))
+        self.refuse(describe_model(model))
         if self.rollout is None:
             raise ExportError(
                 "c_int8: ranges are not known; let the target see a rollout first (`calibrate`)"

@@ -20,7 +20,7 @@ import numpy as np
 from spiky_rl.config import files, registry
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plain import Plain, Tree, section
-from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, described, parts
+from spiky_rl.deploy.base import WHOLE_SPIKES, Session, Target, describe_model, parts
 
 if TYPE_CHECKING:
     from spiky_rl.deploy._nir_policy import Policy
@@ -64,7 +64,7 @@ class Nir(Target):
 
         from spiky_rl.deploy._nir_write import graph_of
 
-        self.refuse(described(model))
+        self.refuse(describe_model(model))
         graph = graph_of(cast("SpikingModel", model))
         files.write(folder / "policy.nir", lambda beside: nir.write(str(beside), graph))
         return folder / "policy.nir"

@@ -13,9 +13,9 @@ from spiky_rl.networks.base import Record
 SIZE = (12, 2, 1, 39)
 
 
-def build(agent, size=SIZE):
+def build(agent, size=SIZE, overrides=()):
     torch.manual_seed(0)
-    spec = agent_of(agent, "own", [])
+    spec = agent_of(agent, "own", list(overrides))
     assert spec.network is not None
     network = spec.network.build(inputs=size[1:], outputs=5)
     network.run_on("torch")
@@ -56,3 +56,15 @@ def test_recordings_that_reach_no_neuron_are_refused():
     network = build("lif_linear_classifier")
     with pytest.raises(UserError, match="--initial data: .* layer 1 spike; allowed: agent"):
         scale_to_recordings(network, torch.zeros(3, 2, 78))
+
+
+@pytest.mark.parametrize("bias", ["true", "false"])
+def test_graded_neurons_that_send_nothing_leave_no_layer_to_scale(bias):
+    overrides = (
+        "agent.network.neuron={name: sigma_delta, threshold: 50}",
+        f"agent.network.connection={{name: linear, bias: {bias}}}",
+        "agent.network.decoder=rate",
+    )
+    network, frames = build("lif_linear_classifier", overrides=overrides), draw_frames(1.0)
+    with pytest.raises(UserError, match="--initial data: .* layer 2 spike; allowed: agent"):
+        scale_to_recordings(network, frames)

@@ -7,7 +7,9 @@ import signal
 import pytest
 
 from spiky_rl.classification import ann as ann_beside
+from spiky_rl.classification.settings import agent_of
 from spiky_rl.cli import common
+from spiky_rl.config import sizes
 from tests.cli.test_classify_use import LINE, folder, newest, run
 
 
@@ -81,3 +83,22 @@ def test_own_recordings_are_sized_and_their_counts_scaled_unless_it_is_said_othe
     assert run(tmp_path, *line, "--batch_size", 5, "--initial", "agent") == 0
     flags = newest(tmp_path)[1]["settings"]["flags"]
     assert (flags["batch_size"], flags["initial"]) == (5, "agent")
+
+
+ONE_LAYER = "agent.network.layers=[64]"
+
+
+def test_memory_is_checked_for_the_batches_that_a_run_has(tmp_path, monkeypatch, capsys):
+    data = folder(tmp_path / "data", 90, 0)
+    line = [*LINE[: LINE.index("--batch_size")], "--data", data, "--ann", "none", "--epochs", 1, ONE_LAYER]
+    spec = agent_of("lif_linear_classifier", "own", [ONE_LAYER])
+    for have, given, named in (
+        (15, (), "batches of 16 recordings"),
+        (16, (), "batches of 20 recordings"),
+        (16, ("--batch_size", 17), "--batch_size 17"),
+    ):
+        total = sum(sizes.models(spec, "", have).values())
+        monkeypatch.setattr("spiky_rl.classification.run.memory_of", lambda device, total=total: total)
+        assert run(tmp_path, *line, *given) == 2
+        said = capsys.readouterr().err
+        assert f"error: agent.network with 64 neurons and {named}: would take at least" in said

@@ -1,5 +1,6 @@
 """Recordings from anybody: links, pipes, devices, archives that unpack to anything, and arrays that are none; one line, and no waiting."""
 
+import errno
 import io
 import os
 import subprocess
@@ -15,8 +16,9 @@ from numpy.lib import format as npy
 from spiky_rl.classification import samples
 from spiky_rl.classification.cache import stored
 from spiky_rl.config.registry import UserError
-from spiky_rl.datasets import _arrays, _events, _store, nmnist_synthetic, stmnist
+from spiky_rl.datasets import _arrays, _events, _needs, _store, nmnist_synthetic, stmnist
 from spiky_rl.datasets._events import EventFileError, MissingData, decode
+from spiky_rl.datasets.base import Recording
 from tests.recorded import dataset, encoded, listed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,6 +177,48 @@ def test_an_array_that_is_no_recording_is_named_in_words_of_ours(case, tmp_path)
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / name}: ") and "\n" not in said
     assert "pickle" not in said and "max_header_size" not in said
+
+
+@pytest.mark.parametrize("kind", ["M8[us]", "U3", "S2", "c8", "U0", "(2,)M8[s]"])
+def test_fields_that_no_event_needs_may_be_of_any_kind(kind, tmp_path):
+    fields = [("when", kind), *((key, "i4") for key in "txyp")]
+    held = np.zeros(len(COLUMNS), fields)
+    for key, column in zip("txyp", COLUMNS.T, strict=True):
+        held[key] = column
+    (tmp_path / "cat").mkdir()
+    np.save(tmp_path / "cat" / "1.npy", held)
+    found = dataset("own", tmp_path, **GIVEN)
+    np.testing.assert_array_equal(found.read(found.recordings[0]).t, COLUMNS[:, 0])
+    assert dataset("own", tmp_path).window[1] > 0, "nor do they keep the sensor from being found"
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read(self, size=-1, /):
+        raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_fails_is_no_damaged_file(data, monkeypatch):
+    for read in (_arrays.read_header, _arrays.read_arrays, _arrays.list_arrays):
+        with pytest.raises(OSError, match="Input/output error"):
+            read(Failing(packed(saved(COLUMNS[:, 0]))))
+    np.save(data / "cat" / "b.npy", np.ones((2, 2, 9, 9), np.uint8))
+    monkeypatch.setattr(_store.Store, "open", lambda store, name: Failing())
+    with pytest.raises(EventFileError, match="b.npy: cannot be read: Input/output error"):
+        _needs._tensor_of(Recording("b", 0, "train", _store.Store(data), "cat/b.npy"))
+    with pytest.raises(EventFileError, match="b.npy: cannot be read: Input/output error"):
+        _store.Tensors(_store.Store(data), "cat/b.npy")
+
+
+def test_what_cannot_be_unpacked_is_damage_though_the_unpacker_says_otherwise():
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("t.npy", saved(COLUMNS[:, 0]))
+    content = bytearray(held.getvalue())
+    content[content.index(b"BZh") + 4] ^= 0xFF
+    with pytest.raises(ValueError, match="t: cannot be unpacked: Invalid data stream"):
+        _arrays.read_arrays(io.BytesIO(bytes(content)))
 
 
 def test_a_recording_has_a_limit_of_bytes_and_of_events_packed_or_not(data, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spiky_rl.deploy import c
-from spiky_rl.hosts.common.playing import BOUND, bounded, recovered
+from spiky_rl.hosts.common.playing import BOUND, clamp_observations, reset_nonfinite
 from spiky_rl.hosts.rsl_rl.model import SpikingModel
 from spiky_rl.hosts.skrl import observe as skrl
 from tests.deploy.trained import trained
@@ -66,9 +66,9 @@ def test_a_policy_takes_what_is_no_number_as_it_is_while_it_learns(value):
 def test_numbers_that_are_some_keep_their_bits():
     x = torch.tensor([[0.0, -0.0, 1e-40, -BOUND, 123.456, float("nan"), float("inf"), -3e38]])
     expected = torch.tensor([[0.0, -0.0, 1e-40, -BOUND, 123.456, 0.0, BOUND, -BOUND]])
-    assert torch.equal(bounded(x).view(torch.int32), expected.view(torch.int32))
+    assert torch.equal(clamp_observations(x).view(torch.int32), expected.view(torch.int32))
     whole, (real,) = torch.tensor([[1, -2]]), (torch.tensor([[-0.0, 3e38, float("nan"), -float("inf")]]),)
-    counts, values = recovered((whole, real))
+    counts, values = reset_nonfinite((whole, real))
     assert counts is whole
     assert torch.equal(values.view(torch.int32), torch.tensor([[-0.0, 3e38, 0.0, 0.0]]).view(torch.int32))
 

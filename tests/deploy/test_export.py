@@ -5,7 +5,6 @@ import re
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from tensordict import TensorDict
@@ -19,7 +18,7 @@ from spiky_rl.deploy.nir import Nir
 from spiky_rl.deploy.onnx import Onnx
 from spiky_rl.deploy.torchscript import TorchScript
 from tests.deploy.perturbed import perturb_learned_values
-from tests.deploy.test_c import walk
+from tests.deploy.test_c import live, walk
 from tests.deploy.test_c_int8 import Restarted
 from tests.hosts.test_first_minibatch import AGENTS, agent_runner
 
@@ -75,9 +74,7 @@ def test_every_agents_file_acts_as_the_trained_agent_does(written, name, agent):
                 policy(TensorDict(dict.fromkeys(policy.obs_groups, x), batch_size=[1])).numpy(),
                 *state_of(policy),
             ]
-            found = step(x.numpy(), before)
-            worst = max(float(np.abs(a - b).max()) for a, b in zip(found, expected, strict=False))
-            agreement.add(worst, target.allowed(policy))
+            agreement.compare(step(x.numpy(), before), expected, target, policy)
     assert agreement.flips <= target.flips * agreement.steps, agreement
 
 
@@ -236,6 +233,24 @@ def test_files_that_are_proved_take_their_places_and_leave_nothing_else(place):
         "policy.nir",
         "notes.txt",
     }
+
+
+@pytest.mark.parametrize(
+    "agent", [("mlp_ppo", "agent.actor.hidden_dims=[400,200,100]"), ("lif_reservoir_ppo",)]
+)
+def test_what_torch_sums_in_another_order_is_off_by_a_share_of_the_largest_action(agent, tmp_path):
+    policy, target = trained(*agent), C()
+    step, seen = target.open(target.write(policy, tmp_path)), 100.0 * walk(policy)
+    wanted, agreement, wrong = live(policy, seen), Agreement(), Agreement()
+    for x, action in zip(seen, wanted, strict=True):
+        found = step(x.numpy(), [])
+        agreement.compare(found, [action[None]], target, policy)
+        wrong.compare([found[0] * 1.0001], [action[None]], target, policy)
+    assert agreement.flips == 0, agreement
+    assert (
+        agreement.difference > 1e-5 and agreement.largest > 10.0
+    ), "more than what is allowed of a small one"
+    assert wrong.flips > 10, "and an error of one in ten thousand is found"
 
 
 def test_numbers_that_are_none_are_no_agreement():

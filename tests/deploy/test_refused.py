@@ -121,6 +121,39 @@ def test_a_rule_of_ones_own_is_looked_at_when_the_policy_is_written():
         target.refuse({"network": {"name": "feedforward", "learning": "mine.py:Mine"}})
 
 
+@pytest.mark.parametrize("name, path", [("c_int8", "network.name"), ("nir", "network.name"), *SUPPORTED])
+@pytest.mark.parametrize("module", ["mine", "mine.py", "folder/mine.py"])
+def test_ones_own_code_of_a_known_name_is_not_the_known_one(name, path, module):
+    target, key = registry.configure("targets", name, "--to").build(), path.split(".")[1]
+    own = f"{module}:{target.supported[path][0]}"
+    agent = {"network": own if key == "name" else {"name": "feedforward", key: own}}
+    if path in target.own:
+        target.refuse(agent)
+    else:
+        with pytest.raises(ExportError, match=re.escape(f"agent.{path}: {own} given; allowed for {name}: ")):
+            target.refuse(agent)
+
+
+@pytest.mark.parametrize(
+    "class_name, taken",
+    [
+        ("GaussianDistribution", True),
+        ("rsl_rl.modules:GaussianDistribution", True),
+        ("rsl_rl.modules.distribution.GaussianDistribution", True),
+        ("mine:GaussianDistribution", False),
+        ("mine.GaussianDistribution", False),
+    ],
+)
+def test_a_class_of_rsl_rl_may_be_named_with_its_module(class_name, taken):
+    target = registry.configure("targets", "c_int8", "--to").build()
+    agent = {"network": "feedforward", "actor": {"distribution_cfg": {"class_name": class_name}}}
+    if taken:
+        target.refuse(agent)
+    else:
+        with pytest.raises(ExportError, match=re.escape(f"class_name: {class_name} given")):
+            target.refuse(agent)
+
+
 GRADED = {"name": "feedforward", "neuron": "sigma_delta", "recurrent": "lateral"}
 POOLED = {"name": "feedforward", "connection": ["linear", {"name": "convolutional", "pool": 2}]}
 OWN = {"name": "feedforward", "encoder": {"name": "beside", "second": {"name": "own.py:Own"}}}
@@ -144,6 +177,7 @@ BETA = {"distribution_cfg": {"class_name": "BetaDistribution"}}
         ("nir", {"network": POOLED}, "network.connection[1].pooling: max given; allowed for nir: average"),
         ("nir", {"network": OWN}, "network.encoder.second.name: own.py:Own given"),
         ("c", {"actor": {"class_name": "CNNModel"}}, "actor.class_name: CNNModel given"),
+        ("c", {"actor": {"class_name": "rsl_rl.models.CNNModel"}}, "actor.class_name: CNNModel given"),
     ],
 )
 def test_what_only_some_values_together_rule_out_is_named_too(name, agent, said):

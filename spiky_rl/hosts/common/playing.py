@@ -35,7 +35,7 @@ def rested(state: State, dones: Tensor) -> State:
     return tuple(torch.where(done, torch.zeros_like(s), s) for s in state)
 
 
-def bounded(x: Tensor) -> Tensor:
+def clamp_observations(x: Tensor) -> Tensor:
     """Return observations ``x`` as a policy takes them that acts and does not learn: 0 for what is not a number, none beyond `BOUND`.
 
     One such number would otherwise stay in a state for as long as the episode lasts.
@@ -43,7 +43,7 @@ def bounded(x: Tensor) -> Tensor:
     return torch.where(x.isnan(), 0.0, x).clamp(-BOUND, BOUND)
 
 
-def recovered(state: State) -> State:
+def reset_nonfinite(state: State) -> State:
     """Return a ``state`` in which what is not finite is at rest."""
     return tuple(torch.where(s.abs() <= LARGEST, s, 0.0) if s.is_floating_point() else s for s in state)
 

@@ -40,7 +40,7 @@ CHATTY = ("isaaclab_newton.assets", "isaaclab_newton.cloner")
 
 
 NO_GPU = "Could not find or load the NVIDIA CUDA driver"
-"""What Warp says where it will compute on the CPU."""
+"""Warning of Warp that it will compute on the CPU."""
 
 
 class NonFiniteError(RuntimeError):

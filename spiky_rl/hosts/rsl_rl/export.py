@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from spiky_rl.config import files
-from spiky_rl.hosts.common.playing import bounded, recovered
+from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite
 from spiky_rl.kernels import dispatch
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def write_onnx(model: MLPModel, path: Path, verbose: bool = False) -> None:
         "give every state input its rest value, in every element",
     )
     # the weights of an earlier export may lie beside it
-    with files.staged(path.parent, [f"{path.name}.data"]) as folder:
+    with files.stage_files(path.parent, [f"{path.name}.data"]) as folder:
         place = str(folder / path.name)
         torch.onnx.export(
             wrapped, example, place, opset_version=18, verbose=verbose, external_data=size > LARGEST_FILE,
@@ -166,10 +166,10 @@ class _Core(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         before = tuple(part.unsqueeze(0) for part in state.split(self.sizes, dim=-1))
-        seen = bounded(self.obs_normalizer(x.flatten(1)))
+        seen = clamp_observations(self.obs_normalizer(x.flatten(1)))
         features, after = self.network(seen.unsqueeze(0), before)
         action = self.deterministic_output(features.squeeze(0).unflatten(-1, self.output_shape))
-        return action, torch.cat([part.squeeze(0) for part in recovered(after)], dim=-1)
+        return action, torch.cat([part.squeeze(0) for part in reset_nonfinite(after)], dim=-1)
 
 
 class JitPolicy(nn.Module):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from spiky_rl.config import registry, spec
 from spiky_rl.config.plain import Tree
-from spiky_rl.hosts.common.playing import bounded, recovered, rested
+from spiky_rl.hosts.common.playing import clamp_observations, reset_nonfinite, rested
 from spiky_rl.hosts.rsl_rl.export import JitPolicy, OnnxPolicy
 from spiky_rl.hosts.rsl_rl.flat_state import FlatState
 from spiky_rl.metrics.synops import dense_operations
@@ -130,7 +130,7 @@ class SpikingModel(MLPModel):
         else:
             x = obs[self.obs_groups[0]].flatten(-len(self.input_shape))
         # while it learns nothing is put right: what is not finite then has to be seen
-        return x if self.training else bounded(x)
+        return x if self.training else clamp_observations(x)
 
     @override
     def forward(
@@ -175,7 +175,7 @@ class SpikingModel(MLPModel):
             return features.reshape(*x.shape[:-1], *self.output_shape)
         if masks is None:
             features, state = self.network(x.unsqueeze(0), self._present(x))
-            self.state = state if self.training else recovered(state)
+            self.state = state if self.training else reset_nonfinite(state)
             return features.squeeze(0).unflatten(-1, self.output_shape)
         features, _ = self.network(x, _as_state(hidden_state) or self.network.zero_state(x.shape[1], x))
         output: Tensor = unpad_trajectories(features, masks)  # type: ignore[assignment]
@@ -212,7 +212,7 @@ class SpikingModel(MLPModel):
             x.unsqueeze(0), self._present(x), adapt=advance and (self.training if adapt is None else adapt)
         )
         if advance:
-            self.state = state if self.training else recovered(state)
+            self.state = state if self.training else reset_nonfinite(state)
         found = obs.copy()
         found[self.cache] = features.squeeze(0)
         return found

@@ -13,7 +13,7 @@ from torch import Tensor
 from spiky_rl.hosts.common import observe
 from spiky_rl.hosts.common.observe import SAMPLES, Activity
 from spiky_rl.hosts.common.playing import (
-    ALL, Part, PlayedPolicy, bounded, part_of, recovered, rested,
+    ALL, Part, PlayedPolicy, clamp_observations, part_of, reset_nonfinite, rested,
 )  # fmt: skip
 from spiky_rl.hosts.skrl.environment import Environment
 from spiky_rl.hosts.skrl.models import SpikingPolicy
@@ -60,7 +60,7 @@ class Played(PlayedPolicy):
             inputs["rnn"] = list(self._state)
         with torch.no_grad():
             mean, outputs = self.model.compute(inputs)
-        self._state = recovered(tuple(outputs["rnn"])) or None
+        self._state = reset_nonfinite(tuple(outputs["rnn"])) or None
         return mean
 
     @override
@@ -72,7 +72,7 @@ class Played(PlayedPolicy):
 
     @override
     def seen(self, obs: TensorDict) -> Tensor:
-        return bounded(self.normalise(self.environment.observations(obs)))
+        return clamp_observations(self.normalise(self.environment.observations(obs)))
 
     @override
     def ann_activity(self, obs: TensorDict, part: Part = ALL) -> Activity:
