@@ -190,12 +190,12 @@ class HostRunner(ABC):
         try:
             yield
         except BaseException as error:
-            spoilt = self.spoilt()
+            spoilt = self._find_non_finite()
             if spoilt is None:
                 self.save_last()
             if isinstance(error, RuntimeError) and spoilt is not None:
                 # torch refuses to sample from such weights, and a simulation cannot move by such actions
-                self.fail(self.progress.iterations, f"{spoilt} has values that are no numbers")
+                self._fail(self.progress.iterations, f"{spoilt} has values that are no numbers")
             raise
 
     def _tell_trained(self, is_trained: bool) -> None:
@@ -229,7 +229,7 @@ class HostRunner(ABC):
             for name, weight in model.named_parameters():
                 yield f"{role}.{name}", weight.detach()
 
-    def spoilt(self) -> str | None:
+    def _find_non_finite(self) -> str | None:
         """The first weight with values that are no numbers; None: all are finite. One answer from the device."""
         names, weights = zip(*self.named_weights(), strict=True)
         finite = torch.stack([weight.isfinite().all() for weight in weights]).tolist()
@@ -251,7 +251,7 @@ class HostRunner(ABC):
         held = numbered(Path(self.folder)) if self.folder is not None else []
         return f"the last good checkpoint is {held[-1]}" if held else "there is no checkpoint yet"
 
-    def fail(self, index: int, what: str) -> None:
+    def _fail(self, index: int, what: str) -> None:
         """Raise FloatingPointError: in iteration ``index`` ``what`` is no number, who did it or what to do, and what is kept."""
         cause = self._blow_up()
         learners = f"at a learning rate of {self._rate():.3g}; lower agent.algorithm.learning_rate"
@@ -285,9 +285,9 @@ class HostRunner(ABC):
         """Raise FloatingPointError where iteration ``index`` ended with ``losses``, or a weight, that are no numbers."""
         for name, value in losses.items():
             if not np.isfinite(value):
-                self.fail(index, f"the {name} loss is {value}")
-        if (spoilt := self.spoilt()) is not None:  # the last minibatch may have done that
-            self.fail(index, f"{spoilt} has values that are no numbers")
+                self._fail(index, f"the {name} loss is {value}")
+        if (spoilt := self._find_non_finite()) is not None:  # the last minibatch may have done that
+            self._fail(index, f"{spoilt} has values that are no numbers")
 
     def book(
         self,
