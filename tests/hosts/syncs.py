@@ -8,7 +8,7 @@ OURS = {
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.step": "whether all that the simulation gives is finite: the one wait in a"
     " control step, where Isaac Lab's own resets wait too",
     "spiky_rl.hosts.isaaclab.environment:TimedVecEnv.worlds_reset": "how many worlds broke, once per iteration",
-    "spiky_rl.hosts.common.runner:HostRunner.spoilt": "whether all weights are finite, once per iteration",
+    "spiky_rl.hosts.common.runner:HostRunner._find_non_finite": "whether all weights are finite, once per iteration",
     "spiky_rl.hosts.skrl.episodes:Episodes.report": "what the environment reports, once per iteration",
     "spiky_rl.hosts.skrl.runner:Runner._report": "the deviation of actions, once per iteration",
     "spiky_rl.hosts.skrl.runner:Runner.losses": "the entropy, once per iteration",
