@@ -71,6 +71,7 @@ def test_a_brighter_image_moves_more_events():
     assert len(simulated(bar())) > 1.5 * len(simulated(0.2 * bar()))
 
 
+@pytest.mark.slow
 @needs_digits
 def test_enlarged_digits_move_about_as_many_events_over_as_many_pixels_as_recordings():
     # N-MNIST's first 1,000 recordings: 4,133 events on the mean, 448 active pixels; measured here: 3,490 and 454

@@ -78,6 +78,7 @@ def test_holm_is_as_by_hand():
     assert not holm([])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tasks, seeds", [pytest.param(1, 8, marks=pytest.mark.slow), (2, 4)])
 def test_among_equal_agents_a_family_finds_a_difference_in_at_most_6_percent_of_studies(tasks, seeds):
     generator = np.random.default_rng(2)

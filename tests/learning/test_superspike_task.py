@@ -132,6 +132,7 @@ def test_the_gradient_is_the_three_factor_rule_of_a_refractory_neuron_run_forwar
     assert torch.allclose(net.layers[0].connection.weight.grad[:, 0], gradient, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_van_rossums_integral_falls_more_than_twenty_times_in_150_epochs():
     """The median of five patterns of noise; the slower ones get there too, as the next test says."""
     falls = [trained(seed)[0][0] / max(min(trained(seed)[0][:151]), 1e-9) for seed in SEEDS]

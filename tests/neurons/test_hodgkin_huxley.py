@@ -25,6 +25,7 @@ def test_rest_stays_within_rounding_of_zero(dtype, bound):
     assert v.abs().max() < bound
 
 
+@pytest.mark.slow
 def test_rate_under_constant_current_is_the_reference_and_ends_in_depolarisation_block():
     drives = [6.2, 6.5, 7.0, 8.0, 10.0, 15.0, 20.0, 30.0, 50.0, 100.0, 150.0]
     threshold = [6.24, 6.28]

@@ -38,6 +38,7 @@ def test_evolution_improves_and_tells_of_it():
     assert seen[-1].growths >= seen[-1].measured > 10
 
 
+@pytest.mark.slow
 def test_selection_does_better_than_chance(monkeypatch):
     def wanted(cells):
         return abs(cells.adjacency.sum() / cells.size - 3.37) + abs(cells.size - 41) / 10
