@@ -57,11 +57,12 @@ test-gpu: setup ## the tests that need a CUDA device
 verify-gpu: setup ## all that waits for a GPU, and a page of it (VERIFY_ARGS=--dry-run: on the CPU)
 	$(BIN)/python scripts/verify_gpu.py $(VERIFY_ARGS)
 
-check: setup ## black, ruff, pyright and pylint, without changing a file
+check: setup ## black, ruff, pyright, pylint, and scores beside their result files, without changing a file
 	$(BIN)/black --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/pylint spiky_rl benchmarks scripts
+	$(BIN)/python docs/results.py --check
 
 format: setup ## let black rewrite the files
 	$(BIN)/black .

@@ -20,6 +20,7 @@ ENERGY_OR_DIFFERENCE = re.compile(r"\d ?nJ|(?<![\w.])[-−+]\d+\.\d+")
 ANT = "studies/ant Isaac-Ant"
 
 
+@pytest.mark.slow  # `make check` asks the same of all pages at once
 @pytest.mark.parametrize("page", results.PAGES, ids=lambda page: page.name)
 def test_every_score_of_a_page_is_that_of_its_result_files(page):
     text = page.read_text(encoding="utf-8")
