@@ -16,7 +16,13 @@ from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run.comparison import merge_study, planned, write_plan
 from spiky_rl.experiments.run.engines.base import BROKEN
-from spiky_rl.experiments.run.planning import Place, default_folder, warn_of_unequal_steps
+from spiky_rl.experiments.run.planning import (
+    Place,
+    default_folder,
+    warn_of_missing_controls,
+    warn_of_undecidable_tests,
+    warn_of_unequal_steps,
+)
 from spiky_rl.hosts.common.stopping import stoppable
 
 
@@ -53,6 +59,8 @@ def compare(argv: list[str]) -> int:
         plan = write_plan(asked, plan)
     print_plan(plan, place.dry_run)
     warn_of_unequal_steps(plan.study, plan.cells)
+    warn_of_undecidable_tests(plan.study)
+    warn_of_missing_controls(plan.cells, plan.resolve.specs)
     if engine is None:
         return 0
     with stoppable("stopping; running cells keep a checkpoint") as stop, Table(plan) as table:

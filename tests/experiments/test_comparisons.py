@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
@@ -76,6 +77,9 @@ def test_differences_of_nothing_prove_nothing():
 def test_holm_is_as_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert not holm([])
+    drawn = np.random.default_rng(0).random((20, 7)) ** 3
+    for p_values in drawn.tolist():
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist(), rel=1e-12)
 
 
 @pytest.mark.slow

@@ -104,25 +104,28 @@ def compare(
         made = [(agent, baseline) for agent in scores if agent != baseline]
     for agent, tasks in scores.items():
         check({task: list(seeds.values()) for task, seeds in tasks.items()}, agent)
-    raw = [
-        _compare(scores, agent, other, len(made), alpha, level, resamples, permutations, seed)
-        for agent, other in made
-    ]
+    how = {"alpha": alpha, "level": level, "resamples": resamples, "permutations": permutations, "seed": seed}
+    raw = [compare_pair(scores, agent, other, len(made), **how) for agent, other in made]
     corrected = holm([comparison.p_value for comparison in raw])
     return [replace(comparison, corrected=value) for comparison, value in zip(raw, corrected, strict=True)]
 
 
-def _compare(
+def compare_pair(
     scores: Mapping[str, SeededScores],
     agent: str,
     baseline: str,
-    comparisons: int,
-    alpha: float,
-    level: float,
-    resamples: int,
-    permutations: int,
-    seed: int,
+    comparisons: int = 1,
+    *,
+    alpha: float = ALPHA,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> Comparison:
+    """Compare an ``agent`` with one ``baseline``, as one of so many ``comparisons``; `Comparison.corrected` is nan until Holm sees all.
+
+    The other arguments are those of `compare`.
+    """
     mine, theirs = scores[agent], scores[baseline]
     common = {
         task: seeds
@@ -195,9 +198,10 @@ def sign_flip_test(differences: Scores, *, permutations: int = PERMUTATIONS, see
 
 def holm(p_values: list[float]) -> list[float]:
     """The ``p_values``, corrected so that any one of them is below alpha by chance in at most alpha of studies."""
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+    order, count = np.argsort(p_values), len(p_values)
+    corrected = np.empty(count)
+    corrected[order] = np.maximum.accumulate(np.array(p_values)[order] * np.arange(count, 0, -1))
+    return [float(p) for p in np.minimum(corrected, 1.0)]
 
 
 def attainable_p_value(pairs: int, comparisons: int = 1, permutations: int = PERMUTATIONS) -> float:

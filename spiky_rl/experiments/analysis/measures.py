@@ -160,11 +160,12 @@ def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Ma
             if (step := energy(name, lambda r: 1.0)) is not None
         },
         rival=_each(results, lambda r: r.cost and r.cost.ann_skipping_zeros_energy_nj),
-        metre=_each(results, _of_a_metre),
+        metre=_each(results, measure_metre),
     )
 
 
-def _of_a_metre(result: Result) -> Mapping[str, float] | None:
+def measure_metre(result: Result) -> Mapping[str, float] | None:
+    """Return the energy of a metre gone in µJ, by the name of the prices; None where the robot of a ``result`` went nowhere."""
     distance = result.nominal.measures.get("distance", 0.0)
     return per_metre(_prices(result), result.nominal.mean_length, distance)
 

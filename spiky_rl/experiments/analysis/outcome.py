@@ -16,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 
+from spiky_rl.config.plain import Tree
+from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import Tuned, read_tuned
 from spiky_rl.experiments.analysis import results as files
@@ -27,6 +29,9 @@ from spiky_rl.experiments.analysis.measures import (
 )  # fmt: skip
 from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
 from spiky_rl.experiments.analysis.statistics import Band, Interval
+from spiky_rl.experiments.analysis.verdicts import Verdict, judge
+from spiky_rl.experiments.design.controls import find_uncontrolled
+from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.study import Study
 
 POINTS = 100
@@ -93,6 +98,10 @@ class Analysis:
     adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
     """By label, task and condition: see `measures.adapting_of`."""
     memory: tuple[Memory, ...]
+    verdicts: tuple[Verdict, ...]
+    """Of the study's plan; of a study without one those on the return against the baseline, which nobody planned."""
+    uncontrolled: Mapping[str, Mapping[str, str]]
+    """By task, spiking agents without an ANN of their widths and rates, each with its widths."""
 
     def priced(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
         """Energy of a control step in nJ under a ``price``, and score, of the agents on a ``task`` that have both, by label."""
@@ -125,7 +134,8 @@ def analyse(folder: Path) -> Analysis:
         planned, problem = (), str(error).replace(f"{folder}/", "")
     has_tuned = bool(design.tuning) and (folder / TUNED).exists()
     tuned = read_tuned(folder / TUNED) if has_tuned else None
-    return analysis_of(design, *files.read_results(folder), planned, problem, tuned)
+    specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
+    return analysis_of(design, *files.read_results(folder), planned, problem, tuned, specs)
 
 
 def analysis_of(
@@ -135,6 +145,7 @@ def analysis_of(
     planned: Sequence[Planned] = (),
     plan_problem: str = "",
     tuned: Tuned | None = None,
+    specs: Mapping[str, Tree] | None = None,
 ) -> Analysis:
     """The analysis of results in hand.
 
@@ -145,6 +156,7 @@ def analysis_of(
         planned: Cells that there have to be.
         plan_problem: Why those are not known, or nothing.
         tuned: The tuned values that agents have.
+        specs: Merged specifications of agents by their hash.
     """
     trained = [result for result in results if result.kind == "trained"]
     cells: dict[tuple[str, str], list[Result]] = {}
@@ -175,6 +187,11 @@ def analysis_of(
     if len(tasks) > 1 and scores:
         families = {ALL: scores, **families}
     conditions = {name: c.text for result in results for name, c in result.conditions.items()}
+    comparisons = {
+        name: _compared(family, baseline)
+        for name, family in families.items()
+        if baseline in family and len(family) > 1
+    }
     return Analysis(
         design=design,
         results=tuple(results),
@@ -196,11 +213,7 @@ def analysis_of(
         overall={label: statistics.aggregate_interval(bare(seeds)) for label, seeds in scores.items()},
         curves={key: band for key, runs in cells.items() if (band := _curve(runs)) is not None},
         profiles=_profiles(scores),
-        comparisons={
-            name: _compared(family, baseline)
-            for name, family in families.items()
-            if baseline in family and len(family) > 1
-        },
+        comparisons=comparisons,
         pairs={name: _compared(families[name]) for name in ([ALL] if ALL in families else families)},
         remaining={
             (*key, name): rest
@@ -221,7 +234,39 @@ def analysis_of(
             if (pair := adapting_of(runs, name)) is not None
         },
         memory=tuple(_memory(rows, labels, tasks)),
+        verdicts=_verdicts(design, cells, reference, comparisons, tasks),
+        uncontrolled={task: _uncontrolled(planned, task, specs or {}, tuned) for task in tasks},
     )
+
+
+def _uncontrolled(
+    planned: Sequence[Planned], task: str, specs: Mapping[str, Tree], tuned: Tuned | None
+) -> Mapping[str, str]:
+    own = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}
+    known = {label: specs[str(cell.spec_hash)] for label, cell in own.items() if cell.spec_hash in specs}
+    layers = tuned.tasks.get(task, {}) if tuned else {}
+    return find_uncontrolled(known, [label for label, cell in own.items() if cell.agent in layers])
+
+
+def _verdicts(
+    design: Study,
+    cells: Mapping[tuple[str, str], Sequence[Result]],
+    reference: Mapping[str, float],
+    comparisons: Mapping[str, tuple[Comparison, ...]],
+    tasks: Sequence[str],
+) -> tuple[Verdict, ...]:
+    if design.plan is not None:
+        first = min((result.date for runs in cells.values() for result in runs), default="")
+        return judge(design.plan, cells, tasks, reference, is_planned=design.plan.date <= first)
+    endpoint = Endpoint(measure=RETURN)
+    return tuple(
+        Verdict(
+            endpoint, name, comparison, 1.0 if name == ALL else reference.get(name, math.nan),
+            margin=0.0, equivalence=1.0, seeds_to_equate=None, is_planned=False,
+        )
+        for name in ([ALL] if ALL in comparisons else comparisons)
+        for comparison in comparisons[name]
+    )  # fmt: skip
 
 
 def _ordered(

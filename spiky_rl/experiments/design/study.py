@@ -28,6 +28,7 @@ from spiky_rl.config.plan import RANDOM, Library
 from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
+from spiky_rl.experiments.design.planned import StudyPlan
 
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
@@ -133,6 +134,10 @@ class Study(Settings):
         "what tune.py wrote, or its folder, whose values every agent takes; empty: agents as their files say",
     )
 
+    plan: StudyPlan | None = option(
+        None, "comparisons that are planned before the first cell begins; null: none is planned", flags=[]
+    )
+
     @field_validator("vary")
     @classmethod
     def _values_of_agents(cls, vary: dict[str, tuple[Plain, ...]]) -> dict[str, tuple[Plain, ...]]:
@@ -146,9 +151,7 @@ class Study(Settings):
     def data(self) -> dict[str, Any]:
         """As plain data: what `study.json` holds."""
         data = {"version": 1, **self.model_dump(mode="json")}
-        if not self.tuning:
-            del data["tuning"]
-        return data
+        return {key: value for key, value in data.items() if value or key not in LATER}
 
     @property
     def stems(self) -> list[str]:
@@ -167,6 +170,8 @@ class Study(Settings):
 
 
 KEYS = tuple(key for key in declared(Study) if key != "name")
+LATER = ("tuning", "plan")
+"""Keys that a file has only where they say something: studies of earlier versions have none of them."""
 
 
 class StudyFile(Study):
@@ -178,7 +183,7 @@ class StudyFile(Study):
     @model_validator(mode="before")
     @classmethod
     def _is_whole(cls, data: object) -> object:
-        wanted = [key for key in ("version", "name", *KEYS) if key != "tuning"]
+        wanted = [key for key in ("version", "name", *KEYS) if key not in LATER]
         if isinstance(data, dict) and (missing := [key for key in wanted if key not in data]):
             raise RegistryError(f"missing {', '.join(missing)}")
         return data
@@ -317,6 +322,7 @@ def extended(old: Study, study: Study) -> Study:
         return (*first, *(item for item in second if item not in first))
 
     return study.with_changes(
+        plan=study.plan or old.plan,
         question=study.question or old.question,
         agents=union(old.agents, study.agents),
         tasks=union(old.tasks, study.tasks),

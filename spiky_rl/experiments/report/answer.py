@@ -1,30 +1,25 @@
-"""The answer in short, as two tables: verdicts of the tests, and what was measured beside the score.
-
-Better and worse are verdicts of `spiky_rl.experiments.analysis.comparisons`; nothing in the second table is tested.
-"""
+"""The answer in short: the first screen, with the verdicts of all tests, and below it measures that no test backs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
-from spiky_rl.experiments.analysis.comparisons import ALPHA, Comparison
 from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY, Row
 from spiky_rl.experiments.analysis.outcome import Analysis
-from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report.blocks import (
     NONE,
     Block,
     Column,
     count,
+    folded,
     listed,
     paragraph,
-    plain,
-    probability,
     spell,
     spelled,
     table,
 )
 from spiky_rl.experiments.report.drawing import short
+from spiky_rl.experiments.report.verdicts import first_screen
 
 SHOWN = 8
 """Names in a cell, at most."""
@@ -40,7 +35,7 @@ def answer(analysis: Analysis) -> Iterable[Block]:
         yield paragraph(
             f"{count(len(analysis.skipped), 'cell')} of {cells} gave no numbers; they are named below."
         )
-    yield verdicts(analysis) if analysis.comparisons else paragraph("Nothing is compared.")
+    yield from first_screen(analysis)
     rows = {
         title: [measure(analysis, task) for task in analysis.tasks] for title, measure in MEASURES.items()
     }
@@ -49,50 +44,10 @@ def answer(analysis: Analysis) -> Iterable[Block]:
         (Column(task, is_text=True), [cells[i] for cells in rows.values()])
         for i, task in enumerate(analysis.tasks)
     )
-    yield table(
-        "What was measured, which no test backs",
-        list(rows),
-        *columns,
-        first="measure",
-        note=f"Energy is that of a control step: of its arithmetic ({PRICE}), and with what is read and written in memory ({WITH_MEMORY}).",
+    note = f"Energy is that of a control step: of its arithmetic ({PRICE}), and with what is read and written in memory ({WITH_MEMORY})."
+    yield folded(
+        "Beside it, without a test", table("Measures", list(rows), *columns, first="measure", note=note)
     )
-
-
-def verdicts(analysis: Analysis) -> Block:
-    """Who is better and worse than the baseline in an ``analysis``, over all tasks and on each; a family without a test has one pair."""
-    families = analysis.comparisons.values()
-    return table(
-        f"Verdicts against {analysis.baseline}",
-        list(analysis.comparisons),
-        *(
-            (
-                Column(verdict, is_text=True),
-                [listed(told(family, verdict), SHOWN) or "none" for family in families],
-            )
-            for verdict in ("better", "worse")
-        ),
-        (
-            Column("undecided", "agents"),
-            [str(len(told(family, "undecided"))) if family else "all" for family in families],
-        ),
-        (Column("pairs"), [str(max((c.pairs for c in family), default=1)) for family in families]),
-        (
-            Column("lowest p", "Holm, attainable"),
-            [probability(min((c.attainable for c in family), default=1.0)) for family in families],
-        ),
-        first="scores of",
-        note=(
-            "Better and worse: the sign-flip test of paired seeds, corrected by Holm, and the interval of the difference agree. In"
-            " brackets: the difference in return, over all tasks in normalised score. Where the lowest p that so many pairs and"
-            f" comparisons can give is not below {ALPHA:g}, nothing can be decided."
-        ),
-    )
-
-
-def told(family: Sequence[Comparison], verdict: str) -> list[str]:
-    """Agents of a ``verdict`` in a ``family`` of comparisons with their differences, the largest first."""
-    those = sorted((c for c in family if c.verdict == verdict), key=lambda c: -abs(c.difference.estimate))
-    return [f"{c.agent} ({spell(c.difference)})" for c in those]
 
 
 def reached(analysis: Analysis, task: str) -> str:
@@ -111,21 +66,6 @@ def soonest(analysis: Analysis, task: str, labels: Iterable[str]) -> str:
     }
     first = min(known, key=known.__getitem__, default=None)
     return NONE if first is None else f"{short(known[first])} ({first})"
-
-
-def hardest(analysis: Analysis, task: str) -> str:
-    """The condition on a ``task`` under which agents of an ``analysis`` keep the least of their score, and what the baseline keeps."""
-    shares: dict[str, dict[str, Interval]] = {}
-    for (label, other, condition), remaining in analysis.remaining.items():
-        if other == task and remaining.share is not None:
-            shares.setdefault(condition, {})[label] = remaining.share
-    if not shares:
-        return NONE
-    means = {name: sum(s.estimate for s in own.values()) / len(own) for name, own in shares.items()}
-    worst = min(means, key=means.__getitem__)
-    share = shares[worst].get(str(analysis.baseline))
-    of_baseline = "" if share is None else f", {spell(share, 0, 100)} % ({analysis.baseline})"
-    return f"{worst}: {plain(100 * means[worst], 0)} % in the mean of agents{of_baseline}"
 
 
 def lost_without_memory(analysis: Analysis, task: str) -> str:
@@ -167,7 +107,6 @@ MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
     "runs that reached the threshold": reached,
     "steps to it, median of the baseline": lambda a, task: soonest(a, task, [str(a.baseline)]),
     "steps to it, lowest median": lambda a, task: soonest(a, task, a.labels),
-    "score kept under the hardest condition": hardest,
     "return that the baseline loses": lost_without_memory,
     **energies(PRICE),
     **energies(WITH_MEMORY, ", with memory"),

@@ -62,14 +62,14 @@ DOTTED: Mapping[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, 
 class Sheet:
     """A figure whose panels are placed in inches, so that their places depend on no font."""
 
-    def __init__(self, height: float) -> None:
-        self.height = height
-        self.figure = Figure(figsize=(WIDTH, height))
+    def __init__(self, height: float, width: float = WIDTH) -> None:
+        self.height, self.width = height, width
+        self.figure = Figure(figsize=(width, height))
 
     def panel(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes of that ``width`` and ``height`` whose upper left corner lies at (``left``, ``top``) from the sheet's, in inches."""
         bottom = (self.height - top - height) / self.height
-        return self.figure.add_axes((left / WIDTH, bottom, width / WIDTH, height / self.height))
+        return self.figure.add_axes((left / self.width, bottom, width / self.width, height / self.height))
 
 
 def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
@@ -90,7 +90,8 @@ def svg(name: str, title: str, draw: Callable[[], Sheet | None]) -> str | None:
     text = re.sub(r"\A.*?(?=<svg)|<metadata>.*?</metadata>\s*", "", file.getvalue(), flags=re.DOTALL)
     text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text).replace("'DejaVu Sans'", FONTS)
     text = re.sub(r' d="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1).rstrip()
+    narrow = 'class="narrow" ' if sheet.width < WIDTH else ""
+    return text.replace("<svg ", f'<svg {narrow}role="img" aria-label="{escape(title)}" ', 1).rstrip()
 
 
 def whiskers(axes: Axes, y: float, interval: Interval, colour: str) -> None:

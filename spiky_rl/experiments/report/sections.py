@@ -59,7 +59,7 @@ def report(analysis: Analysis) -> list[Section]:
         Section("design", "Design", list(design(analysis))),
         Section("scores", "Scores", list(scores(analysis))),
         Section("figures", "Figures", list(pictures(analysis))),
-        Section("tests", "Tests against the baseline", list(tests(analysis.comparisons))),
+        Section("tests", "Unplanned tests against the baseline", list(tests(analysis.comparisons))),
         Section("efficiency", "Sample efficiency, time and firing", list(efficiency(analysis))),
         Section("robustness", "Robustness", list(robustness(analysis))),
         Section("memory", "Need of memory", list(memory(analysis))),

@@ -151,6 +151,30 @@ def tuned_for_other(analysis: Analysis) -> str:
     return by_name(told)
 
 
+def looked_at_later(analysis: Analysis) -> str:
+    """What of the verdicts of an ``analysis`` was not planned before the first cell."""
+    plan = analysis.design.plan
+    if plan is None:
+        return "no comparison was planned"
+    later = sorted({r.seed for r in analysis.results if r.kind == "trained"} - {*plan.seeds})
+    told = (
+        []
+        if analysis.verdicts and analysis.verdicts[0].is_planned
+        else [f"the plan is of {plan.date}, after a first result"]
+    )
+    return "; ".join([*told, *([f"seeds added since: {listed(map(str, later))}"] if later else [])])
+
+
+def without_control(analysis: Analysis) -> str:
+    """Spiking agents of an ``analysis`` beside which no ANN of equal size stands."""
+    return by_name(
+        {
+            task: listed(f"{label} ({widths})" for label, widths in own.items())
+            for task, own in analysis.uncontrolled.items()
+        }
+    )
+
+
 def look_alike(analysis: Analysis) -> str:
     """Robots of an ``analysis`` that are not Isaac Lab's own."""
     robots = sorted({result.assets for result in analysis.results})
@@ -160,6 +184,14 @@ def look_alike(analysis: Analysis) -> str:
 THREATS: Mapping[str, tuple[str, Look]] = {
     "Seeds": ("Fewer than 10 make wide intervals and weak tests; one says nothing of others.", seeds),
     "Tests that cannot decide": ("Undecided says nothing there.", undecidable),
+    "Looked at later": (
+        "Who chooses what to compare after seeing results finds something by chance more often than a p-value says.",
+        looked_at_later,
+    ),
+    "No ANN of equal size": (
+        "What differs from an ANN of other widths or rates is not the spikes alone.",
+        without_control,
+    ),
     "Cells without numbers": ("If they fail because of their agent, those left flatter it.", without_numbers),
     "Agents not compared": ("They have too few results in common with the baseline.", alone),
     "No plan": ("Cells that never began are not known.", lambda a: a.plan_problem),

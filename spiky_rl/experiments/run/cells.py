@@ -39,9 +39,27 @@ def prepare(folder: Path, study: Study) -> Study:
         if read_json(path) is None:
             log.warning("%s: is damaged; it is written anew, from what is asked for now", path)
             return study
-        return extended(held_in(path, StudyFile, "study"), study)
+        held = held_in(path, StudyFile, "study")
+        return keep_plan(folder, held, extended(held, study))
     if folder.is_dir() and (folder / "cells").exists():
         raise StudyError(f"{folder}: has cells/, but no study.json that says of what; choose another --out")
+    return study
+
+
+def keep_plan(folder: Path, held: Study, study: Study) -> Study:
+    """Return the ``study`` with the plan that its ``folder`` holds, when and for which seeds it was made.
+
+    Raises StudyError for another plan than the ``held`` one once a cell has begun: what is compared after that was not planned.
+    """
+    if study.plan is None or study.plan.asks_the_same(held.plan):
+        return study.with_changes(plan=held.plan)
+    folders = sorted((folder / "cells").glob("*"))
+    begun = next((path.name for path in folders if (path / RESULT).exists() or (path / "run").exists()), "")
+    if begun:
+        was = "the folder's study has another" if held.plan else "the folder's study has none"
+        raise StudyError(
+            f"plan: {was}, and {begun} has begun; a plan is made before the first cell: choose another --out"
+        )
     return study
 
 

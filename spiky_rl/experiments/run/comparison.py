@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +11,20 @@ from pathlib import Path
 import yaml
 
 from spiky_rl.config import files
+from spiky_rl.config.options import RegistryError
 from spiky_rl.config.shown import duration
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
-from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.design.planned import check_agents
+from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.engines.base import DONE, Engine, Order
 from spiky_rl.experiments.run.estimate import Speeds, estimated
 from spiky_rl.experiments.run.planning import Place, Resolver, recorded
+from spiky_rl.hosts.common.provenance import find_commit
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,12 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
     found = grid.cells(study, resolve, place.device, place.assets, place.distributed)
     if study.tuning:
         found = with_base(found, study, place)
+    if study.plan is not None:
+        labels = dict.fromkeys(cell.label for cell in found if cell.is_trained)
+        try:
+            check_agents(study.plan, list(labels))
+        except RegistryError as error:
+            raise StudyError(f"plan.{error}") from None
     cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
     return Comparison(study, out, place, robots, resolve, cells, sources, finished)
@@ -111,7 +121,14 @@ def merge_study(asked: Study, out: Path) -> Study:
     """Return the ``asked`` study with what the folder ``out`` has beside it, and with its baseline. Raises UserError."""
     merged = study_design.with_baseline(folders.prepare(out, asked))
     study_design.check(merged)
-    return merged
+    if merged.plan is None or merged.plan.seeds:
+        return merged
+    plan = merged.plan
+    made = {
+        "date": plan.date or datetime.date.today().isoformat(),
+        "commit": plan.commit or find_commit() or "",
+    }
+    return merged.with_changes(plan=plan.with_changes(**made, seeds=merged.seeds))
 
 
 def write_plan(

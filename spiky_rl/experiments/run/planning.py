@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spiky_rl.config.extras import require
-from spiky_rl.config.options import Settings, UserError, option
+from spiky_rl.config.options import Settings, UserError, nearest, option
 from spiky_rl.config.plan import RANDOM, Assets, Plan, Request
+from spiky_rl.config.plain import Tree
 from spiky_rl.config.registry import PACKAGE
 from spiky_rl.config.spec import TaskSpec, load_task
+from spiky_rl.experiments.analysis.comparisons import ALPHA, attainable_p_value
 from spiky_rl.experiments.design import grid
+from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.planned import count_deciding_seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import Engine, visible
@@ -207,7 +211,14 @@ class Resolver:
 
         require_whole_minibatches(plan)
         subject = subject_of(plan)
-        conditions.require(conditions.chosen(",".join(asked.conditions), subject), subject)
+        chosen = conditions.chosen(",".join(asked.conditions), subject)
+        conditions.require(chosen, subject)
+        if asked.plan is not None and (
+            absent := [name for name in asked.plan.conditions if name not in chosen]
+        ):
+            raise UserError(
+                f"plan.endpoints: kept: {absent[0]!r} given; allowed: {', '.join(chosen)}{nearest(absent[0], chosen)}"
+            )
         self.specs[plan.spec.digest] = plan.spec.tree()
         if plan.task_spec is not None:
             self.tasks[plan.task] = plan.task_spec
@@ -216,6 +227,33 @@ class Resolver:
             plan.device = place.device
             plan.physics = choice.WARP if plan.physics == choice.NATIVE else plan.physics
         return plan
+
+
+def warn_of_undecidable_tests(asked: Study) -> None:
+    """Say where no result of the planned comparisons of a study could count, and how many seeds it takes."""
+    if (plan := asked.plan) is None:
+        return
+    tests, pairs = plan.count_tests(len(asked.tasks)), len(asked.seeds)
+    if (lowest := attainable_p_value(pairs, tests)) >= ALPHA:
+        log.warning(
+            "plan: with %d seeds and %d tests that Holm corrects together no p can be below %.3g; %d seeds can decide",
+            pairs, tests, lowest, count_deciding_seeds(tests, ALPHA),
+        )  # fmt: skip
+
+
+def warn_of_missing_controls(cells: Sequence[Cell], specs: Mapping[str, Tree]) -> None:
+    """Say which spiking agents have no ANN of their widths and rates beside them: a difference is then not one of spikes.
+
+    Args:
+        cells: All cells of the study.
+        specs: Merged specifications by hash.
+    """
+    for task in dict.fromkeys(cell.task for cell in cells):
+        own = {cell.label: cell for cell in cells if cell.task == task and cell.is_trained}
+        named = {label: specs[str(cell.spec_hash)] for label, cell in own.items()}
+        tuned = [label for label, cell in own.items() if cell.specification.tuned]
+        for label, widths in find_uncontrolled(named, tuned).items():
+            log.warning("%s on %s: no ANN of its widths (%s) and rates stands beside it", label, task, widths)
 
 
 def warn_of_unequal_steps(asked: Study, cells: Sequence[Cell]) -> None:

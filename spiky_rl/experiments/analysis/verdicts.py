@@ -1,0 +1,218 @@
+"""The verdict of every planned comparison: better, worse, equivalent within the margin, or undecided.
+
+Two sign-flip tests of paired seeds stand behind a verdict: one of a difference, and one of equivalence, which is two one-sided tests (TOST)
+of whether an agent's mean lies between (1 - margin) and (1 + margin) times its baseline's. Holm corrects each kind for all tests of the
+plan's family, so that each kind finds something false in at most alpha of studies.
+
+Source: Schuirmann (1987), 10.1007/BF01068419, for the two one-sided tests.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import stats
+
+from spiky_rl.experiments.analysis.comparisons import (
+    ALPHA,
+    MOST_SEEDS,
+    PERMUTATIONS,
+    POWER,
+    Comparison,
+    SeededScores,
+    compare_pair,
+    holm,
+)
+from spiky_rl.experiments.analysis.measures import LEAST, measure_metre
+from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.design.planned import METRES, Endpoint, StudyPlan
+
+type Cells = Mapping[tuple[str, str], Sequence[Result]]
+"""Results of an agent's seeds, by label and task."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of one comparison in one endpoint on one task."""
+
+    endpoint: Endpoint
+    task: str
+    comparison: Comparison
+    """Of the endpoint's numbers; Holm's family is the plan's."""
+    reference: float
+    """The baseline's mean of the endpoint over the pairs; nan without pairs."""
+    margin: float
+    """Share of the reference that counts as no difference; 0: nobody planned one, and nothing is called equivalent."""
+    equivalence: float
+    """Two one-sided tests' p, after Holm; 1 without a margin."""
+    seeds_to_equate: int | None
+    """Seeds that would show equivalence, if there is no difference at all; None: no number, or no margin."""
+    is_planned: bool
+
+    @property
+    def text(self) -> str:
+        """``better``, ``worse``, ``equivalent`` or ``undecided``."""
+        if self.equivalence < self.comparison.alpha:
+            return "equivalent"
+        if self.endpoint.is_lower_better:
+            return {"better": "worse", "worse": "better"}.get(self.comparison.verdict, "undecided")
+        return self.comparison.verdict
+
+    @property
+    def relative(self) -> Interval:
+        """The difference as a share of the reference, which counts as known; nan where that is zero or nothing."""
+        difference, size = self.comparison.difference, abs(self.reference) or math.nan
+        return Interval(
+            difference.estimate / size, difference.low / size, difference.high / size, difference.level
+        )
+
+
+def measure(result: Result, endpoint: Endpoint, reference: float | None = None) -> float | None:
+    """Return the number of an ``endpoint`` that a ``result`` has; None where it was not measured or means nothing.
+
+    Args:
+        result: Result of one seed.
+        endpoint: What is measured.
+        reference: Mean return of the study's baseline; a seed that returns hardly a share of it has nothing to keep.
+    """
+    if endpoint.kept:
+        missing = [name for name in endpoint.kept if name not in result.conditions]
+        if missing or result.score <= LEAST * max(reference or 0.0, 0.0):
+            return None
+        return float(np.mean([result.conditions[name].mean_return for name in endpoint.kept])) / result.score
+    if endpoint.energy_per_metre:
+        return (measure_metre(result) or {}).get(endpoint.energy_per_metre)
+    return result.nominal.measures.get("distance") if endpoint.measure == METRES else result.score
+
+
+def judge(
+    plan: StudyPlan, cells: Cells, tasks: Sequence[str], reference: Mapping[str, float], *, is_planned: bool
+) -> tuple[Verdict, ...]:
+    """Return the verdicts of a ``plan``: pair by pair, task by task, endpoint by endpoint.
+
+    Args:
+        plan: Pairs, endpoints, margin and family.
+        cells: Results by label and task.
+        tasks: Tasks with a result.
+        reference: Mean return of the study's baseline by task.
+        is_planned: Whether the plan was made before the first cell began.
+    """
+    tests = plan.count_tests(len(tasks))
+    made = []
+    for agent, baseline in plan.comparisons:
+        for task in tasks:
+            for endpoint in plan.endpoints:
+                scores = {
+                    label: {task: _by_seed(cells.get((label, task), ()), endpoint, reference.get(task))}
+                    for label in (agent, baseline)
+                }
+                made.append(_judge_one(plan, endpoint, task, scores, tests, is_planned))
+    if plan.family == "all":
+        return tuple(_corrected(made))
+    step = len(plan.endpoints)
+    families = [_corrected(made[first::step]) for first in range(step)]
+    return tuple(verdict for row in zip(*families, strict=True) for verdict in row)
+
+
+def _by_seed(results: Sequence[Result], endpoint: Endpoint, reference: float | None) -> dict[int, float]:
+    measured = {result.seed: measure(result, endpoint, reference) for result in results}
+    return {seed: value for seed, value in measured.items() if value is not None}
+
+
+def _judge_one(
+    plan: StudyPlan,
+    endpoint: Endpoint,
+    task: str,
+    scores: Mapping[str, SeededScores],
+    tests: int,
+    is_planned: bool,
+) -> Verdict:
+    agent, baseline = scores
+    known = {label: {t: seeds for t, seeds in tasks.items() if seeds} for label, tasks in scores.items()}
+    compared = compare_pair(known, agent, baseline, tests)
+    mine, theirs = scores[agent][task], scores[baseline][task]
+    seeds = sorted(mine.keys() & theirs.keys())
+    first, second = np.array([mine[s] for s in seeds]), np.array([theirs[s] for s in seeds])
+    reference = float(second.mean()) if seeds else math.nan
+    return Verdict(
+        endpoint, task, compared, reference, plan.margin,
+        equivalence=equivalence_p_value(first, second, plan.margin),
+        seeds_to_equate=count_seeds_to_equate(first - second, plan.margin * abs(reference), tests),
+        is_planned=is_planned,
+    )  # fmt: skip
+
+
+def _corrected(family: Sequence[Verdict]) -> list[Verdict]:
+    differences = holm([verdict.comparison.p_value for verdict in family])
+    equivalences = holm([verdict.equivalence for verdict in family])
+    return [
+        replace(verdict, comparison=replace(verdict.comparison, corrected=p), equivalence=q)
+        for verdict, p, q in zip(family, differences, equivalences, strict=True)
+    ]
+
+
+def equivalence_p_value(
+    first: np.ndarray, second: np.ndarray, margin: float, *, permutations: int = PERMUTATIONS, seed: int = 0
+) -> float:
+    """Return p of the two one-sided sign-flip tests that the ``first`` mean is not within a ``margin`` of the ``second``.
+
+    The lowest there can be is 1 / 2**pairs.
+
+    Args:
+        first: Numbers of an agent [pairs].
+        second: Those of its baseline [pairs].
+        margin: Share of the baseline's mean, in (0, 1).
+        permutations: Sign patterns that are tried at most.
+        seed: Seed of those that are drawn.
+    """
+    if len(first) < 2:
+        return 1.0
+    reach = margin * math.copysign(1.0, float(second.mean()))
+    sides = {"greater": first - (1 - reach) * second, "less": first - (1 + reach) * second}
+    p_values = [
+        stats.permutation_test(
+            (values,), lambda x, axis=-1: np.mean(x, axis=axis), permutation_type="samples", vectorized=True,
+            n_resamples=permutations, alternative=side, rng=np.random.default_rng(seed),
+        ).pvalue
+        for side, values in sides.items()
+    ]  # fmt: skip
+    return float(max(p_values))
+
+
+def count_seeds_to_equate(
+    differences: np.ndarray, margin: float, tests: int = 1, *, power: float = POWER, alpha: float = ALPHA
+) -> int | None:
+    """Return the seeds with which two one-sided t tests show equivalence with that power, if there is no difference.
+
+    None where the spread of the differences is not known, or no number of seeds is enough.
+
+    Args:
+        differences: Paired differences [pairs], of whose spread this makes use.
+        margin: Difference that counts as none, in their unit.
+        tests: Tests that are made together; alpha is divided among them.
+        power: How probable a finding is to be.
+        alpha: How probable a false one may be, over all tests together.
+    """
+    if len(differences) < 3 or not margin > 0:
+        return None
+    share, deviation = alpha / tests, float(differences.std(ddof=1))
+    fewest = max(2, math.floor(math.log2(1 / share)) + 1)
+
+    def is_enough(seeds: int) -> bool:
+        reach = margin * math.sqrt(seeds) / deviation if deviation else math.inf
+        return bool(2 * stats.t.cdf(reach - stats.t.ppf(1 - share, seeds - 1), seeds - 1) - 1 >= power)
+
+    most = fewest
+    while not is_enough(most):
+        most *= 2
+        if most > MOST_SEEDS:
+            return None
+    low = max(fewest, most // 2)
+    while low < most:
+        middle = (low + most) // 2
+        low, most = (low, middle) if is_enough(middle) else (middle + 1, most)
+    return low

@@ -1,0 +1,208 @@
+"""The first screen of a report: a picture of all comparisons, a sentence of verdicts for each, and what every agent returned."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from spiky_rl.experiments.analysis.comparisons import ALPHA
+from spiky_rl.experiments.analysis.outcome import ALL, Analysis
+from spiky_rl.experiments.analysis.statistics import LEVEL, Interval
+from spiky_rl.experiments.analysis.verdicts import Verdict
+from spiky_rl.experiments.design.planned import count_deciding_seeds
+from spiky_rl.experiments.report import figures
+from spiky_rl.experiments.report.blocks import (
+    Block,
+    Column,
+    count,
+    figure,
+    paragraph,
+    plain,
+    probability,
+    spelled,
+    table,
+)
+from spiky_rl.experiments.report.drawing import DOTTED, RULE, Sheet, fitted, text_width, whiskers
+
+NARROW = 5.4
+"""Inches of the picture's width: its text stays legible on a phone."""
+ROW, HEADING = 0.27, 0.3
+"""Inches of a comparison, and of an endpoint's name."""
+PRICES = ("fp32_sram", "int8_sram")
+"""Energy models of the first table."""
+
+
+def first_screen(analysis: Analysis) -> Iterable[Block]:
+    """Verdicts of an ``analysis``, their picture, and returns per agent."""
+    if analysis.verdicts:
+        yield paragraph(describe_plan(analysis))
+        yield from figure(
+            "verdicts", "Advantage of the first agent in % of the second",
+            f"Differences of paired seeds in % of the second agent's mean, with {100 * LEVEL:g} % intervals before any correction; right"
+            f" of the line the first agent is better, also where less is better.{_describe_band(analysis)}",
+            lambda: draw(analysis.verdicts, analysis),
+        )  # fmt: skip
+        yield Block("list", items=list(sentences(analysis)))
+    else:
+        yield paragraph("Nothing is compared.")
+    for task in analysis.tasks:
+        yield table_of_agents(analysis, task)
+
+
+def describe_plan(analysis: Analysis) -> str:
+    """Return when the comparisons of an ``analysis`` were planned, and under which terms."""
+    plan, verdicts = analysis.design.plan, analysis.verdicts
+    if plan is None:
+        return "No comparison was planned: what follows was looked at when the results were there."
+    tests = verdicts[0].comparison.comparisons
+    lowest, pairs = min((v.comparison.attainable, v.comparison.pairs) for v in verdicts)
+    powerless = (
+        f" With {count(pairs, 'seed')} no test can decide anything; {count_deciding_seeds(tests, ALPHA)} can."
+    )
+    commit = f" at commit {plan.commit[:10]}" if plan.commit else ""
+    when = (
+        f"before the first cell ({plan.date}{commit})"
+        if verdicts[0].is_planned
+        else f"after results were there ({plan.date}{commit})"
+    )
+    return (
+        f"{count(len(plan.comparisons), 'comparison')} in {count(len(plan.endpoints), 'endpoint')} planned {when}, for"
+        f" {count(len(plan.seeds), 'seed')}; Holm corrects {count(tests, 'test')} together; a difference below"
+        f" {100 * plan.margin:g} % of the second agent's mean counts as none.{powerless if lowest >= ALPHA else ''}"
+    )
+
+
+def _describe_band(analysis: Analysis) -> str:
+    margin = max((verdict.margin for verdict in analysis.verdicts), default=0.0)
+    return f" Shaded: the margin of {100 * margin:g} %." if margin else ""
+
+
+def sentences(analysis: Analysis) -> Iterable[tuple[str, str]]:
+    """Yield each pair of agents that an ``analysis`` compares, and the sentence of its verdicts."""
+    pairs = dict.fromkeys((v.comparison.agent, v.comparison.baseline) for v in analysis.verdicts)
+    several = len({verdict.task for verdict in analysis.verdicts}) > 1
+    for agent, baseline in pairs:
+        own = [
+            v for v in analysis.verdicts if (v.comparison.agent, v.comparison.baseline) == (agent, baseline)
+        ]
+        parts = [f"{_name_endpoint(v, several)} {describe(v)}" for v in own]
+        yield f"{agent} against {baseline}:", "; ".join(parts) + "."
+
+
+def _name_endpoint(verdict: Verdict, with_task: bool) -> str:
+    """Return what a ``verdict`` compares, with its task where there are others."""
+    if verdict.task == ALL:
+        return f"normalised score over {ALL}"
+    return f"{verdict.endpoint.label} on {verdict.task}" if with_task else verdict.endpoint.label
+
+
+def describe(verdict: Verdict) -> str:
+    """Return a ``verdict`` in words: ``better (8.1 [3.2, 12.4], 12 %, p 0.010)``, and what would decide one that is undecided."""
+    compared, endpoint = verdict.comparison, verdict.endpoint
+    if not compared.pairs:
+        return "undecided (no seed has results of both)"
+    difference = spelled([compared.difference], endpoint.scale, least=1)[0]
+    difference += f" {endpoint.unit}" if endpoint.unit else ""
+    if math.isfinite(share := verdict.relative.estimate) and verdict.task != ALL:
+        difference += f", {plain(100 * share, 0)} %"
+    if verdict.text == "equivalent":
+        within = f"equivalent within {100 * verdict.margin:g} %"
+        return f"{within} ({difference}, p {probability(verdict.equivalence)})"
+    need = _describe_need(verdict) if verdict.text == "undecided" else ""
+    return f"{verdict.text} ({difference}, p {probability(compared.corrected)}{need})"
+
+
+def _describe_need(verdict: Verdict) -> str:
+    """Return how many seeds would decide an undecided ``verdict``, if things are as they look."""
+    if abs(verdict.relative.estimate) < verdict.margin:
+        seeds, claim = verdict.seeds_to_equate, "show it to be within the margin"
+    else:
+        seeds, claim = verdict.comparison.seeds_needed, "tell"
+    return "" if seeds is None else f"; about {count(seeds, 'seed')} would {claim}"
+
+
+def draw(verdicts: Sequence[Verdict], agents: figures.Named) -> Sheet | None:
+    """Draw advantages in %, a panel for each endpoint and task, a row for each pair; None if no pair has any.
+
+    Args:
+        verdicts: The comparisons.
+        agents: Labels and colours.
+    """
+    panels: dict[str, list[Verdict]] = {}
+    several = len({verdict.task for verdict in verdicts}) > 1
+    for verdict in verdicts:
+        if math.isfinite(verdict.relative.estimate):
+            panels.setdefault(_name_endpoint(verdict, several), []).append(verdict)
+    if not panels:
+        return None
+    has_one_baseline = len({verdict.comparison.baseline for verdict in verdicts}) == 1
+
+    def name(verdict: Verdict) -> str:
+        compared = verdict.comparison
+        if has_one_baseline:
+            return fitted(compared.agent, 30)
+        return f"{fitted(compared.agent, 22)}\n− {fitted(compared.baseline, 22)}"
+
+    row = ROW if has_one_baseline else 1.4 * ROW
+    left = max(text_width(line, 8.0) for verdict in verdicts for line in name(verdict).split("\n")) + 0.1
+    heights = [row * len(rows) + 0.06 for rows in panels.values()]
+    sheet = Sheet(sum(heights) + len(panels) * (HEADING + 0.26) + 0.12, NARROW)
+    top, palette = 0.0, figures.colours(agents)
+    for (title, rows), height in zip(panels.items(), heights, strict=True):
+        axes = sheet.panel(left, top + HEADING, NARROW - left - 0.95, height)
+        top += HEADING + height + 0.26
+        shown = [advantage(verdict) for verdict in rows]
+        ends = [100 * v for i in shown for v in (i.low, i.estimate, i.high) if math.isfinite(v)] + [0.0]
+        ends += [100 * rows[0].margin, -100 * rows[0].margin]
+        spare = 0.06 * (max(ends) - min(ends) or 1.0)
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(min(ends) - spare, max(ends) + spare))
+        axes.set_title(title, loc="left", x=-left / (NARROW - left - 0.95))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g} %".replace("-", "−") if value else "0")
+        axes.locator_params(axis="x", nbins=5)
+        axes.tick_params(axis="x", labelsize=7.5, pad=2)
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.set_yticks(range(len(rows)), [name(verdict) for verdict in rows], size=8.0)
+        axes.tick_params(axis="y", length=0)
+        if rows[0].margin:
+            axes.axvspan(-100 * rows[0].margin, 100 * rows[0].margin, color=RULE, linewidth=0, zorder=0)
+        axes.axvline(0.0, **DOTTED)
+        for y, (verdict, interval) in enumerate(zip(rows, shown, strict=True)):
+            colour = palette.get(verdict.comparison.agent, "#1c2126")
+            whiskers(
+                axes,
+                y,
+                Interval(*(100 * v for v in (interval.estimate, interval.low, interval.high))),
+                colour,
+            )
+            axes.get_yticklabels()[y].set_color(colour)
+            axes.annotate(
+                verdict.text, (1.0, y), (6, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+                va="center", fontsize=8.0, fontweight="normal" if verdict.text == "undecided" else "bold",
+            )  # fmt: skip
+    return sheet
+
+
+def advantage(verdict: Verdict) -> Interval:
+    """Return by how much the first agent is better, as a share of the second's mean."""
+    share = verdict.relative
+    return (
+        Interval(-share.estimate, -share.high, -share.low, share.level)
+        if verdict.endpoint.is_lower_better
+        else share
+    )
+
+
+def table_of_agents(analysis: Analysis, task: str) -> Block:
+    """Return the table of what agents of an ``analysis`` returned on a ``task``, how far they got, and what a metre cost."""
+    rows = [row for label in analysis.labels if (row := analysis.rows.get((label, task))) is not None]
+    return table(
+        f"Agents on {task}",
+        [row.label for row in rows],
+        (Column("seeds"), [str(len(row.by_seed)) for row in rows]),
+        (Column("return", "mean"), spelled([row.mean for row in rows])),
+        *(
+            (Column(f"energy, {price}", "µJ/m"), spelled([row.metre.get(price) for row in rows], each=True))
+            for price in PRICES
+        ),
+    )

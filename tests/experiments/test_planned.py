@@ -1,0 +1,223 @@
+"""A study's plan: what it may say, when it may be made, and the verdicts that its report gives on it."""
+
+import json
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spiky_rl.config.options import RegistryError
+from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.statistics import Interval
+from spiky_rl.experiments.analysis.verdicts import count_seeds_to_equate, equivalence_p_value
+from spiky_rl.experiments.design import study as study_design
+from spiky_rl.experiments.design.controls import find_uncontrolled
+from spiky_rl.experiments.design.planned import StudyPlan, check_agents, count_deciding_seeds
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.experiments.run import cells as folders
+from spiky_rl.experiments.run.comparison import merge_study
+from spiky_rl.experiments.run.planning import warn_of_undecidable_tests
+from tests.experiments.results import CARTPOLE, change, dump, write_study
+from tests.experiments.test_report import DATE, section
+
+PAIRS = [["lif_ppo", "mlp_ppo"], ["lif_rstdp", "mlp_ppo"]]
+PLAN = {
+    "comparisons": PAIRS,
+    "endpoints": ["return", {"name": "pushed", "kept": ["push", "mass"]}, {"energy_per_metre": "fp32_sram"}],
+    "date": "2026-01-01",
+    "seeds": list(range(10)),
+}
+
+
+@pytest.mark.parametrize(
+    ("changed", "key", "value"),
+    [
+        ({"comparisons": []}, "comparisons", "at least 1"),
+        ({"comparisons": [["lif_ppo"]]}, "comparisons", "lif_ppo"),
+        ({"comparisons": [["lif_ppo", "lif_ppo"]]}, "comparisons", "itself"),
+        ({"comparisons": [*PAIRS, PAIRS[0]]}, "comparisons", "twice"),
+        ({"endpoints": ["retrun"]}, "endpoints", "did you mean 'return'"),
+        ({"endpoints": ["return", "return"]}, "endpoints", "twice"),
+        ({"endpoints": [{"kept": ["push"], "measure": "return"}]}, "endpoints", "kept and measure"),
+        ({"endpoints": [{"energy_per_metre": "fp32_sam"}]}, "endpoints", "did you mean 'fp32_sram'"),
+        ({"margin": 0.0}, "margin", "0"),
+        ({"margin": 1.0}, "margin", "1"),
+        ({"family": "none"}, "family", "none"),
+        ({"famly": "all"}, "famly", "family"),
+    ],
+)
+def test_a_plan_that_says_nothing_is_refused_by_its_key(changed, key, value):
+    with pytest.raises(RegistryError) as raised:
+        StudyPlan.check("plan", PLAN | changed)
+    assert str(raised.value).startswith(f"plan.{key}: ") and value in str(raised.value)
+
+
+def test_an_agent_that_is_not_in_the_study_is_named_with_the_nearest():
+    with pytest.raises(RegistryError, match="'lif_rstdp' given.*did you mean 'lif_stdp'"):
+        check_agents(StudyPlan.check("plan", PLAN), ["mlp_ppo", "lif_ppo", "lif_stdp"])
+
+
+def planned(tmp_path: Path, plan: dict = PLAN, **design) -> Path:
+    """A study of ten seeds with known truths, whose robots go a metre for each point of return."""
+    study = write_study(
+        tmp_path / "study", ("mlp_ppo", "lif_ppo", "lif_rstdp"), (CARTPOLE,), range(10), **design
+    )
+    data = json.loads((study / "study.json").read_text())
+    dump(study / "study.json", {**data, "plan": plan})
+    for path in study.glob("cells/*/result.json"):
+        result = json.loads(path.read_text())
+        nominal = result["evaluation"]["conditions"]["nominal"]
+        nominal["measures"]["distance"] = nominal["mean_return"]
+        dump(path, result)
+    return study
+
+
+def spell_out(interval: Interval | None) -> float:
+    assert interval is not None
+    return interval.estimate
+
+
+def texts(study: Path) -> dict[tuple[str, str], str]:
+    return {(v.comparison.agent, v.endpoint.label): v.text for v in analyse(study).verdicts}
+
+
+def test_every_planned_comparison_has_a_verdict_and_less_energy_is_better(tmp_path: Path):
+    study = planned(tmp_path, PLAN | {"margin": 0.1})
+    found = texts(study)
+    assert len(found) == 6
+    assert found["lif_rstdp", "return"] == "worse" and found["lif_ppo", "return"] == "equivalent"
+    verdicts = {(v.comparison.agent, v.endpoint.label): v for v in analyse(study).verdicts}
+    energy = verdicts["lif_rstdp", "energy per metre, fp32_sram"]
+    assert energy.comparison.difference.estimate > 0 and energy.text == "worse"
+    assert all(v.is_planned and v.comparison.comparisons == 6 for v in verdicts.values())
+    kept = verdicts["lif_ppo", "pushed"]
+    shares = analyse(study).remaining
+    expected = np.mean([spell_out(shares["lif_ppo", CARTPOLE, c].share) for c in ("push", "mass")])
+    assert kept.reference + kept.comparison.difference.estimate == pytest.approx(expected)
+
+
+def test_the_first_screen_has_the_plan_a_picture_and_a_sentence_for_each_comparison(tmp_path: Path):
+    study = planned(tmp_path)
+    write_report(study, DATE)
+    text, page = section(study, "answer"), (study / "report.html").read_text()
+    assert "2 comparisons in 3 endpoints planned before the first cell (2026-01-01), for 10 seeds" in text
+    verdict = r"(better|worse|undecided|equivalent within 5 %) \([^)]*\)"
+    for agent in ("lif_ppo", "lif_rstdp"):
+        sentence = rf"{agent} against mlp_ppo: return {verdict}; pushed {verdict}; energy per metre, fp32_sram {verdict}\."
+        assert re.search(sentence, text)
+    assert page.index('id="figure-verdicts"') < page.index("<table>") and 'class="narrow"' in page
+    assert "hardest" not in text
+    threats = section(study, "threats")
+    assert "Looked at later" not in threats
+
+
+def test_a_study_without_a_plan_says_that_its_verdicts_were_looked_at_later(tmp_path: Path):
+    study = write_study(tmp_path / "study", ("mlp_ppo", "lif_ppo"), (CARTPOLE,), range(6))
+    write_report(study, DATE)
+    assert "No comparison was planned" in section(study, "answer")
+    assert "Looked at later no comparison was planned" in section(study, "threats")
+
+
+def test_a_plan_later_than_a_result_and_seeds_added_since_are_told(tmp_path: Path):
+    study = planned(tmp_path, PLAN | {"date": "2999-01-01", "seeds": [0, 1]})
+    write_report(study, DATE)
+    assert "planned after results were there (2999-01-01)" in section(study, "answer")
+    told = section(study, "threats")
+    assert (
+        "the plan is of 2999-01-01, after a first result; seeds added since: 2, 3, 4, 5, 6 and 3 others"
+        in told
+    )
+
+
+def test_holm_corrects_all_tests_or_those_of_an_endpoint(tmp_path: Path):
+    alone = planned(tmp_path, PLAN | {"family": "endpoint"})
+    assert {v.comparison.comparisons for v in analyse(alone).verdicts} == {2}
+    assert [v.endpoint.label for v in analyse(alone).verdicts[:3]] == [
+        "return", "pushed", "energy per metre, fp32_sram",
+    ]  # fmt: skip
+
+
+def test_a_seed_that_learned_nothing_has_no_share_to_keep(tmp_path: Path):
+    study = planned(tmp_path)
+    change(study, f"{CARTPOLE}.lif_ppo.seed3", "evaluation.conditions.nominal.mean_return", 0.01)
+    pushed = next(v for v in analyse(study).verdicts if v.endpoint.label == "pushed")
+    assert (pushed.comparison.pairs, pushed.comparison.left_out) == (9, 1)
+
+
+def test_equivalence_is_found_within_the_margin_and_seldom_at_it():
+    rng = np.random.default_rng(0)
+    theirs = rng.normal(70.0, 5.0, 10)
+    assert equivalence_p_value(theirs + rng.normal(0, 0.5, 10), theirs, 0.05) == pytest.approx(2**-10)
+    assert equivalence_p_value(theirs - 7.0, theirs, 0.05) > 0.9
+    assert equivalence_p_value(-theirs, -theirs * 1.001, 0.05) == pytest.approx(
+        2**-10
+    ), "a return may be negative"
+    found = 0
+    for _ in range(200):  # the truth lies on the margin, where one study in twenty may find it within
+        second = rng.normal(70.0, 5.0, 8)
+        found += equivalence_p_value(second * 1.05 + rng.normal(0, 2.0, 8), second, 0.05) < 0.05
+    assert found <= 20
+
+
+def test_the_seeds_that_show_equivalence_are_those_of_a_simulated_power():
+    differences = np.tile([-2.0, 2.0], 100)
+    seeds = count_seeds_to_equate(differences, 2.1)
+    assert seeds is not None
+    rng, found = np.random.default_rng(2), 0
+    for _ in range(200):
+        second = np.full(seeds, 70.0)
+        found += equivalence_p_value(second + rng.normal(0, 2.0, seeds), second, 0.03) < 0.05
+    assert 0.7 < found / 200 < 0.9
+    several = count_seeds_to_equate(differences, 2.1, tests=8)
+    assert several is not None and several > seeds
+    assert count_seeds_to_equate(differences[:2], 3.5) is None
+
+
+def test_a_plan_is_stamped_once_and_stands_once_a_cell_has_begun(tmp_path: Path):
+    data = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["Isaac-Cartpole-v0"], "seeds": "0-9"}
+    bare = {key: PLAN[key] for key in ("comparisons", "endpoints")} | {"comparisons": PAIRS[:1]}
+    asked = study_design.build("study", {**data, "plan": bare})
+    merged = merge_study(asked, tmp_path)
+    assert merged.plan is not None and merged.plan.date and merged.plan.seeds == tuple(range(10))
+    dump(tmp_path / "study.json", merged.data())
+    assert study_design.StudyFile.check("", merged.data()).plan == merged.plan
+    assert merge_study(asked, tmp_path).plan == merged.plan, "a second command keeps when it was made"
+    other = study_design.build("study", {**data, "plan": bare | {"margin": 0.2}})
+    changed = merge_study(other, tmp_path).plan
+    assert changed is not None and changed.margin == 0.2, "no cell has begun"
+    (tmp_path / "cells/Isaac-Cartpole.lif_ppo.seed0/run").mkdir(parents=True)
+    with pytest.raises(StudyError, match=r"plan: .*Isaac-Cartpole\.lif_ppo\.seed0 has begun"):
+        folders.prepare(tmp_path, other)
+    more = study_design.build("study", {**data, "seeds": "0-11"})
+    assert merge_study(more, tmp_path).plan == merged.plan, "its seeds tell that two were added"
+
+
+def test_too_few_seeds_for_the_planned_tests_are_warned_of(caplog: pytest.LogCaptureFixture):
+    data = {"agents": ["lif_ppo", "mlp_ppo"], "tasks": ["Isaac-Cartpole-v0"]}
+    plan = {"comparisons": PAIRS[:1], "endpoints": ["return", "metres"]}
+    with caplog.at_level(logging.WARNING):
+        warn_of_undecidable_tests(study_design.build("study", {**data, "seeds": "0-4", "plan": plan}))
+    assert "5 seeds and 2 tests" in caplog.text and "7 seeds can decide" in caplog.text
+    caplog.clear()
+    warn_of_undecidable_tests(study_design.build("study", {**data, "seeds": "0-6", "plan": plan}))
+    assert not caplog.text and count_deciding_seeds(2, 0.05) == 7
+
+
+def spec(layers=None, hidden=None, rate=1e-3, **network) -> dict:
+    own = {"network": {"layers": layers, **network}} if layers or network else {}
+    actor = {"hidden_dims": hidden or [400, 200, 100]}
+    return {**own, "actor": actor, "algorithm": {"learning_rate": rate, "schedule": "fixed"}}
+
+
+def test_an_ann_of_equal_widths_and_rates_is_a_control():
+    lif = spec(layers=[128, 128])
+    assert find_uncontrolled({"lif": lif, "mlp": spec(hidden=[128, 128])}) == {}
+    assert find_uncontrolled({"lif": lif, "mlp": spec(hidden=[128, 64])}) == {"lif": "128-128"}
+    faster = spec(hidden=[128, 128], rate=1e-2)
+    assert find_uncontrolled({"lif": lif, "mlp": faster}) == {"lif": "128-128"}
+    assert find_uncontrolled({"lif": lif, "mlp": faster}, ["lif", "mlp"]) == {}, "both were tuned"
+    assert find_uncontrolled({"reservoir": spec(name="reservoir"), "mlp": spec()}) == {}
+    assert find_uncontrolled({"mlp": spec()}) == {}
