@@ -16,8 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.config.tuned import Tuned, read_tuned
+from spiky_rl.config.tuned import Tuned
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
@@ -28,6 +27,7 @@ from spiky_rl.experiments.analysis.measures import (
 from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.design.tunings import read_copies
 
 POINTS = 100
 """Points of a learning curve in a figure, at most."""
@@ -56,8 +56,8 @@ class Analysis:
     planned: tuple[Planned, ...]
     plan_problem: str
     """Why the plan could not be read, or nothing."""
-    tuned: Tuned | None
-    """The tuned values that agents have; None: the study names none, or its copy of them is not there."""
+    tuned: Mapping[str, Tuned]
+    """The tuned values that agents have, by agent; without agents that have none, or whose copy of them is not there."""
     labels: tuple[str, ...]
     """Trained agents with their variants, in the study's order."""
     tasks: tuple[str, ...]
@@ -123,8 +123,7 @@ def analyse(folder: Path) -> Analysis:
         planned, problem = files.read_plan(folder), ""
     except files.ResultsError as error:
         planned, problem = (), str(error).replace(f"{folder}/", "")
-    has_tuned = bool(design.tuning) and (folder / TUNED).exists()
-    tuned = read_tuned(folder / TUNED) if has_tuned else None
+    tuned = read_copies(folder, design.tuning, design.stems)
     return analysis_of(design, *files.read_results(folder), planned, problem, tuned)
 
 
@@ -134,7 +133,7 @@ def analysis_of(
     skipped: Sequence[Skipped],
     planned: Sequence[Planned] = (),
     plan_problem: str = "",
-    tuned: Tuned | None = None,
+    tuned: Mapping[str, Tuned] | None = None,
 ) -> Analysis:
     """The analysis of results in hand.
 
@@ -144,7 +143,7 @@ def analysis_of(
         skipped: Cells that give no numbers.
         planned: Cells that there have to be.
         plan_problem: Why those are not known, or nothing.
-        tuned: The tuned values that agents have.
+        tuned: The tuned values that agents have, by agent; None if there are none.
     """
     trained = [result for result in results if result.kind == "trained"]
     cells: dict[tuple[str, str], list[Result]] = {}
@@ -181,7 +180,7 @@ def analysis_of(
         skipped=tuple(skipped),
         planned=tuple(planned),
         plan_problem=plan_problem,
-        tuned=tuned,
+        tuned=tuned or {},
         labels=labels,
         tasks=tasks,
         conditions=conditions,

@@ -16,6 +16,7 @@ from spiky_rl.config.spec import TaskSpec, load_task
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import Engine, visible
 from spiky_rl.hosts.run.prepare import prepare, subject_of
@@ -193,7 +194,7 @@ class Resolver:
                 task=task,
                 agent=agent,
                 library=asked.library,
-                tuning=Path(asked.tuning) if asked.tuning else None,
+                tuning=Path(tuning) if (tuning := find_tuning(asked.tuning, agent)) else None,
                 num_envs=number,
                 device="cpu" if elsewhere else place.device,
                 assets=place.assets,
