@@ -189,7 +189,7 @@ def test_a_condition_that_an_agent_of_a_study_cannot_have_is_refused_by_the_agen
 def test_a_dry_run_shows_what_is_tuned_and_writes_nothing(tmp_path, capsys):
     assert tune([*GIVEN, "--dry-run", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
-    assert "32,000 environment steps per trial" in said.out and "network.surrogate.slope" in said.out
+    assert "32,000 environment steps per trial" in said.out and "network.neuron.tau" in said.out
     assert "2 trials of 1 seed, fewer than 30 of 2" in said.out + said.err
     assert not (tmp_path / "out").exists()
 
