@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from spiky_rl.config import files
 from spiky_rl.config.extras import require
 from spiky_rl.config.plan import split_overrides
 from spiky_rl.config.tuned import FILE as TUNED
+from spiky_rl.config.tuned import find_shortfall
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import tuning, tuning_plan
 from spiky_rl.experiments.run.engines.base import Order
@@ -21,8 +23,10 @@ from spiky_rl.experiments.run.tuning import Pair, Site, Tuning
 from spiky_rl.experiments.run.tuning_plan import Trials
 from spiky_rl.hosts.common.stopping import stoppable
 
-SEEDS = "90000"
-"""The seed of trials, far from those of studies."""
+SEEDS = "90000,90001"
+"""The seeds of trials, far from those of studies."""
+log = logging.getLogger(__name__)
+
 OTHERS = ("question", "conditions", "baseline", "tuning")
 """Keys of a study that are no flags here."""
 
@@ -83,3 +87,5 @@ def print_plan(asked: Tuning, pairs: Sequence[Pair], out: Path) -> None:
         own = pair.dimensions[len(asked.space.shared) :]
         print(f"  {pair.stem}: {', '.join(d.key.removeprefix('agent.') for d in own)}")
     print(f"folder: {out}\n")
+    if shortfall := find_shortfall(asked.trials, len(asked.study.seeds)):
+        log.warning("--trials, --seeds: %s; what so few choose is chance as much as merit", shortfall)

@@ -16,6 +16,15 @@ from spiky_rl.config.spec import SpecError, read_yaml
 
 FILE = "tuned.yaml"
 """In a tuning's folder."""
+MIN_TRIALS, MIN_SEEDS = 30, 2
+"""Trials of each agent, and seeds of each trial, below which a tuning is warned of: chance chooses its values."""
+
+
+def find_shortfall(trials: int, seeds: int) -> str:
+    """Return in words how far a tuning falls short of `MIN_TRIALS` trials of `MIN_SEEDS` seeds; empty if it does not."""
+    if trials >= MIN_TRIALS and seeds >= MIN_SEEDS:
+        return ""
+    return f"{trials} trials of {seeds} seed{'s' * (seeds != 1)}, fewer than {MIN_TRIALS} of {MIN_SEEDS}"
 
 
 class TunedAgent(Record):

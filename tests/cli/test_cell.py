@@ -5,9 +5,11 @@ import shlex
 from importlib.util import find_spec
 
 import pytest
+import yaml
 
 from spiky_rl.cli import evaluate, train
 from spiky_rl.cli.flags import picked
+from spiky_rl.config import files
 from spiky_rl.config.plan import Request, Training
 from spiky_rl.experiments.design import grid, study
 from spiky_rl.experiments.run import steps as steps_of
@@ -48,19 +50,28 @@ def parsed(script, line):
     return picked(Request, args), how.episodes, how.conditions, how.out
 
 
-@pytest.fixture(scope="module")
-def planned(tmp_path_factory):
+TUNED = {"version": 1, "tuning": "small", "trials": 2, "seeds": [90000], "budget": "few"}
+TUNED["tasks"] = {"cartpole_masked": {"mine": {"trial": 1, "agent": {"network": {"neuron": {"tau": 5.0}}}}}}
+TUNINGS = {"as its file has it": None, "tuned": "tuning", "with a tuning of its own": {"mine": "tuning"}}
+
+
+@pytest.fixture(scope="module", params=TUNINGS)
+def planned(request, tmp_path_factory):
     """A study's folder with its cells, of an agent whose file is gone since, and the plans that their commands gave."""
     folder = tmp_path_factory.mktemp("cell")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         (folder / "mine.yaml").write_text(MINE)
-        asked = study.build("study", GIVEN)
+        files.write_text(folder / "tuning" / "tuned.yaml", yaml.safe_dump(TUNED))
+        asked = study.build("study", {**GIVEN, "tuning": TUNINGS[request.param]})
         place = Place(device="cpu", assets="local")
         cells = grid.cells(asked, Resolver(asked, place), place.device, place.assets)
         by_hand = {}
         for cell in cells:
             write_cell(folder, cell, "robots")
+            if copy := cell.specification.tuned:
+                files.write_text(folder / copy, yaml.safe_dump(TUNED))
+                assert cell.specification.spec["network"]["neuron"]["tau"] == 5.0
             lines = [shlex.split(command.replace(grid.OUT, str(folder))) for command in cell.commands]
             given = {script: parsed(script, line) for _, script, *line in lines}
             by_hand[cell.name] = {script: (asked, prepare(asked[0])) for script, asked in given.items()}

@@ -30,7 +30,7 @@ SPACE = {
 SMALL = [
     *("--tasks", "cartpole", "--num_envs", "64", "--device", "cpu", "--assets", "local", "--episodes", "2")
 ]
-GIVEN = ["--agents", "lif_ppo", *SMALL, "--trials", "2", "--budget", "env_steps=96000"]
+GIVEN = ["--agents", "lif_ppo", *SMALL, "--trials", "2", "--seeds", "90000", "--budget", "env_steps=96000"]
 CELL = "Isaac-Cartpole.lif_ppo.trial{}.rung{}.seed90000"
 
 
@@ -59,6 +59,44 @@ def test_a_study_has_the_digests_of_its_agents_as_they_were_tuned(tmp_path):
     ]
     assert len({cell.spec_hash for cell in trained} | {trained[0].base_hash}) == 3
     assert [cell.base_hash for cell in cells if not cell.is_trained] == [None]
+
+
+def test_a_cell_is_trained_with_the_values_of_its_agents_own_tuning_and_its_commands_name_the_copy(tmp_path):
+    for agent, gamma in (("lif_ppo", 0.97), ("gru_ppo", 0.96)):
+        tasks = {"Isaac-Cartpole": {agent: {"agent": {"algorithm": {"gamma": gamma}}}}}
+        head = {
+            "version": 1,
+            "tuning": "mine",
+            "trials": 2,
+            "seeds": [90000],
+            "budget": "some",
+            "tasks": tasks,
+        }
+        (tmp_path / agent).mkdir()
+        (tmp_path / agent / "tuned.yaml").write_text(yaml.safe_dump(head))
+    tuning = {agent: str(tmp_path / agent) for agent in ("lif_ppo", "gru_ppo")}
+    given = {"agents": ["mlp_ppo", *tuning], "tasks": ["cartpole"], "num_envs": 64, "seeds": "0"}
+    place = Place(device="cpu", assets="local", dry_run=True)
+    plan = planned(study.build("mine", {**given, "tuning": tuning}), tmp_path / "study", place)
+    plain = planned(study.build("mine", given), tmp_path / "plain", place)
+    plan.write()
+    before = {cell.name: cell for cell in plain.cells}
+    assert (tmp_path / "study" / "study.json").exists()
+    for cell in plan.cells:
+        copy = f"tuned/{cell.agent}/tuned.yaml" if cell.agent in tuning else ""
+        assert cell.specification.tuned == copy and all(
+            f'--tuning "$OUT/{copy}"' in c for c in cell.commands
+        ) == bool(copy)
+        if copy:
+            source = tmp_path / cell.agent / "tuned.yaml"
+            assert (tmp_path / "study" / copy).read_bytes() == source.read_bytes()
+            gamma = yaml.safe_load(source.read_text())["tasks"]["Isaac-Cartpole"][cell.agent]["agent"][
+                "algorithm"
+            ]["gamma"]
+            assert cell.specification.spec["algorithm"]["gamma"] == gamma
+            assert cell.base_hash == before[cell.name].spec_hash != cell.spec_hash
+        else:
+            assert (cell.base_hash, cell.hash) == (None, before[cell.name].hash)
 
 
 @pytest.mark.slow
@@ -150,6 +188,23 @@ def test_a_condition_that_an_agent_of_a_study_cannot_have_is_refused_by_the_agen
 
 def test_a_dry_run_shows_what_is_tuned_and_writes_nothing(tmp_path, capsys):
     assert tune([*GIVEN, "--dry-run", "--out", str(tmp_path / "out")]) == 0
-    said = capsys.readouterr().out
-    assert "32,000 environment steps per trial" in said and "network.surrogate.slope" in said
+    said = capsys.readouterr()
+    assert "32,000 environment steps per trial" in said.out and "network.neuron.tau" in said.out
+    assert "2 trials of 1 seed, fewer than 30 of 2" in said.out + said.err
     assert not (tmp_path / "out").exists()
+
+
+def test_by_default_a_tuning_has_trials_and_seeds_enough(tmp_path, capsys):
+    few = [
+        "--agents",
+        "lif_ppo",
+        *SMALL,
+        "--budget",
+        "env_steps=96000",
+        "--dry-run",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert tune(few) == 0
+    said = capsys.readouterr()
+    assert "30 trials, seeds 90000, 90001" in said.out and "fewer than" not in said.out + said.err

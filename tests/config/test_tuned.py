@@ -9,11 +9,13 @@ import yaml
 from spiky_rl.config import spec
 from spiky_rl.config.registry import UserError
 from spiky_rl.config.spec import SpecError
-from spiky_rl.config.tuned import read_tuned
+from spiky_rl.config.tuned import find_shortfall, read_tuned
 from spiky_rl.experiments.analysis.outcome import analyse
 from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.report.terms import terms
+from spiky_rl.experiments.report.threats import tuned_by_little, tuned_unequally
 from spiky_rl.experiments.run import cells
 from tests.experiments import results
 from tests.test_spec import HOST
@@ -107,6 +109,93 @@ def test_a_study_with_a_tuning_does_not_go_on_without_it(file):
     for old, new in ((with_it, study.build("mine", GIVEN)), (study.build("mine", GIVEN), with_it)):
         with pytest.raises(StudyError, match="tuning"):
             study.extended(old, new)
+
+
+OWN = {**GIVEN, "agents": ["lif_ppo", "gru_ppo", "mlp_ppo"]}
+
+
+@pytest.fixture
+def tunings(tmp_path):
+    """Tunings of two agents, each in a folder of its own."""
+    for agent, seeds in (("lif_ppo", [90001, 90002]), ("gru_ppo", [90003])):
+        (tmp_path / agent).mkdir()
+        tasks = {CARTPOLE: {agent: {"trial": 3, "agent": {"algorithm": {"gamma": 0.97}}}}}
+        (tmp_path / agent / "tuned.yaml").write_text(yaml.safe_dump(changed(seeds=seeds, tasks=tasks)))
+    return {agent: str(tmp_path / agent) for agent in ("lif_ppo", "gru_ppo")}
+
+
+def test_agents_of_a_study_may_have_tunings_of_their_own_or_none(tunings):
+    built = study.build("mine", {**OWN, "tuning": tunings})
+    assert built.data()["tuning"] == tunings
+    assert [find_tuning(built.tuning, a) for a in built.agents] == [*tunings.values(), ""]
+    assert [find_copy(built.tuning, a) for a in built.agents] == [
+        "tuned/lif_ppo/tuned.yaml",
+        "tuned/gru_ppo/tuned.yaml",
+        "",
+    ]
+    for text in ("", tunings["lif_ppo"]):
+        one = study.build("mine", {**GIVEN, "tuning": text})
+        assert find_copy(one.tuning, "lif_ppo") == ("tuned.yaml" if text else "")
+        assert one.data().get("tuning", "") == text
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"tuning": {"lif_pop": "x"}}, ["tuning.lif_pop", "lif_ppo"]),
+        ({"tuning": {"lif_ppo": None}}, ["tuning", "allowed: a folder"]),
+        ({"tuning": ["lif_ppo"]}, ["tuning", "allowed: a folder"]),
+        ({"tuning": {"lif_ppo": "nowhere.yaml"}}, ["tuning", "nowhere.yaml", "No such file"]),
+        ({"agents": ["lif_ppo", "gru_ppo"], "tasks": ["Isaac-Ant-v0"]}, ["Isaac-Ant", CARTPOLE]),
+        ({"seeds": "90003"}, ["90003", "gru_ppo", "other seeds"]),
+    ],
+)
+def test_a_study_whose_agents_tunings_are_none_is_refused(tunings, more, words):
+    with pytest.raises(UserError) as error:
+        study.build("mine", {**OWN, "tuning": tunings, **more})
+    assert all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_study_grows_by_agents_with_tunings_of_their_own_and_no_agent_changes_its_own(tunings):
+    lif, gru = ({agent: tunings[agent]} for agent in tunings)
+    old = study.build("mine", {**OWN, "agents": ["lif_ppo", "mlp_ppo"], "tuning": lif})
+    more = study.build("mine", {**OWN, "agents": ["gru_ppo"], "baseline": "", "tuning": gru})
+    grown = study.extended(old, more)
+    assert grown.tuning == tunings and grown.stems == ["lif_ppo", "mlp_ppo", "gru_ppo"]
+    for other in ({"agents": ["lif_ppo"]}, {"agents": ["lif_ppo"], "tuning": tunings["lif_ppo"]}):
+        with pytest.raises(StudyError, match="tuning"):
+            study.extended(old, study.build("mine", {**OWN, **other}))
+
+
+def test_the_report_says_of_agents_with_tunings_of_their_own_who_was_tuned_and_who_was_not(tunings, tmp_path):
+    folder = results.write_study(
+        tmp_path / "study", list(OWN["agents"]), [results.CARTPOLE], [0], conditions=["nominal"]
+    )
+    held = cells.read_json(folder / "study.json")
+    results.dump(folder / "study.json", {**held, "tuning": tunings})
+    for agent, source in tunings.items():
+        shutil.copytree(source, folder / "tuned" / agent)
+    analysis = analyse(folder)
+    said = dict(terms(analysis))["Tuning"]
+    for told in (
+        f"values of {tunings['lif_ppo']} for lif_ppo, of which tuned/lif_ppo/tuned.yaml is a copy, from 4 trials",
+        f"on {CARTPOLE} tuned: gru_ppo (trial 3)",
+        "not tuned, as their files have them: mlp_ppo",
+    ):
+        assert told in said, said
+    unequal = "; ".join(f"{source}: {agent}" for agent, source in tunings.items())
+    assert tuned_unequally(analysis) == f"{unequal}; none: mlp_ppo"
+    lif, gru = tuned_by_little(analysis).split("; ")
+    assert lif.endswith("4 trials of 2 seeds, fewer than 30 of 2") and gru.endswith(
+        "of 1 seed, fewer than 30 of 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("trials", "seeds", "is_short"), [(30, 2, False), (29, 2, True), (30, 1, True), (99, 9, False)]
+)
+def test_a_tuning_of_few_trials_or_seeds_falls_short(trials, seeds, is_short):
+    assert bool(find_shortfall(trials, seeds)) == is_short
 
 
 def test_the_report_says_which_tuning_the_agents_have(file, tmp_path):

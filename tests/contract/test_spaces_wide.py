@@ -30,6 +30,25 @@ def test_the_agents_of_the_pilot_share_dimensions_and_have_as_many_of_their_own(
     wanted = {"learning_rate", "critic_learning_rate", "entropy_coef", "num_learning_epochs"}
     assert {f"algorithm.{key}" for key in wanted} < shared
     assert {"actor.distribution_cfg.init_std", "actor.obs_normalization"} < shared
+    assert {"critic.hidden_dims", "critic.activation"} < shared, "the critic is everyone's"
+
+
+WIDTHS = {"agent.actor.hidden_dims", "agent.network.layers"}
+
+
+def test_widths_are_searched_for_all_agents_of_the_pilot_alike():
+    own = SPACES["pilot"].own
+    widths = {agent: {d.choices for d in dimensions if d.key in WIDTHS} for agent, dimensions in own.items()}
+    sized = {d.key for d in own["lif_reservoir_ppo"]}
+    assert widths.pop("lif_reservoir_ppo") == set() and "agent.network.size" in sized, "it has no layers"
+    (choices,) = {frozenset(found) for found in widths.values()}
+    assert len(choices) == 1
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_a_penalty_is_an_arm_of_its_own_and_tuned_in_no_space_but_that_of_activity(name):
+    tuned = [d.key for agent in SPACES[name].own for d in SPACES[name].of(agent) if ".sparsity." in d.key]
+    assert bool(tuned) == (name == "activity")
 
 
 @pytest.mark.parametrize("name", SPACES)

@@ -18,8 +18,7 @@ import numpy as np
 
 from spiky_rl.config.plain import Tree
 from spiky_rl.config.spec import read_yaml
-from spiky_rl.config.tuned import FILE as TUNED
-from spiky_rl.config.tuned import Tuned, read_tuned
+from spiky_rl.config.tuned import Tuned
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
@@ -33,6 +32,7 @@ from spiky_rl.experiments.analysis.verdicts import Verdict, judge
 from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.planned import RETURN, Endpoint
 from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.design.tunings import read_copies
 
 POINTS = 100
 """Points of a learning curve in a figure, at most."""
@@ -61,8 +61,8 @@ class Analysis:
     planned: tuple[Planned, ...]
     plan_problem: str
     """Why the plan could not be read, or nothing."""
-    tuned: Tuned | None
-    """The tuned values that agents have; None: the study names none, or its copy of them is not there."""
+    tuned: Mapping[str, Tuned]
+    """The tuned values that agents have, by agent; without agents that have none, or whose copy of them is not there."""
     labels: tuple[str, ...]
     """Trained agents with their variants, in the study's order."""
     tasks: tuple[str, ...]
@@ -132,8 +132,7 @@ def analyse(folder: Path) -> Analysis:
         planned, problem = files.read_plan(folder), ""
     except files.ResultsError as error:
         planned, problem = (), str(error).replace(f"{folder}/", "")
-    has_tuned = bool(design.tuning) and (folder / TUNED).exists()
-    tuned = read_tuned(folder / TUNED) if has_tuned else None
+    tuned = read_copies(folder, design.tuning, design.stems)
     specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
     return analysis_of(design, *files.read_results(folder), planned, problem, tuned, specs)
 
@@ -144,7 +143,7 @@ def analysis_of(
     skipped: Sequence[Skipped],
     planned: Sequence[Planned] = (),
     plan_problem: str = "",
-    tuned: Tuned | None = None,
+    tuned: Mapping[str, Tuned] | None = None,
     specs: Mapping[str, Tree] | None = None,
 ) -> Analysis:
     """The analysis of results in hand.
@@ -155,7 +154,7 @@ def analysis_of(
         skipped: Cells that give no numbers.
         planned: Cells that there have to be.
         plan_problem: Why those are not known, or nothing.
-        tuned: The tuned values that agents have.
+        tuned: The tuned values that agents have, by agent; None if there are none.
         specs: Merged specifications of agents by their hash.
     """
     trained = [result for result in results if result.kind == "trained"]
@@ -198,7 +197,7 @@ def analysis_of(
         skipped=tuple(skipped),
         planned=tuple(planned),
         plan_problem=plan_problem,
-        tuned=tuned,
+        tuned=tuned or {},
         labels=labels,
         tasks=tasks,
         conditions=conditions,
@@ -235,17 +234,17 @@ def analysis_of(
         },
         memory=tuple(_memory(rows, labels, tasks)),
         verdicts=_verdicts(design, cells, reference, comparisons, tasks),
-        uncontrolled={task: _uncontrolled(planned, task, specs or {}, tuned) for task in tasks},
+        uncontrolled={task: _uncontrolled(planned, task, specs or {}, tuned or {}) for task in tasks},
     )
 
 
 def _uncontrolled(
-    planned: Sequence[Planned], task: str, specs: Mapping[str, Tree], tuned: Tuned | None
+    planned: Sequence[Planned], task: str, specs: Mapping[str, Tree], tuned: Mapping[str, Tuned]
 ) -> Mapping[str, str]:
     own = {cell.label: cell for cell in planned if cell.task == task and cell.is_trained}
     known = {label: specs[str(cell.spec_hash)] for label, cell in own.items() if cell.spec_hash in specs}
-    layers = tuned.tasks.get(task, {}) if tuned else {}
-    return find_uncontrolled(known, [label for label, cell in own.items() if cell.agent in layers])
+    changed = [agent for agent, values in tuned.items() if agent in values.tasks.get(task, {})]
+    return find_uncontrolled(known, [label for label, cell in own.items() if cell.agent in changed])
 
 
 def _verdicts(

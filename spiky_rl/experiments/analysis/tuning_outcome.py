@@ -15,7 +15,7 @@ from spiky_rl.config import files
 from spiky_rl.config.spec import parse_overrides
 from spiky_rl.config.tuned import FILE
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.experiments.run.tuning import Pair, read
+from spiky_rl.experiments.run.tuning import STARTUP, Pair, read
 from spiky_rl.experiments.run.tuning_search import Search
 
 KEEP = 0.05
@@ -46,6 +46,15 @@ class Outcome:
     def diverged(self) -> list[FrozenTrial]:
         """Trials whose numbers were none any more."""
         return [trial for trial in self.ended if "diverged" in trial.user_attrs]
+
+    @property
+    def random(self) -> int:
+        """Number of trials whose values were drawn at random, as too few trials were over when they began."""
+        over = [
+            t.datetime_complete for t in self.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        ]
+        begun = [t.datetime_start for t in self.trials if t.number > 0 and t.datetime_start]
+        return sum(sum(1 for end in over if end and end <= start) < STARTUP for start in begun)
 
     @property
     def default(self) -> FrozenTrial | None:

@@ -17,8 +17,8 @@ from spiky_rl.config.options import Record, RegistryError, Settings
 from spiky_rl.config.plain import Tree, assignment
 from spiky_rl.config.plan import Plan
 from spiky_rl.config.spec import TaskSpec
-from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design.study import RANDOM, Spending, Study
+from spiky_rl.experiments.design.tunings import find_copy
 
 OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""
@@ -61,8 +61,8 @@ class Specification(Settings):
     """None: the merged specification's own number of iterations."""
     overrides: Texts
     """Overrides of agent and environment; those of the agent are in ``spec`` already."""
-    tuned: bool
-    """Whether ``spec`` has values of the study's tuning."""
+    tuned: str
+    """Path in the study's folder of the tuned values that ``spec`` has; empty if it has none."""
     episodes: int
     conditions: Texts
     spec: dict[str, Any]
@@ -188,7 +188,7 @@ def commands(given: Specification, name: str, kind: str, processes: int = 1) -> 
     common += ["--device", given.device] if given.device else []
     common += ["--assets", given.assets] if given.assets != "auto" else []
     common += ["--rl_library", given.library] if given.library != "rsl_rl" else []
-    common += ["--tuning", f"{OUT}/{TUNED}"] if given.tuned else []
+    common += ["--tuning", f"{OUT}/{given.tuned}"] if given.tuned else []
     root = ["--log_root", f"{folder}/run"] if is_trained else []
     run = "python scripts/train.py"
     if processes > 1:
@@ -224,7 +224,7 @@ class _Given:
         return Specification(
             task=task, agent=agent, library=study.library, assets=self.assets, device=self.device, seed=seed,
             num_envs=plan.num_envs, budget=None if study.budget is None else str(study.budget),
-            overrides=(*overrides, *physics), tuned=bool(study.tuning), episodes=study.episodes,
+            overrides=(*overrides, *physics), tuned=find_copy(study.tuning, agent), episodes=study.episodes,
             conditions=study.conditions, spec=plan.spec.tree(), origins=plan.spec.origins,
         )  # fmt: skip
 

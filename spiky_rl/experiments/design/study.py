@@ -29,6 +29,7 @@ from spiky_rl.config.reading import ReadingError, parse_yaml
 from spiky_rl.config.spec import load_task, parse_overrides, read_agent, read_yaml
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design.planned import StudyPlan
+from spiky_rl.experiments.design.tunings import Tunings, find_tuning, merge_tunings, require_agents
 
 BASELINE = "mlp_ppo"
 """The agent to compare with where none is named, if it is one of the study's; else the study's first."""
@@ -129,11 +130,11 @@ class Study(Settings):
         "the agent that all others are compared with, and scores are normalised by; empty: mlp_ppo if it is there, else the first",
     )
     library: Library = option("rsl_rl", "host library, which trains", flags=["--rl_library"])
-    tuning: Line = option(
+    tuning: Tunings = option(
         "",
-        "what tune.py wrote, or its folder, whose values every agent takes; empty: agents as their files say",
+        "what tune.py wrote, or its folder, whose values every agent takes, or a mapping of agents to that, in which agents that"
+        " stay as their files say are left out; empty: agents as their files say",
     )
-
     plan: StudyPlan | None = option(
         None, "comparisons that are planned before the first cell begins; null: none is planned", flags=[]
     )
@@ -233,8 +234,7 @@ def check(study: Study) -> None:
         for name, times in Counter(listed).items():
             if times > 1:
                 raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
-    if study.tuning:
-        _check_tuned(study, labels)
+    _check_tuned(study, labels)
     combinations = math.prod(map(len, study.vary.values()))
     count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
     if count > MOST_CELLS:
@@ -252,16 +252,19 @@ def check(study: Study) -> None:
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
     """Refuse tuned values that are not there, or that were found with the study's own seeds. Raises UserError."""
+    require_agents(study.tuning, study.stems)
+    sources = {agent: source for agent in study.stems if (source := find_tuning(study.tuning, agent))}
     try:
-        tuned = read_tuned(Path(study.tuning))
+        tunings = {source: read_tuned(Path(source)) for source in dict.fromkeys(sources.values())}
     except UserError as error:
         raise StudyError(f"tuning: {error}") from None
-    for task, agent in itertools.product(labels, study.stems):
-        tuned.layer(task, agent)
-    if both := sorted({*tuned.seeds} & {*study.seeds}):
-        raise StudyError(
-            f"seeds: {both[0]} was trained with while tuning ({tuned.path}); tests need other seeds"
-        )
+    for task, (agent, source) in itertools.product(labels, sources.items()):
+        tunings[source].layer(task, agent)
+    for tuned in tunings.values():
+        if both := sorted({*tuned.seeds} & {*study.seeds}):
+            raise StudyError(
+                f"seeds: {both[0]} was trained with while tuning ({tuned.path}); tests need other seeds"
+            )
 
 
 def with_baseline(study: Study) -> Study:
@@ -303,8 +306,9 @@ def extended(old: Study, study: Study) -> Study:
     if not study.baseline:
         study = study.with_changes(baseline=old.baseline)
     held, new = old.data(), study.data()
-    same = ("name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library")
-    for key in (*same, "tuning"):
+    same = ["name", "budget", "num_envs", "overrides", "episodes", "conditions", "baseline", "library"]
+    tuning = merge_tunings(old.tuning, study.tuning, [stem for stem in study.stems if stem in old.stems])
+    for key in [*same, *(["tuning"] if tuning is None else [])]:
         if held.get(key) != new.get(key):
             raise StudyError(
                 f"the folder holds a study with {key}: {held.get(key)!r}, not {new.get(key)!r}; ask for the same, or choose another"
@@ -328,4 +332,5 @@ def extended(old: Study, study: Study) -> Study:
         tasks=union(old.tasks, study.tasks),
         seeds=tuple(sorted(union(old.seeds, study.seeds))),
         vary={key: union(old.vary[key], values) for key, values in study.vary.items()},
+        tuning=tuning,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from spiky_rl.experiments.analysis.outcome import Analysis
 from spiky_rl.experiments.analysis.statistics import LEVEL
+from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.report.blocks import Block, Column, count, listed, plain, table
 
 
@@ -57,17 +58,35 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
 
 def tuned_values(analysis: Analysis) -> Iterable[str]:
     """Which agents of an ``analysis`` have tuned values and which have none, and what the tuning cost."""
-    tuned, source = analysis.tuned, analysis.design.tuning
-    if tuned is None:
-        yield f"values of {source}; their copy, tuned.yaml, is not there, which says whose they are"
+    asked = analysis.design
+    sources = {stem: find_tuning(asked.tuning, stem) for stem in asked.stems}
+    for source in dict.fromkeys(filter(None, sources.values())):
+        stems = [stem for stem in sources if sources[stem] == source]
+        yield from values_of(analysis, source, stems)
+    if untuned := [stem for stem, source in sources.items() if not source]:
+        yield f"not tuned, as their files have them: {listed(untuned, len(untuned))}"
+
+
+def values_of(analysis: Analysis, source: str, stems: Sequence[str]) -> Iterable[str]:
+    """What a tuning found for the agents that have its values.
+
+    Args:
+        analysis: The study's.
+        source: The tuning as the study names it.
+        stems: The agents.
+    """
+    own = f"{source} for {listed(stems, len(stems))}" if len(stems) < len(analysis.design.agents) else source
+    copy = find_copy(analysis.design.tuning, stems[0])
+    if (tuned := analysis.tuned.get(stems[0])) is None:
+        yield f"values of {own}; their copy, {copy}, is not there, which says whose they are"
         return
     seeds = listed(map(str, tuned.seeds))
-    yield f"values of {source}, of which tuned.yaml is a copy, from {tuned.trials} trials of every agent with other seeds ({seeds})"
+    yield f"values of {own}, of which {copy} is a copy, from {tuned.trials} trials of every agent with other seeds ({seeds})"
     yield f"budget of a trial: {tuned.budget}"
     for task in (task for task in tuned.tasks if task in analysis.tasks):
-        own = {stem: tuned.tasks[task][stem] for stem in analysis.design.stems if stem in tuned.tasks[task]}
-        changed = listed((agent.named(stem) for stem, agent in own.items() if agent.agent), len(own))
-        unchanged = listed((stem for stem, agent in own.items() if not agent.agent), len(own))
+        held = {stem: tuned.tasks[task][stem] for stem in stems if stem in tuned.tasks[task]}
+        changed = listed((agent.named(stem) for stem, agent in held.items() if agent.agent), len(held))
+        unchanged = listed((stem for stem, agent in held.items() if not agent.agent), len(held))
         yield f"on {task} tuned: {changed or 'none'}"
         if unchanged:
             yield f"unchanged there, as no sampled trial was better than the agent's own file: {unchanged}"

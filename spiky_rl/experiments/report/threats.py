@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from spiky_rl.config.tuned import find_shortfall
 from spiky_rl.experiments.analysis.measures import Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis
 from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
     Block,
     Column,
@@ -136,9 +138,9 @@ def differing(values: Callable[[Result], Mapping[str, str | None]], absent: str 
 def tuned_for_other(analysis: Analysis) -> str:
     """Agents of an ``analysis`` that were tuned as something else than what they are."""
     told = {}
-    tuned = analysis.tuned.tasks if analysis.tuned else {}
     for cell in analysis.planned:
-        if (then := tuned.get(cell.task, {}).get(cell.agent)) is None:
+        tasks = analysis.tuned[cell.agent].tasks if cell.agent in analysis.tuned else {}
+        if (then := tasks.get(cell.task, {}).get(cell.agent)) is None:
             continue
         pairs = {
             "specification": (cell.base_hash, then.specification),
@@ -175,6 +177,24 @@ def without_control(analysis: Analysis) -> str:
     )
 
 
+def tuned_by_little(analysis: Analysis) -> str:
+    """Tunings of an ``analysis`` with too few trials or seeds."""
+    held = {
+        find_tuning(analysis.design.tuning, agent): find_shortfall(tuned.trials, len(tuned.seeds))
+        for agent, tuned in analysis.tuned.items()
+    }
+    return by_name(held)
+
+
+def tuned_unequally(analysis: Analysis) -> str:
+    """Agents of an ``analysis`` by their tuning, if not all agents have the same."""
+    agents: dict[str, list[str]] = {}
+    for stem in analysis.design.stems:
+        agents.setdefault(find_tuning(analysis.design.tuning, stem), []).append(stem)
+    named = {source or "none": listed(stems, len(stems)) for source, stems in agents.items()}
+    return by_name(named) if len(agents) > 1 else ""
+
+
 def look_alike(analysis: Analysis) -> str:
     """Robots of an ``analysis`` that are not Isaac Lab's own."""
     robots = sorted({result.assets for result in analysis.results})
@@ -208,6 +228,14 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     "Tuned as something else": (
         "The agent's own values or the physics are others than those of the tuning: its values may not be the best any more.",
         tuned_for_other,
+    ),
+    "Tuned by little": (
+        "What so few trials choose is chance as much as merit, and may be worse than the agent as its file has it.",
+        tuned_by_little,
+    ),
+    "Tuned unequally": (
+        "What one agent gains on another may be its tuning: only agents of the same tuning were tuned with equal effort.",
+        tuned_unequally,
     ),
     "Variants": (
         "Who picks the best variant of an agent by these scores has tuned it on the test.",

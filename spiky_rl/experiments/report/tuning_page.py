@@ -15,6 +15,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from spiky_rl.config.tuned import find_shortfall
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.analysis.tuning_outcome import KEEP, LEAST, QUANTILE, Outcome, outcomes, overrides
 from spiky_rl.experiments.report import figures
@@ -34,7 +35,7 @@ from spiky_rl.experiments.report.blocks import (  # fmt: skip
 from spiky_rl.experiments.report.drawing import WIDTH, Sheet, fitted, text_width, whiskers
 from spiky_rl.experiments.report.pages import write_pages
 from spiky_rl.experiments.report.sections import figure
-from spiky_rl.experiments.run.tuning import ACTIVITIES, SHARE
+from spiky_rl.experiments.run.tuning import ACTIVITIES, PRUNED_FROM, SHARE, STARTUP
 from spiky_rl.experiments.run.tuning_search import Search
 
 FIXED = "The best of many trials looks better than it is: a study with other seeds tells what it is worth."
@@ -71,7 +72,7 @@ def write_tuning_page(search: Search, facts: Mapping[str, str]) -> tuple[Path, P
     activity = search.tuning.activity
     answers = [block for task, own in by_task.items() for block in answer(task, own, activity)]
     sections = [
-        Section("answer", "In short", [*answers, paragraph(FIXED)]),
+        Section("answer", "In short", [*answers, *effort(search, pairs), paragraph(FIXED)]),
         Section("design", "Design", [Block("terms", items=[*design(search, pairs), *made_from(facts)])]),
         *(Section(slug(task), task, list(blocks(search, names, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
@@ -106,6 +107,25 @@ def answer(task: str, pairs: Sequence[Outcome], activity: str) -> Iterable[Block
     )  # fmt: skip
 
 
+def effort(search: Search, pairs: Sequence[Outcome]) -> Iterable[Block]:
+    """How many trials of a ``search`` were drawn at random, and whether it has too few.
+
+    Args:
+        search: The tuning's.
+        pairs: All agents on all tasks.
+    """
+    tuning, drawn = search.tuning, sorted({o.random for o in pairs})
+    span = " to ".join(dict.fromkeys(map(str, (drawn[0], drawn[-1]))))
+    yield paragraph(
+        f"Of {count(tuning.trials, 'trial')} of an agent on a task the first is the agent as it is, and {span} were drawn at random:"
+        f" Optuna's estimator chooses values once {STARTUP} trials are over."
+    )
+    if shortfall := find_shortfall(tuning.trials, len(tuning.study.seeds)):
+        yield paragraph(
+            f"The tuning has {shortfall}: what so few choose is chance as much as merit, and may be worse than the agent as it is."
+        )
+
+
 def design(search: Search, pairs: Sequence[Outcome]) -> Iterable[tuple[str, str]]:
     """The design of a ``search``: its values and terms; ``pairs`` are all agents on all tasks."""
     tuning = search.tuning
@@ -119,10 +139,12 @@ def design(search: Search, pairs: Sequence[Outcome]) -> Iterable[tuple[str, str]
         yield "Objectives", f"a high return and a low {ACTIVITIES[tuning.activity]}; {least}; no trial is ended early"
     else:
         rungs = listed(f"{share:.0%}" for share in tuning.rungs[:-1])
-        yield "Pruning", f"after {rungs} of its budget a trial ends that is below the median of complete ones, from four on"
+        yield "Pruning", (
+            f"after {rungs} of its budget a trial ends that is below the median of complete ones, from {PRUNED_FROM} of them on"
+        )
     shared = count(len(tuning.space.shared), "dimension")
     yield "Space", f"{tuning.space.name}: {shared} that all share, the others of each agent's own, equally many"
-    yield "Search", "Optuna's tree-structured Parzen estimator"
+    yield "Search", f"Optuna's tree-structured Parzen estimator, once {STARTUP} trials are over; until then values are random"
     yield "Evaluation", f"without exploration noise, {count(tuning.study.episodes, 'episode')} that training did not see"
 
 
@@ -153,6 +175,7 @@ def blocks(search: Search, names: Names, task: str, pairs: Sequence[Outcome]) ->
         (Column("default", activity), [objective(o.default, 1) for o in pairs]),
         (Column("tuned", activity), [objective(o.best, 1) for o in pairs]),
         (Column("trials"), [str(len(o.ended)) for o in pairs]),
+        (Column("drawn at random"), [str(o.random) for o in pairs]),
         (Column("complete"), [str(len(o.complete)) for o in pairs]),
         (Column("diverged"), [str(len(o.diverged)) for o in pairs]),
         note=f"{said} Trials that are not complete were ended early or diverged.",

@@ -6,6 +6,7 @@ import datetime
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -13,13 +14,13 @@ import yaml
 from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.shown import duration
-from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.planned import check_agents
 from spiky_rl.experiments.design.study import Study, StudyError
+from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.engines.base import DONE, Engine, Order
 from spiky_rl.experiments.run.estimate import Speeds, estimated
@@ -70,9 +71,12 @@ class Comparison:
             path = self.out / "specs" / f"{digest}.yaml"
             files.write_text(path, yaml.safe_dump(spec, sort_keys=False))
         folders.write_plan(self.out, self.study, self.cells, self.robots)
-        if self.study.tuning:
-            tuned = read_tuned(Path(self.study.tuning)).path
-            files.write(self.out / TUNED, lambda beside: shutil.copyfile(tuned, beside))
+        tunings = self.study.tuning
+        copies = {find_copy(tunings, agent): find_tuning(tunings, agent) for agent in self.study.agents}
+        for copy, source in copies.items():
+            if copy:
+                tuned = read_tuned(Path(source)).path
+                files.write(self.out / copy, partial(shutil.copyfile, tuned))
 
     def run(
         self,
@@ -161,6 +165,7 @@ def with_base(cells: Sequence[Cell], study: Study, place: Place) -> list[Cell]:
 
     def base(cell: Cell) -> str | None:
         given = cell.specification
-        return resolve(given.task, given.agent, {}).spec.digest if cell.is_trained else None
+        is_tuned = cell.is_trained and given.tuned
+        return resolve(given.task, given.agent, {}).spec.digest if is_tuned else None
 
     return [cell.model_copy(update={"base_hash": base(cell)}) for cell in cells]

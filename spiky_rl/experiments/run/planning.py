@@ -20,6 +20,7 @@ from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.grid import Cell
 from spiky_rl.experiments.design.planned import count_deciding_seeds
 from spiky_rl.experiments.design.study import Study
+from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
 from spiky_rl.experiments.run.engines.base import Engine, visible
 from spiky_rl.hosts.run.prepare import prepare, subject_of
@@ -197,7 +198,7 @@ class Resolver:
                 task=task,
                 agent=agent,
                 library=asked.library,
-                tuning=Path(asked.tuning) if asked.tuning else None,
+                tuning=Path(tuning) if (tuning := find_tuning(asked.tuning, agent)) else None,
                 num_envs=number,
                 device="cpu" if elsewhere else place.device,
                 assets=place.assets,

@@ -7,7 +7,6 @@ from pathlib import Path
 from spiky_rl.config.budget import parse
 from spiky_rl.config.plan import RANDOM, Request, Training
 from spiky_rl.config.spec import complete
-from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.experiments.design.grid import EVALUATION, Specification
 from spiky_rl.experiments.run.cells import read_cell
 
@@ -51,7 +50,7 @@ def _request(
         "task": given.task,
         "agent": given.agent,
         "library": given.library,
-        "tuning": folder.parents[1] / TUNED if given.tuned else None,
+        "tuning": folder.parents[1] / given.tuned if given.tuned else None,
         "num_envs": num_envs,
         "seed": seed,
         "device": given.device,

@@ -35,6 +35,10 @@ SHARE = 1 / 3
 """Share of a whole training's budget that a trial has."""
 RUNGS = (0.25, 0.5, 1.0)
 """Shares of a trial's budget after which it is evaluated, and goes on or ends."""
+STARTUP = 10
+"""Trials that are over before the sampler models any; until then it draws values at random."""
+PRUNED_FROM = 4
+"""Complete trials from which on others are ended early."""
 Activity = Literal["firing_rate", "operations"]
 ACTIVITIES = {
     "firing_rate": "share of inner steps with a spike",

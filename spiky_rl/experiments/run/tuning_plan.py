@@ -8,6 +8,7 @@ from pathlib import Path
 from spiky_rl.config.budget import Budget
 from spiky_rl.config.options import Settings, UserError, option
 from spiky_rl.config.plain import Tree
+from spiky_rl.config.tuned import MIN_TRIALS
 from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.planning import Place, Resolver
@@ -20,7 +21,10 @@ class Trials(Settings):
     """How a tuning searches."""
 
     trials: int = option(
-        30, "trials of every agent on every task; the first is the agent as it is", low=1, high=MOST_TRIALS
+        MIN_TRIALS,
+        "trials of every agent on every task; the first is the agent as it is",
+        low=1,
+        high=MOST_TRIALS,
     )
     space: str = option("pilot", "what is tuned: file stem of spaces/, or a YAML file")
     activity: Activity | None = option(

@@ -25,7 +25,7 @@ from spiky_rl.experiments.analysis.results import read_result
 from spiky_rl.experiments.design.grid import Cell, digest
 from spiky_rl.experiments.run.cells import ERROR, RESULT, Ended, if_whole, is_finished, locked
 from spiky_rl.experiments.run.engines.base import RUNNING, WAITING
-from spiky_rl.experiments.run.tuning import DATABASE, TRIALS, Pair, Site, Tuning, prepare, write
+from spiky_rl.experiments.run.tuning import DATABASE, STARTUP, TRIALS, Pair, Site, Tuning, prepare, write
 from spiky_rl.experiments.run.tuning_plan import Checked
 from spiky_rl.experiments.run.tuning_storage import connect, open_studies
 
@@ -159,7 +159,7 @@ class Search:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # groups, for the first trial has no parameters at all
             study.sampler = optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=True, constant_liar=True
+                n_startup_trials=STARTUP, seed=seed, multivariate=True, group=True, constant_liar=True
             )
         trial = study.ask() if left is None else Trial(study, left._trial_id)
         if number > 0:

@@ -23,7 +23,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.design.tuning_space import Dimension
-from spiky_rl.experiments.run.tuning import Pair, Tuning, list_secrets, without_password
+from spiky_rl.experiments.run.tuning import PRUNED_FROM, Pair, Tuning, list_secrets, without_password
 
 REMEDY = "bring back an earlier copy, or choose another --out"
 CREATION_ATTEMPTS = 6
@@ -76,7 +76,7 @@ def open_studies(
                 study_name=name,
                 storage=storage,
                 directions=directions,
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=4),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=PRUNED_FROM),
                 load_if_exists=True,
             )
             if found[pair].directions != directions:

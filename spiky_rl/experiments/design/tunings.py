@@ -1,0 +1,83 @@
+"""The tunings of a study: the folder whose values each agent takes, and the study's own copies of these values.
+
+One text is the tuning of all agents, with the copy ``tuned.yaml``. A mapping has the tuning of each agent that it names, with the
+copies ``tuned/AGENT/tuned.yaml``; agents that it does not name are as their files say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from spiky_rl.config.options import RegistryError, nearest, short
+from spiky_rl.config.tuned import FILE, Tuned, read_tuned
+
+COPIES = "tuned"
+"""Folder of the copies in a study's folder, where agents have tunings of their own."""
+
+
+def parse_tunings(value: object) -> str | dict[str, str]:
+    """Return ``value`` if it is a text or a mapping of agents to texts, each on one line. Raises RegistryError."""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    folders = (
+        {k: " ".join(v.split()) for k, v in value.items() if isinstance(v, str)}
+        if isinstance(value, dict)
+        else {}
+    )
+    if not isinstance(value, dict) or len(folders) < len(value) or not all(folders.values()):
+        raise RegistryError(f"{short(value)} given; allowed: a folder, or a mapping of agents to folders")
+    return folders
+
+
+Tunings = Annotated[
+    str | dict[str, str],
+    BeforeValidator(parse_tunings, json_schema_input_type=str | dict[str, str]),
+]
+
+
+def find_tuning(tunings: Tunings, agent: str) -> str:
+    """Return the tuning whose values the ``agent`` takes; empty if the agent is as its file says."""
+    return tunings if isinstance(tunings, str) else tunings.get(Path(agent).stem, "")
+
+
+def find_copy(tunings: Tunings, agent: str) -> str:
+    """Return the path of the ``agent``'s copy of tuned values in a study's folder; empty if the agent has none."""
+    if not find_tuning(tunings, agent):
+        return ""
+    return FILE if isinstance(tunings, str) else f"{COPIES}/{Path(agent).stem}/{FILE}"
+
+
+def require_agents(tunings: Tunings, agents: Collection[str]) -> None:
+    """Raise RegistryError if the ``tunings`` name something else than ``agents``, which are stems."""
+    for agent in () if isinstance(tunings, str) else tunings:
+        if agent not in agents:
+            close = nearest(agent, agents) or f"; allowed: {', '.join(agents)}"
+            raise RegistryError(f"tuning.{agent}: no agent of the study{close}")
+
+
+def merge_tunings(old: Tunings, new: Tunings, both: Iterable[str]) -> Tunings | None:
+    """Return the tunings of a study that grows.
+
+    Args:
+        old: The tunings of the study so far.
+        new: The tunings of the study that is added.
+        both: Agents of both studies.
+
+    Returns:
+        None if one of these agents would have other values than before.
+    """
+    if isinstance(old, str) or isinstance(new, str):
+        return new if old == new else None
+    is_same = all(find_tuning(old, agent) == find_tuning(new, agent) for agent in both)
+    return {**old, **new} if is_same else None
+
+
+def read_copies(folder: Path, tunings: Tunings, agents: Iterable[str]) -> dict[str, Tuned]:
+    """Return the tuned values of ``agents`` that a study's ``folder`` has copies of, by agent. Raises SpecError."""
+    copies = {agent: folder / copy for agent in agents if (copy := find_copy(tunings, agent))}
+    read = {path: read_tuned(path) for path in {*copies.values()} if path.exists()}
+    return {agent: read[path] for agent, path in copies.items() if path in read}
