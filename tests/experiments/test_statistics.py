@@ -1,6 +1,5 @@
 """Estimates as rliable defines them, and intervals that hold simulated truths as often as they say."""
 
-import dataclasses
 import math
 
 import numpy as np
@@ -12,7 +11,6 @@ from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
 from spiky_rl.experiments.analysis.statistics import (
     StatisticsError,
     aggregate_interval,
-    bca_interval,
     interquartile_mean,
     intervals,
     mean,
@@ -273,27 +271,3 @@ def test_a_broken_curve_is_named_by_agent_task_and_run(run, words):
     for nothing in ({}, {"ant": []}):
         with pytest.raises(StatisticsError, match="lif_ppo.*: there are no learning curves"):
             learning_curve(nothing, [1], agent="lif_ppo")
-
-
-def test_scipys_bca_of_one_task_is_scipys_own_and_tasks_are_resampled_apart():
-    scores = np.random.default_rng(3).normal(size=8)
-    rng = np.random.default_rng(0)
-    expected = stats.bootstrap([np.sort(scores)], np.mean, n_resamples=5000, rng=rng).confidence_interval
-    found = bca_interval({"a": scores}, mean)
-    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
-    apart = bca_interval({"a": scores, "b": scores[:6] + 100.0}, mean)
-    assert apart.estimate == pytest.approx((scores.mean() + scores[:6].mean() + 100.0) / 2)
-    assert apart.high - apart.low < 2.0, "were tasks drawn together, their distance would widen it"
-
-
-def test_scipys_bca_says_nothing_of_one_seed_and_of_equal_ones():
-    assert bca_interval({"a": [1.0]}).high == math.inf
-    assert math.isnan(bca_interval({"a": [1.0, 1.0, 1.0]}).low)
-
-
-def test_intervals_differ_from_a_tenth_of_the_width_on():
-    ours = aggregate_interval({"a": [1.0, 2.0, 3.0, 4.0]}, mean)
-    width = ours.high - ours.low
-    for share, differs in ((0.09, False), (0.11, True)):
-        assert ours.differs(dataclasses.replace(ours, low=ours.low + share * width)) == differs
-        assert ours.differs(dataclasses.replace(ours, high=ours.high - share * width)) == differs

@@ -9,7 +9,6 @@ in 82 to 87 % of studies with 5 seeds instead of 95 %: those below are corrected
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,11 +45,6 @@ class Interval:
     def excludes(self, value: float) -> bool:
         """Whether the ``value`` lies outside; a bound itself is inside, and no interval excludes nothing."""
         return value < self.low or value > self.high
-
-    def differs(self, other: Interval, share: float = 0.1) -> bool:
-        """Whether a bound of the ``other`` one is further away than that ``share`` of this one's width."""
-        apart = max(abs(self.low - other.low), abs(self.high - other.high))
-        return bool(apart > share * (self.high - self.low))
 
 
 @dataclass(frozen=True)
@@ -168,48 +162,6 @@ def aggregate_interval(
     pooled = np.concatenate(list(checked.values()))
     estimate, low, high = intervals(pooled, sizes, statistic, level, resamples, seed)
     return Interval(float(estimate), float(low), float(high), level)
-
-
-def bca_interval(
-    scores: Scores,
-    statistic: Statistic = interquartile_mean,
-    *,
-    agent: str = "scores",
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """The same with SciPy's BCa bootstrap, resampled within each task and not corrected for few seeds: to stand beside ours.
-
-    Bounds are infinite where a task has one seed, and nan where SciPy has none because resamples hardly vary.
-
-    Args:
-        scores: Scores of one agent, by task.
-        statistic: Function of all runs' scores.
-        agent: Whose, for messages.
-        level: Confidence of the interval.
-        resamples: Number of bootstrap resamples.
-        seed: Seed of the resamples.
-    """
-    checked = check(scores, agent)
-    samples = list(checked.values())
-    estimate = float(statistic(np.concatenate(samples), _weights([len(sample) for sample in samples])))
-    if min(len(sample) for sample in samples) == 1:
-        return Interval(estimate, -np.inf, np.inf, level)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", (stats.DegenerateDataWarning, RuntimeWarning))  # those bounds are nan
-        bounds = stats.bootstrap(
-            samples,
-            # SciPy's jackknife leaves out a run, after which tasks differ in size
-            lambda *drawn, axis: statistic(
-                np.concatenate(drawn, axis=-1), _weights([sample.shape[-1] for sample in drawn])
-            ),
-            confidence_level=level,
-            n_resamples=resamples,
-            vectorized=True,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return Interval(estimate, float(bounds.low), float(bounds.high), level)
 
 
 def intervals(

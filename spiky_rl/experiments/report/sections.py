@@ -11,11 +11,10 @@ from pathlib import Path
 
 from spiky_rl.experiments.analysis.comparisons import Comparison
 from spiky_rl.experiments.analysis.measures import WINDOW
-from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse, bare
-from spiky_rl.experiments.analysis.statistics import LEVEL, bca_interval, mean
+from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
+from spiky_rl.experiments.analysis.statistics import LEVEL
 from spiky_rl.experiments.report import figures
 from spiky_rl.experiments.report.answer import answer
-from spiky_rl.experiments.report.bca import BcaColumns
 from spiky_rl.experiments.report.blocks import (  # fmt: skip
     NONE,
     Block,
@@ -85,23 +84,17 @@ def scores(analysis: Analysis) -> Iterable[Block]:
     verdict = {(name, c.agent): c.verdict for name, family in analysis.comparisons.items() for c in family}
     several = len(analysis.tasks) > 1
     parts: list[tuple[Column, list[str]]] = []
-    shown = BcaColumns()
     if analysis.overall and several:
-        ours = [analysis.overall.get(label) for label in order]
-        theirs = [
-            bca_interval(bare(analysis.scores[label])) if label in analysis.scores else None
-            for label in order
-        ]
         parts += [
-            (Column("All tasks", "normalised, IQM"), spelled(ours)),
-            shown.column("All tasks", ours, theirs),
+            (
+                Column("All tasks", "normalised, IQM"),
+                spelled([analysis.overall.get(label) for label in order]),
+            ),
             (Column("All tasks", "verdict", True), [verdict.get((ALL, label), NONE) for label in order]),
         ]
     for task in analysis.tasks:
         rows = [analysis.rows.get((label, task)) for label in order]
-        ours = [row and row.mean for row in rows]
-        theirs = [row and bca_interval({task: list(row.by_seed.values())}, mean) for row in rows]
-        parts += [(Column(task, "return, mean"), spelled(ours)), shown.column(task, ours, theirs)]
+        parts.append((Column(task, "return, mean"), spelled([row and row.mean for row in rows])))
         if analysis.normalised and not several:
             parts.append((Column(task, "normalised, IQM"), spelled([row and row.normalised for row in rows])))
         parts.append((Column(task, "verdict", True), [verdict.get((task, label), NONE) for label in order]))
@@ -109,7 +102,7 @@ def scores(analysis: Analysis) -> Iterable[Block]:
         note = "IQM: interquartile mean, the mean of the middle half of all runs."
         if any(analysis.comparisons.values()):
             note += f" Verdicts are against {analysis.baseline}."
-        yield table("Score of the final policy", order, *parts, note=f"{note} {shown.note}".strip())
+        yield table("Score of the final policy", order, *parts, note=note)
     for task in analysis.tasks:
         named = [label for label in analysis.labels if (label, task) in analysis.rows]
         rows = [analysis.rows[label, task] for label in named]
@@ -168,21 +161,18 @@ def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
     for name, family in families.items():
         if not family:
             continue
-        unit, shown = "normalised score" if name == ALL else "return", BcaColumns()
-        theirs = [bca_interval(c.differences, mean) if c.differences else None for c in family]
+        unit = "normalised score" if name == ALL else "return"
         where = "over all tasks" if name == ALL else f"on {name}"
         against = {c.baseline for c in family}
         to = f" to {family[0].baseline}" if len(against) == 1 else ""
         note = f"{count(len(family), 'comparison')}: the lowest corrected p there can be is {probability(min(c.attainable for c in family))}."
         if left_out := sum(c.left_out for c in family):
             note += f" {count(left_out, 'score')} without a partner {'was' if left_out == 1 else 'were'} left out."
-        beside = shown.column("difference", [c.difference for c in family], theirs, least=2)
         yield table(
             f"Difference{to} {where}",
             [c.agent if to else f"{c.agent} − {c.baseline}" for c in family],
             (Column("n", "pairs"), [str(c.pairs) for c in family]),
             (Column("difference", unit), spelled([c.difference for c in family], least=2)),
-            beside,
             (Column("d"), [plain(c.effect) for c in family]),
             (Column("P"), spelled([c.improvement for c in family])),
             (Column("p", "raw"), [probability(c.p_value) for c in family]),
@@ -192,7 +182,7 @@ def tests(families: Mapping[str, tuple[Comparison, ...]]) -> Iterable[Block]:
                 Column("seeds", "needed"),
                 [NONE if c.seeds_needed is None else f"{c.seeds_needed:,}" for c in family],
             ),
-            note=f"{note} {shown.note}".strip(),
+            note=note,
             first="agent" if to else "pair",
         )
 

@@ -53,7 +53,6 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
         f"{100 * LEVEL:g} %, over seeds, as 4.89 [4.85, 4.92]: estimate, lower and upper bound; bootstrap within tasks,"
         " corrected for few seeds"
     )
-    yield "BCa", "beside them, in brackets: SciPy's bootstrap interval, which is not corrected for few seeds"
 
 
 def tuned_values(analysis: Analysis) -> Iterable[str]:
