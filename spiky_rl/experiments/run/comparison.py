@@ -99,7 +99,7 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
     """
     place, robots = place.settled()
     resolve = Resolver(study, place)
-    found = grid.cells(study, resolve, place.device, place.assets, place.distributed)
+    found = grid.cells(study, resolve, place.device, place.assets, place.distributed, threads=place.threads)
     if study.tuning:
         found = with_base(found, study, place)
     cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
