@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from spiky_rl.classification.split import Split
 from spiky_rl.classification.training import Trainer, confusion, scores, seen
 from spiky_rl.config import files
 from spiky_rl.config.spec import AgentSpec
-from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.checkpoints import read_checkpoint, write_checkpoint
+from spiky_rl.hosts.common.provenance import get_versions
 
 
 def save(path: Path, trainer: Trainer, identity: dict[str, Any]) -> None:
@@ -108,7 +107,7 @@ def write_result(
         "settings": {**settings, "learning_rate": trainer.settings.learning_rate},
         "changed": dict(changed),
         "history": vars(history),
-        "versions": {**runs.versions(), "numpy": importlib.metadata.version("numpy")},
+        "versions": get_versions(),
     }
     write(folder, result)
     return result

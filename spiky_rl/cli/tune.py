@@ -64,7 +64,7 @@ def tune(argv: list[str]) -> int:
     from spiky_rl.experiments.run import tuning_search
 
     resolver = partial(Resolver, place=place)
-    site = Site(out, resolver, place.device, place.assets, robots, place.distributed)
+    site = Site(out, resolver, place.device, place.assets, robots, place.distributed, place.threads)
     search = tuning_search.begun(asked, checked, check, site, place.parallel, how.storage)
     with stoppable("stopping; running trials keep a checkpoint") as stop:
         engine.run(Order((), out, place.parallel, lambda states: None, stop, gpus, search.more))

@@ -75,9 +75,6 @@ def missing() -> str:
 @cache
 def identity() -> str:
     """Compiler, its version, and the CPU that -march=native means."""
-    words = command()
-    assert words is not None
-    version = _run([*words, "--version"], limit=VERSION_TIMEOUT).stdout
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = "".join(
@@ -85,7 +82,15 @@ def identity() -> str:
         )
     except OSError:
         cpu = platform.processor()
-    return f"{words} {version} {platform.machine()} {cpu}"
+    return f"{command()} {version()} {platform.machine()} {cpu}"
+
+
+@cache
+def version() -> str:
+    """Return what the compiler says of its version. Raises CompileError where it does not start."""
+    words = command()
+    assert words is not None
+    return _run([*words, "--version"], limit=VERSION_TIMEOUT).stdout
 
 
 def refuse_foreign_cache() -> None:

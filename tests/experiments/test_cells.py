@@ -60,7 +60,8 @@ def test_a_folder_with_cells_of_nobody_and_one_with_a_foreign_study_are_refused(
 
 def test_a_result_of_another_specification_is_not_written_over(folder):
     cell = planned()[3]
-    files.write_json(folder / "cells" / cell.name / "result.json", {"hash": "0" * 16})
+    held = json.loads((folder / "cells" / cell.name / "cell.json").read_text())
+    files.write_json(folder / "cells" / cell.name / "result.json", {**held, "hash": "0" * 16})
     before = (folder / "plan.json").read_text()
     with pytest.raises(StudyError, match=f"{cell.name}.*another specification"):
         cells.write_plan(folder, study.build("mine", GIVEN), planned(), ROBOTS)

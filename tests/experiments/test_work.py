@@ -185,11 +185,19 @@ TRAINED = {
     "outcome": "finished",
     "curve": HELD["curve"],
     **{key: HELD["training"][key] for key in work.TRAINING_FIELDS},
+    "provenance": {
+        "kernels": "a" * 16,
+        "threads": 2,
+        "omp_num_threads": "2",
+        "commit": "c" * 40,
+        "compiler": None,
+    },
 }
 EVALUATED = {
     **HELD["evaluation"],
     **{key: HELD[key] for key in work.EVALUATION_FIELDS if key in HELD},
     "physics": "mujoco",
+    "provenance": {**TRAINED["provenance"], "commit": "d" * 40},
 }
 DAMAGED = ("", '{"outcome": "fin', "[]", "null", '{"outcome": "finished"}', "[" * 100_000)
 

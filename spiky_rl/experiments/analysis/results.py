@@ -21,6 +21,7 @@ from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Planned, PlanFile,
 from spiky_rl.experiments.design.study import Spending, StudyFile
 from spiky_rl.experiments.run.cells import ERROR
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
+from spiky_rl.hosts.common.provenance import Provenance
 from spiky_rl.metrics.energy import Cost
 
 LAST_LINES = 8
@@ -167,6 +168,8 @@ class Result(Record):
     physics: str = EARLIER_PHYSICS
     library: str
     versions: dict[str, str]
+    provenance: Provenance | None = None
+    """None in results of earlier versions."""
     machine: str
     date: str
 

@@ -19,6 +19,8 @@ from spiky_rl.config.plan import Plan
 from spiky_rl.config.spec import TaskSpec
 from spiky_rl.experiments.design.study import RANDOM, Spending, Study
 from spiky_rl.experiments.design.tunings import find_copy
+from spiky_rl.hosts.common.provenance import Provenance, compute_kernels_digest, get_deciding_versions
+from spiky_rl.hosts.isaaclab.mujoco import choice
 
 OUT = "$OUT"
 """What stands for the study's folder in recorded commands."""
@@ -128,6 +130,10 @@ class Cell(Planned):
     library: str
     assets: str = ""
     """Which robots it runs with, in words; empty before its file is written."""
+    provenance: Provenance | None = None
+    """Kernels, and on a CPU threads, that it runs with; None in files of earlier versions."""
+    versions: dict[str, str] = {}
+    """Versions that may change its bits."""
     goes_on: str = ""
     """The cell of this study whose last checkpoint its training begins with."""
 
@@ -139,6 +145,7 @@ def cells(
     assets: str = "auto",
     processes: int = 1,
     title: str = "",
+    threads: int | None = None,
 ) -> list[Cell]:
     """All cells, a seed of every agent before the next seed, so that a study cut short is still balanced.
 
@@ -149,8 +156,9 @@ def cells(
         assets: Robots that cells ask for.
         processes: How many train a cell.
         title: Goes in the place of labels; empty: agents and variations are named.
+        threads: Threads of a cell on the CPU.
     """
-    given = _Given(study, device, assets, processes, title)
+    given = _Given(study, device, assets, processes, title, threads)
     combinations = [
         (task, agent, variant, resolve(task, agent, variant))
         for task in study.tasks
@@ -213,6 +221,7 @@ class _Given:
     assets: str
     processes: int
     title: str = ""
+    threads: int | None = None
 
     def specification(
         self, task: str, agent: str, plan: Plan, seed: int, overrides: Sequence[str]
@@ -253,7 +262,7 @@ def _trained(given: _Given, task: str, agent: str, variant: Tree, plan: Plan, se
         hash=digest(defining), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
         commands=commands(specification, name, "trained", processes), specification=specification,
-        budget=study.budget, library=study.library,
+        budget=study.budget, library=study.library, provenance=plan_provenance(plan, given.threads), versions=get_deciding_versions(plan.library),
     )  # fmt: skip
 
 
@@ -268,8 +277,15 @@ def _random(given: _Given, task: str, plan: Plan) -> Cell:
         cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", hash=digest(defining),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
         commands=commands(specification, name, RANDOM), specification=specification, budget=study.budget,
-        library=study.library,
+        library=study.library, provenance=plan_provenance(plan, given.threads), versions=get_deciding_versions(plan.library),
     )  # fmt: skip
+
+
+def plan_provenance(plan: Plan, threads: int | None) -> Provenance:
+    """Return the kernels, and on a CPU the ``threads``, that cells of a ``plan`` run with; they decide bits as versions do."""
+    on_gpu = plan.device.startswith("cuda")
+    kernels = compute_kernels_digest(on_gpu, plan.physics == choice.NATIVE)
+    return Provenance(kernels=kernels, threads=None if on_gpu else threads)
 
 
 def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
@@ -280,6 +296,8 @@ def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
         "library": given.study.library,
         "episodes": given.study.episodes,
         "conditions": list(given.study.conditions),
+        "provenance": plan_provenance(plan, given.threads).model_dump(include={"kernels", "threads"}),
+        "versions": get_deciding_versions(plan.library),
     }
 
 

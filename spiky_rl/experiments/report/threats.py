@@ -201,6 +201,13 @@ def look_alike(analysis: Analysis) -> str:
     return "; ".join(name for name in robots if "look-alike" in name or "derived" in name)
 
 
+def origin(result: Result, key: str) -> str:
+    """Return what a ``result`` says of its provenance under a ``key``, in words where it says nothing."""
+    if result.provenance is None:
+        return "not recorded"
+    return str(getattr(result.provenance, key) or "none")
+
+
 THREATS: Mapping[str, tuple[str, Look]] = {
     "Seeds": ("Fewer than 10 make wide intervals and weak tests; one says nothing of others.", seeds),
     "Tests that cannot decide": ("Undecided says nothing there.", undecidable),
@@ -263,6 +270,18 @@ THREATS: Mapping[str, tuple[str, Look]] = {
         differing(lambda r: {name: condition.text for name, condition in r.conditions.items()}),
     ),
     "Versions": ("Cells ran with different ones.", differing(lambda r: r.versions, "absent")),
+    "Commits": (
+        "What is no kernel and no library was not the same for all cells; -dirty: nor is it in any commit.",
+        differing(lambda r: {"cells": origin(r, "commit")}),
+    ),
+    "Kernels": (
+        "Cells ran other programs: the same specification may give other numbers.",
+        differing(lambda r: {"sources": origin(r, "kernels")}),
+    ),
+    "Threads": (
+        "Sums of other orders: the same specification gives other numbers.",
+        differing(lambda r: {"cells": origin(r, "threads")}),
+    ),
     "Specifications": (
         "Not all seeds were trained with the same one.",
         differing(lambda r: {f"{r.label} on {r.task}": r.spec_hash}),

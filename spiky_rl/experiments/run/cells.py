@@ -13,7 +13,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from spiky_rl.config.options import Record, RegistryError, Settings
 from spiky_rl.config.reading import ReadingError, read_record, read_text
 from spiky_rl.experiments.design.grid import EARLIER_PHYSICS, Cell, PlanFile
 from spiky_rl.experiments.design.study import Study, StudyError, StudyFile, extended
+from spiky_rl.hosts.common.provenance import Provenance
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
         place = folder / "cells" / cell.name
         for path in [place / RESULT, *([place / CELL] if (place / "run").exists() else [])]:
             if (held := if_whole(path, Mark)) is not None and held.hash not in ("", cell.hash):
+                refuse_other_provenance(path, held, cell)
                 raise StudyError(
                     f"{path}: is of another specification (hash {held.hash}, now {cell.hash}): agent, task or"
                     " evaluation changed since; choose another --out, or move that cell away to run it again"
@@ -100,6 +102,45 @@ def refuse_other_cells(folder: Path, cells: Sequence[Cell], assets: str) -> None
                         f"{folder / 'cells' / cell.name}: ran with the {what} {theirs!r}, and cells that begin now would have"
                         f" {ours!r}; choose another --out, or move cells of other {what} away to run them again"
                     )
+
+
+def refuse_other_provenance(path: Path, held: Mark, cell: Cell) -> None:
+    """Raise StudyError that names what a result was computed with, where that decides its bits and is something else now.
+
+    Args:
+        path: The file that says so.
+        held: Its keys.
+        cell: What would be run now.
+    """
+    remedy = "choose another --out, or move that cell away to run it again"
+    if cell.provenance is None:
+        return
+    if held.provenance is None:
+        raise StudyError(
+            f"{path}: provenance: none, as in all files of earlier versions; kernels or versions may be others now; {remedy}"
+        )
+    if differing := find_differences(held.provenance, held.versions, cell.provenance, cell.versions):
+        told = "; ".join(f"{key}: {theirs}, now {ours}" for key, (theirs, ours) in differing.items())
+        raise StudyError(f"{path}: was computed with {told}; {remedy}")
+
+
+def find_differences(
+    theirs: Provenance, their_versions: Mapping[str, str], ours: Provenance, our_versions: Mapping[str, str]
+) -> dict[str, tuple[str, str]]:
+    """Return what decides bits and differs, by key: theirs and ours.
+
+    Args:
+        theirs: Provenance of a result.
+        their_versions: Versions that it was computed with.
+        ours: What we have; threads of None decide nothing.
+        our_versions: Versions that decide bits; others do not count.
+    """
+    pairs = {"provenance.kernels": (theirs.kernels, ours.kernels)}
+    if ours.threads is not None:
+        pairs["provenance.threads"] = (str(theirs.threads), str(ours.threads))
+    for name, version in our_versions.items():
+        pairs[f"versions.{name}"] = (their_versions.get(name, "absent").partition("+")[0], version)
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def write_plan(folder: Path, study: Study, cells: Sequence[Cell], assets: str) -> None:
@@ -140,11 +181,13 @@ def read_cell(folder: Path) -> Cell:
 
 
 class Mark(Record):
-    """The keys of a cell's file or result that identify its specification, robots and physics."""
+    """The keys of a cell's file or result that identify its specification, robots and physics, and what decides its bits besides."""
 
     hash: str = ""
     assets: str | None = None
     physics: str = EARLIER_PHYSICS
+    provenance: Provenance | None = None
+    versions: dict[str, str] = {}
 
 
 class Ended(Record):

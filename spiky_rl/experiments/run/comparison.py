@@ -107,7 +107,7 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
     """
     place, robots = place.settled()
     resolve = Resolver(study, place)
-    found = grid.cells(study, resolve, place.device, place.assets, place.distributed)
+    found = grid.cells(study, resolve, place.device, place.assets, place.distributed, threads=place.threads)
     if study.tuning:
         found = with_base(found, study, place)
     if study.plan is not None:

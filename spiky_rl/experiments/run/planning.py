@@ -22,7 +22,7 @@ from spiky_rl.experiments.design.planned import count_deciding_seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.run import engines
-from spiky_rl.experiments.run.engines.base import Engine, visible
+from spiky_rl.experiments.run.engines.base import Engine, cores, environment, visible
 from spiky_rl.hosts.run.prepare import prepare, subject_of
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,18 @@ class Place(Settings):
         import torch
 
         return self.dry_run and (self.device or "").startswith("cuda") and not torch.cuda.is_available()
+
+    @property
+    def threads(self) -> int:
+        """Threads of a cell that runs on the CPU. Raises UserError where OMP_NUM_THREADS is no number."""
+        available = cores()
+        if self.engine == "ray":
+            available = self.parallel * max(1, int(cell_share(False, self.distributed, self.cell_cpus)[0]))
+        given = environment(self.parallel, available)["OMP_NUM_THREADS"]
+        first = given.partition(",")[0].strip()  # the others are for nested regions
+        if not first.isdecimal() or int(first) < 1:
+            raise UserError(f"OMP_NUM_THREADS: {given!r} given; allowed: a number of threads, from 1")
+        return int(first)
 
     def open(self, library: str) -> tuple[Engine | None, tuple[str, ...]]:
         """The engine, None where everything is only planned, and this machine's GPUs for it to spread cells over.

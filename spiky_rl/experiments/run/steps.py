@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from spiky_rl.config.budget import parse
+from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import RANDOM, Request, Training
 from spiky_rl.config.spec import complete
-from spiky_rl.experiments.design.grid import EVALUATION, Specification
-from spiky_rl.experiments.run.cells import read_cell
+from spiky_rl.experiments.design.grid import EVALUATION, Cell, Specification
+from spiky_rl.experiments.run.cells import find_differences, read_cell
+from spiky_rl.hosts.common.provenance import get_versions, read_provenance
 
 
 def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[Request, Training]:
@@ -19,7 +21,7 @@ def training(folder: Path, checkpoint: str | None, distributed: bool) -> tuple[R
         checkpoint: What it goes on from; None: it begins anew.
         distributed: Whether this is one of several processes.
     """
-    given = read_cell(folder).specification
+    given = read_checked_cell(folder).specification
     budget = None if given.budget is None else parse(given.budget, "budget")
     asked = _request(folder, given, given.seed, checkpoint, given.num_envs, distributed)
     return asked, Training(budget=budget, choose_best=False)
@@ -31,10 +33,23 @@ def evaluation(folder: Path) -> tuple[Request, int, str, Path]:
     Args:
         folder: The cell's.
     """
-    cell = read_cell(folder)
+    cell = read_checked_cell(folder)
     given, checkpoint = cell.specification, "latest" if cell.is_trained else RANDOM
     asked = _request(folder, given, given.evaluation_seed, checkpoint, None, False)
     return asked, given.episodes, ",".join(given.conditions), folder / EVALUATION
+
+
+def read_checked_cell(folder: Path) -> Cell:
+    """Return the cell in ``folder``. Raises UserError where this process would compute something else than was planned, naming what."""
+    cell = read_cell(folder)
+    if cell.provenance is not None:
+        here = read_provenance(cell.device, cell.physics)
+        differing = find_differences(here, get_versions(), cell.provenance, cell.versions)
+        for key, (ours, planned) in differing.items():
+            raise UserError(
+                f"{key}: {ours} here, and {planned} where the study was planned; plan and run it with the same"
+            )
+    return cell
 
 
 def _request(

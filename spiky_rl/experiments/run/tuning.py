@@ -29,6 +29,8 @@ from spiky_rl.experiments.run.cells import VERSION, held_in, write_cell
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
+KERNELS = "kernels"
+"""Beginning of the facts' names of kernels' digests."""
 FILE, DATABASE, TRIALS = "tuning.json", "tuning.db", "trials"
 """In a tuning's folder; the second where no other storage is named, the third with the locks of trials that were begun."""
 SHARE = 1 / 3
@@ -85,6 +87,8 @@ class Site:
     """Which those are, in words."""
     processes: int = 1
     """How many processes train a cell."""
+    threads: int | None = None
+    """Threads of a cell on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,9 @@ class Tuning:
         """
         given, written = self.of(pair, overrides, self.rungs[rung]), list[Cell]()
         title, before = f"{name} rung{rung}", f".rung{rung - 1}."
-        for cell in grid.cells(given, site.resolver(given), site.device, site.assets, site.processes, title):
+        for cell in grid.cells(
+            given, site.resolver(given), site.device, site.assets, site.processes, title, site.threads
+        ):
             if cell.is_trained:
                 goes_on = cell.name.replace(f".rung{rung}.", before) if rung else ""
                 written.append(cell.model_copy(update={"goes_on": goes_on}))
@@ -245,6 +251,11 @@ def write(folder: Path, tuning: Tuning, facts: Mapping[str, str]) -> None:
     Raises StudyError where one of the facts was another when the tuning began.
     """
     held = begun.facts if (begun := read(folder)) else {}
+    told, known = (any(key.startswith(KERNELS) for key in some) for some in (held, facts))
+    if held and known and not told:
+        raise StudyError(
+            f"{folder / FILE}: facts: no {KERNELS}, as in all files of earlier versions; they may be others now; choose another --out"
+        )
     for key, value in held.items():
         if facts.get(key, value) != value:
             raise StudyError(

@@ -12,7 +12,8 @@ from spiky_rl.config.tuned import MIN_TRIALS
 from spiky_rl.experiments.design import grid, study, tuning_space
 from spiky_rl.experiments.run import tuning
 from spiky_rl.experiments.run.planning import Place, Resolver
-from spiky_rl.experiments.run.tuning import SHARE, Activity, Pair, Tuning
+from spiky_rl.experiments.run.tuning import KERNELS, SHARE, Activity, Pair, Tuning
+from spiky_rl.hosts.common.provenance import get_deciding_versions
 
 MOST_TRIALS = 10_000
 
@@ -121,5 +122,11 @@ def checked(asked: Tuning, place: Place, robots: str) -> Checked:
             found.facts[pair.facts["specification"]] = plan.spec.digest
             found.facts[f"budget on {pair.label}"] = str(pair.budget)
             found.facts[pair.facts["physics"]] = plan.physics
+            provenance = grid.plan_provenance(plan, place.threads)
+            found.facts[f"{KERNELS} on {pair.label}"] = provenance.kernels
+            if provenance.threads is not None:
+                found.facts["threads"] = str(provenance.threads)
+            for name, version in get_deciding_versions(plan.library).items():
+                found.facts[f"version of {name}"] = version
     found.facts["robots"] = robots
     return found

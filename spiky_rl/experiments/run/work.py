@@ -25,6 +25,7 @@ from spiky_rl.experiments.analysis.results import Result, Training, result_from
 from spiky_rl.experiments.design.grid import EVALUATION, Cell
 from spiky_rl.experiments.run import cells
 from spiky_rl.experiments.run.cells import ERROR, LOG, RESULT
+from spiky_rl.hosts.common.provenance import PROVENANCE, Provenance
 from spiky_rl.hosts.common.processes import LOST, STARTER, end_with
 
 FINISHED, FAILED, INTERRUPTED = 0, 1, LOST
@@ -39,7 +40,9 @@ TAIL = 30
 """Lines of the log that an error keeps."""
 TRAINING_FIELDS = tuple(key for key in declared(Training) if key not in ("seconds_cpu", "worlds_reset"))
 """Fields that a cell's result takes from its training's, and that every version has written."""
-EVALUATION_FIELDS = ("episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions")
+EVALUATION_FIELDS = (
+    "episodes", "conditions", "cost", "solved", "device", "assets", "physics", "versions", "provenance",
+)  # fmt: skip
 """Fields that it takes from its evaluation's."""
 
 
@@ -123,7 +126,7 @@ def train(cell: Cell, folder: Path, out: Path, lock: int, asked: list[int]) -> d
 def finished_training(folder: Path) -> dict[str, Any] | None:
     """The result of the training in a cell's ``folder``, if it ran to its end."""
     for path in sorted(folder.glob("run/*/*/*/result.json")):
-        held = record(path, (*TRAINING_FIELDS, "curve"))
+        held = record(path, (*TRAINING_FIELDS, "curve", "provenance"))
         if held is not None and held.get("outcome") == "finished":
             return held
     return None
@@ -260,6 +263,7 @@ def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> R
         **cell.model_dump(by_alias=True),
         **{key: evaluated[key] for key in EVALUATION_FIELDS},
         **({"registered": evaluated["registered"]} if "registered" in evaluated else {}),
+        "provenance": provenance_of(folder, trained, evaluated).model_dump(),
         "version": cells.VERSION,
         "outcome": "finished",
         "resumed": max(attempts - 1, 0),
@@ -270,6 +274,22 @@ def result(cell: Cell, folder: Path, trained: Tree | None, evaluated: Tree) -> R
         "date": datetime.date.today().isoformat(),
     }
     return result_from(data)
+
+
+def provenance_of(folder: Path, trained: Tree | None, evaluated: Tree) -> Provenance:
+    """Return a cell's provenance: that of its training, if it has one, with the commits of all of its processes in their order.
+
+    Args:
+        folder: The cell's.
+        trained: Its training's result; None where actions were random.
+        evaluated: Its evaluation's.
+    """
+    last = Provenance.check("evaluation.provenance", evaluated["provenance"])
+    own = last if trained is None else Provenance.check("training.provenance", trained["provenance"])
+    parts = [cells.if_whole(path, Provenance) for path in sorted(folder.glob(f"run/*/*/*/{PROVENANCE}"))]
+    commits = [part and part.commit for part in (*parts, own, last)]
+    known = dict.fromkeys(commit for commit in commits if commit is not None)
+    return own.model_copy(update={"commit": None if None in commits else ", ".join(known)})
 
 
 def machine(cards: Sequence[str] = ()) -> str:

@@ -7,7 +7,6 @@ command line finds the other's runs. Beside the numbered checkpoints lies ``best
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import logging
 import math
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Annotated, Any, NoReturn
 import yaml
 from pydantic import AfterValidator
 
-from spiky_rl import __version__
 from spiky_rl.config import files
 from spiky_rl.config.options import Record, RegistryError, short
 from spiky_rl.config.reading import ReadingError, read_record
 from spiky_rl.config.spec import AgentSpec
 from spiky_rl.hosts.common.checkpoints import identity_of, read_checkpoint
 from spiky_rl.hosts.common.progress import Count, Progress
+from spiky_rl.hosts.common.provenance import get_versions
 from spiky_rl.hosts.common.run_folders import CheckpointError, numbered, require_checkpoint
 
 log = logging.getLogger(__name__)
@@ -239,7 +238,7 @@ def write_result(path: Path, progress: Progress, **more: object) -> dict[str, An
         "synops_per_step": progress.synops_per_step,
         "worlds_reset": progress.worlds_reset,
         "curve": curve(progress),
-        "versions": versions(),
+        "versions": get_versions(),
     }
     files.write_json(path, result)
     return result
@@ -256,17 +255,6 @@ def curve(progress: Progress) -> dict[str, list[Any]]:
         "operations": progress.operations,
         "firing_rate": progress.firing,
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that shapes a result."""
-    found = {"spiky_rl": __version__}
-    for name in ("isaaclab", "newton", "mujoco-warp", "warp-lang", "rsl-rl-lib", "skrl", "torch"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _mean(values: list[float]) -> float | None:

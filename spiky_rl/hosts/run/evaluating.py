@@ -18,9 +18,9 @@ from spiky_rl.config import sizes
 from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import RANDOM, Plan
 from spiky_rl.config.shown import Shown, unseen
-from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.devices import memory_of
 from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.common.provenance import find_commit, get_versions, read_provenance
 from spiky_rl.hosts.common.stopping import started
 from spiky_rl.hosts.isaaclab.conditions import CONDITIONS, chosen, listed, require
 from spiky_rl.hosts.isaaclab.conditions.faults import Fault
@@ -98,6 +98,7 @@ def evaluate(measured: Measured, change: Change | None = None, shown: Shown = un
     words = "%s on %s, %d conditions x %d episodes, %s"
     log.info(words, plan.agent, plan.task, len(names), measured.episodes, plan.device)
     log.info("checkpoint: %s", checkpoint or "none: random actions")
+    find_commit()  # before another is checked out
     log.info("starting the simulator")
     if adapts:
         log.info("the policy is plastic: measured with its weights as they are, and changing as it acts")
@@ -123,7 +124,8 @@ def evaluate(measured: Measured, change: Change | None = None, shown: Shown = un
         "cost": cost,
         "energy_per_metre": energy_per_metre(cost, tables[0]["nominal"]),
         "solved": plan.task_spec.solved if plan.task_spec else None,
-        "versions": runs.versions(),
+        "versions": get_versions(),
+        "provenance": read_provenance(plan.device, plan.physics).model_dump(),
     }
 
 

@@ -15,8 +15,8 @@ from spiky_rl.config import files
 from spiky_rl.config.plan import Plan
 from spiky_rl.config.schema import MEASURES
 from spiky_rl.config.shown import Shown, Tell, unseen
-from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.playing import PlayedPolicy
+from spiky_rl.hosts.common.provenance import get_versions
 from spiky_rl.hosts.isaaclab.evaluation import finished
 from spiky_rl.hosts.isaaclab.measures import Measures
 from spiky_rl.hosts.run.asked import Playing
@@ -84,7 +84,7 @@ class Playback:
             "cost": self.cost_as_dict(),
             "energy_per_metre": self.energy_per_metre(),
             "rows": self.rows,
-            "versions": runs.versions(),
+            "versions": get_versions(),
         }
 
 

@@ -236,16 +236,18 @@ def subject_of(plan: Plan) -> Subject:
 
 
 def write_params(folder: Path, plan: Plan) -> None:
-    """Write what a run is made from: Isaac Lab's two files, and ours with the origin of every value.
+    """Write what a run is made from: Isaac Lab's two files, and ours with the origin of every value and the run's provenance.
 
     Args:
         folder: The run's.
         plan: Its plan.
     """
+    from spiky_rl.hosts.common.provenance import PROVENANCE, read_provenance
     from spiky_rl.hosts.common.runs import write_spec
     from spiky_rl.hosts.isaaclab.environment import write_config
 
     write_spec(folder, plan.spec)
+    files.write_json(folder / PROVENANCE, read_provenance(plan.device, plan.physics).model_dump())
     write_config(folder / "params" / "env.yaml", plan.env_cfg)
     write_config(folder / "params" / "agent.yaml", plan.config)
 

@@ -19,6 +19,7 @@ from spiky_rl.config.options import UserError
 from spiky_rl.config.plan import Plan, Training
 from spiky_rl.hosts.common import runs
 from spiky_rl.hosts.common.observe import Activity
+from spiky_rl.hosts.common.provenance import read_provenance
 from spiky_rl.hosts.common.runner import HostRunner, Iteration, Stop
 from spiky_rl.hosts.common.stopping import Asked
 from spiky_rl.hosts.isaaclab import environment
@@ -254,6 +255,7 @@ class Run:
                 num_envs=plan.num_envs,
                 outcome=outcome,
                 spec_hash=plan.spec.digest,
+                provenance=read_provenance(plan.device, plan.physics).model_dump(),
                 overrides=list(plan.request.overrides),
                 cost=None if seen_last is None or seen_last.cost is None else seen_last.cost.as_dict(),
                 **({"distillation": self.returns} if self.returns else {}),

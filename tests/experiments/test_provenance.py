@@ -1,0 +1,180 @@
+"""Cells say what decides their bits; where that differs, cells are not mixed, and a report of mixed ones says so."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from spiky_rl.config import files
+from spiky_rl.config.options import UserError
+from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.analysis.results import read_results
+from spiky_rl.experiments.design import grid, study
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.report.threats import threats
+from spiky_rl.experiments.run import cells, steps, tuning, work
+from spiky_rl.experiments.run.planning import Place
+from spiky_rl.hosts.common import provenance
+from tests.experiments.results import change, write_study
+from tests.experiments.test_grid import GIVEN, resolve
+from tests.experiments.test_work import EVALUATED, TRAINED, a_run
+
+ASKED = study.build("mine", GIVEN)
+
+
+def planned(threads=2):
+    return grid.cells(ASKED, resolve, threads=threads)
+
+
+def finish(folder: Path, cell: grid.Cell, **changed) -> Path:
+    """As a cell's result says of itself; ``changed`` keys are removed where they are None."""
+    own = json.loads(cell.model_dump_json(by_alias=True))
+    held = {key: own[key] for key in ("hash", "provenance", "versions")} | changed
+    path = folder / "cells" / cell.name / "result.json"
+    files.write_json(path, {key: value for key, value in held.items() if value is not None})
+    return path
+
+
+def test_kernels_versions_and_on_a_cpu_threads_decide_a_cells_hash(monkeypatch):
+    def hashes(**more):
+        return {cell.hash for cell in planned(**more)}
+
+    def on_gpu(*arguments):
+        return dataclasses.replace(resolve(*arguments), device="cuda:0")
+
+    before = hashes()
+    assert hashes() == before and not hashes(threads=1) & before
+    ones, others = (grid.cells(ASKED, on_gpu, threads=n) for n in (1, 2))
+    assert [cell.hash for cell in ones] == [cell.hash for cell in others]
+    with monkeypatch.context() as patch:
+        patch.setattr(grid, "compute_kernels_digest", lambda *_: "0" * 16)
+        assert not hashes() & before
+    monkeypatch.setattr(grid, "get_deciding_versions", lambda _: {"torch": "1.0"})
+    assert not hashes() & before
+
+
+OTHERS = {
+    "kernels": (
+        "provenance",
+        {"kernels": "0" * 16, "threads": 2},
+        "provenance.kernels: 0000000000000000, now",
+    ),
+    "threads": ("provenance", {"threads": 1}, "provenance.threads: 1, now 2"),
+    "a version": ("versions", {"torch": "1.0"}, "versions.torch: 1.0, now"),
+    "no version": ("versions", {"torch": None}, "versions.torch: absent, now"),
+    "no provenance": ("provenance", None, "provenance: none"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+@pytest.mark.parametrize("name", ["result.json", "cell.json"])
+def test_a_folder_with_cells_of_other_kernels_threads_or_versions_is_refused_by_key(tmp_path, case, name):
+    key, value, said = OTHERS[case]
+    cell = planned()[3]
+    own = json.loads(cell.model_dump_json())[key]
+    value = None if value is None else {k: v for k, v in {**own, **value}.items() if v is not None}
+    path = finish(tmp_path, cell, hash="0" * 16, **{key: value})
+    if name == "cell.json":  # it has begun
+        path.rename(path.with_name(name))
+        (path.parent / "run").mkdir()
+    with pytest.raises(StudyError) as refused:
+        cells.write_plan(tmp_path, ASKED, planned(), "robots")
+    assert str(path.with_name(name)) in str(refused.value) and said in str(refused.value)
+    assert "\n" not in str(refused.value) and not (tmp_path / "plan.json").exists()
+
+
+def test_a_build_of_the_same_version_and_another_commit_are_gone_on_with(tmp_path):
+    cell = planned()[3]
+    held = json.loads(cell.model_dump_json())
+    versions = {name: f"{version}+cu130" for name, version in held["versions"].items()}
+    finish(tmp_path, cell, provenance={**held["provenance"], "commit": "c" * 40}, versions=versions)
+    cells.write_plan(tmp_path, ASKED, planned(), "robots")
+
+
+def test_a_cell_is_not_worked_with_other_threads_than_were_planned(tmp_path):
+    threads = provenance.read_provenance("cpu", "").threads
+    assert threads is not None
+    cell, *_ = planned(threads=threads)
+    cells.write_cell(tmp_path, cell, "robots")
+    assert steps.read_checked_cell(tmp_path / "cells" / cell.name).hash == cell.hash
+    cell, *_ = planned(threads=threads + 1)
+    cells.write_cell(tmp_path, cell, "robots")
+    with pytest.raises(UserError, match=f"provenance.threads: {threads} here, and {threads + 1} where"):
+        steps.read_checked_cell(tmp_path / "cells" / cell.name)
+
+
+@pytest.mark.parametrize(
+    ("given", "parallel", "expected"), [("3", 1, 3), ("4,2", 1, 4), (None, 10**3, 1), ("many", 1, "many"), ("0", 1, "0")]
+)  # fmt: skip
+def test_a_place_knows_the_threads_of_its_cells(monkeypatch, given, parallel, expected):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    place = Place(parallel=parallel)
+    if isinstance(expected, int):
+        assert place.threads == expected
+    else:
+        with pytest.raises(UserError, match=f"OMP_NUM_THREADS: '{expected}' given; allowed"):
+            _ = place.threads
+
+
+def test_a_result_has_the_provenance_of_its_training_and_all_commits(tmp_path):
+    for name, commit in (("first", "b" * 40), ("second", TRAINED["provenance"]["commit"])):
+        run = a_run(tmp_path, name, True)
+        files.write_json(run / "run.json", {})
+        files.write_json(run / provenance.PROVENANCE, {**TRAINED["provenance"], "commit": commit})
+    made = work.result(planned()[-1], tmp_path, TRAINED, EVALUATED)
+    assert made.provenance is not None and made.provenance.threads == TRAINED["provenance"]["threads"]
+    assert made.provenance.commit == ", ".join(letter * 40 for letter in "bcd")
+    random = work.result(planned()[0], tmp_path / "none", None, EVALUATED)
+    assert random.provenance is not None and random.provenance.commit == "d" * 40
+
+
+def told(folder: Path) -> dict[str, str]:
+    """Evidence by threat."""
+    block, *_ = threats(analyse(folder))
+    return {row[0]: row[1] for row in block.rows}
+
+
+ORIGIN = {"kernels": "a" * 16, "threads": 1, "omp_num_threads": "1", "commit": "c" * 40, "compiler": "g++ 12"}
+MIXED = {
+    "Commits": ({"commit": "d" * 40}, "cells: " + " / ".join((letter * 40) for letter in "cd")),
+    "Kernels": ({"kernels": "b" * 16}, f"sources: {'a' * 16} / {'b' * 16}"),
+    "Threads": ({"threads": 2}, "cells: 1 / 2"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_study(
+        tmp_path / "mine", ["mlp_ppo", "lif_ppo"], ["Isaac-Cartpole"], range(2), conditions=["nominal"]
+    )
+
+
+def test_a_report_of_mixed_cells_names_what_is_mixed_and_one_of_earlier_ones_says_nothing(folder):
+    assert not set(MIXED) & set(told(folder))
+    results, _ = read_results(folder)
+    assert all(result.provenance is None for result in results)
+    for result in results:
+        change(folder, result.cell, "provenance", ORIGIN)
+    assert not set(MIXED) & set(told(folder))
+    for threat, (changed, evidence) in MIXED.items():
+        change(folder, results[0].cell, "provenance", {**ORIGIN, **changed})
+        found = told(folder)
+        assert found[threat] == evidence and set(MIXED) & set(found) == {threat}
+    change(folder, results[0].cell, "provenance", None)
+    assert all("not recorded" in told(folder)[threat] for threat in MIXED)
+
+
+def test_a_tuning_is_not_gone_on_with_where_kernels_differ_or_are_not_known(tmp_path):
+    from tests.experiments import tunings
+
+    made = tunings.asked()
+    tuning.write(tmp_path / "new", made, {"kernels on ant": "a"})
+    tuning.write(tmp_path / "new", made, {"kernels on ant": "a"})
+    with pytest.raises(StudyError, match="begun with kernels on ant 'a', which is 'b' now"):
+        tuning.write(tmp_path / "new", made, {"kernels on ant": "b"})
+    tuning.write(tmp_path / "old", made, {"robots": "local"})
+    with pytest.raises(StudyError, match="facts: no kernels"):
+        tuning.write(tmp_path / "old", made, {"robots": "local", "kernels on ant": "a"})

@@ -1,0 +1,105 @@
+"""Provenance names the commit of what was imported, and what it was computed with."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from spiky_rl.hosts.common import provenance
+from spiky_rl.hosts.isaaclab.mujoco import worlds
+from spiky_rl.kernels import compiler
+
+ROOT = Path(__file__).resolve().parents[2]
+AUTHOR = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+
+
+def git(folder, *words):
+    line = ["git", "-C", str(folder), *AUTHOR, *words]
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return subprocess.run(line, check=True, capture_output=True, text=True, env=variables).stdout.strip()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package in a checkout of its own."""
+    folder = tmp_path / "checkout" / "package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    git(folder.parent, "init", "-q")
+    monkeypatch.setattr(provenance, "PACKAGE", folder)
+    provenance.find_commit.cache_clear()
+    yield folder
+    provenance.find_commit.cache_clear()
+
+
+def find_anew():
+    provenance.find_commit.cache_clear()
+    return provenance.find_commit()
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="there is no git")
+def test_the_commit_is_that_of_the_packages_checkout_with_a_mark_where_the_package_differs(
+    package, monkeypatch
+):
+    assert provenance.find_commit() is None, "it is installed within a checkout that it is no part of"
+    git(package.parent, "add", ".")
+    git(package.parent, "commit", "-qm", "first")
+    commit = git(package.parent, "rev-parse", "HEAD")
+    assert provenance.find_commit() is None, "it is looked for once"
+    assert find_anew() == commit and len(commit) == 40
+    (package.parent / "notes.txt").write_text("nothing that runs")
+    assert find_anew() == commit
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    assert find_anew() == commit
+    (package / "new.py").write_text("")
+    assert find_anew() == f"{commit}-dirty"
+    (package / "new.py").unlink()
+    (package / "__init__.py").write_text("a = 1\n")
+    assert find_anew() == f"{commit}-dirty"
+    monkeypatch.setenv("PATH", "")
+    assert find_anew() is None
+
+
+def test_provenance_says_what_computes(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    found = provenance.read_provenance("cpu", "newton_mjwarp")
+    assert (found.threads, found.omp_num_threads) == (torch.get_num_threads(), "7")
+    assert found.compiler is None or found.compiler in compiler.version()
+    digests = {
+        provenance.read_provenance(device, physics).kernels
+        for device in ("cpu", "cuda:1")
+        for physics in ("newton_mjwarp", "mujoco")
+    }
+    assert len(digests) == 4
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert provenance.read_provenance("cpu", "newton_mjwarp").omp_num_threads is None
+
+
+def test_the_native_physics_counts_all_that_it_compiles():
+    folder = provenance.PACKAGE / "hosts/isaaclab/mujoco"
+    assert {path.name for path in folder.glob("*.h")} == set(worlds.SOURCES)
+
+
+def test_a_compiler_that_does_not_start_is_none(monkeypatch):
+    def fail():
+        raise compiler.CompileError("it does not start")
+
+    monkeypatch.setattr(compiler, "version", fail)
+    assert provenance.find_compiler() is None
+
+
+def test_versions_that_decide_are_the_chosen_hosts_and_no_builds(monkeypatch):
+    monkeypatch.setattr(provenance, "_find_version", lambda name: None if name == "newton" else "1.2+cu130")
+    deciding = provenance.get_deciding_versions("rsl_rl")
+    assert set(deciding) == {"isaaclab", "mujoco", "mujoco-warp", "warp-lang", "torch", "rsl-rl-lib"}
+    assert set(deciding.values()) == {"1.2"}
+    assert set(provenance.get_versions()) == {*deciding, "spiky_rl", "skrl", "numpy"}
+
+
+def test_results_are_read_without_torch():
+    code = "import sys, spiky_rl.experiments.run.work, spiky_rl.cli.compare; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
