@@ -99,7 +99,7 @@ class Analysis:
     """By label, task and condition: see `measures.adapting_of`."""
     memory: tuple[Memory, ...]
     verdicts: tuple[Verdict, ...]
-    """Of the study's plan; of a study without one those on the return against the baseline, which nobody planned."""
+    """Verdicts of the plan; without a plan, those on the return against the baseline, which nobody planned."""
     uncontrolled: Mapping[str, Mapping[str, str]]
     """By task, spiking agents without an ANN of their widths and rates, each with its widths."""
 
