@@ -41,6 +41,18 @@ def test_a_matched_ann_has_the_spiking_agents_widths_and_everything_else(spiking
     assert ours == theirs
 
 
+@pytest.mark.parametrize(
+    "path", sorted((STUDIES / "ant_memory_matched" / "agents").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_an_agent_of_the_study_of_memory_has_the_matched_anns_recipe(path):
+    ours, theirs = (resolve(str(name), "Isaac-Ant") for name in (path, MATCHED_128))
+    network = ours.pop("network", {"layers": [128, 128]})
+    assert network["layers"] == [128, 128] and not network.get("sparsity")
+    assert ours.pop("history", 1) in (1, 8)
+    actor, other = ours.pop("actor"), theirs.pop("actor")
+    assert ours == theirs and actor["obs_normalization"] == other["obs_normalization"]
+
+
 @pytest.mark.parametrize("agent", sorted(path.stem for path in LADDER.glob("*.yaml")))
 def test_an_agent_of_the_ladder_has_the_recipe_and_differs_in_what_its_step_adds(agent):
     ours, theirs = (resolve(f"{LADDER}/{name}.yaml", "Isaac-Ant") for name in (agent, "lif_128"))
