@@ -13,7 +13,7 @@ from spiky_rl.hosts.isaaclab.conditions import (
     CONDITIONS, ROBUSTNESS, ConditionError, Group, Subject, chosen, missing, require, sensors_of,
 )  # fmt: skip
 from spiky_rl.hosts.isaaclab.conditions.damage import LOCK_ARMATURE, PAYLOAD, STRENGTH
-from spiky_rl.hosts.isaaclab.conditions.faults import DEAD, LOST, SPURIOUS, quantised, weights
+from spiky_rl.hosts.isaaclab.conditions.faults import DEAD, LOST, PATTERNS, SPURIOUS, quantised, weights
 from spiky_rl.hosts.isaaclab.conditions.sensing import DELAYS, FRESH
 from spiky_rl.hosts.isaaclab.history import Frames
 from spiky_rl.hosts.isaaclab.recovery import Recovery
@@ -117,6 +117,11 @@ class Acting:
         return Acting(copy.deepcopy(self.model), self.network is not None)
 
 
+def only(copies: list) -> Acting:
+    (copy,) = copies
+    return copy
+
+
 def spikes(net, x: torch.Tensor) -> list[torch.Tensor]:
     """Of every layer, in one control step from rest."""
     record = Record()
@@ -138,7 +143,7 @@ def test_coarse_weights_have_at_most_as_many_values_as_their_bits_tell_apart(kin
     }
     policy = Acting(anns.get(kind) or built(kind), kind not in anns)
     before = [weight.clone() for weight in weights(policy.model)]
-    changed = condition(f"weights_{bits}_bits").changed(policy)
+    changed = only(condition(f"weights_{bits}_bits").changed(policy))
     after = list(weights(changed.model))
     assert len(after) >= 2
     for old, new in zip(before, after, strict=True):
@@ -157,7 +162,7 @@ def test_quantisation_worked_by_hand():
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_dead_neurons_do_not_spike_and_there_are_as_many_as_said(kind):
     policy = Acting(built(kind))
-    changed = condition("dead_neurons").changed(policy)
+    changed = condition("dead_neurons").changed(policy)[0]
     for width, fired in zip(changed.network.widths, spikes(changed.network, X), strict=True):
         silent = int((~fired.flatten(0, -2).bool().any(0)).sum())
         assert silent >= round(DEAD * width) and fired.any()
@@ -167,14 +172,35 @@ def test_dead_neurons_do_not_spike_and_there_are_as_many_as_said(kind):
 
 def test_dead_units_of_an_ann_reach_nobody():
     mlp = nn.Sequential(nn.Linear(INPUTS, 30), nn.ELU(), nn.Linear(30, 20), nn.ELU(), nn.Linear(20, OUTPUTS))
-    changed = condition("dead_neurons").changed(Acting(mlp, False)).model
+    changed = condition("dead_neurons").changed(Acting(mlp, False))[0].model
     assert torch.equal(changed[0].weight, mlp[0].weight), "observations are no neurons"
     for layer, width in ((changed[2], 30), (changed[4], 20)):
         assert int((layer.weight == 0).all(0).sum()) == round(DEAD * width)
     both = nn.ModuleList([nn.Linear(30, OUTPUTS), nn.GRU(INPUTS, 30)])
-    linear, gru = condition("dead_neurons").changed(Acting(both, False)).model
+    linear, gru = condition("dead_neurons").changed(Acting(both, False))[0].model
     dead = (linear.weight == 0).all(0)
     assert int(dead.sum()) == round(DEAD * 30) and torch.equal(dead, (gru.weight_hh_l0 == 0).all(0))
+
+
+def dead_units(model: nn.Module) -> list[bool]:
+    """Of both hidden layers of an MLP, one after the other."""
+    return [unit for layer in (model[2], model[4]) for unit in (layer.weight == 0).all(0).tolist()]
+
+
+def test_several_patterns_of_dead_neurons_are_drawn_the_same_ones_for_the_same_widths():
+    mlp = nn.Sequential(
+        *(nn.Linear(INPUTS, 40), nn.ELU(), nn.Linear(40, 30), nn.ELU(), nn.Linear(30, OUTPUTS))
+    )
+    units, neurons = (
+        condition("dead_neurons").changed(policy) for policy in (Acting(mlp, False), Acting(built("plain")))
+    )
+    patterns = [dead_units(copy.model) for copy in units]
+    assert len(patterns) == len(neurons) == PATTERNS and f"{PATTERNS} patterns" in condition("dead_neurons").text
+    assert len({tuple(pattern) for pattern in patterns}) == PATTERNS
+    for pattern, copy in zip(patterns, neurons, strict=True):
+        channels = [layer.channel(torch.ones(layer.width)) for layer in copy.network.layers]
+        assert torch.equal(torch.cat(channels) == 0, torch.tensor(pattern))
+    assert len(condition("dead_neurons", episodes=3).changed(Acting(mlp, False))) == 3, "no more than episodes"
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -199,13 +225,13 @@ def test_spikes_are_lost_and_come_from_nowhere_as_often_as_the_texts_say(kind):
         for name, tensor in [*silent.named_parameters(), *silent.named_buffers()]:
             if name.endswith(("bias", "weight")):
                 tensor.zero_()
-    fired = spikes(condition("spurious_spikes").changed(Acting(silent)).network, X)
+    fired = spikes(only(condition("spurious_spikes").changed(Acting(silent))).network, X)
     for layer in fired:
         assert abs(layer.mean() - SPURIOUS) < 5 * (SPURIOUS / layer.numel()) ** 0.5
     policy = Acting(built(kind))
     first, lossy = (
         spikes(policy.network, X)[0],
-        spikes(condition("lost_spikes").changed(policy).network, X)[0],
+        spikes(only(condition("lost_spikes").changed(policy)).network, X)[0],
     )
     if kind == "plain":  # the first layer's own spikes do not depend on those that are lost
         assert not (lossy > first).any()
@@ -234,7 +260,7 @@ def test_a_lost_spike_does_not_return_into_its_own_layer():
 
 def test_faults_repeat_for_a_seed():
     one, two, other = (
-        spikes(condition("dead_neurons", seed=seed).changed(Acting(built("plain"))).network, X)[0]
+        spikes(condition("dead_neurons", seed=seed).changed(Acting(built("plain")))[0].network, X)[0]
         for seed in (SEED, SEED, SEED + 1)
     )
     assert torch.equal(one, two) and not torch.equal(one, other)
