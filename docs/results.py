@@ -214,9 +214,10 @@ def distilled(folder: str) -> str:
     """A table of students beside their teachers, from the results of their trainings."""
     lines = []
     for file in sorted((ROOT / folder).glob("seed*/result.json")):
+        seed, steps = content(file, "seed"), content(file, "env_steps")
         teacher, student = (content(file, "distillation", f"{n}_return") for n in ("teacher", "student"))
-        means = number(teacher), number(student), f"{100 * student / teacher:.1f}"
-        lines.append([str(content(file, "seed")), *means, f"{content(file, 'env_steps'):,}"])
+        share = f"{100 * student / teacher:.1f}"
+        lines.append([str(seed), number(teacher), number(student), share, f"{steps:,}"])
     return table("seed | teacher's return | student's | student's, in % | student's environment steps", lines)
 
 
@@ -225,8 +226,7 @@ def raced(*paths: str) -> str:
     races = [content(ROOT / path) for path in paths]
     lines = []
     for name in dict.fromkeys(run["contender"] for race in races for run in race["runs"]):
-        runs = [run for race in races for run in race["runs"] if run["contender"] == name]
-        last = [100 * run["accuracy"][-1] for run in runs]
+        last = [100 * r["accuracy"][-1] for race in races for r in race["runs"] if r["contender"] == name]
         rows = [row for race in races for row in race["rows"] if row["contender"] == name]
         seconds, ratio = (statistics.median(row[key] for row in rows) for key in ("seconds", "ratio"))
         lines.append([f"`{name}`", _mean(last), f"{seconds:.3f}", f"{ratio:.2f}"])
