@@ -150,7 +150,7 @@ class CostRecord(CountsRecord):
     energy_nj: dict[str, float]
     """By assumption, at the prices of the version that wrote the file; a report takes `compute_energy`."""
     ann_skipping_zeros: CountsRecord | None = None
-    """Counts of the ANN beside it; None if it is an ANN itself, and in results of before 29 November 2026."""
+    """Counts of the ANN beside it; None if it is an ANN itself, and in results of earlier versions."""
     ann_skipping_zeros_energy_nj: dict[str, float] | None = None
     ann_dense_operations: Number | None
     actions_per_second: float | None

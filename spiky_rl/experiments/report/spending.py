@@ -28,7 +28,7 @@ ANN = (
     " it is counted, not trained."
 )
 IN_LISTS = "In lists: sparse connections as lists of synapses, without their zeros."
-LEFT_OUT = "An ANN of the same sparsity stands beside agents that spike only where results hold its counts: not before 29 November 2026."
+LEFT_OUT = "An ANN of the same sparsity stands beside agents that spike only where results hold its counts; those of earlier versions do not."
 
 
 def energy(analysis: Analysis) -> Iterable[Block]:
