@@ -24,7 +24,7 @@ from spiky_rl.config import registry
 from spiky_rl.config.options import UserError, nearest
 from spiky_rl.config.reading import parse_json, read_file
 from spiky_rl.experiments.analysis.comparisons import compare
-from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY, Row
+from spiky_rl.experiments.analysis.measures import PRICE, Energy, Row, choose_prices
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
@@ -61,6 +61,11 @@ def number(value: float) -> str:
     return f"{round(value, places) + 0.0:.{places}f}"  # no -0.00
 
 
+def joules(energy: Energy) -> str:
+    """Energy of a control step in nJ, with three digits that count."""
+    return f"{float(f'{energy.step.estimate:.3g}'):,g}"
+
+
 def interval(found: Interval) -> str:
     """Estimate and bounds, all with the estimate's decimals."""
     places = 1 if abs(found.estimate) >= 10 else 2
@@ -84,7 +89,7 @@ def table(heading: str, lines: Iterable[Sequence[str]]) -> str:
 
 
 def scores(folders: str, task: str, *agents: str) -> str:
-    """A table of these agents; of all, in the study's order, where none is named. With memory: weights and states that are read on chip.
+    """A table of these agents; of all, in the study's order, where none is named. Energy: with weights and states that are read on chip.
 
     Of several studies, ``studies/a:mlp_ppo,studies/b``, an agent behind a colon is the one that is shown.
     """
@@ -95,17 +100,16 @@ def scores(folders: str, task: str, *agents: str) -> str:
         for folder, only in names
         for agent in [only] * bool(only) or agents or study(folder).labels
     ]
-    prices = [price for price in (PRICE, WITH_MEMORY) if any(price in one.energy for _, one in shown)]
-    energies = {PRICE: " | energy of its arithmetic", WITH_MEMORY: " | with memory"}
+    prices = choose_prices([one for _, one in shown])
+    words = "".join(f" | energy{' of arithmetic' * (name == kind)}, {kind}" for name, kind in prices.items())
     lines = []
     for agent, one in shown:
         by_seed = ", ".join(number(one.by_seed[seed]) for seed in sorted(one.by_seed))
         firing = f"{one.firing_rate.estimate:.1%}" if one.firing_rate and one.firing_rate.estimate else "-"
+        costs = (f"{joules(one.energy[p])} nJ" if p in one.energy else "-" for p in prices)
         count = f"{one.counts['effective_operations'].estimate:,.0f}"
-        costs = (f"{one.energy[p].step.estimate:,.0f} nJ" if p in one.energy else "-" for p in prices)
         lines.append([agent, mean(one), by_seed, firing, count, *costs])
-    heading = f"{task} | return | by seed | firing | operations of a control step"
-    return table(heading + "".join(map(energies.__getitem__, prices)), lines)
+    return table(f"{task} | return | by seed | firing | operations of a control step{words}", lines)
 
 
 def across(folder: str, tasks: str, *agents: str) -> str:
@@ -155,7 +159,7 @@ def metre(folder: str, task: str, agent: str, price: str = PRICE) -> str:
 
 def energy(folder: str, task: str, agent: str, price: str = PRICE) -> str:
     """Energy of a control step in nJ, of its arithmetic or under another price."""
-    return f"{pick(row(folder, task, agent).energy, price, 'price').step.estimate:,.0f}"
+    return joules(pick(row(folder, task, agent).energy, price, "price"))
 
 
 def operations(folder: str, task: str, agent: str) -> str:
@@ -211,9 +215,7 @@ def distilled(folder: str) -> str:
     lines = []
     for file in sorted((ROOT / folder).glob("seed*/result.json")):
         seed, steps = content(file, "seed"), content(file, "env_steps")
-        teacher, student = (
-            content(file, "distillation", f"{name}_return") for name in ("teacher", "student")
-        )
+        teacher, student = (content(file, "distillation", f"{n}_return") for n in ("teacher", "student"))
         share = f"{100 * student / teacher:.1f}"
         lines.append([str(seed), number(teacher), number(student), share, f"{steps:,}"])
     return table("seed | teacher's return | student's | student's, in % | student's environment steps", lines)
@@ -224,9 +226,7 @@ def raced(*paths: str) -> str:
     races = [content(ROOT / path) for path in paths]
     lines = []
     for name in dict.fromkeys(run["contender"] for race in races for run in race["runs"]):
-        last = [
-            100 * run["accuracy"][-1] for race in races for run in race["runs"] if run["contender"] == name
-        ]
+        last = [100 * r["accuracy"][-1] for race in races for r in race["runs"] if r["contender"] == name]
         rows = [row for race in races for row in race["rows"] if row["contender"] == name]
         seconds, ratio = (statistics.median(row[key] for row in rows) for key in ("seconds", "ratio"))
         lines.append([f"`{name}`", _mean(last), f"{seconds:.3f}", f"{ratio:.2f}"])

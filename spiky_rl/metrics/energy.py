@@ -8,6 +8,9 @@ Memory: every synaptic operation reads its weight, because one robot's actions l
 update of a neuron reads and writes each of its states. An ANN's units write their output and read it once. Biases, spikes (a
 bit each) and observations are left out, of both.
 
+An SRAM is exactly as large as its content, and the price of an access follows its size without a step (`access`), so that no
+network is cheap because its weights just fit into a memory.
+
 Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.6757323, 45 nm at 0.9 V: 64 bits cost
 10 pJ from 8 KB of SRAM, 20 pJ from 32 KB, 100 pJ from 1 MB and 1.3 to 2.6 nJ from DRAM; Davies et al. (2018), Loihi,
 10.1109/MM.2018.112130359, table 2.
@@ -16,6 +19,8 @@ Source: Yik et al. (2025), NeuroBench; Horowitz (2014), 10.1109/ISSCC.2014.67573
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +47,7 @@ every transcendental operation."""
 
 
 SRAM = ((8 * 2**10, 10.0), (32 * 2**10, 20.0), (2**20, 100.0))
-"""Memories on a chip: size in bytes, and energy of an access to 8 bytes in pJ."""
+"""Published memories on a chip: size in bytes, and energy of an access to 8 bytes in pJ."""
 DRAM = 1950.0
 """Energy of an access to 8 bytes of memory beside the chip in pJ: the middle of 1.3 to 2.6 nJ."""
 WORD = 4
@@ -67,7 +72,7 @@ class Prices:
     word: int = 0
     """Bytes of a weight, a state and an activation in memory; 0: memory costs nothing."""
     outside: bool = False
-    """Whether weights come from DRAM; else from the smallest SRAM that holds all of them, as states always do."""
+    """Whether weights come from DRAM; else from an SRAM as large as all of them, as states always do from one of theirs."""
     lists: bool = False
     """Whether the weights of sparse connections lie in memory as lists of synapses; else as matrices with their zeros."""
 
@@ -75,7 +80,7 @@ class Prices:
 FP32 = Prices("fp32 arithmetic at 45 nm, no memory", 0.9, 4.6, 0.9, 3.7, DIVISION * 3.7)
 INT8 = Prices("int8 arithmetic at 45 nm, no memory", 0.03, 0.23, 0.03, 0.2, DIVISION * 0.2)
 IN_SRAM, IN_DRAM = (
-    "weights and states in the smallest SRAM that holds them",
+    "weights and states each in an SRAM of their size",
     "weights in DRAM, states in SRAM",
 )
 IN_LISTS = f"{IN_SRAM}, sparse connections as lists of synapses"
@@ -101,8 +106,12 @@ PRICES: Mapping[str, Prices] = MappingProxyType(
     }
 )
 """By name. Loihi has one price for any synaptic operation, memory included, and says nothing of an ANN."""
-RIVALS = ("int8", "int8_sram", "int8_lists", "int8_dram")
-"""Prices under which a spiking network stands beside an ANN of its sizes that skips zeros."""
+RIVALS = tuple(name for name in PRICES if name != "loihi")
+"""Prices under which a spiking network stands beside an ANN of its sizes that skips zeros: all that are an ANN's as well."""
+MAIN: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32", "int8_sram": "int8"})
+"""Prices that stand first wherever energies are shown, of every agent alike, and the arithmetic that they are named by there."""
+AS_LISTS: Mapping[str, str] = MappingProxyType({"fp32_sram": "fp32_lists", "int8_sram": "int8_lists"})
+"""Prices of matrices with their zeros, and the same of lists of synapses."""
 
 
 def prices(name: str) -> Prices:
@@ -154,7 +163,7 @@ class Cost:
 
     @property
     def effective_operations(self) -> float:
-        """Synaptic operations of both kinds; encoder and updates stand apart."""
+        """Synaptic operations of both kinds, also called EFLOPs; encoder and updates stand apart."""
         return self.effective_macs + self.effective_acs
 
     def energy(self, price: Prices) -> float:
@@ -171,11 +180,11 @@ class Cost:
 
     def traffic(self, price: Prices) -> float:
         """Energy of the memory traffic at that ``price``, in pJ."""
-        held, read = self.footprint_bytes * price.word // WORD, price.word * self.effective_operations
+        held, read = self.footprint_bytes * price.word / WORD, price.word * self.effective_operations
         if price.lists:
             held, read = self.stored_values * price.word + self.index_bytes, read + self.index_reads
         weight = DRAM if price.outside else access(held)
-        state = access(self.state_bytes * price.word // WORD)
+        state = access(self.state_bytes * price.word / WORD)
         return (weight * read + price.word * state * self.state_accesses) / 8
 
     def throughput(self, per_second: float) -> float:
@@ -189,12 +198,16 @@ class Cost:
             self, rival=rival, **{name: getattr(self, name) * passes for name in COUNTS}
         )
 
+    def counts(self) -> dict[str, float]:
+        """Return all numbers but those of the ``rival``, by name: `energy` is computed from nothing else."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rival"}
+
     def as_dict(self) -> dict[str, Any]:
-        """For a result file: all numbers, and ``energy_nj`` by assumption."""
+        """For a result file: all numbers, and ``energy_nj`` by assumption; those of the ANN beside it likewise."""
         energies = {name: self.energy(price) / 1000.0 for name, price in PRICES.items()}
-        numbers = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "rival"}
-        data = {**numbers, "effective_operations": self.effective_operations, "energy_nj": energies}
+        data = {**self.counts(), "effective_operations": self.effective_operations, "energy_nj": energies}
         if self.rival is not None:
+            data["ann_skipping_zeros"] = self.rival.counts()
             data["ann_skipping_zeros_energy_nj"] = self.rival_energies()
         return data
 
@@ -212,9 +225,21 @@ COUNTS = (
 """Fields of `Cost` that grow with the number of passes."""
 
 
-def access(size: int) -> float:
-    """Energy in pJ of an access to 8 bytes of the smallest memory that holds ``size`` bytes."""
-    return next((energy for most, energy in SRAM if size <= most), DRAM)
+def access(size: float) -> float:
+    """Return the energy in pJ of an access to 8 bytes of an SRAM of ``size`` bytes.
+
+    It is a power law between two memories of `SRAM`: they rise with about the square root of the size, as the length of wires
+    across an area does. Beyond the largest memory the last power law goes on until an access to `DRAM` costs no more (600 MB).
+    Below the smallest memory its price holds: nothing is published there, and decoders, amplifiers and the way to a memory do
+    not shrink with it. A power law would give the states of spiking networks, which are small, a price that nobody measured.
+    """
+    smallest, least = SRAM[0]
+    if size <= smallest:
+        return least
+    pairs = list(itertools.pairwise(SRAM))
+    (small, cheap), (large, dear) = next((pair for pair in pairs if size <= pair[1][0]), pairs[-1])
+    slope = math.log(dear / cheap) / math.log(large / small)
+    return min(cheap * (size / small) ** slope, DRAM)
 
 
 def per_metre(energy_nj: Mapping[str, float], steps: float, distance: float) -> dict[str, float] | None:
@@ -272,9 +297,11 @@ def energy_text(cost: Cost, name: str = "fp32", ann_operations: float = 0.0) -> 
 
 
 def rival_texts(cost: Cost) -> list[str]:
-    """The energy of ``cost`` beside that of an ANN of the same sizes which skips zeros, in words, for each of `RIVALS`; none without one."""
+    """The energy of ``cost`` beside that of an ANN of the same sizes which skips zeros, in words, for each of `MAIN`; none without one."""
+    others = cost.rival_energies()
     return [
-        f"{cost.energy(PRICES[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {other:,.1f} nJ"
+        f"{cost.energy(PRICES[name]) / 1000.0:,.1f} nJ, an ANN of the same sizes that skips zeros {others[name]:,.1f} nJ"
         f" ({PRICES[name].text})"
-        for name, other in cost.rival_energies().items()
+        for name in MAIN
+        if name in others
     ]

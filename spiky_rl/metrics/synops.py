@@ -1,9 +1,10 @@
 """Synaptic operations of a pass: effective ones, accumulates apart from multiply-accumulates, and dense ones.
 
-A non-zero input costs one operation for every non-zero weight that it reaches. A connection accumulates in an inner step in
+Effective operations, also called EFLOPs (effective floating-point operations), are those that are left where zeros are
+skipped: a non-zero input costs one for every non-zero weight that it reaches. A connection accumulates in an inner step in
 which all its inputs are -1, 0 or 1, and multiplies and accumulates otherwise; a batch is one call. Dense is every input
-times every weight. Biases, pooling, normalisation and neuron updates are not counted here. Where an encoder is constant over
-the control step, its connection runs once. A readout of rates counts as it would run on events: an accumulate for each
+times every weight. Biases, pooling, normalisation and neuron updates are not counted here. Where an encoder is constant
+over the control step, its connection runs once. A readout of rates counts as it would run on events: an accumulate for each
 spike, not a product for each mean; a reservoir's standardisation counts as part of its readout's weights.
 
 Source of the definitions: Yik et al. (2025), NeuroBench, 10.1038/s41467-025-56739-4.

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, WITH_MEMORY, steps_to_threshold
+from spiky_rl.experiments.analysis.measures import PRICE, WINDOW, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.results import Curve, Result, ResultsError, read_plan, read_results
-from spiky_rl.metrics.energy import PRICES
+from spiky_rl.metrics.energy import MAIN, PRICES
 from tests.experiments.results import (
     CARTPOLE,
     KEPT,
@@ -153,7 +153,7 @@ def test_an_episode_takes_as_much_as_its_control_steps(analysis: Analysis):
 
 
 def test_the_front_holds_whom_nobody_beats_in_score_and_energy(analysis: Analysis):
-    for task, price in itertools.product((CARTPOLE, MASKED), (PRICE, WITH_MEMORY)):
+    for task, price in itertools.product((CARTPOLE, MASKED), (PRICE, *MAIN)):
         front = analysis.front(task, price)
         points = {
             label: (

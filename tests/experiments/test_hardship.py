@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from spiky_rl.config.registry import RegistryError
+from spiky_rl.experiments.analysis.measures import energy_of, energy_per_metre, rival_energy_of
 from spiky_rl.experiments.analysis.outcome import analyse, analysis_of
-from spiky_rl.experiments.analysis.results import LATER, read_design, read_results
+from spiky_rl.experiments.analysis.results import LATER, LISTS, read_design, read_result, read_results
 from spiky_rl.experiments.report.hardship import memory
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.metrics.energy import PRICES, RIVALS, Cost
 from tests.experiments.results import CARTPOLE, change, write_study
 
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
 AGENTS, SEEDS, DISTANCE = ("mlp_ppo", "lif_ppo"), 3, 20.0
-RIVAL = {"int8": 2.0, "int8_sram": 30.0, "int8_dram": 400.0}
+RIVAL = Cost(
+    **{field.name: 0 for field in dataclasses.fields(Cost) if field.default is dataclasses.MISSING}
+    | {"effective_macs": 3_000.0, "additions": 40.0, "footprint_bytes": 40_000, "state_accesses": 80.0}
+)
 
 
 def cells(agent: str) -> list[str]:
@@ -41,7 +49,9 @@ def a_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         }
         adapted.pop("recovery")
         change(study, cell, "evaluation.adapting", {"nominal": adapted})
-        change(study, cell, "cost.ann_skipping_zeros_energy_nj", RIVAL)
+        change(study, cell, "cost.ann_skipping_zeros", RIVAL.counts())
+        change(study, cell, "cost.ann_skipping_zeros_energy_nj", {"int8": 1e9})
+        change(study, cell, "cost.energy_nj", {"fp32": 1e9})
     return study
 
 
@@ -62,10 +72,46 @@ def test_what_plasticity_gains_is_paired_by_seed(study: Path):
 
 def test_a_metre_costs_an_episode_by_its_distance_and_the_ann_beside_is_that_of_the_result(study: Path):
     row = analyse(study).rows["lif_ppo", CARTPOLE]
-    assert {name: interval.estimate for name, interval in row.rival.items()} == RIVAL
+    assert {name: interval.estimate for name, interval in row.rival.items()} == {
+        name: pytest.approx(RIVAL.energy(PRICES[name]) / 1000.0) for name in RIVALS
+    }
     for name, energy in row.energy.items():
         assert row.metre[name].estimate == pytest.approx(energy.episode.estimate / DISTANCE / 1000.0)
+    for name, energy in row.rival.items():
+        metre = energy.estimate * row.length.estimate / DISTANCE / 1000.0
+        assert row.rival_metre[name].estimate == pytest.approx(metre)
+    assert row.distance is not None and row.distance.estimate == DISTANCE
     assert analyse(study).rows["mlp_ppo", CARTPOLE].rival == {}
+
+
+def test_energies_are_priced_from_counts_and_not_what_an_earlier_version_wrote(study: Path):
+    """The files of this study hold absurd energies beside their counts."""
+    result = next(result for result in read_results(study)[0] if result.agent == "lif_ppo")
+    assert result.cost is not None and result.cost.energy_nj == {"fp32": 1e9}
+    counts = Cost(**{name: getattr(result.cost, name) for name in RIVAL.counts()})
+    for name, price in PRICES.items():
+        energy = counts.energy(price) / 1000.0
+        assert energy_of(result, name) == pytest.approx(energy)
+        metre = energy * result.nominal.mean_length / DISTANCE / 1000.0
+        assert energy_per_metre(result, name) == pytest.approx(metre)
+    with pytest.raises(RegistryError, match="fp32_sram"):
+        energy_of(result, "fp32_sramm")
+
+
+@pytest.mark.parametrize(
+    ("cell", "known"),
+    [
+        ("ant/cells/Isaac-Ant.lif_ppo.seed0", ["fp32", "int8", "loihi"]),
+        ("ant_pilot/cells/Isaac-Ant.lif_128_ppo.seed0", [name for name in PRICES if "lists" not in name]),
+        ("ant_thin/cells/Isaac-Ant.lif_sparse_ppo.seed0", list(PRICES)),
+        ("ant_pilot/cells/Isaac-Ant.random", []),
+    ],
+)
+def test_results_of_every_earlier_version_are_priced_as_far_as_their_counts_go(cell: str, known: list[str]):
+    result = read_result(STUDIES / cell)
+    assert [name for name in PRICES if energy_of(result, name) is not None] == known
+    assert [name for name in PRICES if energy_per_metre(result, name) is not None] == known
+    assert not any(rival_energy_of(result, name) for name in RIVALS), "not kept then"
 
 
 def test_the_page_shows_all_of_it(study: Path):
@@ -74,6 +120,9 @@ def test_the_page_shows_all_of_it(study: Path):
         f"Recovery on {CARTPOLE}",
         f"lif_ppo on {CARTPOLE} with plasticity at work",
         f"A metre on {CARTPOLE}",
+        "| fp32 (nJ) | ANN fp32 (nJ) | int8 (nJ) | ANN int8 (nJ) |",
+        "| way (metres) | fp32 (µJ) | ANN fp32 (µJ) | int8 (µJ) | ANN int8 (µJ) |",
+        "µJ per metre (lif_ppo)",
         "ANN int8_sram",
         "fp32_dram",
         "weights in DRAM, states in SRAM",
@@ -85,12 +134,15 @@ def test_results_of_earlier_versions_have_none_of_it_and_are_read(tmp_path: Path
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:
         if result.cost is not None:
-            earlier = result.cost.model_dump(exclude=set(LATER))
+            earlier = result.cost.model_dump(exclude={*LATER, "ann_skipping_zeros"})
             change(study, result.cell, "cost", {**earlier, "energy_nj": {"fp32": 5.0}})
     found = analyse(study)
     assert not found.skipped and not found.recovery and not found.adapting
     assert all(not row.rival and not row.metre for row in found.rows.values())
     text = write_report(study, "2026-11-26")[1].read_text(encoding="utf-8")
+    assert (
+        "| fp32 (nJ) | int8 (nJ) |" in text and "fp32 arithmetic at 45 nm, no memory" in text
+    ), "all there is"
     assert "A metre on" not in text and "Recovery on" not in text and "ANN int8" not in text
 
 
@@ -98,9 +150,10 @@ def test_prices_that_some_results_do_not_have_are_a_dash_in_their_rows(tmp_path:
     study = write_study(tmp_path, AGENTS, (CARTPOLE,), range(2))
     for result in read_results(study)[0]:
         if result.agent == AGENTS[0] and result.cost is not None:
-            change(study, result.cell, "cost.energy_nj", {"fp32": 5.0})
+            for field in LISTS:
+                change(study, result.cell, f"cost.{field}", None)
     report = write_report(study, "2026-11-28")[1].read_text(encoding="utf-8")
-    table = report.split(f"A control step on {CARTPOLE}")[1].split("An episode on")[0]
+    table = report.split(f"Energy of a control step on {CARTPOLE}")[1].split("An episode on")[0]
     header, rows = next(line for line in table.splitlines() if line.startswith("|")), {}
     for line in table.splitlines():
         if line.startswith("| "):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from spiky_rl.experiments.analysis.measures import steps_to_threshold
+from spiky_rl.experiments.analysis.measures import energy_of, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import Analysis, analyse
 from spiky_rl.experiments.analysis.results import ResultsError
 from spiky_rl.experiments.report.hparams import CURVE, FILE, METRICS, write_hparams
@@ -95,7 +95,7 @@ def test_every_finished_cell_is_a_session_with_its_numbers(study: Path, analysis
             continue
         assert result.cost is not None and result.training is not None
         assert metrics["operations"] == pytest.approx(result.cost.effective_operations, rel=1e-6)
-        assert metrics["energy_nj"] == pytest.approx(result.cost.energy_nj["fp32"], rel=1e-6)
+        assert metrics["energy_nj"] == pytest.approx(energy_of(result, "fp32"), rel=1e-6)
         assert metrics["wall_seconds"] == pytest.approx(result.training.seconds_total, rel=1e-6)
         assert metrics.get("steps_to_threshold") == steps_to_threshold(result)
 

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY
 from spiky_rl.experiments.analysis.outcome import analyse
 from spiky_rl.experiments.analysis.results import ResultsError, read_plan
 from spiky_rl.experiments.report.sections import write_report
+from spiky_rl.metrics.energy import MAIN
 from tests.experiments.results import (
     CARTPOLE,
     MASKED,
@@ -113,12 +113,12 @@ def test_another_process_in_another_folder_writes_the_same_bytes_up_to_the_line_
         assert all(a.replace(DATE.encode(), LATER.encode()) == b for a, b in changed)
 
 
-def test_the_answer_has_energies_with_and_without_memory(study: Path):
+def test_the_answer_has_energies_in_fp32_and_in_int8(study: Path):
     analysis = analyse(study)
-    for price, ending in ((PRICE, ""), (WITH_MEMORY, ", with memory")):
+    for price, kind in MAIN.items():
         spiking = [label for label in analysis.labels if label not in analysis.anns]
         least = min(analysis.rows[label, CARTPOLE].energy[price].step.estimate for label in spiking)
-        assert f"least energy of an agent that spikes{ending} {least:.3g} nJ" in section(study, SECTIONS[0])
+        assert f"least energy of an agent that spikes, {kind} {least:.3g} nJ" in section(study, SECTIONS[0])
 
 
 def test_the_sections_stand_in_their_order_and_in_the_contents(study: Path):
@@ -149,7 +149,7 @@ def test_nothing_of_the_page_is_fetched_or_run(study: Path):
 
 def test_markdown_names_the_figures_that_lie_beside_it_and_its_tables_are_tables(study: Path):
     markdown = (study / "report.md").read_text(encoding="utf-8")
-    named = re.findall(r"^!\[[^\]]+\]\((figures/[a-z_]+\.svg)\)$", markdown, re.MULTILINE)
+    named = re.findall(r"^!\[[^\]]+\]\((figures/[a-z0-9_]+\.svg)\)$", markdown, re.MULTILINE)
     assert sorted(named) == sorted(f"figures/{path.name}" for path in (study / "figures").iterdir())
     assert (
         len(named) == 12
@@ -189,7 +189,15 @@ def test_every_cell_stands_with_hash_and_commands(study: Path):
 def test_energies_stand_beside_their_prices_and_what_they_leave_out(study: Path):
     text = section(study, "energy")
     assert "fp32 arithmetic at 45 nm, no memory" in text and "moving data takes most of the energy" in text
-    for heading in ("A control step on", "An episode on", "neuron updates", "encoder", "fp32 nJ", "loihi µJ"):
+    for heading in (
+        "A control step on",
+        "An episode on",
+        "neuron updates",
+        "encoder",
+        "fp32 nJ",
+        "int8 nJ",
+        "loihi µJ",
+    ):
         assert heading in text
 
 

@@ -1,5 +1,7 @@
 """A policy and its changed copies act side by side, each on its own environments and with weights of its own."""
 
+import statistics
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -134,8 +136,23 @@ def test_activity_is_that_of_what_acts_there():
     with torch.inference_mode():
         acting.reset()
         obs = observed(0, 2)
-        rates = [acting.activity(obs, torch.arange(EPISODES) + i * EPISODES).rate for i in range(2)]
+        found = [acting.activities(obs, torch.arange(EPISODES) + i * EPISODES) for i in range(2)]
+        some = acting.activities(obs, torch.tensor([EPISODES, EPISODES + 2]))
+    counts = [[count for count, _ in part] for part in (*found, some)]
+    assert counts == [[EPISODES], [1] * EPISODES, [1, 1]], "every episode has its own pattern here"
+    rates = [statistics.fmean(activity.rate for _, activity in part) for part in found]
     assert 0.0 < rates[1] < rates[0]
+    assert acting.activities(obs, torch.tensor([], dtype=torch.long)) == []
+
+
+def test_episodes_of_one_policy_meet_different_patterns_of_dead_neurons():
+    names = ["nominal", "dead_neurons"]
+    acting = team(played(PLAIN), names)
+    obs = TensorDict({"policy": 3.0 * torch.ones(2 * EPISODES, INPUTS)}, batch_size=[2 * EPISODES])
+    with torch.inference_mode():
+        acting.reset()
+        alone, dead = acting(obs).split(EPISODES)
+    assert len(alone.unique(dim=0)) == 1 and len(dead.unique(dim=0)) > EPISODES // 2
 
 
 def test_faults_of_a_network_leave_random_actions_alone():

@@ -23,10 +23,47 @@ def built(inputs=2, **settings):
     return registry.configure("networks", given, "network").build(inputs=inputs, outputs=1)
 
 
-def test_an_access_costs_what_the_smallest_memory_that_holds_it_costs():
+def test_an_access_costs_what_is_published_of_memories_of_that_size():
     # Horowitz (2014): 64 bits from 8 KB, 32 KB and 1 MB of SRAM, and from DRAM
-    assert [access(size) for size in (1, 8192, 8193, 32768, 2**20)] == [10.0, 10.0, 20.0, 20.0, 100.0]
-    assert access(2**20 + 1) == DRAM == (1300.0 + 2600.0) / 2
+    assert [access(size) for size in (1, 8192, 32768, 2**20)] == pytest.approx([10.0, 10.0, 20.0, 100.0])
+    assert access(16 * 1024) == pytest.approx(10.0 * 2**0.5), "twice the size, as long by the square root"
+    assert access(2**40) == DRAM == (1300.0 + 2600.0) / 2
+
+
+ON_CHIP = [name for name, price in PRICES.items() if price.word and not price.outside]
+
+
+@pytest.mark.parametrize("name", ON_CHIP)
+def test_energy_is_continuous_in_the_number_of_weights_and_never_falls_with_it(name):
+    """Of networks that do the same operations, from one weight to two billion."""
+    base = of_network(
+        built(inputs=6, layers=[40], connection={"name": "linear", "density": 1 / 6}), torch.ones(1, 2, 6)
+    )
+    edges = [size // word for size in (8 * 1024, 32 * 1024, 2**20) for word in (1, 2, 4)]
+    steps = [round(1.1**k) for k in range(225)]
+    counts = sorted({n + d for n in (*edges, *steps) for d in (-1, 0, 1) if n + d > 0})
+
+    def energy(weights: int) -> float:
+        sizes = {"parameters": weights, "footprint_bytes": 4 * weights, "stored_values": weights}
+        return dataclasses.replace(base, **sizes, index_bytes=weights).energy(PRICES[name])
+
+    energies = [energy(weights) for weights in counts]
+    assert energies == sorted(energies) and energies[0] < energies[-1]
+    for weights, price in zip(counts, energies, strict=True):
+        # a relative change of the size moves the energy by no more than that change
+        assert energy(weights + 1) - price <= price / weights
+
+
+def test_a_network_that_just_fits_into_a_memory_is_hardly_cheaper_than_one_that_just_does_not():
+    """Isaac-Ant's MLP of 64-64 units beside one of 62-62: 33.5 KB of weights, and 32 KB."""
+    energies = []
+    for width in (62, 64):
+        mlp = nn.Sequential(
+            nn.Linear(60, width), nn.ELU(), nn.Linear(width, width), nn.ELU(), nn.Linear(width, 8)
+        )
+        cost = of_ann(mlp, lambda mlp=mlp: mlp(torch.ones(1, 60)), 1)
+        energies.append(cost.energy(PRICES["fp32_sram"]) / cost.effective_operations)
+    assert energies[1] == pytest.approx(energies[0], rel=0.02)
 
 
 def test_a_spiking_network_s_traffic_is_a_weight_per_operation_and_its_states_twice_per_update():
@@ -43,8 +80,8 @@ def test_a_spiking_network_s_traffic_is_a_weight_per_operation_and_its_states_tw
 
 
 def test_weights_of_a_larger_network_come_from_a_larger_memory():
-    cost = dataclasses.replace(of_network(built(), X), footprint_bytes=20_000)
-    words = 10.0 * cost.effective_operations + 5.0 * cost.state_accesses
+    cost = dataclasses.replace(of_network(built(), X), footprint_bytes=20_480)
+    words = 5.0 * 2.5**0.5 * cost.effective_operations + 5.0 * cost.state_accesses
     assert cost.traffic(PRICES["fp32_sram"]) == pytest.approx(words)
     assert cost.traffic(PRICES["int8_sram"]) == pytest.approx(
         1.25 * cost.effective_operations + 1.25 * 16
@@ -68,7 +105,7 @@ def test_sparse_connections_lie_in_memory_as_lists_of_synapses_where_prices_know
 
 
 def test_lists_decide_by_what_they_take_which_memory_a_network_comes_from():
-    cost = dataclasses.replace(of_network(built(), X), stored_values=2_000, index_bytes=500, index_reads=7.0)
+    cost = dataclasses.replace(of_network(built(), X), stored_values=8_000, index_bytes=768, index_reads=7.0)
     states = 5.0 * cost.state_accesses
     assert cost.traffic(PRICES["fp32_lists"]) == pytest.approx(
         20 / 8 * (4 * cost.effective_operations + 7) + states
@@ -206,6 +243,12 @@ def test_results_and_texts_have_the_ann_beside():
     data = cost.as_dict()
     assert set(data["energy_nj"]) == set(PRICES) and set(data["ann_skipping_zeros_energy_nj"]) == set(RIVALS)
     assert "rival" not in data and data["state_accesses"] == 16
-    assert len(rival_texts(cost)) == len(RIVALS)
+    assert cost.rival is not None and data["ann_skipping_zeros"] == cost.rival.counts()
+    assert {field.name for field in dataclasses.fields(cost)} == {*cost.counts(), "rival"}
+    for text, kind in zip(rival_texts(cost), ("fp32", "int8"), strict=True):
+        assert kind in text
     assert all(text in report(cost) for text in rival_texts(cost))
-    assert mean([cost, cost.times(3)]).state_accesses == 32 and cost.times(2).rival.neuron_updates == 6
+    twice = cost.times(2).rival
+    assert (
+        mean([cost, cost.times(3)]).state_accesses == 32 and twice is not None and twice.neuron_updates == 6
+    )

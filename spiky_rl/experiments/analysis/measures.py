@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 import statistics as plain
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from spiky_rl.experiments.analysis import statistics
 from spiky_rl.experiments.analysis.results import Condition, Result
 from spiky_rl.experiments.analysis.statistics import Interval
-from spiky_rl.metrics.energy import per_metre
+from spiky_rl.metrics.energy import MAIN, PRICES, RIVALS
 
-PRICE, WITH_MEMORY = "fp32", "fp32_sram"
-"""Whose energies stand in figures and main tables: of arithmetic alone, and of weights and states that are read and written as well."""
+PRICE = "fp32"
+"""Price of arithmetic alone, which results of every version can be given."""
 WINDOW = 5
 """Iterations over which the training return is averaged before it is held against the threshold."""
 ARITHMETIC = ("additions", "multiplications", "transcendental")
@@ -78,6 +78,8 @@ class Row:
     """Seconds that processors spent on training; None where a run's are not known."""
     length: Interval
     """Control steps of an undisturbed episode."""
+    distance: Interval | None
+    """Metres between the beginning and the end of an undisturbed episode; None where that is not measured."""
     firing_rate: Interval | None
     counts: Mapping[str, Interval]
     """Per control step: `COUNTS`, and ``arithmetic``, what they do together; empty where nothing was counted."""
@@ -86,9 +88,14 @@ class Row:
     energy: Mapping[str, Energy]
     """By the name of the prices."""
     rival: Mapping[str, Interval]
-    """Energy in nJ of a control step of an ANN of the same sizes that skips zeros, by the name of the prices; empty of an ANN."""
+    """Energy in nJ of a control step of an ANN of the same sizes that skips zeros, by the name of the prices.
+
+    Empty of an ANN, and where results do not hold that ANN's counts.
+    """
     metre: Mapping[str, Interval]
     """Energy in µJ of a metre gone, by the name of the prices; empty where a seed's robot went nowhere."""
+    rival_metre: Mapping[str, Interval]
+    """The same of that ANN, if it went as far."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +138,11 @@ def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Ma
     first, scores = results[0], {results[0].task: {result.seed: result.score for result in results}}
     normalised = statistics.normalise(scores, random, reference) if reference else None
 
-    def energy(name: str, steps: Callable[[Result], float]) -> Interval | None:
-        return _over(results, lambda r: None if name not in _prices(r) else _prices(r)[name] * steps(r))
+    def episode(result: Result, price: str) -> float | None:
+        energy = energy_of(result, price)
+        return None if energy is None else energy * result.nominal.mean_length
 
+    steps, episodes = (_priced(results, value, PRICES) for value in (energy_of, episode))
     counts = {name: _over(results, lambda r, n=name: _counted(r, n)) for name in COUNTS}
     counts["arithmetic"] = _over(results, lambda r: _counted(r, *ARITHMETIC))
     return Row(
@@ -149,44 +158,71 @@ def row_of(results: Sequence[Result], random: Mapping[str, float], reference: Ma
         seconds=_over(results, lambda r: r.training and r.training.seconds_total),
         processor=_over(results, lambda r: r.training and r.training.seconds_cpu),
         length=_known(_over(results, lambda r: r.nominal.mean_length)),
+        distance=_over(results, lambda r: r.nominal.measures.get("distance")),
         firing_rate=_over(results, lambda r: r.nominal.firing_rate),
         counts={name: interval for name, interval in counts.items() if interval is not None},
         episode_operations=_over(
             results, lambda r: _counted(r, "effective_operations", steps=r.nominal.mean_length)
         ),
-        energy={
-            name: Energy(step, _known(energy(name, lambda r: r.nominal.mean_length)))
-            for name in _prices(first)
-            if (step := energy(name, lambda r: 1.0)) is not None
-        },
-        rival=_each(results, lambda r: r.cost and r.cost.ann_skipping_zeros_energy_nj),
-        metre=_each(results, measure_metre),
+        energy={name: Energy(step, episodes[name]) for name, step in steps.items()},
+        rival=_priced(results, rival_energy_of, RIVALS),
+        metre=_priced(results, energy_per_metre, PRICES),
+        rival_metre=_priced(results, lambda r, p: _per_metre(r, rival_energy_of(r, p)), RIVALS),
     )
 
 
-def measure_metre(result: Result) -> Mapping[str, float] | None:
-    """Return the energy of a metre gone in µJ, by the name of the prices; None where the robot of a ``result`` went nowhere."""
+def energy_of(result: Result, price: str) -> float | None:
+    """Return the energy in nJ of a control step of ``result`` at the prices of that name, from the counts that it holds.
+
+    None if there are no counts, or if the prices ask for some that a result of an earlier version does not hold. Raises
+    RegistryError for prices that there are not.
+    """
+    return None if result.cost is None else result.cost.compute_energy(price)
+
+
+def energy_per_metre(result: Result, price: str) -> float | None:
+    """Return the energy in µJ of a metre of the undisturbed episode, as `energy_of`; None if the robot goes nowhere, too."""
+    return _per_metre(result, energy_of(result, price))
+
+
+def rival_energy_of(result: Result, price: str) -> float | None:
+    """Return `energy_of` the ANN of the same sizes that skips zeros; None if ``result`` does not hold its counts."""
+    rival = result.cost and result.cost.ann_skipping_zeros
+    return None if rival is None else rival.compute_energy(price)
+
+
+def choose_prices(rows: Iterable[Row]) -> Mapping[str, str]:
+    """Return the prices that stand first for ``rows``, and the arithmetic that names them: `MAIN`, or without memory.
+
+    Without memory only if no row holds the counts that memory is priced from.
+    """
+    names = {name for row in rows for name in row.energy}
+    return (
+        MAIN
+        if any(name in names for name in MAIN)
+        else {kind: kind for kind in MAIN.values() if kind in names}
+    )
+
+
+def _per_metre(result: Result, energy: float | None) -> float | None:
+    """Energy in µJ of a metre, if a control step takes ``energy`` in nJ."""
     distance = result.nominal.measures.get("distance", 0.0)
-    return per_metre(_prices(result), result.nominal.mean_length, distance)
+    return (
+        None if energy is None or distance <= 0.0 else energy * result.nominal.mean_length / distance / 1000.0
+    )
 
 
-def _each(
-    results: Sequence[Result], values: Callable[[Result], Mapping[str, float] | None]
+def _priced(
+    results: Sequence[Result], value: Callable[[Result, str], float | None], names: Iterable[str]
 ) -> dict[str, Interval]:
-    """The mean over seeds of every value by name that all seeds have."""
-    names = values(results[0]) or {}
-    means = {name: _over(results, lambda r, n=name: (values(r) or {}).get(n)) for name in names}
+    """The mean over seeds of a value at prices of these ``names``; without those at which a seed has none."""
+    means = {name: _over(results, lambda r, n=name: value(r, n)) for name in names}
     return {name: mean for name, mean in means.items() if mean is not None}
 
 
 def _counted(result: Result, *names: str, steps: float = 1.0) -> float | None:
     """The sum of what was counted under these names, of so many control steps."""
     return None if result.cost is None else steps * sum(getattr(result.cost, name) for name in names)
-
-
-def _prices(result: Result) -> Mapping[str, float]:
-    """Energy of a control step in nJ by assumption; empty where nothing was counted."""
-    return result.cost.energy_nj if result.cost else {}
 
 
 def steps_to_threshold(result: Result) -> int | None:

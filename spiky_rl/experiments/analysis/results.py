@@ -22,7 +22,7 @@ from spiky_rl.experiments.design.study import Spending, StudyFile
 from spiky_rl.experiments.run.cells import ERROR
 from spiky_rl.experiments.run.cells import RESULT as RESULT_FILE
 from spiky_rl.hosts.common.provenance import Provenance
-from spiky_rl.metrics.energy import Cost
+from spiky_rl.metrics.energy import Cost, prices
 
 LAST_LINES = 8
 """Last lines of an error's traceback that a report shows."""
@@ -113,25 +113,45 @@ class Evaluation(Record):
     adapting: dict[str, Condition] | None = None
 
 
-LATER = ("state_accesses", "stored_values", "index_bytes", "index_reads", "rival")
-"""Fields of `Cost` that results of earlier versions do not have, or that no result has."""
+LISTS = ("stored_values", "index_bytes", "index_reads")
+"""Fields of `Cost` that results of before 28 November 2026 do not have."""
+LATER = ("state_accesses", *LISTS)
+"""All fields of `Cost` that results of earlier versions may not have."""
 _KINDS = {"int": int, "float": float}
 _COUNTS: dict[str, Any] = {
-    f.name: (_KINDS[str(f.type)], ...) for f in dataclasses.fields(Cost) if f.name not in LATER
+    f.name: (_KINDS[str(f.type)] | None, None) if f.name in LATER else (_KINDS[str(f.type)], ...)
+    for f in dataclasses.fields(Cost)
+    if f.name != "rival"
 }
 _Counts: Any = create_model("_Counts", __base__=Record, **_COUNTS)
 
 
-class CostRecord(_Counts):
+class CountsRecord(_Counts):
+    """Counts of a control step: the fields of `Cost`."""
+
+    def compute_energy(self, name: str) -> float | None:
+        """Return the energy in nJ at today's prices called ``name``; None if they ask for what was not counted.
+
+        Raises RegistryError for prices that there are not.
+        """
+        price = prices(name)
+        asked = LATER if price.lists else ("state_accesses",) if price.word else ()
+        if any(getattr(self, field) is None for field in asked):
+            return None
+        numbers = self.model_dump(include=set(_COUNTS))
+        # no price that comes so far asks for what is missing
+        numbers.update({field: 0 for field in LATER if numbers[field] is None})
+        return Cost(**numbers).energy(price) / 1000.0
+
+
+class CostRecord(CountsRecord):
     """The cost of an action, per control step: the fields of `Cost`, and those that `Cost.as_dict` adds."""
 
-    state_accesses: float | None = None
-    stored_values: int | None = None
-    index_bytes: int | None = None
-    index_reads: float | None = None
     effective_operations: float
     energy_nj: dict[str, float]
-    """By assumption."""
+    """By assumption, at the prices of the version that wrote the file; a report takes `compute_energy`."""
+    ann_skipping_zeros: CountsRecord | None = None
+    """Counts of the ANN beside it; None if it is an ANN itself, and in results of earlier versions."""
     ann_skipping_zeros_energy_nj: dict[str, float] | None = None
     ann_dense_operations: Number | None
     actions_per_second: float | None

@@ -182,8 +182,8 @@ def intervals(
     Simulated with 5, 10 and 20 seeds on 1 to 3 tasks, intervals of 95 % hold the truth in 94 to 97 % of studies where scores are normal and
     in 93 to 97 % where most are near a ceiling (skewness -0.9). They promise too much for the mean of few seeds with a long tail: 92 % with
     5 seeds of one task at skewness -1.4, 90 % at -2, and 88 to 91 % where one run in ten fails by five standard deviations, since many
-    studies see no such run (the interquartile mean's: 96 to 97 %); and for the interquartile mean of 5 seeds on tasks whose levels lie many
-    standard deviations apart, 90 to 94 %, because whole runs are cut, one fifth where it should be a quarter.
+    studies see no such run (the interquartile mean's: 96 to 97 %; `coverage.COVERAGE` has more); and for the interquartile mean of 5 seeds on
+    tasks whose levels lie many standard deviations apart, 90 to 94 %, because whole runs are cut, one fifth where it should be a quarter.
 
     Args:
         values: Scores [..., runs].

@@ -26,7 +26,7 @@ from spiky_rl.experiments.analysis.comparisons import (
     compare_pair,
     holm,
 )
-from spiky_rl.experiments.analysis.measures import LEAST, measure_metre
+from spiky_rl.experiments.analysis.measures import LEAST, energy_per_metre
 from spiky_rl.experiments.analysis.results import Result
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design.planned import METRES, Endpoint, StudyPlan
@@ -85,7 +85,7 @@ def measure(result: Result, endpoint: Endpoint, reference: float | None = None) 
             return None
         return float(np.mean([result.conditions[name].mean_return for name in endpoint.kept])) / result.score
     if endpoint.energy_per_metre:
-        return (measure_metre(result) or {}).get(endpoint.energy_per_metre)
+        return energy_per_metre(result, endpoint.energy_per_metre)
     return result.nominal.measures.get("distance") if endpoint.measure == METRES else result.score
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY, Row
+from spiky_rl.experiments.analysis.measures import Row, choose_prices
 from spiky_rl.experiments.analysis.outcome import Analysis
 from spiky_rl.experiments.report.blocks import (
     NONE,
@@ -20,6 +20,7 @@ from spiky_rl.experiments.report.blocks import (
 )
 from spiky_rl.experiments.report.drawing import short
 from spiky_rl.experiments.report.verdicts import first_screen
+from spiky_rl.metrics.energy import MAIN, PRICES
 
 SHOWN = 8
 """Names in a cell, at most."""
@@ -44,7 +45,7 @@ def answer(analysis: Analysis) -> Iterable[Block]:
         (Column(task, is_text=True), [cells[i] for cells in rows.values()])
         for i, task in enumerate(analysis.tasks)
     )
-    note = f"Energy is that of a control step: of its arithmetic ({PRICE}), and with what is read and written in memory ({WITH_MEMORY})."
+    note = f"Energy is that of a control step, and of a metre where robots go somewhere. {priced(analysis.rows.values())}"
     yield folded(
         "Beside it, without a test", table("Measures", list(rows), *columns, first="measure", note=note)
     )
@@ -74,12 +75,34 @@ def lost_without_memory(analysis: Analysis, task: str) -> str:
     return "; ".join(f"{spell(m.drop)} ({m.masked})" for m in own) or NONE
 
 
-def thriftiest(analysis: Analysis, task: str, labels: Iterable[str], price: str) -> str:
-    """The least energy of a control step under a ``price`` on a ``task`` among agents of these ``labels`` in an ``analysis``."""
-    rows = rows_of(analysis, task, labels)
-    steps = {row.label: row.energy[price].step for row in rows if price in row.energy}
-    first = min(steps, key=lambda label: steps[label].estimate, default=None)
-    return NONE if first is None else f"{spelled([steps[first]], each=True)[0]} nJ ({first})"
+def priced(rows: Iterable[Row]) -> str:
+    """Return in words the prices that the energies of ``rows`` stand under; nothing if they have none."""
+    texts = [PRICES[name].text for name in choose_prices(rows)]
+    return f"Prices: {'; '.join(texts)}." if texts else ""
+
+
+def thriftiest(analysis: Analysis, task: str, labels: Iterable[str], kind: str) -> str:
+    """The least energy of a control step, in arithmetic of a ``kind``, on a ``task`` among agents of these ``labels`` in an ``analysis``."""
+    if (price := price_of(analysis, kind)) is None:
+        return NONE
+    priced_rows = [row for row in rows_of(analysis, task, labels) if price in row.energy]
+    first = min(priced_rows, key=lambda row: row.energy[price].step.estimate, default=None)
+    if first is None:
+        return NONE
+    metre = f", {spelled([first.metre[price]], each=True)[0]} µJ per metre" if price in first.metre else ""
+    return f"{spelled([first.energy[price].step], each=True)[0]} nJ{metre} ({first.label})"
+
+
+def front(analysis: Analysis, task: str, kind: str) -> str:
+    """The front of score and energy of an ``analysis`` on a ``task``, in arithmetic of a ``kind``."""
+    price = price_of(analysis, kind)
+    return NONE if price is None else listed(analysis.front(task, price), SHOWN) or NONE
+
+
+def price_of(analysis: Analysis, kind: str) -> str | None:
+    """Return the name of the prices that an ``analysis`` shows first for arithmetic of a ``kind``; None if it has none."""
+    found = {shown: name for name, shown in choose_prices(analysis.rows.values()).items()}
+    return found.get(kind)
 
 
 def spiking(analysis: Analysis) -> list[str]:
@@ -92,14 +115,14 @@ def rows_of(analysis: Analysis, task: str, labels: Iterable[str]) -> list[Row]:
     return [row for label in labels if (row := analysis.rows.get((label, task))) is not None]
 
 
-def energies(price: str, ending: str = "") -> Mapping[str, Callable[[Analysis, str], str]]:
-    """Rows of the table about energy under a ``price``, whose names have this ``ending``."""
+def energies(kind: str) -> Mapping[str, Callable[[Analysis, str], str]]:
+    """Rows of the table about energy in arithmetic of a ``kind``."""
     return {
-        f"energy of the baseline{ending}": lambda a, task: thriftiest(a, task, [str(a.baseline)], price),
-        f"least energy of an agent that spikes{ending}": lambda a, task: thriftiest(
-            a, task, spiking(a), price
+        f"energy of the baseline, {kind}": lambda a, task: thriftiest(a, task, [str(a.baseline)], kind),
+        f"least energy of an agent that spikes, {kind}": lambda a, task: thriftiest(
+            a, task, spiking(a), kind
         ),
-        f"front of score and energy{ending}": lambda a, task: listed(a.front(task, price), SHOWN) or NONE,
+        f"front of score and energy, {kind}": lambda a, task: front(a, task, kind),
     }
 
 
@@ -108,7 +131,6 @@ MEASURES: Mapping[str, Callable[[Analysis, str], str]] = {
     "steps to it, median of the baseline": lambda a, task: soonest(a, task, [str(a.baseline)]),
     "steps to it, lowest median": lambda a, task: soonest(a, task, a.labels),
     "return that the baseline loses": lost_without_memory,
-    **energies(PRICE),
-    **energies(WITH_MEMORY, ", with memory"),
+    **{title: tell for kind in MAIN.values() for title, tell in energies(kind).items()},
 }
 """Row of the second table -> what of it stands under a task."""

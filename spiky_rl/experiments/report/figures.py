@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from matplotlib.patches import Rectangle
 
-from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis
 from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.report.drawing import (
@@ -34,8 +33,6 @@ PALETTE = (
     *("#55801a", "#d1366f", "#34509c", "#84503c", "#00695f", "#3f6f7d", "#7a7a12", "#8e2f8a"),
 )
 """Colours of agents that spike, in the study's order; all dark enough for text on white."""
-PAID_FOR = {PRICE: "arithmetic alone", WITH_MEMORY: "arithmetic and on-chip memory"}
-"""What an energy under a price is of."""
 GREYS = ("#000000", "#5a5a5a", "#767676")
 """Colours of ANNs, the baseline first."""
 LINE, MANY = 0.235, 6
@@ -291,7 +288,7 @@ def pareto(analysis: Analysis, task: str, price: str) -> Sheet | None:
     sheet = Sheet(height + 0.65)
     axes = sheet.panel(0.62, 0.1, width, height)
     axes.set(xscale="log", xlim=(10**left, 10**right), ylim=(low, high), ylabel="score (return)")
-    axes.set_xlabel(f"energy of a control step in nJ, {price}, {PAID_FOR[price]}")
+    axes.set_xlabel(f"energy of a control step in nJ, {price}")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.12g}")
     narrow = right - left < 1.0  # hardly a power of ten in sight: some numbers between them are told too
     axes.xaxis.set_minor_formatter(

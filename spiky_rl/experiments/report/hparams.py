@@ -15,7 +15,7 @@ from typing import Any
 from spiky_rl.config import files
 from spiky_rl.config.plain import Plain, Tree, written
 from spiky_rl.experiments.analysis import statistics
-from spiky_rl.experiments.analysis.measures import PRICE, steps_to_threshold
+from spiky_rl.experiments.analysis.measures import PRICE, energy_of, steps_to_threshold
 from spiky_rl.experiments.analysis.outcome import Analysis, analyse
 from spiky_rl.experiments.analysis.results import Result
 from spiky_rl.experiments.report import TENSORBOARD
@@ -82,7 +82,7 @@ def measures(result: Result, analysis: Analysis) -> dict[str, float | None]:
         "score": result.score,
         "normalised_score": normalised,
         "operations": cost and cost.effective_operations,
-        "energy_nj": cost and cost.energy_nj.get(PRICE),
+        "energy_nj": energy_of(result, PRICE),
         "steps_to_threshold": steps_to_threshold(result),
         "wall_seconds": result.training and result.training.seconds_total,
     }

@@ -1,73 +1,118 @@
-"""The section of a report on what actions cost: operations, energy under named prices, an ANN beside, a metre gone."""
+"""The section of a report on what actions cost: energy of a control step and of a metre, then counts and every other price."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from spiky_rl.experiments.analysis.measures import PRICE, WITH_MEMORY
+from spiky_rl.experiments.analysis.measures import Row, choose_prices
 from spiky_rl.experiments.analysis.outcome import Analysis
+from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.report import figures
-from spiky_rl.experiments.report.blocks import Block, Column, figure, paragraph, slug, spelled, table
-from spiky_rl.metrics.energy import CAVEATS, PRICES, RIVALS
+from spiky_rl.experiments.report.blocks import (
+    Block, Column, figure, folded, paragraph, slug, spelled, table,
+)  # fmt: skip
+from spiky_rl.metrics.energy import AS_LISTS, CAVEATS, PRICES, RIVALS
+
+COUNTS = {
+    "effective_operations": "synaptic",
+    "effective_acs": "of them AC",
+    "encoder_operations": "encoder",
+    "neuron_updates": "neuron updates",
+    "arithmetic": "their arithmetic",
+}
+"""Counts per control step, with the titles of their columns."""
+DIFFERENT = 0.01
+"""Relative difference from which on lists of synapses change what a network costs."""
+ANN = (
+    "ANN: one of the same sizes and synapses as the agent that spikes, with ReLU, that skips zeros, half of its hidden activations;"
+    " it is counted, not trained."
+)
+IN_LISTS = "In lists: sparse connections as lists of synapses, without their zeros."
+LEFT_OUT = "An ANN of the same sparsity stands beside agents that spike only where results hold its counts; those of earlier versions do not."
 
 
 def energy(analysis: Analysis) -> Iterable[Block]:
-    """Energy of an action and an episode in an ``analysis``, under every assumption on prices."""
-    names = list(dict.fromkeys(name for row in analysis.rows.values() for name in row.energy))
-    if not names:
+    """Energy of an action, a metre and an episode in an ``analysis``, under every assumption on prices."""
+    shown = choose_prices(analysis.rows.values())
+    if not shown:
         return
-    texts = [
-        (f"{name}.", PRICES[name].text if name in PRICES else "prices of another version") for name in names
-    ]
     yield paragraph(
-        "Counts of operations times prices of single ones, of the deterministic policy, undisturbed. Prices:"
+        "Counts of operations and of accesses to memory times prices of single ones, of the deterministic policy, undisturbed."
+        f" Figures and main tables have two prices for every agent: {'; '.join(f'{kind}: {PRICES[name].text}' for name, kind in shown.items())}."
+        " What such energies leave out:"
     )
-    yield Block("list", items=texts)
-    yield paragraph("What such energies leave out:")
     yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
     for task in analysis.tasks:
-        for price, ending in ((PRICE, ""), (WITH_MEMORY, "_memory")):
+        rows = [
+            row
+            for label in analysis.labels
+            if (row := analysis.rows.get((label, task))) is not None and row.energy
+        ]
+        for price, kind in shown.items():
             yield from figure(
-                f"pareto_{slug(task)}{ending}", f"Score and energy on {task}, {figures.PAID_FOR[price]}",
+                f"pareto_{slug(task)}" + ("" if kind == "fp32" else f"_{kind}"), f"Score and energy on {task}, {kind}",
                 f"Mean score with its interval over the energy of a control step ({price}, logarithmic). Line: the front of agents"
                 " that no other one beats in both, by estimates; their names are bold.",
                 lambda task=task, price=price: figures.pareto(analysis, task, price),
             )  # fmt: skip
-        named = [
-            label
-            for label in analysis.labels
-            if (label, task) in analysis.rows and analysis.rows[label, task].energy
-        ]
-        rows = [analysis.rows[label, task] for label in named]
-        energies = {name: [row.energy.get(name) for row in rows] for name in names}
-        units = {
-            "effective_operations": "synaptic",
-            "effective_acs": "of them AC",
-            "encoder_operations": "encoder",
-        }
-        units |= {"neuron_updates": "neuron updates", "arithmetic": "their arithmetic"}
-        counts = [
-            (Column(title, "per step"), spelled([row.counts.get(key) for row in rows], each=True))
-            for key, title in units.items()
-        ]
+        if rows:
+            yield from tables(task, rows, shown, analysis.anns)
+
+
+def tables(task: str, rows: Sequence[Row], shown: Mapping[str, str], anns: Sequence[str]) -> Iterable[Block]:
+    """Tables of the energies of ``rows`` on a ``task``, the prices that are ``shown`` first; ``anns`` are labels of ANNs."""
+    named = [row.label for row in rows]
+    lists = {
+        AS_LISTS[name]: f"{kind} in lists"
+        for name, kind in shown.items()
+        if name in AS_LISTS and _differs(rows, name, AS_LISTS[name])
+    }
+    titles = {**shown, **lists}
+    has_ann = [bool(row.rival) for row in rows if row.label not in anns]
+    notes = [
+        *([IN_LISTS] if lists else []),
+        *([ANN] if any(has_ann) else []),
+        *([] if all(has_ann) else [LEFT_OUT]),
+    ]
+    steps = [{name: value.step for name, value in row.energy.items()} for row in rows]
+    yield table(
+        f"A control step on {task}",
+        named,
+        *_columns(titles, "nJ", steps, [row.rival for row in rows]),
+        note=" ".join(notes),
+    )
+    if metres := [row for row in rows if row.metre]:
         yield table(
-            f"A control step on {task}",
+            f"A metre on {task}",
+            [row.label for row in metres],
+            (Column("way", "metres"), spelled([row.distance for row in metres], each=True)),
+            *_columns(titles, "µJ", [row.metre for row in metres], [row.rival_metre for row in metres]),
+            note="Energy of an undisturbed episode by its way, the distance between its beginning and its end; of the ANN, if it went as far.",
+        )
+    every = dict.fromkeys(name for row in rows for name in row.energy)
+    texts = [(f"{name}.", PRICES[name].text) for name in every]
+    episodes = [{name: value.episode for name, value in row.energy.items()} for row in rows]
+    yield folded(
+        f"Counts on {task}, and every assumption on prices",
+        table(
+            f"Operations of a control step on {task}",
             named,
-            *counts,
             *(
-                (Column(name, "nJ"), spelled([e and e.step for e in energies[name]], each=True))
-                for name in names
-            ),
-            *(
-                (Column(f"ANN {name}", "nJ"), spelled([row.rival.get(name) for row in rows], each=True))
-                for name in RIVALS
-                if any(name in row.rival for row in rows)
+                (Column(title, "per step"), spelled([row.counts.get(key) for row in rows], each=True))
+                for key, title in COUNTS.items()
             ),
             (Column("parameters"), spelled([row.counts.get("parameters") for row in rows], each=True)),
-            note="Synaptic operations that took place, those of the decoder among them; AC: with spikes as inputs, accumulates only."
-            " ANN: one of the same sizes and synapses, with ReLU, that skips zeros, half of its hidden activations.",
-        )
-        yield table(
+            note="Effective synaptic operations (EFLOPs): those that took place, those of the decoder among them; AC: with spikes as"
+            " inputs, accumulates only.",
+        ),
+        Block("list", items=texts),
+        table(
+            f"Energy of a control step on {task}",
+            named,
+            *_columns({name: name for name in every}, "nJ", steps),
+            *_columns({name: f"ANN {name}" for name in RIVALS}, "nJ", [row.rival for row in rows]),
+        ),
+        table(
             f"An episode on {task}",
             named,
             (Column("length", "control steps"), spelled([row.length for row in rows])),
@@ -75,19 +120,26 @@ def energy(analysis: Analysis) -> Iterable[Block]:
                 Column("synaptic", "thousand operations"),
                 spelled([row.episode_operations for row in rows], 1e-3, each=True),
             ),
-            *(
-                (Column(name, "µJ"), spelled([e and e.episode for e in energies[name]], 1e-3, each=True))
-                for name in names
-            ),
-        )
-        metres = [row for row in rows if row.metre]
-        if metres:
-            yield table(
-                f"A metre on {task}",
-                [row.label for row in metres],
-                *(
-                    (Column(name, "µJ"), spelled([row.metre.get(name) for row in metres], each=True))
-                    for name in names
-                ),
-                note="Energy of an undisturbed episode by the distance between its beginning and its end.",
-            )
+            *_columns({name: name for name in every}, "µJ", episodes, scale=1e-3),
+        ),
+    )
+
+
+def _differs(rows: Iterable[Row], plain: str, lists: str) -> bool:
+    """Whether a network of ``rows`` costs something else under prices that know ``lists``."""
+    pairs = [(row.energy[lists], row.energy[plain]) for row in rows if {lists, plain} <= row.energy.keys()]
+    return any(abs(a.step.estimate - b.step.estimate) > DIFFERENT * b.step.estimate for a, b in pairs)
+
+
+def _columns(
+    titles: Mapping[str, str],
+    unit: str,
+    values: Sequence[Mapping[str, Interval]],
+    rivals: Sequence[Mapping[str, Interval]] = (),
+    scale: float = 1.0,
+) -> Iterable[tuple[Column, list[str]]]:
+    """A column of ``values``, row by row, for prices of every name of ``titles``, each beside the one of ``rivals``."""
+    for name, title in titles.items():
+        yield Column(title, unit), spelled([row.get(name) for row in values], scale, each=True)
+        if rivals:
+            yield Column(f"ANN {title}", unit), spelled([row.get(name) for row in rivals], scale, each=True)

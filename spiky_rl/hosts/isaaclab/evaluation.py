@@ -97,12 +97,13 @@ class Team:
         shared: list[Tensor] = []
         for condition, adapts in zip(conditions, adapting, strict=True):
             own = condition.changed(policy)
-            if own is None and not adapts:
+            if not own and not adapts:
                 shared.append(condition.group.ids)
                 continue
-            own = own or policy.copy()
-            own.adapts = adapts
-            self.parts.append((condition.group.ids, own))
+            own = own or [policy.copy()]
+            for ids, copy in zip(condition.group.ids.tensor_split(len(own)), own, strict=True):
+                copy.adapts = adapts
+                self.parts.append((ids, copy))
         if shared:
             self.parts.insert(0, (torch.cat(shared), policy))
 
@@ -121,10 +122,16 @@ class Team:
         for ids, policy in self.parts:
             policy.reset(None if dones is None else dones[ids])
 
-    def activity(self, obs: TensorDict, running: Tensor) -> Activity:
-        """Activity in the control step that begins with ``obs``, of the environments ``running``, all of one condition."""
-        ids, policy = next((ids, policy) for ids, policy in self.parts if bool((ids == running[0]).any()))
-        return policy.activity(obs[ids], torch.isin(ids, running).nonzero().flatten())
+    def activities(self, obs: TensorDict, running: Tensor) -> list[tuple[int, Activity]]:
+        """Return the activity in the control step that begins with ``obs`` of every policy that acts on environments ``running``.
+
+        Each activity stands beside the number of those environments.
+        """
+        return [
+            (len(part), policy.activity(obs[ids], part))
+            for ids, policy in self.parts
+            if len(part := torch.isin(ids, running).nonzero().flatten())
+        ]
 
 
 class Evaluation:
@@ -240,8 +247,7 @@ class Evaluation:
             seen = self.perturbed(obs)
             if isinstance(acting, Team) and steps % STRIDE == 0:
                 for ids, found in zip(self.ids, activity, strict=True):
-                    if len(running := ids[first[ids]]):
-                        found.append((len(running), acting.activity(seen, running)))
+                    found += acting.activities(seen, ids[first[ids]])
             began = finished(env.device)
             actions = acting(seen)
             seconds += finished(env.device) - began

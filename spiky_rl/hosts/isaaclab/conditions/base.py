@@ -119,9 +119,12 @@ class Condition(ABC):
     def configure(cls, env_cfg: EnvCfg) -> None:
         """Make a task's ``env_cfg`` ready, before the simulator starts; without effect until the condition acts."""
 
-    def changed(self, policy: Policy) -> Policy | None:  # pylint: disable=unused-argument
-        """A changed copy that acts in the place of ``policy``; None: the policy itself."""
-        return None
+    def changed(self, policy: Policy) -> list[Policy]:  # pylint: disable=unused-argument
+        """Return the changed copies that act in the place of ``policy``; empty if the policy itself acts.
+
+        The copies share the group's environments: in their order, evenly.
+        """
+        return []
 
     def begin(self) -> None:
         """Once, where the group's episodes begin."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import override
+from typing import ClassVar, override
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ DEAD = 0.2
 """Share of a layer's neurons that are dead."""
 LOST = 0.2
 """Probability that a spike arrives nowhere."""
+PATTERNS = 8
+"""Number of patterns of dead neurons: few episodes share one, so that a score is no matter of a single draw."""
 SPURIOUS = 0.02
 """Probability that a neuron which is silent in an inner step seems to spike in it."""
 
@@ -29,13 +31,17 @@ SPURIOUS = 0.02
 class Fault(Condition):
     """A policy whose network is changed. Abstract: its subclasses say how."""
 
+    copies: ClassVar[int] = 1
+    """Number of copies that are changed, each in its own way, on an equal share of the environments."""
+
     @override
-    def changed(self, policy: Policy) -> Policy:
-        # a copy of tensors that torch can follow, as the policy's own are
+    def changed(self, policy: Policy) -> list[Policy]:
+        # copies of tensors that torch can follow, as the policy's own are
         with torch.inference_mode(False), torch.no_grad():
-            copy = policy.copy()
-            self.spoil(copy)
-        return copy
+            copies = [policy.copy() for _ in range(min(self.copies, len(self.group.ids)))]
+            for copy in copies:
+                self.spoil(copy)
+        return copies
 
     @abstractmethod
     def spoil(self, policy: Policy) -> None:
@@ -67,8 +73,11 @@ class CoarseWeights(Fault):
 class DeadNeurons(Fault):
     """Neurons that have died."""
 
-    text = f"{DEAD:g} of the neurons of every hidden layer, drawn once, have no output"
+    text = (
+        f"{DEAD:g} of the neurons of every hidden layer have no output; {PATTERNS} patterns are drawn, of which every episode has one"
+    )
     needs = ("neurons",)
+    copies = PATTERNS
 
     def spoil(self, policy: Policy) -> None:
         if policy.network is None:

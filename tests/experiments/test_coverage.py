@@ -1,0 +1,42 @@
+"""The coverage of intervals that reports state is what the simulation gives, and what a study may see of poor seeds."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from spiky_rl.experiments.analysis.coverage import (
+    COVERAGE, FALL, POOR, SIZES, STATISTICS, find_coverage, simulate, true_value,
+)  # fmt: skip
+from spiky_rl.experiments.report.terms import held
+
+
+@pytest.mark.parametrize(("statistic", "words", "seeds"), [("mean", "one seed in five is poor", 5)])
+def test_a_figure_of_the_table_is_simulated_again(statistic, words, seeds):
+    found = find_coverage(statistic, seeds)
+    assert found is not None and found[words] == round(100 * simulate(statistic, POOR[words], seeds), 1)
+
+
+def test_most_intervals_of_few_seeds_that_miss_the_truth_saw_no_poor_seed():
+    share, seeds = POOR["one seed in five is poor"], 5
+    unseen = (1 - share) ** seeds
+    assert 100 * (1 - unseen) == pytest.approx(COVERAGE["mean"]["one seed in five is poor"][2], abs=5.0)
+
+
+def test_the_table_is_whole_and_a_study_of_many_seeds_has_the_last_figure():
+    assert COVERAGE.keys() == STATISTICS.keys()
+    assert all(own.keys() == POOR.keys() for own in COVERAGE.values())
+    assert all(len(shares) == len(SIZES) for own in COVERAGE.values() for shares in own.values())
+    assert find_coverage("mean", 2) is None and find_coverage("mean", 50) == find_coverage("mean", SIZES[-1])
+
+
+@pytest.mark.parametrize("share", POOR.values())
+def test_the_true_values_are_those_of_a_large_sample(share):
+    generator = np.random.default_rng(0)
+    scores = generator.standard_normal(400_000) - FALL * (generator.random(400_000) < share)
+    assert true_value("mean", share) == pytest.approx(scores.mean(), abs=0.03)
+    assert true_value("interquartile mean", share) == pytest.approx(stats.trim_mean(scores, 0.25), abs=0.01)
+
+
+def test_a_report_tells_the_coverage_at_the_study_s_number_of_seeds():
+    assert "with 5 seeds" in held(5) and "71 % where one seed in five is poor" in held(5)
+    assert "with 20 seeds" in held(25) and held(2) == ""
