@@ -42,7 +42,7 @@ class Verdict:
     endpoint: Endpoint
     task: str
     comparison: Comparison
-    """Of the endpoint's numbers; Holm's family is the plan's."""
+    """The comparison of the endpoint's numbers; Holm's family is the plan's."""
     reference: float
     """The baseline's mean of the endpoint over the pairs; nan without pairs."""
     margin: float
