@@ -10,7 +10,7 @@ import math
 import re
 import statistics as plain
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import Tuned, read_tuned
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
+from spiky_rl.experiments.analysis.arms import take_arms
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
 from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
 from spiky_rl.experiments.analysis.measures import (
@@ -27,6 +28,7 @@ from spiky_rl.experiments.analysis.measures import (
 )  # fmt: skip
 from spiky_rl.experiments.analysis.results import Planned, Result, Skipped
 from spiky_rl.experiments.analysis.statistics import Band, Interval
+from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 
 POINTS = 100
@@ -93,6 +95,10 @@ class Analysis:
     adapting: Mapping[tuple[str, str, str], tuple[Interval, Interval, Interval]]
     """By label, task and condition: see `measures.adapting_of`."""
     memory: tuple[Memory, ...]
+    history: SeedHistory = field(default_factory=SeedHistory)
+    """Earlier uses of the study's seeds."""
+    arms: Mapping[str, str] = field(default_factory=dict)
+    """The other study that a label's results are from, of those from one."""
 
     def priced(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
         """Energy of a control step in nJ under a ``price``, and score, of the agents on a ``task`` that have both, by label."""
@@ -125,7 +131,10 @@ def analyse(folder: Path) -> Analysis:
         planned, problem = (), str(error).replace(f"{folder}/", "")
     has_tuned = bool(design.tuning) and (folder / TUNED).exists()
     tuned = read_tuned(folder / TUNED) if has_tuned else None
-    return analysis_of(design, *files.read_results(folder), planned, problem, tuned)
+    results, skipped = files.read_results(folder)
+    taken, left, sources = take_arms(folder, design, results)
+    found = analysis_of(design, (*results, *taken), (*skipped, *left), planned, problem, tuned)
+    return replace(found, history=find_history(folder, design), arms=sources)
 
 
 def analysis_of(

@@ -95,6 +95,15 @@ Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
 """Text on one line."""
 
 
+class Arm(Settings):
+    """Agents of another study, whose finished cells stand in this one."""
+
+    study: str
+    """Its folder, relative to one around this study's, such as ``studies/ant_pilot``."""
+    agents: NamesOrText
+    """File stems."""
+
+
 class Study(Settings):
     """The design of a study: agents, tasks, variants, seeds and conditions that are compared."""
 
@@ -132,6 +141,14 @@ class Study(Settings):
         "",
         "what tune.py wrote, or its folder, whose values every agent takes; empty: agents as their files say",
     )
+    arms: Annotated[tuple[Arm, ...], Field(strict=False)] = option(
+        (),
+        "agents of other studies whose finished cells are compared with too: [{study: studies/ant_pilot, agents: [mlp_ppo]}]",
+        flags=[],
+    )
+    reused_seeds: Line = option(
+        "", "reason for testing on seeds that were tuned or chosen with, see studies/seeds.yaml", flags=[]
+    )
 
     @field_validator("vary")
     @classmethod
@@ -146,9 +163,7 @@ class Study(Settings):
     def data(self) -> dict[str, Any]:
         """As plain data: what `study.json` holds."""
         data = {"version": 1, **self.model_dump(mode="json")}
-        if not self.tuning:
-            del data["tuning"]
-        return data
+        return {key: value for key, value in data.items() if key not in LATER or value}
 
     @property
     def stems(self) -> list[str]:
@@ -166,6 +181,8 @@ class Study(Settings):
         ]
 
 
+LATER = ("tuning", "arms", "reused_seeds")
+"""Keys that study.json does not have where they say nothing."""
 KEYS = tuple(key for key in declared(Study) if key != "name")
 
 
@@ -178,7 +195,7 @@ class StudyFile(Study):
     @model_validator(mode="before")
     @classmethod
     def _is_whole(cls, data: object) -> object:
-        wanted = [key for key in ("version", "name", *KEYS) if key != "tuning"]
+        wanted = [key for key in ("version", "name", *KEYS) if key not in LATER]
         if isinstance(data, dict) and (missing := [key for key in wanted if key not in data]):
             raise RegistryError(f"missing {', '.join(missing)}")
         return data
@@ -221,13 +238,12 @@ def check(study: Study) -> None:
             raise StudyError("agents: 'random' is measured in every study; it need not be named")
         read_agent(agent)
     stems = study.stems
-    labels = [
-        task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks
-    ]
+    labels = label_tasks(study)
     for key, listed in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
         for name, times in Counter(listed).items():
             if times > 1:
                 raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
+    _check_arms(study)
     if study.tuning:
         _check_tuned(study, labels)
     combinations = math.prod(map(len, study.vary.values()))
@@ -243,6 +259,25 @@ def check(study: Study) -> None:
     for key, values in study.vary.items():
         for value in values:
             parse_overrides([assignment(key, value)])
+
+
+def _check_arms(study: Study) -> None:
+    """Refuse arms that are named twice, or whose paths lead elsewhere in a copy of the study. Raises StudyError."""
+    for arm in study.arms:
+        if Path(arm.study).is_absolute() or ".." in Path(arm.study).parts:
+            raise StudyError(
+                f"arms: study: {arm.study!r} given; allowed: a path below a folder around this study"
+            )
+    for name, times in Counter(
+        [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+    ).items():
+        if times > 1 and name not in (stem for stem, count in Counter(study.stems).items() if count > 1):
+            raise StudyError(f"arms: {name!r} is an agent of this study, or of two arms")
+
+
+def label_tasks(study: Study) -> list[str]:
+    """Return the labels of the tasks of a ``study``, as its cells have them."""
+    return [task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks]
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
@@ -263,10 +298,11 @@ def with_baseline(study: Study) -> Study:
     """The ``study`` with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
     if not study.baseline:
         return study.with_changes(baseline=BASELINE if BASELINE in study.stems else study.stems[0])
-    if Path(study.baseline).stem not in study.stems:
+    known = [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+    if Path(study.baseline).stem not in known:
         raise StudyError(
-            f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(study.stems)}"
-            f"{nearest(study.baseline, study.stems)}"
+            f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(known)}"
+            f"{nearest(study.baseline, known)}"
         )
     return study
 
@@ -318,6 +354,8 @@ def extended(old: Study, study: Study) -> Study:
 
     return study.with_changes(
         question=study.question or old.question,
+        reused_seeds=study.reused_seeds or old.reused_seeds,
+        arms=union(old.arms, study.arms),
         agents=union(old.agents, study.agents),
         tasks=union(old.tasks, study.tasks),
         seeds=tuple(sorted(union(old.seeds, study.seeds))),

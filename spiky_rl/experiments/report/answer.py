@@ -25,6 +25,7 @@ from spiky_rl.experiments.report.blocks import (
     table,
 )
 from spiky_rl.experiments.report.drawing import short
+from spiky_rl.experiments.report.threats import tell_reuse
 
 SHOWN = 8
 """Names in a cell, at most."""
@@ -35,6 +36,7 @@ def answer(analysis: Analysis) -> Iterable[Block]:
     if not analysis.rows:
         yield paragraph("No cell has a result yet, so there is no answer.")
         return
+    yield from tell_reuse(analysis)
     if analysis.skipped:
         cells = len(analysis.results) + len(analysis.skipped)
         yield paragraph(

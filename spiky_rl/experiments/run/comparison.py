@@ -13,9 +13,11 @@ from spiky_rl.config import files
 from spiky_rl.config.shown import duration
 from spiky_rl.config.tuned import FILE as TUNED
 from spiky_rl.config.tuned import read_tuned
+from spiky_rl.experiments.analysis.arms import refuse_other_arms
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.engines.base import DONE, Engine, Order
@@ -57,7 +59,9 @@ class Comparison:
         return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
 
     def check(self) -> None:
-        """Raise UserError where the folder holds cells of something else."""
+        """Raise UserError where the folder holds cells of something else, or the study has seeds or arms that it may not."""
+        refuse_reused_seeds(self.out, self.study)
+        refuse_other_arms(self.out, self.study, self.cells, self.robots)
         folders.refuse_other_cells(self.out, self.cells, self.robots)
 
     def write(self) -> None:
