@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from spiky_rl.cli.display import Picture
 from spiky_rl.config.shown import duration
+from spiky_rl.experiments.design import seeds
+from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.run import cells as folders
 from spiky_rl.experiments.run.comparison import Comparison
 from spiky_rl.experiments.run.course import Course
@@ -46,6 +48,14 @@ def print_plan(plan: Comparison, whole: bool) -> None:
         print(f"{cell.hash}  spec {cell.spec_hash or '-':16}  {state:8}  {seconds:>8}  {cell.name}")
         for command in cell.commands:
             print(f"    {command}")
+
+
+def print_missing_lines(out: Path, study: Study, use: str = seeds.TESTING) -> None:
+    """Print the lines that the file on seeds lacks of a ``study`` in the folder ``out``, and of its ``use`` of them."""
+    if lines := seeds.list_missing_lines(out, study, use):
+        print(
+            f"add to {seeds.find_file(out)}, behind the task's other uses:", *lines, sep="\n    ", end="\n\n"
+        )
 
 
 class Table(Picture):

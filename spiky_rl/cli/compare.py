@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from spiky_rl.cli import common
-from spiky_rl.cli.cells import Table, print_end, print_plan
+from spiky_rl.cli.cells import Table, print_end, print_missing_lines, print_plan
 from spiky_rl.cli.flags import add_flags, given, picked
 from spiky_rl.cli.report import print_report, require_report
 from spiky_rl.config import files
@@ -58,6 +58,7 @@ def compare(argv: list[str]) -> int:
     if engine is not None:
         plan = write_plan(asked, plan)
     print_plan(plan, place.dry_run)
+    print_missing_lines(out, plan.study)
     warn_of_unequal_steps(plan.study, plan.cells)
     warn_of_undecidable_tests(plan.study)
     warn_of_missing_controls(plan.cells, plan.resolve.specs)

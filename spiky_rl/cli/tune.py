@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from spiky_rl.cli import common
+from spiky_rl.cli.cells import print_missing_lines
 from spiky_rl.cli.flags import given, picked
 from spiky_rl.cli.report import require_report
 from spiky_rl.config import files
@@ -56,6 +57,7 @@ def tune(argv: list[str]) -> int:
     check = partial(tuning_plan.checked, place=place, robots=robots)
     checked = check(asked)
     print_plan(asked, checked.pairs, out)
+    print_missing_lines(out, asked.study, "tuning")
     if engine is None:
         return 0
 

@@ -241,7 +241,8 @@ def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
 
 
 def test_the_first_line_of_every_study_that_ships_is_its_question():
-    found = [*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")]
+    found = {*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")}
+    found -= {ROOT / "studies" / "seeds.yaml"}
     assert len(found) >= 2
     for path in found:
         schema, first = path.read_text(encoding="utf-8").splitlines()[:2]

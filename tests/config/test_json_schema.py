@@ -20,7 +20,10 @@ FILES = {
         for path in ROOT.glob(pattern)
     ),
     "task": sorted((ROOT / "tasks").glob("*.yaml")),
-    "study": sorted([*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")]),
+    "study": sorted(
+        {*(ROOT / "studies").glob("*.yaml"), *(ROOT / "studies").glob("*/study.yaml")}
+        - {ROOT / "studies" / "seeds.yaml"}
+    ),
 }
 SHIPPED = [
     pytest.param(kind, path, id=f"{kind}-{path.parent.name}-{path.stem}")

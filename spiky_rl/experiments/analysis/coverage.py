@@ -7,6 +7,7 @@ simulates `COVERAGE` again.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -85,4 +86,5 @@ def true_value(statistic: str, share: float) -> float:
 if __name__ == "__main__":
     for name in STATISTICS:
         for words, part in POOR.items():
-            print(name, words, [round(100 * simulate(name, part, size), 1) for size in SIZES])
+            shares = [round(100 * simulate(name, part, size), 1) for size in SIZES]
+            sys.stdout.write(f"{name} {words} {shares}\n")

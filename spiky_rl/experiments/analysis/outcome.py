@@ -10,7 +10,7 @@ import math
 import re
 import statistics as plain
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from spiky_rl.config.spec import read_yaml
 from spiky_rl.config.tuned import Tuned
 from spiky_rl.experiments.analysis import results as files
 from spiky_rl.experiments.analysis import statistics
+from spiky_rl.experiments.analysis.arms import take_arms
 from spiky_rl.experiments.analysis.comparisons import Comparison, SeededScores, compare
 from spiky_rl.experiments.analysis.curves import common_steps, learning_curve
 from spiky_rl.experiments.analysis.measures import (
@@ -31,6 +32,7 @@ from spiky_rl.experiments.analysis.statistics import Band, Interval
 from spiky_rl.experiments.analysis.verdicts import Verdict, judge
 from spiky_rl.experiments.design.controls import find_uncontrolled
 from spiky_rl.experiments.design.planned import RETURN, Endpoint
+from spiky_rl.experiments.design.seeds import SeedHistory, find_history
 from spiky_rl.experiments.design.study import Study
 from spiky_rl.experiments.design.tunings import read_copies
 
@@ -102,6 +104,10 @@ class Analysis:
     """Verdicts of the plan; without a plan, those on the return against the baseline, which nobody planned."""
     uncontrolled: Mapping[str, Mapping[str, str]]
     """By task, spiking agents without an ANN of their widths and rates, each with its widths."""
+    history: SeedHistory = field(default_factory=SeedHistory)
+    """Earlier uses of the study's seeds."""
+    arms: Mapping[str, str] = field(default_factory=dict)
+    """The other study that a label's results are from, of those from one."""
 
     def priced(self, task: str, price: str) -> dict[str, tuple[float, Interval]]:
         """Energy of a control step in nJ under a ``price``, and score, of the agents on a ``task`` that have both, by label."""
@@ -134,7 +140,10 @@ def analyse(folder: Path) -> Analysis:
         planned, problem = (), str(error).replace(f"{folder}/", "")
     tuned = read_copies(folder, design.tuning, design.stems)
     specs = {path.stem: read_yaml(path) for path in sorted((folder / "specs").glob("*.yaml"))}
-    return analysis_of(design, *files.read_results(folder), planned, problem, tuned, specs)
+    results, skipped = files.read_results(folder)
+    taken, left, sources = take_arms(folder, design, results)
+    found = analysis_of(design, (*results, *taken), (*skipped, *left), planned, problem, tuned, specs)
+    return replace(found, history=find_history(folder, design), arms=sources)
 
 
 def analysis_of(

@@ -97,6 +97,15 @@ Line = Annotated[str, BeforeValidator(_plain_text, json_schema_input_type=str)]
 """Text on one line."""
 
 
+class Arm(Settings):
+    """Agents of another study, whose finished cells stand in this one."""
+
+    study: str
+    """Its folder, relative to one around this study's, such as ``studies/ant_pilot``."""
+    agents: NamesOrText
+    """File stems."""
+
+
 class Study(Settings):
     """The design of a study: agents, tasks, variants, seeds and conditions that are compared."""
 
@@ -138,6 +147,14 @@ class Study(Settings):
     plan: StudyPlan | None = option(
         None, "comparisons that are planned before the first cell begins; null: none is planned", flags=[]
     )
+    arms: Annotated[tuple[Arm, ...], Field(strict=False)] = option(
+        (),
+        "agents of other studies whose finished cells are compared with too: [{study: studies/ant_pilot, agents: [mlp_ppo]}]",
+        flags=[],
+    )
+    reused_seeds: Line = option(
+        "", "reason for testing on seeds that were tuned or chosen with, see studies/seeds.yaml", flags=[]
+    )
 
     @field_validator("vary")
     @classmethod
@@ -171,7 +188,7 @@ class Study(Settings):
 
 
 KEYS = tuple(key for key in declared(Study) if key != "name")
-LATER = ("tuning", "plan")
+LATER = ("tuning", "plan", "arms", "reused_seeds")
 """Keys that a file has only where they say something: studies of earlier versions have none of them."""
 
 
@@ -227,13 +244,12 @@ def check(study: Study) -> None:
             raise StudyError("agents: 'random' is measured in every study; it need not be named")
         read_agent(agent)
     stems = study.stems
-    labels = [
-        task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks
-    ]
+    labels = label_tasks(study)
     for key, listed in (("agents", stems), ("tasks", labels), ("seeds", study.seeds)):
         for name, times in Counter(listed).items():
             if times > 1:
                 raise StudyError(f"{key}: {name!r} stands twice; its cells would be the same")
+    _check_arms(study)
     _check_tuned(study, labels)
     combinations = math.prod(map(len, study.vary.values()))
     count = len(study.agents) * len(study.tasks) * len(study.seeds) * combinations
@@ -248,6 +264,25 @@ def check(study: Study) -> None:
     for key, values in study.vary.items():
         for value in values:
             parse_overrides([assignment(key, value)])
+
+
+def _check_arms(study: Study) -> None:
+    """Refuse arms that are named twice, or whose paths lead elsewhere in a copy of the study. Raises StudyError."""
+    for arm in study.arms:
+        if Path(arm.study).is_absolute() or ".." in Path(arm.study).parts:
+            raise StudyError(
+                f"arms: study: {arm.study!r} given; allowed: a path below a folder around this study"
+            )
+    for name, times in Counter(
+        [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+    ).items():
+        if times > 1 and name not in (stem for stem, count in Counter(study.stems).items() if count > 1):
+            raise StudyError(f"arms: {name!r} is an agent of this study, or of two arms")
+
+
+def label_tasks(study: Study) -> list[str]:
+    """Return the labels of the tasks of a ``study``, as its cells have them."""
+    return [task.label if (task := load_task(name)) else re.sub(r"-v\d+$", "", name) for name in study.tasks]
 
 
 def _check_tuned(study: Study, labels: Sequence[str]) -> None:
@@ -271,10 +306,11 @@ def with_baseline(study: Study) -> Study:
     """The ``study`` with its baseline chosen. Raises StudyError for one that is no agent of it: there would be nothing to compare."""
     if not study.baseline:
         return study.with_changes(baseline=BASELINE if BASELINE in study.stems else study.stems[0])
-    if Path(study.baseline).stem not in study.stems:
+    known = [*study.stems, *(agent for arm in study.arms for agent in arm.agents)]
+    if Path(study.baseline).stem not in known:
         raise StudyError(
-            f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(study.stems)}"
-            f"{nearest(study.baseline, study.stems)}"
+            f"baseline: {study.baseline!r} is no agent of the study; choose from {', '.join(known)}"
+            f"{nearest(study.baseline, known)}"
         )
     return study
 
@@ -328,6 +364,8 @@ def extended(old: Study, study: Study) -> Study:
     return study.with_changes(
         plan=study.plan or old.plan,
         question=study.question or old.question,
+        reused_seeds=study.reused_seeds or old.reused_seeds,
+        arms=union(old.arms, study.arms),
         agents=union(old.agents, study.agents),
         tasks=union(old.tasks, study.tasks),
         seeds=tuple(sorted(union(old.seeds, study.seeds))),

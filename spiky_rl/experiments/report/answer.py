@@ -19,6 +19,7 @@ from spiky_rl.experiments.report.blocks import (
     table,
 )
 from spiky_rl.experiments.report.drawing import short
+from spiky_rl.experiments.report.threats import tell_reuse
 from spiky_rl.experiments.report.verdicts import first_screen
 from spiky_rl.metrics.energy import MAIN, PRICES
 
@@ -31,6 +32,7 @@ def answer(analysis: Analysis) -> Iterable[Block]:
     if not analysis.rows:
         yield paragraph("No cell has a result yet, so there is no answer.")
         return
+    yield from tell_reuse(analysis)
     if analysis.skipped:
         cells = len(analysis.results) + len(analysis.skipped)
         yield paragraph(

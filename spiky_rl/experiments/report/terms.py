@@ -32,6 +32,8 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
     """(Term, what it was) for every term of an ``analysis``."""
     asked = analysis.design
     yield "Agents", ", ".join(f"{a} (baseline)" if a == asked.baseline else a for a in asked.agents)
+    if analysis.arms:
+        yield "From other studies", ", ".join(f"{label}: {study}" for label, study in analysis.arms.items())
     for key, values in asked.vary.items():
         yield "Varied", f"{key}: {', '.join(map(str, values))}"
     yield "Tasks", ", ".join(asked.tasks)

@@ -8,6 +8,7 @@ from spiky_rl.config.tuned import find_shortfall
 from spiky_rl.experiments.analysis.measures import Row
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis
 from spiky_rl.experiments.analysis.results import Result
+from spiky_rl.experiments.design.seeds import spell_seeds
 from spiky_rl.experiments.design.tunings import find_tuning
 from spiky_rl.experiments.report.blocks import (
     Block,
@@ -31,6 +32,16 @@ FIXED = (
     " Agents are compared with the values that they have, which were tuned with no equal effort for each unless a tuning is named"
     " above, not neurons or learning rules as such. Wall time is that of cells as they ran, several at once where their machine says so."
 )
+
+
+def tell_reuse(analysis: Analysis) -> Iterable[Block]:
+    """Return the sentences of an ``analysis`` that belong beside its answer: seeds that were chosen with, arms from other studies."""
+    if told := [reuse.text for reuse in analysis.history.biased]:
+        why = f" Why: {analysis.design.reused_seeds}." if analysis.design.reused_seeds else ""
+        yield paragraph(f"Seeds are used again that were tuned or chosen with: {'; '.join(told)}.{why}")
+    if analysis.arms:
+        arms = ", ".join(f"{label} of {study}" for label, study in analysis.arms.items())
+        yield paragraph(f"Taken in from other studies: {arms}.")
 
 
 def threats(analysis: Analysis) -> Iterable[Block]:
@@ -210,6 +221,20 @@ def origin(result: Result, key: str) -> str:
 
 THREATS: Mapping[str, tuple[str, Look]] = {
     "Seeds": ("Fewer than 10 make wide intervals and weak tests; one says nothing of others.", seeds),
+    "Seeds chosen with": (
+        "What was chosen by its return on a seed returns more there than on others.",
+        lambda a: "; ".join([*(r.text for r in a.history.biased), *filter(None, [a.design.reused_seeds])]),
+    ),
+    "Seeds tested before": (
+        "Studies that share seeds are no independent evidence.",
+        lambda a: "; ".join(
+            f"{spell_seeds(r.seeds)} of {r.task}: {r.before.study}" for r in a.history.tested
+        ),
+    ),
+    "Arms from other studies": (
+        "They ran at another time, and their seeds were tested there.",
+        lambda a: by_name(a.arms),
+    ),
     "Tests that cannot decide": ("Undecided says nothing there.", undecidable),
     "Looked at later": (
         "Who chooses what to compare after seeing results finds something by chance more often than a p-value says.",

@@ -121,6 +121,8 @@ def refuse_other_provenance(path: Path, held: Mark, cell: Cell) -> None:
         )
     if differing := find_differences(held.provenance, held.versions, cell.provenance, cell.versions):
         told = "; ".join(f"{key}: {theirs}, now {ours}" for key, (theirs, ours) in differing.items())
+        if list(differing) == ["provenance.threads"]:
+            remedy = f"set OMP_NUM_THREADS={held.provenance.threads}"
         raise StudyError(f"{path}: was computed with {told}; {remedy}")
 
 

@@ -15,9 +15,11 @@ from spiky_rl.config import files
 from spiky_rl.config.options import RegistryError
 from spiky_rl.config.shown import duration
 from spiky_rl.config.tuned import read_tuned
+from spiky_rl.experiments.analysis.arms import refuse_other_arms
 from spiky_rl.experiments.design import grid
 from spiky_rl.experiments.design import study as study_design
 from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.seeds import refuse_reused_seeds
 from spiky_rl.experiments.design.planned import check_agents
 from spiky_rl.experiments.design.study import Study, StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
@@ -62,7 +64,9 @@ class Comparison:
         return text + (f" (from {'; '.join(sorted(self.sources))})" if self.sources else "")
 
     def check(self) -> None:
-        """Raise UserError where the folder holds cells of something else."""
+        """Raise UserError where the folder holds cells of something else, or the study has seeds or arms that it may not."""
+        refuse_reused_seeds(self.out, self.study)
+        refuse_other_arms(self.out, self.study, self.cells, self.robots)
         folders.refuse_other_cells(self.out, self.cells, self.robots)
 
     def write(self) -> None:
@@ -111,7 +115,8 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
     if study.tuning:
         found = with_base(found, study, place)
     if study.plan is not None:
-        labels = dict.fromkeys(cell.label for cell in found if cell.is_trained)
+        own = (cell.label for cell in found if cell.is_trained)
+        labels = dict.fromkeys([*own, *(agent for arm in study.arms for agent in arm.agents)])
         try:
             check_agents(study.plan, list(labels))
         except RegistryError as error:

@@ -1,0 +1,142 @@
+"""Arms from other studies: finished cells that stand in a study's comparisons where all that must agree does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from spiky_rl.experiments.analysis.results import Result, Skipped, read_design, read_results
+from spiky_rl.experiments.design.grid import Cell
+from spiky_rl.experiments.design.study import Arm, Study, StudyError, label_tasks
+from spiky_rl.experiments.run.cells import find_differences
+from spiky_rl.hosts.common.provenance import LIBRARIES, STEPPING
+
+SAME = ("budget", "num_envs", "library", "physics", "episodes", "assets")
+"""Attributes that cells need alike, besides the environment's overrides and what decides bits."""
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """A finished cell of another study."""
+
+    arm: Arm
+    design: Study
+    """The other study."""
+    result: Result
+
+
+def find_folder(folder: Path, arm: Arm) -> Path:
+    """Return the folder of an ``arm``'s study, from a folder around the study in ``folder``. Raises StudyError where there is none."""
+    for around in folder.absolute().parents:
+        if (around / arm.study / "study.json").is_file():
+            return around / arm.study
+    raise StudyError(
+        f"arms: {arm.study!r} is no study; allowed: a folder with study.json, relative to one around {folder.name}"
+    )
+
+
+def read_arms(folder: Path, study: Study) -> Iterator[ArmResult]:
+    """Return the cells of other studies that a ``study`` in a ``folder`` takes in, on its tasks and seeds. Raises UserError where one is none."""
+    labels = label_tasks(study)
+    for arm in study.arms:
+        other = find_folder(folder, arm)
+        design = read_design(other)
+        for result in read_results(other)[0]:
+            if result.agent in arm.agents and result.task in labels and result.seed in study.seeds:
+                yield ArmResult(arm, design, result)
+
+
+def find_conflict(study: Study, ours: Cell | Result, theirs: ArmResult) -> tuple[str, str, str] | None:
+    """Return key, theirs and ours of the first thing that has to be alike and is not; None if all is.
+
+    Args:
+        study: The study that takes the cell in.
+        ours: A cell of it on the same task, with its robots in words.
+        theirs: The cell of the other study.
+    """
+    result = theirs.result
+    for key in SAME:
+        pair = _spell(result, key), _spell(ours, key)
+        if pair[0] != pair[1]:
+            return key, *pair
+    others, own = _spell_overrides(theirs.design), _spell_overrides(study)
+    if others != own:
+        return "overrides", others, own
+    for name in study.conditions:
+        if name not in result.conditions and name not in theirs.design.conditions:
+            return "conditions", ", ".join(theirs.design.conditions), name
+    if result.provenance is None or ours.provenance is None:
+        known = ["none" if p is None else "known" for p in (result.provenance, ours.provenance)]
+        return "provenance", known[0], known[1]
+    names = (*STEPPING, LIBRARIES[ours.library])
+    versions = {name: ours.versions[name].partition("+")[0] for name in names if name in ours.versions}
+    kernels = ours.provenance.model_copy(update={"threads": None})
+    differing = find_differences(result.provenance, result.versions, kernels, versions)
+    return next(((key, *pair) for key, pair in differing.items()), None)
+
+
+def _spell(cell: Cell | Result, key: str) -> str:
+    return str(
+        cell.specification.episodes if isinstance(cell, Cell) and key == "episodes" else getattr(cell, key)
+    )
+
+
+def _spell_overrides(study: Study) -> str:
+    """Return the overrides of a ``study`` that are of the environment; physics has a key of its own."""
+    own = [text for text in study.overrides if not text.startswith(("agent.", "physics="))]
+    return " ".join(sorted(own)) or "none"
+
+
+def refuse_other_arms(folder: Path, study: Study, cells: Sequence[Cell], robots: str) -> None:
+    """Raise StudyError where an arm has no cell, or one that does not fit, naming key, theirs and ours.
+
+    Args:
+        folder: The study's.
+        study: What is compared.
+        cells: Its cells.
+        robots: Which robots these have, in words.
+    """
+    ours = {cell.task: cell.model_copy(update={"assets": robots}) for cell in cells if cell.is_trained}
+    found = list(read_arms(folder, study))
+    for theirs in found:
+        if conflict := find_conflict(study, ours[theirs.result.task], theirs):
+            key, other, own = conflict
+            raise StudyError(f"arms: {theirs.result.cell} of {theirs.arm.study}: {key}: {other}; here {own}")
+    for arm in study.arms:
+        for agent in arm.agents:
+            for task in ours:
+                if not any((f.arm, f.result.agent, f.result.task) == (arm, agent, task) for f in found):
+                    raise StudyError(
+                        f"arms: {agent} of {arm.study}: no finished cell on {task} with these seeds"
+                    )
+
+
+def take_arms(
+    folder: Path, study: Study, own: Sequence[Result]
+) -> tuple[list[Result], list[Skipped], dict[str, str]]:
+    """Return the arms' results that fit those of a ``study``, cells that do not, and the study that each label is from.
+
+    Args:
+        folder: The study's.
+        study: What is compared.
+        own: Its own results; without one on a task nothing tells what fits there.
+    """
+    taken, skipped, sources = list[Result](), list[Skipped](), dict[str, str]()
+    labels = {result.label for result in own}
+    for theirs in read_arms(folder, study):
+        result, name = theirs.result, f"{theirs.arm.study}: {theirs.result.cell}"
+        ours = next((r for r in own if r.task == result.task and r.kind == result.kind), None)
+        if ours is None:
+            reason = f"this study has no result on {result.task} yet, to tell whether it fits"
+        elif result.label in labels:
+            reason = f"{result.label} is an agent of this study as well"
+        elif conflict := find_conflict(study, ours, theirs):
+            key, other, here = conflict
+            reason = f"{key}: {other}; here {here}"
+        else:
+            taken.append(result)
+            sources[result.label] = theirs.arm.study
+            continue
+        skipped.append(Skipped(name, "stale", reason, result.label, result.task, result.seed, result.variant))
+    return taken, skipped, sources

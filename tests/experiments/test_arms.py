@@ -1,0 +1,164 @@
+"""Arms from other studies stand in a study where all that must agree does, and are refused by key where it does not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from spiky_rl.experiments.analysis.arms import refuse_other_arms
+from spiky_rl.experiments.analysis.outcome import analyse
+from spiky_rl.experiments.design import study
+from spiky_rl.experiments.design.grid import cells as plan_cells
+from spiky_rl.experiments.design.study import StudyError
+from spiky_rl.experiments.report.threats import tell_reuse
+from tests.experiments.plans import plan
+from tests.experiments.results import ITERATIONS, STEPS, change, dump, write_study
+from tests.experiments.test_provenance import told
+
+ROBOTS = "look-alike robots derived from Newton's wheel"
+ARM = {"study": "studies/theirs", "agents": ["gru_ppo"]}
+GIVEN = {
+    "agents": "mlp_ppo,lif_ppo",
+    "tasks": "Isaac-Cartpole-v0",
+    "seeds": "0-2",
+    "budget": f"env_steps={ITERATIONS * STEPS}",
+    "num_envs": 512,
+    "conditions": "nominal",
+    "arms": [ARM],
+}
+
+
+def resolve(task, agent, variant):
+    made = plan(task, {"agent": agent, **variant})
+    made.num_envs = 512
+    return made
+
+
+def planned(**more):
+    asked = study.build("ours", {**GIVEN, **more})
+    return asked, plan_cells(asked, resolve, threads=1)
+
+
+def set_origin(folder: Path, **changed) -> None:
+    """Give all results of a study the provenance and versions that a cell has here."""
+    cell = planned()[1][-1]
+    assert cell.provenance is not None
+    for path in folder.glob("cells/*"):
+        origin = {**cell.provenance.model_dump(), "threads": 1, "commit": folder.name}
+        change(folder, path.name, "provenance", origin | changed)
+        change(folder, path.name, "versions", {**cell.versions, "spiky_rl": "0.1.0"})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Our study, beside which theirs lies."""
+    theirs = write_study(
+        tmp_path / "studies/theirs",
+        ["gru_ppo", "lif_ppo"],
+        ["Isaac-Cartpole"],
+        range(1, 6),
+        conditions=["nominal", "push"],
+    )
+    ours = write_study(
+        tmp_path / "studies/ours",
+        ["mlp_ppo", "lif_ppo"],
+        ["Isaac-Cartpole"],
+        range(3),
+        conditions=["nominal"],
+    )
+    for each in (theirs, ours):
+        set_origin(each)
+    design = json.loads((ours / "study.json").read_text())
+    dump(ours / "study.json", {**design, "tasks": ["Isaac-Cartpole-v0"], "arms": [ARM]})
+    return ours
+
+
+def test_an_arm_stands_in_comparisons_and_the_report_says_where_it_is_from(folder):
+    refuse_other_arms(folder, *planned(), ROBOTS)
+    found = analyse(folder)
+    assert found.labels == ("mlp_ppo", "lif_ppo", "gru_ppo") and found.arms == {"gru_ppo": "studies/theirs"}
+    assert dict(found.rows["gru_ppo", "Isaac-Cartpole"].by_seed).keys() == {1, 2}, "seeds of the study alone"
+    (compared,) = found.comparisons.values()
+    assert {c.agent: c.pairs for c in compared} == {"lif_ppo": 3, "gru_ppo": 2}
+    assert told(folder)["Arms from other studies"] == "gru_ppo: studies/theirs"
+    assert any("gru_ppo of studies/theirs" in block.text for block in tell_reuse(found))
+
+
+CELL = "Isaac-Cartpole.gru_ppo.seed1"
+OTHERS = {
+    "budget": ("budget", {"kind": "env_steps", "amount": 5}, "budget: env_steps=5; here env_steps="),
+    "environments": ("num_envs", 64, "num_envs: 64; here 512"),
+    "physics": ("physics", "mujoco", "physics: mujoco; here newton_mjwarp"),
+    "robots": ("assets", "others", "assets: others; here look-alike"),
+    "episodes": ("evaluation.episodes", 3, "episodes: 3; here 64"),
+    "kernels": ("provenance.kernels", "0" * 16, "provenance.kernels: 0000000000000000; here"),
+    "versions": ("versions.torch", "1.0", "versions.torch: 1.0; here"),
+    "no provenance": ("provenance", None, "provenance: none; here known"),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_an_arm_that_differs_is_refused_by_key_before_anything_runs_and_left_out_of_a_report(folder, case):
+    key, value, said = OTHERS[case]
+    change(folder.parent / "theirs", CELL, key, value)
+    with pytest.raises(StudyError) as refused:
+        refuse_other_arms(folder, *planned(), ROBOTS)
+    if case != "physics":  # of one study, the second physics is left out already
+        assert str(refused.value).startswith(f"arms: {CELL} of studies/theirs: {said}")
+    found = analyse(folder)
+    if case != "physics":
+        (left,) = (s for s in found.skipped if s.label == "gru_ppo")
+        assert said in left.reason and left.cell == f"studies/theirs: {CELL}"
+        assert [r.seed for r in found.results if r.label == "gru_ppo"] == [2]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"conditions": "nominal,mass"}, "conditions: nominal, push; here mass"),
+        ({"overrides": ["env.x=1"]}, "overrides: none; here env.x=1"),
+        (
+            {"arms": [{**ARM, "agents": ["alif_ppo"]}]},
+            "arms: alif_ppo of studies/theirs: no finished cell on Isaac-Cartpole",
+        ),
+        ({"arms": [{**ARM, "study": "studies/none"}]}, "arms: 'studies/none' is no study"),
+    ],
+)
+def test_an_arm_that_cannot_be_is_refused_by_key(folder, more, said):
+    with pytest.raises(StudyError) as refused:
+        refuse_other_arms(folder, *planned(**more), ROBOTS)
+    assert said in str(refused.value)
+
+
+def test_other_threads_conditions_besides_and_physics_named_differently_do_not_matter(folder):
+    set_origin(folder.parent / "theirs", threads=8)
+    refuse_other_arms(
+        folder, *planned(overrides=["physics=newton_mjwarp", "agent.algorithm.gamma=0.9"]), ROBOTS
+    )
+    assert "gru_ppo" in analyse(folder).labels and told(folder)["Threads"] == "cells: 1 / 8"
+
+
+@pytest.mark.parametrize(
+    ("arms", "said"),
+    [
+        ([{**ARM, "study": "/studies/theirs"}], "study: '/studies/theirs' given"),
+        ([{**ARM, "study": "../theirs"}], "study: '../theirs' given"),
+        ([{**ARM, "agents": ["lif_ppo"]}], "'lif_ppo' is an agent of this study"),
+        ([ARM, {**ARM, "study": "studies/more"}], "'gru_ppo' is an agent of this study, or of two"),
+        ([{"study": "studies/theirs"}], "agents"),
+    ],
+)
+def test_arms_that_are_none_are_refused_by_key(arms, said):
+    with pytest.raises(StudyError) as refused:
+        planned(arms=arms)
+    assert str(refused.value).startswith("arms") and said in str(refused.value)
+
+
+def test_the_baseline_may_be_an_arm_and_a_study_without_arms_is_written_as_before():
+    asked = study.with_baseline(planned(baseline="gru_ppo")[0])
+    assert asked.baseline == "gru_ppo" and asked.data()["arms"] == [
+        {"study": "studies/theirs", "agents": ["gru_ppo"]}
+    ]
+    assert study.StudyFile.check("", asked.data()).arms == asked.arms
+    plain = study.build("ours", {key: value for key, value in GIVEN.items() if key != "arms"}).data()
+    assert not {"arms", "reused_seeds"} & set(plain)
