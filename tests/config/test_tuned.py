@@ -15,7 +15,7 @@ from spiky_rl.experiments.design import study
 from spiky_rl.experiments.design.study import StudyError
 from spiky_rl.experiments.design.tunings import find_copy, find_tuning
 from spiky_rl.experiments.report.terms import terms
-from spiky_rl.experiments.report.threats import tuned_by_little, tuned_unequally
+from spiky_rl.experiments.report.threats import find_small_tunings, find_unequal_tunings
 from spiky_rl.experiments.run import cells
 from tests.experiments import results
 from tests.test_spec import HOST
@@ -184,8 +184,8 @@ def test_the_report_says_of_agents_with_tunings_of_their_own_who_was_tuned_and_w
     ):
         assert told in said, said
     unequal = "; ".join(f"{source}: {agent}" for agent, source in tunings.items())
-    assert tuned_unequally(analysis) == f"{unequal}; none: mlp_ppo"
-    lif, gru = tuned_by_little(analysis).split("; ")
+    assert find_unequal_tunings(analysis) == f"{unequal}; none: mlp_ppo"
+    lif, gru = find_small_tunings(analysis).split("; ")
     assert lif.endswith("4 trials of 2 seeds, fewer than 30 of 2") and gru.endswith(
         "of 1 seed, fewer than 30 of 2"
     )

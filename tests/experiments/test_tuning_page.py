@@ -21,8 +21,10 @@ def test_the_page_says_how_many_trials_were_drawn_at_random(monkeypatch, tmp_pat
     made = tunings.run(tmp_path, tunings.asked(trials=14), parallel=3)
     found = outcomes(made)
     names = [study.study_name for study in made.studies.values()]
-    assert [o.random for o in found] == [len({n for name, n in drawn if name == own}) for own in names]
-    assert all(tuning.STARTUP - 1 <= o.random < 13 for o in found), "and the first is the agent as it is"
+    assert [o.random_count for o in found] == [len({n for name, n in drawn if name == own}) for own in names]
+    assert all(
+        tuning.STARTUP - 1 <= o.random_count < 13 for o in found
+    ), "and the first is the agent as it is"
     said = write_tuning_page(made, {})[1].read_text()
     assert "were drawn at random: Optuna's estimator chooses values once 10 trials are over" in said
     assert "The tuning has 14 trials of 1 seed, fewer than 30 of 2" in said

@@ -48,8 +48,8 @@ class Outcome:
         return [trial for trial in self.ended if "diverged" in trial.user_attrs]
 
     @property
-    def random(self) -> int:
-        """Number of trials whose values were drawn at random, as too few trials were over when they began."""
+    def random_count(self) -> int:
+        """Number of trials that drew their values at random, because too few trials were over when they began."""
         over = [
             t.datetime_complete for t in self.trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)
         ]

@@ -84,13 +84,13 @@ def tuned_values(analysis: Analysis) -> Iterable[str]:
     sources = {stem: find_tuning(asked.tuning, stem) for stem in asked.stems}
     for source in dict.fromkeys(filter(None, sources.values())):
         stems = [stem for stem in sources if sources[stem] == source]
-        yield from values_of(analysis, source, stems)
+        yield from describe_tuning(analysis, source, stems)
     if untuned := [stem for stem, source in sources.items() if not source]:
         yield f"not tuned, as their files have them: {listed(untuned, len(untuned))}"
 
 
-def values_of(analysis: Analysis, source: str, stems: Sequence[str]) -> Iterable[str]:
-    """What a tuning found for the agents that have its values.
+def describe_tuning(analysis: Analysis, source: str, stems: Sequence[str]) -> Iterable[str]:
+    """Yield what a tuning found for the agents that have its values.
 
     Args:
         analysis: The study's.

@@ -188,8 +188,8 @@ def without_control(analysis: Analysis) -> str:
     )
 
 
-def tuned_by_little(analysis: Analysis) -> str:
-    """Tunings of an ``analysis`` with too few trials or seeds."""
+def find_small_tunings(analysis: Analysis) -> str:
+    """Return the tunings of an ``analysis`` that have too few trials or seeds."""
     held = {
         find_tuning(analysis.design.tuning, agent): find_shortfall(tuned.trials, len(tuned.seeds))
         for agent, tuned in analysis.tuned.items()
@@ -197,8 +197,8 @@ def tuned_by_little(analysis: Analysis) -> str:
     return by_name(held)
 
 
-def tuned_unequally(analysis: Analysis) -> str:
-    """Agents of an ``analysis`` by their tuning, if not all agents have the same."""
+def find_unequal_tunings(analysis: Analysis) -> str:
+    """Return the agents of an ``analysis`` by tuning; empty if all agents have the same."""
     agents: dict[str, list[str]] = {}
     for stem in analysis.design.stems:
         agents.setdefault(find_tuning(analysis.design.tuning, stem), []).append(stem)
@@ -263,11 +263,11 @@ THREATS: Mapping[str, tuple[str, Look]] = {
     ),
     "Tuned by little": (
         "What so few trials choose is chance as much as merit, and may be worse than the agent as its file has it.",
-        tuned_by_little,
+        find_small_tunings,
     ),
     "Tuned unequally": (
         "What one agent gains on another may be its tuning: only agents of the same tuning were tuned with equal effort.",
-        tuned_unequally,
+        find_unequal_tunings,
     ),
     "Variants": (
         "Who picks the best variant of an agent by these scores has tuned it on the test.",

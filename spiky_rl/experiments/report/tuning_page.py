@@ -72,7 +72,7 @@ def write_tuning_page(search: Search, facts: Mapping[str, str]) -> tuple[Path, P
     activity = search.tuning.activity
     answers = [block for task, own in by_task.items() for block in answer(task, own, activity)]
     sections = [
-        Section("answer", "In short", [*answers, *effort(search, pairs), paragraph(FIXED)]),
+        Section("answer", "In short", [*answers, *describe_effort(search, pairs), paragraph(FIXED)]),
         Section("design", "Design", [Block("terms", items=[*design(search, pairs), *made_from(facts)])]),
         *(Section(slug(task), task, list(blocks(search, names, task, own))) for task, own in by_task.items()),
         Section("failed", "Failed trials", [Block("list", items=[(f"{k}.", v) for k, v in failed.items()])] if failed else []),
@@ -107,14 +107,14 @@ def answer(task: str, pairs: Sequence[Outcome], activity: str) -> Iterable[Block
     )  # fmt: skip
 
 
-def effort(search: Search, pairs: Sequence[Outcome]) -> Iterable[Block]:
-    """How many trials of a ``search`` were drawn at random, and whether it has too few.
+def describe_effort(search: Search, pairs: Sequence[Outcome]) -> Iterable[Block]:
+    """Yield how many trials of a ``search`` were drawn at random, and whether it has too few.
 
     Args:
         search: The tuning's.
         pairs: All agents on all tasks.
     """
-    tuning, drawn = search.tuning, sorted({o.random for o in pairs})
+    tuning, drawn = search.tuning, sorted({o.random_count for o in pairs})
     span = " to ".join(dict.fromkeys(map(str, (drawn[0], drawn[-1]))))
     yield paragraph(
         f"Of {count(tuning.trials, 'trial')} of an agent on a task the first is the agent as it is, and {span} were drawn at random:"
@@ -175,7 +175,7 @@ def blocks(search: Search, names: Names, task: str, pairs: Sequence[Outcome]) ->
         (Column("default", activity), [objective(o.default, 1) for o in pairs]),
         (Column("tuned", activity), [objective(o.best, 1) for o in pairs]),
         (Column("trials"), [str(len(o.ended)) for o in pairs]),
-        (Column("drawn at random"), [str(o.random) for o in pairs]),
+        (Column("drawn at random"), [str(o.random_count) for o in pairs]),
         (Column("complete"), [str(len(o.complete)) for o in pairs]),
         (Column("diverged"), [str(len(o.diverged)) for o in pairs]),
         note=f"{said} Trials that are not complete were ended early or diverged.",
