@@ -225,8 +225,15 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
     assert compare([*GIVEN, "--seeds", "0-2", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.count("scripts/train.py") == 3 and said.count("scripts/evaluate.py") == 4
-    assert "time left: about" in said
+    assert "time left: about" in said and "seeds.yaml" not in said
     assert not (tmp_path / "out").exists()
+    uses = tmp_path / "seeds.yaml"
+    uses.write_text("tasks: {Isaac-Cartpole: [{study: first, use: choosing, seeds: 2-3, why: a rate}]}")
+    assert compare([*GIVEN, "--seeds", "0-1", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    line = "Isaac-Cartpole: - {study: out, use: testing, seeds: 0-1}"
+    assert f"add to {uses}" in (said := capsys.readouterr().out) and line in said
+    again = refused(compare, [*GIVEN, "--seeds", "0-2", "--dry-run", "--out", tmp_path / "out"], capsys)
+    assert "seeds: 2 of Isaac-Cartpole: choosing in first (a rate)" in again
 
 
 def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
@@ -237,7 +244,7 @@ def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
     (cell / "result.json").write_text(json.dumps({"hash": "0" * 16}), encoding="utf-8")
     (tmp_path / "out" / "study.json").write_text(json.dumps(same), encoding="utf-8")
     line = refused(compare, [*GIVEN, "--seeds", "0-2", "--dry-run", "--out", tmp_path / "out"], capsys)
-    assert "seed0/result.json" in line and "is of another specification" in line
+    assert "seed0/result.json" in line and "provenance: none" in line
 
 
 def test_the_first_line_of_every_study_that_ships_is_its_question():
