@@ -10,7 +10,8 @@ import pytest
 from spiky_rl.cli.compare import compare
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
-from spiky_rl.experiments.run.planning import cell_share
+from spiky_rl.experiments.run import comparison
+from spiky_rl.experiments.run.planning import Place, cell_share
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -255,3 +256,19 @@ def test_the_first_line_of_every_study_that_ships_is_its_question():
         schema, first = path.read_text(encoding="utf-8").splitlines()[:2]
         assert schema.startswith("# yaml-language-server: $schema=") and first.startswith("question: "), path
         assert study.read(path).question.endswith("?") or "?" in study.read(path).question
+
+
+def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_with(tmp_path):
+    asked = study.build("out", {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64})
+    place = Place(device="cpu")
+    cells = comparison.planned(study.with_baseline(asked), tmp_path, place).cells
+    for cell in cells:
+        path = tmp_path / "cells" / cell.name / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"hash": cell.earlier_hash}), encoding="utf-8")
+    held = comparison.planned(study.with_baseline(asked), tmp_path, place)
+    held.check()
+    assert not held.left and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]
+    more = comparison.planned(study.with_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
+    with pytest.raises(UserError, match="result.json: provenance: none"):
+        more.check()
