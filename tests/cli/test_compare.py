@@ -10,7 +10,8 @@ import pytest
 from spiky_rl.cli.compare import compare
 from spiky_rl.config.options import UserError
 from spiky_rl.experiments.design import study
-from spiky_rl.experiments.run.planning import cell_share
+from spiky_rl.experiments.run import comparison
+from spiky_rl.experiments.run.planning import Place, cell_share
 from tests import processes
 from tests.cli.refusals import refused
 
@@ -225,8 +226,15 @@ def test_a_dry_run_shows_every_command_and_writes_nothing(tmp_path, capsys):
     assert compare([*GIVEN, "--seeds", "0-2", "--dry-run", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.count("scripts/train.py") == 3 and said.count("scripts/evaluate.py") == 4
-    assert "time left: about" in said
+    assert "time left: about" in said and "seeds.yaml" not in said
     assert not (tmp_path / "out").exists()
+    uses = tmp_path / "seeds.yaml"
+    uses.write_text("tasks: {Isaac-Cartpole: [{study: first, use: choosing, seeds: 2-3, why: a rate}]}")
+    assert compare([*GIVEN, "--seeds", "0-1", "--dry-run", "--out", str(tmp_path / "out")]) == 0
+    line = "Isaac-Cartpole: - {study: out, use: testing, seeds: 0-1}"
+    assert f"add to {uses}" in (said := capsys.readouterr().out) and line in said
+    again = refused(compare, [*GIVEN, "--seeds", "0-2", "--dry-run", "--out", tmp_path / "out"], capsys)
+    assert "seeds: 2 of Isaac-Cartpole: choosing in first (a rate)" in again
 
 
 def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
@@ -237,7 +245,7 @@ def test_a_dry_run_refuses_what_the_study_itself_would_refuse(tmp_path, capsys):
     (cell / "result.json").write_text(json.dumps({"hash": "0" * 16}), encoding="utf-8")
     (tmp_path / "out" / "study.json").write_text(json.dumps(same), encoding="utf-8")
     line = refused(compare, [*GIVEN, "--seeds", "0-2", "--dry-run", "--out", tmp_path / "out"], capsys)
-    assert "seed0/result.json" in line and "is of another specification" in line
+    assert "seed0/result.json" in line and "provenance: none" in line
 
 
 def test_the_first_line_of_every_study_that_ships_is_its_question():
@@ -248,3 +256,19 @@ def test_the_first_line_of_every_study_that_ships_is_its_question():
         schema, first = path.read_text(encoding="utf-8").splitlines()[:2]
         assert schema.startswith("# yaml-language-server: $schema=") and first.startswith("question: "), path
         assert study.read(path).question.endswith("?") or "?" in study.read(path).question
+
+
+def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_with(tmp_path):
+    asked = study.build("out", {"agents": "lif_ppo", "tasks": "cartpole", "seeds": "0-1", "num_envs": 64})
+    place = Place(device="cpu")
+    cells = comparison.planned(study.with_baseline(asked), tmp_path, place).cells
+    for cell in cells:
+        path = tmp_path / "cells" / cell.name / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"hash": cell.earlier_hash}), encoding="utf-8")
+    held = comparison.planned(study.with_baseline(asked), tmp_path, place)
+    held.check()
+    assert not held.left and [cell.hash for cell in held.cells] == [cell.earlier_hash for cell in cells]
+    more = comparison.planned(study.with_baseline(asked.with_changes(seeds=(0, 1, 2))), tmp_path, place)
+    with pytest.raises(UserError, match="result.json: provenance: none"):
+        more.check()

@@ -75,6 +75,10 @@ def test_an_evaluation_lies_beside_its_checkpoint_with_every_condition(run, whol
     assert (found["task"], found["agent"], found["library"]) == ("Isaac-Cartpole", "lif_ppo", "rsl_rl")
     assert (found["device"], found["seed"], found["episodes"]) == ("cpu", 42, EPISODES)
     assert found["solved"] == 4.5 and found["assets"].startswith("local") and "torch" in found["versions"]
+    assert {"mujoco", "numpy"} <= set(found["versions"]) and len(found["provenance"]["kernels"]) == 16
+    assert found["provenance"]["threads"] == int(
+        found["provenance"]["omp_num_threads"] or found["provenance"]["threads"]
+    )
     assert list(found["conditions"]) == list(ROBUSTNESS)
     for name, condition in found["conditions"].items():
         assert condition["text"] == ROBUSTNESS[name].text

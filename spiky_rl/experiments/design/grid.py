@@ -134,6 +134,8 @@ class Cell(Planned):
     """Kernels, and on a CPU threads, that it runs with; None in files of earlier versions."""
     versions: dict[str, str] = {}
     """Versions that may change its bits."""
+    earlier_hash: str = ""
+    """Its hash without provenance and versions, which results of earlier versions have."""
     goes_on: str = ""
     """The cell of this study whose last checkpoint its training begins with."""
 
@@ -259,10 +261,10 @@ def _trained(given: _Given, task: str, agent: str, variant: Tree, plan: Plan, se
     specification = given.specification(task, agent, plan, seed, [*study.overrides, *varied])
     return Cell(
         cell=name, agent=Path(agent).stem, label=label, task=plan.task, variant=dict(variant), seed=seed, kind="trained",
-        hash=digest(defining), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
+        **_origin(defining, plan, given.threads), spec_hash=plan.spec.digest, env_steps=None if counted is None else counted * per_iteration,
         num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=processes,
         commands=commands(specification, name, "trained", processes), specification=specification,
-        budget=study.budget, library=study.library, provenance=plan_provenance(plan, given.threads), versions=get_deciding_versions(plan.library),
+        budget=study.budget, library=study.library,
     )  # fmt: skip
 
 
@@ -274,10 +276,10 @@ def _random(given: _Given, task: str, plan: Plan) -> Cell:
     specification = given.specification(task, study.agents[0], plan, 0, overrides)
     name = _folder_name(f"{plan.task}.{RANDOM}")
     return Cell(
-        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", hash=digest(defining),
+        cell=name, agent=RANDOM, label=RANDOM, task=plan.task, variant={}, seed=0, kind="random", **_origin(defining, plan, given.threads),
         spec_hash=None, env_steps=0, num_envs=plan.num_envs, device=plan.device, physics=plan.physics, processes=1,
         commands=commands(specification, name, RANDOM), specification=specification, budget=study.budget,
-        library=study.library, provenance=plan_provenance(plan, given.threads), versions=get_deciding_versions(plan.library),
+        library=study.library,
     )  # fmt: skip
 
 
@@ -288,6 +290,18 @@ def plan_provenance(plan: Plan, threads: int | None) -> Provenance:
     return Provenance(kernels=kernels, threads=None if on_gpu else threads)
 
 
+def _origin(defining: Tree, plan: Plan, threads: int | None) -> dict[str, Any]:
+    """Return a cell's hashes, and what counts in them besides what is ``defining``: kernels, ``threads`` and versions."""
+    provenance, versions = plan_provenance(plan, threads), get_deciding_versions(plan.library)
+    bits = {"provenance": provenance.model_dump(include={"kernels", "threads"}), "versions": versions}
+    return {
+        "hash": digest({**defining, **bits}),
+        "earlier_hash": digest(defining),
+        "provenance": provenance,
+        "versions": versions,
+    }
+
+
 def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
     return {
         "task": plan.task,
@@ -296,8 +310,6 @@ def _measurement(given: _Given, plan: Plan) -> dict[str, Any]:
         "library": given.study.library,
         "episodes": given.study.episodes,
         "conditions": list(given.study.conditions),
-        "provenance": plan_provenance(plan, given.threads).model_dump(include={"kernels", "threads"}),
-        "versions": get_deciding_versions(plan.library),
     }
 
 

@@ -29,6 +29,9 @@ from spiky_rl.experiments.run.estimate import Speeds, estimated
 from spiky_rl.experiments.run.planning import Place, Resolver, recorded
 from spiky_rl.hosts.common.provenance import find_commit
 
+EARLIER = {"provenance": None, "versions": {}}
+"""What cells of earlier versions say of their origin."""
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -122,6 +125,9 @@ def planned(study: Study, out: Path, place: Place) -> Comparison:
         except RegistryError as error:
             raise StudyError(f"plan.{error}") from None
     cells, sources = estimated(found, study, Speeds().read([out, *recorded()]), resolve.tasks)
+    earlier = [cell.model_copy(update=EARLIER | {"hash": cell.earlier_hash}) for cell in cells]
+    if all(folders.is_finished(out / "cells" / c.name, c.hash) for c in earlier):
+        cells = earlier  # nothing is left to run, so nothing is mixed
     finished = {c.name for c in cells if folders.is_finished(out / "cells" / c.name, c.hash)}
     return Comparison(study, out, place, robots, resolve, cells, sources, finished)
 
