@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from spiky_rl.experiments.analysis.coverage import (
-    COVERAGE, FALL, POOR, SIZES, STATISTICS, find_coverage, simulate, true_value,
+    COVERAGE, FALL, POOR, SIZES, STATISTICS, find_coverage, simulate, simulate_all, true_value,
 )  # fmt: skip
 from spiky_rl.experiments.report.terms import held
 
@@ -20,6 +20,11 @@ def test_most_intervals_of_few_seeds_that_miss_the_truth_saw_no_poor_seed():
     share, seeds = POOR["one seed in five is poor"], 5
     unseen = (1 - share) ** seeds
     assert 100 * (1 - unseen) == pytest.approx(COVERAGE["mean"]["one seed in five is poor"][2], abs=5.0)
+
+
+@pytest.mark.slow  # a minute
+def test_the_whole_table_is_simulated_again():
+    assert simulate_all() == COVERAGE
 
 
 def test_the_table_is_whole_and_a_study_of_many_seeds_has_the_last_figure():

@@ -119,8 +119,10 @@ LATER = ("state_accesses", *LISTS)
 """All fields of `Cost` that results of earlier versions may not have."""
 _KINDS = {"int": int, "float": float}
 _TYPES = {f.name: _KINDS[str(f.type)] for f in dataclasses.fields(Cost) if f.name != "rival"}
-_COUNTS: dict[str, Any] = {name: (kind, ...) for name, kind in _TYPES.items() if name not in LATER}
-_COUNTS |= {name: (_TYPES[name] | None, None) for name in LATER}
+_COUNTS: dict[str, Any] = {
+    **{name: (kind, ...) for name, kind in _TYPES.items() if name not in LATER},
+    **{name: (_TYPES[name] | None, None) for name in LATER},
+}
 _Counts: Any = create_model("_Counts", __base__=Record, **_COUNTS)
 
 

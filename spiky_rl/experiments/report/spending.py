@@ -38,7 +38,7 @@ def energy(analysis: Analysis) -> Iterable[Block]:
         return
     yield paragraph(
         "Counts of operations and of accesses to memory times prices of single ones, of the deterministic policy, undisturbed."
-        f" Figures and main tables have two prices for every agent: {'; '.join(f'{kind}: {PRICES[name].text}' for name, kind in shown.items())}."
+        f" Figures and main tables have two prices for every agent: {'; '.join(PRICES[name].text for name in shown)}."
         " What such energies leave out:"
     )
     yield Block("list", items=[("", f"{caveat[0].upper()}{caveat[1:]}.") for caveat in CAVEATS])
