@@ -57,11 +57,11 @@ def terms(analysis: Analysis) -> Iterable[tuple[str, str]]:
         " corrected for few seeds"
     )
     sizes = [len(row.by_seed) for row in analysis.rows.values()]
-    if sizes and (holding := held(min(sizes))):
+    if sizes and (holding := describe_coverage(min(sizes))):
         yield "What intervals hold", holding
 
 
-def held(seeds: int) -> str:
+def describe_coverage(seeds: int) -> str:
     """Return in words how often intervals over so many ``seeds`` hold the true value; nothing if that is not known."""
     shares = {name: find_coverage(name, seeds) for name in STATISTICS}
     told = {

@@ -73,9 +73,7 @@ class CoarseWeights(Fault):
 class DeadNeurons(Fault):
     """Neurons that have died."""
 
-    text = (
-        f"{DEAD:g} of the neurons of every hidden layer have no output; {PATTERNS} patterns are drawn, of which every episode has one"
-    )
+    text = f"{DEAD:g} of the neurons of every hidden layer have no output; {PATTERNS} patterns are drawn, of which every episode has one"
     needs = ("neurons",)
     copies = PATTERNS
 
