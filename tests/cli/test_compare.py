@@ -255,7 +255,7 @@ def test_the_first_line_of_every_study_that_ships_is_its_question():
     for path in found:
         schema, first = path.read_text(encoding="utf-8").splitlines()[:2]
         assert schema.startswith("# yaml-language-server: $schema=") and first.startswith("question: "), path
-        assert study.read(path).question.endswith("?") or "?" in study.read(path).question
+        assert "?" in study.read(path, {"tuning": ""}).question  # whose tuning may not have ended
 
 
 def test_a_study_that_an_earlier_version_finished_is_as_it_was_and_not_gone_on_with(tmp_path):

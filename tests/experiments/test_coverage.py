@@ -7,7 +7,7 @@ from scipy import stats
 from spiky_rl.experiments.analysis.coverage import (
     COVERAGE, FALL, POOR, SIZES, STATISTICS, find_coverage, simulate, simulate_all, true_value,
 )  # fmt: skip
-from spiky_rl.experiments.report.terms import held
+from spiky_rl.experiments.report.terms import describe_coverage
 
 
 @pytest.mark.parametrize(("statistic", "words", "seeds"), [("mean", "one seed in five is poor", 5)])
@@ -43,5 +43,7 @@ def test_the_true_values_are_those_of_a_large_sample(share):
 
 
 def test_a_report_tells_the_coverage_at_the_study_s_number_of_seeds():
-    assert "with 5 seeds" in held(5) and "71 % where one seed in five is poor" in held(5)
-    assert "with 20 seeds" in held(25) and held(2) == ""
+    assert "with 5 seeds" in describe_coverage(
+        5
+    ) and "71 % where one seed in five is poor" in describe_coverage(5)
+    assert "with 20 seeds" in describe_coverage(25) and describe_coverage(2) == ""

@@ -93,7 +93,14 @@ def read_date(value: object) -> object:
 
 Pair = Annotated[tuple[str, ...], Field(strict=False, min_length=2, max_length=2)]
 Endpoints = Annotated[
-    tuple[Annotated[Endpoint, BeforeValidator(read_endpoint)], ...], Field(strict=False, min_length=1)
+    tuple[
+        Annotated[
+            Endpoint,
+            BeforeValidator(read_endpoint, json_schema_input_type=Literal["return", "metres"] | Endpoint),
+        ],
+        ...,
+    ],
+    Field(strict=False, min_length=1),
 ]
 
 
