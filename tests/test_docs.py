@@ -142,6 +142,7 @@ def test_the_readme_is_short_and_leads_to_files_that_are_there():
     assert len(links) > 20 and [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_the_first_page_leads_to_every_guide_and_every_entry_has_a_section(site):
     first = (site / "index.html").read_text(encoding="utf-8")
     assert "Spiking policies for" in first and 'src="ant.gif"' in first
@@ -153,6 +154,7 @@ def test_the_first_page_leads_to_every_guide_and_every_entry_has_a_section(site)
         assert [name for name in registry.names(kind) if f'id="{name}"' not in page] == [], kind
 
 
+@pytest.mark.slow
 def test_neurons_have_mathematics_pictures_and_options_with_units(site):
     page = (site / "catalogue" / "neurons.html").read_text(encoding="utf-8")
     for name in registry.names("neurons"):
@@ -163,15 +165,18 @@ def test_neurons_have_mathematics_pictures_and_options_with_units(site):
     assert "<mfrac><mrow>" in page and "<code>2.0</code> ms" in page
 
 
+@pytest.mark.slow
 def test_the_quickstart_that_the_guide_shows_is_the_file_that_is_tested(site):
     shown = (site / "start.html").read_text(encoding="utf-8")
     assert "cross_entropy" in shown and "<!-- file" not in shown
 
 
+@pytest.mark.slow
 def test_pages_open_wide_and_narrow_without_an_error_a_missing_file_or_another_host(site, tmp_path):
     assert browsed(site, pages_of(site), tmp_path / "profile") == []
 
 
+@pytest.mark.slow
 def test_faults_of_a_page_would_be_seen(tmp_path):
     folder = tmp_path / "site"
     folder.mkdir()

@@ -140,6 +140,7 @@ def test_sdist_holds_the_folders_as_the_checkout_does(archives: tuple[Path, Path
     assert not any(name.startswith("tests") for name in files)
 
 
+@pytest.mark.slow
 def test_wheel_sdist_and_editable_install_list_the_same_agents_and_tasks(
     archives: tuple[Path, Path], checkout: Path
 ) -> None:

@@ -40,6 +40,7 @@ def measured(tmp_path_factory):
     return json.loads((folder / "rows.json").read_text()), shown.getvalue(), folder
 
 
+@pytest.mark.slow
 def test_rows_say_what_was_timed_and_ratios_are_those_of_their_milliseconds(measured):
     rows, _, _ = measured
     assert {"contender", "neuron", "mode", "steps", "batch", "ms", "ratio"} <= set(rows[0])
@@ -62,6 +63,7 @@ def test_rows_say_what_was_timed_and_ratios_are_those_of_their_milliseconds(meas
     assert not {row["contender"] for row in rows if row["neuron"] == "alif"} & set(PEERS), "peers bring a LIF"
 
 
+@pytest.mark.slow
 def test_contenders_compute_the_same_network_at_the_rates_of_the_comparison(measured):
     rows, _, _ = measured
     for row in rows:
@@ -76,6 +78,7 @@ def test_contenders_compute_the_same_network_at_the_rates_of_the_comparison(meas
     assert kept["spiky_rl_recompute"] < 0.05 * kept["plain_loop"]
 
 
+@pytest.mark.slow
 def test_the_screen_has_every_contender_and_the_plot_is_a_picture(measured):
     rows, shown, folder = measured
     assert all(row["contender"] in shown for row in rows)

@@ -98,6 +98,7 @@ def test_a_stop_keeps_what_was_done(tmp_path):
     assert not (cell / "result.json").exists() and not (cell / "error.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_where_it_was_and_finishes(killed):
     out, _, said = killed
     result = json.loads((out / "cells" / CELL / "result.json").read_text())
@@ -109,6 +110,7 @@ def test_a_killed_comparison_goes_on_where_it_was_and_finishes(killed):
     assert (out / "cells" / "Isaac-Cartpole.random" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_no_cell_runs_twice_to_the_end(killed):
     out = killed[0]
     ended = [
@@ -120,6 +122,7 @@ def test_no_cell_runs_twice_to_the_end(killed):
     assert starts(out, CELL, "evaluate") == 1
 
 
+@pytest.mark.slow
 def test_a_cell_that_raises_is_reported_with_its_last_lines_and_the_exit_code_says_so(killed):
     out, code, said = killed
     assert code == 1
@@ -128,6 +131,7 @@ def test_a_cell_that_raises_is_reported_with_its_last_lines_and_the_exit_code_sa
     assert "Isaac-Cartpole.broken.seed0 failed" in said and "no such spike" in said
 
 
+@pytest.mark.slow
 def test_finished_cells_are_skipped_and_more_seeds_are_added(killed):
     out = killed[0]
     code, said = finished(out, "lif_ppo", *BUDGET, "--dry-run", "--seeds", "0-1")
@@ -135,6 +139,7 @@ def test_finished_cells_are_skipped_and_more_seeds_are_added(killed):
     assert "Isaac-Cartpole.lif_ppo.seed1" in said and "Isaac-Cartpole.broken.seed1" in said
 
 
+@pytest.mark.slow
 def test_the_report_names_the_failed_cell(killed):
     page = (killed[0] / "report.html").read_text()
     assert "Isaac-Cartpole.broken.seed0" in page and "no such spike" in page
