@@ -28,6 +28,7 @@ from spiky_rl.experiments.analysis.measures import PRICE, Energy, Row, choose_pr
 from spiky_rl.experiments.analysis.outcome import ALL, Analysis, analyse
 from spiky_rl.experiments.analysis.statistics import Interval
 from spiky_rl.experiments.design import json_schema
+from spiky_rl.experiments.report.verdicts import sentences
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -139,6 +140,16 @@ def lost(folder: str, agent: str) -> str:
     """How much of its return an agent loses where the observation lacks velocities, with its interval."""
     found = {one.label: one for one in study(folder).memory}
     return interval(pick(found, agent, f"agent of {folder} with and without velocities").drop)
+
+
+def verdicts(folder: str) -> str:
+    """The sentences on a study's comparisons, or how it goes on where none has a verdict yet."""
+    if not (ROOT / folder / "study.json").is_file():
+        return f"\nNo cell has ended yet; `OMP_NUM_THREADS=1 python scripts/compare.py {folder}/study.yaml --parallel 2 --device cpu` goes on.\n"
+    found = study(folder)
+    done, all_cells = len(found.results), len(found.results) + len(found.skipped)
+    lines = [f"{done} of {all_cells} cells have ended ([report](../{folder}/report.md)):", ""]
+    return "\n" + "\n".join([*lines, *(f"* **{pair}** {text}" for pair, text in sentences(found))]) + "\n"
 
 
 def remains(folder: str, task: str, *conditions: str) -> str:
@@ -341,7 +352,7 @@ LISTS = (kinds, rooms)
 FIGURES = {
     function.__name__: function
     for function in (
-        *(score, scores, across, difference, lost, remains, energy, metre, operations, processor, value),
+        *(score, scores, across, verdicts, difference, lost, remains, energy, metre, operations, processor, value),
         *(quantised, distilled, raced, classified, inferred, narma),
         *LISTS,
     )

@@ -48,7 +48,7 @@ def test_no_page_states_an_interval_that_no_result_file_backs(page):
     assert INTERVAL.findall(results.FIGURE.sub("", page.read_text(encoding="utf-8"))) == []
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/results.md", "docs/pilots.md"])
 def test_results_state_no_energy_and_no_difference_that_no_result_file_backs(name):
     assert (
         ENERGY_OR_DIFFERENCE.findall(results.FIGURE.sub("", (ROOT / name).read_text(encoding="utf-8"))) == []

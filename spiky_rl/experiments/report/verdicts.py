@@ -55,7 +55,8 @@ def describe_plan(analysis: Analysis) -> str:
     if plan is None:
         return "No comparison was planned: what follows was looked at when the results were there."
     tests = verdicts[0].comparison.comparisons
-    lowest, pairs = min((v.comparison.attainable, v.comparison.pairs) for v in verdicts)
+    lowest = min(v.comparison.attainable for v in verdicts)
+    pairs = max(v.comparison.pairs for v in verdicts)
     powerless = (
         f" With {count(pairs, 'seed')} no test can decide anything; {count_deciding_seeds(tests, ALPHA)} can."
     )
